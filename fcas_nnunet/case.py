@@ -1,0 +1,48 @@
+"""Case: what the stages hand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan with its labels on one voxel grid. Arrays are [D, H, W].
+
+    Attributes:
+        case_id: nnU-Net's case identifier, without channel suffix or file ending.
+        image: HU, float32 or int16; None for a bare mask.
+        mask: label ids of `dataset.json`, uint8.
+        affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
+        surroundings: ids of `surroundings.json` (0 = none), uint8, or None when the data set has none.
+        confidence: float32 in [0, 1], or None for a real case.
+    """
+
+    case_id: str
+    image: np.ndarray | None
+    mask: np.ndarray
+    affine: np.ndarray
+    surroundings: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image", "surroundings", "confidence"):
+            array = getattr(self, name)
+            if array is not None and array.shape != self.mask.shape:
+                raise ValueError(
+                    f"{self.case_id}: shape of {name} must be that of the mask {self.mask.shape}, got {array.shape}."
+                )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (D, H, W)."""
+        d, h, w = self.mask.shape
+        return d, h, w
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along (D, H, W) in mm."""
+        d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(d), float(h), float(w)

@@ -1,0 +1,1 @@
+"""The fcas_* entry points: the only place where the rooms meet."""

@@ -1,0 +1,1 @@
+"""Measures of synthetic images and of segmentations."""

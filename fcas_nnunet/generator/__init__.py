@@ -1,0 +1,1 @@
+"""Synthesis: TCDM, MGM and SSV. Never imports nnunetv2."""

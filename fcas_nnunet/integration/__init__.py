@@ -1,0 +1,1 @@
+"""nnU-Net: data sets, plans, confidence-aware trainers. Never imports the generator."""

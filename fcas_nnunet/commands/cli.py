@@ -1,0 +1,45 @@
+"""What all commands share: exit codes, logging, argparse habits."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_BAD_INPUT = 2
+
+
+def make_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose --help ends with an example.
+
+    Args:
+        prog: name of the command.
+        description: what it does, in a sentence or two.
+        example: shell lines that work as they stand.
+    """
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
+    """Turn bad input into one clean message and exit code 2; a success returns with exit code 0."""
+
+    @functools.wraps(main)
+    def wrapper(argv: Sequence[str] | None = None) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        try:
+            main(argv)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapper

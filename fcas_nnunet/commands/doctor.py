@@ -1,0 +1,111 @@
+"""fcas_doctor: what is wrong here, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.integration import torchvision_fix
+from fcas_nnunet.integration.environment import Finding, Status, check_environment
+
+_MARK = {Status.OK: "ok     ", Status.WARNING: "note   ", Status.PROBLEM: "PROBLEM"}
+_EXAMPLE = """
+fcas_doctor            # look at this environment
+fcas_doctor -d 901     # and read every case of a data set
+fcas_doctor --fix      # let stock nnU-Net run on a CPU build of torch
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of fcas_doctor."""
+    parser = make_parser(
+        "fcas_doctor",
+        "Name what stands in the way of nnU-Net and fcas-nnunet on this machine, and what to do about it. "
+        "Exit code 0 when nothing does, 1 when something does.",
+        _EXAMPLE,
+    )
+    parser.add_argument("-d", metavar="ID", help="data set to check as well: an id or DatasetXXX_Name")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--fix",
+        action="store_true",
+        help="only where `import torchvision` fails: put a small import hook (one .py, one .pth file) into this "
+        "environment's site-packages, which lets it succeed",
+    )
+    action.add_argument("--unfix", action="store_true", help="remove what --fix put there")
+    parser.add_argument("--force", action="store_true", help="let --fix write outside a virtual environment")
+    return parser
+
+
+def fix(*, force: bool) -> None:
+    """Install the torchvision hook where it helps, and say what was done."""
+    error = torchvision_fix.import_error(with_hook=False)
+    if error is None:
+        print("torchvision imports by itself: nothing to mend, nothing written.")
+        return
+    if torchvision_fix.releases_match() is None:
+        raise ValueError(f"torchvision: it and torch must be installed, got `{error}`. Install both, then --fix again.")
+    written = torchvision_fix.install(force=force)
+    print(f"torchvision did not import ({error}).")
+    print("\n".join(f"wrote {path}" for path in written) or "The hook was in place already.")
+    still = torchvision_fix.import_error(with_hook=True)
+    if still is not None:
+        torchvision_fix.remove()
+        raise ValueError(
+            f"torchvision: must import with the hook, got `{still}`. The hook was taken out again; "
+            "install the torchvision release that matches torch."
+        )
+    print("It imports now, in every process of this environment. `fcas_doctor --unfix` takes the hook out again.")
+
+
+def unfix() -> None:
+    """Remove the torchvision hook, and say what was done."""
+    removed = torchvision_fix.remove()
+    print("\n".join(f"removed {path}" for path in removed) or "There is no hook in this environment.")
+
+
+def check_dataset(identifier: str) -> Iterator[Finding]:
+    """Every fault of a raw data set, one finding each."""
+    from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+
+    try:
+        dataset = RawDataset.open(resolve_dataset(identifier))
+        dataset.check()
+    except (ValueError, FileNotFoundError) as error:
+        for line in str(error).splitlines():
+            yield Finding(Status.PROBLEM, f"data set {identifier}", line.strip())
+    else:
+        yield Finding(Status.OK, f"data set {identifier}", f"{dataset.folder}: {len(dataset.case_ids)} cases are sound")
+
+
+def report(findings: Iterator[Finding]) -> int:
+    """Print findings as they come. Returns the number of problems."""
+    problems = 0
+    for finding in findings:
+        problems += finding.status is Status.PROBLEM
+        print(f"{_MARK[finding.status]} {finding.subject}: {finding.message}", flush=True)
+        if finding.remedy:
+            print(f"        -> {finding.remedy}", flush=True)
+    return problems
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of fcas_doctor."""
+    args = build_parser().parse_args(argv)
+    if args.fix:
+        return fix(force=args.force)
+    if args.unfix:
+        return unfix()
+    problems = report(check_environment())
+    if args.d is not None:
+        problems += report(check_dataset(args.d))
+    print(f"{problems} problem{'' if problems == 1 else 's'} found." if problems else "Nothing stands in the way.")
+    if problems:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

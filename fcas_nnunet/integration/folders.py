@@ -1,0 +1,149 @@
+"""nnU-Net's three folders, and which folder a data set argument means."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from fcas_nnunet.enums import StrEnum
+
+_FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
+_MAX_ID = 999
+
+#: What a raw data set folder holds; "Tr" or "Ts" is appended.
+IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
+
+
+class Root(StrEnum):
+    """nnU-Net's environment variables."""
+
+    RAW = "nnUNet_raw"
+    PREPROCESSED = "nnUNet_preprocessed"
+    RESULTS = "nnUNet_results"
+
+
+def root_folder(root: Root) -> Path:
+    """The folder that one of nnU-Net's environment variables names.
+
+    Raises:
+        ValueError: if the variable is not set.
+        FileNotFoundError: if its folder does not exist.
+    """
+    value = os.environ.get(root.value)
+    if not value:
+        raise ValueError(
+            f"{root.value}: environment variable must name a folder, got nothing. Run: export {root.value}=/your/folder"
+        )
+    if not Path(value).is_dir():
+        raise FileNotFoundError(f"{root.value}: folder must exist, got {value}. Run: mkdir -p {value}")
+    return Path(value)
+
+
+def resolve_dataset(identifier: str) -> Path:
+    """The raw folder of an existing data set.
+
+    Args:
+        identifier: an id ("901") or a full name ("Dataset901_Heart").
+
+    Returns:
+        `$nnUNet_raw/Dataset901_Heart`.
+
+    Raises:
+        ValueError: if the identifier is malformed, or an id belongs to several names (nnU-Net refuses that too).
+        FileNotFoundError: if there is no such data set.
+    """
+    raw = root_folder(Root.RAW)
+    full_name = _FULL_NAME.fullmatch(identifier)
+    dataset_id = int(full_name.group(1)) if full_name else _parse_id(identifier)
+    name = identifier if full_name else _name_of_id(dataset_id)
+    if name is None or not (raw / name).is_dir():
+        known = ", ".join(sorted(path.name for path in raw.glob("Dataset*") if path.is_dir())) or "nothing"
+        raise FileNotFoundError(
+            f"data set {identifier}: it must be a folder in {Root.RAW}={raw}, which holds {known}. "
+            "Give the id or the full name of one of them, or put the data set there."
+        )
+    return raw / name
+
+
+def new_dataset_folder(identifier: str | None, *, default_name: str) -> Path:
+    """The raw folder that a data set to be written takes; nothing is created.
+
+    Args:
+        identifier: an id, a full name, or None for a free id: the data set already called `default_name`, so that the
+            same command continues what it began, else the id after the highest in use.
+        default_name: what follows "DatasetNNN_" when the identifier does not say.
+
+    Returns:
+        The folder, which exists already if the data set was begun earlier.
+
+    Raises:
+        ValueError: if the identifier is malformed or its id belongs to another name.
+    """
+    raw = root_folder(Root.RAW)
+    if identifier is None:
+        begun = sorted(raw.glob(f"Dataset[0-9][0-9][0-9]_{default_name}"))
+        return begun[-1] if begun else raw / f"Dataset{_free_id():03d}_{default_name}"
+    full_name = _FULL_NAME.fullmatch(identifier)
+    if full_name is None:
+        dataset_id = _parse_id(identifier)
+        return raw / (_name_of_id(dataset_id) or f"Dataset{dataset_id:03d}_{default_name}")
+    taken = _name_of_id(int(full_name.group(1)))
+    if taken not in (None, identifier):
+        raise ValueError(
+            f"data set {identifier}: its id must be free, got one that belongs to {taken}. Take another id."
+        )
+    return raw / identifier
+
+
+def parse_name(folder_name: str) -> tuple[int, str]:
+    """("Dataset901_Heart") → (901, "Heart").
+
+    Raises:
+        ValueError: if the name has another form.
+    """
+    match = _FULL_NAME.fullmatch(folder_name)
+    if match is None:
+        raise ValueError(f"{folder_name}: name must have the form DatasetNNN_Name. Rename the folder.")
+    return int(match.group(1)), match.group(2)
+
+
+def _parse_id(identifier: str) -> int:
+    if not identifier.isdecimal() or not 0 < int(identifier) <= _MAX_ID:
+        raise ValueError(
+            f"data set {identifier}: it must be an id from 1 to {_MAX_ID} or a name like Dataset901_Heart. Fix -d/-o."
+        )
+    return int(identifier)
+
+
+def _taken_names() -> dict[int, set[str]]:
+    """Id → names in any of nnU-Net's folders, as nnU-Net itself looks an id up."""
+    names: dict[int, set[str]] = {}
+    for root in Root:
+        value = os.environ.get(root.value)
+        if value and Path(value).is_dir():
+            for folder in Path(value).glob("Dataset[0-9][0-9][0-9]_*"):
+                names.setdefault(int(folder.name[7:10]), set()).add(folder.name)
+    return names
+
+
+def _name_of_id(dataset_id: int) -> str | None:
+    names = sorted(_taken_names().get(dataset_id, set()))
+    if len(names) > 1:
+        raise ValueError(
+            f"data set {dataset_id}: an id must belong to one name in all of nnU-Net's folders, "
+            f"got {', '.join(names)}. "
+            "Rename or remove the others."
+        )
+    return names[0] if names else None
+
+
+def _free_id() -> int:
+    taken = _taken_names().keys()
+    above = max(taken, default=0) + 1
+    if above <= _MAX_ID:
+        return above
+    free = next((i for i in range(1, _MAX_ID) if i not in taken), None)
+    if free is None:
+        raise ValueError("data set: an id from 1 to 999 must be free, got none. Remove a data set.")
+    return free

@@ -1,0 +1,144 @@
+"""Everything that can be wrong with a raw data set's volumes, listed at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
+from fcas_nnunet.integration.volumes import Volume, read_volume, same_grid
+
+if TYPE_CHECKING:
+    from fcas_nnunet.integration.raw_dataset import RawDataset
+
+_MAX_THREADS = 4
+
+
+def dataset_faults(dataset: RawDataset, *, min_cases: int = 1) -> list[str]:
+    """Read every case and say what is wrong.
+
+    Args:
+        dataset: the data set.
+        min_cases: how many cases there must be.
+
+    Returns:
+        One sentence per fault, in order of the cases; empty when all is well.
+    """
+    faults = []
+    if len(dataset.case_ids) < min_cases:
+        faults.append(
+            f"{dataset.name}: number of cases must be at least {min_cases}, got {len(dataset.case_ids)}. "
+            f"Add labelled scans to {IMAGES}Tr and {LABELS}Tr."
+        )
+    if dataset.dataset_json["numTraining"] != len(dataset.case_ids):
+        faults.append(
+            f"{dataset.name}: numTraining in dataset.json must be the number of cases {len(dataset.case_ids)}, "
+            f"got {dataset.dataset_json['numTraining']}. Correct it."
+        )
+    faults += _extra_channels(dataset)
+    threads = min(_MAX_THREADS, os.cpu_count() or 1)  # reading releases the interpreter lock
+    with ThreadPoolExecutor(threads) as pool:
+        per_case = pool.map(lambda case_id: _case_faults(dataset, case_id), dataset.case_ids)
+        progress = tqdm(per_case, f"checking {dataset.name}", len(dataset.case_ids), leave=False, disable=None)
+        return faults + [fault for case in progress for fault in case]
+
+
+def _extra_channels(dataset: RawDataset) -> list[str]:
+    files = (dataset.folder / f"{IMAGES}Tr").glob(f"*_[0-9][0-9][0-9][0-9]{dataset.file_ending}")
+    extra = sorted(path.name for path in files if not path.name.endswith(f"_0000{dataset.file_ending}"))
+    return [f"{name}: images must have one channel, _0000, got another. Remove it." for name in extra]
+
+
+def _case_faults(dataset: RawDataset, case_id: str) -> list[str]:
+    faults: list[str] = []
+    image = _read(dataset.image_path(case_id), case_id, "image", faults)
+    mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
+    if image is not None:
+        faults += _finite_faults(case_id, "image", image.array)
+    if mask is not None:
+        faults += _id_faults(case_id, "label", mask.array, dataset.labels.values(), "dataset.json")
+        if not mask.array.any():
+            faults.append(f"{case_id}: label must mark at least one voxel, got an empty mask. Annotate or remove it.")
+    if image is not None and mask is not None:
+        faults += _grid_faults(case_id, "label", mask, "image", image)
+    reference = mask or image
+    if (dataset.folder / f"{SURROUNDINGS}Tr").is_dir():
+        surroundings = _read(dataset.surroundings_path(case_id), case_id, SURROUNDINGS, faults)
+        if surroundings is not None:
+            known = [0, *dataset.surroundings.values()]
+            faults += _id_faults(case_id, SURROUNDINGS, surroundings.array, known, "surroundings.json")
+            faults += _grid_faults(case_id, SURROUNDINGS, surroundings, "label", reference)
+    if dataset.has_confidence:
+        confidence = _read(dataset.confidence_path(case_id), case_id, CONFIDENCE, faults)
+        if confidence is not None:
+            faults += _confidence_faults(case_id, confidence.array)
+            faults += _grid_faults(case_id, CONFIDENCE, confidence, "label", reference)
+    return faults
+
+
+def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | None:
+    try:
+        return read_volume(path)
+    except FileNotFoundError:
+        faults.append(f"{case_id}: {what} must exist, got no file {path}. Add it or remove the case.")
+    except ValueError as error:
+        faults.append(f"{case_id}: {error}")
+    return None
+
+
+def _finite_faults(case_id: str, what: str, array: np.ndarray) -> list[str]:
+    if np.issubdtype(array.dtype, np.integer):
+        return []
+    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    if bad == 0:
+        return []
+    return [f"{case_id}: {what} must be finite, got {bad} NaN or infinite voxels. Replace them, with -1024 HU say."]
+
+
+def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> list[str]:
+    faults = _finite_faults(case_id, what, array)
+    if faults:
+        return faults
+    unknown = sorted(set(np.unique(array).tolist()) - set(known))
+    if not unknown:
+        return []
+    return [
+        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got {unknown}. "
+        "Name them there or correct the mask."
+    ]
+
+
+def _confidence_faults(case_id: str, array: np.ndarray) -> list[str]:
+    faults = _finite_faults(case_id, CONFIDENCE, array)
+    if not faults and (array.min() < 0 or array.max() > 1):
+        faults.append(
+            f"{case_id}: confidence must lie in [0, 1], got {array.min():g} to {array.max():g}. "
+            "Generate the case again."
+        )
+    return faults
+
+
+def _grid_faults(case_id: str, what: str, volume: Volume, other_what: str, other: Volume | None) -> list[str]:
+    if other is None:
+        return []
+    if volume.array.shape != other.array.shape:
+        return [
+            f"{case_id}: shape of {what} must be that of the {other_what} {other.array.shape}, "
+            f"got {volume.array.shape}. Resample it onto the {other_what}'s grid."
+        ]
+    if not same_grid(volume.affine, other.affine, volume.array.shape):
+        return [
+            f"{case_id}: affine of {what} must be that of the {other_what} {_short(other.affine)}, "
+            f"got {_short(volume.affine)}. Resample it or copy the {other_what}'s header."
+        ]
+    return []
+
+
+def _short(affine: np.ndarray) -> str:
+    return np.array2string(affine[:3], precision=3, suppress_small=True, separator=", ").replace("\n", "")

@@ -1,0 +1,335 @@
+"""nnU-Net raw data sets with `confidenceTr` and `surroundingsTr` beside the labels: read, check, write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.anatomy import BACKGROUND
+from fcas_nnunet.case import Case
+from fcas_nnunet.integration.files import atomic_path, atomic_write_json, atomic_write_text
+from fcas_nnunet.integration.folders import (
+    CONFIDENCE,
+    IMAGES,
+    LABELS,
+    SURROUNDINGS,
+    new_dataset_folder,
+    parse_name,
+    resolve_dataset,
+)
+from fcas_nnunet.integration.raw_checks import dataset_faults
+from fcas_nnunet.integration.volumes import (
+    FILE_ENDING,
+    READABLE_FILE_ENDINGS,
+    Volume,
+    dequantise_confidence,
+    quantise_confidence,
+    read_volume,
+    write_confidence,
+    write_image,
+    write_labels,
+)
+
+__all__ = [
+    "RawDataset",
+    "atomic_path",
+    "atomic_write_json",
+    "atomic_write_text",
+    "new_dataset_folder",
+    "resolve_dataset",
+    "write_case",
+    "write_dataset_json",
+]
+
+DATASET_JSON = "dataset.json"
+SURROUNDINGS_JSON = "surroundings.json"
+CT_CHANNEL = {"0": "CT"}
+
+_CHANNEL_SUFFIX = "_0000"
+_MAX_LABEL_ID = 255
+_IGNORE_LABEL = "ignore"
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set in nnU-Net's raw format, with one CT channel and plain labels.
+
+    Attributes:
+        folder: `$nnUNet_raw/DatasetNNN_Name`.
+        labels: name → id of what `labelsTr` holds, background 0 included.
+        surroundings: name → id of what `surroundingsTr` holds, without 0; empty when there is none.
+        case_ids: the training cases, sorted.
+        dataset_json: the whole `dataset.json`.
+        file_ending: of images and labels, `.nii.gz` as a rule.
+    """
+
+    folder: Path
+    labels: dict[str, int]
+    surroundings: dict[str, int]
+    case_ids: list[str]
+    dataset_json: dict[str, Any] = field(repr=False)
+    file_ending: str = FILE_ENDING
+
+    @classmethod
+    def open(cls, folder: Path) -> RawDataset:
+        """Read a data set's description and list its cases; `check` looks into the volumes.
+
+        Args:
+            folder: a raw data set folder, as `resolve_dataset` gives it.
+
+        Raises:
+            FileNotFoundError: if `dataset.json` is missing.
+            ValueError: if it is broken, has several channels, region-based labels or an ignore label.
+        """
+        parse_name(folder.name)
+        content = _read_json(folder / DATASET_JSON)
+        faults = _description_faults(content)
+        if faults:
+            raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
+        ending = content["file_ending"]
+        return cls(
+            folder=folder,
+            labels=dict(content["labels"]),
+            surroundings=_read_surroundings(folder),
+            case_ids=_case_ids(folder, content, ending),
+            dataset_json=content,
+            file_ending=ending,
+        )
+
+    @property
+    def name(self) -> str:
+        """The full name, `DatasetNNN_Name`."""
+        return self.folder.name
+
+    @property
+    def dataset_id(self) -> int:
+        """The id, NNN."""
+        return parse_name(self.folder.name)[0]
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether the data set has confidence maps."""
+        return (self.folder / f"{CONFIDENCE}Tr").is_dir()
+
+    def image_path(self, case_id: str) -> Path:
+        """Where the case's CT lies."""
+        explicit = self._explicit_files(case_id)
+        return (
+            explicit[0] if explicit else self.folder / f"{IMAGES}Tr" / f"{case_id}{_CHANNEL_SUFFIX}{self.file_ending}"
+        )
+
+    def mask_path(self, case_id: str) -> Path:
+        """Where the case's labels lie."""
+        explicit = self._explicit_files(case_id)
+        return explicit[1] if explicit else self.folder / f"{LABELS}Tr" / f"{case_id}{self.file_ending}"
+
+    def confidence_path(self, case_id: str) -> Path:
+        """Where the case's confidence map lies, if it has one."""
+        return self.folder / f"{CONFIDENCE}Tr" / f"{case_id}{self.file_ending}"
+
+    def surroundings_path(self, case_id: str) -> Path:
+        """Where the case's surroundings lie, if it has any."""
+        return self.folder / f"{SURROUNDINGS}Tr" / f"{case_id}{self.file_ending}"
+
+    def load_case(self, case_id: str) -> Case:
+        """Read everything there is about a case.
+
+        Returns:
+            Image float32 HU, mask uint8, surroundings uint8 and confidence float32 in [0, 1] where present.
+
+        Raises:
+            FileNotFoundError: if image or mask is missing.
+            ValueError: if a file is unreadable or the shapes differ.
+        """
+        mask = read_volume(self.mask_path(case_id))
+        image = read_volume(self.image_path(case_id))
+        surroundings_path, confidence_path = self.surroundings_path(case_id), self.confidence_path(case_id)
+        return Case(
+            case_id=case_id,
+            image=image.array.astype(np.float32),
+            mask=mask.array.astype(np.uint8),
+            affine=mask.affine,
+            surroundings=read_volume(surroundings_path).array.astype(np.uint8) if surroundings_path.is_file() else None,
+            confidence=read_confidence(confidence_path).array if confidence_path.is_file() else None,
+        )
+
+    def load_mask(self, case_id: str) -> Case:
+        """Read the mask alone, and the surroundings where present: no image, no confidence."""
+        mask = read_volume(self.mask_path(case_id))
+        path = self.surroundings_path(case_id)
+        return Case(
+            case_id=case_id,
+            image=None,
+            mask=mask.array.astype(np.uint8),
+            affine=mask.affine,
+            surroundings=read_volume(path).array.astype(np.uint8) if path.is_file() else None,
+        )
+
+    def check(self, *, min_cases: int = 1) -> None:
+        """Read every case and refuse the data set if anything is wrong with it.
+
+        Args:
+            min_cases: how many cases there must be.
+
+        Raises:
+            ValueError: listing all faults, one a line.
+        """
+        faults = dataset_faults(self, min_cases=min_cases)
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    def _explicit_files(self, case_id: str) -> tuple[Path, Path] | None:
+        """Image and label of `dataset.json`'s optional list of files, nnU-Net's way to leave data where they are."""
+        entry = self.dataset_json.get("dataset", {}).get(case_id)
+        if entry is None:
+            return None
+        image, label = entry["images"][0], entry["label"]
+        return self.folder / os.path.expandvars(image), self.folder / os.path.expandvars(label)
+
+
+def read_confidence(path: Path) -> Volume:
+    """Read a confidence map as exact multiples of 1/255, float32 in [0, 1]."""
+    volume = read_volume(path)
+    return Volume(dequantise_confidence(quantise_confidence(volume.array)), volume.affine)
+
+
+def write_case(folder: Path, case: Case, *, split: str = "Tr") -> None:
+    """Write what a case holds in nnU-Net's raw layout; equal cases give equal bytes.
+
+    The label comes last, so that a case with a label is a whole one.
+
+    Args:
+        folder: the raw data set folder.
+        case: image in HU (stored as int16), mask, surroundings, confidence; what is None is not written.
+        split: "Tr" for training cases, "Ts" for held-out ones.
+    """
+    if case.image is not None:
+        write_image(
+            folder / f"{IMAGES}{split}" / f"{case.case_id}{_CHANNEL_SUFFIX}{FILE_ENDING}", case.image, case.affine
+        )
+    if case.surroundings is not None:
+        write_labels(folder / f"{SURROUNDINGS}{split}" / f"{case.case_id}{FILE_ENDING}", case.surroundings, case.affine)
+    if case.confidence is not None:
+        write_confidence(folder / f"{CONFIDENCE}{split}" / f"{case.case_id}{FILE_ENDING}", case.confidence, case.affine)
+    write_labels(folder / f"{LABELS}{split}" / f"{case.case_id}{FILE_ENDING}", case.mask, case.affine)
+
+
+def write_dataset_json(
+    folder: Path,
+    labels: Mapping[str, int],
+    num_training: int,
+    *,
+    surroundings: Mapping[str, int] | None = None,
+    description: str = "",
+) -> None:
+    """Write `dataset.json`, last of all: a data set without it is unfinished.
+
+    Args:
+        folder: the raw data set folder, `DatasetNNN_Name`.
+        labels: name → id, background 0 included.
+        num_training: number of training cases.
+        surroundings: name → id for `surroundings.json`; None or empty when there are none.
+        description: a sentence for the reader of the file.
+    """
+    if surroundings:
+        named = {name: label_id for name, label_id in surroundings.items() if label_id != 0}
+        atomic_write_json(folder / SURROUNDINGS_JSON, {"labels": {BACKGROUND: 0} | named})
+    content: dict[str, Any] = {
+        "channel_names": CT_CHANNEL,
+        "labels": dict(sorted(labels.items(), key=lambda item: item[1])),
+        "numTraining": num_training,
+        "file_ending": FILE_ENDING,
+        "name": folder.name,
+    }
+    if description:
+        content["description"] = description
+    faults = _description_faults(content)
+    if faults:
+        raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
+    atomic_write_json(folder / DATASET_JSON, content)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: file must exist, got none. Write it as nnU-Net's dataset_format.md says, "
+            "or let the command that writes this data set finish."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Fix the file.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. Fix the file.")
+    return content
+
+
+def _description_faults(content: dict[str, Any]) -> list[str]:
+    """What is wrong with a `dataset.json`, each without the file's name."""
+    missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
+    if missing:
+        return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
+    faults = []
+    if len(content["channel_names"]) != 1:
+        faults.append(
+            f"channel_names must name one channel, the CT, got {content['channel_names']}. Keep the CT channel only."
+        )
+    if content["file_ending"] not in READABLE_FILE_ENDINGS:
+        faults.append(
+            f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
+            "Convert the volumes."
+        )
+    return faults + _label_faults(content["labels"])
+
+
+def _label_faults(labels: Any) -> list[str]:
+    if not isinstance(labels, dict):
+        return [f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
+    regions = [name for name, label_id in labels.items() if isinstance(label_id, list)]
+    if regions:
+        return [
+            f"labels must be plain ids, got regions for {', '.join(regions)}. "
+            "Region-based training is not supported yet: use a data set with one id per label."
+        ]
+    if _IGNORE_LABEL in labels:
+        return ["labels must not have an ignore label, got one. It is not supported yet: annotate every voxel."]
+    ids = list(labels.values())
+    wanted = list(range(len(ids)))
+    if not all(type(label_id) is int for label_id in ids) or sorted(ids) != wanted:
+        return [f"label ids must be 0, 1, 2, ... without gaps, got {ids}. Renumber them."]
+    if labels.get(BACKGROUND) != 0:
+        return [f"label 0 must be called {BACKGROUND}, got {labels}. Rename it."]
+    if not 1 < len(ids) <= _MAX_LABEL_ID + 1:
+        return [f"labels must name 1 to {_MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."]
+    return []
+
+
+def _read_surroundings(folder: Path) -> dict[str, int]:
+    path = folder / SURROUNDINGS_JSON
+    if not path.is_file():
+        return {}
+    labels = _read_json(path).get("labels")
+    if not isinstance(labels, dict) or not all(
+        type(label_id) is int and 0 <= label_id <= _MAX_LABEL_ID for label_id in labels.values()
+    ):
+        raise ValueError(
+            f'{path}: content must be {{"labels": {{"background": 0, "lungs": 1, ...}}}} with ids up to '
+            f"{_MAX_LABEL_ID}, got labels {labels}. Fix the file."
+        )
+    return {name: label_id for name, label_id in labels.items() if label_id != 0}
+
+
+def _case_ids(folder: Path, content: dict[str, Any], ending: str) -> list[str]:
+    """Cases that have an image or a label; `check` names what lacks the other."""
+    if "dataset" in content:
+        return sorted(content["dataset"])
+    images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{_CHANNEL_SUFFIX}{ending}"))
+    labels = (path.name for path in (folder / f"{LABELS}Tr").glob(f"*{ending}"))
+    named = {name[: -len(_CHANNEL_SUFFIX + ending)] for name in images if not name.startswith(".")}
+    return sorted(named | {name[: -len(ending)] for name in labels if not name.startswith(".")})

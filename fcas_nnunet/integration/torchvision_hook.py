@@ -14,6 +14,7 @@ compiled operators load, nothing is changed.
 import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
 _DISABLING_VARIABLE = "FCAS_TORCHVISION_HOOK"
 _NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -56,11 +57,11 @@ class TorchvisionFinder:
         loader, folder = spec.loader, spec.submodule_search_locations[0]
         execute = loader.exec_module
 
-        def mend_and_execute(module: object) -> None:
+        def mend_and_execute(module: ModuleType) -> None:
             declare_missing_operators(folder)
             execute(module)
 
-        loader.exec_module = mend_and_execute
+        loader.exec_module = mend_and_execute  # type: ignore[method-assign]
         return spec
 
 

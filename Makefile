@@ -1,0 +1,52 @@
+# make demo, make test: all that is needed is Python >= 3.10, make and git. Each target makes .venv if it is missing.
+#   make demo PYTHON=python3.12              another interpreter
+#   make demo TORCH='torch==2.13.0+cpu'      another build of torch, as pip names it
+#   make test PYTEST_ARGS='-k phantom -x'    arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-all lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      the whole path on phantoms: about 20 minutes on two cores; started again, it goes on"
+	@echo "make test      the tests that take seconds"
+	@echo "make test-all  the slow ones too"
+	@echo "make lint      ruff and mypy"
+	@echo "make clean     remove $(VENV) and the caches (the demo's results in fcas_demo/ stay)"
+
+demo: $(STAMP)
+	$(BIN)/fcas_demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Made anew when the requirements change. torch comes first, so that nothing else decides which build it is;
+# the last line lets stock nnU-Net run on a CPU build of torch, says what it writes, and writes nothing elsewhere.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt '$(TORCH)' torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/fcas_doctor --fix
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find fcas_nnunet tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

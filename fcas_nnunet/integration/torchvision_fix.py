@@ -10,6 +10,7 @@ import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration import torchvision_hook
 
 HOOK_MODULE = "fcas_torchvision_hook"
@@ -60,9 +61,7 @@ def install(folder: Path | None = None, *, force: bool = False) -> list[Path]:
     written = []
     for path, text in ((module, source), (pth, _PTH_LINE)):  # the .pth last: it never names a module that is not there
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
+            atomic_write_text(path, text)
             written.append(path)
     return written
 

@@ -1,0 +1,136 @@
+"""The plan of the house holds: import arrows, the size of a room, and every command's --help."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import fcas_nnunet
+
+PACKAGE = Path(fcas_nnunet.__file__).parent
+REPOSITORY = PACKAGE.parent
+ROOMS = {"generator", "integration", "evaluation", "datasets", "commands"}
+# What everything may lean on: the modules at the package's top, which themselves lean on no room.
+GROUND = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+MAY_IMPORT = {
+    "generator": {"generator"},
+    "integration": {"integration"},
+    "evaluation": {"evaluation"},
+    "datasets": {"datasets"},
+    "commands": ROOMS,
+}
+LARGEST_FILE = 450
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def imported_names(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, at any depth; relative imports made absolute."""
+    names: set[str] = set()
+    package = (PACKAGE.name, *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            origin = ".".join((*base, node.module or "")).strip(".")
+            names |= {f"{origin}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(dotted: str) -> str | None:
+    """The room or ground module that a name of this package belongs to; None for names from elsewhere."""
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == PACKAGE.name and len(parts) > 1 else None
+
+
+def relative_id(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_the_rooms_are_those_of_the_plan() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    assert folders == ROOMS
+
+
+@pytest.mark.parametrize("path", modules(), ids=relative_id)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).parts
+    allowed = GROUND | (MAY_IMPORT[parts[0]] if len(parts) > 1 else set())
+    used = {room for name in imported_names(path) if (room := room_of(name)) is not None}
+    wrong = (used & (ROOMS | GROUND)) - allowed
+    assert not wrong, f"{relative_id(path)} must import only {sorted(allowed)} of this package, got {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS - {"integration", "commands"}))
+def test_only_the_integration_touches_nnunet(room: str) -> None:
+    users = [relative_id(path) for path in (PACKAGE / room).rglob("*.py") for name in imported_names(path)
+             if name.split(".")[0] == "nnunetv2"]  # fmt: skip
+    assert not users
+
+
+def test_the_ground_does_not_touch_nnunet_or_torch() -> None:
+    """Every command imports it, `--help` too: it has to be light."""
+    heavy = {name: relative_id(path) for path in PACKAGE.glob("*.py") for name in imported_names(path)
+             if name.split(".")[0] in {"nnunetv2", "torch", "monai"}}  # fmt: skip
+    assert not heavy
+
+
+def test_nnunets_leaf_folder_holds_one_shim() -> None:
+    """nnU-Net imports every module it finds there, and drops it again: a second one would be lost (facts of 2.8.1)."""
+    folder = PACKAGE / "integration" / "nnunet_ext"
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    shims = [path for path in files if path.name != "__init__.py"]
+    assert len(shims) == 1
+    tree = ast.parse(shims[0].read_text(encoding="utf-8"))
+    extra = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr | ast.Assign)]
+    assert not extra, "the shim must hold imports only: classes defined there cannot be pickled"
+    relative = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
+    assert not relative, "relative imports fail in an external trainer folder"
+
+
+@pytest.mark.parametrize("path", modules(), ids=relative_id)
+def test_a_file_is_one_room(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LARGEST_FILE, f"{relative_id(path)} has {lines} lines: give each idea its own file"
+
+
+def test_tests_are_no_larger_than_rooms() -> None:
+    sizes = {path.name: len(path.read_text(encoding="utf-8").splitlines())
+             for folder in ("tests", "scripts") for path in (REPOSITORY / folder).rglob("*.py")}  # fmt: skip
+    assert {name: size for name, size in sizes.items() if size > LARGEST_FILE} == {}
+
+
+def console_scripts() -> list[tuple[str, str, str]]:
+    """(command, module, function) for every line under [project.scripts]."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")  # tomllib is missing from Python 3.10
+    section = re.search(r"^\[project\.scripts\]\n(.*?)(?=^\[)", text, flags=re.DOTALL | re.MULTILINE)
+    assert section is not None
+    return re.findall(r'^(\w+) = "([\w.]+):(\w+)"$', section[1], flags=re.MULTILINE)
+
+
+def test_every_command_has_a_console_script() -> None:
+    frame = {"__init__", "cli"}
+    named = {module.rsplit(".", 1)[1] for _, module, _ in console_scripts()}
+    parsers = {path.stem for path in (PACKAGE / "commands").glob("*.py")
+               if path.stem not in frame and "def main(" in path.read_text(encoding="utf-8")}  # fmt: skip
+    assert parsers == named
+
+
+@pytest.mark.parametrize(("name", "module", "function"), console_scripts(), ids=lambda value: str(value))
+def test_every_console_script_answers_help_with_an_example(
+    name: str, module: str, function: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = importlib.import_module(module)
+    with pytest.raises(SystemExit, match="^0$"):
+        getattr(command, function)(["--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {name} ")
+    assert "example:" in text
+    assert name in text.split("example:", 1)[1], "the example must call the command"

@@ -1,0 +1,43 @@
+"""The learning rate of fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+_EXPONENT = 0.9
+
+
+class WarmupPolyLR:
+    """A linear warm-up, then nnU-Net's polynomial decay; a function of the epoch alone, so resuming needs no state.
+
+    Args:
+        optimizer: whose parameter groups are set.
+        initial_lr: the rate reached after the warm-up.
+        max_steps: number of epochs in all.
+        warmup_steps: number of epochs that climb.
+    """
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, warmup_steps: int) -> None:
+        assert 0 <= warmup_steps < max_steps, "the warm-up leaves at least one epoch for the decay"
+        self.optimizer = optimizer
+        self.initial_lr = initial_lr
+        self.max_steps = max_steps
+        self.warmup_steps = warmup_steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        if step < self.warmup_steps:
+            return self.initial_lr * (step + 1) / (self.warmup_steps + 1)
+        progress = (step - self.warmup_steps) / (self.max_steps - self.warmup_steps)
+        return self.initial_lr * (1 - progress) ** _EXPONENT
+
+    def step(self, current_step: int) -> None:
+        """Set the rate of an epoch; nnU-Net calls this as each begins."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(current_step)
+
+    def get_last_lr(self) -> list[Any]:
+        """The rate of every parameter group."""
+        return [group["lr"] for group in self.optimizer.param_groups]

@@ -1,0 +1,53 @@
+"""Confidence through nnU-Net's augmentation: every spatial transform moves it with the image, nothing else touches it.
+
+What travels is doubt, 1 − confidence: padding with zero then means full confidence, as nnU-Net gives padded voxels full
+weight. It rides in as the image's last channel, goes through the transforms under batchgeneratorsv2's key for float
+maps, and rides out as the last entry of the list of segmentations, which nnU-Net's loader batches as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+_FLOAT_MAP = "regression_target"
+
+
+class SplitDoubt(BasicTransform):
+    """Image [C + 1, ...] → image [C, ...] and doubt [1, ...]."""
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        image = data_dict["image"]
+        return data_dict | {"image": image[:-1], _FLOAT_MAP: image[-1:]}
+
+
+class PackDoubt(BasicTransform):
+    """Doubt [1, ...] at full resolution → the last of the segmentations."""
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        doubt = data_dict.pop(_FLOAT_MAP)
+        assert doubt is not None, "every transform of nnU-Net's pipeline carries float maps on"
+        segmentation = data_dict["segmentation"]
+        targets = segmentation if isinstance(segmentation, list) else [segmentation]
+        return data_dict | {"segmentation": [*targets, doubt]}
+
+
+def with_doubt(native: BasicTransform) -> BasicTransform:
+    """nnU-Net's pipeline for images whose last channel is doubt; image and labels come out as without it."""
+    return ComposeTransforms([SplitDoubt(), native, PackDoubt()])
+
+
+def unpack_confidence(targets: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What the loader batched, taken apart.
+
+    Args:
+        targets: nnU-Net's targets and, last, doubt [B, 1, ...].
+
+    Returns:
+        nnU-Net's targets and confidence [B, 1, ...] in [0, 1].
+    """
+    *native, doubt = targets
+    return native, 1 - doubt

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.integration.files import atomic_write_text
+from fcas_nnunet.files import atomic_write_text
 
 MANIFEST_FILE = "fcas_manifest.jsonl"
 CASE_ID = "case_id"

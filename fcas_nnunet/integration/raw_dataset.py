@@ -13,7 +13,7 @@ import numpy as np
 
 from fcas_nnunet.anatomy import BACKGROUND
 from fcas_nnunet.case import Case
-from fcas_nnunet.integration.files import atomic_path, atomic_write_json, atomic_write_text
+from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
 from fcas_nnunet.integration.folders import (
     CONFIDENCE,
     IMAGES,
@@ -218,6 +218,16 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr") -> None:
     if case.confidence is not None:
         write_confidence(folder / f"{CONFIDENCE}{split}" / f"{case.case_id}{FILE_ENDING}", case.confidence, case.affine)
     write_labels(folder / f"{LABELS}{split}" / f"{case.case_id}{FILE_ENDING}", case.mask, case.affine)
+
+
+def case_is_written(folder: Path, case_id: str) -> bool:
+    """Whether a synthetic case is there whole: image, confidence map and labels."""
+    names = (
+        f"{IMAGES}Tr/{case_id}{_CHANNEL_SUFFIX}{FILE_ENDING}",
+        f"{CONFIDENCE}Tr/{case_id}{FILE_ENDING}",
+        f"{LABELS}Tr/{case_id}{FILE_ENDING}",
+    )
+    return all((folder / name).is_file() for name in names)
 
 
 def write_dataset_json(

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from fcas_nnunet.integration.files import atomic_path
+from fcas_nnunet.files import atomic_path
 
 FILE_ENDING = ".nii.gz"
 #: Endings that are read: 3D formats that hold spacing, origin and direction.

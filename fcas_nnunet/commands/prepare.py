@@ -1,0 +1,122 @@
+"""fcas_prepare: a real data set's plans for both, preprocessing, confidence maps; then the commands to train with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.planning import ensure_plans, move_plans, moved_plans_name, pair_faults
+from fcas_nnunet.integration.raw_dataset import RawDataset
+
+_EXAMPLE = """
+fcas_prepare -d 902 --for 901
+fcas_prepare -d 902 --for 901 -c 3d_fullres 2d -p nnUNetResEncUNetMPlans
+"""
+_PRETRAIN, _FINETUNE = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of fcas_prepare."""
+    parser = make_parser(
+        "fcas_prepare",
+        "Make a synthetic data set ready for pretraining: nnU-Net's plans and preprocessing of the real data set it is "
+        "for, the same plans on the synthetic one, its preprocessing, and the confidence maps in the same geometry. "
+        "What is done already is kept. Ends with the commands to train with.",
+        _EXAMPLE,
+    )
+    parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: an id or DatasetXXX_Name")
+    parser.add_argument("--for", required=True, metavar="REAL", dest="real", help="real data set it is to serve")
+    parser.add_argument(
+        "-c", nargs="+", default=["3d_fullres"], metavar="CONFIG", help="nnU-Net configurations (3d_fullres)"
+    )
+    parser.add_argument(
+        "-p", default="nnUNetPlans", metavar="PLANS", help="plans of REAL: existing ones are kept (nnUNetPlans)"
+    )
+    parser.add_argument("-np", type=int, metavar="N", help="worker processes (as nnU-Net, at most one a core)")
+    return parser
+
+
+def prepare(
+    synthetic_id: str, real_id: str, configurations: Sequence[str], plans_name: str, num_processes: int | None = None
+) -> str:
+    """Prepare both data sets.
+
+    Args:
+        synthetic_id: id or full name.
+        real_id: id or full name.
+        configurations: nnU-Net configurations.
+        plans_name: name of the real data set's plans.
+        num_processes: worker processes; as nnU-Net, but at most one a core, when None.
+
+    Returns:
+        The commands that train and predict, as text.
+
+    Raises:
+        ValueError: if the data sets are broken or do not fit together, listing every fault.
+    """
+    from fcas_nnunet.integration.preprocessing import (
+        default_processes,
+        ensure_checked,
+        ensure_confidence,
+        ensure_fingerprint,
+        ensure_preprocessed,
+    )
+
+    processes = num_processes or default_processes()
+    synthetic, real = (RawDataset.open(resolve_dataset(identifier)) for identifier in (synthetic_id, real_id))
+    faults = pair_faults(synthetic, real)
+    if faults:
+        raise ValueError("\n".join(faults))
+    for dataset in (real, synthetic):
+        ensure_checked(dataset)
+    ensure_fingerprint(real, processes, keep_existing=True)
+    real_plans = ensure_plans(real, plans_name, configurations)
+    plans = move_plans(real, synthetic, plans_name)
+    ensure_fingerprint(synthetic, processes, keep_existing=False)
+    for configuration in configurations:
+        ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
+        ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
+        ensure_confidence(synthetic, plans, configuration, processes)
+    return "\n\n".join(training_commands(synthetic, real, plans_name, c) for c in configurations)
+
+
+def training_commands(synthetic: RawDataset, real: RawDataset, plans_name: str, configuration: str) -> str:
+    """What to type next: pretrain, fine-tune, predict, with the paths as they will be."""
+    import torch
+
+    device = "" if torch.cuda.is_available() else " -device cpu"
+    moved = moved_plans_name(real, plans_name)
+    results = root_folder(Root.RESULTS)
+    checkpoint = results / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}/fold_all/checkpoint_final.pth"
+    syn, target = synthetic.dataset_id, real.dataset_id
+    lines = [f"# {configuration}: pretrain on {synthetic.name}, fine-tune on {real.name}, predict"]
+    if device:
+        cores = os.cpu_count() or 1
+        lines.append(f"export nnUNet_n_proc_DA=0 nnUNet_def_n_proc={cores} OMP_NUM_THREADS={cores}  # no GPU here")
+    lines += [
+        'eval "$(fcas_env)"  # lets nnU-Net find the two trainers',
+        f"nnUNetv2_train {syn} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",
+        f"nnUNetv2_train {target} {configuration} 0 -p {plans_name} -tr {_FINETUNE} "
+        f"-pretrained_weights {shlex.quote(str(checkpoint))}{device}  # and folds 1 to 4, or all",
+        f"nnUNetv2_predict -d {target} -c {configuration} -f 0 -p {plans_name} -tr {_FINETUNE} "
+        f"-i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
+    ]
+    return "\n".join(lines)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run fcas_prepare."""
+    arguments = build_parser().parse_args(argv)
+    if arguments.np is not None and arguments.np < 1:
+        raise ValueError(f"-np: number of processes must be at least 1, got {arguments.np}. Give a higher one.")
+    commands = prepare(arguments.d, arguments.real, arguments.c, arguments.p, arguments.np)
+    print(f"\nReady. Next:\n\n{commands}")
+
+
+if __name__ == "__main__":
+    main()

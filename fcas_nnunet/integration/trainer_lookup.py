@@ -1,0 +1,71 @@
+"""How stock nnU-Net finds this package's trainers: through `nnUNet_extTrainer`, or a shim beside its own variants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from fcas_nnunet.files import atomic_path
+
+EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
+SHIM = "fcas_nnunet_trainers.py"
+
+
+def shim_folder() -> Path:
+    """The leaf folder that `nnUNet_extTrainer` points to; it holds the shim alone."""
+    return Path(__file__).parent / "nnunet_ext"
+
+
+def ext_trainer_value(environment: Mapping[str, str] = os.environ) -> str:
+    """The value of `nnUNet_extTrainer` with this package's folder in it; other folders stay, in their order."""
+    folders = [folder for folder in environment.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
+    ours = str(shim_folder())
+    return os.pathsep.join(folders if ours in folders else [*folders, ours])
+
+
+def installed_shim() -> Path:
+    """Where `install_shim` puts the shim: beside nnU-Net's own trainer variants.
+
+    Raises:
+        FileNotFoundError: if nnU-Net is not installed.
+    """
+    spec = find_spec("nnunetv2")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("nnunetv2: package must be installed, got none. Run: pip install 'nnunetv2>=2.8,<2.9'")
+    return Path(spec.submodule_search_locations[0]) / "training" / "nnUNetTrainer" / "variants" / SHIM
+
+
+def install_shim() -> Path:
+    """Copy the shim beside nnU-Net's variants.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: if nnU-Net's folder cannot be written to.
+    """
+    path = installed_shim()
+    try:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(shim_folder() / SHIM, temporary)
+    except PermissionError as error:
+        raise ValueError(
+            f'{path.parent}: folder must be writable, got {error.strerror}. Use: eval "$(fcas_env)"'
+        ) from error
+    return path
+
+
+def uninstall_shim() -> Path | None:
+    """Remove what `install_shim` copied.
+
+    Returns:
+        The file removed, or None when there was none.
+    """
+    path = installed_shim()
+    if not path.is_file():
+        return None
+    path.unlink()
+    return path

@@ -1,0 +1,123 @@
+"""Which files make a case, and whether two of them lie on one grid: what commands that compare cases share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from fcas_nnunet.integration.environment import available_cores
+from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS, same_grid
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_CHANNEL_SUFFIX = "_0000"
+
+
+def case_files(folder: Path) -> dict[str, Path]:
+    """Case id → volume, for every volume in a folder; nnU-Net's channel suffix is no part of the id.
+
+    Raises:
+        FileNotFoundError: if the folder is missing.
+        ValueError: if it holds no volume, or several for one case.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: folder must exist, got none. Fix the path.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in READABLE_FILE_ENDINGS if path.name.endswith(ending)), None)
+        if ending is None or path.name.startswith("."):
+            continue
+        case_id = path.name.removesuffix(ending).removesuffix(_CHANNEL_SUFFIX)
+        if case_id in files:
+            raise ValueError(
+                f"{folder}: {case_id} must be one file, got {files[case_id].name} and {path.name}. Remove one."
+            )
+        files[case_id] = path
+    if not files:
+        raise ValueError(
+            f"{folder}: volumes ({', '.join(READABLE_FILE_ENDINGS)}) must be there, got none. Fix the path."
+        )
+    return files
+
+
+def grid_faults(first: Path, second: Path) -> list[str]:
+    """What keeps two volumes from lying on one grid, by their headers alone; a sentence each."""
+    try:
+        (shape, affine), (other_shape, other_affine) = _read_grid(first), _read_grid(second)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        return [f"{first} and {second}: files must be readable volumes, got '{reason}'. Export them again."]
+    if shape != other_shape:
+        return [f"{second}: shape must be that of {first}, {shape}, got {other_shape}. Compare on one grid."]
+    if not same_grid(affine, other_affine, shape):
+        return [
+            f"{second}: affine must be that of {first}, got another origin, spacing or direction. Compare on one grid."
+        ]
+    return []
+
+
+def run_cases(
+    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, workers: int, description: str
+) -> dict[str, Result]:
+    """Do `work` for every case, in `workers` processes, with a progress bar.
+
+    Args:
+        work: a module-level function; its ValueErrors are collected over all cases.
+        jobs: case id → its argument.
+        workers: processes; with one, the work is done in this one.
+        description: for the progress bar.
+
+    Returns:
+        case id → result, in the order of `jobs`.
+
+    Raises:
+        ValueError: with every case's faults, one a line.
+    """
+    results: dict[str, Result] = {}
+    faults: dict[str, list[str]] = {}
+    workers = min(workers, len(jobs))
+    with tqdm(total=len(jobs), desc=description, unit="case", disable=None) as bar:
+
+        def settle(case_id: str, result: Callable[[], Result]) -> None:
+            try:
+                results[case_id] = result()
+            except ValueError as error:
+                faults[case_id] = [f"{case_id}: {line}" for line in str(error).splitlines()]
+            bar.update()
+
+        if workers <= 1:
+            for case_id, job in jobs.items():
+                settle(case_id, lambda job=job: work(job))  # type: ignore[misc]
+        else:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                futures = {pool.submit(work, job): case_id for case_id, job in jobs.items()}
+                for future in as_completed(futures):
+                    settle(futures[future], future.result)
+    if faults:
+        raise ValueError("\n".join(line for case_id in jobs for line in faults.get(case_id, [])))
+    return {case_id: results[case_id] for case_id in jobs}
+
+
+def default_workers() -> int:
+    """nnU-Net's number of processes where it is set, else the cores this process may use."""
+    return int(os.environ.get("nnUNet_def_n_proc", available_cores()))
+
+
+def _read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (D, H, W) and affine of a volume, from its header."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+    return tuple(reversed(reader.GetSize())), affine[:, [2, 1, 0, 3]]

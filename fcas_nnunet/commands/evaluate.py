@@ -1,0 +1,155 @@
+"""fcas_evaluate: numbers for segmentations and for synthetic scans."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.commands.case_files import default_workers
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.evaluation.table import format_table
+from fcas_nnunet.files import atomic_path, atomic_write_text
+
+_EXAMPLE = """
+fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
+fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
+"""
+_SEGMENTATIONS_EXAMPLE = """
+fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
+"""
+_IMAGES_EXAMPLE = """
+fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
+fcas_evaluate images -r real_folder -s synthetic_folder --range -100 800
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of fcas_evaluate."""
+    parser = make_parser("fcas_evaluate", "Score segmentations, or synthetic scans, case by case.", _EXAMPLE)
+    parts = parser.add_subparsers(dest="what", required=True, metavar="{segmentations,images}")
+
+    segmentations = _add_part(
+        parts,
+        "segmentations",
+        "Dice and RDice (radius in voxels) per label, against references.",
+        _SEGMENTATIONS_EXAMPLE,
+    )
+    segmentations.add_argument("-r", required=True, type=Path, metavar="FOLDER", help="reference label maps")
+    segmentations.add_argument("-p", required=True, type=Path, metavar="FOLDER", help="predicted label maps")
+    segmentations.add_argument(
+        "--labels",
+        type=Path,
+        metavar="dataset.json",
+        help="where the labels' names stand (default: beside the predictions, or in the references' data set)",
+    )
+    segmentations.add_argument(
+        "--radii", type=_positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice's, in voxels (default: 1 2 3)"
+    )
+
+    images = _add_part(
+        parts, "images", "SSIM and RMSE of synthetic scans and the real ones under the same masks.", _IMAGES_EXAMPLE
+    )
+    images.add_argument(
+        "-r", required=True, metavar="REAL", help="real data set (id, name, folder), or folder of scans"
+    )
+    images.add_argument("-s", required=True, metavar="SYN", help="synthetic data set, or folder of scans, likewise")
+    images.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)",
+    )
+    return parser
+
+
+def _add_part(parts: Any, name: str, description: str, example: str) -> argparse.ArgumentParser:
+    frame = make_parser(f"fcas_evaluate {name}", description, example)
+    part: argparse.ArgumentParser = parts.add_parser(
+        name,
+        help=description,
+        description=description,
+        epilog=frame.epilog,
+        formatter_class=frame.formatter_class,
+    )
+    part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
+    part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
+    part.add_argument("-np", type=_positive, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    return part
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report; a score that does not exist (NaN) becomes null."""
+    atomic_write_text(path, json.dumps(_without_nan(report), indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table; a score that does not exist (NaN) becomes an empty cell."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_unwritable(paths: Sequence[Path | None]) -> None:
+    """Before the work, not after it."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path}: result must go into a file, got a folder. Add a file name.")
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    notes = []
+    if "intensity_range" in report["settings"]:
+        used = report["settings"]["intensity_range"]
+        notes.append(f"RMSE and SSIM on [{used['low_hu']:g}, {used['high_hu']:g}] HU → [0, 1] ({used['source']})")
+    if report.get("left_out"):
+        notes.append(f"{len(report['left_out'])} synthetic cases left out: no real scan under the same mask")
+    if "empty_masks" in report["settings"]:
+        notes.append(f"empty masks: {report['settings']['empty_masks']}")
+    if report.get("ignored_predictions"):
+        notes.append(f"{len(report['ignored_predictions'])} predictions without a reference ignored")
+    return notes
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of fcas_evaluate."""
+    args = build_parser().parse_args(argv)
+    _refuse_unwritable([args.o, args.csv])
+    workers = args.np or default_workers()
+    part = import_module(f"fcas_nnunet.commands.evaluate_{args.what}")  # not before: --help stays quick
+    report = part.run(args, workers)
+    if args.o:
+        write_json(args.o, report)
+    if args.csv:
+        write_csv(args.csv, *part.csv_rows(report))
+    print(format_table(*part.table(report)))
+    print("\n".join(_notes(report)))
+
+
+if __name__ == "__main__":
+    main()

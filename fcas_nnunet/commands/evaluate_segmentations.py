@@ -1,0 +1,201 @@
+"""A folder of segmentations against a folder of references: Dice and RDice per label and case."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
+from fcas_nnunet.evaluation.segmentation import (
+    EMPTY_MASK_POLICY,
+    LabelScores,
+    LabelSummary,
+    score_case,
+    summarise_labels,
+)
+from fcas_nnunet.evaluation.statistics import Summary, summarise
+from fcas_nnunet.integration.manifest import versions
+from fcas_nnunet.integration.volumes import read_volume
+
+SCHEMA = "fcas-nnunet/segmentations"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    reference: Path
+    prediction: Path
+    labels: Mapping[str, int]
+    radii: Sequence[int]
+
+
+def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
+    """What `fcas_evaluate segmentations` does before it prints."""
+    labels = read_labels(args.labels, args.r, args.p)
+    return evaluate_segmentations(args.r, args.p, labels, radii=sorted(set(args.radii)), workers=workers)
+
+
+def read_labels(dataset_json: Path | None, references: Path, predictions: Path) -> dict[str, int]:
+    """Label name → id from a `dataset.json`.
+
+    Args:
+        dataset_json: the file; None takes the one that nnU-Net leaves beside predictions, else the references' own.
+        references: folder of the references.
+        predictions: folder of the predictions.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is broken, or has regions or an ignore label.
+    """
+    places = [dataset_json] if dataset_json else [predictions / "dataset.json", references.parent / "dataset.json"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
+        )
+    try:
+        labels = json.loads(found.read_text(encoding="utf-8"))["labels"]
+        plain = {str(name): label for name, label in labels.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{found}: labels must be a JSON object of names and ids, got '{error}'. Mend it.") from error
+    wrong = [name for name, label in plain.items() if type(label) is not int or label < 0 or name == "ignore"]
+    if wrong or not any(plain.values()):
+        raise ValueError(
+            f"{found}: labels must be whole numbers from 0, without regions or an ignore label, "
+            f"got {wrong or 'background only'}. Those are not evaluated yet."
+        )
+    return plain
+
+
+def evaluate_segmentations(
+    references: Path, predictions: Path, labels: Mapping[str, int], *, radii: Sequence[int], workers: int
+) -> dict[str, Any]:
+    """Score every reference's prediction.
+
+    Args:
+        references: folder of label maps.
+        predictions: folder of label maps with the same case ids.
+        labels: name → id, with or without background.
+        radii: of RDice's dilation, in voxels.
+        workers: processes.
+
+    Returns:
+        The report as docs/evaluation.md describes it, JSON-able but for NaN.
+
+    Raises:
+        FileNotFoundError: if a folder is missing.
+        ValueError: if a prediction is missing, on another grid, or has values beside the labels; every fault listed.
+    """
+    reference_files, prediction_files = case_files(references), case_files(predictions)
+    faults = [
+        f"{case_id}: prediction must be in {predictions}, got none. Predict it, or remove its reference."
+        for case_id in reference_files
+        if case_id not in prediction_files
+    ]
+    jobs = {
+        case_id: _Job(path, prediction_files[case_id], labels, radii)
+        for case_id, path in reference_files.items()
+        if case_id in prediction_files
+    }
+    for case_id, job in jobs.items():
+        faults += [f"{case_id}: {fault}" for fault in grid_faults(job.reference, job.prediction)]
+    if faults:
+        raise ValueError("\n".join(faults))
+    cases = run_cases(_score, jobs, workers=workers, description="segmentations")
+    summaries = summarise_labels(list(cases.values()))
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "references": str(references),
+        "predictions": str(predictions),
+        "settings": {
+            "labels": {name: label for name, label in labels.items() if label},
+            "rdice_radii_voxels": list(radii),
+            "rdice_structuring_element": "ball",
+            "empty_masks": EMPTY_MASK_POLICY,
+        },
+        "summary": {
+            "labels": {name: _summary_entry(summary) for name, summary in summaries.items()},
+            "foreground_mean": _foreground_mean(summaries, radii),
+        },
+        "cases": {case_id: {name: _entry(scores) for name, scores in case.items()} for case_id, case in cases.items()},
+        "ignored_predictions": sorted(set(prediction_files) - set(reference_files)),
+        "versions": versions(),
+    }
+
+
+def _score(job: _Job) -> dict[str, LabelScores]:
+    reference, prediction = read_volume(job.reference).array, read_volume(job.prediction).array
+    return score_case(reference, prediction, job.labels, job.radii)
+
+
+def _entry(scores: LabelScores) -> dict[str, Any]:
+    return {
+        "dice": scores.dice,
+        "rdice": {str(radius): value for radius, value in scores.rdice.items()},
+        "reference_voxels": scores.reference_voxels,
+        "prediction_voxels": scores.prediction_voxels,
+    }
+
+
+def _summary_entry(summary: LabelSummary) -> dict[str, Any]:
+    return {
+        "dice": vars(summary.dice),
+        "rdice": {str(radius): vars(value) for radius, value in summary.rdice.items()},
+        "both_empty": summary.both_empty,
+        "only_prediction_empty": summary.only_prediction_empty,
+        "only_reference_empty": summary.only_reference_empty,
+    }
+
+
+def _foreground_mean(summaries: Mapping[str, LabelSummary], radii: Sequence[int]) -> dict[str, Any]:
+    """The mean of the labels' means, as nnU-Net's `foreground_mean`."""
+    per_radius = {str(radius): _mean([s.rdice[radius] for s in summaries.values()]) for radius in radii}
+    return {"dice": _mean([s.dice for s in summaries.values()]), "rdice": per_radius}
+
+
+def _mean(summaries: Sequence[Summary]) -> float:
+    return summarise([summary.mean for summary in summaries]).mean
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a report's printed table, a row per label."""
+    radii = report["settings"]["rdice_radii_voxels"]
+    header = ["label", "Dice %", *(f"RDice {radius} %" for radius in radii), "cases", "missed", "false", "no score"]
+    rows = []
+    for name, entry in report["summary"]["labels"].items():
+        measures = [entry["dice"], *(entry["rdice"][str(radius)] for radius in radii)]
+        counts = [
+            entry["dice"]["count"],
+            entry["only_prediction_empty"],
+            entry["only_reference_empty"],
+            entry["both_empty"],
+        ]
+        rows.append([name, *(f"{100 * m['mean']:.2f} ± {100 * m['std']:.2f}" for m in measures), *map(str, counts)])
+    mean = report["summary"]["foreground_mean"]
+    values = [mean["dice"], *(mean["rdice"][str(radius)] for radius in radii)]
+    rows.append(["mean of labels", *(f"{100 * value:.2f}" for value in values), "", "", "", ""])
+    return header, rows
+
+
+def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv, a row per case and label."""
+    radii = [str(radius) for radius in report["settings"]["rdice_radii_voxels"]]
+    header = [
+        "case_id",
+        "label",
+        "dice",
+        *(f"rdice_{radius}" for radius in radii),
+        "reference_voxels",
+        "prediction_voxels",
+    ]
+    rows = [
+        [case_id, name, s["dice"], *(s["rdice"][r] for r in radii), s["reference_voxels"], s["prediction_voxels"]]
+        for case_id, case in report["cases"].items()
+        for name, s in case.items()
+    ]
+    return header, rows

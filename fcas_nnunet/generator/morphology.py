@@ -26,11 +26,6 @@ def close_box2(binary: np.ndarray) -> np.ndarray:
     return grown
 
 
-def open_box3(binary: np.ndarray) -> np.ndarray:
-    """Open with a box of 3³: the voxels that some full 3 x 3 x 3 block covers; outside counts as empty."""
-    return dilate_box3(erode_box3(binary))
-
-
 def erode_box3(binary: np.ndarray) -> np.ndarray:
     """Erode with a box of 3³: the centres of full 3 x 3 x 3 blocks; outside counts as empty."""
     shrunk = np.pad(binary, 1)
@@ -45,6 +40,26 @@ def dilate_box3(binary: np.ndarray) -> np.ndarray:
     for axis in range(3):
         grown = _window(grown, axis, 3, np.logical_or)
     return grown
+
+
+def loose_pairs(binary: np.ndarray, offset: tuple[int, int, int]) -> np.ndarray:
+    """Voxels whose neighbour at `offset` is set too, with no full 3 x 3 x 3 block that holds them both together.
+
+    Args:
+        binary: bool [D, H, W]; outside counts as empty.
+        offset: -1, 0 or 1 along each axis.
+
+    Returns:
+        bool [D, H, W], true at the pair's first voxel.
+    """
+    neighbour = np.pad(binary, 1)
+    block_centres = np.pad(erode_box3(binary), 1)
+    for axis, step in enumerate(offset):
+        length = binary.shape[axis]
+        neighbour = neighbour[(slice(None),) * axis + (slice(1 + step, 1 + step + length),)]
+        reach = slice(max(step, 0), length + 2 + min(step, 0))  # centres within one voxel of both
+        block_centres = _window(block_centres[(slice(None),) * axis + (reach,)], axis, 3 - abs(step), np.logical_or)
+    return binary & neighbour & ~block_centres
 
 
 def _window(array: np.ndarray, axis: int, size: int, combine: np.ufunc) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from fcas_nnunet.generator.deformation import Deformation, Triple, output_points_mm, source_points_mm
-from fcas_nnunet.generator.morphology import dilate_box3, open_box3
+from fcas_nnunet.generator.morphology import loose_pairs
 from fcas_nnunet.generator.topology import Box
 
 #: Half of the 26 neighbours; the other half are the same pairs seen from the other side.
@@ -68,13 +68,15 @@ def reconnect_class(
         int [N, 3], indices within the region; none where nothing is torn.
     """
     spacing, corner = np.array(spacing_mm), np.array([s.start for s in source_box])
-    # only what no 3 x 3 x 3 block covers can tear; chambers have few such voxels, vessels little else
-    fragile = source & ~open_box3(source)
-    node_voxels = np.argwhere(source & dilate_box3(fragile))
+    pairs = _loose_pairs(source)
+    is_node = _isolated(source)
+    is_node[tuple(pairs.reshape(-1, 3).T)] = True
+    node_voxels = np.argwhere(is_node)
     node_at = np.full(source.shape, -1, dtype=np.int64)
-    node_at[tuple(node_voxels.T)] = np.arange(len(node_voxels))
+    node_at[is_node] = np.arange(len(node_voxels))
     places = output_points_mm(deformation, (node_voxels + corner) * spacing) / spacing - origin
-    neighbours = _neighbour_edges(node_at, fragile, node_voxels, places)
+    first, second = (node_at[tuple(pairs[:, end].T)] for end in (0, 1))
+    neighbours = _Edges(first, second, places[first], places[second])
 
     pieces = cc3d.connected_components(output, connectivity=26)
     piece_voxels = np.argwhere(output)
@@ -92,19 +94,13 @@ def reconnect_class(
     return voxels[~output[tuple(voxels.T)]]
 
 
-def _neighbour_edges(node_at: np.ndarray, fragile: np.ndarray, node_voxels: np.ndarray, places: np.ndarray) -> _Edges:
-    """Pairs of the source's voxels that touch, at least one of them fragile."""
-    padded_nodes = np.pad(node_at, 1, constant_values=-1)
-    is_fragile = fragile[tuple(node_voxels.T)]
-    first, second = [], []
+def _loose_pairs(source: np.ndarray) -> np.ndarray:
+    """Neighbours that sampling may tear apart, int [E, 2, 3]: vessels consist of them, chambers have few."""
+    found = []
     for offset in _HALF_NEIGHBOURS:
-        other = padded_nodes[tuple((node_voxels + 1 + offset).T)]
-        pair = np.flatnonzero(other >= 0)
-        pair = pair[is_fragile[pair] | is_fragile[other[pair]]]
-        first.append(pair)
-        second.append(other[pair])
-    a, b = np.concatenate(first), np.concatenate(second)
-    return _Edges(a, b, places[a], places[b])
+        first = np.argwhere(loose_pairs(source, offset))
+        found.append(np.stack([first, first + offset], axis=1))
+    return np.concatenate(found)
 
 
 def _spanning_tree(groups: list[_Edges], output: np.ndarray, num_nodes: int) -> _Edges:

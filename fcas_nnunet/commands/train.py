@@ -1,0 +1,138 @@
+"""fcas_train: train the generator on a labelled data set."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.config import LATENT_DOWNSAMPLING, FCaSConfig, load_config, to_dict
+from fcas_nnunet.generator.checkpoint import is_trained
+from fcas_nnunet.generator.fitting import TrainingData, train_generator
+from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.presets import PRESETS, preset
+
+logger = logging.getLogger(__name__)
+
+#: torch 2.13's bf16 Conv3d (kernel 3) returns NaN weight gradients on CPUs for 2³ inputs; from 4³ on they are right.
+MIN_BF16_SIZE_ON_CPU = 4
+
+EXAMPLE = """
+fcas_train -d 901 --preset cpu
+fcas_train -d 901 --preset cpu --show_config > my.yaml   # edit it, then:
+fcas_train -d 901 --config my.yaml
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of fcas_train."""
+    parser = make_parser(
+        "fcas_train",
+        "Train the generator (autoencoder, then TCDM) on a labelled data set. Interrupted, the same command goes on.",
+        EXAMPLE,
+    )
+    parser.add_argument("-d", metavar="ID", required=True, help="data set to train on: an id or DatasetXXX_Name")
+    add_generator_arguments(parser)
+    parser.add_argument("--keep_cache", action="store_true", help="keep the cached variants and latents on disk")
+    parser.add_argument("--show_config", action="store_true", help="print the configuration as YAML and do nothing")
+    return parser
+
+
+def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
+    """What fcas_train and fcas_generate share: which generator, and where it runs."""
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="size of the networks and the run (default: cpu)")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
+    parser.add_argument(
+        "--autoencoder", type=Path, metavar="FILE", help="load this autoencoder instead of training one"
+    )
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of fcas_train."""
+    args = build_parser().parse_args(argv)
+    config = generator_config(args)
+    if args.show_config:
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        return
+    dataset = RawDataset.open(resolve_dataset(args.d))
+    folder = model_folder(dataset, config)
+    if is_trained(folder):
+        print(f"{folder} holds a trained generator already. Delete it to train anew.")
+        return
+    dataset.check(min_cases=2)
+    train(dataset, config, args, keep_cache=args.keep_cache)
+    print(f"done: the generator is in {folder}")
+
+
+def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, keep_cache: bool = False) -> None:
+    """Train a generator on a checked data set.
+
+    Args:
+        dataset: raw data set of at least two cases.
+        config: what to train.
+        args: with `device` and `autoencoder`.
+        keep_cache: keep variants and latents.
+    """
+    data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
+    train_generator(
+        data, config, model_folder(dataset, config), make_accelerator(args.device, config), args.autoencoder, keep_cache
+    )
+
+
+def generator_config(args: argparse.Namespace) -> FCaSConfig:
+    """The configuration that --config or --preset names.
+
+    Raises:
+        ValueError: when both are given, or the file is wrong.
+    """
+    if args.config is None:
+        return preset(args.preset or "cpu")
+    if args.preset is not None:
+        raise ValueError("--preset, --config: only one must be given, got both. A configuration names its preset.")
+    return load_config(FCaSConfig, args.config)
+
+
+def model_folder(dataset: RawDataset, config: FCaSConfig) -> Path:
+    """Where a data set's generator of this preset lies."""
+    return root_folder(Root.RESULTS) / dataset.name / f"fcas__{config.preset}"
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        ValueError: when CUDA is asked for and absent.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("-device: CUDA must be available, got none. Use -device cpu.")
+    return torch.device(name)
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def make_accelerator(device_name: str, config: FCaSConfig) -> Accelerator:
+    """Device and precision of a training run: bf16 where the hardware has it and gets it right."""
+    device = resolve_device(device_name)
+    bf16 = supports_bf16(device) and (device.type == "cuda" or deepest_size(config) >= MIN_BF16_SIZE_ON_CPU)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no")
+
+
+def deepest_size(config: FCaSConfig) -> int:
+    """Smallest side of the denoiser's deepest feature map on a training crop."""
+    return min(config.grid.crop_size) // LATENT_DOWNSAMPLING // 2 ** (len(config.tcdm.channels) - 1)

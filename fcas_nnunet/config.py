@@ -1,0 +1,358 @@
+"""One frozen dataclass per stage, the presets, and YAML in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.generator.mask_config import MaskConfig
+
+LATENT_DOWNSAMPLING = 4
+LATENT_CHANNELS = 4
+#: 8 bits of the reference mask, 8 of the template's mask, the template's image (paper §3.1.1).
+CONDITION_CHANNELS = 17
+
+T = TypeVar("T")
+
+
+class Conditioning(StrEnum):
+    """How the condition enters the denoiser."""
+
+    CONTROLNET = "controlnet"
+    CONCAT = "concat"
+
+
+class PredictionType(StrEnum):
+    """What the denoiser predicts; diffusers' names."""
+
+    EPSILON = "epsilon"
+    V_PREDICTION = "v_prediction"
+
+
+class Solver(StrEnum):
+    """How the reverse diffusion is run."""
+
+    DDPM = "ddpm"
+    DPMSOLVER = "dpmsolver++"
+
+
+class SnapshotSource(StrEnum):
+    """Which intermediate images SSV compares: decoded noisy latents, or decoded predicted clean latents."""
+
+    X_T = "x_t"
+    X_0 = "x_0"
+
+
+class ConfidenceNorm(StrEnum):
+    """Norm(·) of Eq. 7."""
+
+    ROBUST_STD = "robust_std"
+    MINMAX_VARIANCE = "minmax_variance"
+
+
+class ReferenceSource(StrEnum):
+    """Where reference masks come from."""
+
+    GIVEN = "given"
+    MGM = "mgm"
+    BOTH = "both"
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The working grid all volumes are put on.
+
+    Attributes:
+        spacing_mm: working spacing along (D, H, W); None = the data set's median spacing, coarsened alike in all axes
+            where its median volume exceeds `max_voxels`.
+        max_voxels: largest working volume.
+        crop_size: voxels along (D, H, W) of a training crop; smaller volumes are padded.
+        intensity_range_hu: HU mapped to [0, 1]; what lies outside is clipped.
+    """
+
+    spacing_mm: tuple[float, float, float] | None = None
+    max_voxels: int = 128**3
+    crop_size: tuple[int, int, int] = (64, 64, 64)
+    intensity_range_hu: tuple[float, float] = (-1000.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        _require(
+            all(size > 0 and size % 16 == 0 for size in self.crop_size),
+            "crop_size", "positive multiples of 16", self.crop_size,
+        )  # fmt: skip
+        low, high = self.intensity_range_hu
+        _require(low < high, "intensity_range_hu", "increasing", self.intensity_range_hu)
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    """One training run.
+
+    Attributes:
+        num_steps: optimiser steps at most; the learning rate decays to zero over them (cosine, after `warmup_steps`).
+        batch_size: crops (autoencoder) or pairs (TCDM) per step.
+        learning_rate: AdamW's peak learning rate.
+        warmup_steps: steps of linear warm-up.
+        max_gradient_norm: gradients are clipped to this norm.
+        ema_decay: decay of the exponential moving average of the weights; 0 = none.
+        validate_every: steps between validations and saved states.
+        patience: validations without improvement after which training stops; 0 = never.
+    """
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 20
+    max_gradient_norm: float = 1.0
+    ema_decay: float = 0.0
+    validate_every: int = 100
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "validate_every", "learning_rate", "max_gradient_norm"):
+            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        _require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The 4-channel, 4× autoencoder (MONAI's `AutoencoderKlMaisi`).
+
+    Attributes:
+        channels: feature channels per level.
+        num_res_blocks: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        patch_size: voxels folded into channels before the network (space-to-depth); 1 = none, as in MAISI. The network
+            halves the grid once per further level, so patch_size · 2^(levels − 1) = 4.
+        crop_size: voxels along (D, H, W) of a training crop.
+        kl_weight: weight of the KL term.
+        heart_weight: weight of labelled voxels in the L1 loss (background 1).
+        thin_weight: weight of thin structures and their rim of one voxel.
+        optimisation: how it is trained.
+    """
+
+    channels: tuple[int, ...]
+    optimisation: OptimisationConfig
+    num_res_blocks: int = 1
+    norm_num_groups: int = 8
+    patch_size: int = 1
+    crop_size: tuple[int, int, int] = (32, 32, 32)
+    kl_weight: float = 1e-6
+    heart_weight: float = 10.0
+    thin_weight: float = 30.0
+
+    def __post_init__(self) -> None:
+        downsampling = self.patch_size * 2 ** (len(self.channels) - 1)
+        _require(downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling)
+        _require(
+            all(c % self.norm_num_groups == 0 for c in self.channels),
+            "channels", f"multiples of norm_num_groups ({self.norm_num_groups})", self.channels,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """What the denoiser is trained on: pairs (A, B), and the variants of a case they are drawn from.
+
+    Attributes:
+        self_pair_probability: share of pairs that are one case in two shapes under one contrast; the others are the
+            paper's pairs of different cases.
+        num_shapes: shapes per case: the original and deformed ones.
+        num_contrasts: contrasts per shape: the original and jittered ones.
+        contrast_jitter_hu: standard deviation of the HU offset a contrast adds to each labelled structure.
+        surroundings_jitter_hu: the same for each surrounding structure.
+        one_direction: only B@A instead of both directions of Eq. 4 (an ablation).
+        reference_surroundings: the reference mask holds the surroundings, too (the paper's other setting).
+    """
+
+    self_pair_probability: float = 1.0
+    num_shapes: int = 2
+    num_contrasts: int = 8
+    contrast_jitter_hu: float = 80.0
+    surroundings_jitter_hu: float = 20.0
+    one_direction: bool = False
+    reference_surroundings: bool = False
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.self_pair_probability <= 1, "self_pair_probability", "in [0, 1]", self.self_pair_probability)
+        _require(self.num_shapes >= 1, "num_shapes", "at least 1", self.num_shapes)
+        _require(self.num_contrasts >= 1, "num_contrasts", "at least 1", self.num_contrasts)
+        _require(
+            self.self_pair_probability == 0 or self.num_shapes >= 2,
+            "num_shapes", "at least 2 where self-pairs are drawn", self.num_shapes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TCDMConfig:
+    """Denoiser, ControlNet and diffusion process.
+
+    Attributes:
+        channels: feature channels per level of denoiser and ControlNet.
+        attention_levels: which levels attend.
+        num_head_channels: channels per attention head, per level.
+        num_res_blocks: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        conditioning: how the condition enters.
+        condition_embedding_channels: width of the condition embedding. One number: space-to-depth(4) and convolutions
+            at latent resolution; three: MAISI's strided convolutions.
+        prediction_type: what the denoiser predicts.
+        num_train_timesteps: steps of the diffusion (scaled linear betas).
+        beta_start: first beta.
+        beta_end: last beta.
+        pairs: what it is trained on.
+        optimisation: how it is trained.
+    """
+
+    channels: tuple[int, ...]
+    attention_levels: tuple[bool, ...]
+    num_head_channels: tuple[int, ...]
+    optimisation: OptimisationConfig
+    num_res_blocks: int = 1
+    norm_num_groups: int = 16
+    conditioning: Conditioning = Conditioning.CONCAT
+    condition_embedding_channels: tuple[int, ...] = (32,)
+    prediction_type: PredictionType = PredictionType.V_PREDICTION
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0195
+    pairs: PairConfig = field(default_factory=PairConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("attention_levels", "num_head_channels"):
+            _require(len(getattr(self, name)) == len(self.channels), name, "one per level", getattr(self, name))
+        _require(
+            len(self.condition_embedding_channels) in (1, 3),
+            "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The reverse diffusion.
+
+    Attributes:
+        solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps.
+        num_inference_steps: steps of DPM-Solver++ (`ddpm` always runs the full chain).
+        window: latent voxels along (D, H, W) of a sliding window; smaller latents are done in one.
+        overlap: share of the window by which neighbours overlap.
+    """
+
+    solver: Solver = Solver.DPMSOLVER
+    num_inference_steps: int = 25
+    window: tuple[int, int, int] = (32, 32, 32)
+    overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        _require(self.num_inference_steps >= 2, "num_inference_steps", "at least 2", self.num_inference_steps)
+        _require(0 <= self.overlap < 1, "overlap", "in [0, 1)", self.overlap)
+
+
+@dataclass(frozen=True)
+class ConfidenceConfig:
+    """SSV.
+
+    Attributes:
+        source: which intermediate images are compared.
+        num_snapshots: r + 1 of Eq. 7, spread evenly over all steps, the last one included.
+        norm: from spread to confidence.
+        percentiles: of the spread inside the reference structures, mapped to confidence 1 and 0 (`robust_std`).
+    """
+
+    source: SnapshotSource = SnapshotSource.X_0
+    num_snapshots: int = 9
+    norm: ConfidenceNorm = ConfidenceNorm.ROBUST_STD
+    percentiles: tuple[float, float] = (5.0, 95.0)
+
+    def __post_init__(self) -> None:
+        _require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
+        low, high = self.percentiles
+        _require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
+
+
+@dataclass(frozen=True)
+class FCaSConfig:
+    """Everything a run of the generator depends on besides its data and seed."""
+
+    preset: str
+    grid: GridConfig
+    autoencoder: AutoencoderConfig
+    tcdm: TCDMConfig
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    seed: int = 0
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain dicts, lists, strings and numbers."""
+    return _plain(dataclasses.asdict(config))
+
+
+def from_dict(config_type: type[T], values: dict[str, Any], path: str = "") -> T:
+    """Build a dataclass from plain values; unknown and missing keys are errors.
+
+    Raises:
+        ValueError: naming the key and what it must be.
+    """
+    hints = typing.get_type_hints(config_type)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{path or 'config'}: keys must be among {sorted(hints)}, got {unknown}. Remove them.")
+    try:
+        return config_type(**{key: _cast(hints[key], value, f"{path}{key}") for key, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{path or 'config'}: {error}.") from error
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a dataclass as YAML."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def load_config(config_type: type[T], path: Path) -> T:
+    """Read a dataclass written by `save_config`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when keys or values are wrong.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the configuration must exist, got no file. Train first, or check the path.")
+    return from_dict(config_type, yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _cast(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _cast(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, f"{path}.")
+    if origin is tuple:
+        item = typing.get_args(hint)[0]
+        return tuple(_cast(item, v, path) for v in value)
+    if isinstance(hint, type) and issubclass(hint, (StrEnum, float)):
+        return hint(value)
+    return value
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{name}: must be {rule}, got {value}.")

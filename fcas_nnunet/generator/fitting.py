@@ -1,0 +1,335 @@
+"""From labelled cases to a trained generator: variants, autoencoder, latents, TCDM."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from fcas_nnunet.anatomy import thin_label_ids
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, TCDMConfig, save_config, to_dict
+from fcas_nnunet.files import atomic_path, atomic_write_text
+from fcas_nnunet.generator import checkpoint
+from fcas_nnunet.generator.autoencoder import Autoencoder, autoencoder_loss, reconstruction_weights
+from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.grid import working_spacing
+from fcas_nnunet.generator.latents import LatentScale, cache_latents
+from fcas_nnunet.generator.pairs import PairEnd, PairSampler, common_crop, image_batch
+from fcas_nnunet.generator.schedulers import forward_process, training_target
+from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.generator.training import Training
+from fcas_nnunet.generator.variants import REFERENCE, Variant, make_variants, stored_shape, variants_of
+from fcas_nnunet.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.yaml"
+CACHE_FOLDER = "cache"
+MAX_CODE = 255
+VALIDATION_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The labelled cases a generator is trained on.
+
+    Attributes:
+        case_ids: sorted.
+        load_case: reads one, with image and surroundings.
+        labels: label name → id, background included.
+        surroundings: surrounding name → id; empty where there are none.
+    """
+
+    case_ids: Sequence[str]
+    load_case: Callable[[str], Case]
+    labels: Mapping[str, int]
+    surroundings: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)
+        if codes > MAX_CODE:
+            raise ValueError(f"labels + surroundings: must fit into 8 bits (255 ids), got {codes}. Merge some.")
+        if len(self.case_ids) < 2:
+            raise ValueError(
+                f"training cases: must be at least 2, since a pair needs two, got {len(self.case_ids)}. Add cases."
+            )
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """(training, validation) cases: about one in eight held out, none of fewer than four."""
+        held_out = 0 if len(self.case_ids) < 4 else max(1, len(self.case_ids) // 8)
+        ids = list(self.case_ids)
+        return ids[: len(ids) - held_out], ids[len(ids) - held_out :]
+
+
+def train_generator(
+    data: TrainingData,
+    config: FCaSConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    autoencoder_file: Path | None = None,
+    keep_cache: bool = False,
+) -> None:
+    """Train (or go on training) a generator in `folder`.
+
+    Args:
+        data: the labelled cases.
+        config: preset, or the user's own.
+        folder: `nnUNet_results/DatasetNNN_Name/fcas__<preset>`.
+        accelerator: device and precision.
+        autoencoder_file: a trained autoencoder to load instead of training one.
+        keep_cache: keep the variants and latents on disk when done.
+
+    Raises:
+        ValueError: when the folder holds a run with other settings or other data, or the data is too small.
+    """
+    grids, hashes = _survey(data)
+    spacing = working_spacing(grids, config.grid)
+    _claim(folder, data, config, hashes, autoencoder_file)
+    cache = folder / CACHE_FOLDER
+    for case_id in tqdm(data.case_ids, desc="variants", unit="case"):
+        make_variants(
+            data.load_case(case_id), cache, spacing, data.labels, thin_label_ids(data.labels),
+            config.grid, config.tcdm.pairs, config.masks, config.seed,
+        )  # fmt: skip
+    autoencoder = _autoencoder(data, config, folder, accelerator, autoencoder_file)
+    variants = [variant for case_id in data.case_ids for variant in variants_of(case_id, config.tcdm.pairs)]
+    scale = cache_latents(autoencoder, variants, cache, accelerator.device, autocast_dtype(accelerator))
+    train_tcdm(data, config, folder, accelerator, scale)
+    d, h, w = spacing
+    checkpoint.save_generator(
+        folder,
+        checkpoint.GeneratorRecord(
+            config=config, autoencoder=autoencoder.config, labels=dict(data.labels),
+            surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
+            cases=hashes, validation_cases=tuple(data.split()[1]),
+        ),
+    )  # fmt: skip
+    if not keep_cache:
+        shutil.rmtree(cache)
+
+
+class AutoencoderObjective(nn.Module):
+    """The autoencoder's training loss as a module, so that it can be wrapped whole."""
+
+    def __init__(self, autoencoder: Autoencoder, thin_ids: list[int]) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.thin_ids = thin_ids
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Weighted L1 + KL of a batch of crops."""
+        config = self.autoencoder.config
+        reconstructions, mean, std = self.autoencoder(images, noise)
+        weights = reconstruction_weights(labels, self.thin_ids, config.heart_weight, config.thin_weight)
+        return autoencoder_loss(images, reconstructions, mean, std, weights, config.kl_weight)
+
+
+def train_autoencoder(
+    data: TrainingData,
+    config: AutoencoderConfig,
+    variants: tuple[list[Variant], list[Variant]],
+    cache: Path,
+    folder: Path,
+    accelerator: Accelerator,
+    seed: int,
+) -> Autoencoder:
+    """Train the autoencoder on crops of all variants; returns the best by validation."""
+    torch.manual_seed(derive_seed(seed, "autoencoder weights"))
+    objective = AutoencoderObjective(Autoencoder(config), thin_label_ids(data.labels))
+    training, validation = variants
+    shapes = [stored_shape(cache / v.shape_file, REFERENCE) for v in training + validation]
+    crop = common_crop(shapes, config.crop_size)
+    device, batch_size = accelerator.device, config.optimisation.batch_size
+
+    def loss_on(module: nn.Module, pool: list[Variant], name: str, step: int) -> torch.Tensor:
+        batch_seed = derive_seed(seed, "autoencoder", name, step)
+        images, labels = image_batch(pool, cache, crop, batch_size, batch_seed)
+        shape = (batch_size, 4, *(n // 4 for n in crop))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(batch_seed))
+        return module(images.to(device), labels.to(device), noise.to(device))
+
+    run = Training(objective, config.optimisation, folder, accelerator, "autoencoder")
+    run.run(
+        lambda module, step: loss_on(module, training, "training", step),
+        lambda module: _mean([loss_on(module, validation, "validation", i) for i in range(2 * VALIDATION_BATCHES)]),
+    )
+    best = run.load_best(accelerator.unwrap_model(run.objective))
+    assert isinstance(best, AutoencoderObjective), "what was put in"
+    return best.autoencoder
+
+
+class TCDMObjective(nn.Module):
+    """The bidirectional loss (Eq. 3, 4) as a module, so that it can be wrapped whole."""
+
+    def __init__(self, config: TCDMConfig, scale: LatentScale) -> None:
+        super().__init__()
+        self.tcdm = TCDM(config)
+        self.scale = scale
+        self.scheduler = forward_process(config)
+        self.one_direction = config.pairs.one_direction
+
+    def forward(self, a: PairEnd, b: PairEnd, seed: int) -> torch.Tensor:
+        """L_A@B + L_B@A for a batch of pairs; L_B@A alone as the ablation.
+
+        Args:
+            a: one end of the pairs.
+            b: the other.
+            seed: of latents' noise, diffusion noise and timesteps.
+        """
+        directions = [(a, b)] if self.one_direction else [(a, b), (b, a)]
+        condition = torch.cat([build_condition(target.reference, t.template, t.image) for target, t in directions])
+        generator = torch.Generator().manual_seed(seed)
+        mean = torch.cat([target.mean for target, _ in directions])
+        std = torch.cat([target.log_std for target, _ in directions]).exp()
+        raw = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
+        latents = self.scale.to_scaled(raw)  # raw latents => scaled latents
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+        timesteps = timesteps.to(latents.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        prediction = self.tcdm(noisy, timesteps, self.tcdm.embed_condition(condition)).float()
+        target = training_target(self.scheduler, latents, noise, timesteps)
+        return len(directions) * F.mse_loss(prediction, target)  # equal halves: the sum of the directions' means
+
+
+def train_tcdm(
+    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, scale: LatentScale
+) -> None:
+    """Train TCDM on the cached latents; writes the last weights and the best averaged ones."""
+    torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
+    training, validation = _pair_samplers(data, config, folder / CACHE_FOLDER)
+    device, optimisation = accelerator.device, config.tcdm.optimisation
+
+    def loss_on(module: nn.Module, sampler: PairSampler, step: int) -> torch.Tensor:
+        a, b = sampler.batch(step, optimisation.batch_size)
+        return module(a.to(device), b.to(device), derive_seed(config.seed, sampler.name, "noise", step))
+
+    run = Training(
+        TCDMObjective(config.tcdm, scale), optimisation, folder / checkpoint.TCDM_FOLDER, accelerator, "tcdm"
+    )
+    run.run(
+        lambda module, step: loss_on(module, training, step),
+        lambda module: _mean([loss_on(module, validation, i) for i in range(VALIDATION_BATCHES)]),
+    )
+    last = accelerator.unwrap_model(run.objective)
+    assert isinstance(last, TCDMObjective), "what was put in"
+    checkpoint.save_weights(last.tcdm, folder / checkpoint.TCDM_FOLDER / checkpoint.MODEL_FILE)
+    run.load_best(last)
+    checkpoint.save_weights(last.tcdm, folder / checkpoint.TCDM_FOLDER / checkpoint.EMA_FILE)
+
+
+def autocast_dtype(accelerator: Accelerator) -> torch.dtype:
+    """The accelerator's precision as a dtype."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+
+
+def _autoencoder(
+    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, file: Path | None
+) -> Autoencoder:
+    """The autoencoder of this run: finished before, loaded from a file, or trained now."""
+    target = folder / checkpoint.AUTOENCODER
+    if (target / checkpoint.CONFIG_FILE).is_file():
+        autoencoder = checkpoint.load_autoencoder(target / checkpoint.MODEL_FILE, config.autoencoder.optimisation)
+    else:
+        if file is not None:
+            autoencoder = checkpoint.load_autoencoder(file, config.autoencoder.optimisation)
+        else:
+            autoencoder = train_autoencoder(
+                data, config.autoencoder, _variant_split(data, config), folder / CACHE_FOLDER, target, accelerator,
+                config.seed,
+            )  # fmt: skip
+        checkpoint.save_weights(autoencoder, target / checkpoint.MODEL_FILE)
+        with atomic_path(target / checkpoint.CONFIG_FILE) as temporary:
+            save_config(autoencoder.config, temporary)
+    return autoencoder.requires_grad_(False).eval().to(accelerator.device)
+
+
+def _variant_split(data: TrainingData, config: FCaSConfig) -> tuple[list[Variant], list[Variant]]:
+    """Variants to train the autoencoder on and to validate it on: other cases, or an unseen shape of few."""
+    training, validation = data.split()
+    pairs = config.tcdm.pairs
+    if validation:
+        return (
+            [v for case_id in training for v in variants_of(case_id, pairs)],
+            [v for case_id in validation for v in variants_of(case_id, pairs)],
+        )
+    variants = [v for case_id in training for v in variants_of(case_id, pairs)]
+    unseen = _unseen_shape(config)
+    return [v for v in variants if v.shape != unseen], [v for v in variants if v.shape == unseen]
+
+
+def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple[PairSampler, PairSampler]:
+    pairs = config.tcdm.pairs
+    train_ids, validation_ids = data.split()
+    shapes = list(range(pairs.num_shapes))
+    crop = common_crop(
+        [stored_shape(cache / Variant(i, 0, 0).shape_file, REFERENCE) for i in data.case_ids], config.grid.crop_size
+    )
+    unseen = None if validation_ids else _unseen_shape(config)
+    seen = [shape for shape in shapes if shape != unseen]
+    training = PairSampler(train_ids, cache, pairs, seen, crop, config.seed, "training")
+    validation = PairSampler(
+        validation_ids or train_ids, cache, pairs, seen, crop, config.seed, "validation", new_shape=unseen
+    )
+    return training, validation
+
+
+def _unseen_shape(config: FCaSConfig) -> int:
+    """The shape kept for validation when there are too few cases to hold any out."""
+    pairs = config.tcdm.pairs
+    needed = 3 if pairs.self_pair_probability > 0 else 2
+    if pairs.num_shapes < needed:
+        raise ValueError(
+            f"num_shapes: must be at least {needed} for fewer than four cases, since one shape is held out for "
+            f"validation, got {pairs.num_shapes}. Raise it in the configuration."
+        )
+    return pairs.num_shapes - 1
+
+
+def _survey(data: TrainingData) -> tuple[list[tuple[tuple[int, ...], tuple[float, ...]]], dict[str, str]]:
+    """Every case's grid and hash."""
+    grids: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+    hashes = {}
+    for case_id in tqdm(data.case_ids, desc="reading", unit="case"):
+        case = data.load_case(case_id)
+        grids.append((case.shape, case.spacing_mm))
+        hashes[case_id] = checkpoint.case_sha256(case)
+    return grids, hashes
+
+
+def _claim(
+    folder: Path, data: TrainingData, config: FCaSConfig, hashes: dict[str, str], autoencoder_file: Path | None
+) -> None:
+    """Make the folder this run's own, or see that it is."""
+    run = {
+        "config": to_dict(config),
+        "labels": dict(data.labels),
+        "surroundings": dict(data.surroundings),
+        "cases": hashes,
+        "autoencoder_file": None if autoencoder_file is None else autoencoder_file.name,
+    }
+    path = folder / RUN_FILE
+    if not path.is_file():
+        atomic_write_text(path, yaml.safe_dump(run, sort_keys=False))
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    differing = [key for key in run if run[key] != before.get(key)]
+    if differing:
+        raise ValueError(
+            f"{folder}: a run must go on with the settings and data it began with, got other {', '.join(differing)}. "
+            "Use another preset or seed folder, or delete this one to train anew."
+        )
+
+
+def _mean(losses: list[torch.Tensor]) -> float:
+    return float(torch.stack([loss.float() for loss in losses]).mean())

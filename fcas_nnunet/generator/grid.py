@@ -1,0 +1,129 @@
+"""The working grid: every volume resampled to one spacing and padded to what the networks divide, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import GridConfig
+
+#: 4 for the autoencoder, 4 for a denoiser of three levels: volumes are padded to multiples of this.
+GRID_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """Where a volume lies on the working grid. Sizes are voxels along (D, H, W).
+
+    Attributes:
+        native_shape: of the volume itself.
+        resampled_shape: the same extent at working spacing.
+        shape: padded to multiples of 16; the volume lies in the corner at index 0.
+    """
+
+    native_shape: tuple[int, int, int]
+    resampled_shape: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], spacing_mm: Sequence[float], working_spacing_mm: Sequence[float]) -> WorkingGrid:
+        """The grid of a volume with `shape` voxels of `spacing_mm`."""
+        resampled = [
+            max(1, round(n * native / working))
+            for n, native, working in zip(shape, spacing_mm, working_spacing_mm, strict=True)
+        ]
+        padded = [-(-n // GRID_MULTIPLE) * GRID_MULTIPLE for n in resampled]
+        return cls(_triple(shape), _triple(resampled), _triple(padded))
+
+    def image_to_working(self, image: np.ndarray) -> torch.Tensor:
+        """Resample an image linearly (with an area prefilter when coarsening) and pad it with its border.
+
+        Args:
+            image: [D, H, W] in any unit.
+
+        Returns:
+            [D', H', W'] float32 of `shape`.
+        """
+        tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
+        if self.resampled_shape != self.native_shape:
+            coarsens = all(r <= n for r, n in zip(self.resampled_shape, self.native_shape, strict=True))
+            mode = {"mode": "area"} if coarsens else {"mode": "trilinear", "align_corners": False}
+            tensor = F.interpolate(tensor, size=self.resampled_shape, **mode)  # type: ignore[arg-type]
+        return F.pad(tensor, self._padding(), mode="replicate")[0, 0]
+
+    def labels_to_working(self, labels: np.ndarray) -> torch.Tensor:
+        """Resample a label map by nearest neighbours and pad it with its border; uint8."""
+        tensor = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))[None, None]
+        if self.resampled_shape != self.native_shape:
+            tensor = F.interpolate(tensor, size=self.resampled_shape, mode="nearest-exact")
+        return F.pad(tensor.float(), self._padding(), mode="replicate")[0, 0].to(torch.uint8)
+
+    def image_to_native(self, image: torch.Tensor) -> np.ndarray:
+        """Take the padding off and resample linearly to the volume's own grid; float32."""
+        d, h, w = self.resampled_shape
+        tensor = image[None, None, :d, :h, :w].float()
+        if self.resampled_shape != self.native_shape:
+            tensor = F.interpolate(tensor, size=self.native_shape, mode="trilinear", align_corners=False)
+        return tensor[0, 0].cpu().numpy()
+
+    def _padding(self) -> list[int]:
+        missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
+        return [pad for n in reversed(missing) for pad in (0, n)]
+
+
+def working_spacing(cases: Sequence[tuple[Sequence[int], Sequence[float]]], config: GridConfig) -> tuple[float, ...]:
+    """Working spacing of a data set in mm along (D, H, W).
+
+    Args:
+        cases: (shape, spacing_mm) of every case.
+        config: an explicit spacing wins.
+
+    Returns:
+        The configured spacing, or the median one, coarsened alike in all axes until the median volume holds at most
+        `max_voxels`.
+    """
+    if config.spacing_mm is not None:
+        return config.spacing_mm
+    spacing = np.median([spacing for _, spacing in cases], axis=0)
+    extent = np.median([np.multiply(shape, spacing) for shape, spacing in cases], axis=0)
+    excess = float(np.prod(extent / spacing)) / config.max_voxels
+    factor = max(1.0, excess ** (1 / 3))
+    return tuple(round(float(s) * factor, 4) for s in spacing)
+
+
+def to_unit_range(image_hu: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
+    """HU => [0, 1], clipped."""
+    low, high = intensity_range_hu
+    return ((image_hu - low) / (high - low)).clamp(0, 1)
+
+
+def to_hu(image: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
+    """[0, 1] => HU, clipped to the range."""
+    low, high = intensity_range_hu
+    return image.clamp(0, 1) * (high - low) + low
+
+
+def label_codes(case: Case, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two 8-bit codes of a case (DESIGN: labels first, surroundings after).
+
+    Args:
+        case: its mask holds ids up to `num_labels`.
+        num_labels: highest label id of the data set.
+
+    Returns:
+        (labels alone, labels + surroundings), uint8 [D, H, W]; the same array twice where there are no surroundings.
+    """
+    if case.surroundings is None:
+        return case.mask, case.mask
+    outside = np.where(case.surroundings > 0, case.surroundings.astype(np.int16) + num_labels, 0)
+    return case.mask, np.where(case.mask > 0, case.mask, outside).astype(np.uint8)
+
+
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    d, h, w = (int(v) for v in values)
+    return d, h, w

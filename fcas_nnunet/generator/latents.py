@@ -1,0 +1,80 @@
+"""The latent cache on disk, and the scale between raw latents and those TCDM is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from fcas_nnunet.config import LATENT_CHANNELS
+from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.variants import IMAGE, Variant, save_tensors
+
+MEAN, LOG_STD = "mean", "log_std"
+
+
+@dataclass(frozen=True)
+class LatentScale:
+    """Raw latents ↔ scaled latents of about zero mean and unit variance, per channel.
+
+    MAISI scales by one number; an autoencoder trained on few cases has channels of quite different spread.
+
+    Attributes:
+        mean: [4], subtracted from raw latents.
+        scale_factor: [4], multiplied then: 1 / standard deviation.
+    """
+
+    mean: tuple[float, ...] = (0.0,) * LATENT_CHANNELS
+    scale_factor: tuple[float, ...] = (1.0,) * LATENT_CHANNELS
+
+    def to_scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """raw latents => scaled latents, [B, 4, d, h, w]."""
+        return (latents - self._view(self.mean, latents)) * self._view(self.scale_factor, latents)
+
+    def to_raw(self, latents: torch.Tensor) -> torch.Tensor:
+        """scaled latents => raw latents, [B, 4, d, h, w]."""
+        return latents / self._view(self.scale_factor, latents) + self._view(self.mean, latents)
+
+    @staticmethod
+    def _view(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1, 1)
+
+
+@torch.inference_mode()
+def cache_latents(
+    autoencoder: Autoencoder, variants: Sequence[Variant], folder: Path, device: torch.device, precision: torch.dtype
+) -> LatentScale:
+    """Encode every variant that has no latents yet: mean and log standard deviation in fp16.
+
+    One sampled z would bake a noise of σ into the data for good (MAISI's issue #45), so both moments are kept.
+
+    Args:
+        autoencoder: frozen, in eval mode.
+        variants: whose images lie in `folder`.
+        folder: of the variants; the latents go there, too.
+        device: where to encode.
+        precision: of the autocast.
+
+    Returns:
+        The scale over all variants.
+    """
+    count, total, total_squared = 0, torch.zeros(LATENT_CHANNELS), torch.zeros(LATENT_CHANNELS)
+    for variant in tqdm(variants, desc="encoding", unit="volume"):
+        path = folder / variant.latents_file
+        if not path.exists():
+            image = load_file(folder / variant.image_file)[IMAGE].to(device).float()[None, None]
+            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                mean, std = autoencoder.encode(image)
+            save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
+        moments = load_file(path)
+        latents, variance = moments[MEAN].float().flatten(1), (2 * moments[LOG_STD].float()).exp().flatten(1)
+        count += latents.shape[1]
+        total += latents.sum(dim=1)
+        total_squared += (latents**2 + variance).sum(dim=1)
+    mean = total / count
+    std = (total_squared / count - mean**2).clamp_min(1e-12).sqrt()
+    return LatentScale(tuple(mean.tolist()), tuple((1 / std).tolist()))

@@ -1,0 +1,182 @@
+"""Synthetic cases: which there shall be, and making one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fcas_nnunet.anatomy import thin_label_ids
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import ReferenceSource, to_dict
+from fcas_nnunet.generator.checkpoint import Generator
+from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.confidence import confidence_map
+from fcas_nnunet.generator.deformation import Deformation
+from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range
+from fcas_nnunet.generator.masks import deform_mask, generate_mask
+from fcas_nnunet.generator.sampling import synthesise
+from fcas_nnunet.seeds import derive_seed
+
+LoadCase = Callable[[str], Case]
+
+
+@dataclass(frozen=True)
+class CasePlan:
+    """One synthetic case to be made; depends on the run's seed and the case's number alone.
+
+    Attributes:
+        case_id: of the synthetic case.
+        seed: from which its deformation and its noise derive.
+        reference: the case whose mask is drawn.
+        template: the case whose image and mask guide the drawing.
+        masks: `given`, or `mgm`: the reference's mask is deformed first.
+    """
+
+    case_id: str
+    seed: int
+    reference: str
+    template: str
+    masks: ReferenceSource
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> CasePlan:
+        """The plan in a manifest record."""
+        plan = record["plan"]
+        return cls(plan["case_id"], plan["seed"], plan["reference"], plan["template"], ReferenceSource(plan["masks"]))
+
+
+def plan_cases(
+    num_cases: int, references: Sequence[str], templates: Sequence[str], masks: ReferenceSource, seed: int
+) -> list[CasePlan]:
+    """Plan synthetic cases: references in turn, in a random order each round; a random template for each.
+
+    The plan of fewer cases is the beginning of the plan of more.
+
+    Args:
+        num_cases: how many.
+        references: cases whose masks are drawn.
+        templates: cases that guide the drawing: training cases.
+        masks: `given`: masks as they are, a template never its own; `mgm`: deformed; `both`: as they are once, then
+            deformed.
+        seed: of the run.
+    """
+    plans = []
+    for number in range(num_cases):
+        turn, place = divmod(number, len(references))
+        order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references))
+        reference = references[int(order[place])]
+        given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
+        others = [t for t in templates if t != reference] if given else list(templates)
+        case_seed = derive_seed(seed, "case", number)
+        rng = np.random.default_rng(derive_seed(case_seed, "template"))
+        template = (others or list(templates))[int(rng.integers(len(others or templates)))]
+        source = ReferenceSource.GIVEN if given else ReferenceSource.MGM
+        plans.append(CasePlan(f"fcas_{number:05d}", case_seed, reference, template, source))
+    return plans
+
+
+def make_case(
+    generator: Generator, plan: CasePlan, load_case: LoadCase, device: torch.device, precision: torch.dtype
+) -> tuple[Case, dict[str, Any]]:
+    """Make a synthetic case on its reference's voxel grid.
+
+    Args:
+        generator: trained, on `device`.
+        plan: what to make.
+        load_case: reads a reference or template by id.
+        device: where to run.
+        precision: of the autocast.
+
+    Returns:
+        The case with image (HU), the mask it was drawn from and its confidence; and what the manifest keeps of it.
+
+    Raises:
+        ValueError: when no acceptable mask could be drawn.
+    """
+    record = generator.record
+    reference = load_case(plan.reference)
+    template = reference if plan.template == plan.reference else load_case(plan.template)
+    mask, mask_record = _reference_mask(generator, plan, reference)
+    grid = WorkingGrid.of(reference.shape, reference.spacing_mm, record.working_spacing_mm)
+    condition, structures = _condition(generator, Case(plan.case_id, None, mask, reference.affine), template, grid)
+    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        synthesis = synthesise(
+            generator.tcdm, generator.autoencoder, record.latent_scale, condition.to(device),
+            record.config.sampling, record.config.confidence,
+            torch.Generator().manual_seed(derive_seed(plan.seed, "noise")),
+        )  # fmt: skip
+    confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
+    image = grid.image_to_native(to_hu(synthesis.image.cpu(), record.config.grid.intensity_range_hu))
+    case = Case(
+        case_id=plan.case_id,
+        image=np.rint(image).astype(np.int16),
+        mask=mask,
+        affine=reference.affine,
+        confidence=np.clip(grid.image_to_native(torch.from_numpy(confidence)), 0, 1),
+    )
+    return case, {
+        "case_id": plan.case_id,
+        "plan": {**asdict(plan), "masks": str(plan.masks)},
+        "mgm": mask_record,
+        "sampling": to_dict(record.config.sampling),
+        "confidence": to_dict(record.config.confidence),
+        "mean_confidence_in_structures": round(float(case.confidence[mask > 0].mean()), 6),  # type: ignore[index]
+    }
+
+
+def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, thin_ids: Sequence[int]) -> np.ndarray:
+    """The mask of a manifest record, from its stored deformation instead of its seed."""
+    plan = CasePlan.from_record(record)
+    reference = load_case(plan.reference)
+    if plan.masks == ReferenceSource.GIVEN:
+        return reference.mask
+    deformation = Deformation.from_dict(record["mgm"]["deformation"])
+    return deform_mask(reference.mask, deformation, reference.spacing_mm, thin_ids)
+
+
+def _reference_mask(generator: Generator, plan: CasePlan, reference: Case) -> tuple[np.ndarray, dict[str, Any]]:
+    """The mask to draw, and what the manifest keeps of how it was made."""
+    if plan.masks == ReferenceSource.GIVEN:
+        return reference.mask, {}
+    config = generator.record.config.masks
+    mask, deformation, rejections = generate_mask(
+        reference.mask, reference.spacing_mm, config, derive_seed(plan.seed, "mask"),
+        thin_label_ids(generator.record.labels),
+    )  # fmt: skip
+    return mask, {"deformation": deformation.to_dict(), "rejections": rejections}
+
+
+def _condition(
+    generator: Generator, reference: Case, template: Case, grid: WorkingGrid
+) -> tuple[torch.Tensor, np.ndarray]:
+    """The raw condition on the reference's working grid, and where its structures are.
+
+    A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
+    """
+    record = generator.record
+    assert template.image is not None, "a template has an image"
+    num_labels = max(record.labels.values())
+    codes = grid.labels_to_working(reference.mask)
+    template_grid = WorkingGrid.of(template.shape, template.spacing_mm, record.working_spacing_mm)
+    template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1])
+    template_image = to_unit_range(
+        template_grid.image_to_working(template.image), record.config.grid.intensity_range_hu
+    )
+    condition = build_condition(
+        codes[None, None],
+        _centred(template_codes, template_grid.resampled_shape, grid)[None, None],
+        _centred(template_image, template_grid.resampled_shape, grid)[None, None],
+    )
+    return condition, codes.numpy() > 0
+
+
+def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:
+    """Lay a volume's content over another working grid, centre on centre; its border continues outside."""
+    for axis, (own, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True)):
+        index = (torch.arange(size) + (own - wanted) // 2).clamp(0, own - 1)
+        volume = volume.index_select(axis, index)
+    return volume

@@ -1,0 +1,166 @@
+"""Variants of the training cases on the working grid: the shapes and contrasts that training pairs are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import GridConfig, MaskConfig, PairConfig
+from fcas_nnunet.files import atomic_path
+from fcas_nnunet.generator.deformation import draw_deformation, mask_center_mm
+from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_unit_range
+from fcas_nnunet.generator.masks import deform_mask
+from fcas_nnunet.generator.resampling import deform_image, deform_labels
+from fcas_nnunet.seeds import derive_seed
+
+#: Blur of a contrast offset at structure boundaries, in working voxels: about the partial volume of CT.
+OFFSET_BLUR_VOXELS = 0.6
+
+REFERENCE, TEMPLATE = "reference_codes", "template_codes"
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One shape of one case under one contrast; shape 0 and contrast 0 are the case as it is."""
+
+    case_id: str
+    shape: int
+    contrast: int
+
+    @property
+    def shape_file(self) -> str:
+        """The masks, shared by all contrasts of this shape."""
+        return f"{self.case_id}__s{self.shape}.safetensors"
+
+    @property
+    def image_file(self) -> str:
+        """The image."""
+        return f"{self.case_id}__s{self.shape}c{self.contrast}.safetensors"
+
+    @property
+    def latents_file(self) -> str:
+        """Its latents."""
+        return f"{self.case_id}__s{self.shape}c{self.contrast}__latents.safetensors"
+
+
+def variants_of(case_id: str, pairs: PairConfig) -> list[Variant]:
+    """All variants of a case."""
+    return [Variant(case_id, s, c) for s in range(pairs.num_shapes) for c in range(pairs.num_contrasts)]
+
+
+def make_variants(
+    case: Case,
+    folder: Path,
+    working_spacing_mm: Sequence[float],
+    labels: Mapping[str, int],
+    thin_ids: Sequence[int],
+    grid: GridConfig,
+    pairs: PairConfig,
+    masks: MaskConfig,
+    seed: int,
+) -> None:
+    """Write all variants of a case that are not there yet.
+
+    Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
+    per structure, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser that the
+    template's contrast is the target's.
+
+    Args:
+        case: with image.
+        folder: where the files go.
+        working_spacing_mm: along (D, H, W).
+        labels: label name → id of the data set.
+        thin_ids: label ids of thin structures.
+        grid: intensity range.
+        pairs: how many shapes and contrasts, and how strong.
+        masks: ranges of the deformations.
+        seed: of the data set; each case, shape and contrast derives its own.
+    """
+    if all((folder / variant.image_file).exists() for variant in variants_of(case.case_id, pairs)):
+        return
+    assert case.image is not None, "training cases have images"
+    working = WorkingGrid.of(case.shape, case.spacing_mm, working_spacing_mm)
+    image = working.image_to_working(case.image).numpy()
+    mask = working.labels_to_working(case.mask).numpy()
+    surroundings = None if case.surroundings is None else working.labels_to_working(case.surroundings).numpy()
+    d, h, w = working_spacing_mm
+    spacing = (d, h, w)
+    offsets = _contrast_offsets(case.case_id, max(labels.values()), pairs, seed)
+    for shape in range(pairs.num_shapes):
+        if shape > 0:
+            deformation = draw_deformation(
+                masks, working.shape, spacing, derive_seed(seed, "shape", case.case_id, shape),
+                center_mm=mask_center_mm(mask, spacing),
+            )  # fmt: skip
+            shaped = (
+                deform_image(image, deformation, spacing),
+                deform_mask(mask, deformation, spacing, thin_ids),
+                None if surroundings is None else deform_labels(surroundings, deformation, spacing),
+            )
+        else:
+            shaped = (image, mask, surroundings)
+        _write_shape(case.case_id, shape, *shaped, offsets, folder, max(labels.values()), grid, pairs)
+
+
+def read_crop(path: Path, key: str, crop: tuple[slice, slice, slice]) -> torch.Tensor:
+    """Read a part of one stored tensor, whose last three axes are spatial, without reading the rest."""
+    with safe_open(path, framework="pt") as file:
+        view = file.get_slice(key)
+        return view[crop] if len(view.get_shape()) == 3 else view[(slice(None), *crop)]
+
+
+def stored_shape(path: Path, key: str) -> tuple[int, int, int]:
+    """Spatial shape of a stored tensor."""
+    with safe_open(path, framework="pt") as file:
+        d, h, w = file.get_slice(key).get_shape()[-3:]
+    return d, h, w
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    with atomic_path(path) as temporary:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+
+
+def _contrast_offsets(case_id: str, num_labels: int, pairs: PairConfig, seed: int) -> np.ndarray:
+    """HU offset per contrast and 8-bit code, [num_contrasts, 256]; background and contrast 0 stay as they are."""
+    rng = np.random.default_rng(derive_seed(seed, "contrast", case_id))
+    offsets = rng.normal(0, pairs.surroundings_jitter_hu, size=(pairs.num_contrasts, 256))
+    offsets[:, 1 : num_labels + 1] *= pairs.contrast_jitter_hu / max(pairs.surroundings_jitter_hu, 1e-9)
+    offsets[:, 0] = 0
+    offsets[0] = 0
+    return offsets.astype(np.float32)
+
+
+def _write_shape(
+    case_id: str,
+    shape: int,
+    image_hu: np.ndarray,
+    mask: np.ndarray,
+    surroundings: np.ndarray | None,
+    offsets: np.ndarray,
+    folder: Path,
+    num_labels: int,
+    grid: GridConfig,
+    pairs: PairConfig,
+) -> None:
+    reference, template = label_codes(Case(case_id, None, mask, np.eye(4), surroundings), num_labels)
+    if pairs.reference_surroundings:
+        reference = template
+    save_tensors(
+        {REFERENCE: torch.from_numpy(reference.copy()), TEMPLATE: torch.from_numpy(template.copy())},
+        folder / Variant(case_id, shape, 0).shape_file,
+    )
+    for contrast in range(pairs.num_contrasts):
+        offset = gaussian_filter(offsets[contrast][template], OFFSET_BLUR_VOXELS) if contrast else 0.0
+        unit = to_unit_range(torch.from_numpy(image_hu + offset), grid.intensity_range_hu)
+        save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)

@@ -1,0 +1,71 @@
+"""The presets: `tiny` for tests, `cpu` for two cores and some minutes."""
+
+from __future__ import annotations
+
+from fcas_nnunet.config import (
+    AutoencoderConfig,
+    FCaSConfig,
+    GridConfig,
+    OptimisationConfig,
+    PairConfig,
+    SamplingConfig,
+    TCDMConfig,
+)
+
+TINY = FCaSConfig(
+    preset="tiny",
+    grid=GridConfig(max_voxels=48**3, crop_size=(32, 32, 32)),
+    autoencoder=AutoencoderConfig(
+        channels=(8, 16, 32),
+        norm_num_groups=4,
+        optimisation=OptimisationConfig(
+            num_steps=60, batch_size=2, learning_rate=2e-3, warmup_steps=5, validate_every=20
+        ),
+    ),
+    tcdm=TCDMConfig(
+        channels=(32, 32, 64),
+        attention_levels=(False, False, True),
+        num_head_channels=(0, 0, 32),
+        pairs=PairConfig(num_shapes=3, num_contrasts=2),
+        optimisation=OptimisationConfig(
+            num_steps=60, batch_size=2, learning_rate=1e-3, warmup_steps=5, ema_decay=0.95, validate_every=20
+        ),
+    ),
+    sampling=SamplingConfig(num_inference_steps=10, window=(16, 16, 16)),
+)
+
+CPU = FCaSConfig(
+    preset="cpu",
+    grid=GridConfig(max_voxels=128**3, crop_size=(64, 64, 64)),
+    autoencoder=AutoencoderConfig(
+        channels=(16, 32, 64),
+        norm_num_groups=8,
+        crop_size=(32, 32, 32),
+        optimisation=OptimisationConfig(
+            num_steps=900, batch_size=2, learning_rate=1e-3, ema_decay=0.99, validate_every=100
+        ),
+    ),
+    tcdm=TCDMConfig(
+        channels=(32, 64, 128),
+        attention_levels=(False, False, True),
+        num_head_channels=(0, 0, 32),
+        condition_embedding_channels=(48,),
+        pairs=PairConfig(num_shapes=3, num_contrasts=8),
+        optimisation=OptimisationConfig(
+            num_steps=900, batch_size=2, learning_rate=5e-4, ema_decay=0.99, validate_every=75, patience=4
+        ),
+    ),
+)
+
+PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU)}
+
+
+def preset(name: str) -> FCaSConfig:
+    """A preset by name.
+
+    Raises:
+        ValueError: when there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: must be one of {', '.join(PRESETS)}, got {name}.")
+    return PRESETS[name]

@@ -1,0 +1,182 @@
+"""Procedural cardiac CTA: anatomy, coronary tree and surroundings of invented patients, scanned as often as wanted.
+
+Everything is a solid in millimetres, so a patient is the same on every grid. `phantom_case` is the way in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from fcas_nnunet.anatomy import Structure, Surrounding
+from fcas_nnunet.case import Case
+from fcas_nnunet.datasets.phantom.acquisition import Tissue, draw_acquisition, scan
+from fcas_nnunet.datasets.phantom.coronaries import CoronaryTree, grow_coronaries
+from fcas_nnunet.datasets.phantom.fields import Warp
+from fcas_nnunet.datasets.phantom.heart import Heart, HeartSizes, build_heart
+from fcas_nnunet.datasets.phantom.render import Canvas, Grid
+from fcas_nnunet.datasets.phantom.thorax import Chest, ChestSizes, build_chest
+
+#: Label name → id in labelsTr.
+LABELS: dict[str, int] = {structure.value: number for number, structure in enumerate(Structure, start=1)}
+#: Name → id in surroundingsTr.
+SURROUNDINGS: dict[str, int] = {surrounding.value: number for number, surrounding in enumerate(Surrounding, start=1)}
+
+_FIELD_OF_VIEW_MM = 138.0
+_ANATOMY_STREAM, _ACQUISITION_STREAM = 0, 1
+#: Codes on the canvas: labels first, surroundings after.
+_CODES: dict[str, int] = LABELS | {name: len(LABELS) + number for name, number in SURROUNDINGS.items()}
+_BODY = _CODES[Surrounding.BODY]
+
+
+@dataclass(frozen=True)
+class Patient:
+    """An invented patient.
+
+    Attributes:
+        heart: chambers and great vessels.
+        coronaries: the coronary trees.
+        chest: what lies around.
+        warp: irregularity of the whole anatomy.
+        scan_center: [3], middle of the field of view in mm.
+        scan_rotation: [3, 3], how obliquely the grid lies.
+        field_of_view_mm: [3], along D, H, W.
+        scan_origin: [3], shift of the scanner's coordinates.
+    """
+
+    heart: Heart
+    coronaries: CoronaryTree
+    chest: Chest
+    warp: Warp
+    scan_center: np.ndarray
+    scan_rotation: np.ndarray
+    field_of_view_mm: np.ndarray
+    scan_origin: np.ndarray
+
+
+def draw_patient(seed: int) -> Patient:
+    """The patient of a seed.
+
+    Args:
+        seed: names the patient.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _ANATOMY_STREAM]))
+    heart = build_heart(HeartSizes.draw(rng), rng)
+    chest = build_chest(ChestSizes.draw(rng, heart.sizes.scale), heart, rng)
+    scale = heart.sizes.scale
+    return Patient(
+        heart=heart,
+        coronaries=grow_coronaries(heart, rng),
+        chest=chest,
+        warp=Warp.draw(rng),
+        scan_center=scale * np.array([-24.0, 12.0, 17.0]) + rng.normal(0, 2.5, 3),
+        scan_rotation=Rotation.from_rotvec(rng.normal(0, 3, 3).clip(-6, 6), degrees=True).as_matrix(),
+        field_of_view_mm=scale * _FIELD_OF_VIEW_MM * rng.uniform(0.98, 1.06, 3),
+        scan_origin=rng.uniform(-150, 150, 3),
+    )
+
+
+def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisition: int = 0) -> Case:
+    """A patient's scan with labels and surroundings.
+
+    Args:
+        case_id: nnU-Net's case identifier.
+        shape: voxels along (D, H, W); the field of view stays the same.
+        seed: names the patient.
+        acquisition: names the scan; others of the same patient share mask, surroundings and affine.
+
+    Returns:
+        image int16 HU in [-1024, 3071], mask (`LABELS`), surroundings (`SURROUNDINGS`, 0 where the mask is not).
+
+    Raises:
+        ValueError: for negative numbers or a grid too small for a heart.
+    """
+    if len(shape) != 3 or min(shape) < 16:
+        raise ValueError(
+            f"{case_id}: shape must be three numbers of at least 16, got {tuple(shape)}. Take a finer grid."
+        )
+    if seed < 0 or acquisition < 0:
+        raise ValueError(f"{case_id}: seed and acquisition must be at least 0, got {seed} and {acquisition}.")
+    patient = draw_patient(seed)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _ACQUISITION_STREAM, acquisition]))
+    settings = draw_acquisition(rng)
+    grid = Grid(_affine(patient, shape), shape, patient.warp)
+    canvas = Canvas(grid, settings)
+    _paint_chest(canvas, patient.chest)
+    _paint_heart(canvas, patient.heart)
+    _paint_coronaries(canvas, patient.coronaries)
+    image = scan(canvas.hu, canvas.positions, grid.spacing_mm, patient.heart.placement.at(-72, 3, 0)[:2], settings)
+    mask = np.where(canvas.codes <= len(LABELS), canvas.codes, 0).astype(np.uint8)
+    surroundings = np.where(canvas.codes > len(LABELS), canvas.codes - len(LABELS), 0).astype(np.uint8)
+    affine = grid.affine.copy()
+    affine[:3, 3] += patient.scan_origin
+    return Case(case_id, image, mask, affine, surroundings=surroundings)
+
+
+def _affine(patient: Patient, shape: tuple[int, int, int]) -> np.ndarray:
+    """Array index (d, h, w, 1) → LPS mm: d points up, h to the back, w to the left, all a little oblique."""
+    upright = np.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    affine = np.eye(4)
+    affine[:3, :3] = patient.scan_rotation @ upright * (patient.field_of_view_mm / shape)
+    affine[:3, 3] = patient.scan_center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def _paint_chest(canvas: Canvas, chest: Chest) -> None:
+    """Everything around the heart, from the skin inwards."""
+    lungs, ribs, spine = _CODES[Surrounding.LUNGS], _CODES[Surrounding.RIBS], _CODES[Surrounding.SPINE]
+    canvas.paint(chest.skin, Tissue.FAT, _BODY)
+    canvas.paint(chest.wall, Tissue.MUSCLE, _BODY)
+    canvas.paint(chest.ribs, Tissue.BONE, ribs)
+    canvas.paint(chest.rib_marrow, Tissue.MARROW, ribs)
+    canvas.paint(chest.sternum, Tissue.BONE, ribs)
+    canvas.paint(chest.sternum_marrow, Tissue.MARROW, ribs)
+    canvas.paint(chest.cavity, Tissue.LUNG, lungs)
+    for vessel in chest.lung_vessels:
+        canvas.paint(vessel, Tissue.LUNG_VESSEL, lungs)
+    canvas.paint(chest.abdomen, Tissue.ABDOMEN, _BODY)
+    canvas.paint(chest.liver, Tissue.LIVER, _BODY)
+    canvas.paint(chest.mediastinum, Tissue.FAT, _BODY)
+    canvas.paint(chest.epicardial_fat, Tissue.EPICARDIAL_FAT, _BODY)
+    canvas.paint(chest.spine, Tissue.BONE, spine)
+    canvas.paint(chest.spine_marrow, Tissue.MARROW, spine)
+    canvas.paint(chest.discs, Tissue.DISC, spine)
+    canvas.paint(chest.spinal_canal, Tissue.SOFT, _BODY)
+    canvas.paint(chest.oesophagus, Tissue.SOFT, _BODY)
+    canvas.paint(chest.airway_walls, Tissue.SOFT, _BODY)
+    canvas.paint(chest.airways, Tissue.AIRWAY, _BODY)
+    canvas.paint(chest.descending_aorta, Tissue.DESCENDING_BLOOD, _CODES[Surrounding.DESCENDING_AORTA])
+
+
+def _paint_heart(canvas: Canvas, heart: Heart) -> None:
+    """Chambers and great vessels; a wall is painted before its cavity, the left ventricle over the right."""
+    canvas.paint(heart.superior_vein, Tissue.SUPERIOR_BLOOD, _BODY)
+    canvas.paint(heart.inferior_vein, Tissue.INFERIOR_BLOOD, _BODY)
+    canvas.paint(heart.pulmonary_veins, Tissue.LA_BLOOD, _BODY)
+    canvas.paint(heart.ra_wall, Tissue.SOFT, _BODY)
+    canvas.paint(heart.rv_wall, Tissue.RV_MUSCLE, _BODY)
+    canvas.paint(heart.ra, Tissue.RA_BLOOD, _CODES[Structure.RIGHT_ATRIUM])
+    canvas.paint(heart.rv, Tissue.RV_BLOOD, _CODES[Structure.RIGHT_VENTRICLE])
+    canvas.paint(heart.rv_muscles, Tissue.RV_MUSCLE, _CODES[Structure.RIGHT_VENTRICLE])
+    canvas.paint(heart.la_wall, Tissue.SOFT, _BODY)
+    canvas.paint(heart.la, Tissue.LA_BLOOD, _CODES[Structure.LEFT_ATRIUM])
+    canvas.paint(heart.lv_wall, Tissue.MYOCARDIUM, _CODES[Structure.LEFT_MYOCARDIUM])
+    canvas.paint(heart.lv, Tissue.LV_BLOOD, _CODES[Structure.LEFT_VENTRICLE])
+    canvas.paint(heart.lv_muscles, Tissue.MYOCARDIUM, _CODES[Structure.LEFT_VENTRICLE])
+    canvas.paint(heart.pa_wall, Tissue.SOFT, _BODY)
+    canvas.paint(heart.pa, Tissue.PULMONARY_BLOOD, _CODES[Structure.PULMONARY_ARTERY])
+    canvas.paint(heart.aorta_wall, Tissue.SOFT, _BODY)
+    canvas.paint(heart.aorta, Tissue.AORTIC_BLOOD, _CODES[Structure.ASCENDING_AORTA])
+    for structure in Structure:
+        if structure != Structure.CORONARY_ARTERIES:
+            canvas.keep_largest(_CODES[structure], otherwise=_BODY)
+
+
+def _paint_coronaries(canvas: Canvas, coronaries: CoronaryTree) -> None:
+    """The fat around them, veins, then arteries, then calcium in their walls."""
+    canvas.paint_vessels(coronaries.vessels, Tissue.EPICARDIAL_FAT, None, grown_mm=2.0)
+    canvas.paint_vessels(coronaries.veins, Tissue.CORONARY_VEIN, None)
+    canvas.paint_vessels(coronaries.vessels, Tissue.CORONARY_BLOOD, _CODES[Structure.CORONARY_ARTERIES])
+    canvas.paint_plaques(coronaries.plaques, coronaries)

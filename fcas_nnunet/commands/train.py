@@ -12,7 +12,7 @@ import yaml
 from accelerate import Accelerator
 
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.config import LATENT_DOWNSAMPLING, FCaSConfig, load_config, to_dict
+from fcas_nnunet.config import FCaSConfig, load_config, to_dict
 from fcas_nnunet.generator.checkpoint import is_trained
 from fcas_nnunet.generator.fitting import TrainingData, train_generator
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
@@ -20,9 +20,6 @@ from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.presets import PRESETS, preset
 
 logger = logging.getLogger(__name__)
-
-#: torch 2.13's bf16 Conv3d (kernel 3) returns NaN weight gradients on CPUs for 2³ inputs; from 4³ on they are right.
-MIN_BF16_SIZE_ON_CPU = 4
 
 EXAMPLE = """
 fcas_train -d 901 --preset cpu
@@ -84,7 +81,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     """
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
     train_generator(
-        data, config, model_folder(dataset, config), make_accelerator(args.device, config), args.autoencoder, keep_cache
+        data, config, model_folder(dataset, config), make_accelerator(args.device), args.autoencoder, keep_cache
     )
 
 
@@ -126,13 +123,7 @@ def supports_bf16(device: torch.device) -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def make_accelerator(device_name: str, config: FCaSConfig) -> Accelerator:
-    """Device and precision of a training run: bf16 where the hardware has it and gets it right."""
+def make_accelerator(device_name: str) -> Accelerator:
+    """Device and precision of a training run: bf16 where the hardware has it."""
     device = resolve_device(device_name)
-    bf16 = supports_bf16(device) and (device.type == "cuda" or deepest_size(config) >= MIN_BF16_SIZE_ON_CPU)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no")
-
-
-def deepest_size(config: FCaSConfig) -> int:
-    """Smallest side of the denoiser's deepest feature map on a training crop."""
-    return min(config.grid.crop_size) // LATENT_DOWNSAMPLING // 2 ** (len(config.tcdm.channels) - 1)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if supports_bf16(device) else "no")

@@ -44,7 +44,7 @@ class Autoencoder(nn.Module):
         )
         _swap_group_norms(self.network)
         # a small σ from the start: with MONAI's σ ≈ 1 a short training spends itself on noise
-        nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, INITIAL_LOG_VARIANCE)  # type: ignore[arg-type]
+        nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, INITIAL_LOG_VARIANCE)  # type: ignore[union-attr, arg-type]
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior of the latents.

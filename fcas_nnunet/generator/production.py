@@ -45,8 +45,8 @@ class CasePlan:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CasePlan:
         """The plan in a manifest record."""
-        plan = record["plan"]
-        return cls(plan["case_id"], plan["seed"], plan["reference"], plan["template"], ReferenceSource(plan["masks"]))
+        fields = {name: record[name] for name in cls.__dataclass_fields__}
+        return cls(**fields | {"masks": ReferenceSource(record["masks"])})
 
 
 def plan_cases(
@@ -119,8 +119,8 @@ def make_case(
         confidence=np.clip(grid.image_to_native(torch.from_numpy(confidence)), 0, 1),
     )
     return case, {
-        "case_id": plan.case_id,
-        "plan": {**asdict(plan), "masks": str(plan.masks)},
+        **asdict(plan),
+        "masks": str(plan.masks),
         "mgm": mask_record,
         "sampling": to_dict(record.config.sampling),
         "confidence": to_dict(record.config.confidence),

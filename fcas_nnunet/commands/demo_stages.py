@@ -1,0 +1,238 @@
+"""The stages of fcas_demo: every one a command that users type, or a few lines around one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.commands.demo_results import write_picture, write_table
+from fcas_nnunet.commands.painting import paint_dataset
+from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.folders import resolve_dataset
+from fcas_nnunet.integration.planning import moved_plans_name, plans_path, read_plans, shrink_plans
+from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.trainers import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
+
+CONFIGURATION = "3d_fullres"
+DEMO_PLANS = "nnUNetPlansDemo"
+BASELINE, PRETRAIN, FINETUNE = "nnUNetTrainer_fcasDemo", "nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo"
+
+#: Runs an installed command: (name, *arguments).
+Run = Callable[..., None]
+
+
+class DemoSize(StrEnum):
+    """How much the demo does."""
+
+    FULL = "full"
+    QUICK = "quick"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a demo size means.
+
+    Attributes:
+        shape: voxels of a phantom along (D, H, W).
+        preset: of the generator.
+        num_real: labelled real scans.
+        num_source: labelled scans the generator is trained on.
+        num_test: held-out scans.
+        num_synthetic: synthetic scans, and painted ones.
+        features_per_stage: width of the nnU-Net that a CPU trains in minutes.
+        batch_size: of the nnU-Net.
+        pretrain_epochs: epochs of 25 iterations on synthetic scans.
+        real_epochs: epochs of 25 iterations on real scans, the same for all three results.
+    """
+
+    shape: tuple[int, int, int]
+    preset: str
+    num_real: int
+    num_source: int
+    num_test: int
+    num_synthetic: int
+    features_per_stage: tuple[int, ...]
+    batch_size: int
+    pretrain_epochs: int
+    real_epochs: int
+
+
+SCALES = {
+    DemoSize.FULL: Scale((64, 64, 64), "cpu", 6, 16, 8, 24, (8, 16, 32, 64), 2, 8, 6),
+    DemoSize.QUICK: Scale((32, 32, 32), "tiny", 4, 4, 2, 4, (4, 8, 16), 2, 1, 1),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Folders and data sets of a demo.
+
+    Attributes:
+        folder: everything is below it.
+        size: how much is done.
+    """
+
+    folder: Path
+    size: DemoSize
+    real: int = 900
+    source: int = 901
+    synthetic: int = 902
+    painted: int = 903
+
+    @property
+    def scale(self) -> Scale:
+        """What the size means."""
+        return SCALES[self.size]
+
+    def dataset(self, dataset_id: int) -> RawDataset:
+        """One of the demo's data sets."""
+        return RawDataset.open(resolve_dataset(str(dataset_id)))
+
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
+        from fcas_nnunet.integration import nnunet_ext
+
+        cores = str(os.cpu_count() or 1)
+        return {
+            "nnUNet_raw": str(self.folder / "nnUNet_raw"),
+            "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
+            "nnUNet_results": str(self.folder / "nnUNet_results"),
+            "nnUNet_extTrainer": str(Path(next(iter(nnunet_ext.__path__)))),
+            "nnUNet_n_proc_DA": "0",
+            "nnUNet_def_n_proc": cores,
+            "OMP_NUM_THREADS": cores,
+            DEMO_PRETRAIN_EPOCHS_VARIABLE: str(self.scale.pretrain_epochs),
+            DEMO_REAL_EPOCHS_VARIABLE: str(self.scale.real_epochs),
+        }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the demo.
+
+    Attributes:
+        name: shown to the user.
+        estimate_s: seconds it takes on two cores at full size.
+        run: does it; goes on where it was when killed.
+    """
+
+    name: str
+    estimate_s: float
+    run: Callable[[], None]
+
+
+def demo_stages(names: Names, run: Run) -> list[Stage]:
+    """All stages, in order.
+
+    Args:
+        names: folders and sizes.
+        run: runs an installed command.
+    """
+    scale = names.scale
+    shape = ["--shape", *map(str, scale.shape)]
+    return [
+        Stage("phantoms", 40, lambda: _phantoms(names, run, shape)),
+        Stage("train the generator", 480, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
+        Stage("generate synthetic scans", 120, lambda: run(
+            "fcas_generate", "-d", names.source, "-o", names.synthetic, "-n", scale.num_synthetic,
+            "--for", names.real, "--preset", scale.preset)),
+        Stage("paint the same masks (the cheap rival)", 15, lambda: _paint(names)),
+        Stage("plan and preprocess", 90, lambda: _prepare(names, run)),
+        Stage("real-only nnU-Net", 120, lambda: _train(run, names.real, DEMO_PLANS, BASELINE, "0")),
+        Stage("pretrain on painted scans", 150, lambda: _pretrain(names, run, names.painted)),
+        Stage("fine-tune from painted", 120, lambda: _finetune(names, run, names.painted)),
+        Stage("pretrain on FCaS scans with confidence", 150, lambda: _pretrain(names, run, names.synthetic)),
+        Stage("fine-tune from FCaS", 120, lambda: _finetune(names, run, names.synthetic)),
+        Stage("score", 10, lambda: _score(names, run)),
+    ]  # fmt: skip
+
+
+def _phantoms(names: Names, run: Run, shape: list[str]) -> None:
+    scale = names.scale
+    run("fcas_phantom", "-d", names.source, "--name", "PhantomSource", "-n", scale.num_source, *shape, "--seed", 0)
+    run(
+        "fcas_phantom", "-d", names.real, "--name", "PhantomReal", "-n", scale.num_real, *shape, "--seed", 0,
+        "--start", scale.num_source, "--num-test", scale.num_test,
+    )  # fmt: skip
+
+
+def _paint(names: Names) -> None:
+    paint_dataset(names.dataset(names.synthetic), f"Dataset{names.painted:03d}_PhantomPainted", seed=0)
+
+
+def _prepare(names: Names, run: Run) -> None:
+    """nnU-Net's plans, narrowed for a CPU under their own name, then both synthetic sets prepared for the real one."""
+    scale, real = names.scale, names.dataset(names.real)
+    if not plans_path(real, DEMO_PLANS).is_file():
+        run("nnUNetv2_plan_and_preprocess", "-d", names.real, "-c", CONFIGURATION, "--no_pp", "-npfp", 2)
+        plans = shrink_plans(
+            read_plans(real, "nnUNetPlans"), CONFIGURATION, plans_name=DEMO_PLANS,
+            features_per_stage=scale.features_per_stage, batch_size=scale.batch_size, patch_size=scale.shape,
+        )  # fmt: skip
+        atomic_write_json(plans_path(real, DEMO_PLANS), plans)
+    for dataset_id in (names.synthetic, names.painted):
+        run("fcas_prepare", "-d", dataset_id, "--for", names.real, "-c", CONFIGURATION, "-p", DEMO_PLANS)
+
+
+def _train(run: Run, dataset_id: int, plans: str, trainer: str, fold: str, *more: object) -> None:
+    run("nnUNetv2_train", dataset_id, CONFIGURATION, fold, "-p", plans, "-tr", trainer, "-device", "cpu", *more)
+
+
+def _results(names: Names, dataset_id: int, plans: str, trainer: str, fold: str) -> Path:
+    dataset = names.dataset(dataset_id)
+    results = names.folder / "nnUNet_results" / dataset.name
+    return results / f"{trainer}__{plans}__{CONFIGURATION}" / f"fold_{fold}"
+
+
+def _pretrain(names: Names, run: Run, dataset_id: int) -> None:
+    plans = moved_plans_name(names.dataset(names.real), DEMO_PLANS)
+    _train(run, dataset_id, plans, PRETRAIN, "all", *_continue(_results(names, dataset_id, plans, PRETRAIN, "all")))
+
+
+def _finetune(names: Names, run: Run, dataset_id: int) -> None:
+    """Fine-tune, predict, and put the model aside: the other fine-tuning takes its place."""
+    moved = moved_plans_name(names.dataset(names.real), DEMO_PLANS)
+    weights = _results(names, dataset_id, moved, PRETRAIN, "all") / "checkpoint_final.pth"
+    fold = _results(names, names.real, DEMO_PLANS, FINETUNE, "0")
+    kept = names.folder / "models" / str(dataset_id)
+    if not kept.is_dir():
+        more: tuple[Any, ...] = _continue(fold) or ("-pretrained_weights", weights)
+        _train(run, names.real, DEMO_PLANS, FINETUNE, "0", *more)
+        kept.parent.mkdir(exist_ok=True)
+        fold.parent.rename(kept)
+
+
+def _continue(fold: Path) -> tuple[str, ...]:
+    """nnU-Net's flag to go on, when there is something to go on from."""
+    return ("--c",) if (fold / "checkpoint_latest.pth").is_file() else ()
+
+
+def _score(names: Names, run: Run) -> None:
+    """Predict the held-out scans with every model, score, and write table and picture."""
+    real = names.dataset(names.real)
+    baseline = _results(names, names.real, DEMO_PLANS, BASELINE, "0").parent
+    models = {
+        "real only": baseline,
+        "painted masks, then real": names.folder / "models" / str(names.painted),
+        "FCaS, then real": names.folder / "models" / str(names.synthetic),
+    }
+    scores = {}
+    for number, (title, model) in enumerate(models.items()):
+        predictions = names.folder / "predictions" / str(number)
+        run(
+            "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions, "-m", model,
+            "-f", 0, "-device", "cpu", "--disable_tta", "--continue_prediction", "-npp", 1, "-nps", 1,
+        )  # fmt: skip
+        scores[title] = names.folder / f"scores_{number}.json"
+        run("fcas_evaluate", "segmentations", "-r", real.folder / "labelsTs", "-p", predictions, "-o", scores[title])
+    write_table(
+        scores,
+        names.folder / "results.txt",
+        f"{len(real.case_ids)} real scans, {names.scale.num_synthetic} "
+        f"synthetic, {names.scale.num_test} held-out phantoms",
+    )
+    write_picture(real, names.dataset(names.synthetic), names.folder / "demo.png")

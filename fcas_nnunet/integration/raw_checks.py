@@ -12,11 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
-from fcas_nnunet.integration.volumes import Volume, read_volume, same_grid
+from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_volume, same_grid
 
 if TYPE_CHECKING:
     from fcas_nnunet.integration.raw_dataset import RawDataset
 
+_MAX_LISTED = 10
 _MAX_THREADS = 4
 
 
@@ -59,8 +60,6 @@ def _case_faults(dataset: RawDataset, case_id: str) -> list[str]:
     faults: list[str] = []
     image = _read(dataset.image_path(case_id), case_id, "image", faults)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
-    if image is not None:
-        faults += _finite_faults(case_id, "image", image.array)
     if mask is not None:
         faults += _id_faults(case_id, "label", mask.array, dataset.labels.values(), "dataset.json")
         if not mask.array.any():
@@ -83,45 +82,42 @@ def _case_faults(dataset: RawDataset, case_id: str) -> list[str]:
 
 
 def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | None:
+    """The volume, or None with a fault noted; voxels that are no numbers are a fault of a volume that is there."""
     try:
-        return read_volume(path)
+        volume = read_volume(path)
+        bad = count_non_finite(path, volume.array)
     except FileNotFoundError:
         faults.append(f"{case_id}: {what} must exist, got no file {path}. Add it or remove the case.")
+        return None
     except ValueError as error:
         faults.append(f"{case_id}: {error}")
-    return None
-
-
-def _finite_faults(case_id: str, what: str, array: np.ndarray) -> list[str]:
-    if np.issubdtype(array.dtype, np.integer):
-        return []
-    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if bad == 0:
-        return []
-    return [f"{case_id}: {what} must be finite, got {bad} NaN or infinite voxels. Replace them, with -1024 HU say."]
+        return None
+    if bad:
+        faults.append(
+            f"{case_id}: {what} must be finite, got {bad} NaN or infinite voxels. "
+            "Replace them by numbers, air's -1024 HU in an image say."
+        )
+    return volume
 
 
 def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> list[str]:
-    faults = _finite_faults(case_id, what, array)
-    if faults:
-        return faults
     unknown = sorted(set(np.unique(array).tolist()) - set(known))
     if not unknown:
         return []
+    rest = len(unknown) - _MAX_LISTED
+    shown = f"{unknown[:_MAX_LISTED]} and {rest} more" if rest > 0 else str(unknown)
     return [
-        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got {unknown}. "
+        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got {shown}. "
         "Name them there or correct the mask."
     ]
 
 
 def _confidence_faults(case_id: str, array: np.ndarray) -> list[str]:
-    faults = _finite_faults(case_id, CONFIDENCE, array)
-    if not faults and (array.min() < 0 or array.max() > 1):
-        faults.append(
-            f"{case_id}: confidence must lie in [0, 1], got {array.min():g} to {array.max():g}. "
-            "Generate the case again."
-        )
-    return faults
+    if array.min() >= 0 and array.max() <= 1:
+        return []
+    return [
+        f"{case_id}: confidence must lie in [0, 1], got {array.min():g} to {array.max():g}. Generate the case again."
+    ]
 
 
 def _grid_faults(case_id: str, what: str, volume: Volume, other_what: str, other: Volume | None) -> list[str]:

@@ -213,10 +213,18 @@ class _DemoSize(nnUNetTrainer):
         device: torch.device = _DEFAULT_DEVICE,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = int(os.environ.get(self.EPOCHS_VARIABLE, self.DEFAULT_EPOCHS))
+        self.num_epochs = self._epochs()
         self.num_iterations_per_epoch = 25
         self.num_val_iterations_per_epoch = 5
         self.save_every = 1
+
+    def _epochs(self) -> int:
+        value = os.environ.get(self.EPOCHS_VARIABLE, str(self.DEFAULT_EPOCHS))
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(
+                f"{self.EPOCHS_VARIABLE}: number of epochs must be a positive integer, got {value}. Set or unset it."
+            )
+        return int(value)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: the demo predicts held-out cases afterwards."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -116,6 +117,25 @@ def quantise_confidence(confidence: np.ndarray) -> np.ndarray:
 def dequantise_confidence(quantised: np.ndarray) -> np.ndarray:
     """uint8 → float32 in [0, 1]; the inverse of `quantise_confidence`."""
     return quantised.astype(np.float32) / np.float32(CONFIDENCE_STEPS)
+
+
+def count_non_finite(path: Path, array: np.ndarray) -> int:
+    """How many voxels of a file are NaN or infinite.
+
+    ITK reads such voxels of a NIfTI file as 0 without a word, and nnU-Net with it, so the file itself is looked at.
+
+    Args:
+        path: the file.
+        array: what `read_volume` read from it.
+    """
+    if np.issubdtype(array.dtype, np.integer):
+        return 0
+    if path.name.endswith((".nii", ".nii.gz")):
+        stored: Any = nibabel.load(path)
+        if np.issubdtype(stored.get_data_dtype(), np.integer):
+            return 0
+        array = np.asanyarray(stored.dataobj)
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
 def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:

@@ -1,0 +1,30 @@
+"""Fixtures for all tests: two small data sets that nnU-Net itself has planned and preprocessed."""
+
+from __future__ import annotations
+
+import pytest
+from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
+
+
+@pytest.fixture(scope="session")
+def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Both data sets through fcas_prepare, 3d_fullres and 2d; made once, to be left as they are."""
+    from fcas_nnunet.commands.prepare import prepare
+
+    root = tmp_path_factory.mktemp("nnunet")
+    make_root(root)
+    write_set(root / "raw" / REAL, [f"real_{i}" for i in range(5)], 0, confidence=False)
+    write_set(root / "raw" / SYNTHETIC, [f"syn_{i}" for i in range(4)], 100, confidence=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in Prepared(root, "").environment.items():
+            patch.setenv(name, value)
+        commands = prepare("902", "901", ["3d_fullres", "2d"], PLANS, 2)
+    return Prepared(root, commands)
+
+
+@pytest.fixture
+def prepared(prepared_once: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """`prepared_once` with nnU-Net's environment variables set."""
+    for name, value in prepared_once.environment.items():
+        monkeypatch.setenv(name, value)
+    return prepared_once

@@ -1,0 +1,62 @@
+"""The manifest survives a kill, and its bytes do not tell in which order cases were made."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
+
+
+def test_records_come_back_and_the_last_of_a_case_counts(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    assert manifest.read() == {}
+    for seed in (1, 2):
+        manifest.append({"case_id": "a", "seed": seed})
+    assert manifest.read() == {"a": {"case_id": "a", "seed": 2}}
+
+
+def test_a_line_cut_short_by_a_kill_is_ignored_and_overwritten(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.append({"case_id": "a", "seed": 1})
+    with manifest.path.open("ab") as stream:
+        stream.write(b'{"case_id": "b", "se')
+    assert list(manifest.read()) == ["a"]
+    manifest.append({"case_id": "c", "seed": 3})
+    assert list(manifest.read()) == ["a", "c"]
+
+
+def test_order_of_making_leaves_no_trace(tmp_path: Path) -> None:
+    records = [{"case_id": i, "seed": ord(i)} for i in "cab"]
+    for name, order in (("one", records), ("two", records[::-1])):
+        for record in order:
+            Manifest(tmp_path / name).append(record)
+        Manifest(tmp_path / name).finalise()
+    assert (tmp_path / "one/fcas_manifest.jsonl").read_bytes() == (tmp_path / "two/fcas_manifest.jsonl").read_bytes()
+    assert list(Manifest(tmp_path / "one").read()) == ["a", "b", "c"]
+
+
+def test_finalise_keeps_only_the_cases_asked_for(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    for case_id in "abc":
+        manifest.append({"case_id": case_id})
+    manifest.finalise(["c", "a", "unknown"])
+    assert list(manifest.read()) == ["a", "c"]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.append({"case_id": "a"})
+    manifest.path.write_bytes(b"nonsense\n" + manifest.path.read_bytes())
+    with pytest.raises(ValueError, match="line 1 must be a JSON record with a case_id"):
+        manifest.read()
+
+
+def test_hashes_and_versions(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 1_000_000)
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+    assert {"fcas-nnunet", "torch", "nnunetv2"} <= versions().keys()
+    assert all(re.match(r"\d", version) for version in versions().values())

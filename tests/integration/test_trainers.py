@@ -1,0 +1,192 @@
+"""The trainers as nnU-Net sees them: found by name, of the promised length, and honest about what they cannot do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunet_cases import MOVED_PLANS, PLANS, Prepared
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from fcas_nnunet.integration import trainer_lookup, trainers
+from fcas_nnunet.integration.planning import read_plans
+from fcas_nnunet.integration.schedules import WarmupPolyLR
+from fcas_nnunet.integration.trainer_lookup import SHIM, ext_trainer_value, shim_folder
+
+NAMES = sorted(name for name in vars(trainers) if name.startswith("nnUNetTrainer") and name != "nnUNetTrainer")
+CPU = torch.device("cpu")
+
+
+def build(prepared: Prepared, name: str, *, real: bool = False, **plans_changes: Any) -> Any:
+    dataset, plans_name = (prepared.real, PLANS) if real else (prepared.synthetic, MOVED_PLANS)
+    plans = deepcopy(read_plans(dataset, plans_name)) | {"continue_training": False} | plans_changes
+    return getattr(trainers, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
+
+
+def test_the_shim_lists_every_trainer_and_lies_alone() -> None:
+    tree = ast.parse((shim_folder() / SHIM).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert sorted(alias.name for node in imports for alias in node.names) == NAMES
+    assert all(node.level == 0 for node in imports), "relative imports fail there"
+    assert [path.name for path in shim_folder().iterdir() if path.name != "__pycache__"] == [SHIM]
+    assert len(NAMES) == 13
+
+
+@lru_cache
+def torchvision_imports() -> bool:
+    return subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnunet_finds_every_trainer_through_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torchvision_imports():
+        pytest.skip("torchvision does not import in this environment: run `fcas_doctor --fix` first")
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    monkeypatch.setenv("nnUNet_extTrainer", ext_trainer_value())
+    found = recursive_find_trainer_class_by_name(name)
+    assert found is getattr(trainers, name)
+    assert found is recursive_find_trainer_class_by_name(name), "the same class at every look-up"
+    assert pickle.loads(pickle.dumps(found)) is found
+
+
+def test_other_external_folders_are_kept() -> None:
+    ours = str(shim_folder())
+    assert ext_trainer_value({}) == ours
+    assert ext_trainer_value({"nnUNet_extTrainer": "/one"}) == f"/one{os.pathsep}{ours}"
+    both = f"{ours}{os.pathsep}/one"
+    assert ext_trainer_value({"nnUNet_extTrainer": both}) == both
+
+
+def test_the_installed_shim_is_silent_without_the_package(tmp_path: Path) -> None:
+    """A copy beside nnU-Net's variants must not break nnU-Net once fcas-nnunet is gone."""
+    code = (
+        f"import sys; sys.modules['fcas_nnunet'] = None; sys.path.insert(0, {str(shim_folder())!r}); import {SHIM[:-3]}"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_install_and_uninstall_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_lookup, "installed_shim", lambda: tmp_path / SHIM)
+    assert trainer_lookup.install_shim().read_bytes() == (shim_folder() / SHIM).read_bytes()
+    assert trainer_lookup.uninstall_shim() == tmp_path / SHIM
+    assert trainer_lookup.uninstall_shim() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nnunets_signature_is_kept(name: str) -> None:
+    wanted = list(inspect.signature(nnUNetTrainer.__init__).parameters)
+    assert list(inspect.signature(getattr(trainers, name).__init__).parameters) == wanted
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cal", "finetune"),
+    [("", 800, 200), ("_1epoch", 1, 1), ("_5epochs", 5, 5), ("_50epochs", 50, 50), ("_250epochs", 250, 250)],
+)
+def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int) -> None:
+    assert build(prepared, f"nnUNetTrainerCAL{suffix}").num_epochs == cal
+    assert build(prepared, f"nnUNetTrainerCALFinetune{suffix}", real=True).num_epochs == finetune
+
+
+def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo")
+    assert [build(prepared, name).num_epochs for name in names] == [8, 6, 6]
+    monkeypatch.setenv("FCAS_DEMO_PRETRAIN_EPOCHS", "3")
+    monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "2")
+    built = [build(prepared, name) for name in names]
+    assert [trainer.num_epochs for trainer in built] == [3, 2, 2]
+    assert {(t.num_iterations_per_epoch, t.num_val_iterations_per_epoch) for t in built} == {(25, 5)}
+    monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "two")
+    with pytest.raises(ValueError, match="FCAS_DEMO_REAL_EPOCHS: number of epochs must be a positive integer, got two"):
+        build(prepared, names[1])
+
+
+def test_the_demos_plain_trainer_keeps_nnunets_schedule(prepared: Prepared) -> None:
+    trainer = build(prepared, "nnUNetTrainer_fcasDemo", real=True)
+    trainer.initialize()
+    native = nnUNetTrainer.configure_optimizers(trainer)
+    assert trainer.initial_lr == 1e-2
+    assert type(trainer.lr_scheduler) is type(native[1])
+    assert trainer.lr_scheduler.max_steps == trainer.num_epochs
+    assert type(trainer).train_step is nnUNetTrainer.train_step
+    assert type(trainer)._build_loss is nnUNetTrainer._build_loss
+
+
+def test_fine_tuning_takes_nnunets_loss_and_batches_and_its_own_rate(prepared: Prepared) -> None:
+    trainer = build(prepared, "nnUNetTrainerCALFinetune", real=True)
+    for method in ("_build_loss", "train_step", "get_tr_and_val_datasets", "get_dataloaders"):
+        assert getattr(type(trainer), method) is getattr(nnUNetTrainer, method)
+    trainer.initialize()
+    (group,) = trainer.optimizer.param_groups
+    assert group["momentum"] == 0.99
+    assert group["nesterov"]
+    assert group["weight_decay"] == 3e-5
+    rates = []
+    for epoch in range(200):
+        trainer.lr_scheduler.step(epoch)
+        rates.append(group["lr"])
+    assert max(rates) == rates[10] == 1e-3
+    assert rates[0] == pytest.approx(1e-3 / 11)
+
+
+def test_schedule_by_hand() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    schedule = WarmupPolyLR(optimizer, 1.0, max_steps=12, warmup_steps=2)
+    assert [schedule.rate(i) for i in (0, 1, 2)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert schedule.rate(7) == pytest.approx(0.5**0.9)
+    schedule.step(7)  # resuming at an epoch needs no epoch before it
+    assert optimizer.param_groups[0]["lr"] == schedule.get_last_lr()[0] == pytest.approx(0.5**0.9)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
+@pytest.mark.parametrize(
+    ("labels", "changes", "message"),
+    [
+        ({"background": 0, "whole": [1, 2], "core": 2}, {}, "does not support region-based labels yet"),
+        ({"background": 0, "a": 1, "ignore": 2}, {}, "does not support an ignore label yet"),
+        (None, {"previous_stage": "3d_lowres"}, "does not support a cascade yet"),
+    ],
+)
+def test_what_is_not_built_yet_is_refused_before_anything_is_written(
+    prepared: Prepared, name: str, labels: Any, changes: dict[str, Any], message: str
+) -> None:
+    plans = deepcopy(read_plans(prepared.synthetic, MOVED_PLANS)) | {"plans_name": f"Refused{name}"}
+    plans["configurations"]["3d_fullres"] |= changes
+    plans["configurations"]["3d_lowres"] = plans["configurations"]["3d_fullres"]
+    plans["continue_training"] = False
+    dataset_json = prepared.synthetic.dataset_json | (
+        {"labels": labels, "regions_class_order": [1, 2]} if labels else {}
+    )
+    with pytest.raises(NotImplementedError, match=message):
+        getattr(trainers, name)(plans, "3d_fullres", "all", dataset_json, CPU)
+    assert not list((prepared.root / "results").rglob(f"*Refused{name}*"))
+
+
+def test_several_processes_are_refused(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(NotImplementedError, match="does not support training on several GPUs yet"):
+        build(prepared, "nnUNetTrainerCAL")
+
+
+def test_fold_all_validates_on_an_even_sample(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build(prepared, "nnUNetTrainerCAL")
+    assert trainer.do_split() == nnUNetTrainer.do_split(trainer), "few cases: nnU-Net's own"
+    many = [f"case_{i:04d}" for i in range(1000)]
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda self: (many, many))
+    training, validation = trainer.do_split()
+    assert training == many
+    assert len(validation) == 20
+    assert (validation[0], validation[-1]) == (many[0], many[-1])
+    trainer.fold = 0
+    assert trainer.do_split() == (many, many)

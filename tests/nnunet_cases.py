@@ -1,0 +1,97 @@
+"""Small random data sets for nnU-Net itself to plan, preprocess and train on; the fixtures are in conftest.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+
+LABELS = {"background": 0, "left_ventricle": 1, "coronary_arteries": 2}
+ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
+REAL, SYNTHETIC = "Dataset901_Heart", "Dataset902_HeartFCaS"
+PLANS, MOVED_PLANS = "nnUNetPlans", "nnUNetPlansFrom901"
+
+
+def affine_of(spacing_mm: tuple[float, float, float], seed: int) -> np.ndarray:
+    """A rotated, shifted grid: (d, h, w) → LPS mm."""
+    rng = np.random.default_rng(seed)
+    affine = np.eye(4)
+    rotation = Rotation.from_euler("xyz", rng.uniform(-20, 20, 3), degrees=True).as_matrix()
+    affine[:3, :3] = rotation[:, ::-1] * spacing_mm  # d runs along z
+    affine[:3, 3] = rng.uniform(-100, 100, 3)
+    return affine
+
+
+def random_case(case_id: str, seed: int, *, confidence: bool) -> Case:
+    """Random anatomy in a box of tissue with a border of exactly 0 HU, which nnU-Net crops.
+
+    The slices lie along w, so nnU-Net transposes; the spacing varies, so it resamples.
+    """
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(34, 44, 3))
+    field = gaussian_filter(rng.normal(size=shape), 4)
+    mask = (field > np.quantile(field, 0.8)).astype(np.uint8)
+    mask[np.abs(gaussian_filter(rng.normal(size=shape), 2)) < 0.003] = 2
+    image = 40 + 260 * (mask == 1) + 360 * (mask == 2) + rng.normal(0, 20, shape)
+    image[image == 0] = 1
+    border = np.ones(shape, bool)
+    border[3:-4, 2:-3, 5:-2] = False
+    image[border], mask[border] = 0, 0
+    trust = gaussian_filter(rng.normal(size=shape), 3)
+    trust = np.clip((trust - trust.min()) / np.ptp(trust), 0, 1)
+    scale = rng.uniform(0.85, 1.15)
+    return Case(
+        case_id=case_id,
+        image=image.round(),
+        mask=mask,
+        affine=affine_of((0.8 * scale, 0.9, 1.5), seed),
+        confidence=trust.astype(np.float32) if confidence else None,
+    )
+
+
+def write_set(folder: Path, case_ids: list[str], first_seed: int, *, confidence: bool) -> RawDataset:
+    """A raw data set of random cases."""
+    for offset, case_id in enumerate(case_ids):
+        write_case(folder, random_case(case_id, first_seed + offset, confidence=confidence))
+    write_dataset_json(folder, LABELS, len(case_ids))
+    return RawDataset.open(folder)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What fcas_prepare left behind.
+
+    Attributes:
+        root: holds raw, preprocessed and results.
+        commands: what it printed to do next.
+    """
+
+    root: Path
+    commands: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folders = {f"nnUNet_{kind}": str(self.root / kind) for kind in ("raw", "preprocessed", "results")}
+        return ENVIRONMENT | folders
+
+    @property
+    def real(self) -> RawDataset:
+        return RawDataset.open(self.root / "raw" / REAL)
+
+    @property
+    def synthetic(self) -> RawDataset:
+        return RawDataset.open(self.root / "raw" / SYNTHETIC)
+
+    def preprocessed(self, name: str) -> Path:
+        return self.root / "preprocessed" / name
+
+
+def make_root(root: Path) -> None:
+    for kind in ("raw", "preprocessed", "results"):
+        (root / kind).mkdir()

@@ -1,0 +1,48 @@
+"""Small labelled cases and a generator on them, shared by the generator's tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import FCaSConfig
+from fcas_nnunet.presets import TINY
+
+LABELS = {"background": 0, "left_ventricle": 1, "left_myocardium": 2, "coronary_arteries": 3}
+SURROUNDINGS = {"lungs": 1}
+SHAPE = (32, 32, 32)
+
+
+def small_case(number: int) -> Case:
+    """A ball in a shell with a straight vessel on it, in lung; 2 mm voxels, off the origin."""
+    rng = np.random.default_rng(number)
+    d, h, w = np.mgrid[:32, :32, :32] - 15.5 + rng.normal(0, 1, (3, 1, 1, 1))
+    radius = np.sqrt(d**2 + h**2 * rng.uniform(0.8, 1.2) + w**2)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[radius < 11] = 2
+    mask[radius < 7] = 1
+    mask[(abs(h - 11.5) < 1.5) & (abs(w) < 1.5)] = 3
+    lungs = ((radius > 15) & (mask == 0)).astype(np.uint8)
+    image = np.array([-100, 350 + rng.normal(0, 50), 100, 320])[mask] + rng.normal(0, 20, SHAPE)
+    image[lungs == 1] = -850
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (5, -7, 9)
+    return Case(f"p{number}", image.astype(np.float32), mask, affine, lungs)
+
+
+def load_small_case(case_id: str) -> Case:
+    """`small_case` by id."""
+    return small_case(int(case_id[1:]))
+
+
+def short_config(num_steps: int = 4) -> FCaSConfig:
+    """The tiny preset with a handful of training steps, validated every second one."""
+
+    def shortened(part: Any) -> Any:
+        schedule = replace(part.optimisation, num_steps=num_steps, validate_every=2, warmup_steps=1)
+        return replace(part, optimisation=schedule)
+
+    return replace(TINY, autoencoder=shortened(TINY.autoencoder), tcdm=shortened(TINY.tcdm))

@@ -1,0 +1,110 @@
+"""The autoencoder: MONAI's function kept, weights of the loss, strict loading."""
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+from fcas_nnunet.config import AutoencoderConfig
+from fcas_nnunet.generator import checkpoint
+from fcas_nnunet.generator.autoencoder import Autoencoder, autoencoder_loss, reconstruction_weights
+from fcas_nnunet.presets import TINY
+
+OPTIMISATION = TINY.autoencoder.optimisation
+
+
+def maisi_autoencoder(width=8):
+    """MONAI's own class in the layout of autoencoder_v1.pt, narrowed."""
+    torch.manual_seed(0)
+    return AutoencoderKlMaisi(
+        spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4, num_channels=(width, 2 * width, 4 * width),
+        num_res_blocks=(2, 2, 2), norm_num_groups=8, norm_eps=1e-6, attention_levels=(False,) * 3, num_splits=1,
+        save_mem=False,
+    ).eval()  # fmt: skip
+
+
+def test_weights_of_maisi_give_maisis_outputs(tmp_path):
+    maisi = maisi_autoencoder()
+    torch.save(maisi.state_dict(), tmp_path / "autoencoder_v1.pt")
+    ours = checkpoint.load_autoencoder(tmp_path / "autoencoder_v1.pt", OPTIMISATION).eval()
+    image = torch.rand(1, 1, 32, 24, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mean, std = maisi.encode(image)
+        our_mean, our_std = ours.encode(image)
+        torch.testing.assert_close(our_mean, mean, atol=1e-5, rtol=0)
+        torch.testing.assert_close(our_std, std, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours.decode(mean), maisi.decode(mean), atol=1e-5, rtol=0)
+
+
+def test_missing_and_unexpected_tensors_are_named(tmp_path):
+    state = maisi_autoencoder().state_dict()
+    state["decoder.stray"] = state.pop("quant_conv_mu.conv.bias")
+    torch.save({"unet_state_dict": state}, tmp_path / "broken.pt")
+    with pytest.raises(ValueError, match=r"missing quant_conv_mu\.conv\.bias; unexpected decoder\.stray"):
+        checkpoint.load_autoencoder(tmp_path / "broken.pt", OPTIMISATION)
+
+
+@pytest.mark.parametrize("name", ["truncated.pt", "truncated.safetensors"])
+def test_truncated_checkpoint_is_refused(tmp_path, name):
+    path = tmp_path / name
+    checkpoint.save_weights(maisi_autoencoder(), tmp_path / "whole.safetensors")
+    torch.save(maisi_autoencoder().state_dict(), tmp_path / "whole.pt")
+    content = (tmp_path / f"whole{path.suffix}").read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="must be a .*checkpoint"):
+        checkpoint.load_autoencoder(path, OPTIMISATION)
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="must be a .*checkpoint"):
+        checkpoint.read_state(tmp_path / "evil.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(("channels", "patch_size"), [((8, 16, 32), 1), ((16, 32), 2), ((16,), 4)])
+def test_every_fold_compresses_four_times_and_decodes_back(channels, patch_size):
+    torch.manual_seed(0)
+    config = AutoencoderConfig(channels, OPTIMISATION, norm_num_groups=4, patch_size=patch_size)
+    autoencoder = Autoencoder(config).eval()
+    image = torch.rand(1, 1, 16, 32, 16)
+    with torch.no_grad():
+        mean, _ = autoencoder.encode(image)
+        assert mean.shape == (1, 4, 4, 8, 4)
+        assert autoencoder.decode(mean).shape == image.shape
+        moved = autoencoder.encode(torch.roll(image, 8, dims=3))[0]
+    # a shift by 8 voxels shifts the latents by 2: the fold keeps places (the norms see the wrapped border change a bit)
+    inner, shifted = mean[..., 2:4, :], moved[..., 4:6, :]
+    assert (shifted - inner).abs().mean() < 0.3 * (moved[..., 2:4, :] - inner).abs().mean()
+
+
+def test_odd_sizes_are_refused():
+    with pytest.raises(ValueError, match="divisible by 4"):
+        Autoencoder(TINY.autoencoder).encode(torch.zeros(1, 1, 16, 18, 16))
+
+
+def test_levels_and_patch_must_make_four():
+    with pytest.raises(ValueError, match="must be 4, got 8"):
+        AutoencoderConfig((8, 16, 32), OPTIMISATION, patch_size=2, norm_num_groups=4)
+
+
+def test_weights_of_the_loss_favour_thin_structures():
+    labels = torch.zeros(1, 1, 5, 5, 5, dtype=torch.uint8)
+    labels[..., 0] = 2
+    labels[0, 0, 2, 2, 3] = 3  # one voxel of vessel: 27 voxels with its rim
+    weights = reconstruction_weights(labels, [3], heart_weight=10, thin_weight=30)
+    total = 27 * 30 + 25 * 10 + (125 - 27 - 25) * 1
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[0, 0, 2, 2, 2].item() == pytest.approx(30 * 125 / total)
+    assert weights[0, 0, 0, 0, 0].item() == pytest.approx(10 * 125 / total)
+
+
+def test_loss_against_computed_numbers():
+    images, reconstructions = torch.full((1, 1, 2, 2, 2), 0.5), torch.full((1, 1, 2, 2, 2), 0.2)
+    mean, std = torch.ones(1, 4, 1, 1, 1), torch.full((1, 4, 1, 1, 1), 0.5)
+    # KL per latent dimension: (1 + 0.25 − 2 ln 0.5 − 1) / 2 = 0.8181, four of them
+    loss = autoencoder_loss(images, reconstructions, mean, std, torch.ones_like(images), kl_weight=0.1)
+    assert loss.item() == pytest.approx(0.3 + 0.1 * 4 * 0.818147, abs=1e-5)

@@ -1,0 +1,62 @@
+"""The working grid: there and back, and 8-bit codes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import GridConfig
+from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range, working_spacing
+
+
+def test_same_spacing_is_lossless():
+    volume = np.random.default_rng(0).normal(size=(20, 33, 16)).astype(np.float32)
+    grid = WorkingGrid.of(volume.shape, (2, 1, 1), (2, 1, 1))
+    assert grid.shape == (32, 48, 16)
+    np.testing.assert_array_equal(grid.image_to_native(grid.image_to_working(volume)), volume)
+    labels = (volume > 0).astype(np.uint8)
+    working = grid.labels_to_working(labels)
+    np.testing.assert_array_equal(working[:20, :33, :16].numpy(), labels)
+    assert (working[20:, :33, :16] == working[19:20, :33, :16]).all()  # the border continues
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(5, 40)] * 3),
+    native=st.tuples(*[st.floats(0.4, 3.0)] * 3),
+    working=st.floats(0.5, 3.0),
+)
+def test_a_linear_ramp_survives_resampling(shape, native, working):
+    """Physical positions are kept: a ramp over the volume comes back as itself away from the border."""
+    grid = WorkingGrid.of(shape, native, (working,) * 3)
+    d = np.broadcast_to((np.arange(shape[0]) + 0.5)[:, None, None] / shape[0], shape)
+    back = grid.image_to_native(grid.image_to_working(d))
+    assert back.shape == shape
+    inner = slice(shape[0] // 4, -(shape[0] // 4) or None)
+    step = max(1 / grid.resampled_shape[0], 1 / shape[0])
+    assert np.abs(back - d)[inner].max() <= step
+
+
+def test_working_spacing_is_the_median_coarsened_to_the_limit():
+    cases = [((64, 64, 64), (1, 1, 1)), ((64, 64, 64), (2, 2, 2)), ((64, 64, 64), (3, 3, 3))]
+    assert working_spacing(cases, GridConfig()) == (2, 2, 2)
+    assert working_spacing(cases, GridConfig(max_voxels=32**3)) == pytest.approx((4, 4, 4))
+    assert working_spacing(cases, GridConfig(spacing_mm=(1, 2, 3))) == (1, 2, 3)
+
+
+def test_hu_and_unit_range():
+    hu = torch.tensor([-2000.0, -1000, 0, 1000, 3000])
+    unit = to_unit_range(hu, (-1000, 1000))
+    assert unit.tolist() == [0, 0, 0.5, 1, 1]
+    assert to_hu(unit, (-1000, 1000)).tolist() == [-1000, -1000, 0, 1000, 1000]
+
+
+def test_surroundings_come_after_the_labels_and_never_cover_them():
+    mask, surroundings = np.zeros((2, 2, 2), np.uint8), np.full((2, 2, 2), 3, np.uint8)
+    mask[0] = 5
+    reference, template = label_codes(Case("a", None, mask, np.eye(4), surroundings), num_labels=8)
+    assert reference.tolist() == mask.tolist()
+    assert (template[0] == 5).all()
+    assert (template[1] == 11).all()

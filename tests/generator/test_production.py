@@ -1,0 +1,127 @@
+"""From a few labelled cases to synthetic ones: real networks, few steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
+
+from fcas_nnunet.config import FCaSConfig, ReferenceSource, from_dict, load_config, save_config, to_dict
+from fcas_nnunet.generator import checkpoint
+from fcas_nnunet.generator.fitting import TrainingData, train_generator
+from fcas_nnunet.generator.production import CasePlan, make_case, plan_cases, replayed_mask
+from fcas_nnunet.presets import PRESETS
+
+CPU = torch.device("cpu")
+
+
+def training_data(count=4):
+    return TrainingData([f"p{i}" for i in range(count)], load_small_case, LABELS, SURROUNDINGS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "fcas__tiny"
+    train_generator(training_data(), short_config(), folder, Accelerator(cpu=True))
+    return folder
+
+
+def test_training_leaves_weights_and_a_record(trained):
+    record = checkpoint.read_record(trained)
+    assert record.labels == LABELS
+    assert record.working_spacing_mm == (2, 2, 2)
+    assert record.validation_cases == ("p3",)
+    assert record.cases["p2"] == checkpoint.case_sha256(small_case(2))
+    assert not (trained / "cache").exists()
+    for part in ("autoencoder", "tcdm"):
+        assert (trained / part / "progress.png").is_file()
+
+
+def test_same_settings_train_the_same_weights_interrupted_or_not(trained, tmp_path, monkeypatch):
+    calls = []
+    original = checkpoint.save_weights
+
+    def dies_after_the_autoencoder(module, path):
+        original(module, path)
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_weights", dies_after_the_autoencoder)
+    with pytest.raises(KeyboardInterrupt):
+        train_generator(training_data(), short_config(), tmp_path, Accelerator(cpu=True))
+    monkeypatch.setattr(checkpoint, "save_weights", original)
+    train_generator(training_data(), short_config(), tmp_path, Accelerator(cpu=True))
+    assert checkpoint.weights_sha256(tmp_path) == checkpoint.weights_sha256(trained)
+
+
+def test_other_settings_do_not_go_on_with_a_run(trained):
+    with pytest.raises(ValueError, match="got other config"):
+        train_generator(training_data(), replace(short_config(), seed=1), trained, Accelerator(cpu=True))
+    with pytest.raises(ValueError, match="got other cases"):
+        train_generator(training_data(3), short_config(), trained, Accelerator(cpu=True))
+
+
+def test_one_case_is_too_few():
+    with pytest.raises(ValueError, match="at least 2, since a pair needs two, got 1"):
+        training_data(1)
+
+
+def test_two_cases_validate_on_an_unseen_shape(tmp_path):
+    train_generator(training_data(2), short_config(2), tmp_path, Accelerator(cpu=True), keep_cache=True)
+    assert checkpoint.read_record(tmp_path).validation_cases == ()
+    assert (tmp_path / "cache" / "p1__s2c1__latents.safetensors").is_file()
+
+
+def test_same_plan_same_case(trained):
+    generator = checkpoint.load_generator(trained, CPU)
+    plan = plan_cases(2, ["p0", "p1", "p2"], ["p0", "p1", "p2"], ReferenceSource.MGM, seed=0)[1]
+    case, record = make_case(generator, plan, load_small_case, CPU, torch.float32)
+    again, _ = make_case(generator, CasePlan.from_record(record), load_small_case, CPU, torch.float32)
+    np.testing.assert_array_equal(case.image, again.image)
+    np.testing.assert_array_equal(case.confidence, again.confidence)
+    np.testing.assert_array_equal(case.mask, again.mask)
+    assert case.image.dtype == np.int16
+    assert -1000 <= case.image.min() < case.image.max() <= 1000
+    assert 0 <= case.confidence.min() < case.confidence.max() <= 1
+    np.testing.assert_array_equal(case.affine, small_case(0).affine)
+    np.testing.assert_array_equal(replayed_mask(record, load_small_case, [3]), case.mask)
+    assert not np.array_equal(case.mask, load_small_case(plan.reference).mask)
+
+
+def test_given_masks_are_drawn_as_they_are(trained):
+    generator = checkpoint.load_generator(trained, CPU)
+    plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
+    case, _ = make_case(generator, plan, load_small_case, CPU, torch.float32)
+    np.testing.assert_array_equal(case.mask, load_small_case(plan.reference).mask)
+
+
+def test_plan_of_fewer_is_the_beginning_of_more():
+    ids = [f"p{i}" for i in range(5)]
+    few, more = (plan_cases(n, ids, ids, ReferenceSource.BOTH, seed=3) for n in (4, 17))
+    assert more[:4] == few
+    assert sorted(plan.reference for plan in more[:5]) == ids  # every reference once a turn
+    assert sorted(plan.reference for plan in more[5:10]) == ids
+    assert [plan.masks for plan in more[:6]] == [ReferenceSource.GIVEN] * 5 + [ReferenceSource.MGM]
+    assert all(plan.template != plan.reference for plan in more[:5])
+    assert len({plan.seed for plan in more}) == 17
+    assert plan_cases(4, ids, ids, ReferenceSource.BOTH, seed=4) != few
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_survive_yaml(tmp_path, name):
+    save_config(PRESETS[name], tmp_path / "config.yaml")
+    assert load_config(FCaSConfig, tmp_path / "config.yaml") == PRESETS[name]
+
+
+def test_wrong_configuration_is_named():
+    values = to_dict(short_config())
+    values["tcdm"]["chanels"] = values["tcdm"].pop("channels")
+    with pytest.raises(ValueError, match=r"tcdm\.: keys must be among .*got \['chanels'\]"):
+        from_dict(FCaSConfig, values)
+    values = to_dict(short_config())
+    values["confidence"]["num_snapshots"] = 1
+    with pytest.raises(ValueError, match="num_snapshots: must be at least 2, got 1"):
+        from_dict(FCaSConfig, values)

@@ -1,0 +1,61 @@
+"""Solvers against the Gaussian oracle, whose reverse process is known in closed form."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fcas_nnunet.config import PredictionType, SamplingConfig, Solver
+from fcas_nnunet.generator.schedulers import (
+    forward_process,
+    predicted_clean_latents,
+    sampling_scheduler,
+    training_target,
+)
+from fcas_nnunet.presets import TINY
+
+STD = 0.5
+
+
+def oracle(scheduler, noisy, timestep, prediction_type):
+    """What a perfect denoiser predicts when the data are N(0, STD²)."""
+    alpha_bar = scheduler.alphas_cumprod[timestep]
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    clean = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * noisy
+    noise = (noisy - alpha * clean) / sigma
+    return noise if prediction_type == PredictionType.EPSILON else alpha * noise - sigma * clean
+
+
+@pytest.mark.parametrize("prediction_type", list(PredictionType))
+@pytest.mark.parametrize(
+    ("solver", "steps", "tolerance"),
+    [(Solver.DPMSOLVER, 25, 0.01), (Solver.DPMSOLVER, 10, 0.02), (Solver.DDPM, 1000, 0.015)],
+)
+def test_sampled_standard_deviation_is_that_of_the_data(prediction_type, solver, steps, tolerance):
+    config = replace(TINY.tcdm, prediction_type=prediction_type)
+    scheduler = sampling_scheduler(config, SamplingConfig(solver=solver, num_inference_steps=steps))
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(20_000, 1, generator=generator)
+    for timestep in scheduler.timesteps:
+        output = oracle(scheduler, sample, timestep, prediction_type)
+        sample = scheduler.step(output, timestep, sample, generator=generator).prev_sample
+    assert sample.std().item() == pytest.approx(STD, abs=tolerance)
+    assert sample.mean().item() == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("prediction_type", list(PredictionType))
+def test_clean_latents_are_recovered_from_a_perfect_prediction(prediction_type):
+    config = replace(TINY.tcdm, prediction_type=prediction_type)
+    scheduler = forward_process(config)
+    generator = torch.Generator().manual_seed(1)
+    clean, noise = torch.randn(2, 3, 4, 5, 5, 5, generator=generator)
+    timestep = torch.tensor(400)
+    noisy = scheduler.add_noise(clean, noise, timestep.expand(3))
+    target = training_target(scheduler, clean, noise, timestep.expand(3))
+    torch.testing.assert_close(predicted_clean_latents(scheduler, target, noisy, timestep), clean, atol=1e-5, rtol=1e-4)
+
+
+def test_forward_process_is_maisis():
+    scheduler = forward_process(TINY.tcdm)
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+    torch.testing.assert_close(scheduler.alphas_cumprod, torch.cumprod(1 - betas, 0))

@@ -1,0 +1,122 @@
+"""TCDM: the ControlNet's zero start, joint training, and what the loss depends on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fcas_nnunet.config import Conditioning
+from fcas_nnunet.generator.fitting import TCDMObjective
+from fcas_nnunet.generator.latents import LatentScale
+from fcas_nnunet.generator.pairs import PairEnd
+from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.presets import TINY
+
+
+def config_of(conditioning):
+    return replace(TINY.tcdm, conditioning=conditioning)
+
+
+def unzero_output(tcdm):
+    """MONAI's UNet starts with a zero output; give it one to compare."""
+    torch.nn.init.normal_(tcdm.denoiser.out[-1].conv.weight, std=0.1)
+
+
+def random_inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(2, 4, 8, 8, 8, generator=generator)
+    condition = torch.rand(2, 17, 32, 32, 32, generator=generator)
+    return latents, torch.tensor([10, 700]), condition
+
+
+def random_end(seed):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 9, (2, 1, 32, 32, 32), generator=generator).to(torch.uint8)
+    latents = torch.randn(2, 4, 8, 8, 8, generator=generator)
+    return PairEnd(
+        latents, torch.full_like(latents, -5), codes, codes, torch.rand(2, 1, 32, 32, 32, generator=generator)
+    )
+
+
+@pytest.mark.parametrize("embedding", [(32,), (8, 16, 16)])
+def test_fresh_controlnet_leaves_the_denoiser_as_it_was(embedding):
+    torch.manual_seed(0)
+    config = replace(config_of(Conditioning.CONTROLNET), condition_embedding_channels=embedding)
+    tcdm = TCDM(config).eval()
+    unzero_output(tcdm)
+    latents, timesteps, condition = random_inputs()
+    with torch.no_grad():
+        conditioned = tcdm(latents, timesteps, tcdm.embed_condition(condition))
+        alone = tcdm.denoiser(latents, timesteps)
+    assert alone.abs().max() > 0.1
+    assert torch.equal(conditioned, alone)
+
+
+def test_controlnet_residuals_reach_every_denoiser_block():
+    torch.manual_seed(0)
+    tcdm = TCDM(config_of(Conditioning.CONTROLNET)).eval()
+    unzero_output(tcdm)
+    latents, timesteps, condition = random_inputs()
+    with torch.no_grad():
+        before = tcdm(latents, timesteps, tcdm.embed_condition(condition))
+        for block in [*tcdm.controlnet.controlnet_down_blocks, tcdm.controlnet.controlnet_mid_block]:
+            torch.nn.init.normal_(next(block.parameters()), std=0.05)
+            after = tcdm(latents, timesteps, tcdm.embed_condition(condition))
+            assert not torch.equal(after, before)
+            before = after
+
+
+def test_last_down_residual_enters_h_as_it_does_upstream():
+    """MONAI adds residuals in place, and its last one aliases h; ours must give the same numbers out of place."""
+    from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+
+    torch.manual_seed(0)
+    tcdm = TCDM(config_of(Conditioning.CONTROLNET)).eval()
+    unzero_output(tcdm)
+    latents, timesteps, _ = random_inputs()
+    with torch.no_grad():
+        _, residuals = tcdm.denoiser._apply_down_blocks(
+            tcdm.denoiser.conv_in(latents),
+            tcdm.denoiser._get_time_and_class_embedding(latents, timesteps, None), None, None,
+        )  # fmt: skip
+        extra = [torch.randn_like(r) for r in residuals]
+        ours = tcdm.denoiser(latents, timesteps, down_block_additional_residuals=tuple(extra))
+        tcdm.denoiser.__class__ = DiffusionModelUNetMaisi
+        upstream = tcdm.denoiser(latents, timesteps, down_block_additional_residuals=tuple(extra))
+    torch.testing.assert_close(ours, upstream)
+
+
+@pytest.mark.parametrize("conditioning", list(Conditioning))
+def test_joint_training_reaches_every_parameter(conditioning):
+    torch.manual_seed(0)
+    objective = TCDMObjective(config_of(conditioning), LatentScale())
+    for parameter in objective.parameters():  # zero convolutions block the first gradients by design
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    objective(random_end(0), random_end(1), seed=0).backward()
+    silent = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_loss_is_the_sum_of_both_directions():
+    torch.manual_seed(0)
+    both = TCDMObjective(config_of(Conditioning.CONCAT), LatentScale())
+    a, b = random_end(0), random_end(1)
+    # a fresh UNet predicts 0, so each direction's loss is the mean square of its v target: about 1 for unit latents
+    assert both(a, b, seed=0).item() == pytest.approx(2.0, abs=0.1)
+    pairs = replace(TINY.tcdm.pairs, one_direction=True)
+    one = TCDMObjective(replace(config_of(Conditioning.CONCAT), pairs=pairs), LatentScale())
+    assert one(a, b, seed=0).item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_template_and_reference_both_change_the_prediction():
+    torch.manual_seed(0)
+    tcdm = TCDM(config_of(Conditioning.CONCAT)).eval()
+    unzero_output(tcdm)
+    latents, timesteps, condition = random_inputs()
+    with torch.no_grad():
+        output = tcdm(latents, timesteps, tcdm.embed_condition(condition))
+        for channels in (slice(0, 8), slice(8, 16), slice(16, 17)):
+            other = condition.clone()
+            other[:, channels] = 1 - other[:, channels]
+            assert (tcdm(latents, timesteps, tcdm.embed_condition(other)) - output).abs().max() > 1e-4

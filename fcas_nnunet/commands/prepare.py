@@ -71,8 +71,7 @@ def prepare(
     faults = pair_faults(synthetic, real)
     if faults:
         raise ValueError("\n".join(faults))
-    for dataset in (real, synthetic):
-        ensure_checked(dataset)
+    ensure_checked([real, synthetic])
     ensure_fingerprint(real, processes, keep_existing=True)
     real_plans = ensure_plans(real, plans_name, configurations)
     plans = move_plans(real, synthetic, plans_name)

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataloading import CONFIDENCE_FOLDER, open_confidence, preprocessed_confidence_path
 from fcas_nnunet.integration.planning import FINGERPRINT, plans_path, preprocessed_folder
+from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.stamps import Stamps, newest_raw_change, preprocessing_digest, raw_digest
 from fcas_nnunet.integration.volumes import quantise_confidence
@@ -87,16 +88,19 @@ def default_processes() -> int:
     return int(wanted) if wanted else min(_MAX_DEFAULT_PROCESSES, os.cpu_count() or 1)
 
 
-def ensure_checked(dataset: RawDataset) -> None:
-    """Read every case and refuse a broken data set, unless that was done and nothing has changed since.
+def ensure_checked(datasets: Iterable[RawDataset]) -> None:
+    """Read every case and refuse broken data sets, except one that was found sound and has not changed since.
 
     Raises:
-        ValueError: listing all faults, one a line.
+        ValueError: listing all faults of all data sets, one a line.
     """
-    stamps, digest = Stamps(dataset), raw_digest(dataset)
-    if stamps.read().get(_CHECK_STEP) != digest:
-        dataset.check()
-        stamps.put(_CHECK_STEP, digest)
+    digests = [(dataset, raw_digest(dataset)) for dataset in datasets]
+    unknown = [(dataset, digest) for dataset, digest in digests if Stamps(dataset).read().get(_CHECK_STEP) != digest]
+    faults = [fault for dataset, _ in unknown for fault in dataset_faults(dataset)]
+    if faults:
+        raise ValueError("\n".join(faults))
+    for dataset, digest in unknown:
+        Stamps(dataset).put(_CHECK_STEP, digest)
 
 
 def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:

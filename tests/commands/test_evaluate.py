@@ -1,0 +1,206 @@
+"""fcas_evaluate from files to JSON, CSV and table, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.integration.volumes import write_labels, write_volume
+
+LABELS = {"background": 0, "left_ventricle": 1, "aorta": 2}
+AFFINE = np.array([[0, 0, 0.7, 10], [0, 0.7, 0, -20], [1.5, 0, 0, 5], [0, 0, 0, 1.0]])
+SHAPE = (14, 16, 18)
+
+
+def cube(start: int, label: int = 1) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[2:10, 3:9, start : start + 8] = label
+    return mask
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two cases: one shifted by 2 of 8 voxels, one missed; the aorta is nowhere."""
+    references, predictions = tmp_path / "heart" / "labelsTs", tmp_path / "predictions"
+    for name, reference, prediction in (("a", cube(2), cube(4)), ("b", cube(3), cube(3) * 0)):
+        write_labels(references / f"{name}.nii.gz", reference, AFFINE)
+        write_labels(predictions / f"{name}.nii.gz", prediction, AFFINE)
+    (references.parent / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    return references, predictions
+
+
+def run_segmentations(folders: tuple[Path, Path], *more: str) -> None:
+    main(["segmentations", "-r", str(folders[0]), "-p", str(folders[1]), "-np", "1", *more])
+
+
+def assert_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *sentences: str) -> None:
+    with pytest.raises(SystemExit, match="^2$"):
+        main(arguments)
+    error = capsys.readouterr().err
+    for sentence in sentences:
+        assert sentence in error
+
+
+def test_segmentations_to_json_csv_and_table(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    out, table = folders[0] / "out.json", folders[0] / "out.csv"
+    run_segmentations(folders, "-o", str(out), "--csv", str(table))
+    report = json.loads(out.read_text())
+    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/segmentations", 1)
+    # Six of eight slabs overlap; one, two, two more lie within 1, 2, 3 voxels.
+    assert report["cases"]["a"]["left_ventricle"]["dice"] == pytest.approx(0.75)
+    assert report["cases"]["a"]["left_ventricle"]["rdice"] == pytest.approx({"1": 12 / 15, "2": 12 / 16, "3": 12 / 16})
+    ventricle, aorta = report["summary"]["labels"]["left_ventricle"], report["summary"]["labels"]["aorta"]
+    assert ventricle["dice"] == pytest.approx({"mean": 0.375, "std": 0.75 / math.sqrt(2), "count": 2})
+    assert ventricle["only_prediction_empty"] == 1
+    assert aorta["dice"] == {"mean": None, "std": None, "count": 0}
+    assert aorta["both_empty"] == 2
+    assert report["summary"]["foreground_mean"]["dice"] == pytest.approx(0.375)
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["case_id"], row["label"]) for row in rows] == [
+        ("a", "left_ventricle"), ("a", "aorta"), ("b", "left_ventricle"), ("b", "aorta"),
+    ]  # fmt: skip
+    assert float(rows[0]["dice"]) == 0.75
+    assert rows[1]["dice"] == ""
+    printed = capsys.readouterr().out
+    assert "37.50 ± 53.03" in printed
+    assert "empty masks: both empty: no score" in printed
+
+
+def test_workers_change_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    run_segmentations(folders, "-o", str(tmp_path / "one.json"))
+    run_segmentations(folders, "-np", "2", "-o", str(tmp_path / "two.json"))
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_every_missing_and_misplaced_prediction_is_listed(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    references, predictions = folders
+    (predictions / "a.nii.gz").unlink()
+    write_labels(predictions / "b.nii.gz", cube(3)[1:], AFFINE)
+    write_labels(references / "c.nii.gz", cube(3), AFFINE)
+    write_labels(predictions / "c.nii.gz", cube(3), np.diag([2.0, 1, 1, 1]) @ AFFINE)
+    assert_refused(
+        capsys,
+        ["segmentations", "-r", str(references), "-p", str(predictions), "-o", str(tmp_path / "out.json")],
+        f"a: prediction must be in {predictions}, got none",
+        "(14, 16, 18), got (13, 16, 18)",
+        f"c: {predictions / 'c.nii.gz'}: affine must be that of",
+    )
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_unknown_values_are_listed_for_every_case(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    for name in "ab":
+        write_labels(folders[1] / f"{name}.nii.gz", cube(3, label=9), AFFINE)
+    assert_refused(
+        capsys,
+        ["segmentations", "-r", str(folders[0]), "-p", str(folders[1]), "-np", workers],
+        "a: prediction: values must be label ids [0, 1, 2], got [9] as well",
+        "b: prediction: values must be label ids [0, 1, 2], got [9] as well",
+    )
+
+
+def test_labels_are_looked_for_and_checked(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["segmentations", "-r", str(folders[0]), "-p", str(folders[1])]
+    description = folders[0].parent / "dataset.json"
+    description.write_text(json.dumps({"labels": {"background": 0, "heart": [1, 2]}}))
+    assert_refused(capsys, arguments, "without regions or an ignore label, got ['heart']")
+    description.write_text("{")
+    assert_refused(capsys, arguments, "labels must be a JSON object of names and ids")
+    description.unlink()
+    assert_refused(capsys, arguments, "the labels' names must be there, got no file", "--labels FILE")
+
+
+def test_empty_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "dataset.json"
+    labels.write_text(json.dumps({"labels": LABELS}))
+    arguments = ["segmentations", "-r", str(tmp_path), "-p", str(tmp_path / "none"), "--labels", str(labels)]
+    assert_refused(capsys, arguments, f"{tmp_path}: volumes (.nii.gz")
+    write_labels(tmp_path / "a.nii.gz", cube(2), AFFINE)
+    assert_refused(capsys, arguments, f"{tmp_path / 'none'}: folder must exist")
+    assert_refused(capsys, [*arguments, "-o", str(tmp_path)], "result must go into a file, got a folder")
+
+
+def scan(seed: int) -> np.ndarray:
+    return np.rint(np.random.default_rng(seed).normal(200, 80, size=SHAPE)).astype(np.int16)
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A real data set of two cases; a synthetic one with a given mask, a deformed one, and fewer labels."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    real, synthetic = tmp_path / "Dataset901_Heart", tmp_path / "Dataset902_HeartFCaS"
+    masks = {"heart_0": cube(2), "heart_1": np.maximum(cube(5), cube(3, label=2))}
+    for seed, (case_id, mask) in enumerate(masks.items()):
+        write_case(real, Case(case_id, scan(seed), mask, AFFINE))
+    write_dataset_json(real, LABELS, 2)
+    only_aorta = (masks["heart_1"] == 2).astype(np.uint8)  # the aorta has another id there, and the ventricle none
+    write_case(synthetic, Case("syn_0", scan(1) + 30, only_aorta, AFFINE))
+    write_case(synthetic, Case("syn_1", scan(9), np.roll(only_aorta, 1, axis=0), AFFINE))
+    write_dataset_json(synthetic, {"background": 0, "ascending aorta": 1}, 2)
+    for case_id in ("syn_0", "syn_1"):
+        Manifest(synthetic).append({"case_id": case_id, "reference": "heart_1"})
+    return real, synthetic
+
+
+@pytest.mark.parametrize("named_by", ["id", "folder"])
+def test_images_pair_by_the_manifest_under_equal_masks(
+    datasets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], named_by: str
+) -> None:
+    real, synthetic = ("901", "902") if named_by == "id" else map(str, datasets)
+    out = tmp_path / "quality.json"
+    main(["images", "-r", real, "-s", synthetic, "-o", str(out), "--csv", str(tmp_path / "q.csv"), "-np", "1"])
+    report = json.loads(out.read_text())
+    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/image-quality", 1)
+    assert list(report["cases"]) == ["syn_0"]
+    assert report["cases"]["syn_0"]["reference"] == "heart_1"
+    assert report["cases"]["syn_0"]["rmse_hu"] == pytest.approx(30.0)
+    assert "its mask is not its reference's" in report["left_out"]["syn_1"]
+    used = report["settings"]["intensity_range"]
+    assert "labelled voxels of Dataset901_Heart" in used["source"]
+    assert -50 < used["low_hu"] < 60 < 340 < used["high_hu"] < 450
+    assert (tmp_path / "q.csv").read_text().splitlines()[0] == "case_id,reference,ssim,rmse,rmse_hu"
+    printed = capsys.readouterr().out
+    assert "30.0" in printed
+    assert "1 synthetic cases left out" in printed
+
+
+def test_images_in_bare_folders_pair_by_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, shift in (("real", 0), ("syn", 10)):
+        write_volume(tmp_path / folder / "a_0000.nii.gz", scan(0) + np.int16(shift), AFFINE)
+    arguments = ["images", "-r", str(tmp_path / "real"), "-s", str(tmp_path / "syn"), "-np", "1"]
+    assert_refused(capsys, arguments, "the intensity range must come from a data set's labels", "--range LOW HIGH")
+    assert_refused(capsys, [*arguments, "--range", "5", "5"], "low must be below high")
+    out = tmp_path / "out.json"
+    main([*arguments, "--range", "-1000", "1000", "-o", str(out)])
+    case = json.loads(out.read_text())["cases"]["a"]
+    assert case["rmse_hu"] == pytest.approx(10.0)
+    assert case["rmse"] == pytest.approx(10 / 2000, rel=1e-4)
+
+
+def test_images_without_partners_are_refused(
+    datasets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger = tmp_path / "Dataset903_Other"
+    write_case(stranger, Case("other", scan(0), cube(2), AFFINE))
+    write_dataset_json(stranger, LABELS, 1)
+    assert_refused(capsys, ["images", "-r", "903", "-s", "902"], "cases must have a partner in Dataset903_Other")
+    write_case(stranger, Case("heart_1", scan(0), cube(6, label=2), AFFINE))
+    write_dataset_json(stranger, LABELS, 2)
+    assert_refused(
+        capsys, ["images", "-r", "903", "-s", "902"], "masks must be those of Dataset903_Other, got 2 others"
+    )
+    assert_refused(capsys, ["images", "-r", "999", "-s", "902"], "999")

@@ -131,6 +131,8 @@ class AutoencoderConfig:
         norm_num_groups: groups of the group norms.
         patch_size: voxels folded into channels before the network (space-to-depth); 1 = none, as in MAISI. The network
             halves the grid once per further level, so patch_size · 2^(levels − 1) = 4.
+        linear_skip: add a linear path around the network, which starts as the linear fit of every 4³ block; the network
+            then learns what is missing, in minutes instead of hours.
         crop_size: voxels along (D, H, W) of a training crop.
         kl_weight: weight of the KL term.
         heart_weight: weight of labelled voxels in the L1 loss (background 1).
@@ -143,6 +145,7 @@ class AutoencoderConfig:
     num_res_blocks: int = 1
     norm_num_groups: int = 8
     patch_size: int = 1
+    linear_skip: bool = False
     crop_size: tuple[int, int, int] = (32, 32, 32)
     kl_weight: float = 1e-6
     heart_weight: float = 10.0

@@ -71,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = Names(folder, args.size)
     _claim(folder, args.size)
-    for variable, path in names.environment().items():
-        os.environ[variable] = path
+    os.environ.update(names.environment())
+    for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        Path(os.environ[root]).mkdir(exist_ok=True)
     clock = Clock(folder / "stages.json")
     stages = demo_stages(names, _run)
     left = sum(stage.estimate_s for stage in stages if stage.name not in clock.read())

@@ -13,6 +13,27 @@ from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, Autoencoder
 INITIAL_LOG_VARIANCE = -8.0
 
 
+class LinearSkip(nn.Module):
+    """A linear path from image to latents and back: each 4³ block's mean and its slopes along D, H and W.
+
+    The four filters are orthonormal and learnable; untrained, decoding is the transpose of encoding, the best linear
+    fit of a block.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        p = LATENT_DOWNSAMPLING
+        self.encoder = nn.Conv3d(1, LATENT_CHANNELS, kernel_size=p, stride=p, bias=False)
+        self.decoder = nn.ConvTranspose3d(LATENT_CHANNELS, 1, kernel_size=p, stride=p, bias=False)
+        ramp = torch.arange(p) - (p - 1) / 2
+        slopes = torch.meshgrid(ramp, ramp, ramp, indexing="ij")
+        filters = torch.stack([torch.ones(p, p, p), *slopes])[:, None]
+        filters /= filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+        with torch.no_grad():
+            self.encoder.weight.copy_(filters)
+            self.decoder.weight.copy_(filters)
+
+
 class Autoencoder(nn.Module):
     """MONAI's `AutoencoderKlMaisi`, with voxels optionally folded into channels before it.
 
@@ -43,6 +64,11 @@ class Autoencoder(nn.Module):
             save_mem=False,
         )
         _swap_group_norms(self.network)
+        self.skip = LinearSkip() if config.linear_skip else None
+        if self.skip is not None:
+            for convolution in (self.network.decoder.blocks[-1].conv.conv, self.network.quant_conv_mu.conv):  # type: ignore[union-attr, index]
+                nn.init.zeros_(convolution.weight)  # type: ignore[arg-type]
+                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
         # a small σ from the start: with MONAI's σ ≈ 1 a short training spends itself on noise
         nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, INITIAL_LOG_VARIANCE)  # type: ignore[union-attr, arg-type]
 
@@ -61,7 +87,10 @@ class Autoencoder(nn.Module):
         if any(size % LATENT_DOWNSAMPLING for size in images.shape[2:]):
             raise ValueError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
         mean, std = self.network.encode(_fold(images, self.config.patch_size))
-        return mean.float(), std.float()
+        mean = mean.float()
+        if self.skip is not None:
+            mean = mean + self.skip.encoder(images).float()
+        return mean, std.float()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images of unscaled latents.
@@ -79,8 +108,8 @@ class Autoencoder(nn.Module):
         for block in blocks:
             x = block(x)
         with torch.autocast(x.device.type, enabled=False):
-            x = last_convolution(last_norm(x.float()))
-        return _unfold(x, self.config.patch_size)
+            x = _unfold(last_convolution(last_norm(x.float())), self.config.patch_size)
+            return x if self.skip is None else x + self.skip.decoder(latents.float())
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Encode, sample with the given standard normal noise, decode.

@@ -70,15 +70,31 @@ def test_every_fold_compresses_four_times_and_decodes_back(channels, patch_size)
     torch.manual_seed(0)
     config = AutoencoderConfig(channels, OPTIMISATION, norm_num_groups=4, patch_size=patch_size)
     autoencoder = Autoencoder(config).eval()
-    image = torch.rand(1, 1, 16, 32, 16)
+    image = torch.rand(1, 1, 16, 64, 16)
     with torch.no_grad():
         mean, _ = autoencoder.encode(image)
-        assert mean.shape == (1, 4, 4, 8, 4)
+        assert mean.shape == (1, 4, 4, 16, 4)
         assert autoencoder.decode(mean).shape == image.shape
         moved = autoencoder.encode(torch.roll(image, 8, dims=3))[0]
     # a shift by 8 voxels shifts the latents by 2: the fold keeps places (the norms see the wrapped border change a bit)
-    inner, shifted = mean[..., 2:4, :], moved[..., 4:6, :]
-    assert (shifted - inner).abs().mean() < 0.3 * (moved[..., 2:4, :] - inner).abs().mean()
+    inner, shifted = mean[..., 6:8, :], moved[..., 8:10, :]
+    assert (shifted - inner).abs().mean() < 0.3 * (moved[..., 6:8, :] - inner).abs().mean()
+
+
+@pytest.mark.parametrize(("channels", "patch_size"), [((8, 16, 32), 1), ((16,), 4)])
+def test_linear_skip_starts_as_a_block_wise_linear_fit(channels, patch_size):
+    """Untrained, a scan that is linear within every 4³ block comes back as it is."""
+    torch.manual_seed(0)
+    config = AutoencoderConfig(channels, OPTIMISATION, norm_num_groups=4, patch_size=patch_size, linear_skip=True)
+    autoencoder = Autoencoder(config).eval()
+    d, h, w = torch.meshgrid(*[torch.linspace(0, 1, 16)] * 3, indexing="ij")
+    ramp = (0.2 * d + 0.5 * h + 0.3 * w)[None, None]
+    noise = torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(autoencoder.decode(autoencoder.encode(ramp)[0]), ramp, atol=1e-5, rtol=0)
+        residual = autoencoder.decode(autoencoder.encode(noise)[0]) - noise
+    # 4 of 64 degrees of freedom are kept, so 60/64 of white noise's variance 1/12 is lost
+    assert residual.var().item() == pytest.approx(60 / 64 / 12, rel=0.05)
 
 
 def test_odd_sizes_are_refused():

@@ -78,6 +78,16 @@ def draw_patient(seed: int) -> Patient:
     )
 
 
+def patient_seed(population: int, index: int) -> int:
+    """The seed of one patient of a population.
+
+    Args:
+        population: the seed of a data set.
+        index: the patient's number.
+    """
+    return int(np.random.SeedSequence([population, index]).generate_state(1)[0])
+
+
 def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisition: int = 0) -> Case:
     """A patient's scan with labels and surroundings.
 

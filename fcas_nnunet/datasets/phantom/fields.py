@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from fcas_nnunet.datasets.phantom.shapes import dot
+
 _LATTICE = 24
 
 
@@ -91,7 +93,7 @@ class Warp:
         """Positions in the patient → positions in the undeformed anatomy, [3, ...] mm."""
         warped = points.copy()
         for wave_vector, phase, amplitude in zip(self.wave_vectors, self.phases, self.amplitudes_mm, strict=True):
-            wave = np.sin(np.tensordot(wave_vector.astype(points.dtype), points, axes=1) + points.dtype.type(phase))
+            wave = np.sin(dot(wave_vector, points) + points.dtype.type(phase))
             for axis in range(3):
                 warped[axis] += points.dtype.type(amplitude[axis]) * wave
         return warped

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from fcas_nnunet.datasets.phantom.acquisition import Acquisition, Tissue
 from fcas_nnunet.datasets.phantom.coronaries import CoronaryTree, Plaque, Vessel
 from fcas_nnunet.datasets.phantom.fields import Warp
-from fcas_nnunet.datasets.phantom.shapes import Bounds, Shape
+from fcas_nnunet.datasets.phantom.shapes import Bounds, Shape, dot
 
 _FULL_CONNECTIVITY = np.ones((3, 3, 3), bool)
 #: A voxel of an artery is divided by this along each axis.
@@ -39,9 +39,12 @@ class Grid:
 
     def positions(self) -> np.ndarray:
         """[3, D, H, W] float32 LPS mm of the voxel centres."""
-        index = np.indices(self.shape, dtype=np.float32)
-        matrix = self.affine[:3, :3].astype(np.float32)
-        return np.tensordot(matrix, index, axes=1) + self.affine[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
+        return self.at(np.indices(self.shape, dtype=np.float32))
+
+    def at(self, index: np.ndarray) -> np.ndarray:
+        """[3, ...] fractional array indices → LPS mm."""
+        rows = zip(self.affine[:3, :3], self.affine[:3, 3], strict=True)
+        return np.stack([dot(row, index) + index.dtype.type(origin) for row, origin in rows])
 
     def indices(self, anatomy_points: np.ndarray) -> np.ndarray:
         """[n, 3] mm of the undeformed anatomy → [n, 3] fractional array indices."""
@@ -137,7 +140,7 @@ class Canvas:
         calcified = np.zeros(len(distance), bool)
         for plaque in plaques:
             offset = samples.reshape(-1, 3) - plaque.center
-            along = offset @ plaque.direction
+            along = dot(plaque.direction, offset.T)
             across = (offset**2).sum(axis=1) - along**2
             calcified |= (along / plaque.semi_axes[0]) ** 2 + across / plaque.semi_axes[1] ** 2 < 1
         filled = np.zeros(self.grid.shape, np.float32)
@@ -178,10 +181,8 @@ class Canvas:
         """[n, 27, 3] mm of the undeformed anatomy: positions spread evenly within each voxel."""
         ticks = (np.arange(_SUPERSAMPLING) + 0.5) / _SUPERSAMPLING - 0.5
         within = np.stack(np.meshgrid(ticks, ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 3)
-        index = np.stack(candidates, axis=-1)[:, None] + within
-        positions = index @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]
-        warped = self.grid.warp(np.ascontiguousarray(positions.reshape(-1, 3).T.astype(np.float32)))
-        return warped.T.reshape(index.shape)
+        index = np.stack(candidates)[:, :, None] + within.T[:, None]
+        return self.grid.warp(self.grid.at(index.astype(np.float32))).transpose(1, 2, 0)
 
     def _share_inside(self, candidates: tuple[np.ndarray, ...], tree: cKDTree, radii: np.ndarray) -> np.ndarray:
         """The part of each voxel that lies inside the vessels, [n] in [0, 1]."""

@@ -86,7 +86,7 @@ class Tube:
         ):
             axis = (end - start).astype(points.dtype)
             offset = points - _column(start, points)
-            along = np.tensordot(axis, offset, axes=1) / max(float(axis @ axis), 1e-9)
+            along = dot(axis, offset) / points.dtype.type(max(float(axis @ axis), 1e-9))
             along = np.clip(along, 0, 1)
             offset -= along * _column(axis, points)
             np.minimum(distance, np.sqrt((offset**2).sum(axis=0)) - (r_start + (r_end - r_start) * along), out=distance)
@@ -111,7 +111,7 @@ class HalfSpace:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         normal = self.normal.astype(points.dtype)
-        return np.tensordot(normal, points, axes=1) - points.dtype.type(self.normal @ self.point)
+        return dot(normal, points) - points.dtype.type(self.normal @ self.point)
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,12 @@ def smooth_minimum(left: np.ndarray, right: np.ndarray, width: float) -> np.ndar
     return right + (left - right) * blend - width * blend * (1 - blend)
 
 
+def dot(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """[3] · [3, ...] in the points' dtype, without BLAS: its threads would change the last bits."""
+    x, y, z = vector.astype(points.dtype)
+    return x * points[0] + y * points[1] + z * points[2]
+
+
 def _column(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A [3] vector shaped to broadcast against [3, ...] points, in their dtype."""
     return vector.astype(points.dtype).reshape(3, *[1] * (points.ndim - 1))
@@ -181,4 +187,5 @@ def _column(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _rotate(matrix: np.ndarray, points: np.ndarray, center: np.ndarray) -> np.ndarray:
     """matrix @ (points - center) for [3, ...] points."""
-    return np.tensordot(matrix.astype(points.dtype), points, axes=1) - _column(matrix @ center, points)
+    shift = matrix @ center
+    return np.stack([dot(row, points) - points.dtype.type(offset) for row, offset in zip(matrix, shift, strict=True)])

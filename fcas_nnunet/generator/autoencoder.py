@@ -65,10 +65,10 @@ class Autoencoder(nn.Module):
         )
         _swap_group_norms(self.network)
         self.skip = LinearSkip() if config.linear_skip else None
-        if self.skip is not None:
-            for convolution in (self.network.decoder.blocks[-1].conv.conv, self.network.quant_conv_mu.conv):  # type: ignore[union-attr, index]
-                nn.init.zeros_(convolution.weight)  # type: ignore[arg-type]
-                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        if self.skip is not None:  # the network starts silent, on both sides
+            for convolution in (self.network.decoder.blocks[-1], self.network.quant_conv_mu):  # type: ignore[index]
+                for parameter in convolution.parameters():  # type: ignore[union-attr]
+                    nn.init.zeros_(parameter)
         # a small σ from the start: with MONAI's σ ≈ 1 a short training spends itself on noise
         nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, INITIAL_LOG_VARIANCE)  # type: ignore[union-attr, arg-type]
 

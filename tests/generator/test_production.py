@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
+from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
 
 from fcas_nnunet.config import FCaSConfig, ReferenceSource, from_dict, load_config, save_config, to_dict
 from fcas_nnunet.generator import checkpoint

@@ -1,0 +1,183 @@
+"""fcas_train and fcas_generate as users type them, at four training steps on 32³ cases."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
+
+from fcas_nnunet.commands.generate import main as generate
+from fcas_nnunet.commands.train import main as train
+from fcas_nnunet.config import save_config
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+
+SOURCE = "Dataset901_Small"
+NUM_CASES = 4
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """nnU-Net's folders with four labelled cases, and a configuration of four training steps."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (folder / name).mkdir()
+    for number in range(4):
+        write_case(folder / "nnUNet_raw" / SOURCE, small_case(number))
+    write_dataset_json(folder / "nnUNet_raw" / SOURCE, LABELS, 4, surroundings=SURROUNDINGS)
+    save_config(short_config(), folder / "short.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        _set_environment(patch, folder)
+        generate(["-d", "901", "-o", "902", "-n", str(NUM_CASES), "--config", str(folder / "short.yaml"), "-np", "1"])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def environment(home, monkeypatch):
+    _set_environment(monkeypatch, home)
+
+
+def _set_environment(patch, folder):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        patch.setenv(name, str(folder / name))
+
+
+def command(home, output, *more):
+    return ["-d", "901", "-o", output, "-n", str(NUM_CASES), "--config", str(home / "short.yaml"), *more]
+
+
+def hashes(folder: Path):
+    """Content of a data set but for its name and the versions of packages."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "dataset.json")
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def refused(capsys, main, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_synthetic_data_set_is_whole(home):
+    dataset = RawDataset.open(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
+    dataset.check(min_cases=NUM_CASES)
+    assert dataset.case_ids == [f"fcas_{n:05d}" for n in range(NUM_CASES)]
+    assert dataset.labels == LABELS
+    case = dataset.load_case("fcas_00000")
+    np.testing.assert_allclose(case.affine, small_case(0).affine)
+    assert case.confidence.min() >= 0
+    assert 0.2 < case.confidence[case.mask > 0].mean() < 0.95
+    record = Manifest(dataset.folder).read()["fcas_00000"]
+    assert record["source"] == SOURCE
+    assert set(record["versions"]) >= {"torch", "monai", "fcas-nnunet"}
+
+
+def test_two_processes_write_the_same_bytes_as_one(home):
+    generate(command(home, "Dataset903_SmallFCaS", "-np", "2"))
+    raw = home / "nnUNet_raw"
+    assert hashes(raw / "Dataset903_SmallFCaS") == hashes(raw / "Dataset902_SmallFCaS")
+
+
+def test_killed_and_started_again_it_writes_the_same_bytes(home):
+    raw = home / "nnUNet_raw"
+    output = raw / "Dataset904_SmallFCaS"
+    arguments = command(home, output.name, "-np", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from fcas_nnunet.commands.generate import main; main({arguments!r})"],
+        env=dict(os.environ), start_new_session=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((output / "labelsTr").glob("*.nii.gz")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "dataset.json").exists(), "killed too late to test anything"
+    generate(arguments)
+    assert hashes(output) == hashes(raw / "Dataset902_SmallFCaS")
+
+
+def test_more_cases_are_added_to_those_that_are_there(home):
+    before = hashes(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
+    generate(["-d", "901", "-o", "902", "-n", str(NUM_CASES + 1), "--config", str(home / "short.yaml")])
+    after = hashes(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
+    del before["fcas_manifest.jsonl"]
+    assert before.items() <= after.items()
+    assert json.loads((home / "nnUNet_raw/Dataset902_SmallFCaS/dataset.json").read_text())["numTraining"] == 5
+
+
+def test_labels_under_another_data_sets_ids(home):
+    real = home / "nnUNet_raw" / "Dataset950_Real"
+    write_case(real, replace(small_case(0), mask=(small_case(0).mask == 1).astype(np.uint8), surroundings=None))
+    write_dataset_json(real, {"background": 0, "LV": 1}, 1)
+    generate(command(home, "Dataset905_ForReal", "--for", "950"))
+    raw = home / "nnUNet_raw"
+    ours, all_labels = (RawDataset.open(raw / name) for name in ("Dataset905_ForReal", "Dataset902_SmallFCaS"))
+    assert ours.labels == {"background": 0, "LV": 1}
+    case, original = ours.load_case("fcas_00001"), all_labels.load_case("fcas_00001")
+    np.testing.assert_array_equal(case.mask, original.mask == LABELS["left_ventricle"])
+    np.testing.assert_array_equal(case.image, original.image)
+
+
+def test_other_settings_are_not_mixed_into_a_data_set(home, capsys):
+    message = refused(capsys, generate, command(home, "902", "--seed", "7"))
+    assert "its cases must have been made with the same generator, seed, masks and labels" in message
+    assert "fcas_00000" in message
+
+
+def test_model_of_another_configuration_is_refused(home, capsys):
+    message = refused(capsys, generate, ["-d", "901", "-o", "906", "-n", "1", "--preset", "tiny"])
+    assert "holds a generator with another configuration than the one asked for" in message
+    assert not list((home / "nnUNet_raw").glob("Dataset906*"))
+
+
+def test_dry_run_writes_nothing(home, capsys):
+    generate(command(home, "907", "--dry-run"))
+    printed = capsys.readouterr().out
+    assert "4 cases into" in printed
+    assert "fcas_00003: mask of p" in printed
+    assert not list((home / "nnUNet_raw").glob("Dataset907*"))
+
+
+def test_every_fault_of_the_data_is_listed_before_anything_is_made(home, capsys):
+    broken = home / "nnUNet_raw" / "Dataset960_Broken"
+    for number in range(3):
+        write_case(broken, small_case(number))
+    (broken / "imagesTr" / "p0_0000.nii.gz").unlink()
+    write_case(broken, replace(small_case(1), mask=small_case(1).mask * 9, surroundings=None))
+    write_dataset_json(broken, LABELS, 3, surroundings=SURROUNDINGS)
+    for main in (train, generate):
+        message = refused(capsys, main, ["-d", "960", "--preset", "tiny"])
+        assert "p0" in message
+        assert "p1" in message
+    assert not (home / "nnUNet_results" / broken.name).exists()
+    assert not list((home / "nnUNet_raw").glob("*BrokenFCaS"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-d", "899"], "899"),
+        (["-d", "901", "-n", "0"], "-n: must be at least 1, got 0"),
+        (["-d", "901", "-o", "901"], "-o: must be another data set"),
+    ],
+)
+def test_wrong_arguments_are_refused(capsys, arguments, message):
+    assert message in refused(capsys, generate, arguments)
+
+
+def test_unknown_preset_is_refused(capsys):
+    assert "invalid choice: 'huge'" in refused(capsys, train, ["-d", "901", "--preset", "huge"])
+
+
+def test_trained_generator_is_left_alone(home, capsys):
+    train(["-d", "901", "--config", str(home / "short.yaml")])
+    assert "holds a trained generator already" in capsys.readouterr().out

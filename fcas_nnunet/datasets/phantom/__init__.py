@@ -24,7 +24,12 @@ LABELS: dict[str, int] = {structure.value: number for number, structure in enume
 #: Name → id in surroundingsTr.
 SURROUNDINGS: dict[str, int] = {surrounding.value: number for number, surrounding in enumerate(Surrounding, start=1)}
 
-_FIELD_OF_VIEW_MM = 138.0
+#: Epicardial fat around arteries, even where the heart touches the chest wall or a lung.
+_FAT_AROUND_MM = 2.0
+#: Distance that the coronary arteries keep from the edge of the field of view.
+_MARGIN_MM = 5.0
+#: Along D, H, W for a heart of average size.
+_FIELD_OF_VIEW_MM = np.array([134.0, 142.0, 142.0])
 _ANATOMY_STREAM, _ACQUISITION_STREAM = 0, 1
 #: Codes on the canvas: labels first, surroundings after.
 _CODES: dict[str, int] = LABELS | {name: len(LABELS) + number for name, number in SURROUNDINGS.items()}
@@ -65,15 +70,20 @@ def draw_patient(seed: int) -> Patient:
     rng = np.random.default_rng(np.random.SeedSequence([seed, _ANATOMY_STREAM]))
     heart = build_heart(HeartSizes.draw(rng), rng)
     chest = build_chest(ChestSizes.draw(rng, heart.sizes.scale), heart, rng)
-    scale = heart.sizes.scale
+    coronaries, warp = grow_coronaries(heart, rng), Warp.draw(rng)
+    rotation = Rotation.from_rotvec(rng.normal(0, 3, 3).clip(-6, 6), degrees=True).as_matrix()
+    arteries = warp.inverse(coronaries.points()[0].T)
+    center = _middle(heart, arteries) + rng.normal(0, [1.0, 2.0, 2.5])
+    wanted = heart.sizes.scale * _FIELD_OF_VIEW_MM * rng.uniform(0.98, 1.06, 3)
+    reach = np.abs(rotation.T @ (arteries - center[:, None])).max(axis=1)[::-1]
     return Patient(
         heart=heart,
-        coronaries=grow_coronaries(heart, rng),
+        coronaries=coronaries,
         chest=chest,
-        warp=Warp.draw(rng),
-        scan_center=scale * np.array([-24.0, 12.0, 17.0]) + rng.normal(0, 2.5, 3),
-        scan_rotation=Rotation.from_rotvec(rng.normal(0, 3, 3).clip(-6, 6), degrees=True).as_matrix(),
-        field_of_view_mm=scale * _FIELD_OF_VIEW_MM * rng.uniform(0.98, 1.06, 3),
+        warp=warp,
+        scan_center=center,
+        scan_rotation=rotation,
+        field_of_view_mm=np.maximum(wanted, 2 * (reach + _MARGIN_MM)),
         scan_origin=rng.uniform(-150, 150, 3),
     )
 
@@ -117,12 +127,21 @@ def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisiti
     _paint_chest(canvas, patient.chest)
     _paint_heart(canvas, patient.heart)
     _paint_coronaries(canvas, patient.coronaries)
+    for structure in Structure:
+        if structure != Structure.CORONARY_ARTERIES:
+            canvas.keep_largest(_CODES[structure], otherwise=_BODY)
     image = scan(canvas.hu, canvas.positions, grid.spacing_mm, patient.heart.placement.at(-72, 3, 0)[:2], settings)
     mask = np.where(canvas.codes <= len(LABELS), canvas.codes, 0).astype(np.uint8)
     surroundings = np.where(canvas.codes > len(LABELS), canvas.codes - len(LABELS), 0).astype(np.uint8)
     affine = grid.affine.copy()
     affine[:3, 3] += patient.scan_origin
     return Case(case_id, image, mask, affine, surroundings=surroundings)
+
+
+def _middle(heart: Heart, arteries: np.ndarray) -> np.ndarray:
+    """Where a radiographer centres the scan, in mm: between the heart's sides, a little above its middle."""
+    right, left = heart.ra_wall.bounds[0][0], arteries[0].max() + _MARGIN_MM
+    return np.array([(right + left) / 2, 12 * heart.sizes.scale, 17 * heart.sizes.scale])
 
 
 def _affine(patient: Patient, shape: tuple[int, int, int]) -> np.ndarray:
@@ -179,14 +198,12 @@ def _paint_heart(canvas: Canvas, heart: Heart) -> None:
     canvas.paint(heart.pa, Tissue.PULMONARY_BLOOD, _CODES[Structure.PULMONARY_ARTERY])
     canvas.paint(heart.aorta_wall, Tissue.SOFT, _BODY)
     canvas.paint(heart.aorta, Tissue.AORTIC_BLOOD, _CODES[Structure.ASCENDING_AORTA])
-    for structure in Structure:
-        if structure != Structure.CORONARY_ARTERIES:
-            canvas.keep_largest(_CODES[structure], otherwise=_BODY)
 
 
 def _paint_coronaries(canvas: Canvas, coronaries: CoronaryTree) -> None:
-    """The fat around them, veins, then arteries, then calcium in their walls."""
-    canvas.paint_vessels(coronaries.vessels, Tissue.EPICARDIAL_FAT, None, grown_mm=2.0)
+    """Veins, then arteries in their fat, then calcium in their walls."""
     canvas.paint_vessels(coronaries.veins, Tissue.CORONARY_VEIN, None)
-    canvas.paint_vessels(coronaries.vessels, Tissue.CORONARY_BLOOD, _CODES[Structure.CORONARY_ARTERIES])
+    canvas.paint_vessels(
+        coronaries.vessels, Tissue.CORONARY_BLOOD, _CODES[Structure.CORONARY_ARTERIES], wrapped_mm=_FAT_AROUND_MM
+    )
     canvas.paint_plaques(coronaries.plaques, coronaries)

@@ -210,7 +210,7 @@ class _CourseFinder:
         return self.surface.cast(origins, directions)
 
     def groove_angle(self, u: float, side: int) -> float:
-        """Where the right ventricle's wall meets the left ventricle, in degrees.
+        """Where right ventricle and pulmonary artery let go of the left ventricle, in degrees.
 
         Args:
             u: mm from the base.
@@ -222,7 +222,8 @@ class _CourseFinder:
         samples = self.place.frame(u, 0, 0) + radial[:, None] * steps[None, :, None]
         outside = self.heart.lv_wall(samples.reshape(-1, 3).T).reshape(samples.shape[:2]) > 0
         on_wall = samples[np.arange(len(angles)), outside.argmax(axis=1)]
-        apart = self.heart.rv_wall(np.ascontiguousarray(on_wall.T)) > 0
+        neighbours = Union([self.heart.rv_wall, self.heart.pa_wall])
+        apart = neighbours(np.ascontiguousarray(on_wall.T)) > 2.0
         return float(angles[apart.argmax()]) if apart.any() else side * 60.0
 
     def interventricular(self, side: int, start: float, end: float) -> np.ndarray:
@@ -264,9 +265,9 @@ def _left_tree(lines: _CourseFinder, dominance: Dominance, rng: np.random.Genera
     """LM, LAD with diagonals, LCX with obtuse marginals; PDA when left dominant."""
     length = lines.length
     radius = rng.uniform(1.85, 2.3)
-    lad = lines.interventricular(-1, rng.uniform(9, 13), length * rng.uniform(0.88, 1.03))
+    lad = lines.interventricular(-1, rng.uniform(13, 17), length * rng.uniform(0.88, 1.03))
     lcx_end = 62 if dominance == Dominance.LEFT else rng.uniform(95, 140)
-    lcx = lines.left_groove(-112, lcx_end - 360)
+    lcx = lines.left_groove(-115, lcx_end - 360)
     fork = lines.surface.project(0.5 * (lad[:1] + lcx[:1]))[0]
     ostium = lines.ostium(fork)
     stem = np.concatenate([ostium, lines.surface.course(np.stack([ostium[1], fork]), 0.0, rng)[1:]])
@@ -277,13 +278,13 @@ def _left_tree(lines: _CourseFinder, dominance: Dominance, rng: np.random.Genera
     vessels.append(_tapered("LAD", Tree.LEFT, lad_line, 0.88 * radius, SMALLEST_RADIUS_MM))
     vessels.append(_tapered("LCX", Tree.LEFT, lcx_line, rng.uniform(0.76, 0.86) * radius, 0.85))
     parents = {vessel.name: vessel for vessel in vessels}
-    for number, fraction in enumerate(np.sort(rng.uniform(0.12, 0.6, rng.integers(1, 4)))):
+    for number, fraction in enumerate(np.sort(rng.uniform(0.12, 0.6, rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15])))):
         angle, u = rng.uniform(-150, -115), fraction * length
         vessels.append(
             _branch(lines, f"D{number + 1}", parents["LAD"], fraction, (u + rng.uniform(22, 38), angle), wiggle, rng)
         )
-    for number, fraction in enumerate(np.sort(rng.uniform(0.2, 0.8, rng.integers(1, 4)))):
-        angle = -112 + fraction * (lcx_end - 360 + 112)
+    for number, fraction in enumerate(np.sort(rng.uniform(0.2, 0.8, rng.choice([1, 2, 3], p=[0.5, 0.4, 0.1])))):
+        angle = -115 + fraction * (lcx_end - 360 + 115)
         end = (length * rng.uniform(0.45, 0.8), angle + rng.uniform(-10, 25))
         vessels.append(_branch(lines, f"OM{number + 1}", parents["LCX"], fraction, end, wiggle, rng))
     if dominance == Dominance.LEFT:

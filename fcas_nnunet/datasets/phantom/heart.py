@@ -60,7 +60,7 @@ class HeartSizes:
         """A patient's sizes."""
         x_deg, y_deg, z_deg = rng.normal(0, 5, 3).clip(-10, 10)
         return cls(
-            scale=rng.uniform(0.92, 1.06),
+            scale=rng.uniform(0.91, 1.04),
             tilt_deg=(float(x_deg), float(y_deg), float(z_deg)),
             lv_radius=rng.uniform(23.5, 28.5),
             lv_length=rng.uniform(78, 92),
@@ -190,7 +190,7 @@ def build_heart(sizes: HeartSizes, rng: np.random.Generator) -> Heart:
         tricuspid_center=tricuspid_center,
         tricuspid_normal=tricuspid_normal,
         surface=Union([lv_wall, rv_wall, la_wall, ra_wall, aorta_wall, pa_wall], fillet_mm=7.0),
-        coronary_bed=Union([lv_wall, rv_wall, Offset(la_body, 2.0), ra_wall, aorta_wall, pa_wall], fillet_mm=7.0),
+        coronary_bed=Union([lv_wall, rv_wall, Offset(la_body, 2.0), ra_wall, aorta_wall, pa_wall], fillet_mm=3.0),
     )
 
 
@@ -226,8 +226,17 @@ def _left_ventricle(place: Placement, sizes: HeartSizes, aorta_path: np.ndarray)
         np.stack([place.frame(17, 7, -6), aorta_path[0] + 4 * upward]), sizes.aorta_radius * place.radii(0.66, 0.72)
     )
     below_valve = HalfSpace(aorta_path[0], upward)
+    # reaches through the myocardium's rim to the left atrium
+    inlet = Tube(np.stack([place.frame(14, -4, 3), place.frame(-6, -4, 3)]), place.radii(15, 15))
     return (
-        Union([Intersection([cavity, base], fillet_mm=3.0), Intersection([outflow, below_valve])], fillet_mm=3.0),
+        Union(
+            [
+                Intersection([cavity, base], fillet_mm=3.0),
+                Intersection([outflow, below_valve]),
+                Intersection([inlet, Offset(base, 1.2)]),
+            ],
+            fillet_mm=2.0,
+        ),
         Intersection([outside, Offset(base, 1.0)], fillet_mm=9.0),
     )
 
@@ -260,7 +269,7 @@ def _left_atrium(place: Placement, sizes: HeartSizes) -> tuple[Shape, Shape, Sha
     body = Ellipsoid(place.at(-36, 30, 21), sizes.la * place.radii(32, 22, 27), axes)
     funnel = Tube(np.stack([place.at(-32, 27, 18), place.frame(0, -5, 4)]), place.radii(20, 18.5))
     appendage = Tube(
-        place.path((-16, 24, 36), (-3, 18, 46), (7, 8, 47), (13, -2, 44)), sizes.la * place.radii(9, 8, 7, 4)
+        place.path((-21, 26, 40), (-8, 21, 51), (4, 10, 53), (12, 0, 49)), sizes.la * place.radii(9, 8, 7, 4)
     )
     veins = [
         Tube(place.path((-52, 28, 30), (-74, 24, 42), (-104, 16, 58)), place.radii(8, 6.5, 5)),

@@ -100,7 +100,7 @@ class Canvas:
             self.codes[(parts > 0) & (parts != sizes.argmax())] = otherwise
 
     def paint_vessels(
-        self, vessels: tuple[Vessel, ...], tissue: Tissue, code: int | None, grown_mm: float = 0.0
+        self, vessels: tuple[Vessel, ...], tissue: Tissue, code: int | None, wrapped_mm: float = 0.0
     ) -> None:
         """Fill vessels, which may be thinner than a voxel.
 
@@ -109,17 +109,16 @@ class Canvas:
             tissue: decides the HU.
             code: given to voxels whose larger part lies inside and to every voxel that a centre line passes, so
                 that a tree stays connected; None leaves the codes as they are.
-            grown_mm: added to the radii: for what wraps the vessels.
+            wrapped_mm: thickness of the fat put around them first.
         """
-        lines = np.concatenate([vessel.path for vessel in vessels])
-        radii = np.concatenate([vessel.radii for vessel in vessels]).astype(np.float32) + grown_mm
-        tree = cKDTree(lines)
-        candidates = self._near(tree, float(radii.max()))
-        occupancy = self._share_inside(candidates, tree, radii)
-        filled = np.zeros(self.grid.shape, np.float32)
-        filled[candidates] = occupancy
-        box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in candidates)
-        self._blend(box, filled[box], tissue)
+        radii = np.concatenate([vessel.radii for vessel in vessels])
+        tree = cKDTree(np.concatenate([vessel.path for vessel in vessels]))
+        candidates = self._near(tree, float(radii.max()) + wrapped_mm)
+        height = self._height(candidates, tree, radii)
+        if wrapped_mm:
+            self._blend_at(candidates, self._share_below(height, wrapped_mm), Tissue.EPICARDIAL_FAT)
+        occupancy = self._share_below(height, 0.0)
+        filled = self._blend_at(candidates, occupancy, tissue)
         if code is None:
             return
         passed = self._passed(vessels)
@@ -143,9 +142,15 @@ class Canvas:
             along = dot(plaque.direction, offset.T)
             across = (offset**2).sum(axis=1) - along**2
             calcified |= (along / plaque.semi_axes[0]) ** 2 + across / plaque.semi_axes[1] ** 2 < 1
+        self._blend_at(candidates, (inside & calcified).reshape(samples.shape[:2]).mean(axis=1), Tissue.CALCIUM)
+
+    def _blend_at(self, candidates: tuple[np.ndarray, ...], occupancy: np.ndarray, tissue: Tissue) -> np.ndarray:
+        """Mix a tissue into single voxels; returns its part of every voxel, [D, H, W]."""
         filled = np.zeros(self.grid.shape, np.float32)
-        filled[candidates] = (inside & calcified).reshape(samples.shape[:2]).mean(axis=1)
-        self._blend((slice(None),) * 3, filled, Tissue.CALCIUM)
+        filled[candidates] = occupancy
+        box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in candidates)
+        self._blend(box, filled[box], tissue)
+        return filled
 
     def _blend(self, box: tuple[slice, ...], occupancy: np.ndarray, tissue: Tissue) -> None:
         """Mix a tissue into the HU of a box."""
@@ -184,14 +189,17 @@ class Canvas:
         index = np.stack(candidates)[:, :, None] + within.T[:, None]
         return self.grid.warp(self.grid.at(index.astype(np.float32))).transpose(1, 2, 0)
 
-    def _share_inside(self, candidates: tuple[np.ndarray, ...], tree: cKDTree, radii: np.ndarray) -> np.ndarray:
-        """The part of each voxel that lies inside the vessels, [n] in [0, 1]."""
+    def _height(self, candidates: tuple[np.ndarray, ...], tree: cKDTree, radii: np.ndarray) -> np.ndarray:
+        """How far each of the positions within voxels lies outside the vessels, [n, 27] mm."""
         samples = self._subvoxels(candidates)
         distance, nearest = tree.query(samples.reshape(-1, 3))
+        return (distance - radii[nearest]).reshape(samples.shape[:2])
+
+    def _share_below(self, height: np.ndarray, limit_mm: float) -> np.ndarray:
+        """The part of each voxel that lies lower than a limit, [n] in [0, 1], given [n, 27] mm."""
         # a soft edge of a subvoxel's width
         edge = self._voxel_mm / _SUPERSAMPLING
-        inside = np.clip(0.5 - (distance - radii[nearest]) / edge, 0, 1)
-        return inside.reshape(samples.shape[:2]).mean(axis=1).astype(np.float32)
+        return np.clip(0.5 - (height - limit_mm) / edge, 0, 1).mean(axis=1)
 
     def _passed(self, vessels: tuple[Vessel, ...]) -> np.ndarray:
         """Voxels that a centre line passes; those of one vessel are 26-connected."""

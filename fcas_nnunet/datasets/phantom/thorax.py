@@ -216,7 +216,7 @@ def build_chest(sizes: ChestSizes, heart: Heart, rng: np.random.Generator) -> Ch
     cavity, abdomen = _ChestWall(sizes), _Below(sizes.diaphragm_z + 6, (mid - 30, 5), 260)
     upright = np.eye(3)
     column = Ellipsoid(np.array([mid + 6, y_spine - 26, 30.0]), np.array([30.0, 26, 240]), upright)
-    front = Ellipsoid(np.array([mid + 8, -50 * place.scale, 25.0]), np.array([24.0, 16, 90]), upright)
+    front = Ellipsoid(np.array([mid + 6, -38 * place.scale, 30.0]), np.array([17.0, 27, 110]), upright)
     hilum = Ellipsoid(place.at(-36, 20, 58), place.radii(42, 30, 30), upright)
     sternum = Ellipsoid(np.array([mid, sizes.center_y - sizes.half_depth - 6, 30.0]), np.array([17.0, 6, 150]), upright)
     return Chest(
@@ -225,11 +225,11 @@ def build_chest(sizes: ChestSizes, heart: Heart, rng: np.random.Generator) -> Ch
         wall=_ChestWall(sizes, wall),
         cavity=cavity,
         mediastinum=Intersection(
-            [Union([epicardial_fat, column, front, hilum, Offset(aorta, 3.0)], fillet_mm=9.0), Offset(cavity, 1.0)]
+            [Union([column, front, hilum, Offset(aorta, 3.0)], fillet_mm=9.0), Offset(cavity, 1.0)]
         ),
         abdomen=Intersection([abdomen, Offset(cavity, 1.0)]),
         liver=Intersection([_Below(sizes.diaphragm_z + 3, (mid - 38, 0), 200), Offset(cavity, -4.0)]),
-        epicardial_fat=epicardial_fat,
+        epicardial_fat=Intersection([epicardial_fat, Offset(cavity, 1.0)]),
         ribs=_Ribs(sizes, 5.0),
         rib_marrow=_Ribs(sizes, 3.4),
         sternum=sternum,

@@ -142,11 +142,11 @@ def draw_deformation(
         The record; apply it with `deform_labels`, `deform_image`, or `masks.deform_mask`.
     """
     if center_mm is None:
-        center_mm = _triple((np.array(shape) - 1) / 2 * spacing_mm)
+        center_mm = as_triple((np.array(shape) - 1) / 2 * spacing_mm)
     unit = iter(_uniform(seed, 13))
 
     def triple(low: float, high: float) -> Triple:
-        return _triple([low + (high - low) * next(unit) for _ in range(3)])
+        return as_triple([low + (high - low) * next(unit) for _ in range(3)])
 
     extent_mm = (np.array(shape) - 1) * spacing_mm
     d, h, w = (int(cells) + 4 for cells in extent_mm / config.control_spacing_mm)
@@ -170,8 +170,8 @@ def mask_center_mm(mask: np.ndarray, spacing_mm: Triple) -> Triple:
     profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     total = int(profiles[0].sum())
     if total == 0:
-        return _triple((np.array(mask.shape) - 1) / 2 * spacing_mm)
-    return _triple([np.arange(len(p)) @ p / total * step for p, step in zip(profiles, spacing_mm, strict=True)])
+        return as_triple((np.array(mask.shape) - 1) / 2 * spacing_mm)
+    return as_triple([np.arange(len(p)) @ p / total * step for p, step in zip(profiles, spacing_mm, strict=True)])
 
 
 def elastic_displacement_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
@@ -282,6 +282,7 @@ def _apply(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return sum(vectors[:, axis, None] * matrix[:, axis] for axis in range(3))
 
 
-def _triple(values: Any) -> Triple:
+def as_triple(values: Any) -> Triple:
+    """Three plain floats, from a sequence or an array."""
     d, h, w = (float(value) for value in values)
     return d, h, w

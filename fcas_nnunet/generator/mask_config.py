@@ -38,6 +38,9 @@ class MaskConfig:
         padding: what lies outside the volume.
         min_jacobian: smallest determinant of the elastic field's Jacobian that is accepted.
         volume_ratio_range: smallest and largest volume of a class, as a part of the source's.
+        max_tunnel_change: how many tunnels wider than a voxel (β1) a thin class may gain or lose. Where branches run
+            side by side, nearest sampling opens and shuts loops; 0 rejects them all, and with them half the masks of
+            trees as coarse as the phantom's.
         max_tries: deformations drawn for one mask before giving up.
         milder: each redraw's ranges are those of the draw before times this, so that a mask that touches the border
             still yields a neighbour of itself; 1 keeps them.
@@ -52,6 +55,7 @@ class MaskConfig:
     padding: Padding = Padding.BORDER
     min_jacobian: float = 0.1
     volume_ratio_range: tuple[float, float] = (0.4, 2.0)
+    max_tunnel_change: int = 2
     max_tries: int = 10
     milder: float = 0.85
 
@@ -74,6 +78,7 @@ class MaskConfig:
             ),
             ("min_jacobian", 0 <= self.min_jacobian < 1, "lie in [0, 1)"),
             ("volume_ratio_range", _ordered(self.volume_ratio_range), "be (low, high)"),
+            ("max_tunnel_change", self.max_tunnel_change >= 0, "be 0 or more"),
             ("max_tries", self.max_tries >= 1, "be 1 or more"),
             ("milder", 0 < self.milder <= 1, "lie in (0, 1]"),
         ]

@@ -22,6 +22,7 @@ import torch
 from fcas_nnunet.generator.deformation import (
     Deformation,
     Triple,
+    as_triple,
     draw_deformation,
     elastic_jacobian_range,
     mask_center_mm,
@@ -45,9 +46,13 @@ from fcas_nnunet.generator.topology import (
 logger = logging.getLogger(__name__)
 
 _SPECK_PART = 0.005  # of a class's volume
-_VIEW_POINTS = 2000
-_VIEW_MARGIN_VOXELS = 1.5
-_VIEW_PASSES = 3
+_VIEW_POINTS = 300  # per class, besides the outermost
+_POLAR, _AZIMUTH = np.meshgrid(np.linspace(0.0, np.pi, 9), np.linspace(0.0, 2 * np.pi, 16, endpoint=False))
+_DIRECTIONS = np.stack(
+    [np.cos(_POLAR), np.sin(_POLAR) * np.cos(_AZIMUTH), np.sin(_POLAR) * np.sin(_AZIMUTH)], axis=-1
+).reshape(-1, 3)
+_VIEW_MARGIN_VOXELS = 1.0
+_VIEW_PASSES = 5
 _MARGIN_VOXELS = 2  # half a voxel of sampling, one of closing
 
 
@@ -83,7 +88,7 @@ def generate_mask(
     if not source:
         raise ValueError("mask: at least one voxel must be labelled to deform it, got none. Leave this case out.")
     center_mm = mask_center_mm(mask, spacing_mm)
-    surfaces = _surface_points_mm(mask, spacing_mm)
+    surface = _surface_points(mask, source, spacing_mm)
     d, h, w = mask.shape
     rejections: list[str] = []
     for attempt in range(config.max_tries):
@@ -91,7 +96,7 @@ def generate_mask(
             config, (d, h, w), spacing_mm, _seed_of_try(seed, attempt),
             center_mm=center_mm, strength=config.milder**attempt,
         )  # fmt: skip
-        deformation = _kept_in_view(deformation, surfaces, source, mask.shape, spacing_mm)
+        deformation = _kept_in_view(deformation, *surface, mask.shape, spacing_mm)
         smallest_jacobian, _ = elastic_jacobian_range(deformation)
         if smallest_jacobian <= config.min_jacobian:
             faults = [f"the field's smallest Jacobian is {smallest_jacobian:.3f}, at most {config.min_jacobian}"]
@@ -231,44 +236,52 @@ def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, s
     return d, h, w
 
 
-def _surface_points_mm(mask: np.ndarray, spacing_mm: Triple) -> dict[int, np.ndarray]:
-    """A few thousand points of each class's surface, float64 [N, 3]."""
-    points = {}
+def _surface_points(
+    mask: np.ndarray, source: dict[int, ClassTopology], spacing_mm: Triple
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some points of each class's surface, mm [N, 3], and which faces their class keeps off, bool [N, 3, 2]."""
+    points, keeps_off = [], []
     for label, box in class_boxes(mask).items():
         binary = mask[box] == label
         surface = np.argwhere(binary & ~erode_box3(binary))
-        every = -(-len(surface) // _VIEW_POINTS)
-        points[label] = (surface[::every] + [s.start for s in box]) * np.array(spacing_mm)
-    return points
+        surface_mm = (surface + [s.start for s in box]) * np.array(spacing_mm)
+        outermost = np.unique((surface_mm @ _DIRECTIONS.T).argmax(axis=0))  # the affine part keeps them outermost
+        some = np.concatenate([surface_mm[outermost], surface_mm[:: -(-len(surface) // _VIEW_POINTS)]])
+        points.append(some)
+        free = np.array([face not in source[label].touched_faces for face in FACES]).reshape(1, 3, 2)
+        keeps_off.append(free.repeat(len(some), axis=0))
+    return np.concatenate(points), np.concatenate(keeps_off)
 
 
 def _kept_in_view(
     deformation: Deformation,
-    surfaces: dict[int, np.ndarray],
-    source: dict[int, ClassTopology],
+    points_mm: np.ndarray,
+    keeps_off: np.ndarray,
     shape: tuple[int, ...],
     spacing_mm: Triple,
 ) -> Deformation:
-    """The deformation with its translation shifted as little as brings each class back inside the volume.
+    """The deformation, shifted as little as brings each class back inside the volume.
 
-    Only faces count that the class does not touch in the source. Where a heart has no room on either side it comes to
-    lie in the middle, and the check decides.
+    Only faces count that the class does not touch in the source. A heart too large for the volume is shrunk until it
+    fits. The elastic part stays where it is, so a shift changes what it does to the heart: hence several passes.
     """
     spacing = np.array(spacing_mm)
     first = _VIEW_MARGIN_VOXELS * spacing
     last = (np.array(shape) - 1 - _VIEW_MARGIN_VOXELS) * spacing
-    for _ in range(_VIEW_PASSES):  # the elastic part stays where it is, so a shift changes what it does to the heart
-        least, most = np.full(3, -np.inf), np.full(3, np.inf)  # bounds of the shift
-        for label, points in surfaces.items():
-            moved = output_points_mm(deformation, points)
-            touches = np.array([face in source[label].touched_faces for face in FACES]).reshape(3, 2)
-            least = np.where(touches[:, 0], least, np.maximum(least, first - moved.min(axis=0)))
-            most = np.where(touches[:, 1], most, np.minimum(most, last - moved.max(axis=0)))
-        shift = np.where(least <= most, np.clip(0.0, least, most), 0.5 * (least + most))
-        if not shift.any():
+    for _ in range(_VIEW_PASSES):
+        moved = output_points_mm(deformation, points_mm)
+        lowest = np.where(keeps_off[..., 0], moved, np.inf).min(axis=0)
+        highest = np.where(keeps_off[..., 1], moved, -np.inf).max(axis=0)
+        least, most = first - lowest, last - highest  # bounds of the shift
+        if (least <= 0).all() and (most >= 0).all():
             break
-        d, h, w = (float(old + new) for old, new in zip(deformation.translation_mm, shift, strict=True))
-        deformation = dataclasses.replace(deformation, translation_mm=(d, h, w))
+        fit = min(1.0, float(((last - first) / np.maximum(highest - lowest, last - first)).min()))
+        shift = np.where(least <= most, np.clip(0.0, least, most), 0.5 * (least + most))
+        deformation = dataclasses.replace(
+            deformation,
+            scale=as_triple([fit * factor for factor in deformation.scale]),
+            translation_mm=as_triple(shift + deformation.translation_mm),
+        )
     return deformation
 
 

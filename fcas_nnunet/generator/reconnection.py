@@ -69,7 +69,7 @@ def reconnect_class(
     """
     spacing, corner = np.array(spacing_mm), np.array([s.start for s in source_box])
     pairs = _loose_pairs(source)
-    is_node = _isolated(source)
+    is_node = _lone_voxels(source)
     is_node[tuple(pairs.reshape(-1, 3).T)] = True
     node_voxels = np.argwhere(is_node)
     node_at = np.full(source.shape, -1, dtype=np.int64)
@@ -88,8 +88,11 @@ def reconnect_class(
     samples = _Edges(node[known], piece_node[known], places[node[known]], piece_voxels[known].astype(float))
 
     num_nodes = len(node_voxels) + int(pieces.max(initial=0))
-    tree = _spanning_tree([neighbours, samples], output, num_nodes)
-    voxels = _prune(tree, len(node_voxels), num_nodes).line_voxels().reshape(-1, 3)
+    forest = _spanning_forest([neighbours, samples], output, num_nodes)
+    has_piece = _reaches_piece(forest, len(node_voxels), num_nodes)
+    joints = _prune(forest, has_piece[: len(node_voxels)], num_nodes).line_voxels().reshape(-1, 3)
+    lost = np.rint(places[~has_piece[: len(node_voxels)]]).astype(np.int64)  # of these no voxel was sampled
+    voxels = np.concatenate([joints, lost])
     voxels = np.unique(voxels[_inside(voxels, output.shape)], axis=0)
     return voxels[~output[tuple(voxels.T)]]
 
@@ -103,7 +106,13 @@ def _loose_pairs(source: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _spanning_tree(groups: list[_Edges], output: np.ndarray, num_nodes: int) -> _Edges:
+def _lone_voxels(source: np.ndarray) -> np.ndarray:
+    """Components of a single voxel, which no pair names."""
+    components = cc3d.connected_components(source, connectivity=26)
+    return source & (np.bincount(components.ravel()) == 1)[components]
+
+
+def _spanning_forest(groups: list[_Edges], output: np.ndarray, num_nodes: int) -> _Edges:
     """The spanning forest that draws the fewest voxels outside the class."""
     edges = _Edges(
         *(np.concatenate([getattr(g, name) for g in groups]) for name in ("first", "second", "start", "stop"))
@@ -126,20 +135,26 @@ def _spanning_tree(groups: list[_Edges], output: np.ndarray, num_nodes: int) -> 
     return edges.take(np.array([index_of[key] for key in keys.tolist()], dtype=np.int64))
 
 
-def _prune(tree: _Edges, num_voxel_nodes: int, num_nodes: int) -> _Edges:
-    """Cut the branches that lead to no piece; a tree without any piece is a lost component, and is kept whole."""
-    forest = sparse.coo_matrix((np.ones(len(tree.first)), (tree.first, tree.second)), shape=(num_nodes, num_nodes))
-    _, tree_of = sparse.csgraph.connected_components(forest, directed=False)
-    has_piece = np.zeros(tree_of.max(initial=-1) + 1, dtype=bool)
+def _reaches_piece(forest: _Edges, num_voxel_nodes: int, num_nodes: int) -> np.ndarray:
+    """Whether a node's tree holds a piece of the output, bool [num_nodes]."""
+    ones = np.ones(len(forest.first), dtype=np.int8)
+    graph = sparse.coo_matrix((ones, (forest.first, forest.second)), shape=(num_nodes, num_nodes))
+    num_trees, tree_of = sparse.csgraph.connected_components(graph, directed=False)
+    has_piece = np.zeros(num_trees, dtype=bool)
     has_piece[tree_of[num_voxel_nodes:]] = True
-    prunable = has_piece[tree_of] & (np.arange(num_nodes) < num_voxel_nodes)
+    return has_piece[tree_of]
+
+
+def _prune(forest: _Edges, prunable: np.ndarray, num_nodes: int) -> _Edges:
+    """Cut the branches that lead to no piece. A tree without any piece is a lost component, and is kept whole."""
+    prunable = np.pad(prunable, (0, num_nodes - len(prunable)))  # the pieces themselves stay
     while True:
-        degree = np.bincount(tree.first, minlength=num_nodes) + np.bincount(tree.second, minlength=num_nodes)
+        degree = np.bincount(forest.first, minlength=num_nodes) + np.bincount(forest.second, minlength=num_nodes)
         leaf = prunable & (degree == 1)
-        kept = ~(leaf[tree.first] | leaf[tree.second])
+        kept = ~(leaf[forest.first] | leaf[forest.second])
         if kept.all():
-            return tree
-        tree = tree.take(kept)
+            return forest
+        forest = forest.take(kept)
 
 
 def _inside(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from fcas_nnunet.enums import StrEnum
-from fcas_nnunet.generator.mask_config import MaskConfig
+from fcas_nnunet.mask_config import MaskConfig
 
 LATENT_DOWNSAMPLING = 4
 LATENT_CHANNELS = 4

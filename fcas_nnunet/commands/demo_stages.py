@@ -13,8 +13,10 @@ from fcas_nnunet.commands.painting import paint_dataset
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.folders import resolve_dataset
-from fcas_nnunet.integration.planning import moved_plans_name, plans_path, read_plans, shrink_plans
+from fcas_nnunet.integration.planning import ensure_plans, moved_plans_name, plans_path, shrink_plans
+from fcas_nnunet.integration.preprocessing import default_processes, ensure_fingerprint
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
 from fcas_nnunet.integration.trainers import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
 
 CONFIGURATION = "3d_fullres"
@@ -44,6 +46,7 @@ class Scale:
         num_test: held-out scans.
         num_synthetic: synthetic scans, and painted ones.
         features_per_stage: width of the nnU-Net that a CPU trains in minutes.
+        patch_size: of the nnU-Net.
         batch_size: of the nnU-Net.
         pretrain_epochs: epochs of 25 iterations on synthetic scans.
         real_epochs: epochs of 25 iterations on real scans, the same for all three results.
@@ -56,14 +59,15 @@ class Scale:
     num_test: int
     num_synthetic: int
     features_per_stage: tuple[int, ...]
+    patch_size: tuple[int, int, int]
     batch_size: int
     pretrain_epochs: int
     real_epochs: int
 
 
 SCALES = {
-    DemoSize.FULL: Scale((64, 64, 64), "cpu", 6, 16, 8, 24, (8, 16, 32, 64), 2, 8, 6),
-    DemoSize.QUICK: Scale((32, 32, 32), "tiny", 4, 4, 2, 4, (4, 8, 16), 2, 1, 1),
+    DemoSize.FULL: Scale((64, 64, 64), "cpu", 6, 16, 8, 24, (8, 16, 32, 64), (48, 48, 48), 2, 8, 6),
+    DemoSize.QUICK: Scale((32, 32, 32), "tiny", 4, 4, 2, 4, (4, 8, 16), (32, 32, 32), 2, 1, 1),
 }
 
 
@@ -94,14 +98,12 @@ class Names:
 
     def environment(self) -> dict[str, str]:
         """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
-        from fcas_nnunet.integration import nnunet_ext
-
         cores = str(os.cpu_count() or 1)
         return {
             "nnUNet_raw": str(self.folder / "nnUNet_raw"),
             "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
             "nnUNet_results": str(self.folder / "nnUNet_results"),
-            "nnUNet_extTrainer": str(Path(next(iter(nnunet_ext.__path__)))),
+            "nnUNet_extTrainer": ext_trainer_value(),
             "nnUNet_n_proc_DA": "0",
             "nnUNet_def_n_proc": cores,
             "OMP_NUM_THREADS": cores,
@@ -142,7 +144,8 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
             "--for", names.real, "--preset", scale.preset)),
         Stage("paint the same masks (the cheap rival)", 15, lambda: _paint(names)),
         Stage("plan and preprocess", 90, lambda: _prepare(names, run)),
-        Stage("real-only nnU-Net", 120, lambda: _train(run, names.real, DEMO_PLANS, BASELINE, "0")),
+        Stage("real-only nnU-Net", 120, lambda: _train(
+            run, names.real, DEMO_PLANS, BASELINE, "0", *_continue(_results(names, names.real, DEMO_PLANS, BASELINE, "0")))),
         Stage("pretrain on painted scans", 150, lambda: _pretrain(names, run, names.painted)),
         Stage("fine-tune from painted", 120, lambda: _finetune(names, run, names.painted)),
         Stage("pretrain on FCaS scans with confidence", 150, lambda: _pretrain(names, run, names.synthetic)),
@@ -168,10 +171,10 @@ def _prepare(names: Names, run: Run) -> None:
     """nnU-Net's plans, narrowed for a CPU under their own name, then both synthetic sets prepared for the real one."""
     scale, real = names.scale, names.dataset(names.real)
     if not plans_path(real, DEMO_PLANS).is_file():
-        run("nnUNetv2_plan_and_preprocess", "-d", names.real, "-c", CONFIGURATION, "--no_pp", "-npfp", 2)
+        ensure_fingerprint(real, default_processes(), keep_existing=True)
         plans = shrink_plans(
-            read_plans(real, "nnUNetPlans"), CONFIGURATION, plans_name=DEMO_PLANS,
-            features_per_stage=scale.features_per_stage, batch_size=scale.batch_size, patch_size=scale.shape,
+            ensure_plans(real, "nnUNetPlans", [CONFIGURATION]), CONFIGURATION, plans_name=DEMO_PLANS,
+            features_per_stage=scale.features_per_stage, batch_size=scale.batch_size, patch_size=scale.patch_size,
         )  # fmt: skip
         atomic_write_json(plans_path(real, DEMO_PLANS), plans)
     for dataset_id in (names.synthetic, names.painted):

@@ -15,7 +15,6 @@ import dataclasses
 import logging
 from collections.abc import Collection
 
-import cc3d
 import numpy as np
 import torch
 
@@ -30,7 +29,7 @@ from fcas_nnunet.generator.deformation import (
     source_points_mm,
 )
 from fcas_nnunet.generator.mask_config import MaskConfig, Padding
-from fcas_nnunet.generator.morphology import close_box2, dilate_box3, erode_box3
+from fcas_nnunet.generator.morphology import close_box2, dilate_box3, erode_box3, label_components
 from fcas_nnunet.generator.reconnection import reconnect_class
 from fcas_nnunet.generator.resampling import Region, deform_labels
 from fcas_nnunet.generator.topology import (
@@ -172,19 +171,34 @@ def _closed_gaps(
     deformation: Deformation,
     spacing_mm: Triple,
 ) -> np.ndarray:
-    """Voxels of `part` that closing adds to a class (Eq. 6), [N, 3]: gaps that the source did not have itself."""
+    """Voxels of `part` that closing adds to a class (Eq. 6), [N, 3].
+
+    Left open are gaps that the source has itself, and those between two of its components.
+    """
     found = class_boxes((part == label).view(np.uint8))
     if not found:
         return np.empty((0, 3), dtype=int)
     here = found[1]
     binary = part[here] == label
-    gaps = np.argwhere(close_box2(binary) & ~binary) + [s.start for s in here]
+    gaps = np.argwhere(close_box2(binary) & ~binary)
     original = np.pad(mask[box] == label, 1)  # the source's gaps lie inside its box; the rim stands for the outside
     own_gap = close_box2(original) & ~original
-    spacing = np.array(spacing_mm)
-    came_from = np.rint(source_points_mm(deformation, (gaps + origin) * spacing) / spacing).astype(int)
-    came_from = np.clip(came_from - [s.start - 1 for s in box], 0, np.array(own_gap.shape) - 1)
-    return gaps[~own_gap[tuple(came_from.T)]]
+    spacing, corner = np.array(spacing_mm), np.array([s.start for s in here]) + origin
+
+    def source_index(voxels: np.ndarray) -> tuple[np.ndarray, ...]:
+        index = np.rint(source_points_mm(deformation, (voxels + corner) * spacing) / spacing).astype(int)
+        return tuple(np.clip(index - [s.start - 1 for s in box], 0, np.array(own_gap.shape) - 1).T)
+
+    gaps = gaps[~own_gap[source_index(gaps)]]
+    components, count = label_components(original)
+    if count > 1 and len(gaps):
+        origin_of = np.zeros(np.array(binary.shape) + 2, dtype=np.int64)
+        voxels = np.argwhere(binary)
+        origin_of[tuple((voxels + 1).T)] = components[source_index(voxels)]
+        around = np.stack([origin_of[tuple((gaps + step).T)] for step in np.ndindex(3, 3, 3)])
+        nearest = np.where(around > 0, around, count + 1).min(axis=0)
+        gaps = gaps[around.max(axis=0) <= nearest]
+    return gaps + [s.start for s in here]
 
 
 def _torn(part: np.ndarray, source: dict[int, ClassTopology], labels: list[int]) -> list[int]:
@@ -198,7 +212,7 @@ def _absorb_specks(part: np.ndarray, label: int, num_components: int) -> None:
 
     They are left where the border cuts a corner off, or where another class holds the place of a joint.
     """
-    pieces = cc3d.connected_components(part == label, connectivity=26)
+    pieces, _ = label_components(part == label)
     sizes = np.bincount(pieces.ravel())
     surplus = 1 + np.argsort(-sizes[1:], kind="stable")[num_components:]
     for piece in surplus:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from scipy import sparse
 
 from fcas_nnunet.generator.deformation import Deformation, Triple, output_points_mm, source_points_mm
-from fcas_nnunet.generator.morphology import loose_pairs
+from fcas_nnunet.generator.morphology import label_components, loose_pairs
 from fcas_nnunet.generator.topology import Box
 
 #: Half of the 26 neighbours; the other half are the same pairs seen from the other side.
@@ -78,7 +77,7 @@ def reconnect_class(
     first, second = (node_at[tuple(pairs[:, end].T)] for end in (0, 1))
     neighbours = _Edges(first, second, places[first], places[second])
 
-    pieces = cc3d.connected_components(output, connectivity=26)
+    pieces, num_pieces = label_components(output)
     piece_voxels = np.argwhere(output)
     came_from = np.rint(source_points_mm(deformation, (piece_voxels + origin) * spacing) / spacing).astype(int) - corner
     came_from = np.clip(came_from, 0, np.array(source.shape) - 1)
@@ -87,7 +86,7 @@ def reconnect_class(
     piece_node = len(node_voxels) - 1 + pieces[tuple(piece_voxels.T)].astype(np.int64)
     samples = _Edges(node[known], piece_node[known], places[node[known]], piece_voxels[known].astype(float))
 
-    num_nodes = len(node_voxels) + int(pieces.max(initial=0))
+    num_nodes = len(node_voxels) + num_pieces
     forest = _spanning_forest([neighbours, samples], output, num_nodes)
     has_piece = _reaches_piece(forest, len(node_voxels), num_nodes)
     joints = _prune(forest, has_piece[: len(node_voxels)], num_nodes).line_voxels().reshape(-1, 3)
@@ -108,7 +107,7 @@ def _loose_pairs(source: np.ndarray) -> np.ndarray:
 
 def _lone_voxels(source: np.ndarray) -> np.ndarray:
     """Components of a single voxel, which no pair names."""
-    components = cc3d.connected_components(source, connectivity=26)
+    components, _ = label_components(source)
     return source & (np.bincount(components.ravel()) == 1)[components]
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from scipy import ndimage
 from skimage.measure import euler_number
 
 from fcas_nnunet.generator.mask_config import MaskConfig
-from fcas_nnunet.generator.morphology import close_box2
+from fcas_nnunet.generator.morphology import close_box2, label_components
 
 Box = tuple[slice, slice, slice]
 
@@ -50,7 +49,7 @@ def describe_mask(mask: np.ndarray, thin_ids: Collection[int] = ()) -> dict[int,
         return {}
     heart = union_box(boxes.values())
     inside = np.ascontiguousarray(mask[heart])
-    pieces, num_pieces = cc3d.connected_components(inside, connectivity=26, return_N=True)
+    pieces, num_pieces = label_components(inside)
     label_of_piece = np.zeros(num_pieces + 1, dtype=mask.dtype)
     label_of_piece[pieces.ravel()] = inside.ravel()
     components = np.bincount(label_of_piece[1:], minlength=256)
@@ -115,8 +114,8 @@ def union_box(boxes: Iterable[Box]) -> Box:
 def count_tunnels(binary: np.ndarray) -> int:
     """β1 = β0 + β2 - χ, foreground by 26 and background by 6 neighbours; β2 counts closed cavities."""
     padded = np.pad(binary, 1)
-    _, components = cc3d.connected_components(padded, connectivity=26, return_N=True)
-    _, num_background = cc3d.connected_components(~padded, connectivity=6, return_N=True)
+    _, components = label_components(padded)
+    _, num_background = label_components(~padded, connectivity=6)
     return int(components + (num_background - 1) - euler_number(padded, connectivity=3))
 
 

@@ -76,10 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         Path(os.environ[root]).mkdir(exist_ok=True)
     clock = Clock(folder / "stages.json")
     stages = demo_stages(names, _run)
-    left = sum(stage.estimate_s for stage in stages if stage.name not in clock.read())
-    for stage in stages:
+    for number, stage in enumerate(stages):
+        left = sum(later.estimate_s for later in stages[number:])
         clock.run(stage.name, stage.estimate_s, left, stage.run)
-        left -= stage.estimate_s
     print((folder / "results.txt").read_text(), end="")
     seconds = clock.read()
     print("\n".join(f"{name:<44}{value:>8.0f} s" for name, value in seconds.items()))

@@ -144,8 +144,7 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
             "--for", names.real, "--preset", scale.preset)),
         Stage("paint the same masks (the cheap rival)", 15, lambda: _paint(names)),
         Stage("plan and preprocess", 90, lambda: _prepare(names, run)),
-        Stage("real-only nnU-Net", 120, lambda: _train(
-            run, names.real, DEMO_PLANS, BASELINE, "0", *_continue(_results(names, names.real, DEMO_PLANS, BASELINE, "0")))),
+        Stage("real-only nnU-Net", 120, lambda: _train_baseline(names, run)),
         Stage("pretrain on painted scans", 150, lambda: _pretrain(names, run, names.painted)),
         Stage("fine-tune from painted", 120, lambda: _finetune(names, run, names.painted)),
         Stage("pretrain on FCaS scans with confidence", 150, lambda: _pretrain(names, run, names.synthetic)),
@@ -181,30 +180,34 @@ def _prepare(names: Names, run: Run) -> None:
         run("fcas_prepare", "-d", dataset_id, "--for", names.real, "-c", CONFIGURATION, "-p", DEMO_PLANS)
 
 
-def _train(run: Run, dataset_id: int, plans: str, trainer: str, fold: str, *more: object) -> None:
-    run("nnUNetv2_train", dataset_id, CONFIGURATION, fold, "-p", plans, "-tr", trainer, "-device", "cpu", *more)
+def _train(run: Run, dataset_id: int, plans: str, trainer: str, *more: object) -> None:
+    run("nnUNetv2_train", dataset_id, CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", "cpu", *more)
 
 
-def _results(names: Names, dataset_id: int, plans: str, trainer: str, fold: str) -> Path:
+def _results(names: Names, dataset_id: int, plans: str, trainer: str) -> Path:
     dataset = names.dataset(dataset_id)
     results = names.folder / "nnUNet_results" / dataset.name
-    return results / f"{trainer}__{plans}__{CONFIGURATION}" / f"fold_{fold}"
+    return results / f"{trainer}__{plans}__{CONFIGURATION}" / "fold_all"
+
+
+def _train_baseline(names: Names, run: Run) -> None:
+    _train(run, names.real, DEMO_PLANS, BASELINE, *_continue(_results(names, names.real, DEMO_PLANS, BASELINE)))
 
 
 def _pretrain(names: Names, run: Run, dataset_id: int) -> None:
     plans = moved_plans_name(names.dataset(names.real), DEMO_PLANS)
-    _train(run, dataset_id, plans, PRETRAIN, "all", *_continue(_results(names, dataset_id, plans, PRETRAIN, "all")))
+    _train(run, dataset_id, plans, PRETRAIN, *_continue(_results(names, dataset_id, plans, PRETRAIN)))
 
 
 def _finetune(names: Names, run: Run, dataset_id: int) -> None:
     """Fine-tune, predict, and put the model aside: the other fine-tuning takes its place."""
     moved = moved_plans_name(names.dataset(names.real), DEMO_PLANS)
-    weights = _results(names, dataset_id, moved, PRETRAIN, "all") / "checkpoint_final.pth"
-    fold = _results(names, names.real, DEMO_PLANS, FINETUNE, "0")
+    weights = _results(names, dataset_id, moved, PRETRAIN) / "checkpoint_final.pth"
+    fold = _results(names, names.real, DEMO_PLANS, FINETUNE)
     kept = names.folder / "models" / str(dataset_id)
     if not kept.is_dir():
         more: tuple[Any, ...] = _continue(fold) or ("-pretrained_weights", weights)
-        _train(run, names.real, DEMO_PLANS, FINETUNE, "0", *more)
+        _train(run, names.real, DEMO_PLANS, FINETUNE, *more)
         kept.parent.mkdir(exist_ok=True)
         fold.parent.rename(kept)
 
@@ -217,7 +220,7 @@ def _continue(fold: Path) -> tuple[str, ...]:
 def _score(names: Names, run: Run) -> None:
     """Predict the held-out scans with every model, score, and write table and picture."""
     real = names.dataset(names.real)
-    baseline = _results(names, names.real, DEMO_PLANS, BASELINE, "0").parent
+    baseline = _results(names, names.real, DEMO_PLANS, BASELINE).parent
     models = {
         "real only": baseline,
         "painted masks, then real": names.folder / "models" / str(names.painted),
@@ -228,7 +231,7 @@ def _score(names: Names, run: Run) -> None:
         predictions = names.folder / "predictions" / str(number)
         run(
             "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions, "-m", model,
-            "-f", 0, "-device", "cpu", "--disable_tta", "--continue_prediction", "-npp", 1, "-nps", 1,
+            "-f", "all", "-device", "cpu", "--disable_tta", "--continue_prediction", "-npp", 1, "-nps", 1,
         )  # fmt: skip
         scores[title] = names.folder / f"scores_{number}.json"
         run("fcas_evaluate", "segmentations", "-r", real.folder / "labelsTs", "-p", predictions, "-o", scores[title])

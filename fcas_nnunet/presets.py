@@ -18,6 +18,7 @@ TINY = FCaSConfig(
     autoencoder=AutoencoderConfig(
         channels=(8, 16, 32),
         norm_num_groups=4,
+        linear_skip=True,
         optimisation=OptimisationConfig(
             num_steps=60, batch_size=2, learning_rate=2e-3, warmup_steps=5, validate_every=20
         ),

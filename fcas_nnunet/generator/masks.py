@@ -151,11 +151,16 @@ def deform_mask(
     for label in ordered:
         added = _closed_gaps(mask, label, boxes[label], part, origin, deformation, spacing_mm)
         _paint(part, added, label, thin_ids)
-    for label in _torn(part, source, ordered):
+    torn = _torn(part, source, ordered)
+    for label in torn:
+        if label not in thin_ids:  # crumbs of a chamber's surface are not worth a joint
+            _absorb_specks(part, label, source[label].components)
+    torn = _torn(part, source, torn)
+    for label in torn:
         box = boxes[label]
         added = reconnect_class(mask[box] == label, box, part == label, origin, deformation, spacing_mm)
         _paint(part, added, label, thin_ids)
-    for label in _torn(part, source, ordered):
+    for label in _torn(part, source, ordered if torn else []):  # a joint may cut what it crosses
         _absorb_specks(part, label, source[label].components)
     deformed = np.zeros_like(mask)
     deformed[region] = part
@@ -203,6 +208,8 @@ def _closed_gaps(
 
 def _torn(part: np.ndarray, source: dict[int, ClassTopology], labels: list[int]) -> list[int]:
     """The classes, in the order given, whose pieces are not as many as in the source."""
+    if not labels:
+        return []
     pieces = {label: topology.components for label, topology in describe_mask(part).items()}
     return [label for label in labels if pieces.get(label, 0) != source[label].components]
 
@@ -212,6 +219,8 @@ def _absorb_specks(part: np.ndarray, label: int, num_components: int) -> None:
 
     They are left where the border cuts a corner off, or where another class holds the place of a joint.
     """
+    d, h, w = class_boxes((part == label).view(np.uint8)).get(1, (slice(0, 0),) * 3)
+    part = part[max(d.start - 1, 0) : d.stop + 1, max(h.start - 1, 0) : h.stop + 1, max(w.start - 1, 0) : w.stop + 1]
     pieces, _ = label_components(part == label)
     sizes = np.bincount(pieces.ravel())
     surplus = 1 + np.argsort(-sizes[1:], kind="stable")[num_components:]

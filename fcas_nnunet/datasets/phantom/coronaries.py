@@ -306,7 +306,9 @@ def _right_tree(lines: _CourseFinder, dominance: Dominance, rng: np.random.Gener
     start = rca.path[int(rng.uniform(0.45, 0.6) * len(rca.path))]
     apex = lines.interventricular(1, 0.55 * length, 0.8 * length)[-1]
     end = start + rng.uniform(0.45, 0.7) * (apex - start)
-    waypoints = lines.surface.project(start + np.linspace(0, 1, 5)[:, None] * (end - start), iterations=14)
+    middle = lines.place.frame(34, 28, -3)
+    chord = start + np.linspace(0, 1, 6)[1:, None] * (end - start)
+    waypoints = np.concatenate([start[None], lines.surface.cast(middle, chord - middle)])
     vessels.append(_hanging("AM", rca, lines.surface.course(waypoints, wiggle, rng)))
     if dominance == Dominance.RIGHT:
         vessels.append(_posterior_descending(lines, rca, wiggle, rng))
@@ -323,10 +325,13 @@ def _branch(
 ) -> Vessel:  # fmt: skip
     """A branch over the free wall that leaves `parent` at a fraction of its length and ends at (u, angle)."""
     start = parent.path[int(fraction * (len(parent.path) - 1))]
-    target = lines.around_ventricle(np.array([end[0]]), np.array([end[1]]))[0]
-    chord = start + np.linspace(0, 1, 6)[:, None] * (target - start)
-    waypoints = np.concatenate([start[None], lines.surface.project(chord[1:], iterations=14)])
-    return _hanging(name, parent, lines.surface.course(waypoints, wiggle, rng))
+    u, p, q = lines.place.frame_coordinates(start)
+    angle = np.degrees(np.arctan2(q, p))
+    # the short way round
+    turn = (end[1] - angle + 180) % 360 - 180
+    way = np.linspace(0, 1, 7)[1:]
+    over_wall = lines.around_ventricle(u + way * (end[0] - u), angle + way * turn)
+    return _hanging(name, parent, lines.surface.course(np.concatenate([start[None], over_wall]), wiggle, rng))
 
 
 def _posterior_descending(lines: _CourseFinder, parent: Vessel, wiggle: float, rng: np.random.Generator) -> Vessel:

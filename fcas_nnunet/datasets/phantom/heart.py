@@ -95,6 +95,11 @@ class Placement:
         vector = self.rotation @ (np.array([u, p, q]) @ _FRAME)
         return vector / np.linalg.norm(vector)
 
+    def frame_coordinates(self, position: np.ndarray) -> tuple[float, float, float]:
+        """The inverse of `frame`: (u, p, q) of a position in the patient."""
+        u, p, q = _FRAME @ (self.rotation.T @ position / self.scale - _BASE)
+        return float(u), float(p), float(q)
+
     def path(self, *positions: tuple[float, float, float]) -> np.ndarray:
         """[n, 3] positions given in LPS."""
         return np.stack([self.at(*position) for position in positions])
@@ -244,7 +249,7 @@ def _left_ventricle(place: Placement, sizes: HeartSizes, aorta_path: np.ndarray)
 def _right_ventricle(place: Placement, sizes: HeartSizes, valve: np.ndarray, normal: np.ndarray) -> Shape:
     """The crescent around the septum (the left ventricle is painted over it) and the outflow tract."""
     axes = np.stack([place.direction(1, 0.10, 0), place.direction(-0.10, 1, 0), place.direction(0, 0, 1)])
-    body = Ellipsoid(place.frame(34, 26, -3), sizes.rv * place.radii(44, 36, 43), axes)
+    body = Ellipsoid(place.frame(34, 28, -3), sizes.rv * place.radii(44, 36, 44), axes)
     outflow = Tube(
         np.stack([place.frame(32, 36, -20), place.frame(25, 31, -31), place.at(-15, -20, 37)]),
         sizes.rv * place.radii(15, 14, 12.5),

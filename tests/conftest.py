@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from accelerate.state import AcceleratorState
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
 
 
@@ -28,3 +29,9 @@ def prepared(prepared_once: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepar
     for name, value in prepared_once.environment.items():
         monkeypatch.setenv(name, value)
     return prepared_once
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """accelerate keeps its first settings for the whole process: a test's precision must not reach the next test."""
+    AcceleratorState._reset_state(reset_partial_state=True)

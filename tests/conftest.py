@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from accelerate.state import AcceleratorState
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
@@ -32,6 +34,8 @@ def prepared(prepared_once: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepar
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator() -> None:
+def fresh_accelerator() -> Iterator[None]:
     """accelerate keeps its first settings for the whole process: a test's precision must not reach the next test."""
     AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)  # before the next module's fixtures, too

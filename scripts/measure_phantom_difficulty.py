@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from fcas_nnunet.integration.planning import shrink_plans
+
 _NAME, _CONFIGURATION = "Dataset991_PhantomDifficulty", "3d_fullres"
 _BIN = Path(sys.executable).parent
 
@@ -32,7 +34,8 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=[64, 64, 64], help="voxels (64 64 64)")
     parser.add_argument("--seed", type=int, default=0, help="population (0)")
     parser.add_argument("--trainer", default="nnUNetTrainer_1epoch", help="250 iterations an epoch (…_1epoch)")
-    parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64, 64], help="width per stage")
+    parser.add_argument("--features", type=int, nargs="+", default=[8, 16, 32, 64], help="width per stage")
+    parser.add_argument("--patch", type=int, nargs=3, default=[48, 48, 48], help="patch size (48 48 48)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
@@ -40,7 +43,7 @@ def main() -> None:
     _set_environment(arguments.work, arguments.threads)
     _run("fcas_phantom", "-d", _NAME, "-n", arguments.train, "--num-test", arguments.test, "--seed", arguments.seed,
          "--shape", *arguments.shape, "-np", 2)  # fmt: skip
-    plans = _plan(arguments.features)
+    plans = _plan(arguments.features, arguments.patch)
     predictions = arguments.work / "predictions" / f"{arguments.trainer}__{plans}"
     _train(plans, arguments.trainer, arguments.device)
     raw = arguments.work / "raw" / _NAME
@@ -63,19 +66,22 @@ def _set_environment(work: Path, threads: int) -> None:
     os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2", "OMP_NUM_THREADS": str(threads)}
 
 
-def _plan(features: list[int]) -> str:
+def _plan(features: list[int], patch: list[int]) -> str:
     """Plan and preprocess, then narrow the network; returns the name of the narrow plans."""
     folder = Path(os.environ["nnUNet_preprocessed"]) / _NAME
-    name = "nnUNetPlansWidth" + "x".join(map(str, features))
+    name = f"nnUNetPlans_f{'-'.join(map(str, features))}_p{'-'.join(map(str, patch))}"
     if not (folder / "preprocessed").is_file():
         # nnU-Net's planner does not run with nnUNet_n_proc_DA=0
         _run("nnUNetv2_plan_and_preprocess", "-d", "991", "-c", _CONFIGURATION, "-np", 2, nnUNet_n_proc_DA="2")
         (folder / "preprocessed").touch()
-    plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    architecture = plans["configurations"][_CONFIGURATION]["architecture"]["arch_kwargs"]
-    stages = architecture["n_stages"]
-    architecture["features_per_stage"] = (features + features[-1:] * stages)[:stages]
-    plans["plans_name"] = name
+    plans = shrink_plans(
+        json.loads((folder / "nnUNetPlans.json").read_text()),
+        _CONFIGURATION,
+        plans_name=name,
+        features_per_stage=features,
+        patch_size=patch,
+        batch_size=2,
+    )
     (folder / f"{name}.json").write_text(json.dumps(plans, indent=4))
     return name
 

@@ -167,7 +167,7 @@ def _blood_hu(bolus: Bolus, rng: np.random.Generator) -> dict[Tissue, float]:
     """Blood: the left heart rises and falls as one, the right heart by the bolus."""
     left = rng.uniform(310, 490)
     if bolus == Bolus.BRIGHT:
-        right = rng.uniform(200, 450)
+        right = min(left * rng.uniform(0.6, 1.05), 450.0)
         caval = right + rng.uniform(50, 400)
     elif bolus == Bolus.WASHED_OUT:
         right = rng.uniform(60, 150)

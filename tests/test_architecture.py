@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,18 @@ def console_scripts() -> list[tuple[str, str, str]]:
     section = re.search(r"^\[project\.scripts\]\n(.*?)(?=^\[)", text, flags=re.DOTALL | re.MULTILINE)
     assert section is not None
     return re.findall(r'^(\w+) = "([\w.]+):(\w+)"$', section[1], flags=re.MULTILINE)
+
+
+def test_help_waits_for_no_heavy_import() -> None:
+    """Importing a command and building its parser is all that `--help` does."""
+    modules = sorted({module for _, module, _ in console_scripts()})
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n    importlib.import_module(name).build_parser()\n"
+        "print(sorted({'torch', 'monai', 'nnunetv2', 'accelerate', 'diffusers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_every_command_has_a_console_script() -> None:

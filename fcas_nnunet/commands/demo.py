@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.commands.demo_stages import DemoSize, Names, demo_stages
+from fcas_nnunet.commands.demo_scale import DemoSize, Names
 from fcas_nnunet.files import atomic_write_text
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class Clock:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_demo."""
     args = build_parser().parse_args(argv)
+    from fcas_nnunet.commands.demo_stages import demo_stages
+
     folder = args.o.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     names = Names(folder, args.size)

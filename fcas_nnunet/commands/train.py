@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import yaml
-from accelerate import Accelerator
 
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.config import FCaSConfig, load_config, to_dict
-from fcas_nnunet.generator.checkpoint import is_trained
-from fcas_nnunet.generator.fitting import TrainingData, train_generator
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.presets import PRESETS, preset
-
-logger = logging.getLogger(__name__)
 
 EXAMPLE = """
 fcas_train -d 901 --preset cpu
@@ -60,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_config:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
+    from fcas_nnunet.generator.checkpoint import is_trained
+
     dataset = RawDataset.open(resolve_dataset(args.d))
     folder = model_folder(dataset, config)
     if is_trained(folder):
@@ -79,6 +74,9 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         args: with `device` and `autoencoder`.
         keep_cache: keep variants and latents.
     """
+    from fcas_nnunet.commands.devices import make_accelerator
+    from fcas_nnunet.generator.fitting import TrainingData, train_generator
+
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
     train_generator(
         data, config, model_folder(dataset, config), make_accelerator(args.device), args.autoencoder, keep_cache
@@ -101,29 +99,3 @@ def generator_config(args: argparse.Namespace) -> FCaSConfig:
 def model_folder(dataset: RawDataset, config: FCaSConfig) -> Path:
     """Where a data set's generator of this preset lies."""
     return root_folder(Root.RESULTS) / dataset.name / f"fcas__{config.preset}"
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
-
-    Raises:
-        ValueError: when CUDA is asked for and absent.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("-device: CUDA must be available, got none. Use -device cpu.")
-    return torch.device(name)
-
-
-def supports_bf16(device: torch.device) -> bool:
-    """Whether bf16 is fast there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def make_accelerator(device_name: str) -> Accelerator:
-    """Device and precision of a training run: bf16 where the hardware has it."""
-    device = resolve_device(device_name)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if supports_bf16(device) else "no")

@@ -70,15 +70,18 @@ class GridConfig:
     """The working grid all volumes are put on.
 
     Attributes:
-        spacing_mm: working spacing along (D, H, W); None = the data set's median spacing, coarsened alike in all axes
-            where its median volume exceeds `max_voxels`.
+        spacing_mm: working spacing along (D, H, W); None = the data set's median spacing, coarsened or refined alike in
+            all axes where its median volume holds more than `max_voxels` or fewer than `min_voxels`.
         max_voxels: largest working volume.
+        min_voxels: smallest working volume. One latent covers 4³ working voxels, which has to be fine against the
+            vessels, whatever the scans' own spacing.
         crop_size: voxels along (D, H, W) of a training crop; smaller volumes are padded.
         intensity_range_hu: HU mapped to [0, 1]; what lies outside is clipped.
     """
 
     spacing_mm: tuple[float, float, float] | None = None
     max_voxels: int = 128**3
+    min_voxels: int = 0
     crop_size: tuple[int, int, int] = (64, 64, 64)
     intensity_range_hu: tuple[float, float] = (-1000.0, 1000.0)
 
@@ -86,6 +89,10 @@ class GridConfig:
         _require(
             all(size > 0 and size % 16 == 0 for size in self.crop_size),
             "crop_size", "positive multiples of 16", self.crop_size,
+        )  # fmt: skip
+        _require(
+            0 <= self.min_voxels <= self.max_voxels, "min_voxels", f"in [0, max_voxels = {self.max_voxels}]",
+            self.min_voxels,
         )  # fmt: skip
         low, high = self.intensity_range_hu
         _require(low < high, "intensity_range_hu", "increasing", self.intensity_range_hu)

@@ -37,16 +37,16 @@ TINY = FCaSConfig(
 
 CPU = FCaSConfig(
     preset="cpu",
-    grid=GridConfig(max_voxels=128**3, crop_size=(64, 64, 64)),
+    grid=GridConfig(max_voxels=128**3, min_voxels=96**3, crop_size=(64, 64, 64)),
     autoencoder=AutoencoderConfig(
-        channels=(32, 64),
+        channels=(64,),
         num_res_blocks=2,
         norm_num_groups=8,
-        patch_size=2,
+        patch_size=4,
         linear_skip=True,
         crop_size=(32, 32, 32),
         optimisation=OptimisationConfig(
-            num_steps=1500, batch_size=2, learning_rate=2e-3, ema_decay=0.99, validate_every=150
+            num_steps=1500, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=150
         ),
     ),
     tcdm=TCDMConfig(
@@ -56,9 +56,10 @@ CPU = FCaSConfig(
         condition_embedding_channels=(48,),
         pairs=PairConfig(num_shapes=3, num_contrasts=8),
         optimisation=OptimisationConfig(
-            num_steps=900, batch_size=2, learning_rate=1e-3, ema_decay=0.99, validate_every=75, patience=4
+            num_steps=600, batch_size=2, learning_rate=1e-3, ema_decay=0.99, validate_every=75, patience=4
         ),
     ),
+    sampling=SamplingConfig(num_inference_steps=12),
 )
 
 PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU)}

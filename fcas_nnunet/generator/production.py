@@ -113,10 +113,10 @@ def make_case(
     image = grid.image_to_native(to_hu(synthesis.image.cpu(), record.config.grid.intensity_range_hu))
     case = Case(
         case_id=plan.case_id,
-        image=np.rint(image).astype(np.int16),
+        image=np.rint(np.clip(image, *record.config.grid.intensity_range_hu)).astype(np.int16),
         mask=mask,
         affine=reference.affine,
-        confidence=np.clip(grid.image_to_native(torch.from_numpy(confidence)), 0, 1),
+        confidence=grid.confidence_to_native(torch.from_numpy(confidence)),
     )
     return case, {
         **asdict(plan),

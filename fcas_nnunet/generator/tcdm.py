@@ -16,10 +16,11 @@ from fcas_nnunet.config import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNS
 
 
 class SpaceToDepthEmbedding(nn.Module):
-    """Condition embedding that works at latent resolution: every 4³ block of voxels becomes channels.
+    """Condition embedding at latent resolution: every 4³ block of voxels becomes channels, mixed by 1×1 convolutions.
 
     Nothing is lost in the fold, and it costs a fraction of MAISI's full-resolution convolutions, which take 60 % of a
-    small network's forward pass.
+    small network's forward pass. Neighbouring blocks meet in the denoiser: 3³ convolutions here, too, took 45 % of a
+    training step on a CPU.
 
     Args:
         in_channels: channels of the raw condition.
@@ -31,8 +32,7 @@ class SpaceToDepthEmbedding(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, zero_init: bool) -> None:
         super().__init__()
         self.conv_in = nn.Conv3d(in_channels * LATENT_DOWNSAMPLING**3, hidden_channels, kernel_size=1)
-        self.conv_mid = nn.Conv3d(hidden_channels, hidden_channels, kernel_size=3, padding=1)
-        self.conv_out = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        self.conv_out = nn.Conv3d(hidden_channels, out_channels, kernel_size=1)
         if zero_init:
             nn.init.zeros_(self.conv_out.weight)
             nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ class SpaceToDepthEmbedding(nn.Module):
         """[B, C, D, H, W] => [B, out_channels, D/4, H/4, W/4]."""
         p = LATENT_DOWNSAMPLING
         x = rearrange(condition, "b c (d p) (h q) (w r) -> b (c p q r) d h w", p=p, q=p, r=p)
-        return self.conv_out(F.silu(self.conv_mid(F.silu(self.conv_in(x)))))
+        return self.conv_out(F.silu(self.conv_in(x)))
 
 
 class Denoiser(DiffusionModelUNetMaisi):

@@ -141,9 +141,21 @@ def test_an_image_takes_the_fill_value_outside_or_repeats_its_border() -> None:
     shift = dataclasses.replace(identity_deformation(), translation_mm=(0.0, 0.0, 5.0), padding=Padding.CONSTANT)
     filled = deform_image(ramp, shift, SPACING_MM, fill_value=-1000.0)[4, 4]
     assert filled[:2].tolist() == [-1000.0, -1000.0]
-    np.testing.assert_allclose(filled[3:], (np.arange(3, 20) - 2.5) * 10, atol=1e-2)
+    np.testing.assert_allclose(filled[3:], (np.arange(3, 20) - 2.5) * 10, atol=1)  # the spline bends at the ends
+    np.testing.assert_allclose(filled[8:16], (np.arange(8, 16) - 2.5) * 10, atol=1e-2)
     repeated = deform_image(ramp, dataclasses.replace(shift, padding=Padding.BORDER), SPACING_MM)[4, 4]
-    np.testing.assert_allclose(repeated, np.maximum(np.arange(20) - 2.5, 0) * 10, atol=1e-2)
+    np.testing.assert_allclose(repeated, np.maximum(np.arange(20) - 2.5, 0) * 10, atol=1)
+
+
+def test_a_thin_vessel_keeps_its_contrast_under_a_shift_of_half_a_voxel() -> None:
+    """Cubic splines keep 287 of 300 HU of a vessel two voxels wide; linear interpolation would keep 252."""
+    profile = np.exp(-0.5 * ((np.arange(20) - 9.5) / 0.85) ** 2).astype(np.float32)
+    image = np.broadcast_to(300 * profile, SHAPE).copy()
+    shift = dataclasses.replace(identity_deformation(), translation_mm=(0.0, 0.0, SPACING_MM[2] / 2))
+    peak = deform_image(image, shift, SPACING_MM)[4, 4].max()
+    wanted = 300.0  # the vessel's axis now lies on a voxel
+    linear = image[4, 4, 9:11].mean()
+    assert abs(peak - wanted) < 0.3 * abs(linear - wanted)
 
 
 def test_image_and_labels_move_with_the_same_field() -> None:

@@ -34,6 +34,7 @@ class PredictionType(StrEnum):
 
     EPSILON = "epsilon"
     V_PREDICTION = "v_prediction"
+    SAMPLE = "sample"
 
 
 class Solver(StrEnum):

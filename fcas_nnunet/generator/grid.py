@@ -104,7 +104,7 @@ def working_spacing(cases: Sequence[tuple[Sequence[int], Sequence[float]]], conf
     spacing = np.median([spacing for _, spacing in cases], axis=0)
     extent = np.median([np.multiply(shape, spacing) for shape, spacing in cases], axis=0)
     voxels = float(np.prod(extent / spacing))
-    factor = (voxels / np.clip(voxels, config.min_voxels, config.max_voxels)) ** (1 / 3)
+    factor = (voxels / min(max(voxels, config.min_voxels), config.max_voxels)) ** (1 / 3)
     return tuple(round(float(s) * factor, 4) for s in spacing)
 
 

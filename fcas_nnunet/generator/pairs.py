@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ Crop = tuple[slice, slice, slice]
 
 #: Share of autoencoder crops that are centred on a labelled voxel, as nnU-Net oversamples the foreground.
 FOREGROUND_SHARE = 0.67
+FOREGROUND_POINTS = 20_000
+KEPT_FOREGROUNDS = 256
 
 
 @dataclass(frozen=True)
@@ -143,16 +146,22 @@ def image_batch(
         variant = variants[index]
         shape_path = folder / variant.shape_file
         shape = stored_shape(shape_path, REFERENCE)
-        reference = read_crop(shape_path, REFERENCE, (slice(None),) * 3)
         centre = rng.random(3) * shape
-        foreground = reference.nonzero()
+        foreground = _foreground(shape_path)
         if len(foreground) and rng.random() < FOREGROUND_SHARE:
-            centre = foreground[rng.integers(len(foreground))].numpy()
+            centre = foreground[rng.integers(len(foreground))]
         start = [int(np.clip(c - s // 2, 0, n - s)) for c, s, n in zip(centre, crop_size, shape, strict=True)]
         crop = _crop(start, crop_size)
         images.append(read_crop(folder / variant.image_file, IMAGE, crop).float()[None])
-        labels.append(reference[crop][None])
+        labels.append(read_crop(shape_path, REFERENCE, crop)[None])
     return torch.stack(images), torch.stack(labels)
+
+
+@lru_cache(KEPT_FOREGROUNDS)
+def _foreground(shape_path: Path) -> np.ndarray:
+    """Some of a shape's labelled voxels, int16 [N, 3]; kept, since finding them takes longer than a crop."""
+    found = read_crop(shape_path, REFERENCE, (slice(None),) * 3).nonzero().numpy()
+    return found[:: max(1, len(found) // FOREGROUND_POINTS)].astype(np.int16)
 
 
 def common_crop(shapes: Sequence[Sequence[int]], crop_size: Sequence[int]) -> tuple[int, int, int]:

@@ -33,10 +33,10 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig) -> DDPMSche
 def training_target(
     scheduler: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the denoiser shall predict for these noisy latents."""
+    """What the denoiser shall predict for these noisy latents: noise, v, or the clean latents (`sample`)."""
     if scheduler.config.prediction_type == PredictionType.V_PREDICTION:
         return scheduler.get_velocity(latents, noise, timesteps)
-    return noise
+    return latents if scheduler.config.prediction_type == PredictionType.SAMPLE else noise
 
 
 def predicted_clean_latents(
@@ -46,6 +46,8 @@ def predicted_clean_latents(
     timestep: torch.Tensor,
 ) -> torch.Tensor:
     """x_0 that a prediction at one timestep implies."""
+    if scheduler.config.prediction_type == PredictionType.SAMPLE:
+        return model_output
     alpha_bar = scheduler.alphas_cumprod.to(noisy_latents.device)[timestep.to(noisy_latents.device)]
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     if scheduler.config.prediction_type == PredictionType.V_PREDICTION:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from nnunet_cases import MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
+from nnunet_cases import MOVED_PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
+from nnunet_commands import (
+    NARROW_PLANS,
+    ONE_EPOCH,
+    needs_torchvision,
+    printed_commands,
+    run,
+    shell_environment,
+    write_narrow_plans,
+)
 
 from fcas_nnunet.commands.prepare import main
-from fcas_nnunet.integration.planning import plans_path, read_plans, shrink_plans
-from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import read_volume
 
 
@@ -88,44 +90,29 @@ def _device() -> str:
     return "" if torch.cuda.is_available() else " -device cpu"
 
 
-def _run(line: str, environment: dict[str, str]) -> str:
-    program, *arguments = shlex.split(line, comments=True)
-    scripts = Path(sys.executable).parent
-    result = subprocess.run(
-        [str(scripts / program), *arguments], env=environment, capture_output=True, text=True, errors="replace"
-    )
-    assert result.returncode == 0, f"{line}\n{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
-    return result.stdout
-
-
 @pytest.mark.slow
 def test_from_raw_data_to_a_prediction_with_the_commands_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Real stock commands in processes of their own, at demo size and with a narrow network."""
-    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode != 0:
-        pytest.skip("torchvision does not import in this environment: run `fcas_doctor --fix` first")
+    needs_torchvision()
     make_root(tmp_path)
     real = write_set(tmp_path / "raw" / REAL, [f"real_{i}" for i in range(5)], 0, confidence=False)
     write_set(tmp_path / "raw" / SYNTHETIC, [f"syn_{i}" for i in range(4)], 100, confidence=True)
-    environment = Prepared(tmp_path, "").environment | {"FCAS_DEMO_PRETRAIN_EPOCHS": "1", "FCAS_DEMO_REAL_EPOCHS": "1"}
-    for name, value in environment.items():
+    for name, value in (Prepared(tmp_path, "").environment | ONE_EPOCH).items():
         monkeypatch.setenv(name, value)
-    _narrow(real)
-    main(["-d", "902", "--for", "901", "-p", "nnUNetPlansNarrow", "-np", "1"])
-    printed = capfd.readouterr().out.split("Ready. Next:")[1]
-    commands = [re.sub(r"(-tr \w+)", r"\1_demo", line) for line in printed.splitlines() if line.startswith("nnUNetv2")]
-    commands = [re.sub(r"(nnUNetTrainerCAL)(__)", r"\1_demo\2", line) for line in commands]
-    shell = dict(os.environ) | {"nnUNet_extTrainer": _evaluated(environment)}
-    pretrain, finetune, predict = commands
-    out = _run(pretrain, shell)
+    write_narrow_plans(real)
+    main(["-d", "902", "--for", "901", "-p", NARROW_PLANS, "-np", "1"])
+    pretrain, finetune, predict = printed_commands(capfd.readouterr().out)
+    shell = shell_environment()
+    out = run(pretrain, shell)
     assert "nnUNetTrainerCAL_demo" in out
     assert "train_loss" in out
-    assert "Training done." in _run(finetune, shell)
+    assert "Training done." in run(finetune, shell)
     inputs = tmp_path / "inputs"
     inputs.mkdir()
     (inputs / "new_0000.nii.gz").write_bytes(real.image_path("real_0").read_bytes())
-    _run(predict.replace("INPUT_FOLDER", str(inputs)).replace("OUTPUT_FOLDER", str(tmp_path / "out")), shell)
+    run(predict.replace("INPUT_FOLDER", str(inputs)).replace("OUTPUT_FOLDER", str(tmp_path / "out")), shell)
     predicted, reference = read_volume(tmp_path / "out" / "new.nii.gz"), read_volume(real.mask_path("real_0"))
     assert predicted.array.shape == reference.array.shape
     np.testing.assert_allclose(predicted.affine, reference.affine, atol=1e-6)
@@ -135,27 +122,3 @@ def test_from_raw_data_to_a_prediction_with_the_commands_as_printed(
         "nnUNetTrainerCALFinetune_demo__nnUNetPlansNarrow__3d_fullres",
         "nnUNetTrainerCAL_demo__nnUNetPlansNarrowFrom901__3d_fullres",
     ]
-
-
-def _narrow(real: RawDataset) -> None:
-    """Plans of nnU-Net's planner, narrowed by hand: fcas_prepare takes them as they are."""
-    from fcas_nnunet.files import atomic_write_json
-    from fcas_nnunet.integration.planning import ensure_plans
-    from fcas_nnunet.integration.preprocessing import ensure_fingerprint
-
-    ensure_fingerprint(real, 1, keep_existing=True)
-    ensure_plans(real, PLANS, ["3d_fullres"])
-    name = "nnUNetPlansNarrow"
-    narrow = shrink_plans(
-        read_plans(real, PLANS), "3d_fullres", plans_name=name, features_per_stage=[4, 8, 16], patch_size=[24, 24, 24]
-    )
-    atomic_write_json(plans_path(real, name), narrow)
-
-
-def _evaluated(environment: dict[str, str]) -> str:
-    """What `eval "$(fcas_env)"` sets."""
-    line = subprocess.run(
-        [sys.executable, "-m", "fcas_nnunet.commands.env"], env=dict(os.environ) | environment, capture_output=True,
-        text=True, check=True,
-    ).stdout  # fmt: skip
-    return shlex.split(line)[1].partition("=")[2]

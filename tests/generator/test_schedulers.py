@@ -23,7 +23,10 @@ def oracle(scheduler, noisy, timestep, prediction_type):
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     clean = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * noisy
     noise = (noisy - alpha * clean) / sigma
-    return noise if prediction_type == PredictionType.EPSILON else alpha * noise - sigma * clean
+    velocity = alpha * noise - sigma * clean
+    return {PredictionType.EPSILON: noise, PredictionType.V_PREDICTION: velocity, PredictionType.SAMPLE: clean}[
+        prediction_type
+    ]
 
 
 @pytest.mark.parametrize("prediction_type", list(PredictionType))

@@ -107,6 +107,7 @@ class OptimisationConfig:
         num_steps: optimiser steps at most; the learning rate decays to zero over them (cosine, after `warmup_steps`).
         batch_size: crops (autoencoder) or pairs (TCDM) per step.
         learning_rate: AdamW's peak learning rate.
+        adam_beta2: decay of AdamW's second moment; a run of some hundred steps wants it shorter than 0.999.
         warmup_steps: steps of linear warm-up.
         max_gradient_norm: gradients are clipped to this norm.
         ema_decay: decay of the exponential moving average of the weights; 0 = none.
@@ -117,6 +118,7 @@ class OptimisationConfig:
     num_steps: int
     batch_size: int
     learning_rate: float
+    adam_beta2: float = 0.999
     warmup_steps: int = 20
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.0
@@ -126,7 +128,8 @@ class OptimisationConfig:
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "validate_every", "learning_rate", "max_gradient_norm"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        _require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)
+        for name in ("ema_decay", "adam_beta2"):
+            _require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 CACHE_FOLDER = "cache"
 MAX_CODE = 255
-VALIDATION_BATCHES = 4
+VALIDATION_CROPS, VALIDATION_PAIRS = 16, 8
 #: torch 2.13's bf16 Conv3d (kernel 3) gives NaN weight gradients on CPUs for inputs of 2³; from 3³ on they are right.
 MIN_BF16_SIZE_ON_CPU = 3
 
@@ -163,7 +163,9 @@ def train_autoencoder(
     run = Training(objective, config.optimisation, folder, accelerator, "autoencoder")
     run.run(
         lambda module, step: loss_on(module, training, "training", step),
-        lambda module: _mean([loss_on(module, validation, "validation", i) for i in range(2 * VALIDATION_BATCHES)]),
+        lambda module: _mean(
+            [loss_on(module, validation, "validation", i) for i in range(-(-VALIDATION_CROPS // batch_size))]
+        ),
     )
     best = run.load_best(accelerator.unwrap_model(run.objective))
     assert isinstance(best, AutoencoderObjective), "what was put in"
@@ -228,7 +230,9 @@ def train_tcdm(
     )
     run.run(
         lambda module, step: loss_on(module, training, step),
-        lambda module: _mean([loss_on(module, validation, i) for i in range(VALIDATION_BATCHES)]),
+        lambda module: _mean(
+            [loss_on(module, validation, i) for i in range(-(-VALIDATION_PAIRS // optimisation.batch_size))]
+        ),
     )
     last = accelerator.unwrap_model(run.objective)
     assert isinstance(last, TCDMObjective), "what was put in"

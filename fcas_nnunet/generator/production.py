@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,34 +98,50 @@ def make_case(
         ValueError: when no acceptable mask could be drawn.
     """
     record = generator.record
-    reference = load_case(plan.reference)
-    template = reference if plan.template == plan.reference else load_case(plan.template)
-    mask, mask_record = _reference_mask(generator, plan, reference)
-    grid = WorkingGrid.of(reference.shape, reference.spacing_mm, record.working_spacing_mm)
-    condition, structures = _condition(generator, Case(plan.case_id, None, mask, reference.affine), template, grid)
-    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-        synthesis = synthesise(
-            generator.tcdm, generator.autoencoder, record.latent_scale, condition.to(device),
-            record.config.sampling, record.config.confidence,
-            torch.Generator().manual_seed(derive_seed(plan.seed, "noise")),
-        )  # fmt: skip
-    confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
-    image = grid.image_to_native(to_hu(synthesis.image.cpu(), record.config.grid.intensity_range_hu))
-    case = Case(
-        case_id=plan.case_id,
-        image=np.rint(np.clip(image, *record.config.grid.intensity_range_hu)).astype(np.int16),
-        mask=mask,
-        affine=reference.affine,
-        confidence=grid.confidence_to_native(torch.from_numpy(confidence)),
-    )
+    source = load_case(plan.reference)
+    template = source if plan.template == plan.reference else load_case(plan.template)
+    mask, mask_record = _reference_mask(generator, plan, source)
+    reference = Case(plan.case_id, None, mask, source.affine)
+    image, confidence = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
+    case = replace(reference, image=np.rint(image).astype(np.int16), confidence=confidence)
     return case, {
         **asdict(plan),
         "masks": str(plan.masks),
         "mgm": mask_record,
         "sampling": to_dict(record.config.sampling),
         "confidence": to_dict(record.config.confidence),
-        "mean_confidence_in_structures": round(float(case.confidence[mask > 0].mean()), 6),  # type: ignore[index]
+        "mean_confidence_in_structures": round(float(confidence[mask > 0].mean()), 6),
     }
+
+
+def draw_image(
+    generator: Generator, reference: Case, template: Case, seed: int, device: torch.device, precision: torch.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the scan of a mask, guided by a template.
+
+    Args:
+        generator: trained, on `device`.
+        reference: its mask is drawn, on its voxel grid.
+        template: with image, and surroundings where the generator knows them.
+        seed: of the noise.
+        device: where to run.
+        precision: of the autocast.
+
+    Returns:
+        Image in HU, within the generator's range, and confidence in [0, 1]; both float32, the shape of the mask.
+    """
+    record = generator.record
+    grid = WorkingGrid.of(reference.shape, reference.spacing_mm, record.working_spacing_mm)
+    condition, structures = _condition(generator, reference, template, grid)
+    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        synthesis = synthesise(
+            generator.tcdm, generator.autoencoder, record.latent_scale, condition.to(device),
+            record.config.sampling, record.config.confidence, torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+    confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
+    intensity_range = record.config.grid.intensity_range_hu
+    image = grid.image_to_native(to_hu(synthesis.image.cpu(), intensity_range))
+    return np.clip(image, *intensity_range), grid.confidence_to_native(torch.from_numpy(confidence))
 
 
 def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, thin_ids: Sequence[int]) -> np.ndarray:

@@ -66,8 +66,9 @@ class Training:
         self.step = 0
         self.history = History()
         optimizer = torch.optim.AdamW(
-            [p for p in objective.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=1e-5
-        )
+            [p for p in objective.parameters() if p.requires_grad], lr=config.learning_rate,
+            betas=(0.9, config.adam_beta2), weight_decay=1e-5,
+        )  # fmt: skip
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.average = AveragedModel(
             accelerator.unwrap_model(self.objective),

@@ -218,6 +218,8 @@ class TCDMConfig:
         condition_embedding_channels: width of the condition embedding. One number: space-to-depth(4) and convolutions
             at latent resolution; three: MAISI's strided convolutions.
         prediction_type: what the denoiser predicts.
+        multi_resolution_noise: how much coarse noise is mixed in, a factor per halving of the resolution; 0 = white
+            noise, as in the paper. The steps of the `ddpm` solver add white noise in any case.
         num_train_timesteps: steps of the diffusion (scaled linear betas).
         beta_start: first beta.
         beta_end: last beta.
@@ -234,6 +236,7 @@ class TCDMConfig:
     conditioning: Conditioning = Conditioning.CONCAT
     condition_embedding_channels: tuple[int, ...] = (32,)
     prediction_type: PredictionType = PredictionType.V_PREDICTION
+    multi_resolution_noise: float = 0.0
     num_train_timesteps: int = 1000
     beta_start: float = 0.0015
     beta_end: float = 0.0195
@@ -242,6 +245,9 @@ class TCDMConfig:
     def __post_init__(self) -> None:
         for name in ("attention_levels", "num_head_channels"):
             _require(len(getattr(self, name)) == len(self.channels), name, "one per level", getattr(self, name))
+        _require(
+            0 <= self.multi_resolution_noise <= 1, "multi_resolution_noise", "in [0, 1]", self.multi_resolution_noise
+        )
         _require(
             len(self.condition_embedding_channels) in (1, 3),
             "condition_embedding_channels", "one number or three", self.condition_embedding_channels,

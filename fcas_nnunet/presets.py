@@ -29,6 +29,7 @@ TINY = FCaSConfig(
         attention_levels=(False, False, True),
         num_head_channels=(0, 0, 32),
         prediction_type=PredictionType.SAMPLE,
+        multi_resolution_noise=0.6,
         pairs=PairConfig(num_shapes=3, num_contrasts=2),
         optimisation=OptimisationConfig(
             num_steps=60,
@@ -45,7 +46,7 @@ TINY = FCaSConfig(
 
 CPU = FCaSConfig(
     preset="cpu",
-    grid=GridConfig(max_voxels=128**3, min_voxels=96**3, crop_size=(64, 64, 64)),
+    grid=GridConfig(max_voxels=128**3, min_voxels=88**3, crop_size=(64, 64, 64)),
     autoencoder=AutoencoderConfig(
         channels=(64,),
         num_res_blocks=2,
@@ -54,7 +55,7 @@ CPU = FCaSConfig(
         linear_skip=True,
         crop_size=(32, 32, 32),
         optimisation=OptimisationConfig(
-            num_steps=1500, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=150
+            num_steps=1100, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=110
         ),
     ),
     tcdm=TCDMConfig(
@@ -63,14 +64,15 @@ CPU = FCaSConfig(
         num_head_channels=(0, 0, 32),
         condition_embedding_channels=(48,),
         prediction_type=PredictionType.SAMPLE,
+        multi_resolution_noise=0.6,
         pairs=PairConfig(num_shapes=3, num_contrasts=4),
         optimisation=OptimisationConfig(
-            num_steps=700,
+            num_steps=500,
             batch_size=1,
             learning_rate=1e-3,
             adam_beta2=0.95,
             ema_decay=0.99,
-            validate_every=70,
+            validate_every=50,
             patience=4,
         ),
     ),

@@ -25,7 +25,7 @@ from fcas_nnunet.generator.conditions import build_condition
 from fcas_nnunet.generator.grid import working_spacing
 from fcas_nnunet.generator.latents import LatentScale, cache_latents
 from fcas_nnunet.generator.pairs import PairEnd, PairSampler, common_crop, image_batch
-from fcas_nnunet.generator.schedulers import forward_process, training_target
+from fcas_nnunet.generator.schedulers import draw_noise, forward_process, training_target
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.training import Training
 from fcas_nnunet.generator.variants import REFERENCE, Variant, make_variants, stored_shape, variants_of
@@ -197,7 +197,7 @@ class TCDMObjective(nn.Module):
         std = torch.cat([target.log_std for target, _ in directions]).exp()
         raw = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = self.scale.to_scaled(raw)  # raw latents => scaled latents
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        noise = draw_noise(latents.shape, generator, self.tcdm.config.multi_resolution_noise).to(latents.device)
         timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
         timesteps = timesteps.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)

@@ -13,7 +13,7 @@ from fcas_nnunet.config import ConfidenceConfig, SamplingConfig, SnapshotSource
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.confidence import Welford, snapshot_steps
 from fcas_nnunet.generator.latents import LatentScale
-from fcas_nnunet.generator.schedulers import predicted_clean_latents, sampling_scheduler
+from fcas_nnunet.generator.schedulers import draw_noise, predicted_clean_latents, sampling_scheduler
 from fcas_nnunet.generator.tcdm import TCDM
 
 Snapshot = Callable[[torch.Tensor], None]
@@ -91,7 +91,7 @@ def sample_latents(
     scheduler = sampling_scheduler(tcdm.config, sampling)
     embedded = tcdm.embed_condition(condition)
     shape = (1, 4, *embedded.shape[2:])
-    latents = torch.randn(shape, generator=generator).to(device)
+    latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise).to(device)
     watched = set(snapshot_steps(len(scheduler.timesteps), snapshots.num_snapshots)) if snapshots else set()
     for step, timestep in enumerate(scheduler.timesteps):
         output = _predict_in_windows(tcdm, latents, timestep.to(device), embedded, sampling)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from fcas_nnunet.config import PredictionType, SamplingConfig, Solver, TCDMConfig
@@ -28,6 +31,34 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig) -> DDPMSche
     )
     solver.set_timesteps(sampling.num_inference_steps)
     return solver
+
+
+def draw_noise(shape: Sequence[int], generator: torch.Generator, multi_resolution: float) -> torch.Tensor:
+    """Standard normal noise, or the same with more power at low frequencies.
+
+    White noise hardly hides a region's mean, since it averages out: a briefly trained denoiser then reads the means
+    off the noisy latents instead of the condition, and its errors add up over the reverse diffusion. Coarse noise makes
+    it look at the condition.
+
+    Args:
+        shape: [B, C, d, h, w].
+        generator: on the CPU.
+        multi_resolution: factor per halving of the resolution, 0 = white noise.
+
+    Returns:
+        On the CPU, of standard deviation 1.
+
+    Source: multi-resolution noise, as in Marigold, arXiv 2312.02145.
+    """
+    noise = torch.randn(tuple(shape), generator=generator)
+    if multi_resolution == 0:
+        return noise
+    size, factor = list(shape[2:]), 1.0
+    while min(size) > 1:
+        size, factor = [max(1, n // 2) for n in size], factor * multi_resolution
+        coarse = torch.randn((*shape[:2], *size), generator=generator)
+        noise += factor * F.interpolate(coarse, tuple(shape[2:]), mode="trilinear")
+    return noise / noise.std()
 
 
 def training_target(

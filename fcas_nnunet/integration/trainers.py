@@ -202,7 +202,7 @@ class _DemoSize(nnUNetTrainer):
     """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases."""
 
     EPOCHS_VARIABLE = DEMO_REAL_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 6
+    DEFAULT_EPOCHS = 8
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class _DemoSize(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self._epochs()
         self.num_iterations_per_epoch = 25
-        self.num_val_iterations_per_epoch = 5
+        self.num_val_iterations_per_epoch = 2
         self.save_every = 1
 
     def _epochs(self) -> int:
@@ -232,14 +232,14 @@ class _DemoSize(nnUNetTrainer):
 
 
 class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (8)."""
+    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (10)."""
 
     EPOCHS_VARIABLE = DEMO_PRETRAIN_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 8
+    DEFAULT_EPOCHS = 10
 
 
 class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (6)."""
+    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (8)."""
 
 
 class nnUNetTrainer_fcasDemo(_DemoSize):

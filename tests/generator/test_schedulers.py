@@ -7,6 +7,7 @@ import torch
 
 from fcas_nnunet.config import PredictionType, SamplingConfig, Solver
 from fcas_nnunet.generator.schedulers import (
+    draw_noise,
     forward_process,
     predicted_clean_latents,
     sampling_scheduler,
@@ -62,3 +63,14 @@ def test_forward_process_is_maisis():
     scheduler = forward_process(TINY.tcdm)
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
     torch.testing.assert_close(scheduler.alphas_cumprod, torch.cumprod(1 - betas, 0))
+
+
+def test_noise_is_white_unless_coarse_noise_is_asked_for():
+    shape = (1, 4, 24, 20, 16)
+    white = draw_noise(shape, torch.Generator().manual_seed(3), 0.0)
+    torch.testing.assert_close(white, torch.randn(shape, generator=torch.Generator().manual_seed(3)), atol=0, rtol=0)
+    coarse = draw_noise(shape, torch.Generator().manual_seed(3), 0.6)
+    assert coarse.std().item() == pytest.approx(1, abs=1e-5)
+    block_std = [torch.nn.functional.avg_pool3d(noise, 4).std().item() for noise in (white, coarse)]
+    assert block_std[0] == pytest.approx(4**-1.5, rel=0.15)  # 64 independent voxels
+    assert block_std[1] > 2 * block_std[0]

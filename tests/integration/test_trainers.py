@@ -101,12 +101,12 @@ def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int) -> No
 
 def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo")
-    assert [build(prepared, name).num_epochs for name in names] == [8, 6, 6]
+    assert [build(prepared, name).num_epochs for name in names] == [10, 8, 8]
     monkeypatch.setenv("FCAS_DEMO_PRETRAIN_EPOCHS", "3")
     monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "2")
     built = [build(prepared, name) for name in names]
     assert [trainer.num_epochs for trainer in built] == [3, 2, 2]
-    assert {(t.num_iterations_per_epoch, t.num_val_iterations_per_epoch) for t in built} == {(25, 5)}
+    assert {(t.num_iterations_per_epoch, t.num_val_iterations_per_epoch) for t in built} == {(25, 2)}
     monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "two")
     with pytest.raises(ValueError, match="FCAS_DEMO_REAL_EPOCHS: number of epochs must be a positive integer, got two"):
         build(prepared, names[1])

@@ -18,8 +18,7 @@ def binarize_labels(codes: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 [B, 8, D, H, W] of 0 and 1.
     """
-    bits = 2 ** torch.arange(NUM_BITS, dtype=torch.int16, device=codes.device).view(1, NUM_BITS, 1, 1, 1)
-    return ((codes.to(torch.int16) & bits) > 0).float()
+    return _bits(codes).float()
 
 
 def build_condition(
@@ -43,8 +42,18 @@ def build_condition(
             f"condition: reference mask, template mask and template image must have one shape, got "
             f"{tuple(reference_codes.shape)}, {tuple(template_codes.shape)}, {tuple(template_image.shape)}."
         )
-    condition = torch.cat(
-        [binarize_labels(reference_codes), binarize_labels(template_codes), template_image.float()], dim=1
-    )
-    assert condition.shape[1] == CONDITION_CHANNELS, "8 + 8 + 1"
+    batch, _, *size = template_image.shape
+    condition = torch.empty((batch, CONDITION_CHANNELS, *size), device=template_image.device)
+    for channels, part in (  # filled in place: on a CPU this is a tenth of a training step otherwise
+        (slice(0, NUM_BITS), _bits(reference_codes)),
+        (slice(NUM_BITS, 2 * NUM_BITS), _bits(template_codes)),
+        (slice(2 * NUM_BITS, CONDITION_CHANNELS), template_image),
+    ):
+        condition[:, channels].copy_(part)
     return condition
+
+
+def _bits(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, 1, D, H, W] => uint8 [B, 8, D, H, W] of 0 and 1."""
+    shifts = torch.arange(NUM_BITS, dtype=torch.uint8, device=codes.device).view(1, NUM_BITS, 1, 1, 1)
+    return (codes >> shifts) & 1

@@ -202,7 +202,7 @@ class _DemoSize(nnUNetTrainer):
     """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases."""
 
     EPOCHS_VARIABLE = DEMO_REAL_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 8
+    DEFAULT_EPOCHS = 6
 
     def __init__(
         self,
@@ -232,14 +232,14 @@ class _DemoSize(nnUNetTrainer):
 
 
 class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (10)."""
+    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (7)."""
 
     EPOCHS_VARIABLE = DEMO_PRETRAIN_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 10
+    DEFAULT_EPOCHS = 7
 
 
 class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (8)."""
+    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (6)."""
 
 
 class nnUNetTrainer_fcasDemo(_DemoSize):

@@ -101,7 +101,7 @@ def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int) -> No
 
 def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo")
-    assert [build(prepared, name).num_epochs for name in names] == [10, 8, 8]
+    assert [build(prepared, name).num_epochs for name in names] == [7, 6, 6]
     monkeypatch.setenv("FCAS_DEMO_PRETRAIN_EPOCHS", "3")
     monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "2")
     built = [build(prepared, name) for name in names]

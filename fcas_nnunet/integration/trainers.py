@@ -199,10 +199,14 @@ class nnUNetTrainerCALFinetune_250epochs(nnUNetTrainerCALFinetune):
 
 
 class _DemoSize(nnUNetTrainer):
-    """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases."""
+    """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases.
+
+    AdamW takes the place of nnU-Net's SGD, with which a network has hardly begun to learn in so few iterations.
+    """
 
     EPOCHS_VARIABLE = DEMO_REAL_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 6
+    DEFAULT_EPOCHS = 8
+    DEMO_LR = 2e-3
 
     def __init__(
         self,
@@ -218,6 +222,13 @@ class _DemoSize(nnUNetTrainer):
         self.num_val_iterations_per_epoch = 2
         self.save_every = 1
 
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
+        """AdamW under nnU-Net's polynomial decay, after one epoch of warm-up."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.DEMO_LR, weight_decay=self.weight_decay)
+        scheduler = WarmupPolyLR(optimizer, self.DEMO_LR, self.num_epochs, min(1, self.num_epochs - 1))
+        scheduler.step(0)
+        return optimizer, scheduler
+
     def _epochs(self) -> int:
         value = os.environ.get(self.EPOCHS_VARIABLE, str(self.DEFAULT_EPOCHS))
         if not value.isdecimal() or int(value) < 1:
@@ -232,15 +243,15 @@ class _DemoSize(nnUNetTrainer):
 
 
 class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (7)."""
+    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (8)."""
 
     EPOCHS_VARIABLE = DEMO_PRETRAIN_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 7
+    DEFAULT_EPOCHS = 8
 
 
 class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (6)."""
+    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (8)."""
 
 
 class nnUNetTrainer_fcasDemo(_DemoSize):
-    """nnU-Net's own trainer, loss and schedule, for as many iterations as `nnUNetTrainerCALFinetune_demo`."""
+    """nnU-Net's own trainer and loss, for as many iterations as `nnUNetTrainerCALFinetune_demo`."""

@@ -101,7 +101,7 @@ def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int) -> No
 
 def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo")
-    assert [build(prepared, name).num_epochs for name in names] == [7, 6, 6]
+    assert [build(prepared, name).num_epochs for name in names] == [8, 8, 8]
     monkeypatch.setenv("FCAS_DEMO_PRETRAIN_EPOCHS", "3")
     monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "2")
     built = [build(prepared, name) for name in names]
@@ -112,15 +112,20 @@ def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pyte
         build(prepared, names[1])
 
 
-def test_the_demos_plain_trainer_keeps_nnunets_schedule(prepared: Prepared) -> None:
-    trainer = build(prepared, "nnUNetTrainer_fcasDemo", real=True)
-    trainer.initialize()
-    native = nnUNetTrainer.configure_optimizers(trainer)
-    assert trainer.initial_lr == 1e-2
-    assert type(trainer.lr_scheduler) is type(native[1])
-    assert trainer.lr_scheduler.max_steps == trainer.num_epochs
-    assert type(trainer).train_step is nnUNetTrainer.train_step
-    assert type(trainer)._build_loss is nnUNetTrainer._build_loss
+def test_the_demos_trainers_differ_in_what_they_compare_only(prepared: Prepared) -> None:
+    """The same optimiser and schedule in all three; the plain one keeps nnU-Net's step and loss."""
+    plain = build(prepared, "nnUNetTrainer_fcasDemo", real=True)
+    tuned = build(prepared, "nnUNetTrainerCALFinetune_demo", real=True)
+    pretrained = build(prepared, "nnUNetTrainerCAL_demo")
+    rates = []
+    for trainer in (plain, tuned, pretrained):
+        trainer.initialize()
+        assert isinstance(trainer.optimizer, torch.optim.AdamW)
+        rates.append([trainer.lr_scheduler.rate(epoch) for epoch in range(8)])
+    assert rates[0] == rates[1] == rates[2]
+    assert max(rates[0]) == rates[0][1] == 2e-3
+    assert type(plain).train_step is nnUNetTrainer.train_step
+    assert type(plain)._build_loss is nnUNetTrainer._build_loss
 
 
 def test_fine_tuning_takes_nnunets_loss_and_batches_and_its_own_rate(prepared: Prepared) -> None:

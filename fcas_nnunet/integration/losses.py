@@ -1,11 +1,15 @@
-"""Confidence-aware learning (CAL): nnU-Net's Dice + cross entropy, every voxel weighted by its confidence."""
+"""Confidence-aware learning (CAL): nnU-Net's losses with every voxel weighted by its confidence.
+
+`ConfidenceDiceCELoss` (labels) and `ConfidenceDiceBCELoss` (regions) are plain modules, usable in any training loop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
@@ -15,8 +19,10 @@ from torch.nn import functional
 _SMOOTH = 1e-5
 
 
-def confidence_cross_entropy(logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
-    """Per-voxel cross entropy times confidence, averaged over all voxels.
+def confidence_cross_entropy(
+    logits: Tensor, target: Tensor, confidence: Tensor, ignore_label: int | None = None
+) -> Tensor:
+    """Per-voxel cross entropy times confidence, averaged over all voxels that are not ignored.
 
     Not divided by Σ confidence: then two processes whose sums differ would not take the step that one takes.
 
@@ -24,36 +30,70 @@ def confidence_cross_entropy(logits: Tensor, target: Tensor, confidence: Tensor)
         logits: [B, C, ...].
         target: [B, 1, ...] label ids.
         confidence: [B, 1, ...] in [0, 1].
+        ignore_label: id of voxels that have no label; they count neither above nor below the line.
 
     Returns:
-        A scalar; with confidence ≡ 1 the plain cross entropy.
+        A scalar; with confidence ≡ 1 the plain cross entropy, 0 where every voxel is ignored.
 
     Source: FCaS, Eq. 9.
     """
-    per_voxel = functional.cross_entropy(logits, target[:, 0].long(), reduction="none")
-    return (per_voxel * confidence[:, 0]).mean()
+    labels = target[:, 0].long()
+    if ignore_label is None:
+        return (functional.cross_entropy(logits, labels, reduction="none") * confidence[:, 0]).mean()
+    per_voxel = functional.cross_entropy(logits, labels, reduction="none", ignore_index=ignore_label)
+    return (per_voxel * confidence[:, 0]).sum() / (labels != ignore_label).sum().clamp(min=1)
+
+
+def confidence_binary_cross_entropy(
+    logits: Tensor, regions: Tensor, confidence: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """Binary cross entropy per voxel and region times confidence, averaged as nnU-Net averages.
+
+    nnU-Net divides by the number of regions without an ignore label, and does not with one; so does this.
+
+    Args:
+        logits: [B, C, ...].
+        regions: [B, C, ...] of 0 and 1.
+        confidence: [B, 1, ...] in [0, 1].
+        valid: bool [B, 1, ...], False where the label is to be ignored.
+
+    Returns:
+        A scalar.
+    """
+    per_voxel = functional.binary_cross_entropy_with_logits(logits, regions.float(), reduction="none") * confidence
+    return per_voxel.mean() if valid is None else (per_voxel * valid).sum() / valid.sum().clamp(min=1e-8)
 
 
 class ConfidenceDiceCELoss(nn.Module):
-    """Soft Dice and cross entropy, both weighted per voxel; usable in any training loop.
+    """Soft Dice and cross entropy, both weighted per voxel; for label maps.
 
-    The Dice of a class with probabilities p, indicator g and confidence w is (2 Σ wpg + ε) / (Σ wg + Σ wp + ε).
+    The Dice of a class with probabilities p, indicator g and confidence w is (2 Σ wpg + ε) / (Σ wg + Σ wp + ε). A voxel
+    of confidence 0 gets no gradient from either; one of confidence w gets w times the cross entropy's gradient, and a
+    share of the Dice's that falls with w, though not in proportion, since the sums below the line change, too.
 
     Args:
         batch_dice: sum over the batch before dividing, as nnU-Net does for large batches of small patches.
         weight_ce: factor of the cross entropy.
         weight_dice: factor of the Dice loss, which is −Dice.
+        ignore_label: id of voxels that have no label.
         dice: the Dice loss to use instead, called as dice(logits, target, loss_mask=confidence).
 
     Source: FCaS, Eq. 9; MemoryEfficientSoftDiceLoss of nnU-Net, whose `loss_mask` holds the confidence.
     """
 
     def __init__(
-        self, *, batch_dice: bool = False, weight_ce: float = 1, weight_dice: float = 1, dice: nn.Module | None = None
+        self,
+        *,
+        batch_dice: bool = False,
+        weight_ce: float = 1,
+        weight_dice: float = 1,
+        ignore_label: int | None = None,
+        dice: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.weight_ce = weight_ce
         self.weight_dice = weight_dice
+        self.ignore_label = ignore_label
         self.dice = dice or MemoryEfficientSoftDiceLoss(
             apply_nonlin=softmax_helper_dim1, batch_dice=batch_dice, do_bg=False, smooth=_SMOOTH, ddp=False
         )
@@ -61,8 +101,9 @@ class ConfidenceDiceCELoss(nn.Module):
     @classmethod
     def from_native(cls, native: DC_and_CE_loss) -> ConfidenceDiceCELoss:
         """The weighted twin of the loss nnU-Net has built; keeps its (maybe compiled) Dice and its factors."""
-        assert native.ignore_label is None, "trainers refuse an ignore label before they build a loss"
-        return cls(weight_ce=native.weight_ce, weight_dice=native.weight_dice, dice=native.dc)
+        return cls(
+            weight_ce=native.weight_ce, weight_dice=native.weight_dice, ignore_label=native.ignore_label, dice=native.dc
+        )
 
     def forward(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
         """The loss.
@@ -75,8 +116,82 @@ class ConfidenceDiceCELoss(nn.Module):
         Returns:
             A scalar.
         """
+        cross_entropy = confidence_cross_entropy(logits, target, confidence, self.ignore_label)
+        if self.ignore_label is not None:
+            valid = target != self.ignore_label
+            target, confidence = torch.where(valid, target, 0), confidence * valid
         dice = self.dice(logits, target, loss_mask=confidence)
-        return self.weight_ce * confidence_cross_entropy(logits, target, confidence) + self.weight_dice * dice
+        return self.weight_ce * cross_entropy + self.weight_dice * dice
+
+
+class ConfidenceDiceBCELoss(nn.Module):
+    """Soft Dice and binary cross entropy, both weighted per voxel; for regions, which may overlap.
+
+    Args:
+        batch_dice: sum over the batch before dividing.
+        weight_ce: factor of the binary cross entropy.
+        weight_dice: factor of the Dice loss, which is −Dice.
+        has_ignore: the target's last channel is 1 where voxels have no label, as nnU-Net lays it out.
+        dice: the Dice loss to use instead, called as dice(logits, regions, loss_mask=confidence).
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_dice: bool = False,
+        weight_ce: float = 1,
+        weight_dice: float = 1,
+        has_ignore: bool = False,
+        dice: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight_ce = weight_ce
+        self.weight_dice = weight_dice
+        self.has_ignore = has_ignore
+        self.dice = dice or MemoryEfficientSoftDiceLoss(
+            apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True, smooth=_SMOOTH, ddp=False
+        )
+
+    @classmethod
+    def from_native(cls, native: DC_and_BCE_loss) -> ConfidenceDiceBCELoss:
+        """The weighted twin of the loss nnU-Net has built; keeps its (maybe compiled) Dice and its factors."""
+        return cls(
+            weight_ce=native.weight_ce, weight_dice=native.weight_dice, has_ignore=native.use_ignore_label,
+            dice=native.dc,
+        )  # fmt: skip
+
+    def forward(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
+        """The loss.
+
+        Args:
+            logits: [B, C, ...].
+            target: [B, C, ...] regions, or [B, C + 1, ...] with the ignored voxels last.
+            confidence: [B, 1, ...] in [0, 1].
+
+        Returns:
+            A scalar.
+        """
+        valid = None
+        if self.has_ignore:
+            valid, target = target[:, -1:] == 0, target[:, :-1]
+        cross_entropy = confidence_binary_cross_entropy(logits, target, confidence, valid)
+        weights = confidence if valid is None else confidence * valid
+        return self.weight_ce * cross_entropy + self.weight_dice * self.dice(logits, target, loss_mask=weights)
+
+
+def weighted_twin(native: nn.Module) -> ConfidenceDiceCELoss | ConfidenceDiceBCELoss:
+    """The weighted twin of a loss that an nnU-Net trainer has built.
+
+    Raises:
+        NotImplementedError: for another loss than Dice + CE and Dice + BCE.
+    """
+    if isinstance(native, DC_and_CE_loss):
+        return ConfidenceDiceCELoss.from_native(native)
+    if isinstance(native, DC_and_BCE_loss):
+        return ConfidenceDiceBCELoss.from_native(native)
+    raise NotImplementedError(
+        f"loss: must be nnU-Net's Dice + cross entropy or Dice + binary cross entropy, got {type(native).__name__}."
+    )
 
 
 class ConfidenceLoss(nn.Module):
@@ -92,10 +207,10 @@ class ConfidenceLoss(nn.Module):
         super().__init__()
         self.deep_supervision: DeepSupervisionWrapper | None = None
         if isinstance(native, DeepSupervisionWrapper):
-            native.loss = ConfidenceDiceCELoss.from_native(native.loss)
+            native.loss = weighted_twin(native.loss)
             self.deep_supervision = native
         else:
-            self.loss = ConfidenceDiceCELoss.from_native(native)
+            self.loss = weighted_twin(native)
         self._confidence: Tensor | None = None
 
     @contextmanager

@@ -4,45 +4,103 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcas_nnunet.integration.losses import (
+    ConfidenceDiceBCELoss,
     ConfidenceDiceCELoss,
     ConfidenceLoss,
+    confidence_binary_cross_entropy,
     confidence_cross_entropy,
     resize_confidence,
+    weighted_twin,
 )
 
 SHAPES = [(6, 8), (6, 8, 10)]
+KINDS = ["labels", "labels, ignore", "regions", "regions, ignore"]
+IGNORE = 4
 
 
-def native_loss(batch_dice: bool) -> DC_and_CE_loss:
-    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    return DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+def native_loss(batch_dice: bool, kind: str = "labels") -> nn.Module:
+    """What nnUNetTrainer._build_loss builds, before deep supervision."""
+    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": "regions" in kind, "ddp": False}
+    if "regions" in kind:
+        return DC_and_BCE_loss({}, dice, use_ignore_label="ignore" in kind, dice_class=MemoryEfficientSoftDiceLoss)
+    ignore_label = IGNORE if "ignore" in kind else None
+    return DC_and_CE_loss(dice, {}, ignore_label=ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
 
 
-def batch(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
+def batch(shape: tuple[int, ...], seed: int = 0, kind: str = "labels") -> tuple[Tensor, Tensor]:
+    """Logits and a target as nnU-Net's loader gives it: label ids, or regions (bool) with the ignored voxels last."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn((2, 4, *shape), generator=generator).requires_grad_()
-    return logits, torch.randint(0, 4, (2, 1, *shape), generator=generator).float()
+    if "regions" in kind:
+        channels = 5 if "ignore" in kind else 4
+        return logits, torch.rand((2, channels, *shape), generator=generator) > 0.6
+    labels = torch.randint(0, 5 if "ignore" in kind else 4, (2, 1, *shape), generator=generator)
+    return logits, labels.float()
+
+
+def full_confidence(target: Tensor) -> Tensor:
+    return torch.ones_like(target[:, :1], dtype=torch.float32)
 
 
 def gradient(loss: Tensor, logits: Tensor) -> Tensor:
     return torch.autograd.grad(loss, logits)[0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("batch_dice", [False, True])
-def test_full_confidence_is_nnunets_loss_and_gradient(shape: tuple[int, ...], batch_dice: bool) -> None:
-    logits, target = batch(shape)
-    native = native_loss(batch_dice)
-    ours = ConfidenceDiceCELoss.from_native(native)(logits, target, torch.ones_like(target))
+def test_full_confidence_is_nnunets_loss_and_gradient(shape: tuple[int, ...], batch_dice: bool, kind: str) -> None:
+    logits, target = batch(shape, kind=kind)
+    native = native_loss(batch_dice, kind)
+    ours = weighted_twin(native)(logits, target, full_confidence(target))
     theirs = native(logits, target)
     assert ours.item() == pytest.approx(theirs.item(), rel=5e-7)
     torch.testing.assert_close(gradient(ours, logits), gradient(theirs, logits), atol=1e-8, rtol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["labels, ignore", "regions, ignore"])
+def test_a_batch_that_is_ignored_whole_gives_nnunets_loss(kind: str) -> None:
+    logits, target = batch((6, 8), kind=kind)
+    target = torch.full_like(target, IGNORE) if kind.startswith("labels") else torch.ones_like(target)
+    native = native_loss(False, kind)
+    ours = weighted_twin(native)(logits, target, full_confidence(target))
+    assert ours.item() == pytest.approx(native(logits, target).item())
+    assert gradient(ours, logits).abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ignored_and_untrusted_voxels_get_no_gradient(kind: str) -> None:
+    logits, target = batch((6, 8, 10), kind=kind)
+    confidence = full_confidence(target)
+    confidence[:, :, :3] = 0
+    grad = gradient(weighted_twin(native_loss(True, kind))(logits, target, confidence), logits)
+    silent = confidence == 0
+    if "ignore" in kind:
+        silent |= (target == IGNORE) if kind.startswith("labels") else target[:, -1:]
+    assert grad[silent.expand_as(grad)].abs().max() == 0
+    assert grad[~silent.expand_as(grad)].abs().min() > 0
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    """Two regions, p = (3/4, 1/2) at one voxel of confidence 0.5, both present: mean over voxels and regions."""
+    logits = torch.tensor([3.0, 1.0]).log().reshape(1, 2, 1, 1)
+    regions = torch.ones(1, 2, 1, 1)
+    confidence = torch.full((1, 1, 1, 1), 0.5)
+    total = 0.5 * (torch.tensor(4 / 3).log() + torch.tensor(2.0).log())
+    assert confidence_binary_cross_entropy(logits, regions, confidence).item() == pytest.approx(total.item() / 2)
+    valid = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # with an ignore label nnU-Net does not divide by the regions
+    assert confidence_binary_cross_entropy(logits, regions, confidence, valid).item() == pytest.approx(total.item())
+
+
+def test_another_loss_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match=r"loss: must be nnU-Net's Dice .* got CrossEntropyLoss\."):
+        weighted_twin(nn.CrossEntropyLoss())
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
@@ -50,7 +108,10 @@ def test_standalone_loss_is_the_one_made_from_nnunets(batch_dice: bool) -> None:
     logits, target = batch((6, 8))
     confidence = torch.rand_like(target)
     ours = ConfidenceDiceCELoss(batch_dice=batch_dice)(logits, target, confidence)
-    assert ours.item() == ConfidenceDiceCELoss.from_native(native_loss(batch_dice))(logits, target, confidence).item()
+    assert ours.item() == weighted_twin(native_loss(batch_dice))(logits, target, confidence).item()
+    logits, target = batch((6, 8), kind="regions")
+    ours = ConfidenceDiceBCELoss(batch_dice=batch_dice)(logits, target, confidence)
+    assert ours.item() == weighted_twin(native_loss(batch_dice, "regions"))(logits, target, confidence).item()
 
 
 def test_zero_confidence_gives_no_gradient_there() -> None:

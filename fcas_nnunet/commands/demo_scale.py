@@ -9,7 +9,11 @@ from pathlib import Path
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
+from fcas_nnunet.integration.trainer_lookup import (
+    DEMO_PRETRAIN_EPOCHS_VARIABLE,
+    DEMO_REAL_EPOCHS_VARIABLE,
+    ext_trainer_value,
+)
 
 
 class DemoSize(StrEnum):
@@ -83,8 +87,6 @@ class Names:
 
     def environment(self) -> dict[str, str]:
         """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
-        from fcas_nnunet.integration.trainers import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
-
         cores = str(os.cpu_count() or 1)
         return {
             "nnUNet_raw": str(self.folder / "nnUNet_raw"),

@@ -42,14 +42,9 @@ def build_condition(
             f"condition: reference mask, template mask and template image must have one shape, got "
             f"{tuple(reference_codes.shape)}, {tuple(template_codes.shape)}, {tuple(template_image.shape)}."
         )
-    batch, _, *size = template_image.shape
-    condition = torch.empty((batch, CONDITION_CHANNELS, *size), device=template_image.device)
-    for channels, part in (  # filled in place: on a CPU this is a tenth of a training step otherwise
-        (slice(0, NUM_BITS), _bits(reference_codes)),
-        (slice(NUM_BITS, 2 * NUM_BITS), _bits(template_codes)),
-        (slice(2 * NUM_BITS, CONDITION_CHANNELS), template_image),
-    ):
-        condition[:, channels].copy_(part)
+    # bytes are turned into floats as they are joined: on a CPU, doing so before costs a tenth of a training step
+    condition = torch.cat([_bits(reference_codes), _bits(template_codes), template_image.float()], dim=1)
+    assert condition.shape[1] == CONDITION_CHANNELS, "8 + 8 + 1"
     return condition
 
 

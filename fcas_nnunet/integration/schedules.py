@@ -1,4 +1,4 @@
-"""The learning rate of fine-tuning."""
+"""The learning rate of fine-tuning, and of the demo."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class WarmupPolyLR:
         self.initial_lr = initial_lr
         self.max_steps = max_steps
         self.warmup_steps = warmup_steps
+        self.step(0)  # the optimiser starts at the first epoch's rate, as under nnU-Net's own schedule
 
     def rate(self, step: int) -> float:
         """The learning rate of an epoch, counted from 0."""

@@ -11,6 +11,9 @@ from pathlib import Path
 from fcas_nnunet.files import atomic_path
 
 EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
+#: How many epochs the trainers of demo size take; here, so that whoever sets them need not import the trainers.
+DEMO_PRETRAIN_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS"
+DEMO_REAL_EPOCHS_VARIABLE = "FCAS_DEMO_REAL_EPOCHS"
 SHIM = "fcas_nnunet_trainers.py"
 
 

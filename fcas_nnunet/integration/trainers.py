@@ -15,10 +15,8 @@ from torch import distributed, nn
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.losses import ConfidenceLoss
 from fcas_nnunet.integration.schedules import WarmupPolyLR
+from fcas_nnunet.integration.trainer_lookup import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
 from fcas_nnunet.integration.transforms import unpack_confidence, with_doubt
-
-DEMO_PRETRAIN_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS"
-DEMO_REAL_EPOCHS_VARIABLE = "FCAS_DEMO_REAL_EPOCHS"
 
 _DEFAULT_DEVICE = torch.device("cuda")
 _MAX_VALIDATION_CASES = 20
@@ -145,9 +143,7 @@ class nnUNetTrainerCALFinetune(nnUNetTrainer):
         """nnU-Net's optimiser with warm-up before the decay."""
         optimizer, _ = super().configure_optimizers()
         warmup = round(_WARMUP_FRACTION * self.num_epochs)
-        scheduler = WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, warmup)
-        scheduler.step(0)
-        return optimizer, scheduler
+        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, warmup)
 
 
 class nnUNetTrainerCAL_1epoch(nnUNetTrainerCAL):
@@ -217,6 +213,7 @@ class _DemoSize(nnUNetTrainer):
         device: torch.device = _DEFAULT_DEVICE,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.DEMO_LR
         self.num_epochs = self._epochs()
         self.num_iterations_per_epoch = 25
         self.num_val_iterations_per_epoch = 2
@@ -224,10 +221,8 @@ class _DemoSize(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
         """AdamW under nnU-Net's polynomial decay, after one epoch of warm-up."""
-        optimizer = torch.optim.AdamW(self.network.parameters(), self.DEMO_LR, weight_decay=self.weight_decay)
-        scheduler = WarmupPolyLR(optimizer, self.DEMO_LR, self.num_epochs, min(1, self.num_epochs - 1))
-        scheduler.step(0)
-        return optimizer, scheduler
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, min(1, self.num_epochs - 1))
 
     def _epochs(self) -> int:
         value = os.environ.get(self.EPOCHS_VARIABLE, str(self.DEFAULT_EPOCHS))
@@ -246,7 +241,6 @@ class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
     """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (8)."""
 
     EPOCHS_VARIABLE = DEMO_PRETRAIN_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 8
 
 
 class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):

@@ -217,6 +217,9 @@ class TCDMConfig:
         conditioning: how the condition enters.
         condition_embedding_channels: width of the condition embedding. One number: space-to-depth(4) and convolutions
             at latent resolution; three: MAISI's strided convolutions.
+        prior: start from a guess (not in the paper): the template with its structures replaced by the reference's, an
+            18th channel of the condition. What it says about the clean latents is fitted before training, and the
+            denoiser predicts what is missing. With it, the drawn contrast follows the template after minutes.
         prediction_type: what the denoiser predicts.
         multi_resolution_noise: how much coarse noise is mixed in, a factor per halving of the resolution; 0 = white
             noise, as in the paper. The steps of the `ddpm` solver add white noise in any case.
@@ -235,6 +238,7 @@ class TCDMConfig:
     norm_num_groups: int = 16
     conditioning: Conditioning = Conditioning.CONCAT
     condition_embedding_channels: tuple[int, ...] = (32,)
+    prior: bool = False
     prediction_type: PredictionType = PredictionType.V_PREDICTION
     multi_resolution_noise: float = 0.0
     num_train_timesteps: int = 1000
@@ -252,6 +256,15 @@ class TCDMConfig:
             len(self.condition_embedding_channels) in (1, 3),
             "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
         )  # fmt: skip
+        _require(
+            not self.prior or self.prediction_type == PredictionType.SAMPLE,
+            "prediction_type", "sample where prior is on", self.prediction_type,
+        )  # fmt: skip
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the raw condition."""
+        return CONDITION_CHANNELS + self.prior
 
 
 @dataclass(frozen=True)

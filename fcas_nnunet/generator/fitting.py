@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import yaml
 from accelerate import Accelerator
 from torch import nn
@@ -37,6 +36,8 @@ RUN_FILE = "run.yaml"
 CACHE_FOLDER = "cache"
 MAX_CODE = 255
 VALIDATION_CROPS, VALIDATION_PAIRS = 16, 8
+#: Batches that the prior is fitted to; of their own, so that training sees the same with and without it.
+PRIOR_BATCHES = 32
 #: torch 2.13's bf16 Conv3d (kernel 3) gives NaN weight gradients on CPUs for inputs of 2³; from 3³ on they are right.
 MIN_BF16_SIZE_ON_CPU = 3
 
@@ -175,9 +176,10 @@ def train_autoencoder(
 class TCDMObjective(nn.Module):
     """The bidirectional loss (Eq. 3, 4) as a module, so that it can be wrapped whole."""
 
-    def __init__(self, config: TCDMConfig, scale: LatentScale) -> None:
+    def __init__(self, config: TCDMConfig, scale: LatentScale, num_labels: int) -> None:
         super().__init__()
         self.tcdm = TCDM(config)
+        self.guess_labels = num_labels if config.prior else 0
         self.scale = scale
         self.scheduler = forward_process(config)
         self.one_direction = config.pairs.one_direction
@@ -190,11 +192,8 @@ class TCDMObjective(nn.Module):
             b: the other.
             seed: of latents' noise, diffusion noise and timesteps.
         """
-        directions = [(a, b)] if self.one_direction else [(a, b), (b, a)]
-        condition = torch.cat([build_condition(target.reference, t.template, t.image) for target, t in directions])
+        condition, mean, std = self._directions(a, b)
         generator = torch.Generator().manual_seed(seed)
-        mean = torch.cat([target.mean for target, _ in directions])
-        std = torch.cat([target.log_std for target, _ in directions]).exp()
         raw = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = self.scale.to_scaled(raw)  # raw latents => scaled latents
         noise = draw_noise(latents.shape, generator, self.tcdm.config.multi_resolution_noise).to(latents.device)
@@ -202,9 +201,30 @@ class TCDMObjective(nn.Module):
         timesteps = timesteps.to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast(noisy.device.type, enabled=self._autocasts(noisy)):
-            prediction = self.tcdm(noisy, timesteps, self.tcdm.embed_condition(condition)).float()
-        target = training_target(self.scheduler, latents, noise, timesteps)
-        return len(directions) * F.mse_loss(prediction, target)  # equal halves: the sum of the directions' means
+            embedded = self.tcdm.embed_condition(condition)
+            prediction = self.tcdm(noisy, timesteps, embedded).float()
+        error = (prediction - training_target(self.scheduler, latents, noise, timesteps)) ** 2
+        weights = self.tcdm.loss_weights(noisy, timesteps, embedded)
+        mean_error = error.mean() if weights is None else (weights * error).mean()
+        return (1 if self.one_direction else 2) * mean_error  # equal halves: the sum of the directions' means
+
+    def fit_prior(self, pairs: Iterable[tuple[PairEnd, PairEnd]]) -> None:
+        """Fit the prior, where the model has one, before training."""
+        if self.tcdm.prior is not None:
+            drawn = (self._directions(a, b) for a, b in pairs)
+            self.tcdm.prior.fit((condition, self.scale.to_scaled(mean)) for condition, mean, _ in drawn)
+
+    def _directions(self, a: PairEnd, b: PairEnd) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Condition, and mean and standard deviation of the raw latents, of A@B and B@A one after the other."""
+        directions = [(a, b)] if self.one_direction else [(a, b), (b, a)]
+        condition = torch.cat(
+            [
+                build_condition(target.reference, template.template, template.image, self.guess_labels)
+                for target, template in directions
+            ]
+        )
+        mean = torch.cat([target.mean for target, _ in directions])
+        return condition, mean, torch.cat([target.log_std for target, _ in directions]).exp()
 
     def _autocasts(self, latents: torch.Tensor) -> bool:
         """Whether the surrounding autocast may go on: not where the CPU's bf16 gradients are wrong."""
@@ -225,9 +245,9 @@ def train_tcdm(
         a, b = sampler.batch(step, optimisation.batch_size)
         return module(a.to(device), b.to(device), derive_seed(config.seed, sampler.name, "noise", step))
 
-    run = Training(
-        TCDMObjective(config.tcdm, scale), optimisation, folder / checkpoint.TCDM_FOLDER, accelerator, "tcdm"
-    )
+    objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()))
+    objective.fit_prior(training.batch(-1 - i, optimisation.batch_size) for i in range(PRIOR_BATCHES))
+    run = Training(objective, optimisation, folder / checkpoint.TCDM_FOLDER, accelerator, "tcdm")
     run.run(
         lambda module, step: loss_on(module, training, step),
         lambda module: _mean(

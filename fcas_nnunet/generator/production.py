@@ -186,6 +186,7 @@ def _condition(
         codes[None, None],
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None],
         _centred(template_image, template_grid.resampled_shape, grid)[None, None],
+        guess_labels=num_labels if record.config.tcdm.prior else 0,
     )
     return condition, codes.numpy() > 0
 

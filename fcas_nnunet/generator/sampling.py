@@ -48,7 +48,7 @@ def synthesise(
         tcdm: the trained model, in eval mode.
         autoencoder: the frozen autoencoder, in eval mode.
         scale: raw latents ↔ the latents TCDM was trained on.
-        condition: [1, 17, D, H, W], sizes divisible by 16.
+        condition: [1, C, D, H, W], sizes divisible by 16.
         sampling: solver, steps, window.
         confidence: which snapshots, how many.
         generator: the case's own, on the CPU, so that every device starts from the same noise.
@@ -78,7 +78,7 @@ def sample_latents(
 
     Args:
         tcdm: the trained model.
-        condition: [1, 17, D, H, W].
+        condition: [1, C, D, H, W].
         sampling: solver, steps, window.
         generator: for the starting noise and the noise of `ddpm` steps; on the CPU.
         on_snapshot: called with the intermediate latents [1, 4, D/4, H/4, W/4] at the steps SSV compares.

@@ -12,7 +12,8 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 
-from fcas_nnunet.config import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, Conditioning, TCDMConfig
+from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, Conditioning, TCDMConfig
+from fcas_nnunet.generator.prior import PRIOR_CHANNELS, LatentPrior
 
 
 class SpaceToDepthEmbedding(nn.Module):
@@ -105,31 +106,43 @@ class TCDM(nn.Module):
         }
         self.controlnet: EmbeddedControlNet | None = None
         self.condition_embedding: SpaceToDepthEmbedding | None = None
+        self.prior = LatentPrior(config) if config.prior else None
         if config.conditioning == Conditioning.CONTROLNET:
             self.denoiser = Denoiser(in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, **levels)
             self.controlnet = EmbeddedControlNet(
                 in_channels=LATENT_CHANNELS,
-                conditioning_embedding_in_channels=CONDITION_CHANNELS,
+                conditioning_embedding_in_channels=config.condition_channels,
                 use_checkpointing=False,
                 **levels,
             )
             self.controlnet.controlnet_cond_embedding = _controlnet_embedding(config)  # type: ignore[assignment]
         else:
             width = config.condition_embedding_channels[0]
-            self.condition_embedding = SpaceToDepthEmbedding(CONDITION_CHANNELS, 2 * width, width, zero_init=False)
+            self.condition_embedding = SpaceToDepthEmbedding(
+                config.condition_channels, 2 * width, width, zero_init=False
+            )
             self.denoiser = Denoiser(in_channels=LATENT_CHANNELS + width, out_channels=LATENT_CHANNELS, **levels)
 
     def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
-        """c = E_ctrl(c_raw), first part (Eq. 1): [B, 17, D, H, W] => [B, E, D/4, H/4, W/4]."""
-        if self.controlnet is not None:
-            return self.controlnet.controlnet_cond_embedding(condition)
-        assert self.condition_embedding is not None, "concat has an embedding of its own"
-        return self.condition_embedding(condition)
+        """c = E_ctrl(c_raw), first part (Eq. 1), and the prior where there is one.
+
+        Args:
+            condition: [B, 17 or 18, D, H, W].
+
+        Returns:
+            [B, E, D/4, H/4, W/4], the same for all timesteps.
+        """
+        embed = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
+        assert embed is not None, "concat has an embedding of its own"
+        embedded: torch.Tensor = embed(condition)
+        if self.prior is None:
+            return embedded
+        return torch.cat([self.prior(condition).to(embedded.dtype), embedded], dim=1)
 
     def forward(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
     ) -> torch.Tensor:
-        """The prediction (noise or v) for scaled noisy latents.
+        """The prediction (noise, v or clean latents) for scaled noisy latents.
 
         Args:
             noisy_latents: [B, 4, d, h, w].
@@ -139,18 +152,41 @@ class TCDM(nn.Module):
         Returns:
             [B, 4, d, h, w].
         """
+        if self.prior is None:
+            return self._denoise(noisy_latents, timesteps, embedded_condition)
+        prior, embedding = _split_prior(embedded_condition)
+        mean, scale = self.prior.around(noisy_latents.float(), timesteps, prior)
+        return mean + scale * self._denoise(noisy_latents, timesteps, embedding).float()
+
+    def loss_weights(
+        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Weights of the squared error, mean 1, [B, 4, d, h, w]: what the prior leaves open weighs less.
+
+        None without a prior. Takes what `forward` takes.
+        """
+        if self.prior is None:
+            return None
+        _, scale = self.prior.around(noisy_latents.float(), timesteps, _split_prior(embedded_condition)[0])
+        return (1 / scale) / (1 / scale).mean()
+
+    def _denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         if self.controlnet is None:
-            return self.denoiser(torch.cat([noisy_latents, embedded_condition], dim=1), timesteps)
-        down, mid = self.controlnet(noisy_latents, timesteps, embedded_condition)
+            return self.denoiser(torch.cat([noisy_latents, embedding], dim=1), timesteps)
+        down, mid = self.controlnet(noisy_latents, timesteps, embedding)
         return self.denoiser(
             noisy_latents, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid
         )
 
 
+def _split_prior(embedded_condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return embedded_condition[:, :PRIOR_CHANNELS].float(), embedded_condition[:, PRIOR_CHANNELS:]
+
+
 def _controlnet_embedding(config: TCDMConfig) -> nn.Module:
     widths = config.condition_embedding_channels
     if len(widths) == 1:
-        return SpaceToDepthEmbedding(CONDITION_CHANNELS, 2 * widths[0], config.channels[0], zero_init=True)
+        return SpaceToDepthEmbedding(config.condition_channels, 2 * widths[0], config.channels[0], zero_init=True)
     return ControlNetConditioningEmbedding(
-        spatial_dims=3, in_channels=CONDITION_CHANNELS, out_channels=config.channels[0], channels=widths
+        spatial_dims=3, in_channels=config.condition_channels, out_channels=config.channels[0], channels=widths
     )

@@ -14,7 +14,8 @@ from fcas_nnunet.presets import TINY
 
 
 def config_of(conditioning):
-    return replace(TINY.tcdm, conditioning=conditioning)
+    """Without a prior, which has tests of its own."""
+    return replace(TINY.tcdm, conditioning=conditioning, prior=False)
 
 
 def unzero_output(tcdm):
@@ -89,7 +90,7 @@ def test_last_down_residual_enters_h_as_it_does_upstream():
 @pytest.mark.parametrize("conditioning", list(Conditioning))
 def test_joint_training_reaches_every_parameter(conditioning):
     torch.manual_seed(0)
-    objective = TCDMObjective(config_of(conditioning), LatentScale())
+    objective = TCDMObjective(config_of(conditioning), LatentScale(), num_labels=8)
     for parameter in objective.parameters():  # zero convolutions block the first gradients by design
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -100,12 +101,12 @@ def test_joint_training_reaches_every_parameter(conditioning):
 
 def test_loss_is_the_sum_of_both_directions():
     torch.manual_seed(0)
-    both = TCDMObjective(config_of(Conditioning.CONCAT), LatentScale())
+    both = TCDMObjective(config_of(Conditioning.CONCAT), LatentScale(), num_labels=8)
     a, b = random_end(0), random_end(1)
     # a fresh UNet predicts 0, so each direction's loss is the mean square of its v target: about 1 for unit latents
     assert both(a, b, seed=0).item() == pytest.approx(2.0, abs=0.1)
     pairs = replace(TINY.tcdm.pairs, one_direction=True)
-    one = TCDMObjective(replace(config_of(Conditioning.CONCAT), pairs=pairs), LatentScale())
+    one = TCDMObjective(replace(config_of(Conditioning.CONCAT), pairs=pairs), LatentScale(), num_labels=8)
     assert one(a, b, seed=0).item() == pytest.approx(1.0, abs=0.1)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.integration import trainers
+from fcas_nnunet.integration.planning import read_plans
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 
 LABELS = {"background": 0, "left_ventricle": 1, "coronary_arteries": 2}
 ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
 REAL, SYNTHETIC = "Dataset901_Heart", "Dataset902_HeartFCaS"
 PLANS, MOVED_PLANS = "nnUNetPlans", "nnUNetPlansFrom901"
+CPU = torch.device("cpu")
 
 
 def affine_of(spacing_mm: tuple[float, float, float], seed: int) -> np.ndarray:
@@ -95,3 +101,10 @@ class Prepared:
 def make_root(root: Path) -> None:
     for kind in ("raw", "preprocessed", "results"):
         (root / kind).mkdir()
+
+
+def build(prepared: Prepared, name: str, *, real: bool = False, **plans_changes: Any) -> Any:
+    """A trainer on the synthetic data set, or on the real one."""
+    dataset, plans_name = (prepared.real, PLANS) if real else (prepared.synthetic, MOVED_PLANS)
+    plans = deepcopy(read_plans(dataset, plans_name)) | {"continue_training": False} | plans_changes
+    return getattr(trainers, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,12 @@ from torch import distributed, nn
 
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.losses import ConfidenceLoss
+from fcas_nnunet.integration.pretrained import (
+    copy_segmentation_layers,
+    pretrained_weights_argument,
+    pretraining_faults,
+    read_checkpoint,
+)
 from fcas_nnunet.integration.schedules import WarmupPolyLR
 from fcas_nnunet.integration.trainer_lookup import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
 from fcas_nnunet.integration.transforms import unpack_confidence, with_doubt
@@ -118,7 +125,9 @@ class nnUNetTrainerCALFinetune(nnUNetTrainer):
     """Fine-tuning on real scans what `nnUNetTrainerCAL` pretrained; start it with `-pretrained_weights`.
 
     Real labels are fully trusted: nnU-Net's own loss and batches. Own name, so that a run never overwrites one from
-    scratch. SGD at 1e-3, a tenth of nnU-Net's, with a warm-up over the first twentieth of the epochs.
+    scratch. SGD at 1e-3, a tenth of nnU-Net's, with a warm-up over the first twentieth of the epochs. Weights that were
+    pretrained for another patch size, spacing, normalisation or label set are refused; the segmentation layers, which
+    nnU-Net leaves at random, are taken over, too, since the labels are the same.
 
     Source: FCaS §3.1 (200 epochs).
     """
@@ -138,6 +147,32 @@ class nnUNetTrainerCALFinetune(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.EPOCHS
         self.initial_lr = self.INITIAL_LR
+        self.pretrained: dict[str, Any] | None = None
+
+    def initialize(self) -> None:
+        """nnU-Net's network, unless the weights it shall start from do not fit.
+
+        Raises:
+            ValueError: listing why they do not.
+            FileNotFoundError: when they are not there.
+        """
+        path = pretrained_weights_argument(sys.argv)
+        if path is not None:
+            self.pretrained = read_checkpoint(path)
+            faults = pretraining_faults(
+                self.pretrained, self.plans_manager.plans, self.configuration_name, self.dataset_json
+            )
+            if faults:
+                raise ValueError("\n".join(faults))
+        super().initialize()
+
+    def on_train_start(self) -> None:
+        """nnU-Net's preparations, and the pretrained segmentation layers, which nnU-Net does not load."""
+        super().on_train_start()
+        if self.pretrained is not None and self.current_epoch == 0:
+            copied = copy_segmentation_layers(self.network, self.pretrained)
+            self.print_to_log_file(f"{copied} tensors of segmentation layers taken over from the pretrained weights")
+        self.pretrained = None
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
         """nnU-Net's optimiser with warm-up before the decay."""

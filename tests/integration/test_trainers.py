@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from nnunet_cases import MOVED_PLANS, PLANS, Prepared
+from nnunet_cases import CPU, MOVED_PLANS, Prepared, build
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -25,13 +25,6 @@ from fcas_nnunet.integration.schedules import WarmupPolyLR
 from fcas_nnunet.integration.trainer_lookup import SHIM, ext_trainer_value, shim_folder
 
 NAMES = sorted(name for name in vars(trainers) if name.startswith("nnUNetTrainer") and name != "nnUNetTrainer")
-CPU = torch.device("cpu")
-
-
-def build(prepared: Prepared, name: str, *, real: bool = False, **plans_changes: Any) -> Any:
-    dataset, plans_name = (prepared.real, PLANS) if real else (prepared.synthetic, MOVED_PLANS)
-    plans = deepcopy(read_plans(dataset, plans_name)) | {"continue_training": False} | plans_changes
-    return getattr(trainers, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
 
 
 def test_the_shim_lists_every_trainer_and_lies_alone() -> None:

@@ -56,7 +56,7 @@ CPU = FCaSConfig(
         linear_skip=True,
         crop_size=(32, 32, 32),
         optimisation=OptimisationConfig(
-            num_steps=1100, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=110
+            num_steps=950, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=95
         ),
     ),
     tcdm=TCDMConfig(

@@ -48,18 +48,18 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
     shape = ["--shape", *map(str, scale.shape)]
     return [
         Stage("phantoms", 25, lambda: _phantoms(names, run, shape)),
-        Stage("train the generator", 440, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
-        Stage("generate synthetic scans", 130, lambda: run(
+        Stage("train the generator", 400, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
+        Stage("generate synthetic scans", 105, lambda: run(
             "fcas_generate", "-d", names.source, "-o", names.synthetic, "-n", scale.num_synthetic,
             "--for", names.real, "--preset", scale.preset)),
         Stage("paint the same masks (the cheap rival)", 3, lambda: _paint(names)),
         Stage("plan and preprocess", 75, lambda: _prepare(names, run)),
-        Stage("real-only nnU-Net", 85, lambda: _train_baseline(names, run)),
-        Stage("pretrain on painted scans", 90, lambda: _pretrain(names, run, names.painted)),
-        Stage("fine-tune from painted", 85, lambda: _finetune(names, run, names.painted)),
-        Stage("pretrain on FCaS scans with confidence", 90, lambda: _pretrain(names, run, names.synthetic)),
-        Stage("fine-tune from FCaS", 85, lambda: _finetune(names, run, names.synthetic)),
-        Stage("score", 60, lambda: _score(names, run)),
+        Stage("real-only nnU-Net", 95, lambda: _train_baseline(names, run)),
+        Stage("pretrain on painted scans", 95, lambda: _pretrain(names, run, names.painted)),
+        Stage("fine-tune from painted", 95, lambda: _finetune(names, run, names.painted)),
+        Stage("pretrain on FCaS scans with confidence", 95, lambda: _pretrain(names, run, names.synthetic)),
+        Stage("fine-tune from FCaS", 95, lambda: _finetune(names, run, names.synthetic)),
+        Stage("score", 70, lambda: _score(names, run)),
     ]  # fmt: skip
 
 
@@ -141,7 +141,8 @@ def _score(names: Names, run: Run) -> None:
         predictions = names.folder / "predictions" / str(number)
         run(
             "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions, "-m", model,
-            "-f", "all", "-device", "cpu", "--disable_tta", "--continue_prediction", "-npp", 1, "-nps", 1,
+            "-f", "all", "-device", "cpu", "--disable_tta", "-step_size", 0.75, "--continue_prediction",
+            "-npp", 1, "-nps", 1,
         )  # fmt: skip
         scores[title] = names.folder / f"scores_{number}.json"
         run("fcas_evaluate", "segmentations", "-r", real.folder / "labelsTs", "-p", predictions, "-o", scores[title])

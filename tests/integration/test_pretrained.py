@@ -18,8 +18,8 @@ from fcas_nnunet.integration.pretrained import (
 )
 
 
-@pytest.fixture(scope="module")
-def checkpoint(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def checkpoint(prepared: Prepared, tmp_path: Path) -> Path:
     """Of a pretraining that has just begun, its segmentation layers unlike any fresh ones."""
     trainer = build(prepared, "nnUNetTrainerCAL")
     trainer.initialize()
@@ -27,7 +27,7 @@ def checkpoint(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> 
         for name, tensor in trainer.network.named_parameters():
             if ".seg_layers." in name:
                 tensor.fill_(0.125)
-    path = tmp_path_factory.mktemp("pretrained") / "checkpoint_final.pth"
+    path = tmp_path / "checkpoint_final.pth"
     trainer.save_checkpoint(str(path))
     return path
 

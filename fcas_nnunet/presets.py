@@ -56,7 +56,7 @@ CPU = FCaSConfig(
         linear_skip=True,
         crop_size=(32, 32, 32),
         optimisation=OptimisationConfig(
-            num_steps=950, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=95
+            num_steps=800, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=100
         ),
     ),
     tcdm=TCDMConfig(
@@ -67,9 +67,9 @@ CPU = FCaSConfig(
         prior=True,
         prediction_type=PredictionType.SAMPLE,
         multi_resolution_noise=0.6,
-        pairs=PairConfig(num_shapes=3, num_contrasts=4),
+        pairs=PairConfig(num_shapes=3, num_contrasts=3),
         optimisation=OptimisationConfig(
-            num_steps=385,
+            num_steps=330,
             batch_size=1,
             learning_rate=1e-3,
             adam_beta2=0.95,

@@ -49,17 +49,17 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
     return [
         Stage("phantoms", 25, lambda: _phantoms(names, run, shape)),
         Stage("train the generator", 400, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
-        Stage("generate synthetic scans", 105, lambda: run(
+        Stage("generate synthetic scans", 120, lambda: run(
             "fcas_generate", "-d", names.source, "-o", names.synthetic, "-n", scale.num_synthetic,
             "--for", names.real, "--preset", scale.preset)),
         Stage("paint the same masks (the cheap rival)", 3, lambda: _paint(names)),
         Stage("plan and preprocess", 75, lambda: _prepare(names, run)),
-        Stage("real-only nnU-Net", 95, lambda: _train_baseline(names, run)),
-        Stage("pretrain on painted scans", 95, lambda: _pretrain(names, run, names.painted)),
-        Stage("fine-tune from painted", 95, lambda: _finetune(names, run, names.painted)),
-        Stage("pretrain on FCaS scans with confidence", 95, lambda: _pretrain(names, run, names.synthetic)),
-        Stage("fine-tune from FCaS", 95, lambda: _finetune(names, run, names.synthetic)),
-        Stage("score", 70, lambda: _score(names, run)),
+        Stage("real-only nnU-Net", 85, lambda: _train_baseline(names, run)),
+        Stage("pretrain on painted scans", 80, lambda: _pretrain(names, run, names.painted)),
+        Stage("fine-tune from painted", 85, lambda: _finetune(names, run, names.painted)),
+        Stage("pretrain on FCaS scans with confidence", 80, lambda: _pretrain(names, run, names.synthetic)),
+        Stage("fine-tune from FCaS", 85, lambda: _finetune(names, run, names.synthetic)),
+        Stage("score", 100, lambda: _score(names, run)),
     ]  # fmt: skip
 
 

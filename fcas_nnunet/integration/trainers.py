@@ -267,6 +267,13 @@ class _DemoSize(nnUNetTrainer):
             )
         return int(value)
 
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, but progress.png is drawn after the last epoch alone: it takes as long as four training steps."""
+        if self.current_epoch + 1 < self.num_epochs:
+            self.logger.plot_progress_png = lambda output_folder: None
+        super().on_epoch_end()
+        vars(self.logger).pop("plot_progress_png", None)
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: the demo predicts held-out cases afterwards."""
         self.print_to_log_file("Demo size: training cases are not predicted, held-out ones are afterwards.")

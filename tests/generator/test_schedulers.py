@@ -36,7 +36,7 @@ def oracle(scheduler, noisy, timestep, prediction_type):
     [(Solver.DPMSOLVER, 25, 0.01), (Solver.DPMSOLVER, 10, 0.02), (Solver.DDPM, 1000, 0.015)],
 )
 def test_sampled_standard_deviation_is_that_of_the_data(prediction_type, solver, steps, tolerance):
-    config = replace(TINY.tcdm, prediction_type=prediction_type)
+    config = replace(TINY.tcdm, prior=False, prediction_type=prediction_type)
     scheduler = sampling_scheduler(config, SamplingConfig(solver=solver, num_inference_steps=steps))
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(20_000, 1, generator=generator)
@@ -49,7 +49,7 @@ def test_sampled_standard_deviation_is_that_of_the_data(prediction_type, solver,
 
 @pytest.mark.parametrize("prediction_type", list(PredictionType))
 def test_clean_latents_are_recovered_from_a_perfect_prediction(prediction_type):
-    config = replace(TINY.tcdm, prediction_type=prediction_type)
+    config = replace(TINY.tcdm, prior=False, prediction_type=prediction_type)
     scheduler = forward_process(config)
     generator = torch.Generator().manual_seed(1)
     clean, noise = torch.randn(2, 3, 4, 5, 5, 5, generator=generator)

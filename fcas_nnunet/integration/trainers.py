@@ -272,7 +272,7 @@ class _DemoSize(nnUNetTrainer):
         if self.current_epoch + 1 < self.num_epochs:
             self.logger.plot_progress_png = lambda output_folder: None
         super().on_epoch_end()
-        vars(self.logger).pop("plot_progress_png", None)
+        self.logger.__dict__.pop("plot_progress_png", None)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: the demo predicts held-out cases afterwards."""

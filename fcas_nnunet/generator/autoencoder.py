@@ -9,6 +9,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from torch import nn
 
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, AutoencoderConfig
+from fcas_nnunet.generator.blocks import fold_blocks
 
 INITIAL_LOG_VARIANCE = -8.0
 
@@ -88,7 +89,7 @@ class Autoencoder(nn.Module):
         """
         if any(size % LATENT_DOWNSAMPLING for size in images.shape[2:]):
             raise ValueError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
-        mean, std = self.network.encode(_fold(images, self.config.patch_size))
+        mean, std = self.network.encode(fold_blocks(images, self.config.patch_size))
         mean = mean.float()
         if self.skip is not None:
             mean = mean + self.skip.encoder(images).float()
@@ -157,13 +158,6 @@ def autoencoder_loss(
     l1 = (weights * (images - reconstructions).abs()).mean()
     kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp_min(1e-6).log() - 1).sum(dim=1).mean()
     return l1 + kl_weight * kl
-
-
-def _fold(images: torch.Tensor, patch_size: int) -> torch.Tensor:
-    if patch_size == 1:
-        return images
-    p = patch_size
-    return rearrange(images, "b 1 (d p) (h q) (w r) -> b (p q r) d h w", p=p, q=p, r=p)
 
 
 def _unfold(x: torch.Tensor, patch_size: int) -> torch.Tensor:

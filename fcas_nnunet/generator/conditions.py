@@ -102,9 +102,9 @@ def _bins(codes: torch.Tensor) -> torch.Tensor:
 
 def _filled(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """The image with what is not valid filled from around, coarse to fine; soft tissue where nothing is valid."""
-    weight = valid.float()
     if min(image.shape[2:]) < 2:
         return torch.where(valid, image, SOFT_TISSUE)
+    weight = valid.float()
     coarse_weight = F.avg_pool3d(weight, 2, ceil_mode=True, count_include_pad=False)
     coarse = F.avg_pool3d(image * weight, 2, ceil_mode=True, count_include_pad=False)
     coarse = _filled(coarse / coarse_weight.clamp(min=1e-6), coarse_weight > 0)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from fcas_nnunet.config import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
+from fcas_nnunet.generator.blocks import fold_blocks
 from fcas_nnunet.generator.conditions import NUM_BITS
 from fcas_nnunet.generator.schedulers import forward_process
 
@@ -114,8 +114,7 @@ def regions(condition: torch.Tensor) -> torch.Tensor:
 
 def _guess_blocks(condition: torch.Tensor) -> torch.Tensor:
     """[B, 18, D, H, W] => [B, 64, D/4, H/4, W/4]."""
-    p = LATENT_DOWNSAMPLING
-    return rearrange(condition[:, CONDITION_CHANNELS], "b (d p) (h q) (w r) -> b (p q r) d h w", p=p, q=p, r=p)
+    return fold_blocks(condition[:, CONDITION_CHANNELS:], LATENT_DOWNSAMPLING)
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

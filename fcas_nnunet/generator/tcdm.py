@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, Conditioning, TCDMConfig
+from fcas_nnunet.generator.blocks import fold_blocks
 from fcas_nnunet.generator.prior import PRIOR_CHANNELS, LatentPrior
 
 
@@ -40,9 +40,7 @@ class SpaceToDepthEmbedding(nn.Module):
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         """[B, C, D, H, W] => [B, out_channels, D/4, H/4, W/4]."""
-        p = LATENT_DOWNSAMPLING
-        x = rearrange(condition, "b c (d p) (h q) (w r) -> b (c p q r) d h w", p=p, q=p, r=p)
-        return self.conv_out(F.silu(self.conv_in(x)))
+        return self.conv_out(F.silu(self.conv_in(fold_blocks(condition, LATENT_DOWNSAMPLING))))
 
 
 class Denoiser(DiffusionModelUNetMaisi):

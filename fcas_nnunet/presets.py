@@ -69,7 +69,7 @@ CPU = FCaSConfig(
         multi_resolution_noise=0.6,
         pairs=PairConfig(num_shapes=3, num_contrasts=3),
         optimisation=OptimisationConfig(
-            num_steps=330,
+            num_steps=300,
             batch_size=1,
             learning_rate=1e-3,
             adam_beta2=0.95,

@@ -49,7 +49,7 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
     return [
         Stage("phantoms", 25, lambda: _phantoms(names, run, shape)),
         Stage("train the generator", 400, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
-        Stage("generate synthetic scans", 120, lambda: run(
+        Stage("generate synthetic scans", 105, lambda: run(
             "fcas_generate", "-d", names.source, "-o", names.synthetic, "-n", scale.num_synthetic,
             "--for", names.real, "--preset", scale.preset)),
         Stage("paint the same masks (the cheap rival)", 3, lambda: _paint(names)),
@@ -59,7 +59,7 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
         Stage("fine-tune from painted", 85, lambda: _finetune(names, run, names.painted)),
         Stage("pretrain on FCaS scans with confidence", 80, lambda: _pretrain(names, run, names.synthetic)),
         Stage("fine-tune from FCaS", 85, lambda: _finetune(names, run, names.synthetic)),
-        Stage("score", 100, lambda: _score(names, run)),
+        Stage("score", 120, lambda: _score(names, run)),
     ]  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _score(names: Names, run: Run) -> None:
         predictions = names.folder / "predictions" / str(number)
         run(
             "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions, "-m", model,
-            "-f", "all", "-device", "cpu", "--disable_tta", "-step_size", 0.75, "--continue_prediction",
+            "-f", "all", "-device", "cpu", "--disable_tta", "-step_size", 1, "--continue_prediction",
             "-npp", 1, "-nps", 1,
         )  # fmt: skip
         scores[title] = names.folder / f"scores_{number}.json"

@@ -9,8 +9,15 @@ from collections.abc import Sequence
 
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
-from fcas_nnunet.integration.planning import ensure_plans, move_plans, moved_plans_name, pair_faults
+from fcas_nnunet.integration.planning import (
+    ensure_plans,
+    move_plans,
+    moved_plans_name,
+    pair_faults,
+    preprocessed_folder,
+)
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.splits import ensure_splits
 
 _EXAMPLE = """
 fcas_prepare -d 902 --for 901
@@ -67,7 +74,9 @@ def prepare(
     )
 
     processes = num_processes or default_processes()
-    synthetic, real = (RawDataset.open(resolve_dataset(identifier)) for identifier in (synthetic_id, real_id))
+    synthetic, real = (
+        RawDataset.open(resolve_dataset(identifier), any_kind=True) for identifier in (synthetic_id, real_id)
+    )
     faults = pair_faults(synthetic, real)
     if faults:
         raise ValueError("\n".join(faults))
@@ -80,6 +89,8 @@ def prepare(
         ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
         ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
         ensure_confidence(synthetic, plans, configuration, processes)
+    stages = [name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])]
+    ensure_splits(preprocessed_folder(synthetic), synthetic.case_ids, feeds_cascade=bool(stages))
     return "\n\n".join(training_commands(synthetic, real, plans_name, c) for c in configurations)
 
 

@@ -63,9 +63,12 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
     faults = []
     if synthetic.name == real.name:
         return [f"{synthetic.name}: synthetic and real data set must differ, got one for both. Fix -d or --for."]
-    if synthetic.labels != real.labels:
+    labels, order = ([d.dataset_json.get(key) for d in (synthetic, real)] for key in ("labels", "regions_class_order"))
+    if labels[0] != labels[1]:
+        faults.append(f"{synthetic.name}: labels must be those of {real.name}, {labels[1]}, got {labels[0]}. {remedy}")
+    if order[0] != order[1]:
         faults.append(
-            f"{synthetic.name}: labels must be those of {real.name}, {real.labels}, got {synthetic.labels}. {remedy}"
+            f"{synthetic.name}: regions_class_order must be that of {real.name}, {order[1]}, got {order[0]}. Copy it."
         )
     channels = [dataset.dataset_json["channel_names"] for dataset in (synthetic, real)]
     if channels[0] != channels[1]:
@@ -120,12 +123,6 @@ def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str
         raise ValueError(
             f"{real.name}: configurations must be among {', '.join(plans['configurations'])}, "
             f"got {', '.join(missing)}. Fix -c."
-        )
-    cascades = [name for name in configurations if plans["configurations"][name].get("previous_stage")]
-    if cascades:
-        raise ValueError(
-            f"{real.name}: configurations must not be part of a cascade, which is not supported yet, "
-            f"got {', '.join(cascades)}. Use 3d_fullres."
         )
     return plans
 

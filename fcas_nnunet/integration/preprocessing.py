@@ -21,7 +21,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from tqdm import tqdm
 
 from fcas_nnunet.files import atomic_path
-from fcas_nnunet.integration.dataloading import CONFIDENCE_FOLDER, open_confidence, preprocessed_confidence_path
+from fcas_nnunet.integration.confidence_store import (
+    CONFIDENCE_FOLDER,
+    INDEX_FILE,
+    ConfidenceStore,
+    open_confidence,
+    preprocessed_confidence_path,
+    write_index,
+)
+from fcas_nnunet.integration.manifest import file_sha256
 from fcas_nnunet.integration.planning import FINGERPRINT, plans_path, preprocessed_folder
 from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -156,9 +164,10 @@ def ensure_preprocessed(
 
 
 def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
-    """Write the confidence maps that are missing beneath a configuration's preprocessed cases.
+    """Write the confidence maps that are missing beneath a configuration's preprocessed cases, and their index.
 
     nnU-Net's preprocessing removes its whole folder first, so maps that are there belong to the cases beside them.
+    Cases without a raw map are real ones: `ensure_checked` has seen to it that every synthetic case has its map.
 
     Args:
         dataset: the synthetic data set, preprocessed.
@@ -167,20 +176,37 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
         num_processes: worker processes.
     """
     folder = preprocessed_folder(dataset) / Geometry.of(plans, configuration).configuration.data_identifier
-    missing = [i for i in dataset.case_ids if not preprocessed_confidence_path(folder, i).is_file()]
-    if not missing:
-        logger.info("%s %s: confidence maps are there already, kept.", dataset.name, configuration)
-        return
     (folder / CONFIDENCE_FOLDER).mkdir(exist_ok=True)
-    work = partial(_write_map, dataset, plans_path(dataset, plans["plans_name"]), configuration, folder)
+    real = [case_id for case_id in dataset.case_ids if not dataset.confidence_path(case_id).is_file()]
+    synthetic = sorted(set(dataset.case_ids) - set(real))
+    known = ConfidenceStore.read(folder) if (folder / CONFIDENCE_FOLDER / INDEX_FILE).is_file() else None
+    missing = [i for i in synthetic if not _map_is_sound(folder, i, known)]
+    if missing:
+        _write_maps(dataset, plans_path(dataset, plans["plans_name"]), configuration, folder, missing, num_processes)
+    else:
+        logger.info("%s %s: confidence maps are there already, kept.", dataset.name, configuration)
+    write_index(folder, dataset.case_ids, real)
+
+
+def _map_is_sound(folder: Path, case_id: str, known: ConfidenceStore | None) -> bool:
+    """Whether a map is there, and is the one of the index where there is one."""
+    path = preprocessed_confidence_path(folder, case_id)
+    wanted = known.sha256.get(case_id) if known else None
+    return path.is_file() and wanted in (None, file_sha256(path))
+
+
+def _write_maps(
+    dataset: RawDataset, plans_file: Path, configuration: str, folder: Path, case_ids: list[str], num_processes: int
+) -> None:
+    work = partial(_write_map, dataset, plans_file, configuration, folder)
     label = f"confidence maps, {configuration}"
-    processes = min(num_processes, len(missing))
+    processes = min(num_processes, len(case_ids))
     if processes <= 1:
-        for case_id in tqdm(missing, label):
+        for case_id in tqdm(case_ids, label):
             work(case_id)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(work, missing), label, len(missing)):
+        for _ in tqdm(pool.imap_unordered(work, case_ids), label, len(case_ids)):
             pass
 
 

@@ -45,23 +45,31 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1) -> list[str]:
     faults += _extra_channels(dataset)
     threads = min(_MAX_THREADS, os.cpu_count() or 1)  # reading releases the interpreter lock
     with ThreadPoolExecutor(threads) as pool:
-        per_case = pool.map(lambda case_id: _case_faults(dataset, case_id), dataset.case_ids)
+        synthetic = dataset.needs_confidence()
+        per_case = pool.map(lambda case_id: _case_faults(dataset, case_id, case_id in synthetic), dataset.case_ids)
         progress = tqdm(per_case, f"checking {dataset.name}", len(dataset.case_ids), leave=False, disable=None)
         return faults + [fault for case in progress for fault in case]
 
 
 def _extra_channels(dataset: RawDataset) -> list[str]:
     files = (dataset.folder / f"{IMAGES}Tr").glob(f"*_[0-9][0-9][0-9][0-9]{dataset.file_ending}")
-    extra = sorted(path.name for path in files if not path.name.endswith(f"_0000{dataset.file_ending}"))
-    return [f"{name}: images must have one channel, _0000, got another. Remove it." for name in extra]
+    known = tuple(f"_{channel:04d}{dataset.file_ending}" for channel in range(dataset.num_channels))
+    extra = sorted(path.name for path in files if not path.name.endswith(known))
+    wanted = "one channel, _0000" if dataset.num_channels == 1 else f"the {dataset.num_channels} of dataset.json"
+    return [f"{name}: images must have {wanted}, got another. Remove it." for name in extra]
 
 
-def _case_faults(dataset: RawDataset, case_id: str) -> list[str]:
+def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool) -> list[str]:
     faults: list[str] = []
-    image = _read(dataset.image_path(case_id), case_id, "image", faults)
+    names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
+    image, *others = (
+        _read(path, case_id, name, faults) for name, path in zip(names, dataset.image_paths(case_id), strict=False)
+    )
+    for name, other in zip(names[1:], others, strict=False):
+        faults += [] if other is None else _grid_faults(case_id, name, other, "image", image)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
-        faults += _id_faults(case_id, "label", mask.array, dataset.labels.values(), "dataset.json")
+        faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")
         if not mask.array.any():
             faults.append(f"{case_id}: label must mark at least one voxel, got an empty mask. Annotate or remove it.")
     if image is not None and mask is not None:
@@ -73,7 +81,7 @@ def _case_faults(dataset: RawDataset, case_id: str) -> list[str]:
             known = [0, *dataset.surroundings.values()]
             faults += _id_faults(case_id, SURROUNDINGS, surroundings.array, known, "surroundings.json")
             faults += _grid_faults(case_id, SURROUNDINGS, surroundings, "label", reference)
-    if dataset.has_confidence:
+    if synthetic or dataset.confidence_path(case_id).is_file():
         confidence = _read(dataset.confidence_path(case_id), case_id, CONFIDENCE, faults)
         if confidence is not None:
             faults += _confidence_faults(case_id, confidence.array)

@@ -23,6 +23,7 @@ from fcas_nnunet.integration.folders import (
     parse_name,
     resolve_dataset,
 )
+from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.volumes import (
     FILE_ENDING,
@@ -58,11 +59,11 @@ _IGNORE_LABEL = "ignore"
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set in nnU-Net's raw format, with one CT channel and plain labels.
+    """A data set in nnU-Net's raw format.
 
     Attributes:
         folder: `$nnUNet_raw/DatasetNNN_Name`.
-        labels: name → id of what `labelsTr` holds, background 0 included.
+        labels: name → id, background 0 included; without regions, which have several ids, and the ignore label.
         surroundings: name → id of what `surroundingsTr` holds, without 0; empty when there is none.
         case_ids: the training cases, sorted.
         dataset_json: the whole `dataset.json`.
@@ -77,25 +78,27 @@ class RawDataset:
     file_ending: str = FILE_ENDING
 
     @classmethod
-    def open(cls, folder: Path) -> RawDataset:
+    def open(cls, folder: Path, *, any_kind: bool = False) -> RawDataset:
         """Read a data set's description and list its cases; `check` looks into the volumes.
 
         Args:
             folder: a raw data set folder, as `resolve_dataset` gives it.
+            any_kind: take every data set that nnU-Net trains on; otherwise one CT channel and plain labels only, which
+                is what the generator and the scores are for.
 
         Raises:
             FileNotFoundError: if `dataset.json` is missing.
-            ValueError: if it is broken, has several channels, region-based labels or an ignore label.
+            ValueError: if it is broken, or of a kind that is not taken.
         """
         parse_name(folder.name)
         content = _read_json(folder / DATASET_JSON)
-        faults = _description_faults(content)
+        faults = _description_faults(content, any_kind)
         if faults:
             raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
         ending = content["file_ending"]
         return cls(
             folder=folder,
-            labels=dict(content["labels"]),
+            labels={name: i for name, i in content["labels"].items() if isinstance(i, int) and name != _IGNORE_LABEL},
             surroundings=_read_surroundings(folder),
             case_ids=_case_ids(folder, content, ending),
             dataset_json=content,
@@ -113,21 +116,51 @@ class RawDataset:
         return parse_name(self.folder.name)[0]
 
     @property
+    def label_ids(self) -> list[int]:
+        """Every id that a label map may hold: of labels, regions and the ignore label."""
+        ids = self.dataset_json["labels"].values()
+        return sorted({i for entry in ids for i in (entry if isinstance(entry, list) else [entry])})
+
+    @property
+    def num_channels(self) -> int:
+        """Input channels."""
+        return len(self.dataset_json["channel_names"])
+
+    @property
     def has_confidence(self) -> bool:
         """Whether the data set has confidence maps."""
         return (self.folder / f"{CONFIDENCE}Tr").is_dir()
 
+    def needs_confidence(self) -> set[str]:
+        """The synthetic cases: those whose manifest record says how their confidence was made.
+
+        Without a manifest nothing tells real cases from synthetic ones, so all need a map where any has one.
+        """
+        if not self.has_confidence:
+            return set()
+        manifest = Manifest(self.folder)
+        if not manifest.path.is_file():
+            return set(self.case_ids)
+        return {case_id for case_id, record in manifest.read().items() if CONFIDENCE in record} & set(self.case_ids)
+
     def image_path(self, case_id: str) -> Path:
-        """Where the case's CT lies."""
-        explicit = self._explicit_files(case_id)
-        return (
-            explicit[0] if explicit else self.folder / f"{IMAGES}Tr" / f"{case_id}{_CHANNEL_SUFFIX}{self.file_ending}"
-        )
+        """Where the case's first channel lies: the CT."""
+        return self.image_paths(case_id)[0]
+
+    def image_paths(self, case_id: str) -> list[Path]:
+        """Where the case's channels lie."""
+        explicit = self.dataset_json.get("dataset", {}).get(case_id)
+        if explicit is not None:
+            return [self.folder / os.path.expandvars(image) for image in explicit["images"]]
+        folder = self.folder / f"{IMAGES}Tr"
+        return [folder / f"{case_id}_{channel:04d}{self.file_ending}" for channel in range(self.num_channels)]
 
     def mask_path(self, case_id: str) -> Path:
         """Where the case's labels lie."""
-        explicit = self._explicit_files(case_id)
-        return explicit[1] if explicit else self.folder / f"{LABELS}Tr" / f"{case_id}{self.file_ending}"
+        explicit = self.dataset_json.get("dataset", {}).get(case_id)
+        if explicit is not None:
+            return self.folder / os.path.expandvars(explicit["label"])
+        return self.folder / f"{LABELS}Tr" / f"{case_id}{self.file_ending}"
 
     def confidence_path(self, case_id: str) -> Path:
         """Where the case's confidence map lies, if it has one."""
@@ -183,14 +216,6 @@ class RawDataset:
         faults = dataset_faults(self, min_cases=min_cases)
         if faults:
             raise ValueError("\n".join(faults))
-
-    def _explicit_files(self, case_id: str) -> tuple[Path, Path] | None:
-        """Image and label of `dataset.json`'s optional list of files, nnU-Net's way to leave data where they are."""
-        entry = self.dataset_json.get("dataset", {}).get(case_id)
-        if entry is None:
-            return None
-        image, label = entry["images"][0], entry["label"]
-        return self.folder / os.path.expandvars(image), self.folder / os.path.expandvars(label)
 
 
 def read_confidence(path: Path) -> Volume:
@@ -259,7 +284,7 @@ def write_dataset_json(
     }
     if description:
         content["description"] = description
-    faults = _description_faults(content)
+    faults = _description_faults(content, any_kind=False)
     if faults:
         raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
     atomic_write_json(folder / DATASET_JSON, content)
@@ -280,13 +305,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _description_faults(content: dict[str, Any]) -> list[str]:
+def _description_faults(content: dict[str, Any], any_kind: bool) -> list[str]:
     """What is wrong with a `dataset.json`, each without the file's name."""
     missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
     if missing:
         return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
     faults = []
-    if len(content["channel_names"]) != 1:
+    if len(content["channel_names"]) != 1 and not any_kind:
         faults.append(
             f"channel_names must name one channel, the CT, got {content['channel_names']}. Keep the CT channel only."
         )
@@ -295,20 +320,33 @@ def _description_faults(content: dict[str, Any]) -> list[str]:
             f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
             "Convert the volumes."
         )
-    return faults + _label_faults(content["labels"])
-
-
-def _label_faults(labels: Any) -> list[str]:
+    labels = content["labels"]
     if not isinstance(labels, dict):
-        return [f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
+        return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
+    return faults + (_any_label_faults(content) if any_kind else _label_faults(labels))
+
+
+def _any_label_faults(content: dict[str, Any]) -> list[str]:
+    """nnU-Net's own reading of the labels: regions and an ignore label are welcome."""
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    try:
+        LabelManager(content["labels"], content.get("regions_class_order"))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return [f"labels must be what nnU-Net's dataset_format.md describes, got '{reason}'. Fix the file."]
+    return []
+
+
+def _label_faults(labels: dict[str, Any]) -> list[str]:
     regions = [name for name, label_id in labels.items() if isinstance(label_id, list)]
     if regions:
         return [
             f"labels must be plain ids, got regions for {', '.join(regions)}. "
-            "Region-based training is not supported yet: use a data set with one id per label."
+            "The generator draws labels: give it a data set with one id per label."
         ]
     if _IGNORE_LABEL in labels:
-        return ["labels must not have an ignore label, got one. It is not supported yet: annotate every voxel."]
+        return ["labels must not have an ignore label, got one. The generator needs every voxel annotated."]
     ids = list(labels.values())
     wanted = list(range(len(ids)))
     if not all(type(label_id) is int for label_id in ids) or sorted(ids) != wanted:

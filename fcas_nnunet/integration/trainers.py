@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import distributed, nn
+from packaging.specifiers import SpecifierSet
+from torch import nn
 
+from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally
+from fcas_nnunet.integration.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.losses import ConfidenceLoss
 from fcas_nnunet.integration.pretrained import (
@@ -22,42 +26,57 @@ from fcas_nnunet.integration.pretrained import (
     read_checkpoint,
 )
 from fcas_nnunet.integration.schedules import WarmupPolyLR
-from fcas_nnunet.integration.trainer_lookup import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
+from fcas_nnunet.integration.trainer_lookup import (
+    CONFIDENCE_FLOOR_VARIABLE,
+    DEMO_PRETRAIN_EPOCHS_VARIABLE,
+    DEMO_REAL_EPOCHS_VARIABLE,
+)
 from fcas_nnunet.integration.transforms import unpack_confidence, with_doubt
+
+SUPPORTED_NNUNET = ">=2.8,<2.9"
 
 _DEFAULT_DEVICE = torch.device("cuda")
 _MAX_VALIDATION_CASES = 20
 _WARMUP_FRACTION = 0.05
 
 
-def refuse_unsupported(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> None:
-    """Stop before anything is written if the training needs what is not built yet.
+def refuse_other_nnunet() -> None:
+    """Stop before anything is written if this nnU-Net is not one the trainers are made for.
 
     Raises:
-        NotImplementedError: saying what.
+        RuntimeError: naming both versions.
     """
-    manager = PlansManager(plans)
-    labels = manager.get_label_manager(dataset_json)
-    reasons = {
-        "region-based labels": labels.has_regions,
-        "an ignore label": labels.has_ignore_label,
-        "a cascade": manager.get_configuration(configuration).previous_stage_name is not None,
-        "training on several GPUs": distributed.is_available() and distributed.is_initialized(),
-    }
-    found = [reason for reason, present in reasons.items() if present]
-    if found:
-        raise NotImplementedError(
-            f"{manager.dataset_name} {configuration}: fcas-nnunet does not support {' or '.join(found)} yet. "
-            "Use plain labels, 2d or 3d_fullres, and one device."
+    found = metadata.version("nnunetv2")
+    if not SpecifierSet(SUPPORTED_NNUNET).contains(found, prereleases=True):
+        raise RuntimeError(
+            f"nnunetv2: version must be {SUPPORTED_NNUNET}, got {found}. "
+            f"Install a supported one, `pip install 'nnunetv2{SUPPORTED_NNUNET}'`, or update fcas-nnunet."
         )
+
+
+def confidence_floor() -> float:
+    """What a confidence of 0 counts as, from the environment; 0 unless set.
+
+    Raises:
+        ValueError: when it is no number in [0, 1).
+    """
+    value = os.environ.get(CONFIDENCE_FLOOR_VARIABLE, "0")
+    try:
+        floor = float(value)
+    except ValueError:
+        floor = -1.0
+    if not 0 <= floor < 1:
+        raise ValueError(f"{CONFIDENCE_FLOOR_VARIABLE}: floor must be in [0, 1), got {value}. Set or unset it.")
+    return floor
 
 
 class nnUNetTrainerCAL(nnUNetTrainer):
     """Confidence-aware learning on synthetic scans: nnU-Net's trainer with every voxel weighted by its confidence.
 
-    Data, augmentation, network, optimiser and logs are nnU-Net's own; the confidence maps are those that
-    `fcas_prepare` wrote. Pseudo Dice is not weighted. Fold `all` validates on an even sample of at most 20 cases
-    instead of every synthetic training case.
+    Data, augmentation, network, optimiser and logs are nnU-Net's own, in every configuration, with regions and an
+    ignore label, on one GPU or several; the confidence maps are those that `fcas_prepare` wrote, and real cases among
+    the synthetic ones are trusted everywhere. Pseudo Dice is not weighted. Fold `all` validates on an even sample of at
+    most 20 cases instead of every synthetic training case, unless a cascade's next stage needs them all.
 
     Source: FCaS, Eq. 9 and §3.1 (800 epochs).
     """
@@ -72,22 +91,30 @@ class nnUNetTrainerCAL(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = _DEFAULT_DEVICE,
     ) -> None:
-        refuse_unsupported(plans, configuration, dataset_json)
+        refuse_other_nnunet()
+        self.confidence_floor = confidence_floor()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.EPOCHS
+        labels = self.label_manager
+        names = [name for name in dataset_json["labels"] if name not in ("background", "ignore")]
+        self.tally = ConfidenceTally(len(names), labels.has_regions)
+        self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split; under fold `all`, a sample of the cases to validate on."""
         training, validation = super().do_split()
-        if self.fold == "all" and len(validation) > _MAX_VALIDATION_CASES:
+        feeds_next_stage = bool(self.configuration_manager.next_stage_names)
+        if self.fold == "all" and len(validation) > _MAX_VALIDATION_CASES and not feeds_next_stage:
             picks = np.linspace(0, len(validation) - 1, _MAX_VALIDATION_CASES).round().astype(int)
             validation = [sorted(validation)[i] for i in picks]
         return training, validation
 
     def get_tr_and_val_datasets(self) -> tuple[ConfidenceDataset, ConfidenceDataset]:
-        """nnU-Net's data sets with confidence; cases without a map are listed before training starts."""
+        """nnU-Net's data sets with confidence; maps that are missing or not the case's own are listed first."""
         training, validation = super().get_tr_and_val_datasets()
-        return ConfidenceDataset(training), ConfidenceDataset(validation)
+        store = ConfidenceStore.read(Path(self.preprocessed_dataset_folder))
+        store.verify([*training.identifiers, *validation.identifiers], lambda i: training.load_case(i)[1].shape)
+        return ConfidenceDataset(training, store), ConfidenceDataset(validation, store)
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
@@ -105,8 +132,22 @@ class nnUNetTrainerCAL(nnUNetTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step under the batch's confidence."""
         native_batch, confidence = self._split_batch(batch)
+        target = native_batch["target"]
+        self.tally.add(target[0] if isinstance(target, list) else target, confidence)
         with self.loss.weighted_by(confidence):
             return super().train_step(native_batch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's log, and the confidence's mean and shares."""
+        super().on_train_epoch_end(train_outputs)
+        mean, shares = self.tally.close(self.is_ddp)
+        self.logger.log(MEAN, mean, self.current_epoch)
+        self.logger.log(SHARES, shares, self.current_epoch)
+        named = zip(self.logger.local_logger.labels, shares, strict=True)
+        self.print_to_log_file(
+            f"mean confidence {mean:.3f}; share of the loss's weight in %:",
+            ", ".join(f"{name} {100 * share:.2f}" for name, share in named),
+        )
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step under the batch's confidence."""
@@ -117,8 +158,12 @@ class nnUNetTrainerCAL(nnUNetTrainer):
     def _split_batch(self, batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
         """nnU-Net's own batch, and the confidence [B, 1, ...] on the device."""
         targets, confidence = unpack_confidence(batch["target"])
+        targets = [target.to(self.device, non_blocking=True) for target in targets]
         native_target = targets if self.enable_deep_supervision else targets[0]
-        return batch | {"target": native_target}, confidence.to(self.device, non_blocking=True)
+        confidence = confidence.to(self.device, non_blocking=True)
+        if self.confidence_floor:
+            confidence = self.confidence_floor + (1 - self.confidence_floor) * confidence
+        return batch | {"target": native_target}, confidence
 
 
 class nnUNetTrainerCALFinetune(nnUNetTrainer):
@@ -143,7 +188,7 @@ class nnUNetTrainerCALFinetune(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = _DEFAULT_DEVICE,
     ) -> None:
-        refuse_unsupported(plans, configuration, dataset_json)
+        refuse_other_nnunet()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.EPOCHS
         self.initial_lr = self.INITIAL_LR

@@ -21,11 +21,8 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, 
 from nnunet_cases import MOVED_PLANS, SYNTHETIC, Prepared
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from fcas_nnunet.integration.dataloading import (
-    ConfidenceDataset,
-    ImageWithDoubt,
-    preprocessed_confidence_path,
-)
+from fcas_nnunet.integration.confidence_store import preprocessed_confidence_path, write_index
+from fcas_nnunet.integration.dataloading import ImageWithDoubt
 from fcas_nnunet.integration.planning import read_plans, shrink_plans
 from fcas_nnunet.integration.trainers import nnUNetTrainerCAL
 from fcas_nnunet.integration.transforms import unpack_confidence, with_doubt
@@ -60,7 +57,8 @@ def make_trainer(
 
 
 def batches(trainer: Any, number: int) -> list[dict[str, Any]]:
-    trainer.initialize()
+    if not trainer.was_initialized:
+        trainer.initialize()
     seed_everything(7)
     training, validation = trainer.get_dataloaders()
     return [next(training) for _ in range(number)] + [next(validation)]
@@ -189,36 +187,70 @@ def test_image_and_doubt_slice_as_one_array() -> None:
     part = both[:, 1:3, 2:4, 3:7]
     np.testing.assert_array_equal(part[:1], image[:, 1:3, 2:4, 3:7])
     np.testing.assert_allclose(part[1], 1 - confidence[0, 1:3, 2:4, 3:7] / 255, atol=1e-7)
+    trusted = ImageWithDoubt(image, None)[:, 1:3, 2:4, 3:7]
+    np.testing.assert_array_equal(trusted[:1], part[:1])
+    assert (trusted[1] == 0).all()
+    assert trusted.dtype == np.float32
 
 
-def test_cases_without_a_map_are_listed_before_training_starts(prepared: Prepared, tmp_path: Path) -> None:
+def copied_cases(prepared: Prepared, tmp_path: Path) -> tuple[Any, Path]:
+    """An initialised trainer that trains on a copy of the preprocessed cases, and where they are."""
     trainer = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")
     folder = tmp_path / "cases"
     shutil.copytree(trainer.preprocessed_dataset_folder, folder)
-    for case_id in ("syn_1", "syn_3"):
-        preprocessed_confidence_path(folder, case_id).unlink()
     trainer.preprocessed_dataset_folder = str(folder)
     trainer.initialize()
-    with pytest.raises(ValueError, match=r"got none for 2 of 4: syn_1, syn_3\. Run fcas_prepare"):
+    return trainer, folder
+
+
+def test_bad_maps_are_listed_before_training_starts(prepared: Prepared, tmp_path: Path) -> None:
+    """Missing, truncated, swapped: every fault at once."""
+    trainer, folder = copied_cases(prepared, tmp_path)
+    paths = [preprocessed_confidence_path(folder, f"syn_{i}") for i in range(4)]
+    paths[1].unlink()
+    content = paths[2].read_bytes()
+    paths[2].write_bytes(paths[3].read_bytes())
+    paths[3].write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="fcas_prepare") as error:
         trainer.on_train_start()
+    missing, altered = str(error.value).splitlines()
+    assert "every synthetic case must have a confidence map, got none for syn_1. Run fcas_prepare again." in missing
+    assert "truncated, swapped or altered ones for syn_2, syn_3. Run fcas_prepare again." in altered
 
 
-def test_a_map_on_another_grid_is_named(prepared: Prepared, tmp_path: Path) -> None:
-    trainer = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")
-    trainer.initialize()
-    folder = tmp_path / "cases"
-    shutil.copytree(trainer.preprocessed_dataset_folder, folder)
+def test_maps_on_another_grid_are_named(prepared: Prepared, tmp_path: Path) -> None:
+    trainer, folder = copied_cases(prepared, tmp_path)
     path = preprocessed_confidence_path(folder, "syn_2")
+    path.unlink()
     blosc2.asarray(np.zeros((1, 3, 3, 3), np.uint8), urlpath=str(path), mode="w")
+    write_index(folder, [f"syn_{i}" for i in range(4)], [])
     with pytest.raises(ValueError, match=r"must have the shape of their segmentations, got others for syn_2\."):
-        ConfidenceDataset(trainer.dataset_class(str(folder)))
+        trainer.get_tr_and_val_datasets()
+
+
+def test_a_case_that_is_not_in_the_index_is_named(prepared: Prepared, tmp_path: Path) -> None:
+    trainer, folder = copied_cases(prepared, tmp_path)
+    write_index(folder, ["syn_0", "syn_1", "syn_2"], [])
+    with pytest.raises(ValueError, match=r"must be in the index of confidence maps, got no entry for syn_3\."):
+        trainer.get_tr_and_val_datasets()
+
+
+def test_a_real_case_among_synthetic_ones_is_trusted_everywhere(prepared: Prepared, tmp_path: Path) -> None:
+    trainer, folder = copied_cases(prepared, tmp_path)
+    preprocessed_confidence_path(folder, "syn_1").unlink()
+    write_index(folder, [f"syn_{i}" for i in range(4)], ["syn_1"])
+    training, _ = trainer.get_tr_and_val_datasets()
+    doubts = [training.load_case(f"syn_{i}")[0][(slice(None),) * 4][-1] for i in range(4)]
+    assert [bool(doubt.any()) for doubt in doubts] == [True, False, True, True]
+    (first, _) = batches(trainer, 1)
+    assert np.isfinite(trainer.train_step(first)["loss"])
 
 
 def test_a_real_data_set_has_no_maps_and_is_refused(prepared: Prepared) -> None:
     plans = read_plans(prepared.real, "nnUNetPlans") | {"continue_training": False}
     trainer = nnUNetTrainerCAL(plans, "3d_fullres", 0, prepared.real.dataset_json, torch.device("cpu"))
     trainer.initialize()
-    with pytest.raises(ValueError, match="on real scans use nnUNetTrainerCALFinetune"):
+    with pytest.raises(FileNotFoundError, match="on real scans use nnUNetTrainerCALFinetune"):
         trainer.get_tr_and_val_datasets()
 
 
@@ -228,3 +260,17 @@ def test_only_the_folder_is_new_to_nnunet(prepared: Prepared) -> None:
     folder = prepared.preprocessed(SYNTHETIC) / f"{MOVED_PLANS}_3d_fullres"
     trainer.initialize()
     assert sorted(trainer.dataset_class.get_identifiers(str(folder))) == prepared.synthetic.case_ids
+
+
+def test_the_floor_lifts_confidence(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")
+    (batch, _) = batches(trainer, 1)
+    _, confidence = trainer._split_batch(batch)
+    monkeypatch.setenv("FCAS_CONFIDENCE_FLOOR", "0.25")
+    _, lifted = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")._split_batch(batch)
+    assert lifted.min() >= 0.25
+    torch.testing.assert_close(lifted, 0.25 + 0.75 * confidence)
+    for value in ("1", "-0.1", "half"):
+        monkeypatch.setenv("FCAS_CONFIDENCE_FLOOR", value)
+        with pytest.raises(ValueError, match=rf"FCAS_CONFIDENCE_FLOOR: floor must be in \[0, 1\), got {value}"):
+            make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")

@@ -35,8 +35,10 @@ def test_data_sets_that_fit_have_no_faults(prepared: Prepared) -> None:
 
 
 def test_everything_that_does_not_fit_is_listed_with_what_to_do(prepared: Prepared) -> None:
-    real = replace(prepared.real, labels={"background": 0, "aorta": 1})
-    real = with_json(real, channel_names={"0": "CTA"}, overwrite_image_reader_writer="NibabelIOWithReorient")
+    real = with_json(
+        prepared.real, labels={"background": 0, "aorta": 1}, channel_names={"0": "CTA"},
+        overwrite_image_reader_writer="NibabelIOWithReorient",
+    )  # fmt: skip
     faults = pair_faults(prepared.real, replace(real, folder=real.folder.with_name("Dataset900_Other")))
     assert len(faults) == 4
     assert faults[0].endswith("Generate it with `fcas_generate --for 900`.")

@@ -15,7 +15,8 @@ from nnunet_cases import MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, random_c
 
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.integration import preprocessing
-from fcas_nnunet.integration.dataloading import preprocessed_confidence_path
+from fcas_nnunet.integration.confidence_store import ConfidenceStore, preprocessed_confidence_path
+from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.planning import read_plans
 from fcas_nnunet.integration.preprocessing import Geometry
 from fcas_nnunet.integration.raw_dataset import read_confidence, write_case
@@ -147,6 +148,34 @@ def test_a_map_lost_to_a_kill_is_made_again_and_the_others_are_kept(own_copy: Pr
     assert kept.stat().st_mtime_ns == changed
     assert (blosc2.open(str(lost))[:] == blosc2.from_cframe(content)[:]).all()
     assert not lost.with_name(f".{lost.name}.part").exists()
+
+
+def test_maps_that_were_swapped_are_made_again(own_copy: Prepared, counted: list[str]) -> None:
+    folder = own_copy.preprocessed(SYNTHETIC) / f"{MOVED_PLANS}_3d_fullres"
+    first, second = (preprocessed_confidence_path(folder, f"syn_{i}") for i in (1, 2))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    again(own_copy)
+    assert counted == []
+    for path, content in zip((first, second), contents, strict=True):
+        assert (blosc2.open(str(path))[:] == blosc2.from_cframe(content)[:]).all()
+    store = ConfidenceStore.read(folder)
+    store.verify(own_copy.synthetic.case_ids, lambda i: blosc2.open(str(folder / f"{i}_seg.b2nd")).shape)
+
+
+def test_a_real_case_among_synthetic_ones_needs_no_map_and_a_synthetic_one_does(own_copy: Prepared) -> None:
+    synthetic = own_copy.synthetic
+    for case_id in synthetic.case_ids[:-1]:
+        Manifest(synthetic.folder).append({"case_id": case_id, "confidence": {"norm": "robust_std"}})
+    synthetic.confidence_path(synthetic.case_ids[-1]).unlink()  # not in the manifest: a real case
+    again(own_copy)
+    folder = own_copy.preprocessed(SYNTHETIC) / f"{MOVED_PLANS}_3d_fullres"
+    store = ConfidenceStore.read(folder)
+    assert [store.open(i) is None for i in synthetic.case_ids] == [False, False, False, True]
+    synthetic.confidence_path(synthetic.case_ids[0]).unlink()
+    with pytest.raises(ValueError, match="syn_0: confidence must exist, got no file"):
+        again(own_copy)
 
 
 def test_preprocessing_cut_short_is_redone(own_copy: Prepared, counted: list[str]) -> None:

@@ -234,6 +234,23 @@ def test_a_description_that_cannot_be_served_is_refused(
         RawDataset.open(dataset.folder)
 
 
+def test_nnunets_other_kinds_are_opened_on_request(dataset: RawDataset) -> None:
+    """Regions, an ignore label and several channels: for the trainers, not for the generator."""
+    path = dataset.folder / "dataset.json"
+    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    changed = {"labels": labels, "regions_class_order": [1, 2], "channel_names": {"0": "CT", "1": "PET"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    opened = RawDataset.open(dataset.folder, any_kind=True)
+    assert opened.labels == {"background": 0, "core": 2}
+    assert opened.label_ids == [0, 1, 2, 3]
+    assert [p.name for p in opened.image_paths("a")] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    with pytest.raises(ValueError, match="a: channel 1 must exist, got no file"):
+        opened.check()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"regions_class_order": None}))
+    with pytest.raises(ValueError, match=r"labels must be what nnU-Net's dataset_format\.md describes, got"):
+        RawDataset.open(dataset.folder, any_kind=True)
+
+
 def test_broken_json_is_named(dataset: RawDataset) -> None:
     (dataset.folder / "dataset.json").write_text('{"labels": ')
     with pytest.raises(ValueError, match=r"dataset\.json: content must be JSON"):

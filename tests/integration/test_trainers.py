@@ -8,19 +8,16 @@ import os
 import pickle
 import subprocess
 import sys
-from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from nnunet_cases import CPU, MOVED_PLANS, Prepared, build
+from nnunet_cases import Prepared, build
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from fcas_nnunet.integration import trainer_lookup, trainers
-from fcas_nnunet.integration.planning import read_plans
 from fcas_nnunet.integration.schedules import WarmupPolyLR
 from fcas_nnunet.integration.trainer_lookup import SHIM, ext_trainer_value, shim_folder
 
@@ -148,33 +145,10 @@ def test_schedule_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
-@pytest.mark.parametrize(
-    ("labels", "changes", "message"),
-    [
-        ({"background": 0, "whole": [1, 2], "core": 2}, {}, "does not support region-based labels yet"),
-        ({"background": 0, "a": 1, "ignore": 2}, {}, "does not support an ignore label yet"),
-        (None, {"previous_stage": "3d_lowres"}, "does not support a cascade yet"),
-    ],
-)
-def test_what_is_not_built_yet_is_refused_before_anything_is_written(
-    prepared: Prepared, name: str, labels: Any, changes: dict[str, Any], message: str
-) -> None:
-    plans = deepcopy(read_plans(prepared.synthetic, MOVED_PLANS)) | {"plans_name": f"Refused{name}"}
-    plans["configurations"]["3d_fullres"] |= changes
-    plans["configurations"]["3d_lowres"] = plans["configurations"]["3d_fullres"]
-    plans["continue_training"] = False
-    dataset_json = prepared.synthetic.dataset_json | (
-        {"labels": labels, "regions_class_order": [1, 2]} if labels else {}
-    )
-    with pytest.raises(NotImplementedError, match=message):
-        getattr(trainers, name)(plans, "3d_fullres", "all", dataset_json, CPU)
-    assert not list((prepared.root / "results").rglob(f"*Refused{name}*"))
-
-
-def test_several_processes_are_refused(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    with pytest.raises(NotImplementedError, match="does not support training on several GPUs yet"):
-        build(prepared, "nnUNetTrainerCAL")
+def test_another_nnunet_is_refused(prepared: Prepared, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainers.metadata, "version", lambda package: "2.9.0")
+    with pytest.raises(RuntimeError, match=r"nnunetv2: version must be >=2\.8,<2\.9, got 2\.9\.0\."):
+        build(prepared, name)
 
 
 def test_fold_all_validates_on_an_even_sample(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +162,6 @@ def test_fold_all_validates_on_an_even_sample(prepared: Prepared, monkeypatch: p
     assert (validation[0], validation[-1]) == (many[0], many[-1])
     trainer.fold = 0
     assert trainer.do_split() == (many, many)
+    trainer.fold = "all"
+    monkeypatch.setattr(type(trainer.configuration_manager), "next_stage_names", ["3d_cascade_fullres"])
+    assert trainer.do_split() == (many, many), "the next stage needs a prediction of every case"

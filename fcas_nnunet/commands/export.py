@@ -1,0 +1,75 @@
+"""fcas_export: trained models for nnU-Net alone, synthetic scans for MedSAM."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.integration.folders import resolve_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset
+
+_EXAMPLE = """
+fcas_export -i $nnUNet_results/Dataset901_Heart/nnUNetTrainerCALFinetune__nnUNetPlans__3d_fullres -o plain_model
+nnUNetv2_predict_from_modelfolder -i INPUT_FOLDER -o OUTPUT_FOLDER -m plain_model -f 0   # no fcas-nnunet needed
+fcas_export medsam -d 902 -o data/npy                                                    # slices for MedSAM
+"""
+_MEDSAM = "medsam"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of fcas_export."""
+    parser = make_parser(
+        "fcas_export",
+        "Write a trained model so that nnU-Net alone predicts with it (-i), or a data set's slices with boxes and "
+        "confidence as MedSAM's training script reads them (medsam).",
+        _EXAMPLE,
+    )
+    parser.add_argument("-i", type=Path, metavar="DIR", help="model: nnU-Net's <trainer>__<plans>__<configuration>")
+    parser.add_argument("-o", type=Path, metavar="DIR", help="where (default: the model's folder with _plain added)")
+    medsam = parser.add_subparsers(dest="format", title="other formats").add_parser(
+        _MEDSAM, help="slices of a raw data set", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    medsam.add_argument("-d", required=True, metavar="DATASET", help="id or name of a raw data set")
+    medsam.add_argument("-o", dest="slices", type=Path, required=True, metavar="DIR", help="MedSAM's data_root")
+    medsam.add_argument("--size", type=int, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM")
+    medsam.add_argument("--window", type=float, nargs=2, default=[-160.0, 640.0], metavar=("LOW", "HIGH"),
+                        help="HU mapped to [0, 1]")  # fmt: skip
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run fcas_export."""
+    arguments = build_parser().parse_args(argv)
+    if arguments.format == _MEDSAM:
+        _export_medsam(arguments)
+        return
+    if arguments.i is None:
+        raise ValueError("-i: model folder must be given, got none. Or name a format: fcas_export medsam -d 902 -o DIR")
+    from fcas_nnunet.integration.export import export_model
+
+    model = arguments.i.resolve()
+    target = arguments.o or model.with_name(f"{model.name}_plain")
+    for path in export_model(model, target):
+        print(f"wrote {path}")
+
+
+def _export_medsam(arguments: argparse.Namespace) -> None:
+    low, high = arguments.window
+    if low >= high:
+        raise ValueError(f"--window: LOW must be below HIGH, got {low:g} and {high:g}. Swap them.")
+    if arguments.size < 16:
+        raise ValueError(
+            f"--size: must be at least 16 pixels, got {arguments.size}. MedSAM takes 1024, LiteMedSAM 256."
+        )
+    from fcas_nnunet.integration.export import SliceSettings, export_slices
+
+    dataset = RawDataset.open(resolve_dataset(arguments.d), any_kind=True)
+    number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, (low, high)))
+    print(f"{number} slices in {arguments.slices}")
+
+
+if __name__ == "__main__":
+    main()

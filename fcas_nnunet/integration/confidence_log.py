@@ -1,0 +1,119 @@
+"""What confidence-aware training tells about its confidence: an epoch's mean, every label's share, and two panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from torch import Tensor, distributed
+
+from fcas_nnunet.files import atomic_path
+
+MEAN, SHARES = "confidence_mean", "confidence_shares"
+
+#: Every second voxel along each axis: an eighth of the work, and an epoch has millions of them.
+_STRIDE = 2
+
+
+class ConfidenceTally:
+    """Sums of an epoch's confidence, on the device, so that no step waits for them.
+
+    Args:
+        num_labels: labels without the background, or regions.
+        has_regions: whether targets are regions [B, C, ...] instead of label ids [B, 1, ...].
+    """
+
+    def __init__(self, num_labels: int, has_regions: bool) -> None:
+        self.num_labels = num_labels
+        self.has_regions = has_regions
+        self._sums: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, target: Tensor, confidence: Tensor) -> None:
+        """Take in a training batch.
+
+        Args:
+            target: at full resolution, label ids [B, 1, ...] or regions [B, C, ...].
+            confidence: [B, 1, ...].
+        """
+        steps = (slice(None), slice(None), *(slice(None, None, _STRIDE),) * (target.ndim - 2))
+        target, confidence = target[steps], confidence[steps]
+        shares = [
+            ((target[:, i : i + 1] > 0) if self.has_regions else (target == i + 1)).float().mul(confidence).sum()
+            for i in range(self.num_labels)
+        ]
+        count = torch.tensor(float(confidence.numel()), device=confidence.device)
+        self._sums.append(torch.stack([count, confidence.sum(), *shares]))
+
+    def close(self, is_ddp: bool) -> tuple[float, list[float]]:
+        """End the epoch: mean confidence, and each label's share of the weight that the loss has seen.
+
+        Args:
+            is_ddp: sum over all processes.
+        """
+        total = torch.stack(self._sums).sum(dim=0)
+        self._sums = []
+        if is_ddp:
+            distributed.all_reduce(total)
+        count, weight, *shares = total.double().tolist()
+        return weight / count, [share / weight if weight > 0 else 0.0 for share in shares]
+
+
+class ConfidenceLogger(LocalLogger):
+    """nnU-Net's own log with the confidence's mean and shares, kept in its checkpoints and drawn in progress.png.
+
+    Args:
+        labels: names for the legend.
+        verbose: as nnU-Net's.
+    """
+
+    def __init__(self, labels: Sequence[str], verbose: bool = False) -> None:
+        super().__init__(verbose)
+        self.labels = list(labels)
+        self.my_fantastic_logging |= {MEAN: [], SHARES: []}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from a checkpoint's log; epochs of one that knew no confidence count as 1 and without shares."""
+        epochs = len(checkpoint["train_losses"])
+        missing = {MEAN: [1.0] * epochs, SHARES: [[float("nan")] * len(self.labels)] * epochs}
+        super().load_checkpoint(missing | checkpoint)
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """nnU-Net's picture, and two panels below it."""
+        super().plot_progress_png(output_folder)
+        path = Path(output_folder) / "progress.png"
+        native = matplotlib.image.imread(path)
+        dots_per_inch = 100
+        figure = Figure(figsize=(native.shape[1] / dots_per_inch, 18), dpi=dots_per_inch, layout="constrained")
+        upper, lower = figure.subplots(2)
+        epochs = range(len(self.my_fantastic_logging[MEAN]))
+        upper.plot(epochs, self.my_fantastic_logging[MEAN], "b", linewidth=4)
+        upper.set(ylabel="mean confidence", ylim=(0, 1.02))
+        for label, shares in zip(self.labels, np.transpose(self.my_fantastic_logging[SHARES]), strict=True):
+            lower.plot(epochs, 100 * shares, linewidth=4, label=label)
+        lower.set(xlabel="epoch", ylabel="share of the loss's weight [%]", yscale="log")
+        lower.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=20)
+        for axes in (upper, lower):
+            axes.grid(alpha=0.3)
+        with atomic_path(path.with_name("confidence.png")) as temporary:
+            figure.savefig(temporary, format="png")
+        own = matplotlib.image.imread(path.with_name("confidence.png"))
+        path.with_name("confidence.png").unlink()
+        with atomic_path(path) as temporary:
+            matplotlib.image.imsave(temporary, _stacked(native, own), format="png")
+
+
+def _stacked(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Two RGBA pictures, one over the other, white where the narrower one ends."""
+    width = max(above.shape[1], below.shape[1])
+    padded = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=1.0)
+        for picture in (above, below)
+    ]
+    return np.concatenate(padded)

@@ -1,0 +1,131 @@
+"""Preprocessed confidence maps on disk, and the index that says which case has which."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.manifest import file_sha256
+
+#: Beneath nnU-Net's folder of preprocessed cases; a file beside the cases would be taken for one.
+CONFIDENCE_FOLDER = "confidence"
+CONFIDENCE_ENDING = ".b2nd"
+INDEX_FILE = "index.json"
+
+_MAX_LISTED = 20
+_HASHING_THREADS = 4
+
+
+def preprocessed_confidence_path(preprocessed_folder: Path, case_id: str) -> Path:
+    """Where a case's confidence map lies, uint8 [1, D, H, W] in steps of 1/255, on the grid of its segmentation."""
+    return preprocessed_folder / CONFIDENCE_FOLDER / f"{case_id}{CONFIDENCE_ENDING}"
+
+
+def open_confidence(path: Path) -> Any:
+    """A confidence map on disk that is read where it is sliced."""
+    mmap = {} if os.name == "nt" else {"mmap_mode": "r"}
+    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mmap)
+
+
+@dataclass(frozen=True)
+class ConfidenceStore:
+    """The confidence maps of a folder of preprocessed cases.
+
+    Attributes:
+        folder: nnU-Net's, `<data set>/<data identifier>`.
+        sha256: case id → hash of its map; None for a real case, which is trusted everywhere.
+    """
+
+    folder: Path
+    sha256: Mapping[str, str | None]
+
+    @classmethod
+    def read(cls, folder: Path) -> ConfidenceStore:
+        """The store that `write_index` described.
+
+        Raises:
+            FileNotFoundError: when there is none.
+        """
+        path = folder / CONFIDENCE_FOLDER / INDEX_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: the index of confidence maps must exist, got none. Run fcas_prepare for this data set; "
+                "to fine-tune on real scans use nnUNetTrainerCALFinetune."
+            )
+        return cls(folder, json.loads(path.read_text(encoding="utf-8"))["sha256"])
+
+    def open(self, case_id: str) -> Any | None:
+        """A case's map, read where it is sliced; None for a real case."""
+        if self.sha256[case_id] is None:
+            return None
+        return open_confidence(preprocessed_confidence_path(self.folder, case_id))
+
+    def verify(self, case_ids: Iterable[str], shape_of: Callable[[str], tuple[int, ...]]) -> None:
+        """See that every case's map is the one that was written for it.
+
+        Args:
+            case_ids: cases to be trained and validated on.
+            shape_of: shape [1, D, H, W] of a case's segmentation.
+
+        Raises:
+            ValueError: listing all faults, one a line.
+        """
+        wanted = sorted(set(case_ids))
+        unknown = [case_id for case_id in wanted if case_id not in self.sha256]
+        mapped = [case_id for case_id in wanted if self.sha256.get(case_id) is not None]
+        with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing releases the interpreter lock
+            hashes = dict(zip(mapped, pool.map(self._hash, mapped), strict=True))
+        missing = [case_id for case_id in mapped if hashes[case_id] is None]
+        altered = [i for i in mapped if hashes[i] not in (None, self.sha256[i])]
+        whole = [case_id for case_id in mapped if hashes[case_id] == self.sha256[case_id]]
+        misshapen = [
+            case_id
+            for case_id in whole
+            if open_confidence(preprocessed_confidence_path(self.folder, case_id)).shape != shape_of(case_id)
+        ]
+        faults = [
+            f"{self.folder}: {what}, got {problem} for {_listed(found)}. Run fcas_prepare again."
+            for what, problem, found in (
+                ("every case must be in the index of confidence maps", "no entry", unknown),
+                ("every synthetic case must have a confidence map", "none", missing),
+                (
+                    "confidence maps must be those written for their cases",
+                    "truncated, swapped or altered ones",
+                    altered,
+                ),
+                ("confidence maps must have the shape of their segmentations", "others", misshapen),
+            )
+            if found
+        ]
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    def _hash(self, case_id: str) -> str | None:
+        path = preprocessed_confidence_path(self.folder, case_id)
+        return file_sha256(path) if path.is_file() else None
+
+
+def write_index(folder: Path, case_ids: Sequence[str], real: Iterable[str]) -> None:
+    """Say which cases have which map, once all maps are written.
+
+    Args:
+        folder: nnU-Net's folder of preprocessed cases.
+        case_ids: all cases.
+        real: those without a map, trusted everywhere.
+    """
+    without = set(real)
+    hashes = {i: None if i in without else file_sha256(preprocessed_confidence_path(folder, i)) for i in case_ids}
+    atomic_write_json(folder / CONFIDENCE_FOLDER / INDEX_FILE, {"sha256": hashes})
+
+
+def _listed(case_ids: Sequence[str]) -> str:
+    rest = len(case_ids) - _MAX_LISTED
+    return ", ".join(case_ids[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fcas_nnunet.enums import StrEnum
 
@@ -35,6 +36,14 @@ BACKGROUND = "background"
 
 #: Structures a few voxels wide: they win where classes meet, and weigh more in the autoencoder's loss.
 THIN_STRUCTURES = frozenset({Structure.CORONARY_ARTERIES})
+
+CHAMBERS = frozenset(
+    {Structure.LEFT_ATRIUM, Structure.LEFT_VENTRICLE, Structure.RIGHT_ATRIUM, Structure.RIGHT_VENTRICLE}
+)
+WALLS = frozenset({Structure.LEFT_MYOCARDIUM})
+WIDE_VESSELS = frozenset({Structure.ASCENDING_AORTA, Structure.PULMONARY_ARTERY})
+#: Where the thin structures spring from.
+ROOTS = frozenset({Structure.ASCENDING_AORTA})
 
 _ALIASES: dict[Structure, tuple[str, ...]] = {
     Structure.LEFT_MYOCARDIUM: (
@@ -88,3 +97,36 @@ def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[i
 def thin_label_ids(labels: Mapping[str, int]) -> list[int]:
     """Ids of the thin structures among a data set's labels."""
     return [label_id for name, label_id in labels.items() if structure_of(name) in THIN_STRUCTURES]
+
+
+@dataclass(frozen=True)
+class LabelRoles:
+    """What MGM must know of a data set's labels.
+
+    Attributes:
+        thin: ids of vessels a few voxels wide: they win where classes meet.
+        wide: ids of other vessels; these and the thin ones keep their tunnels.
+        roots: ids of what the thin ones spring from and must keep touching.
+        chambers: ids whose size can be changed within the heart.
+        walls: ids whose thickness can be changed.
+    """
+
+    thin: frozenset[int] = frozenset()
+    wide: frozenset[int] = frozenset()
+    roots: frozenset[int] = frozenset()
+    chambers: frozenset[int] = frozenset()
+    walls: frozenset[int] = frozenset()
+
+    @property
+    def vessels(self) -> frozenset[int]:
+        """All vessels."""
+        return self.thin | self.wide
+
+
+def label_roles(labels: Mapping[str, int]) -> LabelRoles:
+    """The roles of a data set's labels, by their names."""
+
+    def ids(structures: frozenset[Structure]) -> frozenset[int]:
+        return frozenset(label_id for name, label_id in labels.items() if structure_of(name) in structures)
+
+    return LabelRoles(ids(THIN_STRUCTURES), ids(WIDE_VESSELS), ids(ROOTS), ids(CHAMBERS), ids(WALLS))

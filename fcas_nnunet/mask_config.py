@@ -10,6 +10,11 @@ from fcas_nnunet.enums import StrEnum
 #: Source: Choi and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000.
 MAX_INJECTIVE_FRACTION = 0.403
 
+_INTERVALS = (
+    "scale_range", "shear_range", "volume_ratio_range", "chamber_size_mm", "wall_thickness_mm", "vessel_calibre",
+    "stenosis", "stenosis_length_mm",
+)  # fmt: skip
+
 
 class Padding(StrEnum):
     """What a deformation finds outside the volume.
@@ -38,12 +43,17 @@ class MaskConfig:
         padding: what lies outside the volume.
         min_jacobian: smallest determinant of the elastic field's Jacobian that is accepted.
         volume_ratio_range: smallest and largest volume of a class, as a part of the source's.
-        max_tunnel_change: how many tunnels wider than a voxel (β1) a thin class may gain or lose. Where branches run
-            side by side, nearest sampling opens and shuts loops; 0 rejects them all, and with them half the masks of
-            trees as coarse as the phantom's.
+        volume_tolerance: how far a thin class's volume may be from what the deformation's Jacobian predicts, as a part.
+        max_tunnel_change: how many tunnels (β1) a thin class may gain or lose.
         max_tries: deformations drawn for one mask before giving up.
         milder: each redraw's ranges are those of the draw before times this, so that a mask that touches the border
             still yields a neighbour of itself; 1 keeps them.
+        chamber_size_mm: how far the border of one chamber, drawn at random, moves within the heart; below 0 it shrinks.
+            This and what follows is off while its range is a single neutral value.
+        wall_thickness_mm: how far the myocardium advances into its chambers; below 0 they advance into it.
+        vessel_calibre: factor on the radius of the thin classes.
+        stenosis: part of a vessel's radius that a narrowing takes at a random place of a thin class.
+        stenosis_length_mm: along the branch, within which a stenosis takes at least half its depth.
     """
 
     rotation_deg: float = 15.0
@@ -55,14 +65,19 @@ class MaskConfig:
     padding: Padding = Padding.BORDER
     min_jacobian: float = 0.1
     volume_ratio_range: tuple[float, float] = (0.4, 2.0)
-    max_tunnel_change: int = 2
+    volume_tolerance: float = 0.15
+    max_tunnel_change: int = 0
     max_tries: int = 10
     milder: float = 0.85
+    chamber_size_mm: tuple[float, float] = (0.0, 0.0)
+    wall_thickness_mm: tuple[float, float] = (0.0, 0.0)
+    vessel_calibre: tuple[float, float] = (1.0, 1.0)
+    stenosis: tuple[float, float] = (0.0, 0.0)
+    stenosis_length_mm: tuple[float, float] = (4.0, 12.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale_range", tuple(self.scale_range))  # YAML gives lists
-        object.__setattr__(self, "shear_range", tuple(self.shear_range))
-        object.__setattr__(self, "volume_ratio_range", tuple(self.volume_ratio_range))
+        for name in _INTERVALS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML gives lists
         object.__setattr__(self, "padding", Padding(self.padding))
         rules = [
             ("rotation_deg", 0 <= self.rotation_deg <= 180, "lie in [0, 180]"),
@@ -81,6 +96,20 @@ class MaskConfig:
             ("max_tunnel_change", self.max_tunnel_change >= 0, "be 0 or more"),
             ("max_tries", self.max_tries >= 1, "be 1 or more"),
             ("milder", 0 < self.milder <= 1, "lie in (0, 1]"),
+            ("volume_tolerance", self.volume_tolerance > 0, "be above 0"),
+            ("chamber_size_mm", _ordered(self.chamber_size_mm), "be (low, high)"),
+            ("wall_thickness_mm", _ordered(self.wall_thickness_mm), "be (low, high)"),
+            (
+                "vessel_calibre",
+                _ordered(self.vessel_calibre) and self.vessel_calibre[0] > 0,
+                "be (low, high), low above 0",
+            ),
+            ("stenosis", _ordered(self.stenosis) and 0 <= self.stenosis[0] <= self.stenosis[-1] < 1, "lie in [0, 1)"),
+            (
+                "stenosis_length_mm",
+                _ordered(self.stenosis_length_mm) and self.stenosis_length_mm[0] > 0,
+                "be (low, high), low above 0",
+            ),
         ]
         faults = [
             f"MaskConfig: {name} must {rule}, got {getattr(self, name)}." for name, kept, rule in rules if not kept

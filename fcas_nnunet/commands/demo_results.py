@@ -12,13 +12,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands.contact_sheet import LABEL_COLOURS
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
 WINDOW_HU = (-200, 600)
-#: One colour per label id 1–8, light on CT.
-LABEL_COLOURS = ("#e8b04b", "#5aa9e6", "#e4572e", "#7bc86c", "#3d5a80", "#d1495b", "#8d6cab", "#ffe94e")
 
 
 def write_table(scores: Mapping[str, Path], path: Path, heading: str) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, learnt_bounds, mask_config
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, train
-from fcas_nnunet.config import ReferenceSource, SamplingConfig, Solver
+from fcas_nnunet.config import ReferenceSource, SamplingConfig, Solver, to_dict
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="processes, one CPU thread each (default: one per core; 1 on a GPU). The result does not depend on it",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be made and stop")
+    add_mask_arguments(parser)
     return parser
 
 
@@ -97,11 +99,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_model(record, source, config if args.config or args.preset else None, model)
     report_overlaps(record, source)
     plans = plan_cases(args.n, source.case_ids, templates_of(record, source), args.masks, args.seed)
+    masks = mask_config(args, record.config.masks)
     job = Job(
-        source=source.folder, model=model, output=output, sampling=_sampling(record.config.sampling, args),
+        source=source.folder, model=model, output=output, sampling=_sampling(record.config.sampling, args), masks=masks,
+        bounds_ml=learnt_bounds(source, given_samples(source)),
         label_map=label_map, device_name=args.device,
         shared={
-            "source": source.name, "preset": record.config.preset, "weights_sha256": weights_sha256(model),
+            "source": source.name, "mask_config": to_dict(masks), "preset": record.config.preset,
+            "weights_sha256": weights_sha256(model),
             "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
         },
     )  # fmt: skip
@@ -133,7 +138,7 @@ def _print_plan(plans: Sequence[CasePlan], source: RawDataset, output: Path, mod
 def _report(output: Path, plans: Sequence[CasePlan]) -> None:
     records = Manifest(output).read()
     means = [records[plan.case_id]["mean_confidence_in_structures"] for plan in plans]
-    redrawn = sum(len(records[plan.case_id]["mgm"].get("rejections", [])) for plan in plans)
+    redrawn = [reason for plan in plans for reason in records[plan.case_id]["mgm"].get("rejections", [])]
     print(f"done: {len(plans)} cases in {output}")
-    print(f"mean confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f}; {redrawn} masks redrawn")
+    print(f"mean confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f}; {len(redrawn)} masks redrawn")
     print(f"next: fcas_prepare -d {output.name} --for <your labelled data set>")

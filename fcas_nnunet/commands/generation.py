@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from fcas_nnunet.commands.devices import resolve_device, supports_bf16
-from fcas_nnunet.config import FCaSConfig, SamplingConfig
+from fcas_nnunet.config import FCaSConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord, case_sha256, load_generator
 from fcas_nnunet.generator.production import CasePlan, make_case
 from fcas_nnunet.integration.manifest import Manifest
@@ -39,6 +39,8 @@ class Job:
         model: folder of the generator.
         output: folder of the synthetic data set.
         sampling: of the reverse diffusion.
+        masks: ranges of new masks.
+        bounds_ml: source label id → believable volumes of new masks.
         label_map: source label id → written label id.
         device_name: where to run.
         shared: what every manifest record repeats.
@@ -48,6 +50,8 @@ class Job:
     model: Path
     output: Path
     sampling: SamplingConfig
+    masks: MaskConfig
+    bounds_ml: Mapping[int, tuple[float, float]]
     label_map: Mapping[int, int]
     device_name: str
     shared: Mapping[str, Any]
@@ -94,12 +98,12 @@ class _Worker:
         self.device = resolve_device(job.device_name)
         self.precision = torch.bfloat16 if supports_bf16(self.device) else torch.float32
         generator = load_generator(job.model, self.device)
-        config = replace(generator.record.config, sampling=job.sampling)
+        config = replace(generator.record.config, sampling=job.sampling, masks=job.masks)
         self.generator = Generator(replace(generator.record, config=config), generator.autoencoder, generator.tcdm)
         self.load_case = lru_cache(CACHED_CASES)(RawDataset.open(job.source).load_case)
 
     def make(self, plan: CasePlan) -> dict[str, Any]:
-        case, record = make_case(self.generator, plan, self.load_case, self.device, self.precision)
+        case, record = make_case(self.generator, plan, self.load_case, self.device, self.precision, self.job.bounds_ml)
         lookup = np.zeros(256, dtype=np.uint8)
         for source_id, target_id in self.job.label_map.items():
             lookup[source_id] = target_id

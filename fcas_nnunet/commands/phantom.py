@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.anatomy import BACKGROUND
 from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.integration.folders import new_dataset_folder
 from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
@@ -139,7 +139,7 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
     logger.info(f"{folder.name}: {len(scans) - len(missing)} of {len(scans)} cases are there")
     if missing:
         (folder / DATASET_JSON).unlink(missing_ok=True)  # without it the data set is unfinished
-        with closing(_made(folder, missing, num_processes)) as finished:
+        with closing(as_finished(partial(_make, folder), missing, num_processes)) as finished:
             for record in tqdm(finished, total=len(missing), desc="phantoms", unit="case"):
                 manifest.append(record)
     manifest.finalise()
@@ -151,22 +151,6 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
         surroundings=SURROUNDINGS,
         description="Invented patients, made by fcas_phantom; fcas_manifest.jsonl says which scans show the same one.",
     )
-
-
-def _made(folder: Path, scans: Sequence[Scan], num_processes: int) -> Generator[dict[str, Any], None, None]:
-    """Make cases, in this process or in several; yields manifest records as they get finished."""
-    if num_processes == 1 or len(scans) == 1:
-        for scan in scans:
-            yield _make(folder, scan)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(scans)), mp_context=context) as pool:
-        futures = [pool.submit(_make, folder, scan) for scan in scans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _make(folder: Path, scan: Scan) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _ELASTIC_SEED_BITS = 48  # exact in JSON readers that know doubles only
 _INVERSION_RELAXATION = 0.8  # converges where the plain fixed point overshoots (stretch beyond 2)
 _INVERSION_TOLERANCE_MM = 1e-3
 _INVERSION_MAX_ITERATIONS = 100
+_DIFFERENCE_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Deformation:
     def control_displacements_mm(self) -> np.ndarray:
         """The B-spline's coefficients, float64 [3, *lattice_shape], made from the seed alike on every machine."""
         count = 3 * int(np.prod(self.lattice_shape))
-        unit = 2.0 * _uniform(self.elastic_seed, count) - 1.0
+        unit = 2.0 * uniform_numbers(self.elastic_seed, count) - 1.0
         return self.max_displacement_mm * unit.reshape(3, *self.lattice_shape)
 
 
@@ -143,7 +144,7 @@ def draw_deformation(
     """
     if center_mm is None:
         center_mm = as_triple((np.array(shape) - 1) / 2 * spacing_mm)
-    unit = iter(_uniform(seed, 13))
+    unit = iter(uniform_numbers(seed, 13))
 
     def triple(low: float, high: float) -> Triple:
         return as_triple([low + (high - low) * next(unit) for _ in range(3)])
@@ -214,6 +215,26 @@ def output_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndar
     return output
 
 
+def local_volume_ratio(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
+    """Volume of a small piece of the heart after the deformation over its volume before.
+
+    Args:
+        deformation: the record.
+        points_mm: float64 [N, 3], positions in the source.
+
+    Returns:
+        float64 [N]: det A / det(I + ∂u/∂y) at the place that each point goes to.
+    """
+    output = output_points_mm(deformation, points_mm)
+    gradient = np.empty((len(points_mm), 3, 3))
+    for axis in range(3):
+        step = np.zeros(3)
+        step[axis] = _DIFFERENCE_MM
+        ahead, behind = (elastic_displacement_mm(deformation, output + sign * step) for sign in (1, -1))
+        gradient[:, :, axis] = (ahead - behind) / (2 * _DIFFERENCE_MM)
+    return float(np.prod(deformation.scale)) / np.linalg.det(np.eye(3) + gradient)
+
+
 def elastic_jacobian_range(deformation: Deformation, points_per_cell: int = 8) -> tuple[float, float]:
     """Smallest and largest det(I + ∂u/∂y) over the lattice's inner cells, from the spline's own derivative.
 
@@ -259,7 +280,7 @@ def _spline_matrix(cell_position: np.ndarray, num_control: int, *, derivative: b
     return matrix
 
 
-def _uniform(seed: int, count: int) -> np.ndarray:
+def uniform_numbers(seed: int, count: int) -> np.ndarray:
     """`count` numbers in [0, 1). Raw bits: numpy promises their stream forever, and only theirs."""
     raw = np.random.PCG64(seed).random_raw(count)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from fcas_nnunet.anatomy import thin_label_ids
+from fcas_nnunet.anatomy import label_roles, thin_label_ids
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, TCDMConfig, save_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
@@ -101,7 +101,7 @@ def train_generator(
     cache = folder / CACHE_FOLDER
     for case_id in tqdm(data.case_ids, desc="variants", unit="case"):
         make_variants(
-            data.load_case(case_id), cache, spacing, data.labels, thin_label_ids(data.labels),
+            data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels),
             config.grid, config.tcdm.pairs, config.masks, config.seed,
         )  # fmt: skip
     autoencoder = _autoencoder(data, config, folder, accelerator, autoencoder_file)

@@ -2,11 +2,11 @@
 
 A label volume and its spacing in, a new mask out:
 
-    mask, deformation, rejections = generate_mask(mask, spacing_mm, MaskConfig(), seed=0, thin_ids=[8])
+    new = generate_mask(mask, spacing_mm, seed=0, roles=label_roles(labels)).mask
 
 The paper deforms and closes; measured, that leaves a vessel one voxel wide in dozens of pieces. Here a class that came
-apart is joined along the source's own neighbourhoods, every mask is checked against its source, and drawn anew where it
-fails.
+apart is joined along the source's own neighbourhoods, a vessel is given its source's topology, every mask is checked
+against its source, and drawn anew where it fails.
 """
 
 from __future__ import annotations
@@ -14,96 +14,91 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
+import edt
 import numpy as np
 import torch
 
+from fcas_nnunet.anatomy import LabelRoles
 from fcas_nnunet.generator.deformation import (
     Deformation,
     Triple,
-    as_triple,
     draw_deformation,
     elastic_jacobian_range,
     mask_center_mm,
     output_points_mm,
     source_points_mm,
 )
+from fcas_nnunet.generator.framing import kept_in_view
+from fcas_nnunet.generator.homotopy import HomotopicObject
+from fcas_nnunet.generator.local_changes import apply_local_changes, draw_local_changes
 from fcas_nnunet.generator.mask_config import MaskConfig, Padding
-from fcas_nnunet.generator.morphology import close_box2, dilate_box3, erode_box3, label_components
+from fcas_nnunet.generator.morphology import close_box2, dilate_box3, label_components
+from fcas_nnunet.generator.quality import Bounds, topology_faults
+from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.reconnection import reconnect_class
 from fcas_nnunet.generator.resampling import Region, deform_labels
-from fcas_nnunet.generator.topology import (
-    FACES,
-    Box,
-    ClassTopology,
-    class_boxes,
-    describe_mask,
-    topology_faults,
-    union_box,
-)
+from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes, describe_mask, union_box
+from fcas_nnunet.generator.vessels import fit_vessel, is_like
 
 logger = logging.getLogger(__name__)
 
 _SPECK_PART = 0.005  # of a class's volume
-_VIEW_POINTS = 300  # per class, besides the outermost
-_POLAR, _AZIMUTH = np.meshgrid(np.linspace(0.0, np.pi, 9), np.linspace(0.0, 2 * np.pi, 16, endpoint=False))
-_DIRECTIONS = np.stack(
-    [np.cos(_POLAR), np.sin(_POLAR) * np.cos(_AZIMUTH), np.sin(_POLAR) * np.sin(_AZIMUTH)], axis=-1
-).reshape(-1, 3)
-_VIEW_MARGIN_VOXELS = 1.0
-_VIEW_PASSES = 5
 _MARGIN_VOXELS = 2  # half a voxel of sampling, one of closing
+
+
+@dataclass(frozen=True)
+class GeneratedMask:
+    """A new mask and how it came about.
+
+    Attributes:
+        mask: uint8 [D, H, W].
+        recipe: from which `apply_recipe` gives the same mask again.
+        rejections: why earlier draws were rejected, a sentence each.
+    """
+
+    mask: np.ndarray
+    recipe: Recipe
+    rejections: list[str]
 
 
 def generate_mask(
     mask: np.ndarray,
     spacing_mm: Triple,
-    config: MaskConfig,
-    seed: int,
-    thin_ids: Collection[int] = (),
+    config: MaskConfig | None = None,
+    seed: int = 0,
+    roles: LabelRoles | None = None,
     *,
-    source: dict[int, ClassTopology] | None = None,
+    bounds_ml: Bounds | None = None,
+    source: SourceMask | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[np.ndarray, Deformation, list[str]]:
-    """Draw deformations until one gives a mask made as its source is.
+) -> GeneratedMask:
+    """Draw recipes until one gives a mask made as its source is.
 
     Args:
         mask: label ids, uint8 [D, H, W].
         spacing_mm: voxel size along (D, H, W).
-        config: ranges of the draw and bounds of the check.
+        config: ranges of the draw and bounds of the check; None = the defaults.
         seed: same seed, same mask.
-        thin_ids: labels that win where classes meet, and whose tunnels are checked (`anatomy.thin_label_ids`).
-        source: `describe_mask(mask, thin_ids)`, when many masks are made from one; None = found here.
+        roles: vessels and what they spring from, chambers, walls (`anatomy.label_roles`); None = no special labels.
+        bounds_ml: believable volumes (`quality.volume_bounds_ml`); None = a range about the source's.
+        source: `SourceMask(mask, spacing_mm, roles)`, when many masks are made from one; None = made here.
         device: where to sample.
-
-    Returns:
-        The mask, uint8 [D, H, W]; the deformation, from which `deform_mask` gives the same mask again; and why earlier
-        draws were rejected, one sentence each.
 
     Raises:
         ValueError: when the mask is empty, or every draw was rejected.
     """
-    source = source if source is not None else describe_mask(mask, thin_ids)
-    if not source:
+    config = config or MaskConfig()
+    source = source or SourceMask(mask, spacing_mm, roles or LabelRoles())
+    if not source.boxes:
         raise ValueError("mask: at least one voxel must be labelled to deform it, got none. Leave this case out.")
-    center_mm = mask_center_mm(mask, spacing_mm)
-    surface = _surface_points(mask, source, spacing_mm)
-    d, h, w = mask.shape
     rejections: list[str] = []
     for attempt in range(config.max_tries):
-        deformation = draw_deformation(
-            config, (d, h, w), spacing_mm, _seed_of_try(seed, attempt),
-            center_mm=center_mm, strength=config.milder**attempt,
-        )  # fmt: skip
-        deformation = _kept_in_view(deformation, *surface, mask.shape, spacing_mm)
-        smallest_jacobian, _ = elastic_jacobian_range(deformation)
-        if smallest_jacobian <= config.min_jacobian:
-            faults = [f"the field's smallest Jacobian is {smallest_jacobian:.3f}, at most {config.min_jacobian}"]
-        else:
-            deformed = deform_mask(mask, deformation, spacing_mm, thin_ids, source=source, device=device)
-            faults = topology_faults(source, describe_mask(deformed, thin_ids), config)
-        if not faults:
-            return deformed, deformation, rejections
+        recipe, changed = _draw(source, config, _seed_of_try(seed, attempt), config.milder**attempt)
+        candidate, faults = _attempt(source, changed, recipe, config, bounds_ml, device)
+        if candidate is not None and not faults:
+            return GeneratedMask(candidate, recipe, rejections)
         rejections.append(f"seed {seed}, try {attempt + 1}: {'; '.join(faults)}")
         logger.info("mask rejected: %s", rejections[-1])
     raise ValueError(
@@ -112,13 +107,38 @@ def generate_mask(
     )
 
 
+def apply_recipe(
+    mask: np.ndarray,
+    recipe: Recipe,
+    spacing_mm: Triple,
+    roles: LabelRoles | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Make a mask again from its source and its recipe.
+
+    Args:
+        mask: the source, uint8 [D, H, W].
+        recipe: the record.
+        spacing_mm: voxel size along (D, H, W).
+        roles: those it was made with.
+        device: where to sample.
+
+    Returns:
+        uint8 [D, H, W].
+    """
+    roles = roles or LabelRoles()
+    changed = apply_local_changes(mask, recipe.local_changes, spacing_mm, roles)
+    return deform_mask(changed, recipe.deformation, spacing_mm, roles, device=device)
+
+
 def deform_mask(
     mask: np.ndarray,
     deformation: Deformation,
     spacing_mm: Triple,
-    thin_ids: Collection[int] = (),
+    roles: LabelRoles | None = None,
     *,
-    source: dict[int, ClassTopology] | None = None,
+    source: SourceMask | None = None,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Apply a deformation to a mask: nearest sampling, closing per class, and joining what came apart.
@@ -130,17 +150,17 @@ def deform_mask(
         mask: label ids, uint8 [D, H, W].
         deformation: the record.
         spacing_mm: voxel size along (D, H, W).
-        thin_ids: labels of thin classes.
-        source: `describe_mask(mask)` if known.
+        roles: which labels are thin.
+        source: `SourceMask(mask, ...)` if there is one.
         device: where to sample.
 
     Returns:
         uint8 [D, H, W]; only labels of `mask`. The identity returns the mask, bit for bit.
     """
-    boxes = class_boxes(mask)
+    source = source or SourceMask(mask, spacing_mm, roles or LabelRoles())
+    boxes, thin_ids = source.boxes, source.roles.thin
     if deformation.is_identity or not boxes:
         return mask.copy()
-    source = source if source is not None else describe_mask(mask)
     region = _output_region(union_box(boxes.values()), mask.shape, deformation, spacing_mm)
     if min(s.stop - s.start for s in region) == 0:
         return np.zeros_like(mask)
@@ -148,47 +168,133 @@ def deform_mask(
     origin = np.array([s.start for s in region])
 
     ordered = sorted(boxes, key=lambda label: (label in thin_ids, label))  # thin classes have the last word
-    for label in ordered:
-        added = _closed_gaps(mask, label, boxes[label], part, origin, deformation, spacing_mm)
+    moved = class_boxes(part)
+    for label in sorted(moved, key=ordered.index):
+        added = _closed_gaps(source, label, part, moved[label], origin, deformation)
+        if label in source.roles.wide:  # closing must not pierce a handle into a vessel or bridge its bends
+            added = _without_effect(part, label, added)
         _paint(part, added, label, thin_ids)
-    torn = _torn(part, source, ordered)
-    for label in torn:
-        if label not in thin_ids:  # crumbs of a chamber's surface are not worth a joint
-            _absorb_specks(part, label, source[label].components)
-    torn = _torn(part, source, torn)
-    for label in torn:
-        box = boxes[label]
-        added = reconnect_class(mask[box] == label, box, part == label, origin, deformation, spacing_mm)
-        _paint(part, added, label, thin_ids)
-    for label in _torn(part, source, ordered if torn else []):  # a joint may cut what it crosses
-        _absorb_specks(part, label, source[label].components)
+    _mend(part, source, origin, deformation)
     deformed = np.zeros_like(mask)
     deformed[region] = part
     return deformed
 
 
+def _draw(source: SourceMask, config: MaskConfig, seed: int, strength: float) -> tuple[Recipe, SourceMask]:
+    """A recipe, and the source after its local changes."""
+    changes = draw_local_changes(config, source.roles, source.boxes.keys(), seed)
+    changed = source
+    if changes:
+        mask = apply_local_changes(source.mask, changes, source.spacing_mm, source.roles)
+        changed = SourceMask(mask, source.spacing_mm, source.roles)
+    d, h, w = source.mask.shape
+    deformation = draw_deformation(
+        config, (d, h, w), source.spacing_mm, seed,
+        center_mm=mask_center_mm(changed.mask, source.spacing_mm), strength=strength,
+    )  # fmt: skip
+    framed = kept_in_view(deformation, *changed.surface, source.mask.shape, source.spacing_mm)
+    return Recipe(changes, framed), changed
+
+
+def _attempt(
+    source: SourceMask,
+    changed: SourceMask,
+    recipe: Recipe,
+    config: MaskConfig,
+    bounds_ml: Bounds | None,
+    device: torch.device | str,
+) -> tuple[np.ndarray | None, list[str]]:
+    """The mask of a recipe and its faults; none is made where the field could fold."""
+    smallest_jacobian, _ = elastic_jacobian_range(recipe.deformation)
+    if smallest_jacobian <= config.min_jacobian:
+        return None, [f"the field's smallest Jacobian is {smallest_jacobian:.3f}, at most {config.min_jacobian}"]
+    mask = deform_mask(changed.mask, recipe.deformation, source.spacing_mm, source=changed, device=device)
+    candidate = describe_mask(mask, source.roles.vessels, source.roles.roots)
+    faults = topology_faults(source.topology, candidate, config, source.spacing_mm, bounds_ml)
+    for label in sorted(source.roles.thin & candidate.keys()):
+        predicted = changed.vessels[label].predicted_voxels(recipe.deformation, source.spacing_mm)
+        ratio = candidate[label].num_voxels / predicted
+        if abs(ratio - 1) > config.volume_tolerance:
+            faults.append(f"class {label} has {ratio:.2f} of the volume that its deformation predicts")
+    return mask, faults
+
+
+def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation: Deformation) -> None:
+    """Bring every class's pieces, and the vessels' tunnels, back to what the source has."""
+    thin_ids = source.roles.thin
+    thick = sorted(source.boxes.keys() - thin_ids)
+    torn = _torn(part, source, thick)
+    for label in torn:  # crumbs of a chamber's surface are not worth a joint
+        _absorb_specks(part, label, source.topology[label].components)
+    torn = _torn(part, source, torn)
+    for label in torn:
+        box = source.boxes[label]
+        added = reconnect_class(source.mask[box] == label, box, part == label, origin, deformation, source.spacing_mm)
+        _paint(part, added, label, thin_ids)
+    moved = class_boxes(part)
+    pierced = [
+        label
+        for label in sorted(moved.keys() & source.roles.vessels, key=lambda label: (label in thin_ids, label))
+        if not is_like(part[moved[label]] == label, source.topology[label])
+    ]
+    pierced += sorted((source.roles.thin & source.boxes.keys()) - moved.keys())
+    for label in pierced:
+        if label in thin_ids:
+            _refit(part, label, source, origin, deformation)
+        else:
+            _cut_bridges(part[moved[label]], label, source.topology[label])
+    for label in _torn(part, source, thick if torn or pierced else []):  # what was drawn may cut what it crosses
+        _absorb_specks(part, label, source.topology[label].components)
+
+
+def _cut_bridges(part: np.ndarray, label: int, topology: ClassTopology) -> None:
+    """Part a wide vessel from itself where sampling skipped the gap between two of its bends.
+
+    It grows again from its deepest voxel, by simple points, deep ones before shallow ones: so the gap stays where the
+    bridge is. Only for a vessel in one piece without tunnels; another is left to the quality gate.
+    """
+    if (topology.components, topology.tunnels) != (1, 0):
+        return
+    sampled = part == label
+    depth = edt.edt(np.pad(sampled, 1))[1:-1, 1:-1, 1:-1]
+    deepest = np.zeros_like(sampled)
+    deepest[np.unravel_index(depth.argmax(), depth.shape)] = True
+    vessel = HomotopicObject(deepest)
+    vessel.grow_in_order(sampled, depth.max() - depth, 1.0)
+    _give_up(part, label, sampled & ~vessel.binary)
+
+
+def _refit(part: np.ndarray, label: int, source: SourceMask, origin: np.ndarray, deformation: Deformation) -> None:
+    """Replace a vessel by one with the source's topology; what it gives up goes to what surrounds it."""
+    sampled = part == label
+    fitted = fit_vessel(source.vessels[label], sampled, origin, deformation, source.spacing_mm)
+    fitted &= ~np.isin(part, sorted(source.roles.thin - {label}))
+    part[fitted] = label
+    _give_up(part, label, sampled & ~fitted)
+
+
+def _give_up(part: np.ndarray, label: int, voxels: np.ndarray) -> None:
+    """Give a class's voxels to what surrounds them most."""
+    for d, h, w in np.argwhere(voxels):
+        around = part[max(d - 1, 0) : d + 2, max(h - 1, 0) : h + 2, max(w - 1, 0) : w + 2]
+        counts = np.bincount(around[around != label])
+        part[d, h, w] = counts.argmax() if len(counts) else 0
+
+
 def _closed_gaps(
-    mask: np.ndarray,
-    label: int,
-    box: Box,
-    part: np.ndarray,
-    origin: np.ndarray,
-    deformation: Deformation,
-    spacing_mm: Triple,
+    source: SourceMask, label: int, part: np.ndarray, here: Box, origin: np.ndarray, deformation: Deformation
 ) -> np.ndarray:
-    """Voxels of `part` that closing adds to a class (Eq. 6), [N, 3].
+    """Voxels of `part` that closing adds to a class (Eq. 6), [N, 3]; the class lies in the box `here`.
 
     Left open are gaps that the source has itself, and those between two of its components.
     """
-    found = class_boxes((part == label).view(np.uint8))
-    if not found:
-        return np.empty((0, 3), dtype=int)
-    here = found[1]
+    box, spacing = source.boxes[label], np.array(source.spacing_mm)
     binary = part[here] == label
     gaps = np.argwhere(close_box2(binary) & ~binary)
-    original = np.pad(mask[box] == label, 1)  # the source's gaps lie inside its box; the rim stands for the outside
+    # the source's gaps lie inside its box; the rim stands for the outside
+    original = np.pad(source.mask[box] == label, 1)
     own_gap = close_box2(original) & ~original
-    spacing, corner = np.array(spacing_mm), np.array([s.start for s in here]) + origin
+    corner = np.array([s.start for s in here]) + origin
 
     def source_index(voxels: np.ndarray) -> tuple[np.ndarray, ...]:
         index = np.rint(source_points_mm(deformation, (voxels + corner) * spacing) / spacing).astype(int)
@@ -206,12 +312,27 @@ def _closed_gaps(
     return gaps + [s.start for s in here]
 
 
-def _torn(part: np.ndarray, source: dict[int, ClassTopology], labels: list[int]) -> list[int]:
+def _without_effect(part: np.ndarray, label: int, voxels: np.ndarray) -> np.ndarray:
+    """Those of the voxels, [N, 3], that can be added to a class without a change of its topology."""
+    if not len(voxels):
+        return voxels
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    box = tuple(slice(max(a - 1, 0), b + 1) for a, b in zip(low, high, strict=True))
+    corner = [s.start for s in box]
+    free = np.zeros(part[box].shape, dtype=bool)
+    free[tuple((voxels - corner).T)] = True
+    free &= part[box] == 0
+    vessel = HomotopicObject(part[box] == label)
+    vessel.grow(free)
+    return np.argwhere(vessel.binary & free) + corner
+
+
+def _torn(part: np.ndarray, source: SourceMask, labels: list[int]) -> list[int]:
     """The classes, in the order given, whose pieces are not as many as in the source."""
     if not labels:
         return []
     pieces = {label: topology.components for label, topology in describe_mask(part).items()}
-    return [label for label in labels if pieces.get(label, 0) != source[label].components]
+    return [label for label in labels if pieces.get(label, 0) != source.topology[label].components]
 
 
 def _absorb_specks(part: np.ndarray, label: int, num_components: int) -> None:
@@ -257,55 +378,6 @@ def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, s
     last = np.clip(np.ceil(moved.max(axis=0) + reach), first, shape).astype(int)
     d, h, w = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
     return d, h, w
-
-
-def _surface_points(
-    mask: np.ndarray, source: dict[int, ClassTopology], spacing_mm: Triple
-) -> tuple[np.ndarray, np.ndarray]:
-    """Some points of each class's surface, mm [N, 3], and which faces their class keeps off, bool [N, 3, 2]."""
-    points, keeps_off = [], []
-    for label, box in class_boxes(mask).items():
-        binary = mask[box] == label
-        surface = np.argwhere(binary & ~erode_box3(binary))
-        surface_mm = (surface + [s.start for s in box]) * np.array(spacing_mm)
-        outermost = np.unique((surface_mm @ _DIRECTIONS.T).argmax(axis=0))  # the affine part keeps them outermost
-        some = np.concatenate([surface_mm[outermost], surface_mm[:: -(-len(surface) // _VIEW_POINTS)]])
-        points.append(some)
-        free = np.array([face not in source[label].touched_faces for face in FACES]).reshape(1, 3, 2)
-        keeps_off.append(free.repeat(len(some), axis=0))
-    return np.concatenate(points), np.concatenate(keeps_off)
-
-
-def _kept_in_view(
-    deformation: Deformation,
-    points_mm: np.ndarray,
-    keeps_off: np.ndarray,
-    shape: tuple[int, ...],
-    spacing_mm: Triple,
-) -> Deformation:
-    """The deformation, shifted as little as brings each class back inside the volume.
-
-    Only faces count that the class does not touch in the source. A heart too large for the volume is shrunk until it
-    fits. The elastic part stays where it is, so a shift changes what it does to the heart: hence several passes.
-    """
-    spacing = np.array(spacing_mm)
-    first = _VIEW_MARGIN_VOXELS * spacing
-    last = (np.array(shape) - 1 - _VIEW_MARGIN_VOXELS) * spacing
-    for _ in range(_VIEW_PASSES):
-        moved = output_points_mm(deformation, points_mm)
-        lowest = np.where(keeps_off[..., 0], moved, np.inf).min(axis=0)
-        highest = np.where(keeps_off[..., 1], moved, -np.inf).max(axis=0)
-        least, most = first - lowest, last - highest  # bounds of the shift
-        if (least <= 0).all() and (most >= 0).all():
-            break
-        fit = min(1.0, float(((last - first) / np.maximum(highest - lowest, last - first)).min()))
-        shift = np.where(least <= most, np.clip(0.0, least, most), 0.5 * (least + most))
-        deformation = dataclasses.replace(
-            deformation,
-            scale=as_triple([fit * factor for factor in deformation.scale]),
-            translation_mm=as_triple(shift + deformation.translation_mm),
-        )
-    return deformation
 
 
 def _seed_of_try(seed: int, attempt: int) -> int:

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcas_nnunet.anatomy import thin_label_ids
+from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import ReferenceSource, to_dict
+from fcas_nnunet.config import MaskConfig, ReferenceSource, to_dict
 from fcas_nnunet.generator.checkpoint import Generator
 from fcas_nnunet.generator.conditions import build_condition
 from fcas_nnunet.generator.confidence import confidence_map
-from fcas_nnunet.generator.deformation import Deformation
 from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range
-from fcas_nnunet.generator.masks import deform_mask, generate_mask
+from fcas_nnunet.generator.masks import apply_recipe, generate_mask
+from fcas_nnunet.generator.quality import Bounds
+from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.sampling import synthesise
 from fcas_nnunet.seeds import derive_seed
 
@@ -41,6 +42,10 @@ class CasePlan:
     reference: str
     template: str
     masks: ReferenceSource
+
+    def to_record(self) -> dict[str, Any]:
+        """What the manifest keeps of it."""
+        return asdict(self) | {"masks": str(self.masks)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CasePlan:
@@ -80,16 +85,22 @@ def plan_cases(
 
 
 def make_case(
-    generator: Generator, plan: CasePlan, load_case: LoadCase, device: torch.device, precision: torch.dtype
+    generator: Generator,
+    plan: CasePlan,
+    load_case: LoadCase,
+    device: torch.device,
+    precision: torch.dtype,
+    bounds_ml: Bounds | None = None,
 ) -> tuple[Case, dict[str, Any]]:
     """Make a synthetic case on its reference's voxel grid.
 
     Args:
-        generator: trained, on `device`.
+        generator: trained, on `device`; its configuration holds MGM's ranges.
         plan: what to make.
         load_case: reads a reference or template by id.
         device: where to run.
         precision: of the autocast.
+        bounds_ml: believable volumes of new masks.
 
     Returns:
         The case with image (HU), the mask it was drawn from and its confidence; and what the manifest keeps of it.
@@ -100,13 +111,13 @@ def make_case(
     record = generator.record
     source = load_case(plan.reference)
     template = source if plan.template == plan.reference else load_case(plan.template)
-    mask, mask_record = _reference_mask(generator, plan, source)
+    roles = label_roles(record.labels)
+    mask, mask_record = reference_mask(plan, source, record.config.masks, roles, bounds_ml)
     reference = Case(plan.case_id, None, mask, source.affine)
     image, confidence = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
     case = replace(reference, image=np.rint(image).astype(np.int16), confidence=confidence)
     return case, {
-        **asdict(plan),
-        "masks": str(plan.masks),
+        **plan.to_record(),
         "mgm": mask_record,
         "sampling": to_dict(record.config.sampling),
         "confidence": to_dict(record.config.confidence),
@@ -144,26 +155,43 @@ def draw_image(
     return np.clip(image, *intensity_range), grid.confidence_to_native(torch.from_numpy(confidence))
 
 
-def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, thin_ids: Sequence[int]) -> np.ndarray:
-    """The mask of a manifest record, from its stored deformation instead of its seed."""
+def reference_mask(
+    plan: CasePlan,
+    reference: Case,
+    config: MaskConfig,
+    roles: LabelRoles,
+    bounds_ml: Bounds | None = None,
+    source: SourceMask | None = None,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The mask to draw.
+
+    Args:
+        plan: whose seed decides it.
+        reference: the case it is made from.
+        config: MGM's ranges.
+        roles: of the labels.
+        bounds_ml: believable volumes.
+        source: of the reference's mask, when many are made from it.
+
+    Returns:
+        uint8 [D, H, W], and what the manifest keeps of how it was made; nothing for a given mask.
+    """
+    if plan.masks == ReferenceSource.GIVEN:
+        return reference.mask, {}
+    made = generate_mask(
+        reference.mask, reference.spacing_mm, config, derive_seed(plan.seed, "mask"), roles,
+        bounds_ml=bounds_ml, source=source,
+    )  # fmt: skip
+    return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
+
+
+def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, roles: LabelRoles) -> np.ndarray:
+    """The mask of a manifest record, from its stored recipe instead of its seed."""
     plan = CasePlan.from_record(record)
     reference = load_case(plan.reference)
     if plan.masks == ReferenceSource.GIVEN:
         return reference.mask
-    deformation = Deformation.from_dict(record["mgm"]["deformation"])
-    return deform_mask(reference.mask, deformation, reference.spacing_mm, thin_ids)
-
-
-def _reference_mask(generator: Generator, plan: CasePlan, reference: Case) -> tuple[np.ndarray, dict[str, Any]]:
-    """The mask to draw, and what the manifest keeps of how it was made."""
-    if plan.masks == ReferenceSource.GIVEN:
-        return reference.mask, {}
-    config = generator.record.config.masks
-    mask, deformation, rejections = generate_mask(
-        reference.mask, reference.spacing_mm, config, derive_seed(plan.seed, "mask"),
-        thin_label_ids(generator.record.labels),
-    )  # fmt: skip
-    return mask, {"deformation": deformation.to_dict(), "rejections": rejections}
+    return apply_recipe(reference.mask, Recipe.from_dict(record["mgm"]), reference.spacing_mm, roles)
 
 
 def _condition(

@@ -1,4 +1,4 @@
-"""What a mask is made of, class by class, and whether a deformed mask is still made of it."""
+"""What a mask is made of, class by class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import euler_number
 
-from fcas_nnunet.generator.mask_config import MaskConfig
-from fcas_nnunet.generator.morphology import close_box2, label_components
+from fcas_nnunet.generator.morphology import dilate_box3, label_components
 
 Box = tuple[slice, slice, slice]
 
@@ -24,22 +23,27 @@ class ClassTopology:
     Attributes:
         num_voxels: its volume.
         components: β0, pieces that touch by a face, an edge or a corner (26-connectivity).
-        tunnels: β1, loops and handles wider than a voxel; None where it was not asked for.
+        tunnels: β1, loops and handles; None where it was not asked for.
         touched_faces: the volume's faces it reaches.
+        touched_roots: those of the asked-for labels that it touches.
     """
 
     num_voxels: int
     components: int
     tunnels: int | None
     touched_faces: frozenset[str]
+    touched_roots: frozenset[int] = frozenset()
 
 
-def describe_mask(mask: np.ndarray, thin_ids: Collection[int] = ()) -> dict[int, ClassTopology]:
+def describe_mask(
+    mask: np.ndarray, vessel_ids: Collection[int] = (), root_ids: Collection[int] = ()
+) -> dict[int, ClassTopology]:
     """Describe each class of a mask.
 
     Args:
         mask: label ids, uint8 [D, H, W].
-        thin_ids: classes whose tunnels are counted too.
+        vessel_ids: classes whose tunnels are counted too.
+        root_ids: classes for which it is told whether vessels touch them.
 
     Returns:
         label id → its topology; absent classes and the background have no entry.
@@ -58,46 +62,12 @@ def describe_mask(mask: np.ndarray, thin_ids: Collection[int] = ()) -> dict[int,
         label: ClassTopology(
             num_voxels=int(volumes[label]),
             components=int(components[label]),
-            tunnels=count_tunnels(close_box2(mask[box] == label)) if label in thin_ids else None,
+            tunnels=count_tunnels(mask[box] == label) if label in vessel_ids else None,
             touched_faces=_touched_faces(box, mask.shape),
+            touched_roots=_touched(mask, label, box, set(root_ids) - {label}) if label in vessel_ids else frozenset(),
         )
         for label, box in boxes.items()
     }
-
-
-def topology_faults(
-    source: dict[int, ClassTopology], candidate: dict[int, ClassTopology], config: MaskConfig
-) -> list[str]:
-    """What a deformed mask lost or gained against its source.
-
-    Args:
-        source: `describe_mask` of the source.
-        candidate: `describe_mask` of the deformed mask.
-        config: bounds of the volume and of the tunnels.
-
-    Returns:
-        One sentence per fault; empty when the mask is good.
-    """
-    faults = []
-    low, high = config.volume_ratio_range
-    for label, before in source.items():
-        after = candidate.get(label)
-        if after is None:
-            faults.append(f"class {label} vanished")
-            continue
-        if after.components != before.components:
-            faults.append(f"class {label} has {after.components} components, its source {before.components}")
-        if before.tunnels is not None and after.tunnels is not None:
-            if abs(after.tunnels - before.tunnels) > config.max_tunnel_change:
-                faults.append(f"class {label} has {after.tunnels} tunnels, its source {before.tunnels}")
-        cut = sorted(after.touched_faces - before.touched_faces)
-        if cut:
-            faults.append(f"class {label} is newly cut by the border at {', '.join(cut)}")
-        ratio = after.num_voxels / before.num_voxels
-        if not low <= ratio <= high:
-            faults.append(f"class {label} has {ratio:.2f} of its source's volume, outside [{low}, {high}]")
-    faults += [f"class {label} is not in the source" for label in sorted(candidate.keys() - source.keys())]
-    return faults
 
 
 def class_boxes(mask: np.ndarray) -> dict[int, Box]:
@@ -122,3 +92,13 @@ def count_tunnels(binary: np.ndarray) -> int:
 def _touched_faces(box: Box, shape: tuple[int, ...]) -> frozenset[str]:
     reaches = [end for s, size in zip(box, shape, strict=True) for end in (s.start == 0, s.stop == size)]
     return frozenset(face for face, touched in zip(FACES, reaches, strict=True) if touched)
+
+
+def _touched(mask: np.ndarray, label: int, box: Box, others: Collection[int]) -> frozenset[int]:
+    """Those of the other labels that have a voxel among the 26 neighbours of a label's."""
+    d, h, w = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+    part = mask[d, h, w]
+    if not np.isin(sorted(others), part).any():
+        return frozenset()
+    around = part[dilate_box3(part == label)]
+    return frozenset(other for other in others if (around == other).any())

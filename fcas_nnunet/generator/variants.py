@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
+from fcas_nnunet.anatomy import LabelRoles
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import GridConfig, MaskConfig, PairConfig
 from fcas_nnunet.files import atomic_path
@@ -62,7 +63,7 @@ def make_variants(
     folder: Path,
     working_spacing_mm: Sequence[float],
     labels: Mapping[str, int],
-    thin_ids: Sequence[int],
+    roles: LabelRoles,
     grid: GridConfig,
     pairs: PairConfig,
     masks: MaskConfig,
@@ -79,7 +80,7 @@ def make_variants(
         folder: where the files go.
         working_spacing_mm: along (D, H, W).
         labels: label name → id of the data set.
-        thin_ids: label ids of thin structures.
+        roles: of the labels.
         grid: intensity range.
         pairs: how many shapes and contrasts, and how strong.
         masks: ranges of the deformations.
@@ -103,7 +104,7 @@ def make_variants(
             )  # fmt: skip
             shaped = (
                 deform_image(image, deformation, spacing),
-                deform_mask(mask, deformation, spacing, thin_ids),
+                deform_mask(mask, deformation, spacing, roles),
                 None if surroundings is None else deform_labels(surroundings, deformation, spacing),
             )
         else:

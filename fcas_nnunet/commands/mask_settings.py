@@ -1,0 +1,62 @@
+"""Settings of MGM on the command line: what fcas_masks and fcas_generate share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from fcas_nnunet.config import MaskConfig
+from fcas_nnunet.integration.raw_dataset import RawDataset
+
+if TYPE_CHECKING:
+    from fcas_nnunet.evaluation.diversity import MaskSample
+
+_BAR_FROM = 10
+
+_RANGES = {
+    "chamber_size_mm": ("--chamber_mm", "mm by which one chamber's border moves within the heart, say -3 3"),
+    "wall_thickness_mm": ("--wall_mm", "mm by which the myocardium grows inwards, say -2 2"),
+    "vessel_calibre": ("--calibre", "factor on the radius of thin vessels, say 0.8 1.3"),
+    "stenosis": ("--stenosis", "part of the radius that one stenosis takes, say 0.3 0.7"),
+}
+
+
+def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
+    """Local changes of MGM; each is off unless given."""
+    group = parser.add_argument_group("local changes of new masks, off unless given")
+    for name, (flag, meaning) in _RANGES.items():
+        group.add_argument(flag, dest=name, type=float, nargs=2, metavar=("LOW", "HIGH"), help=meaning)
+
+
+def mask_config(args: argparse.Namespace, base: MaskConfig) -> MaskConfig:
+    """The configuration with the ranges that were given.
+
+    Raises:
+        ValueError: when one is out of bounds.
+    """
+    given: dict[str, Any] = {name: tuple(getattr(args, name)) for name in _RANGES if getattr(args, name) is not None}
+    return replace(base, **given)
+
+
+def given_samples(source: RawDataset) -> dict[str, MaskSample]:
+    """case id → sample of the data set's own mask."""
+    from fcas_nnunet.evaluation.diversity import sample_mask
+
+    ids = [label_id for label_id in source.labels.values() if label_id]
+    samples = {}
+    for case_id in tqdm(source.case_ids, desc="given masks", unit="mask", disable=len(source.case_ids) < _BAR_FROM):
+        case = source.load_mask(case_id)
+        samples[case_id] = sample_mask(case.mask, case.spacing_mm, ids)
+    return samples
+
+
+def learnt_bounds(source: RawDataset, given: Mapping[str, MaskSample]) -> dict[int, tuple[float, float]]:
+    """What volumes a data set's own masks make believable, label id → (least, most) mL."""
+    from fcas_nnunet.generator.quality import volume_bounds_ml
+
+    ids = [label_id for label_id in source.labels.values() if label_id]
+    return volume_bounds_ml([dict(zip(ids, sample.volumes_ml, strict=True)) for sample in given.values()])

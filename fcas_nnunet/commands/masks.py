@@ -1,0 +1,210 @@
+"""fcas_masks: new masks from a data set's own, without training, with a measure of their variety."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from fcas_nnunet.anatomy import LabelRoles, label_roles
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.case_files import run_cases
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, learnt_bounds, mask_config
+from fcas_nnunet.commands.pool import as_finished
+from fcas_nnunet.config import FCaSConfig, MaskConfig, ReferenceSource, load_config, to_dict
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.environment import available_cores
+from fcas_nnunet.integration.folders import resolve_dataset
+from fcas_nnunet.integration.manifest import Manifest, versions
+from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.volumes import FILE_ENDING, read_volume, write_volume
+
+if TYPE_CHECKING:
+    from fcas_nnunet.evaluation.diversity import MaskSample
+    from fcas_nnunet.generator.production import CasePlan
+    from fcas_nnunet.generator.recipe import SourceMask
+
+logger = logging.getLogger(__name__)
+
+_EXAMPLE = """
+fcas_masks -d 901 -n 100 -o new_masks
+fcas_masks -d 901 -n 100 -o sick_masks --chamber_mm -3 3 --wall_mm -2 2 --stenosis 0.3 0.7 --seed 1
+"""
+DIVERSITY_FILE, SHEET_FILE = "diversity.json", "contact_sheet.png"
+
+_CACHED_SOURCES = 4
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every worker needs to know."""
+
+    source: Path
+    output: Path
+    config: MaskConfig
+    roles: LabelRoles
+    bounds_ml: Mapping[int, tuple[float, float]]
+    shared: Mapping[str, Any]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of fcas_masks."""
+    parser = make_parser(
+        "fcas_masks",
+        "Write new masks made from a data set's own: deformed, every vessel whole, each checked against its source; "
+        "with a measure of their variety (diversity.json) and a picture (contact_sheet.png). They are the masks that "
+        "fcas_generate draws for the same -d, --seed and settings. Interrupted, the same command goes on.",
+        _EXAMPLE,
+    )
+    parser.add_argument("-d", required=True, metavar="ID", help="labelled data set: an id or DatasetXXX_Name")
+    parser.add_argument("-n", type=int, default=100, metavar="N", help="number of masks (default: 100)")
+    parser.add_argument("-o", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--masks", type=ReferenceSource, choices=list(ReferenceSource), default=ReferenceSource.MGM,
+        help="new masks, the given ones, or each given one once and new ones then (default: mgm)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="take the ranges from a generator's configuration")
+    parser.add_argument(
+        "-np", type=int, default=None, metavar="P", help="processes (default: one per core); the masks do not change"
+    )
+    add_mask_arguments(parser)
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run fcas_masks."""
+    args = build_parser().parse_args(argv)
+    if args.n < 1:
+        raise ValueError(f"-n: must be at least 1, got {args.n}. Give a higher number.")
+    base = load_config(FCaSConfig, args.config).masks if args.config else MaskConfig()
+    config = mask_config(args, base)
+    source = RawDataset.open(resolve_dataset(args.d))
+    source.check(min_cases=1)
+    from fcas_nnunet.generator.production import plan_cases
+
+    roles = label_roles(source.labels)
+    given = given_samples(source)
+    job = _Job(
+        source.folder, args.o, config, roles, learnt_bounds(source, given),
+        {"source": source.name, "mask_config": to_dict(config), "versions": versions()},
+    )  # fmt: skip
+    plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
+    manifest = Manifest(args.o)
+    missing = _missing(plans, job, manifest)
+    processes = args.np or available_cores()
+    with closing(as_finished(partial(_make, job), missing, processes)) as finished:
+        for record in tqdm(finished, total=len(plans), initial=len(plans) - len(missing), desc="masks", unit="mask"):
+            manifest.append(record)
+    manifest.finalise()
+    _report(args.o, [plan.case_id for plan in plans], source, given, args.seed, processes)
+
+
+def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[CasePlan]:
+    """The planned masks that are not there yet.
+
+    Raises:
+        ValueError: when the folder holds masks that were made otherwise.
+    """
+    from fcas_nnunet.generator.production import CasePlan
+
+    records = manifest.read()
+    planned = {plan.case_id: plan for plan in plans}
+    strangers = [
+        case_id
+        for case_id, record in records.items()
+        if any(record.get(key) != value for key, value in job.shared.items() if key != "versions")
+        or (case_id in planned and CasePlan.from_record(record) != planned[case_id])
+    ]
+    if strangers:
+        raise ValueError(
+            f"{job.output}: its masks must have been made from the same data set with the same seed and settings, got "
+            f"others: {', '.join(sorted(strangers)[:5])}. Choose another -o, or delete the folder."
+        )
+    return [plan for plan in plans if plan.case_id not in records or not _path(job.output, plan.case_id).is_file()]
+
+
+def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
+    """Write one mask; returns its manifest record."""
+    from fcas_nnunet.generator.production import reference_mask
+
+    case, source = _source(job.source, plan.reference, job.roles)
+    mask, record = reference_mask(plan, case, job.config, job.roles, job.bounds_ml, source)
+    write_volume(_path(job.output, plan.case_id), mask, case.affine)
+    return {**plan.to_record(), "mgm": record, **job.shared}
+
+
+@lru_cache(_CACHED_SOURCES)
+def _source(folder: Path, case_id: str, roles: LabelRoles) -> tuple[Case, SourceMask]:
+    """A given mask and what is known of it."""
+    import torch
+
+    from fcas_nnunet.generator.recipe import SourceMask
+
+    torch.set_num_threads(1)  # one thread a process; the masks do not depend on it
+    case = RawDataset.open(folder).load_mask(case_id)
+    return case, SourceMask(case.mask, case.spacing_mm, roles)
+
+
+def _path(folder: Path, case_id: str) -> Path:
+    return folder / f"{case_id}{FILE_ENDING}"
+
+
+def _report(
+    folder: Path,
+    case_ids: Sequence[str],
+    source: RawDataset,
+    given: Mapping[str, MaskSample],
+    seed: int,
+    num_processes: int,
+) -> None:
+    """Measure the variety, write it and the contact sheet, and print a table."""
+    from fcas_nnunet.commands.contact_sheet import write_contact_sheet
+    from fcas_nnunet.evaluation.diversity import measure_diversity
+    from fcas_nnunet.evaluation.table import format_table
+
+    records = Manifest(folder).read()
+    labels = {name: label_id for name, label_id in source.labels.items() if label_id}
+    jobs = {case_id: (_path(folder, case_id), records[case_id]["reference"]) for case_id in case_ids}
+    sample = partial(_sample, tuple(labels.values()))
+    generated = run_cases(sample, jobs, workers=num_processes, description="measuring")
+    report = measure_diversity(list(generated.values()), given, labels, seed)
+    rejected = [reason for case_id in case_ids for reason in records[case_id]["mgm"].get("rejections", [])]
+    report["rejected"] = {"count": len(rejected), "share": round(len(rejected) / (len(rejected) + len(case_ids)), 4),
+                          "reasons": rejected}  # fmt: skip
+    atomic_write_json(folder / DIVERSITY_FILE, report)
+    write_contact_sheet(given, generated, labels, folder / SHEET_FILE)
+    columns = ("dice_between", "dice_to_source", "dice_between_given", "volume_ml", "volume_ml_given")
+    rows = [[name, *(_cell(values[column]) for column in columns)] for name, values in report["labels"].items()]
+    header = ["", "Dice between", "to source", "between given", "volume mL", "given mL"]
+    print(
+        f"{len(case_ids)} masks in {folder}; {len(rejected)} draws rejected ({100 * report['rejected']['share']:.1f} %)"
+    )
+    print("hearts compared centre on centre, mean ± standard deviation")
+    print(format_table(header, rows))
+
+
+def _sample(label_ids: Sequence[int], job: tuple[Path, str]) -> MaskSample:
+    """What is compared of a written mask; the job is its file and the id of its source."""
+    from fcas_nnunet.evaluation.diversity import sample_mask
+
+    path, source = job
+    volume = read_volume(path)
+    case = Case(path.name, None, volume.array, volume.affine)
+    return sample_mask(case.mask, case.spacing_mm, label_ids, source)
+
+
+def _cell(summary: Mapping[str, float | None]) -> str:
+    mean, std = summary["mean"], summary["std"]
+    if mean is None:
+        return "–"
+    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")

@@ -1,0 +1,108 @@
+"""fcas_masks: masks, their manifest, a measure and a picture; goes on where it was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcas_nnunet.anatomy import label_roles
+from fcas_nnunet.commands import masks as command
+from fcas_nnunet.commands import phantom
+from fcas_nnunet.generator.production import replayed_mask
+from fcas_nnunet.generator.quality import mask_faults
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.volumes import read_volume
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(folder / "raw"))
+        (folder / "raw").mkdir()
+        phantom.main(["-d", "901", "-n", "3", "--shape", "48", "48", "48", "-np", "2"])
+    return folder
+
+
+@pytest.fixture
+def source(root: Path, monkeypatch: pytest.MonkeyPatch) -> RawDataset:
+    monkeypatch.setenv("nnUNet_raw", str(root / "raw"))
+    return RawDataset.open(root / "raw" / "Dataset901_Phantom")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".png"}
+
+
+def test_masks_are_whole_measured_and_shown(source: RawDataset, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command.main(["-d", "901", "-n", "5", "-o", str(tmp_path / "out"), "-np", "1", "--stenosis", "0.3", "0.5"])
+    records = Manifest(tmp_path / "out").read()
+    roles = label_roles(source.labels)
+    assert len(records) == 5
+    for case_id, record in records.items():
+        given = source.load_mask(record["reference"])
+        volume = read_volume(tmp_path / "out" / f"{case_id}.nii.gz")
+        assert not mask_faults(volume.array, given.mask, given.spacing_mm, roles=roles)
+        np.testing.assert_allclose(volume.affine, given.affine, atol=1e-4)
+        np.testing.assert_array_equal(replayed_mask(record, source.load_mask, roles), volume.array)
+        assert [change["kind"] for change in record["mgm"]["local_changes"]] == ["stenosis"]
+    report = json.loads((tmp_path / "out" / command.DIVERSITY_FILE).read_text())
+    assert set(report["labels"]) == set(source.labels) - {"background"}
+    aorta = report["labels"]["ascending_aorta"]
+    assert 0.3 < aorta["dice_between"]["mean"] < 0.98
+    assert 0.3 < aorta["dice_to_source"]["mean"] < 0.98
+    rejections = [len(record["mgm"]["rejections"]) for record in records.values()]
+    assert report["rejected"]["count"] == sum(rejections) == len(report["rejected"]["reasons"])
+    with Image.open(tmp_path / "out" / command.SHEET_FILE) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 8
+    printed = capsys.readouterr().out
+    assert "5 masks in" in printed
+    assert "coronary_arteries" in printed
+
+
+def test_interrupted_or_with_more_processes_the_masks_are_the_same(
+    source: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["-d", "901", "-n", "4", "--masks", "both", "-o"]
+    command.main([*arguments, str(tmp_path / "two"), "-np", "2"])
+    make, made = command._make, []
+
+    def dies(job: object, plan: object) -> dict[str, object]:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(plan)
+        return make(job, plan)
+
+    monkeypatch.setattr(command, "_make", dies)
+    with pytest.raises(SystemExit, match="130"):
+        command.main([*arguments, str(tmp_path / "one"), "-np", "1"])
+    monkeypatch.setattr(command, "_make", make)
+    assert len(Manifest(tmp_path / "one").read()) == 2
+    command.main([*arguments, str(tmp_path / "one"), "-np", "1"])
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    first = Manifest(tmp_path / "one").read()["fcas_00000"]
+    assert first["masks"] == "given"
+    given = source.load_mask(first["reference"]).mask
+    np.testing.assert_array_equal(read_volume(tmp_path / "one" / "fcas_00000.nii.gz").array, given)
+
+
+def test_other_settings_are_refused(source: RawDataset, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = str(tmp_path / "out")
+    command.main(["-d", "901", "-n", "1", "-o", out, "-np", "1"])
+    before = contents(tmp_path / "out")
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["-d", "901", "-n", "2", "-o", out, "-np", "1", "--seed", "1"])
+    assert "its masks must have been made from the same data set with the same seed" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["-d", "901", "-o", out, "--stenosis", "0.5", "1.5"])
+    assert "stenosis must lie in [0, 1), got (0.5, 1.5)" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["-d", "901", "-n", "0", "-o", out])
+    assert "-n: must be at least 1" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == before

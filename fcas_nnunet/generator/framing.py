@@ -10,12 +10,12 @@ from fcas_nnunet.generator.deformation import Deformation, Triple, as_triple, ou
 from fcas_nnunet.generator.morphology import erode_box3
 from fcas_nnunet.generator.topology import FACES, ClassTopology, class_boxes
 
-_VIEW_POINTS = 300  # per class, besides the outermost
+_VIEW_POINTS = 600  # per class, besides the outermost
 _POLAR, _AZIMUTH = np.meshgrid(np.linspace(0.0, np.pi, 9), np.linspace(0.0, 2 * np.pi, 16, endpoint=False))
 _DIRECTIONS = np.stack(
     [np.cos(_POLAR), np.sin(_POLAR) * np.cos(_AZIMUTH), np.sin(_POLAR) * np.sin(_AZIMUTH)], axis=-1
 ).reshape(-1, 3)
-_VIEW_MARGIN_VOXELS = 1.0
+_VIEW_MARGIN_VOXELS = 1.5
 _VIEW_PASSES = 5
 
 

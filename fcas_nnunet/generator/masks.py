@@ -268,7 +268,8 @@ def _refit(part: np.ndarray, label: int, source: SourceMask, origin: np.ndarray,
     """Replace a vessel by one with the source's topology; what it gives up goes to what surrounds it."""
     sampled = part == label
     fitted = fit_vessel(source.vessels[label], sampled, origin, deformation, source.spacing_mm)
-    fitted &= ~np.isin(part, sorted(source.roles.thin - {label}))
+    for other in source.roles.thin - {label}:
+        fitted &= part != other
     part[fitted] = label
     _give_up(part, label, sampled & ~fitted)
 

@@ -83,14 +83,25 @@ def fit_vessel(
     """
     spacing = np.array(spacing_mm)
     places = output_points_mm(deformation, vessel.skeleton * spacing) / spacing - origin
-    drawn = draw_curves(places, vessel.neighbours, sampled.shape)
-    domain = sampled | drawn
-    voxels = np.argwhere(domain)
-    if not len(voxels):
+    domain = sampled | draw_curves(places, vessel.neighbours, sampled.shape)
+    box = class_boxes(domain.view(np.uint8)).get(1)
+    if box is None:
         return domain
-    distance, nearest = cKDTree(places).query(voxels)
+    predicted = round(vessel.predicted_voxels(deformation, spacing_mm))
+    fitted = np.zeros(sampled.shape, dtype=bool)
+    fitted[box] = _grown_again(vessel, places - [s.start for s in box], domain[box], sampled[box], predicted)
+    return fitted
+
+
+def _grown_again(
+    vessel: Vessel, places: np.ndarray, domain: np.ndarray, sampled: np.ndarray, predicted_voxels: int
+) -> np.ndarray:
+    """A vessel of the source's topology within a domain, near to what was sampled; all in one box."""
+    distance, nearest = cKDTree(places).query(np.argwhere(domain))
     when = np.full(domain.shape, vessel.order.max() + _LEVEL_VOXELS)
     when[domain] = vessel.order[nearest]
+    far = np.zeros(domain.shape)
+    far[domain] = distance
 
     thing = HomotopicObject(_roots(vessel, places, domain.shape))
     thing.grow_in_order(domain, when, _LEVEL_VOXELS)
@@ -100,9 +111,7 @@ def fit_vessel(
             break
         thing.grow(domain)
     thing.shrink(sampled)
-    far = np.zeros(domain.shape)
-    far[domain] = distance
-    surplus = int(thing.binary.sum() - round(vessel.predicted_voxels(deformation, spacing_mm)))
+    surplus = int(thing.binary.sum()) - predicted_voxels
     if surplus > 0:
         thing.trim(far, surplus)
     return thing.binary

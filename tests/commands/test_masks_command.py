@@ -54,7 +54,7 @@ def test_masks_are_whole_measured_and_shown(source: RawDataset, tmp_path: Path, 
     report = json.loads((tmp_path / "out" / command.DIVERSITY_FILE).read_text())
     assert set(report["labels"]) == set(source.labels) - {"background"}
     aorta = report["labels"]["ascending_aorta"]
-    assert 0.3 < aorta["dice_between"]["mean"] < 0.98
+    assert 0.1 < aorta["dice_between"]["mean"] < 0.98
     assert 0.3 < aorta["dice_to_source"]["mean"] < 0.98
     rejections = [len(record["mgm"]["rejections"]) for record in records.values()]
     assert report["rejected"]["count"] == sum(rejections) == len(report["rejected"]["reasons"])

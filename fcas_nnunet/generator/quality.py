@@ -17,7 +17,7 @@ from fcas_nnunet.generator.topology import ClassTopology, describe_mask
 Bounds = Mapping[int, tuple[float, float]]
 
 _BOUND_SIGMAS = 3.0
-_LEAST_LOG_SPREAD = 0.2  # a factor of 1.8 either way: what two or three patients show is not all there is
+_LEAST_LOG_SPREAD = 0.3  # a factor of 2.5 either way: a few patients do not show all there is
 
 
 def mask_faults(
@@ -81,7 +81,7 @@ def topology_faults(
 def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tuple[float, float]]:
     """Smallest and largest volume of each class that a data set makes believable.
 
-    Three standard deviations of the logarithm, at least 0.2 each, about its mean; never narrower than what was seen.
+    Three standard deviations of the logarithm, at least 0.3 each, about its mean; never narrower than what was seen.
 
     Args:
         volumes_ml: label id → mL of every mask; classes with no volume in a mask do not count there.

@@ -80,7 +80,7 @@ def test_volumes_are_bounded_by_what_the_data_set_shows() -> None:
     low, high = volume_bounds_ml([{1: 10.0, 2: 0.0}, {1: 40.0}])[1]
     assert (low, high) == pytest.approx((20 * np.exp(-3 * 0.9803), 20 * np.exp(3 * 0.9803)), rel=1e-3)
     alike = volume_bounds_ml([{1: 10.0}, {1: 10.0}])
-    assert alike[1] == pytest.approx((10 * np.exp(-0.6), 10 * np.exp(0.6)))
+    assert alike[1] == pytest.approx((10 * np.exp(-0.9), 10 * np.exp(0.9)))
     assert set(volume_bounds_ml([{1: 10.0, 2: 0.0}])) == {1}
 
 

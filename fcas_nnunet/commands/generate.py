@@ -138,7 +138,7 @@ def _print_plan(plans: Sequence[CasePlan], source: RawDataset, output: Path, mod
 def _report(output: Path, plans: Sequence[CasePlan]) -> None:
     records = Manifest(output).read()
     means = [records[plan.case_id]["mean_confidence_in_structures"] for plan in plans]
-    redrawn = [reason for plan in plans for reason in records[plan.case_id]["mgm"].get("rejections", [])]
+    redrawn = sum(len(records[plan.case_id]["mgm"].get("rejections", [])) for plan in plans)
     print(f"done: {len(plans)} cases in {output}")
-    print(f"mean confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f}; {len(redrawn)} masks redrawn")
+    print(f"mean confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f}; {redrawn} masks redrawn")
     print(f"next: fcas_prepare -d {output.name} --for <your labelled data set>")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from fcas_nnunet.commands.devices import resolve_device, supports_bf16
 from fcas_nnunet.config import FCaSConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord, case_sha256, load_generator
-from fcas_nnunet.generator.production import CasePlan, make_case
+from fcas_nnunet.generator.production import CasePlan, made_otherwise, make_case
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, case_is_written, write_case
 from fcas_nnunet.integration.volumes import read_volume
@@ -131,20 +131,15 @@ def _finished(plans: Sequence[CasePlan], job: Job, manifest: Manifest) -> set[st
     Raises:
         ValueError: when any case of the folder was made otherwise.
     """
-    planned = {plan.case_id: plan for plan in plans}
     records = manifest.read()
-    strangers = [
-        case_id
-        for case_id, record in records.items()
-        if any(record.get(key) != value for key, value in job.shared.items() if key != "versions")
-        or (case_id in planned and CasePlan.from_record(record) != planned[case_id])
-    ]
+    strangers = made_otherwise(records, plans, job.shared)
     if strangers:
         raise ValueError(
             f"{job.output}: its cases must have been made with the same generator, seed, masks and labels, got others: "
-            f"{', '.join(sorted(strangers)[:5])}. Choose another -o, or delete the folder."
+            f"{', '.join(strangers[:5])}. Choose another -o, or delete the folder."
         )
-    return {case_id for case_id in records if case_id in planned and case_is_written(job.output, case_id)}
+    planned = {plan.case_id for plan in plans}
+    return {case_id for case_id in records.keys() & planned if case_is_written(job.output, case_id)}
 
 
 def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from fcas_nnunet.evaluation.diversity import MaskSample
     from fcas_nnunet.generator.production import CasePlan
     from fcas_nnunet.generator.recipe import SourceMask
-
-logger = logging.getLogger(__name__)
 
 _EXAMPLE = """
 fcas_masks -d 901 -n 100 -o new_masks
@@ -115,20 +112,14 @@ def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[C
     Raises:
         ValueError: when the folder holds masks that were made otherwise.
     """
-    from fcas_nnunet.generator.production import CasePlan
+    from fcas_nnunet.generator.production import made_otherwise
 
     records = manifest.read()
-    planned = {plan.case_id: plan for plan in plans}
-    strangers = [
-        case_id
-        for case_id, record in records.items()
-        if any(record.get(key) != value for key, value in job.shared.items() if key != "versions")
-        or (case_id in planned and CasePlan.from_record(record) != planned[case_id])
-    ]
+    strangers = made_otherwise(records, plans, job.shared)
     if strangers:
         raise ValueError(
             f"{job.output}: its masks must have been made from the same data set with the same seed and settings, got "
-            f"others: {', '.join(sorted(strangers)[:5])}. Choose another -o, or delete the folder."
+            f"others: {', '.join(strangers[:5])}. Choose another -o, or delete the folder."
         )
     return [plan for plan in plans if plan.case_id not in records or not _path(job.output, plan.case_id).is_file()]
 

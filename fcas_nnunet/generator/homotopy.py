@@ -53,10 +53,7 @@ class HomotopicObject:
             domain: bool [D, H, W], where the object may grow.
         """
         allowed = np.pad(domain, 2).reshape(-1)
-        candidates = np.flatnonzero(allowed & ~self._flat)
-        while len(candidates):
-            front = self._flip(candidates, keep_ends=False)
-            candidates = self._candidates_around(front, allowed)
+        self._spread(np.flatnonzero(allowed & ~self._flat), allowed)
 
     def grow_in_order(self, domain: np.ndarray, when: np.ndarray, step: float) -> None:
         """Grow, but take a voxel only when its time has come, so that a branch grows from its own stem.
@@ -72,10 +69,7 @@ class HomotopicObject:
         order = np.argsort(level, kind="stable")
         for group in np.split(where[order], np.flatnonzero(np.diff(level[order])) + 1):
             allowed[group] = True
-            candidates = group[~self._flat[group]]
-            while len(candidates):
-                front = self._flip(candidates, keep_ends=False)
-                candidates = self._candidates_around(front, allowed)
+            self._spread(group[~self._flat[group]], allowed)
 
     def close_loop(self, domain: np.ndarray, when: np.ndarray) -> bool:
         """Add one voxel of the domain that joins two parts of one piece, and so makes one tunnel.
@@ -97,11 +91,12 @@ class HomotopicObject:
         spread = np.where(inside, time, -np.inf).max(axis=1, initial=0) - np.where(inside, time, np.inf).min(
             axis=1, initial=np.inf
         )
+        has_one_background = _has_one_background(inside)
         pieces = np.pad(label_components(self.binary)[0], 2).reshape(-1)
         for index in np.argsort(spread, kind="stable"):
             around = inside[index].reshape(3, 3, 3)
             touched = np.unique(pieces[neighbours[index]])
-            if label_components(around)[1] == 2 and (touched > 0).sum() == 1 and _one_background(around):
+            if label_components(around)[1] == 2 and (touched > 0).sum() == 1 and has_one_background[index]:
                 self._flat[outside[index]] = True
                 return True
         return False
@@ -140,10 +135,12 @@ class HomotopicObject:
                 return
             count -= removed
 
-    def _candidates_around(self, front: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        """Flat indices of the allowed voxels outside the object that touch the front."""
-        reached = (front[:, None] + self._around).ravel()
-        return np.unique(reached[allowed[reached] & ~self._flat[reached]])
+    def _spread(self, candidates: np.ndarray, allowed: np.ndarray) -> None:
+        """Add the candidates that are simple, then allowed voxels around them, until none is left; flat indices."""
+        while len(candidates):
+            front = self._flip(candidates, keep_ends=False)
+            reached = (front[:, None] + self._around).ravel()
+            candidates = np.unique(reached[allowed[reached] & ~self._flat[reached]])
 
     def _flip(self, candidates: np.ndarray, *, keep_ends: bool, face: int | None = None) -> np.ndarray:
         """Change the candidates that are simple, subfield by subfield; returns those changed.
@@ -184,8 +181,7 @@ def is_simple(neighbourhood: np.ndarray) -> np.ndarray:
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)  # far fewer patterns than voxels
     pattern = neighbourhood[first]
     thing = pattern & _AROUND
-    empty = ~pattern & _NEAR_18
-    simple: np.ndarray = _is_one_piece(thing, thing, _ADJACENT_26) & _is_one_piece(empty, empty & _FACES, _ADJACENT_6)
+    simple: np.ndarray = _is_one_piece(thing, thing, _ADJACENT_26) & _has_one_background(pattern)
     return simple[inverse]
 
 
@@ -203,10 +199,10 @@ def skeleton(binary: np.ndarray) -> np.ndarray:
     return thing.binary
 
 
-def _one_background(block: np.ndarray) -> bool:
-    """Whether the empty voxels by the faces of a 3 x 3 x 3 block's middle hang together."""
-    empty = ~block.reshape(1, 27) & _NEAR_18
-    return bool(_is_one_piece(empty, empty & _FACES, _ADJACENT_6)[0])
+def _has_one_background(neighbourhood: np.ndarray) -> np.ndarray:
+    """Whether the empty voxels by the faces of each neighbourhood's middle hang together, bool [N]; [N, 27]."""
+    empty = ~neighbourhood & _NEAR_18
+    return _is_one_piece(empty, empty & _FACES, _ADJACENT_6)
 
 
 def _is_one_piece(members: np.ndarray, targets: np.ndarray, adjacency: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.generator.deformation import Triple, uniform_numbers
 from fcas_nnunet.generator.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.generator.mask_config import MaskConfig
-from fcas_nnunet.generator.morphology import dilate_box3
+from fcas_nnunet.generator.morphology import dilate_box3, voxel_graph
 from fcas_nnunet.generator.topology import Box, class_boxes
 
 #: What stays of a label that another advances into, against any third one.
@@ -192,9 +192,7 @@ def _radii_mm(vessel_mm: np.ndarray, core_mm: np.ndarray) -> np.ndarray:
 
 def _distance_along(voxels: np.ndarray, start: int, spacing: np.ndarray) -> np.ndarray:
     """Length in mm of the shortest way along 26-neighbours from one voxel to each; infinite where there is none."""
-    pairs = cKDTree(voxels).query_pairs(1.8, output_type="ndarray")
-    lengths = np.linalg.norm((voxels[pairs[:, 0]] - voxels[pairs[:, 1]]) * spacing, axis=1)
-    graph = sparse.coo_matrix((lengths, (pairs[:, 0], pairs[:, 1])), shape=(len(voxels), len(voxels))).tocsr()
+    _, graph = voxel_graph(voxels, spacing)
     return sparse.csgraph.dijkstra(graph, directed=False, indices=start)
 
 

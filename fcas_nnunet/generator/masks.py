@@ -167,9 +167,8 @@ def deform_mask(
     part = deform_labels(mask, deformation, spacing_mm, region=region, device=device)
     origin = np.array([s.start for s in region])
 
-    ordered = sorted(boxes, key=lambda label: (label in thin_ids, label))  # thin classes have the last word
     moved = class_boxes(part)
-    for label in sorted(moved, key=ordered.index):
+    for label in _thin_last(moved, thin_ids):
         added = _closed_gaps(source, label, part, moved[label], origin, deformation)
         if label in source.roles.wide:  # closing must not pierce a handle into a vessel or bridge its bends
             added = _without_effect(part, label, added)
@@ -234,7 +233,7 @@ def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation:
     moved = class_boxes(part)
     pierced = [
         label
-        for label in sorted(moved.keys() & source.roles.vessels, key=lambda label: (label in thin_ids, label))
+        for label in _thin_last(moved.keys() & source.roles.vessels, thin_ids)
         if not is_like(part[moved[label]] == label, source.topology[label])
     ]
     pierced += sorted((source.roles.thin & source.boxes.keys()) - moved.keys())
@@ -353,6 +352,11 @@ def _absorb_specks(part: np.ndarray, label: int, num_components: int) -> None:
         around = tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
         rim = dilate_box3(pieces[around] == piece) & (part[around] != label)
         part[tuple(voxels.T)] = np.bincount(part[around][rim]).argmax()
+
+
+def _thin_last(labels: Collection[int], thin_ids: Collection[int]) -> list[int]:
+    """Labels in order, but thin classes have the last word."""
+    return sorted(labels, key=lambda label: (label in thin_ids, label))
 
 
 def _paint(part: np.ndarray, voxels: np.ndarray, label: int, thin_ids: Collection[int]) -> None:

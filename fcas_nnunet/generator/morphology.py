@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cc3d
 import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+_NEIGHBOUR_REACH = 1.8  # √3 and a little
 
 
 def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tuple[np.ndarray, int]:
@@ -23,6 +28,23 @@ def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tu
     """
     pieces, count = cc3d.connected_components(np.pad(array, 1), connectivity=connectivity, return_N=True)
     return pieces[1:-1, 1:-1, 1:-1], count
+
+
+def voxel_graph(
+    voxels: np.ndarray, spacing_mm: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0)
+) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """Which voxels of a list touch by a face, an edge or a corner.
+
+    Args:
+        voxels: int [N, 3], each once.
+        spacing_mm: along the axes.
+
+    Returns:
+        Pairs that touch, int [E, 2]; and their distances in mm as a sparse matrix [N, N], each pair once.
+    """
+    pairs = cKDTree(voxels).query_pairs(_NEIGHBOUR_REACH, output_type="ndarray")
+    lengths = np.linalg.norm((voxels[pairs[:, 0]] - voxels[pairs[:, 1]]) * np.array(spacing_mm), axis=1)
+    return pairs, sparse.coo_matrix((lengths, tuple(pairs.T)), shape=(len(voxels), len(voxels))).tocsr()
 
 
 def close_box2(binary: np.ndarray) -> np.ndarray:

@@ -84,6 +84,25 @@ def plan_cases(
     return plans
 
 
+def made_otherwise(
+    records: Mapping[str, Mapping[str, Any]], plans: Sequence[CasePlan], shared: Mapping[str, Any]
+) -> list[str]:
+    """Ids of the cases of a manifest that were made by another plan or with other settings, sorted.
+
+    Args:
+        records: of the manifest.
+        plans: of all cases of the run.
+        shared: what every record of the run repeats; versions may differ.
+    """
+    planned = {plan.case_id: plan for plan in plans}
+    return sorted(
+        case_id
+        for case_id, record in records.items()
+        if any(record.get(key) != value for key, value in shared.items() if key != "versions")
+        or (case_id in planned and CasePlan.from_record(record) != planned[case_id])
+    )
+
+
 def make_case(
     generator: Generator,
     plan: CasePlan,

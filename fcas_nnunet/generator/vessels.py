@@ -17,10 +17,9 @@ from scipy.spatial import cKDTree
 
 from fcas_nnunet.generator.deformation import Deformation, Triple, local_volume_ratio, output_points_mm
 from fcas_nnunet.generator.homotopy import HomotopicObject, skeleton
-from fcas_nnunet.generator.morphology import dilate_box3, label_components
+from fcas_nnunet.generator.morphology import dilate_box3, label_components, voxel_graph
 from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes, count_tunnels
 
-_NEIGHBOUR_REACH = 1.8  # √3 and a little
 _LEVEL_VOXELS = 2.0  # growth goes along the skeleton in steps of this
 _VOLUME_POINTS = 2000
 
@@ -33,6 +32,7 @@ class Vessel:
         topology: what it is made of.
         skeleton: voxels, int [N, 3].
         neighbours: pairs of skeleton voxels that touch, int [E, 2].
+        piece: number of the piece that each skeleton voxel belongs to, [N].
         order: distance from the first voxel of its piece along the skeleton, in voxels, [N].
         voxels: some of all its voxels, int [M, 3].
     """
@@ -40,6 +40,7 @@ class Vessel:
     topology: ClassTopology
     skeleton: np.ndarray
     neighbours: np.ndarray
+    piece: np.ndarray
     order: np.ndarray
     voxels: np.ndarray
 
@@ -49,16 +50,13 @@ class Vessel:
         corner = np.array([s.start for s in box])
         voxels = np.argwhere(binary)
         core = np.argwhere(skeleton(binary))
-        neighbours = cKDTree(core).query_pairs(_NEIGHBOUR_REACH, output_type="ndarray")
-        lengths = np.linalg.norm(core[neighbours[:, 0]] - core[neighbours[:, 1]], axis=1)
-        graph = sparse.coo_matrix((lengths, tuple(neighbours.T)), shape=(len(core), len(core))).tocsr()
+        neighbours, graph = voxel_graph(core)
         _, piece = sparse.csgraph.connected_components(graph, directed=False)
         degree = np.bincount(neighbours.ravel(), minlength=len(core))
-        ends_first = np.lexsort((degree, piece))
-        roots = ends_first[np.unique(piece[ends_first], return_index=True)[1]]
+        roots = _first_of_each(piece, degree)  # an end where there is one
         order = sparse.csgraph.dijkstra(graph, directed=False, indices=roots, min_only=True)
         some = voxels[:: -(-len(voxels) // _VOLUME_POINTS)]
-        return cls(topology, core + corner, neighbours, order, some + corner)
+        return cls(topology, core + corner, neighbours, piece, order, some + corner)
 
     def predicted_voxels(self, deformation: Deformation, spacing_mm: Triple) -> float:
         """Its volume after a deformation by the Jacobian, in voxels."""
@@ -149,13 +147,15 @@ def draw_curves(places: np.ndarray, neighbours: np.ndarray, shape: tuple[int, ..
 
 def _roots(vessel: Vessel, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A voxel of each piece: where its first skeleton voxel that stays in the volume has gone."""
-    count = len(vessel.skeleton)
-    graph = sparse.coo_matrix((np.ones(len(vessel.neighbours)), tuple(vessel.neighbours.T)), shape=(count, count))
-    _, piece = sparse.csgraph.connected_components(graph, directed=False)
     nearest = np.rint(places).astype(np.int64)
     inside = np.flatnonzero(np.all((nearest >= 0) & (nearest < shape), axis=-1))
-    first = inside[np.lexsort((vessel.order[inside], piece[inside]))]
-    roots = first[np.unique(piece[first], return_index=True)[1]]
+    roots = inside[_first_of_each(vessel.piece[inside], vessel.order[inside])]
     marked = np.zeros(shape, dtype=bool)
     marked[tuple(nearest[roots].T)] = True
     return marked
+
+
+def _first_of_each(piece: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """For each piece, the index of its member of lowest rank."""
+    ordered = np.lexsort((rank, piece))
+    return ordered[np.unique(piece[ordered], return_index=True)[1]]

@@ -1,15 +1,8 @@
-"""One frozen dataclass per stage, the presets, and YAML in and out."""
+"""One frozen dataclass per stage; `config_files` has YAML in and out, `presets` the presets."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
 
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.mask_config import MaskConfig
@@ -18,8 +11,6 @@ LATENT_DOWNSAMPLING = 4
 LATENT_CHANNELS = 4
 #: 8 bits of the reference mask, 8 of the template's mask, the template's image (paper §3.1.1).
 CONDITION_CHANNELS = 17
-
-T = TypeVar("T")
 
 
 class Conditioning(StrEnum):
@@ -322,68 +313,6 @@ class FCaSConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     seed: int = 0
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain dicts, lists, strings and numbers."""
-    return _plain(dataclasses.asdict(config))
-
-
-def from_dict(config_type: type[T], values: dict[str, Any], path: str = "") -> T:
-    """Build a dataclass from plain values; unknown and missing keys are errors.
-
-    Raises:
-        ValueError: naming the key and what it must be.
-    """
-    hints = typing.get_type_hints(config_type)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{path or 'config'}: keys must be among {sorted(hints)}, got {unknown}. Remove them.")
-    try:
-        return config_type(**{key: _cast(hints[key], value, f"{path}{key}") for key, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{path or 'config'}: {error}.") from error
-
-
-def save_config(config: Any, path: Path) -> None:
-    """Write a dataclass as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-
-
-def load_config(config_type: type[T], path: Path) -> T:
-    """Read a dataclass written by `save_config`.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when keys or values are wrong.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the configuration must exist, got no file. Train first, or check the path.")
-    return from_dict(config_type, yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, StrEnum) else value
-
-
-def _cast(hint: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _cast(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, f"{path}.")
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        return tuple(_cast(item, v, path) for v in value)
-    if isinstance(hint, type) and issubclass(hint, (StrEnum, float)):
-        return hint(value)
-    return value
 
 
 def _require(condition: bool, name: str, rule: str, value: object) -> None:

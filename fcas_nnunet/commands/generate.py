@@ -15,7 +15,8 @@ from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, learnt_bounds, mask_config
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, train
-from fcas_nnunet.config import ReferenceSource, SamplingConfig, Solver, to_dict
+from fcas_nnunet.config import ReferenceSource, SamplingConfig, Solver
+from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json

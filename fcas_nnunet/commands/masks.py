@@ -18,7 +18,8 @@ from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, learnt_bounds, mask_config
 from fcas_nnunet.commands.pool import as_finished
-from fcas_nnunet.config import FCaSConfig, MaskConfig, ReferenceSource, load_config, to_dict
+from fcas_nnunet.config import FCaSConfig, MaskConfig, ReferenceSource
+from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import resolve_dataset

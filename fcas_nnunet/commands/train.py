@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.config import FCaSConfig, load_config, to_dict
+from fcas_nnunet.config import FCaSConfig
+from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.presets import PRESETS, preset

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig, load_config, to_dict
+from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig
+from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LatentScale

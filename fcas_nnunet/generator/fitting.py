@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from fcas_nnunet.anatomy import label_roles, thin_label_ids
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, TCDMConfig, save_config, to_dict
+from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, TCDMConfig
+from fcas_nnunet.config_files import save_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.autoencoder import Autoencoder, autoencoder_loss, reconstruction_weights

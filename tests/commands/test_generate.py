@@ -16,7 +16,7 @@ from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
 from fcas_nnunet.commands.generate import main as generate
 from fcas_nnunet.commands.train import main as train
-from fcas_nnunet.config import save_config
+from fcas_nnunet.config_files import save_config
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
 
 from fcas_nnunet.anatomy import label_roles
-from fcas_nnunet.config import FCaSConfig, ReferenceSource, from_dict, load_config, save_config, to_dict
+from fcas_nnunet.config import FCaSConfig, ReferenceSource
+from fcas_nnunet.config_files import from_dict, load_config, save_config, to_dict
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.fitting import TrainingData, train_generator
 from fcas_nnunet.generator.production import CasePlan, make_case, plan_cases, replayed_mask

@@ -42,6 +42,13 @@ class SnapshotSource(StrEnum):
     X_0 = "x_0"
 
 
+class SnapshotDecoder(StrEnum):
+    """What decodes the intermediate images that SSV compares."""
+
+    FULL = "full"
+    PREVIEW = "preview"
+
+
 class ConfidenceNorm(StrEnum):
     """Norm(·) of Eq. 7."""
 
@@ -285,18 +292,25 @@ class ConfidenceConfig:
 
     Attributes:
         source: which intermediate images are compared.
-        num_snapshots: r + 1 of Eq. 7, spread evenly over all steps, the last one included.
+        num_snapshots: r + 1 of Eq. 7, spread evenly over all steps; the last one is the image itself.
+        decoder: what decodes them: the autoencoder's own decoder, or the preview decoder distilled from it, a
+            twentieth of the work.
+        box_margin: compare only inside the bounding box of the reference structures and so many working voxels around;
+            outside, the confidence is the surroundings' average. None = everywhere.
         norm: from spread to confidence.
         percentiles: of the spread inside the reference structures, mapped to confidence 1 and 0 (`robust_std`).
     """
 
     source: SnapshotSource = SnapshotSource.X_0
     num_snapshots: int = 9
+    decoder: SnapshotDecoder = SnapshotDecoder.FULL
+    box_margin: int | None = None
     norm: ConfidenceNorm = ConfidenceNorm.ROBUST_STD
     percentiles: tuple[float, float] = (5.0, 95.0)
 
     def __post_init__(self) -> None:
         _require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
+        _require(self.box_margin is None or self.box_margin >= 0, "box_margin", "0 or more", self.box_margin)
         low, high = self.percentiles
         _require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
 

@@ -10,8 +10,11 @@ from torch import nn
 
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, AutoencoderConfig
 from fcas_nnunet.generator.blocks import fold_blocks
+from fcas_nnunet.generator.slabs import run_in_slabs
 
 INITIAL_LOG_VARIANCE = -8.0
+#: Where MONAI clamps the posterior's log variance.
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class LinearSkip(nn.Module):
@@ -75,11 +78,13 @@ class Autoencoder(nn.Module):
         # a small σ from the start: with MONAI's σ ≈ 1 a short training spends itself on noise
         nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, INITIAL_LOG_VARIANCE)  # type: ignore[union-attr, arg-type]
 
-    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, images: torch.Tensor, slab_elements: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior of the latents.
 
         Args:
             images: [B, 1, D, H, W] in [0, 1], sizes divisible by 4.
+            slab_elements: go through one volume in slabs of so many channels × voxels, without gradients; the same
+                result in less memory. None = all at once.
 
         Returns:
             Mean and standard deviation, each [B, 4, D/4, H/4, W/4], unscaled.
@@ -89,29 +94,40 @@ class Autoencoder(nn.Module):
         """
         if any(size % LATENT_DOWNSAMPLING for size in images.shape[2:]):
             raise ValueError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
-        mean, std = self.network.encode(fold_blocks(images, self.config.patch_size))
-        mean = mean.float()
+        folded = fold_blocks(images, self.config.patch_size)
+        if slab_elements is None:
+            features = self.network.encoder(folded)
+        else:
+            features = run_in_slabs(self.network.encoder.blocks, folded, slab_elements)  # type: ignore[arg-type]
+        mean = self.network.quant_conv_mu(features).float()
+        std = (self.network.quant_conv_log_sigma(features).float().clamp(*LOG_VARIANCE_RANGE) / 2).exp()
         if self.skip is not None:
             mean = mean + self.skip.encoder(images).float()
-        return mean, std.float()
+        return mean, std
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
         """Images of unscaled latents.
 
         The last norm and convolution run in fp32 whatever the autocast: a bf16 output would quantise to 7.8 HU.
 
         Args:
             latents: [B, 4, d, h, w].
+            slab_elements: as in `encode`.
 
         Returns:
             [B, 1, 4d, 4h, 4w] float32, about [0, 1], not clipped.
         """
         x = self.network.post_quant_conv(latents)
-        *blocks, last_norm, last_convolution = self.network.decoder.blocks  # type: ignore[misc]
-        for block in blocks:
-            x = block(x)
+        if slab_elements is None:
+            *blocks, last_norm, last_convolution = self.network.decoder.blocks  # type: ignore[misc]
+            for block in blocks:
+                x = block(x)
+            with torch.autocast(x.device.type, enabled=False):
+                x = last_convolution(last_norm(x.float()))
+        else:
+            x = run_in_slabs(self.network.decoder.blocks, x, slab_elements)  # type: ignore[arg-type]
         with torch.autocast(x.device.type, enabled=False):
-            x = _unfold(last_convolution(last_norm(x.float())), self.config.patch_size)
+            x = _unfold(x, self.config.patch_size)
             return x if self.skip is None else x + self.skip.decoder(latents.float())
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

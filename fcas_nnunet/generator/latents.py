@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.config import LATENT_CHANNELS
 from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.variants import IMAGE, Variant, save_tensors
 
 MEAN, LOG_STD = "mean", "log_std"
@@ -68,7 +69,7 @@ def cache_latents(
         if not path.exists():
             image = load_file(folder / variant.image_file)[IMAGE].to(device).float()[None, None]
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                mean, std = autoencoder.encode(image)
+                mean, std = autoencoder.encode(image, SLAB_ELEMENTS)
             save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
         moments = load_file(path)
         latents, variance = moments[MEAN].float().flatten(1), (2 * moments[LOG_STD].float()).exp().flatten(1)

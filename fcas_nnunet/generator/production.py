@@ -163,10 +163,10 @@ def draw_image(
     """
     record = generator.record
     grid = WorkingGrid.of(reference.shape, reference.spacing_mm, record.working_spacing_mm)
-    condition, structures = _condition(generator, reference, template, grid)
-    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+    with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        embedded, structures = _embedded_condition(generator, reference, template, grid, device)
         synthesis = synthesise(
-            generator.tcdm, generator.autoencoder, record.latent_scale, condition.to(device),
+            generator.tcdm, generator.autoencoder, record.latent_scale, embedded, structures,
             record.config.sampling, record.config.confidence, torch.Generator().manual_seed(seed),
         )  # fmt: skip
     confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
@@ -214,12 +214,13 @@ def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, roles: LabelRo
     return apply_recipe(reference.mask, Recipe.from_dict(record["mgm"]), reference.spacing_mm, roles)
 
 
-def _condition(
-    generator: Generator, reference: Case, template: Case, grid: WorkingGrid
+def _embedded_condition(
+    generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """The raw condition on the reference's working grid, and where its structures are.
+    """The embedded condition on the reference's working grid, and where its structures are.
 
     A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
+    The masks travel as bytes and become channels on the device.
     """
     record = generator.record
     assert template.image is not None, "a template has an image"
@@ -231,12 +232,12 @@ def _condition(
         template_grid.image_to_working(template.image), record.config.grid.intensity_range_hu
     )
     condition = build_condition(
-        codes[None, None],
-        _centred(template_codes, template_grid.resampled_shape, grid)[None, None],
-        _centred(template_image, template_grid.resampled_shape, grid)[None, None],
+        codes[None, None].to(device),
+        _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
+        _centred(template_image, template_grid.resampled_shape, grid)[None, None].to(device),
         guess_labels=num_labels if record.config.tcdm.prior else 0,
     )
-    return condition, codes.numpy() > 0
+    return generator.tcdm.embed_condition(condition), codes.numpy() > 0
 
 
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
+import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
-from fcas_nnunet.config import ConfidenceConfig, SamplingConfig, SnapshotSource
-from fcas_nnunet.generator.autoencoder import Autoencoder
-from fcas_nnunet.generator.confidence import Welford, snapshot_steps
+from fcas_nnunet.config import ConfidenceConfig, SamplingConfig, SnapshotDecoder, SnapshotSource
+from fcas_nnunet.generator.confidence import snapshot_steps
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.schedulers import draw_noise, predicted_clean_latents, sampling_scheduler
+from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
+from fcas_nnunet.generator.snapshots import SnapshotVariance, structure_box
 from fcas_nnunet.generator.tcdm import TCDM
 
 Snapshot = Callable[[torch.Tensor], None]
+
+
+class Decoder(Protocol):
+    """The autoencoder, or the preview decoder distilled from it."""
+
+    def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
+        """Unscaled latents [1, 4, d, h, w] => [1, 1, 4d, 4h, 4w]."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,14 @@ class Synthesis:
 @torch.inference_mode()
 def synthesise(
     tcdm: TCDM,
-    autoencoder: Autoencoder,
+    autoencoder: Decoder,
     scale: LatentScale,
-    condition: torch.Tensor,
+    embedded_condition: torch.Tensor,
+    structures: np.ndarray,
     sampling: SamplingConfig,
     confidence: ConfidenceConfig,
     generator: torch.Generator,
+    preview: Decoder | None = None,
 ) -> Synthesis:
     """Draw one image under a condition, and watch it take shape.
 
@@ -48,27 +60,42 @@ def synthesise(
         tcdm: the trained model, in eval mode.
         autoencoder: the frozen autoencoder, in eval mode.
         scale: raw latents ↔ the latents TCDM was trained on.
-        condition: [1, C, D, H, W], sizes divisible by 16.
+        embedded_condition: what `TCDM.embed_condition` gave, [1, E, D/4, H/4, W/4]; the raw condition is 16 times as
+            large and no longer needed.
+        structures: bool [D, H, W], where the reference structures are.
         sampling: solver, steps, window.
-        confidence: which snapshots, how many.
+        confidence: which snapshots, how many, decoded by what and where.
         generator: the case's own, on the CPU, so that every device starts from the same noise.
+        preview: decodes the snapshots where `confidence` says so.
+
+    Raises:
+        ValueError: when a preview decoder is asked for and there is none.
     """
-    welford = Welford()
+    if confidence.decoder == SnapshotDecoder.PREVIEW and preview is None:
+        raise ValueError(
+            "decoder: must be full for a generator without a preview decoder, got preview. Train one with "
+            "fcas_train --preview."
+        )
 
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        return autoencoder.decode(scale.to_raw(latents))[0, 0].clamp(0, 1)
+    full = confidence.decoder == SnapshotDecoder.FULL
+    snapshot_decoder = autoencoder if full or preview is None else preview
 
+    def decode(latents: torch.Tensor, decoder: Decoder) -> torch.Tensor:
+        return decoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+
+    box = None if confidence.box_margin is None else structure_box(structures, confidence.box_margin)
+    seen = SnapshotVariance(partial(decode, decoder=snapshot_decoder), box)
     latents = sample_latents(
-        tcdm, condition, sampling, generator,
-        on_snapshot=lambda snapshot: welford.update(decode(snapshot)),
-        snapshots=confidence,
-    )  # fmt: skip
-    return Synthesis(decode(latents), welford.variance)
+        tcdm, embedded_condition, sampling, generator, on_snapshot=seen.update, snapshots=confidence
+    )
+    image = decode(latents, autoencoder)
+    seen.update_with_image(latents, image, same_decoder=full)
+    return Synthesis(image, seen.variance(image.shape, structures))
 
 
 def sample_latents(
     tcdm: TCDM,
-    condition: torch.Tensor,
+    embedded_condition: torch.Tensor,
     sampling: SamplingConfig,
     generator: torch.Generator,
     on_snapshot: Snapshot | None = None,
@@ -78,23 +105,23 @@ def sample_latents(
 
     Args:
         tcdm: the trained model.
-        condition: [1, C, D, H, W].
+        embedded_condition: what `TCDM.embed_condition` gave, [1, E, D/4, H/4, W/4]; the same at every step.
         sampling: solver, steps, window.
         generator: for the starting noise and the noise of `ddpm` steps; on the CPU.
-        on_snapshot: called with the intermediate latents [1, 4, D/4, H/4, W/4] at the steps SSV compares.
+        on_snapshot: called with the intermediate latents [1, 4, D/4, H/4, W/4] at the steps SSV compares, but the last,
+            which is what is returned.
         snapshots: which steps, and whether x_t or x_0 is handed on; needed with `on_snapshot`.
 
     Returns:
         Clean scaled latents [1, 4, D/4, H/4, W/4].
     """
-    device = condition.device
+    device = embedded_condition.device
     scheduler = sampling_scheduler(tcdm.config, sampling)
-    embedded = tcdm.embed_condition(condition)
-    shape = (1, 4, *embedded.shape[2:])
+    shape = (1, 4, *embedded_condition.shape[2:])
     latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise).to(device)
-    watched = set(snapshot_steps(len(scheduler.timesteps), snapshots.num_snapshots)) if snapshots else set()
+    watched = set(snapshot_steps(len(scheduler.timesteps), snapshots.num_snapshots)[:-1]) if snapshots else set()
     for step, timestep in enumerate(scheduler.timesteps):
-        output = _predict_in_windows(tcdm, latents, timestep.to(device), embedded, sampling)
+        output = _predict_in_windows(tcdm, latents, timestep.to(device), embedded_condition, sampling)
         clean = predicted_clean_latents(scheduler, output, latents, timestep)
         latents = scheduler.step(output, timestep, latents, generator=generator).prev_sample
         if on_snapshot is not None and snapshots is not None and step in watched:

@@ -316,6 +316,31 @@ class ConfidenceConfig:
 
 
 @dataclass(frozen=True)
+class PreviewConfig:
+    """A small decoder distilled from the autoencoder's, for the intermediate images of SSV.
+
+    Attributes:
+        channels: feature channels per level of the decoder, as in the autoencoder.
+        num_res_blocks: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        crop_size: latents along (d, h, w) of a training crop.
+        optimisation: how it is trained.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    num_res_blocks: int = 1
+    norm_num_groups: int = 8
+    crop_size: tuple[int, int, int] = (16, 16, 16)
+    optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(num_steps=4000, batch_size=2, learning_rate=1e-3, validate_every=500)
+    )
+
+    def __post_init__(self) -> None:
+        downsampling = 2 ** (len(self.channels) - 1)
+        _require(downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels)
+
+
+@dataclass(frozen=True)
 class FCaSConfig:
     """Everything a run of the generator depends on besides its data and seed."""
 
@@ -326,6 +351,7 @@ class FCaSConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
+    preview: PreviewConfig | None = None
     seed: int = 0
 
 

@@ -149,13 +149,13 @@ def _first_convolution(block: MaisiConvolution, x: torch.Tensor, slab_elements: 
 def _residual_block(block: MaisiResBlock, x: Activation, slab_elements: int) -> Activation:
     """shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))))))."""
     channels = block.out_channels
+    packed = block.in_channels >= 2 * channels  # both results fit where x lies
     if block.in_channels == channels:
         skip, hidden = x.data, x.spare if x.spare is not None else torch.empty_like(x.data)
-    elif block.in_channels >= 2 * channels:  # both results fit where x lies
+    elif packed:
         skip, hidden = x.data[:, :channels], x.data[:, channels : 2 * channels]
     else:
         skip, hidden = (x.data.new_empty(x.depth, channels, *x.data.shape[2:]) for _ in range(2))
-    packed = skip is not x.data and skip.data_ptr() == x.data.data_ptr()
     inner = Activation(hidden, ChannelMoments(channels, x.data.device))
     before: torch.Tensor | None = None  # the slice before the slab, as it was before it was written over
     for a, b in _slabs(x.depth, x.data[0].numel(), slab_elements):

@@ -1,0 +1,76 @@
+"""The preview decoder: distilled from the frozen one, and as good in slabs as in one."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fcas_nnunet.config import OptimisationConfig, PreviewConfig
+from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.latents import LOG_STD, MEAN
+from fcas_nnunet.generator.preview import PreviewDecoder, latent_batch, train_preview
+from fcas_nnunet.generator.variants import Variant, save_tensors
+from fcas_nnunet.presets import TINY
+
+VARIANTS = [Variant(f"p{i}", 0, 0) for i in range(3)]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Smooth latents of three cases."""
+    for number, variant in enumerate(VARIANTS):
+        coarse = torch.randn(1, 4, 3, 3, 3, generator=torch.Generator().manual_seed(number))
+        latents = nn.functional.interpolate(coarse, (10, 8, 8), mode="trilinear")[0]
+        save_tensors(
+            {MEAN: latents.half(), LOG_STD: torch.full_like(latents, -4).half()}, tmp_path / variant.latents_file
+        )
+    return tmp_path
+
+
+def config(steps):
+    optimisation = OptimisationConfig(
+        num_steps=steps, batch_size=2, learning_rate=5e-3, warmup_steps=2, validate_every=steps
+    )
+    return PreviewConfig(channels=(8, 8, 16), norm_num_groups=4, crop_size=(8, 8, 8), optimisation=optimisation)
+
+
+def test_published_size():
+    """facts: 0.47 million parameters at 16/32/64."""
+    parameters = sum(p.numel() for p in PreviewDecoder(PreviewConfig()).parameters())
+    assert parameters == 474_017
+
+
+def test_slabs_equal_the_whole():
+    torch.manual_seed(0)
+    preview = PreviewDecoder(config(1)).eval()
+    latents = torch.randn(1, 4, 5, 4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(preview.decode(latents, 1), preview.decode(latents), atol=1e-5, rtol=0)
+
+
+def test_distillation_comes_closer_to_the_decoder(cache, tmp_path):
+    torch.manual_seed(0)
+    teacher = Autoencoder(TINY.autoencoder).eval().requires_grad_(False)  # its linear path draws blocks with slopes
+    run = tmp_path / "run"
+    preview = train_preview(
+        config(40), teacher, (VARIANTS[:2], VARIANTS[2:]), cache, run, Accelerator(cpu=True), seed=0
+    )
+    latents = latent_batch(VARIANTS[2:], cache, (8, 8, 8), 4, seed=99)
+    torch.manual_seed(0)
+    untrained = PreviewDecoder(config(40)).eval()
+    with torch.no_grad():
+        wanted = teacher.decode(latents)
+        after, before = ((p.eval().decode(latents) - wanted).abs().mean() for p in (preview, untrained))
+    assert after < 0.4 * before
+    assert not any(key.startswith("_teacher") for key in preview.state_dict())
+    assert (run / "progress.png").is_file()
+
+
+def test_batches_depend_on_the_seed_alone_and_hold_smoother_latents_too(cache):
+    first, again, other = (latent_batch(VARIANTS, cache, (8, 8, 8), 16, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (16, 4, 8, 8, 8)
+    stored = torch.stack([latent_batch(VARIANTS, cache, (8, 8, 8), 1, seed)[0] for seed in range(64)])
+    roughness = stored.diff(dim=-1).abs().mean(dim=(1, 2, 3, 4)) / stored.std(dim=(1, 2, 3, 4))
+    assert roughness.max() > 1.5 * roughness.min()

@@ -27,7 +27,7 @@ from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMais
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.inferers import SlidingWindowInferer
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fcas_nnunet.commands.devices import supports_bf16
 from fcas_nnunet.config import AutoencoderConfig, PreviewConfig, TCDMConfig
@@ -99,13 +99,13 @@ def main() -> None:
 def ours(setting: Setting) -> Stages:
     """One run of every stage: embedding the condition, a denoising step, the decodings."""
     config = preset("paper")
-    tcdm = tcdm_of(setting, config.tcdm).eval().to(setting.device)
-    autoencoder = Autoencoder(autoencoder_config(setting, config.autoencoder)).eval().to(setting.device)
     sizes = PreviewConfig()
-    preview = PreviewDecoder(
-        replace(sizes, channels=setting.channels(sizes.channels), norm_num_groups=max(1, int(8 * setting.width)))
-    )
-    preview = preview.eval().to(setting.device)
+    with setting.device:
+        tcdm = tcdm_of(setting, config.tcdm).eval()
+        autoencoder = Autoencoder(autoencoder_config(setting, config.autoencoder)).eval()
+        preview = PreviewDecoder(
+            replace(sizes, channels=setting.channels(sizes.channels), norm_num_groups=max(1, int(8 * setting.width)))
+        ).eval()
     codes, image = condition_parts(setting)
     latents = torch.randn(1, 4, *setting.latent_shape, device=setting.device)
     boxed = latents[(..., *box(setting))]
@@ -174,31 +174,29 @@ def maisi_networks(setting: Setting, kind: str) -> tuple[DiffusionModelUNetMaisi
         "num_class_embeds": 128 if rflow else None, "norm_num_groups": max(1, int(32 * setting.width)),
         "use_flash_attention": setting.device.type == "cuda",
     }  # fmt: skip
-    unet = DiffusionModelUNetMaisi(
-        out_channels=4, include_top_region_index_input=not rflow, include_bottom_region_index_input=not rflow,
-        include_spacing_input=True, **shared,
-    )  # fmt: skip
-    controlnet = ControlNetMaisi(
-        conditioning_embedding_in_channels=8,
-        conditioning_embedding_num_channels=setting.channels((8, 32, 64)),
-        **shared,
-    )
-    return unet.eval().to(setting.device), controlnet.eval().to(setting.device)
+    with setting.device:
+        unet = DiffusionModelUNetMaisi(
+            out_channels=4, include_top_region_index_input=not rflow, include_bottom_region_index_input=not rflow,
+            include_spacing_input=True, **shared,
+        )  # fmt: skip
+        controlnet = ControlNetMaisi(
+            conditioning_embedding_in_channels=8,
+            conditioning_embedding_num_channels=setting.channels((8, 32, 64)),
+            **shared,
+        )
+    return unet.eval(), controlnet.eval()
 
 
 def maisi_autoencoder(setting: Setting) -> AutoencoderKlMaisi:
     """With the splits and the half-precision norms of its configuration, which run on a GPU only."""
     on_gpu = setting.device.type == "cuda"
-    return (
-        AutoencoderKlMaisi(
+    with setting.device:
+        return AutoencoderKlMaisi(
             spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4, num_res_blocks=(2, 2, 2),
             num_channels=setting.channels((64, 128, 256)), attention_levels=(False,) * 3, norm_eps=1e-6,
             norm_num_groups=max(1, int(32 * setting.width)), num_splits=4 if on_gpu else 1, norm_float16=on_gpu,
             save_mem=on_gpu,
-        )
-        .eval()
-        .to(setting.device)
-    )  # fmt: skip
+        ).eval()  # fmt: skip
 
 
 def maisi_step(
@@ -232,6 +230,16 @@ def box(setting: Setting) -> tuple[slice, slice, slice]:
     return d, h, w
 
 
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, which does not know the CPU's attention."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    return FlopCounterMode(display=False, custom_mapping={attention: flops})
+
+
 def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, float]:
     """TFLOP of every stage, on fake tensors."""
     fake = replace(setting, device=torch.device("cpu"), precision=torch.float32)
@@ -241,7 +249,7 @@ def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, floa
             if make is maisi and name == "decode":
                 totals[name] = maisi_decode_flops(fake)
                 continue
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 stage()
             totals[name] = counter.get_total_flops() / 1e12
     return totals
@@ -257,7 +265,7 @@ def maisi_decode_flops(setting: Setting) -> float:
     windows = len(dense_patch_slices(setting.latent_shape, roi, interval))
     network = maisi_autoencoder(setting)
     swap_group_norms(network)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         network.decode_stage_2_outputs(torch.empty(1, 4, *roi))
     return windows * counter.get_total_flops() / 1e12
 
@@ -318,7 +326,7 @@ def report(
 ) -> None:
     """Print stages, totals and ratios."""
     config = preset("paper")
-    steps = args.steps or config.sampling.num_inference_steps
+    steps = args.steps or config.sampling.for_model(config.tcdm.prediction_type).num_inference_steps
     snapshots = args.snapshots or config.confidence.num_snapshots
     print(f"\n{'side':6} {'stage':50} {'seconds':>9} {'TFLOP':>9} {'TFLOP/s':>8}")
     reference: tuple[float, float] | None = None

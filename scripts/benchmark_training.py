@@ -46,7 +46,8 @@ def main() -> None:
 
 def our_training_step(setting: Setting) -> Callable[[], None]:
     """One direction of TCDM's loss: noise, prediction, backward, AdamW."""
-    tcdm = tcdm_of(setting, preset("paper").tcdm).to(setting.device)
+    with setting.device:
+        tcdm = tcdm_of(setting, preset("paper").tcdm)
     tcdm.denoiser.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in tcdm.parameters() if p.requires_grad], lr=1e-5)
     codes, image = condition_parts(setting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.mask_config import MaskConfig
@@ -20,12 +20,21 @@ class Conditioning(StrEnum):
     CONCAT = "concat"
 
 
+class Architecture(StrEnum):
+    """What the denoiser is built like: bare, or with the inputs and blocks of one of MAISI's two published UNets."""
+
+    PLAIN = "plain"
+    MAISI_DDPM = "maisi_ddpm"
+    MAISI_RFLOW = "maisi_rflow"
+
+
 class PredictionType(StrEnum):
-    """What the denoiser predicts; diffusers' names."""
+    """What the denoiser predicts; diffusers' names, and `flow`: x_0 − noise on the straight line between the two."""
 
     EPSILON = "epsilon"
     V_PREDICTION = "v_prediction"
     SAMPLE = "sample"
+    FLOW = "flow"
 
 
 class Solver(StrEnum):
@@ -33,6 +42,10 @@ class Solver(StrEnum):
 
     DDPM = "ddpm"
     DPMSOLVER = "dpmsolver++"
+    EULER = "euler"
+
+
+DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
 
 
 class SnapshotSource(StrEnum):
@@ -74,7 +87,8 @@ class GridConfig:
         max_voxels: largest working volume.
         min_voxels: smallest working volume. One latent covers 4³ working voxels, which has to be fine against the
             vessels, whatever the scans' own spacing.
-        crop_size: voxels along (D, H, W) of a training crop; smaller volumes are padded.
+        crop_size: voxels along (D, H, W) of a training crop, multiples of `FCaSConfig.grid_multiple`; smaller volumes
+            are padded with their border.
         intensity_range_hu: HU mapped to [0, 1]; what lies outside is clipped.
     """
 
@@ -85,10 +99,7 @@ class GridConfig:
     intensity_range_hu: tuple[float, float] = (-1000.0, 1000.0)
 
     def __post_init__(self) -> None:
-        _require(
-            all(size > 0 and size % 16 == 0 for size in self.crop_size),
-            "crop_size", "positive multiples of 16", self.crop_size,
-        )  # fmt: skip
+        _require(all(size > 0 for size in self.crop_size), "crop_size", "positive", self.crop_size)
         _require(
             0 <= self.min_voxels <= self.max_voxels, "min_voxels", f"in [0, max_voxels = {self.max_voxels}]",
             self.min_voxels,
@@ -212,6 +223,8 @@ class TCDMConfig:
         num_head_channels: channels per attention head, per level.
         num_res_blocks: residual blocks per level.
         norm_num_groups: groups of the group norms.
+        architecture: `plain`, or that of MAISI's published weights.
+        frozen_denoiser: train the ControlNet alone, as MAISI does; set where a denoiser is loaded.
         conditioning: how the condition enters.
         condition_embedding_channels: width of the condition embedding. One number: space-to-depth(4) and convolutions
             at latent resolution; three: MAISI's strided convolutions.
@@ -221,7 +234,7 @@ class TCDMConfig:
         prediction_type: what the denoiser predicts.
         multi_resolution_noise: how much coarse noise is mixed in, a factor per halving of the resolution; 0 = white
             noise, as in the paper. The steps of the `ddpm` solver add white noise in any case.
-        num_train_timesteps: steps of the diffusion (scaled linear betas).
+        num_train_timesteps: steps of the diffusion (scaled linear betas), or what a flow's time 1 is to the model.
         beta_start: first beta.
         beta_end: last beta.
         pairs: what it is trained on.
@@ -234,6 +247,8 @@ class TCDMConfig:
     optimisation: OptimisationConfig
     num_res_blocks: int = 1
     norm_num_groups: int = 16
+    architecture: Architecture = Architecture.PLAIN
+    frozen_denoiser: bool = False
     conditioning: Conditioning = Conditioning.CONCAT
     condition_embedding_channels: tuple[int, ...] = (32,)
     prior: bool = False
@@ -258,6 +273,16 @@ class TCDMConfig:
             not self.prior or self.prediction_type == PredictionType.SAMPLE,
             "prediction_type", "sample where prior is on", self.prediction_type,
         )  # fmt: skip
+        _require(
+            self.conditioning == Conditioning.CONTROLNET
+            or (self.architecture == Architecture.PLAIN and not self.frozen_denoiser),
+            "conditioning", "controlnet where the denoiser is MAISI's or frozen", self.conditioning,
+        )  # fmt: skip
+
+    @property
+    def grid_multiple(self) -> int:
+        """What volumes are padded to multiples of: 4 for the autoencoder, 2 for each step between two levels."""
+        return LATENT_DOWNSAMPLING * 2 ** (len(self.channels) - 1)
 
     @property
     def condition_channels(self) -> int:
@@ -270,20 +295,40 @@ class SamplingConfig:
     """The reverse diffusion.
 
     Attributes:
-        solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps.
-        num_inference_steps: steps of DPM-Solver++ (`ddpm` always runs the full chain).
+        solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps; `euler` for a rectified flow, and for
+            nothing else. None = the model's: `euler` or `dpmsolver++`.
+        num_inference_steps: steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
         window: latent voxels along (D, H, W) of a sliding window; smaller latents are done in one.
         overlap: share of the window by which neighbours overlap.
     """
 
-    solver: Solver = Solver.DPMSOLVER
-    num_inference_steps: int = 25
+    solver: Solver | None = None
+    num_inference_steps: int | None = None
     window: tuple[int, int, int] = (32, 32, 32)
     overlap: float = 0.25
 
     def __post_init__(self) -> None:
-        _require(self.num_inference_steps >= 2, "num_inference_steps", "at least 2", self.num_inference_steps)
+        steps = self.num_inference_steps
+        _require(steps is None or steps >= 2, "num_inference_steps", "at least 2", steps)
         _require(0 <= self.overlap < 1, "overlap", "in [0, 1)", self.overlap)
+
+    def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
+        """The same with solver and steps filled in for a model.
+
+        Raises:
+            ValueError: when the solver cannot run it.
+        """
+        flow = prediction_type == PredictionType.FLOW
+        solver = self.solver or (Solver.EULER if flow else Solver.DPMSOLVER)
+        if (solver == Solver.EULER) != flow:
+            rule = "euler" if flow else "ddpm or dpmsolver++"
+            raise ValueError(
+                f"solver: must be {rule} for a model that predicts {prediction_type}, got {solver}. Leave it out to "
+                "take the model's own."
+            )
+        return replace(
+            self, solver=solver, num_inference_steps=self.num_inference_steps or DEFAULT_INFERENCE_STEPS[solver]
+        )
 
 
 @dataclass(frozen=True)
@@ -353,6 +398,22 @@ class FCaSConfig:
     masks: MaskConfig = field(default_factory=MaskConfig)
     preview: PreviewConfig | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        crop, multiple = self.grid.crop_size, self.grid_multiple
+        _require(
+            all(size % multiple == 0 for size in crop),
+            "grid.crop_size", f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser", crop,
+        )  # fmt: skip
+        _require(
+            all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
+            "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
+        )  # fmt: skip
+
+    @property
+    def grid_multiple(self) -> int:
+        """What the sizes of working volumes are multiples of."""
+        return self.tcdm.grid_multiple
 
 
 def _require(condition: bool, name: str, rule: str, value: object) -> None:

@@ -1,9 +1,11 @@
-"""The presets: `tiny` for tests, `cpu` for two cores and some minutes."""
+"""The presets: `tiny` for tests, `cpu` for two cores and some minutes, `paper` for the paper's sizes."""
 
 from __future__ import annotations
 
 from fcas_nnunet.config import (
+    Architecture,
     AutoencoderConfig,
+    Conditioning,
     FCaSConfig,
     GridConfig,
     OptimisationConfig,
@@ -81,7 +83,40 @@ CPU = FCaSConfig(
     sampling=SamplingConfig(num_inference_steps=12),
 )
 
-PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU)}
+PAPER = FCaSConfig(
+    preset="paper",
+    grid=GridConfig(max_voxels=512 * 512 * 256, crop_size=(128, 512, 512)),
+    autoencoder=AutoencoderConfig(
+        channels=(64, 128, 256),
+        num_res_blocks=2,
+        norm_num_groups=32,
+        crop_size=(64, 64, 64),
+        optimisation=OptimisationConfig(
+            num_steps=50_000, batch_size=4, learning_rate=1e-4, warmup_steps=500, validate_every=1000
+        ),
+    ),
+    tcdm=TCDMConfig(
+        channels=(64, 128, 256, 512),
+        attention_levels=(False, False, True, True),
+        num_head_channels=(0, 0, 32, 32),
+        num_res_blocks=2,
+        norm_num_groups=32,
+        architecture=Architecture.MAISI_DDPM,
+        conditioning=Conditioning.CONTROLNET,
+        condition_embedding_channels=(8, 32, 64),
+        prediction_type=PredictionType.EPSILON,
+        # the paper's are pairs of different patients; how many should be of one is not measured at this size
+        pairs=PairConfig(self_pair_probability=0.5, num_shapes=2, num_contrasts=2),
+        optimisation=OptimisationConfig(
+            num_steps=40_000, batch_size=4, learning_rate=1e-5, warmup_steps=500, ema_decay=0.999, validate_every=500
+        ),
+    ),
+    # one window at the paper's output of 512 × 512 × 256; its own latent window of 64 × 64 × 128, (W, H, D) there, is
+    # `window=(128, 64, 64)` here, which smaller latents clamp
+    sampling=SamplingConfig(window=(64, 128, 128), overlap=0.25),
+)
+
+PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU, PAPER)}
 
 
 def preset(name: str) -> FCaSConfig:

@@ -123,7 +123,8 @@ def round_trip(generator: Generator, case: Case) -> np.ndarray:
     """A scan encoded and decoded, in HU."""
     assert case.image is not None
     intensity_range = generator.record.config.grid.intensity_range_hu
-    grid = WorkingGrid.of(case.shape, case.spacing_mm, generator.record.working_spacing_mm)
+    record = generator.record
+    grid = WorkingGrid.of_case(case, record.working_spacing_mm, record.tcdm)
     unit = to_unit_range(grid.image_to_working(case.image), intensity_range)[None, None]
     with torch.inference_mode():
         decoded = generator.autoencoder.decode(generator.autoencoder.encode(unit)[0])[0, 0]

@@ -19,6 +19,7 @@ EXAMPLE = """
 fcas_train -d 901 --preset cpu
 fcas_train -d 901 --preset cpu --show_config > my.yaml   # edit it, then:
 fcas_train -d 901 --config my.yaml
+fcas_train -d 901 --preset paper --autoencoder autoencoder_v1.pt --denoiser diff_unet_3d_ddpm-ct.pt   # MAISI's weights
 """
 
 
@@ -41,7 +42,12 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), help="size of the networks and the run (default: cpu)")
     parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
     parser.add_argument(
-        "--autoencoder", type=Path, metavar="FILE", help="load this autoencoder instead of training one"
+        "--autoencoder", metavar="FILE",
+        help="load this autoencoder, MAISI's or one of ours, instead of training one: a path or hf:OWNER/REPO/PATH",
+    )  # fmt: skip
+    parser.add_argument("--denoiser", metavar="FILE", help="load MAISI's denoiser, freeze it, and train the ControlNet")
+    parser.add_argument(
+        "--controlnet", metavar="FILE", help="begin with MAISI's ControlNet, not with the denoiser's encoder"
     )
     parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
 
@@ -72,16 +78,18 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     Args:
         dataset: raw data set of at least two cases.
         config: what to train.
-        args: with `device` and `autoencoder`.
+        args: with `device` and the files of `add_generator_arguments`.
         keep_cache: keep variants and latents.
     """
     from fcas_nnunet.commands.devices import make_accelerator
     from fcas_nnunet.generator.fitting import TrainingData, train_generator
+    from fcas_nnunet.generator.hub import weights_file
+    from fcas_nnunet.generator.maisi import PretrainedFiles
 
+    references = (args.autoencoder, args.denoiser, args.controlnet)
+    pretrained = PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
-    train_generator(
-        data, config, model_folder(dataset, config), make_accelerator(args.device), args.autoencoder, keep_cache
-    )
+    train_generator(data, config, model_folder(dataset, config), make_accelerator(args.device), pretrained, keep_cache)
 
 
 def generator_config(args: argparse.Namespace) -> FCaSConfig:

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig
-from fcas_nnunet.config_files import load_config, to_dict
+from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig, TCDMConfig
+from fcas_nnunet.config_files import load_config, save_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
+from fcas_nnunet.generator import maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.generator.weights import load_state, load_weights, read_state, save_weights
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
@@ -32,8 +31,9 @@ class GeneratorRecord:
     """What a trained generator is, and what it was made from; `tcdm/config.yaml`, written last.
 
     Attributes:
-        config: all settings.
+        config: all settings, as they were asked for.
         autoencoder: settings of the autoencoder in use, trained or loaded.
+        tcdm: settings of the model in use; those of the loaded weights where a denoiser was loaded.
         labels: label name → id of the data set it was trained on.
         surroundings: surrounding name → id, empty where there are none.
         working_spacing_mm: along (D, H, W).
@@ -44,6 +44,7 @@ class GeneratorRecord:
 
     config: FCaSConfig
     autoencoder: AutoencoderConfig
+    tcdm: TCDMConfig
     labels: dict[str, int]
     surroundings: dict[str, int]
     working_spacing_mm: tuple[float, float, float]
@@ -91,7 +92,7 @@ def load_generator(folder: Path, device: torch.device) -> Generator:
     record = read_record(folder)
     autoencoder = Autoencoder(record.autoencoder)
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
-    tcdm = TCDM(record.config.tcdm)
+    tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
     for network in (autoencoder, tcdm):
         network.requires_grad_(False).eval().to(device)
@@ -106,74 +107,10 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a state dict strictly.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is truncated, or its keys or shapes do not fit; each is named.
-    """
-    load_state(module, read_state(path), path)
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from .safetensors or .pt; never unpickles code.
-
-    A .pt file may hold the bare state dict or hold it under `unet_state_dict`, as MAISI's do.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the weights must exist, got no file. Check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
-    except Exception as error:  # torch raises pickle errors of several kinds for what is no checkpoint
-        raise ValueError(
-            f"{path}: must be a checkpoint of tensors (weights_only), got {type(error).__name__}. Fetch it again."
-        ) from error
-    if isinstance(content, dict) and "unet_state_dict" in content:
-        content = content["unet_state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
-    return content
-
-
-def load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load a state dict that must fit exactly.
-
-    Raises:
-        ValueError: naming every missing, unexpected and misshapen tensor.
-    """
-    own = module.state_dict()
-    faults = [f"missing {key}" for key in own.keys() - state.keys()]
-    faults += [f"unexpected {key}" for key in state.keys() - own.keys()]
-    faults += [
-        f"{key} of shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
-    ]
-    if faults:
-        raise ValueError(f"{path}: weights must fit the network, got: {'; '.join(sorted(faults))}.")
-    module.load_state_dict(state)
-
-
 def load_autoencoder(path: Path, optimisation: OptimisationConfig) -> Autoencoder:
     """An autoencoder from a file: one of ours (config.yaml beside it), or MAISI's `autoencoder_v1.pt`.
 
-    MAISI's layout has three levels of w, 2w, 4w channels, two residual blocks each; w is read from the file.
+    MAISI's layout has three levels, two residual blocks each; the widths are read from the file.
 
     Args:
         path: .safetensors or .pt.
@@ -184,27 +121,36 @@ def load_autoencoder(path: Path, optimisation: OptimisationConfig) -> Autoencode
         ValueError: when it cannot be read or does not fit.
     """
     state = read_state(path)
-    config_path = path.parent / CONFIG_FILE
-    if config_path.is_file():
-        autoencoder = Autoencoder(load_config(AutoencoderConfig, config_path))
+    if not is_maisis(path):
+        autoencoder = Autoencoder(load_config(AutoencoderConfig, path.parent / CONFIG_FILE))
         load_state(autoencoder, state, path)
         return autoencoder
-    first = state.get("encoder.blocks.0.conv.conv.weight")
-    if first is None:
-        raise ValueError(
-            f"{path}: must be MAISI's autoencoder or one of ours with its config.yaml beside it, got keys like "
-            f"{sorted(state)[:3]}. Check the file."
-        )
-    width = first.shape[0]
-    config = AutoencoderConfig(
-        channels=(width, 2 * width, 4 * width),
-        num_res_blocks=2,
-        norm_num_groups=int(np.gcd(32, width)),
-        optimisation=optimisation,
-    )
+    config = maisi.autoencoder_config(state, optimisation, path)
     autoencoder = Autoencoder(config)
-    load_state(autoencoder.network, state, path)
+    load_state(autoencoder.network, maisi.on_our_axes(state), path)
     return autoencoder
+
+
+def keep_autoencoder(folder: Path, autoencoder: Autoencoder) -> Autoencoder:
+    """Write a finished autoencoder into `folder` (fcas__<preset>), its config.yaml last; returns it."""
+    target = folder / AUTOENCODER
+    save_weights(autoencoder, target / MODEL_FILE)
+    with atomic_path(target / CONFIG_FILE) as temporary:
+        save_config(autoencoder.config, temporary)
+    return autoencoder
+
+
+def kept_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoencoder | None:
+    """The finished autoencoder of `folder` (fcas__<preset>), or None where there is none yet."""
+    target = folder / AUTOENCODER
+    if not (target / CONFIG_FILE).is_file():
+        return None
+    return load_autoencoder(target / MODEL_FILE, optimisation)
+
+
+def is_maisis(path: Path) -> bool:
+    """Whether an autoencoder's file would be loaded as one of MAISI's."""
+    return not (path.parent / CONFIG_FILE).is_file()
 
 
 def case_sha256(case: Case) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,18 +17,19 @@ from tqdm import tqdm
 from fcas_nnunet.anatomy import label_roles, thin_label_ids
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, TCDMConfig
-from fcas_nnunet.config_files import save_config, to_dict
-from fcas_nnunet.files import atomic_path, atomic_write_text
-from fcas_nnunet.generator import checkpoint
+from fcas_nnunet.config_files import to_dict
+from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.generator import checkpoint, maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder, autoencoder_loss, reconstruction_weights
 from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.grid import working_spacing
+from fcas_nnunet.generator.grid import is_axial, working_spacing
 from fcas_nnunet.generator.latents import LatentScale, cache_latents
-from fcas_nnunet.generator.pairs import PairEnd, PairSampler, common_crop, image_batch
-from fcas_nnunet.generator.schedulers import draw_noise, forward_process, training_target
+from fcas_nnunet.generator.maisi import MaisiWeights, PretrainedFiles
+from fcas_nnunet.generator.pairs import PairEnd, PairSampler, image_batch
+from fcas_nnunet.generator.schedulers import draw_noise, draw_timesteps, forward_process, training_target
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.training import Training
-from fcas_nnunet.generator.variants import REFERENCE, Variant, make_variants, stored_shape, variants_of
+from fcas_nnunet.generator.variants import Variant, make_variants, variants_of
 from fcas_nnunet.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def train_generator(
     config: FCaSConfig,
     folder: Path,
     accelerator: Accelerator,
-    autoencoder_file: Path | None = None,
+    pretrained: PretrainedFiles | None = None,
     keep_cache: bool = False,
 ) -> None:
     """Train (or go on training) a generator in `folder`.
@@ -90,30 +91,47 @@ def train_generator(
         config: preset, or the user's own.
         folder: `nnUNet_results/DatasetNNN_Name/fcas__<preset>`.
         accelerator: device and precision.
-        autoencoder_file: a trained autoencoder to load instead of training one.
+        pretrained: weights to start from; with a denoiser among them, the ControlNet alone is trained, and the networks
+            and the process are those of the files.
         keep_cache: keep the variants and latents on disk when done.
 
     Raises:
-        ValueError: when the folder holds a run with other settings or other data, or the data is too small.
+        ValueError: when the folder holds a run with other settings or other data, the data is too small, or weights do
+            not fit.
     """
-    grids, hashes = _survey(data)
+    pretrained = pretrained or PretrainedFiles()
+    weights = maisi.read_weights(pretrained)
+    asked = config
+    if weights is not None:
+        config = replace(config, tcdm=maisi.config_of(weights, config.tcdm))
+        maisi.check_fit(weights, config.tcdm)
+    elif config.tcdm.frozen_denoiser:
+        raise ValueError(
+            "frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser."
+        )
+    config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
+    grids, hashes = _survey(data, axial_alone=weights is not None)
     spacing = working_spacing(grids, config.grid)
-    _claim(folder, data, config, hashes, autoencoder_file)
+    _claim(folder, data, asked, hashes, pretrained)
+    autoencoder = _ready_autoencoder(config, folder, pretrained)
     cache = folder / CACHE_FOLDER
     for case_id in tqdm(data.case_ids, desc="variants", unit="case"):
         make_variants(
             data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels),
-            config.grid, config.tcdm.pairs, config.masks, config.seed,
+            config.grid, config.tcdm, config.masks, config.seed,
         )  # fmt: skip
-    autoencoder = _autoencoder(data, config, folder, accelerator, autoencoder_file)
+    autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator)
+    autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
     variants = [variant for case_id in data.case_ids for variant in variants_of(case_id, config.tcdm.pairs)]
     scale = cache_latents(autoencoder, variants, cache, accelerator.device, autocast_dtype(accelerator))
-    train_tcdm(data, config, folder, accelerator, scale)
+    if weights is not None:
+        scale = maisi.checked_scale(weights, scale)
+    train_tcdm(data, config, folder, accelerator, scale, spacing, weights)
     d, h, w = spacing
     checkpoint.save_generator(
         folder,
         checkpoint.GeneratorRecord(
-            config=config, autoencoder=autoencoder.config, labels=dict(data.labels),
+            config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
             surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
             cases=hashes, validation_cases=tuple(data.split()[1]),
         ),
@@ -151,8 +169,7 @@ def train_autoencoder(
     torch.manual_seed(derive_seed(seed, "autoencoder weights"))
     objective = AutoencoderObjective(Autoencoder(config), thin_label_ids(data.labels))
     training, validation = variants
-    shapes = [stored_shape(cache / v.shape_file, REFERENCE) for v in training + validation]
-    crop = common_crop(shapes, config.crop_size)
+    crop = config.crop_size
     device, batch_size = accelerator.device, config.optimisation.batch_size
 
     def loss_on(module: nn.Module, pool: list[Variant], name: str, step: int) -> torch.Tensor:
@@ -177,9 +194,11 @@ def train_autoencoder(
 class TCDMObjective(nn.Module):
     """The bidirectional loss (Eq. 3, 4) as a module, so that it can be wrapped whole."""
 
-    def __init__(self, config: TCDMConfig, scale: LatentScale, num_labels: int) -> None:
+    def __init__(
+        self, config: TCDMConfig, scale: LatentScale, num_labels: int, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> None:
         super().__init__()
-        self.tcdm = TCDM(config)
+        self.tcdm = TCDM(config, spacing_mm)
         self.guess_labels = num_labels if config.prior else 0
         self.scale = scale
         self.scheduler = forward_process(config)
@@ -198,8 +217,7 @@ class TCDMObjective(nn.Module):
         raw = mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = self.scale.to_scaled(raw)  # raw latents => scaled latents
         noise = draw_noise(latents.shape, generator, self.tcdm.config.multi_resolution_noise).to(latents.device)
-        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-        timesteps = timesteps.to(latents.device)
+        timesteps = draw_timesteps(self.scheduler, len(latents), latents.shape[2:], generator).to(latents.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast(noisy.device.type, enabled=self._autocasts(noisy)):
             embedded = self.tcdm.embed_condition(condition)
@@ -235,9 +253,16 @@ class TCDMObjective(nn.Module):
 
 
 def train_tcdm(
-    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, scale: LatentScale
+    data: TrainingData,
+    config: FCaSConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    scale: LatentScale,
+    spacing_mm: Sequence[float],
+    weights: MaisiWeights | None = None,
 ) -> None:
-    """Train TCDM on the cached latents; writes the last weights and the best averaged ones."""
+    """Train TCDM on the cached latents, from MAISI's weights or from scratch; writes the last weights and the best
+    averaged ones."""
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
     training, validation = _pair_samplers(data, config, folder / CACHE_FOLDER)
     device, optimisation = accelerator.device, config.tcdm.optimisation
@@ -246,7 +271,9 @@ def train_tcdm(
         a, b = sampler.batch(step, optimisation.batch_size)
         return module(a.to(device), b.to(device), derive_seed(config.seed, sampler.name, "noise", step))
 
-    objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()))
+    objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()), spacing_mm)
+    if weights is not None:
+        maisi.load_into(objective.tcdm, weights)
     objective.fit_prior(training.batch(-1 - i, optimisation.batch_size) for i in range(PRIOR_BATCHES))
     run = Training(objective, optimisation, folder / checkpoint.TCDM_FOLDER, accelerator, "tcdm")
     run.run(
@@ -267,25 +294,23 @@ def autocast_dtype(accelerator: Accelerator) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
 
 
-def _autoencoder(
-    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, file: Path | None
-) -> Autoencoder:
-    """The autoencoder of this run: finished before, loaded from a file, or trained now."""
-    target = folder / checkpoint.AUTOENCODER
-    if (target / checkpoint.CONFIG_FILE).is_file():
-        autoencoder = checkpoint.load_autoencoder(target / checkpoint.MODEL_FILE, config.autoencoder.optimisation)
-    else:
-        if file is not None:
-            autoencoder = checkpoint.load_autoencoder(file, config.autoencoder.optimisation)
-        else:
-            autoencoder = train_autoencoder(
-                data, config.autoencoder, _variant_split(data, config), folder / CACHE_FOLDER, target, accelerator,
-                config.seed,
-            )  # fmt: skip
-        checkpoint.save_weights(autoencoder, target / checkpoint.MODEL_FILE)
-        with atomic_path(target / checkpoint.CONFIG_FILE) as temporary:
-            save_config(autoencoder.config, temporary)
-    return autoencoder.requires_grad_(False).eval().to(accelerator.device)
+def _ready_autoencoder(config: FCaSConfig, folder: Path, pretrained: PretrainedFiles) -> Autoencoder | None:
+    """The autoencoder of this run, where it need not be trained: finished before, or loaded from a file."""
+    file, optimisation = pretrained.autoencoder, config.autoencoder.optimisation
+    if file is not None and (pretrained.denoiser is not None or checkpoint.is_maisis(file)):
+        logger.info(maisi.LICENCE_NOTE)
+    kept = checkpoint.kept_autoencoder(folder, optimisation)
+    if kept is None and file is not None:
+        kept = checkpoint.keep_autoencoder(folder, checkpoint.load_autoencoder(file, optimisation))
+    return kept
+
+
+def _trained_autoencoder(data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator) -> Autoencoder:
+    trained = train_autoencoder(
+        data, config.autoencoder, _variant_split(data, config), folder / CACHE_FOLDER,
+        folder / checkpoint.AUTOENCODER, accelerator, config.seed,
+    )  # fmt: skip
+    return checkpoint.keep_autoencoder(folder, trained)
 
 
 def _variant_split(data: TrainingData, config: FCaSConfig) -> tuple[list[Variant], list[Variant]]:
@@ -306,9 +331,7 @@ def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple
     pairs = config.tcdm.pairs
     train_ids, validation_ids = data.split()
     shapes = list(range(pairs.num_shapes))
-    crop = common_crop(
-        [stored_shape(cache / Variant(i, 0, 0).shape_file, REFERENCE) for i in data.case_ids], config.grid.crop_size
-    )
+    crop = config.grid.crop_size
     unseen = None if validation_ids else _unseen_shape(config)
     seen = [shape for shape in shapes if shape != unseen]
     training = PairSampler(train_ids, cache, pairs, seen, crop, config.seed, "training")
@@ -330,19 +353,27 @@ def _unseen_shape(config: FCaSConfig) -> int:
     return pairs.num_shapes - 1
 
 
-def _survey(data: TrainingData) -> tuple[list[tuple[tuple[int, ...], tuple[float, ...]]], dict[str, str]]:
+def _survey(
+    data: TrainingData, axial_alone: bool
+) -> tuple[list[tuple[tuple[int, ...], tuple[float, ...]]], dict[str, str]]:
     """Every case's grid and hash."""
     grids: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
-    hashes = {}
+    hashes, turned = {}, []
     for case_id in tqdm(data.case_ids, desc="reading", unit="case"):
         case = data.load_case(case_id)
         grids.append((case.shape, case.spacing_mm))
         hashes[case_id] = checkpoint.case_sha256(case)
+        turned += [] if is_axial(case.affine) else [case_id]
+    if axial_alone and turned:
+        raise ValueError(
+            f"{', '.join(turned)}: volumes must be axial slices for MAISI's weights, which know no other way, got "
+            "other axes. Reorient them."
+        )
     return grids, hashes
 
 
 def _claim(
-    folder: Path, data: TrainingData, config: FCaSConfig, hashes: dict[str, str], autoencoder_file: Path | None
+    folder: Path, data: TrainingData, config: FCaSConfig, hashes: dict[str, str], pretrained: PretrainedFiles
 ) -> None:
     """Make the folder this run's own, or see that it is."""
     run = {
@@ -350,7 +381,7 @@ def _claim(
         "labels": dict(data.labels),
         "surroundings": dict(data.surroundings),
         "cases": hashes,
-        "autoencoder_file": None if autoencoder_file is None else autoencoder_file.name,
+        "pretrained": pretrained.identity(),
     }
     path = folder / RUN_FILE
     if not path.is_file():

@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from scipy.ndimage import zoom
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import GridConfig
-
-#: 4 for the autoencoder, 4 for a denoiser of three levels: volumes are padded to multiples of this.
-GRID_MULTIPLE = 16
+from fcas_nnunet.config import Architecture, GridConfig, TCDMConfig
 
 
 @dataclass(frozen=True)
@@ -24,22 +21,57 @@ class WorkingGrid:
     Attributes:
         native_shape: of the volume itself.
         resampled_shape: the same extent at working spacing.
-        shape: padded to multiples of 16; the volume lies in the corner at index 0.
+        shape: padded to what the networks divide; the volume lies in the corner at index 0.
+        flipped_axes: along which the working grid runs the other way.
     """
 
     native_shape: tuple[int, int, int]
     resampled_shape: tuple[int, int, int]
     shape: tuple[int, int, int]
+    flipped_axes: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, shape: Sequence[int], spacing_mm: Sequence[float], working_spacing_mm: Sequence[float]) -> WorkingGrid:
-        """The grid of a volume with `shape` voxels of `spacing_mm`."""
+    def of(
+        cls,
+        shape: Sequence[int],
+        spacing_mm: Sequence[float],
+        working_spacing_mm: Sequence[float],
+        multiple: int,
+        at_least: Sequence[int] = (0, 0, 0),
+        flipped_axes: Sequence[int] = (),
+    ) -> WorkingGrid:
+        """The grid of a volume.
+
+        Args:
+            shape: voxels along (D, H, W).
+            spacing_mm: of the volume.
+            working_spacing_mm: of the working grid.
+            multiple: what the networks divide (`grid_multiple` of the configuration).
+            at_least: voxels along (D, H, W) that smaller volumes are padded up to: a training crop.
+            flipped_axes: along which the working grid shall run the other way.
+        """
         resampled = [
             max(1, round(n * native / working))
             for n, native, working in zip(shape, spacing_mm, working_spacing_mm, strict=True)
         ]
-        padded = [-(-n // GRID_MULTIPLE) * GRID_MULTIPLE for n in resampled]
-        return cls(_triple(shape), _triple(resampled), _triple(padded))
+        padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
+        return cls(_triple(shape), _triple(resampled), _triple(padded), tuple(flipped_axes))
+
+    @classmethod
+    def of_case(
+        cls,
+        case: Case,
+        working_spacing_mm: Sequence[float],
+        config: TCDMConfig,
+        at_least: Sequence[int] = (0, 0, 0),
+    ) -> WorkingGrid:
+        """The grid of a case for a model: padded to what it divides, and turned the way it knows.
+
+        MAISI's networks have seen hearts in scans that run towards right, anterior and superior alone.
+        """
+        plain = config.architecture == Architecture.PLAIN
+        flipped_axes = () if plain else axes_against_ras(case.affine)
+        return cls.of(case.shape, case.spacing_mm, working_spacing_mm, config.grid_multiple, at_least, flipped_axes)
 
     def image_to_working(self, image: np.ndarray) -> torch.Tensor:
         """Resample an image by cubic splines (by area averages when coarsening) and pad it with its border.
@@ -52,6 +84,7 @@ class WorkingGrid:
         Returns:
             [D', H', W'] float32 of `shape`.
         """
+        image = np.flip(image, self.flipped_axes)
         tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
         if self.resampled_shape != self.native_shape:
             if all(r <= n for r, n in zip(self.resampled_shape, self.native_shape, strict=True)):
@@ -62,6 +95,7 @@ class WorkingGrid:
 
     def labels_to_working(self, labels: np.ndarray) -> torch.Tensor:
         """Resample a label map by nearest neighbours and pad it with its border; uint8."""
+        labels = np.flip(labels, self.flipped_axes)
         tensor = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))[None, None]
         if self.resampled_shape != self.native_shape:
             tensor = F.interpolate(tensor, size=self.resampled_shape, mode="nearest-exact")
@@ -70,14 +104,16 @@ class WorkingGrid:
     def image_to_native(self, image: torch.Tensor) -> np.ndarray:
         """Take the padding off an image and resample it by cubic splines to the volume's own grid; float32."""
         content = self._content(image)
-        return content if self.resampled_shape == self.native_shape else _cubic(content, self.native_shape)
+        if self.resampled_shape != self.native_shape:
+            content = _cubic(content, self.native_shape)
+        return np.ascontiguousarray(np.flip(content, self.flipped_axes))
 
     def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
         """Take the padding off a confidence map and resample it linearly, which never leaves its range; float32."""
         tensor = torch.from_numpy(self._content(confidence))[None, None]
         if self.resampled_shape != self.native_shape:
             tensor = F.interpolate(tensor, size=self.native_shape, mode="trilinear", align_corners=False)
-        return tensor[0, 0].numpy()
+        return np.ascontiguousarray(np.flip(tensor[0, 0].numpy(), self.flipped_axes))
 
     def _content(self, volume: torch.Tensor) -> np.ndarray:
         d, h, w = self.resampled_shape
@@ -106,6 +142,26 @@ def working_spacing(cases: Sequence[tuple[Sequence[int], Sequence[float]]], conf
     voxels = float(np.prod(extent / spacing))
     factor = (voxels / min(max(voxels, config.min_voxels), config.max_voxels)) ** (1 / 3)
     return tuple(round(float(s) * factor, 4) for s in spacing)
+
+
+def is_axial(affine: np.ndarray) -> bool:
+    """Whether D, H and W run mostly along the body's axis, front to back, and side to side.
+
+    Args:
+        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return np.abs(directions).argmax(axis=0).tolist() == [2, 1, 0]
+
+
+def axes_against_ras(affine: np.ndarray) -> tuple[int, ...]:
+    """Which of D, H and W run away from superior, anterior and right.
+
+    Args:
+        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm; of an axial volume.
+    """
+    along = (affine[2, 0], -affine[1, 1], -affine[0, 2])  # mm towards S, A and R per voxel
+    return tuple(axis for axis, step in enumerate(along) if step < 0)
 
 
 def to_unit_range(image_hu: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from fcas_nnunet.config import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.generator.blocks import fold_blocks
 from fcas_nnunet.generator.conditions import NUM_BITS
-from fcas_nnunet.generator.schedulers import forward_process
+from fcas_nnunet.generator.schedulers import diffusion
 
 _BLOCK = LATENT_DOWNSAMPLING**3
 _RIDGE = 1e-4
@@ -53,7 +53,7 @@ class LatentPrior(nn.Module):
         self.register_buffer("weight", torch.zeros(NUM_REGIONS, LATENT_CHANNELS, _BLOCK))
         self.register_buffer("bias", torch.zeros(NUM_REGIONS, LATENT_CHANNELS))
         self.register_buffer("variance", torch.ones(NUM_REGIONS, LATENT_CHANNELS))
-        self.register_buffer("alphas_cumprod", forward_process(config).alphas_cumprod.clone(), persistent=False)
+        self.register_buffer("alphas_cumprod", diffusion(config).alphas_cumprod.clone(), persistent=False)
 
     @torch.no_grad()
     def fit(self, samples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:

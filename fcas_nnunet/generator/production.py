@@ -139,7 +139,7 @@ def make_case(
     return case, {
         **plan.to_record(),
         "mgm": mask_record,
-        "sampling": to_dict(record.config.sampling),
+        "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
         "confidence": to_dict(record.config.confidence),
         "mean_confidence_in_structures": round(float(confidence[mask > 0].mean()), 6),
     }
@@ -162,7 +162,7 @@ def draw_image(
         Image in HU, within the generator's range, and confidence in [0, 1]; both float32, the shape of the mask.
     """
     record = generator.record
-    grid = WorkingGrid.of(reference.shape, reference.spacing_mm, record.working_spacing_mm)
+    grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         embedded, structures = _embedded_condition(generator, reference, template, grid, device)
         synthesis = synthesise(
@@ -226,7 +226,7 @@ def _embedded_condition(
     assert template.image is not None, "a template has an image"
     num_labels = max(record.labels.values())
     codes = grid.labels_to_working(reference.mask)
-    template_grid = WorkingGrid.of(template.shape, template.spacing_mm, record.working_spacing_mm)
+    template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
     template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1])
     template_image = to_unit_range(
         template_grid.image_to_working(template.image), record.config.grid.intensity_range_hu
@@ -235,7 +235,7 @@ def _embedded_condition(
         codes[None, None].to(device),
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
         _centred(template_image, template_grid.resampled_shape, grid)[None, None].to(device),
-        guess_labels=num_labels if record.config.tcdm.prior else 0,
+        guess_labels=num_labels if record.tcdm.prior else 0,
     )
     return generator.tcdm.embed_condition(condition), codes.numpy() > 0
 

@@ -116,8 +116,8 @@ def sample_latents(
         Clean scaled latents [1, 4, D/4, H/4, W/4].
     """
     device = embedded_condition.device
-    scheduler = sampling_scheduler(tcdm.config, sampling)
     shape = (1, 4, *embedded_condition.shape[2:])
+    scheduler = sampling_scheduler(tcdm.config, sampling, shape[2:])
     latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise).to(device)
     watched = set(snapshot_steps(len(scheduler.timesteps), snapshots.num_snapshots)[:-1]) if snapshots else set()
     for step, timestep in enumerate(scheduler.timesteps):

@@ -1,29 +1,56 @@
-"""Forward process and solvers, from diffusers: MONAI's own skip-sampling schedulers fail the Gaussian oracle."""
+"""Forward process and solvers, diffusers' and our flow's: MONAI's skip-sampling schedulers fail the Gaussian oracle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from fcas_nnunet.config import PredictionType, SamplingConfig, Solver, TCDMConfig
+from fcas_nnunet.generator.flow import RectifiedFlow
+
+#: A diffusion of diffusers', or a rectified flow.
+Process: TypeAlias = DDPMScheduler | RectifiedFlow
+Reverse: TypeAlias = DDPMScheduler | DPMSolverMultistepScheduler | RectifiedFlow
 
 
-def forward_process(config: TCDMConfig) -> DDPMScheduler:
-    """The training noise schedule: scaled linear betas, no clipping."""
+def forward_process(config: TCDMConfig) -> Process:
+    """How training adds noise: along straight lines (`flow`), or by a diffusion of scaled linear betas, no clipping."""
+    if config.prediction_type == PredictionType.FLOW:
+        return RectifiedFlow(config.num_train_timesteps)
+    return diffusion(config)
+
+
+def diffusion(config: TCDMConfig) -> DDPMScheduler:
+    """The diffusion of a model that is no flow."""
     return DDPMScheduler(**_schedule(config), clip_sample=False)
 
 
-def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig) -> DDPMScheduler | DPMSolverMultistepScheduler:
+def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig, latent_size: Sequence[int]) -> Reverse:
     """The reverse process, its timesteps set.
 
     DPM-Solver++ takes uniform steps in log-SNR (`use_lu_lambdas`): with its default spacing the sampled standard
     deviation is 10–30 % off at 10–30 steps.
+
+    Args:
+        config: of the model.
+        sampling: solver and steps.
+        latent_size: voxels along (d, h, w) of the whole latents, by which a flow's times are laid out.
+
+    Raises:
+        ValueError: when the solver cannot run the model.
     """
+    sampling = sampling.for_model(config.prediction_type)
+    if sampling.solver == Solver.EULER:
+        assert sampling.num_inference_steps is not None, "for_model fills it in"
+        flow = RectifiedFlow(config.num_train_timesteps)
+        flow.set_timesteps(sampling.num_inference_steps, latent_size)
+        return flow
     if sampling.solver == Solver.DDPM:
-        ddpm = forward_process(config)
+        ddpm = diffusion(config)
         ddpm.set_timesteps(config.num_train_timesteps)
         return ddpm
     solver = DPMSolverMultistepScheduler(
@@ -31,6 +58,22 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig) -> DDPMSche
     )
     solver.set_timesteps(sampling.num_inference_steps)
     return solver
+
+
+def draw_timesteps(
+    process: Process, count: int, latent_size: Sequence[int], generator: torch.Generator
+) -> torch.Tensor:
+    """Random timesteps of a training batch, [count]; whole numbers for a diffusion.
+
+    Args:
+        process: of the model.
+        count: how many.
+        latent_size: voxels along (d, h, w) of the batch's latents.
+        generator: on the CPU.
+    """
+    if isinstance(process, RectifiedFlow):
+        return process.draw_timesteps(count, latent_size, generator)
+    return torch.randint(process.config.num_train_timesteps, (count,), generator=generator)
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator, multi_resolution: float) -> torch.Tensor:
@@ -62,21 +105,25 @@ def draw_noise(shape: Sequence[int], generator: torch.Generator, multi_resolutio
 
 
 def training_target(
-    scheduler: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    process: Process, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the denoiser shall predict for these noisy latents: noise, v, or the clean latents (`sample`)."""
-    if scheduler.config.prediction_type == PredictionType.V_PREDICTION:
-        return scheduler.get_velocity(latents, noise, timesteps)
-    return latents if scheduler.config.prediction_type == PredictionType.SAMPLE else noise
+    """What the denoiser shall predict for these noisy latents: noise, v, the clean latents, or the flow's direction."""
+    if isinstance(process, RectifiedFlow):
+        return latents - noise
+    if process.config.prediction_type == PredictionType.V_PREDICTION:
+        return process.get_velocity(latents, noise, timesteps)
+    return latents if process.config.prediction_type == PredictionType.SAMPLE else noise
 
 
 def predicted_clean_latents(
-    scheduler: DDPMScheduler | DPMSolverMultistepScheduler,
+    scheduler: Reverse,
     model_output: torch.Tensor,
     noisy_latents: torch.Tensor,
     timestep: torch.Tensor,
 ) -> torch.Tensor:
     """x_0 that a prediction at one timestep implies."""
+    if isinstance(scheduler, RectifiedFlow):
+        return scheduler.clean_latents(model_output, noisy_latents, timestep)
     if scheduler.config.prediction_type == PredictionType.SAMPLE:
         return model_output
     alpha_bar = scheduler.alphas_cumprod.to(noisy_latents.device)[timestep.to(noisy_latents.device)]

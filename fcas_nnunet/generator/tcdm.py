@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 
-from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, Conditioning, TCDMConfig
+from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, Architecture, Conditioning, TCDMConfig
 from fcas_nnunet.generator.blocks import fold_blocks
 from fcas_nnunet.generator.prior import PRIOR_CHANNELS, LatentPrior
+
+#: What MAISI multiplies spacings (mm) and regions by before its embeddings.
+SPACING_SCALE = REGION_SCALE = 100.0
+#: One-hot among head and neck, thorax, abdomen, pelvis.
+THORAX = (0.0, 1.0, 0.0, 0.0)
+CT_CLASS, NUM_CLASSES = 1, 128
+
+_MAISI_DDPM_INPUTS: dict[str, Any] = {
+    "include_spacing_input": True,
+    "include_top_region_index_input": True,
+    "include_bottom_region_index_input": True,
+}
+#: Options of the denoiser alone, and of denoiser and ControlNet.
+_ARCHITECTURES: dict[Architecture, tuple[dict[str, Any], dict[str, Any]]] = {
+    Architecture.PLAIN: ({}, {}),
+    Architecture.MAISI_DDPM: (_MAISI_DDPM_INPUTS, {"include_fc": False, "resblock_updown": False}),
+    Architecture.MAISI_RFLOW: (
+        {"include_spacing_input": True},
+        {"include_fc": True, "resblock_updown": True, "num_class_embeds": NUM_CLASSES},
+    ),
+}
 
 
 class SpaceToDepthEmbedding(nn.Module):
@@ -71,10 +94,14 @@ class EmbeddedControlNet(ControlNetMaisi):
     """
 
     def forward(  # type: ignore[override]
-        self, x: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        embedded_condition: torch.Tensor,
+        class_labels: torch.Tensor | None,
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Residuals for the denoiser's down blocks and its middle block."""
-        emb = self._prepare_time_and_class_embedding(x, timesteps, None)
+        emb = self._prepare_time_and_class_embedding(x, timesteps, class_labels)
         h = self._apply_initial_convolution(x) + embedded_condition
         down, h = self._apply_down_blocks(emb, None, h)
         h = self._apply_mid_block(emb, None, h)
@@ -85,15 +112,24 @@ class EmbeddedControlNet(ControlNetMaisi):
 class TCDM(nn.Module):
     """Template-guided conditional diffusion model on latents.
 
+    With the architecture of MAISI's weights, the denoiser is told the voxel spacing, too, and that it draws a thorax
+    (`maisi_ddpm`) or a CT (`maisi_rflow`). The spacing is a buffer, so it is kept with the weights.
+
     Args:
         config: sizes, and how the condition enters: `controlnet` (the paper) or `concat` to the denoiser's input.
+        spacing_mm: working spacing along (D, H, W); of no effect on a `plain` denoiser.
 
     Source: paper §3.1.1, Eq. 1–3.
     """
 
-    def __init__(self, config: TCDMConfig) -> None:
+    spacing_mm: torch.Tensor | None
+
+    def __init__(self, config: TCDMConfig, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
         super().__init__()
         self.config = config
+        plain = config.architecture == Architecture.PLAIN
+        self.register_buffer("spacing_mm", None if plain else torch.tensor([float(s) for s in spacing_mm]))
+        denoiser_options, blocks = _ARCHITECTURES[config.architecture]
         levels: dict[str, Any] = {
             "spatial_dims": 3,
             "num_res_blocks": config.num_res_blocks,
@@ -101,12 +137,15 @@ class TCDM(nn.Module):
             "attention_levels": config.attention_levels,
             "num_head_channels": config.num_head_channels,
             "norm_num_groups": config.norm_num_groups,
+            **blocks,
         }
         self.controlnet: EmbeddedControlNet | None = None
         self.condition_embedding: SpaceToDepthEmbedding | None = None
         self.prior = LatentPrior(config) if config.prior else None
         if config.conditioning == Conditioning.CONTROLNET:
-            self.denoiser = Denoiser(in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, **levels)
+            self.denoiser = Denoiser(
+                in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, **levels, **denoiser_options
+            )
             self.controlnet = EmbeddedControlNet(
                 in_channels=LATENT_CHANNELS,
                 conditioning_embedding_in_channels=config.condition_channels,
@@ -120,6 +159,17 @@ class TCDM(nn.Module):
                 config.condition_channels, 2 * width, width, zero_init=False
             )
             self.denoiser = Denoiser(in_channels=LATENT_CHANNELS + width, out_channels=LATENT_CHANNELS, **levels)
+        if not plain:
+            _attend_without_matrix(self)
+        if config.frozen_denoiser:
+            self.denoiser.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> TCDM:
+        """Switch to training or back; a frozen denoiser stays in eval mode."""
+        super().train(mode)
+        if self.config.frozen_denoiser:
+            self.denoiser.eval()
+        return self
 
     def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
         """c = E_ctrl(c_raw), first part (Eq. 1), and the prior where there is one.
@@ -140,11 +190,11 @@ class TCDM(nn.Module):
     def forward(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
     ) -> torch.Tensor:
-        """The prediction (noise, v or clean latents) for scaled noisy latents.
+        """The prediction (noise, v, clean latents or flow) for scaled noisy latents.
 
         Args:
             noisy_latents: [B, 4, d, h, w].
-            timesteps: [B], 0 … num_train_timesteps − 1.
+            timesteps: [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, and fractions, too.
             embedded_condition: what `embed_condition` gave, [B, E, d, h, w].
 
         Returns:
@@ -171,10 +221,31 @@ class TCDM(nn.Module):
     def _denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         if self.controlnet is None:
             return self.denoiser(torch.cat([noisy_latents, embedding], dim=1), timesteps)
-        down, mid = self.controlnet(noisy_latents, timesteps, embedding)
+        told = self._told(noisy_latents)
+        down, mid = self.controlnet(noisy_latents, timesteps, embedding, told.get("class_labels"))
         return self.denoiser(
-            noisy_latents, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid
+            noisy_latents, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid, **told
         )
+
+    def _told(self, noisy_latents: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a denoiser of MAISI's is told of a scan besides the latents."""
+        if self.spacing_mm is None:
+            return {}
+        batch = len(noisy_latents)
+        spacing_xyz = self.spacing_mm.flip(0).to(noisy_latents)
+        told = {"spacing_tensor": SPACING_SCALE * spacing_xyz.expand(batch, -1)}
+        if self.config.architecture == Architecture.MAISI_RFLOW:
+            return told | {"class_labels": torch.full((batch,), CT_CLASS, device=noisy_latents.device)}
+        region = REGION_SCALE * torch.tensor(THORAX).to(noisy_latents).expand(batch, -1)
+        return told | {"top_region_index_tensor": region, "bottom_region_index_tensor": region}
+
+
+def _attend_without_matrix(module: nn.Module) -> None:
+    """Let attention run without its N × N matrix (8,192² at a clinical crop). MONAI refuses the flag on a CPU, where it
+    works as well."""
+    for child in module.modules():
+        if isinstance(child, SABlock):
+            child.use_flash_attention = True
 
 
 def _split_prior(embedded_condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

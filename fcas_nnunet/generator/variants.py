@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from fcas_nnunet.anatomy import LabelRoles
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import GridConfig, MaskConfig, PairConfig
+from fcas_nnunet.config import GridConfig, MaskConfig, PairConfig, TCDMConfig
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.deformation import draw_deformation, mask_center_mm
 from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_unit_range
@@ -65,7 +65,7 @@ def make_variants(
     labels: Mapping[str, int],
     roles: LabelRoles,
     grid: GridConfig,
-    pairs: PairConfig,
+    tcdm: TCDMConfig,
     masks: MaskConfig,
     seed: int,
 ) -> None:
@@ -73,7 +73,7 @@ def make_variants(
 
     Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
     per structure, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser that the
-    template's contrast is the target's.
+    template's contrast is the target's. Volumes smaller than a training crop are padded up to it with their border.
 
     Args:
         case: with image.
@@ -81,15 +81,16 @@ def make_variants(
         working_spacing_mm: along (D, H, W).
         labels: label name → id of the data set.
         roles: of the labels.
-        grid: intensity range.
-        pairs: how many shapes and contrasts, and how strong.
+        grid: intensity range and training crop.
+        tcdm: the model, and its pairs: how many shapes and contrasts, and how strong.
         masks: ranges of the deformations.
         seed: of the data set; each case, shape and contrast derives its own.
     """
+    pairs = tcdm.pairs
     if all((folder / variant.image_file).exists() for variant in variants_of(case.case_id, pairs)):
         return
     assert case.image is not None, "training cases have images"
-    working = WorkingGrid.of(case.shape, case.spacing_mm, working_spacing_mm)
+    working = WorkingGrid.of_case(case, working_spacing_mm, tcdm, grid.crop_size)
     image = working.image_to_working(case.image).numpy()
     mask = working.labels_to_working(case.mask).numpy()
     surroundings = None if case.surroundings is None else working.labels_to_working(case.surroundings).numpy()

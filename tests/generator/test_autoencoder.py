@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from maisi_files import maisi_autoencoder
 
 from fcas_nnunet.config import AutoencoderConfig
 from fcas_nnunet.generator import checkpoint
@@ -12,27 +12,28 @@ from fcas_nnunet.presets import TINY
 OPTIMISATION = TINY.autoencoder.optimisation
 
 
-def maisi_autoencoder(width=8):
-    """MONAI's own class in the layout of autoencoder_v1.pt, narrowed."""
-    torch.manual_seed(0)
-    return AutoencoderKlMaisi(
-        spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4, num_channels=(width, 2 * width, 4 * width),
-        num_res_blocks=(2, 2, 2), norm_num_groups=8, norm_eps=1e-6, attention_levels=(False,) * 3, num_splits=1,
-        save_mem=False,
-    ).eval()  # fmt: skip
-
-
 def test_weights_of_maisi_give_maisis_outputs(tmp_path):
+    """MAISI's arrays are (x, y, z), ours (z, y, x)."""
     maisi = maisi_autoencoder()
     torch.save(maisi.state_dict(), tmp_path / "autoencoder_v1.pt")
     ours = checkpoint.load_autoencoder(tmp_path / "autoencoder_v1.pt", OPTIMISATION).eval()
+    assert ours.config.channels == (8, 16, 32)
+    assert (ours.config.num_res_blocks, ours.config.norm_num_groups) == (2, 8)
     image = torch.rand(1, 1, 32, 24, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        mean, std = maisi.encode(image)
+        mean, std = maisi.encode(image.permute(0, 1, 4, 3, 2))
+        decoded = maisi.decode(mean).permute(0, 1, 4, 3, 2)
+        mean, std = mean.permute(0, 1, 4, 3, 2), std.permute(0, 1, 4, 3, 2)
         our_mean, our_std = ours.encode(image)
         torch.testing.assert_close(our_mean, mean, atol=1e-5, rtol=0)
         torch.testing.assert_close(our_std, std, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(ours.decode(mean), maisi.decode(mean), atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.decode(mean), decoded, atol=1e-5, rtol=0)
+
+
+def test_what_is_no_autoencoder_is_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"must be MAISI's autoencoder or one of ours .* keys like \['conv"):
+        checkpoint.load_autoencoder(tmp_path / "other.pt", OPTIMISATION)
 
 
 def test_missing_and_unexpected_tensors_are_named(tmp_path):

@@ -8,18 +8,78 @@ from hypothesis import strategies as st
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import GridConfig
-from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range, working_spacing
+from fcas_nnunet.generator.grid import (
+    WorkingGrid,
+    axes_against_ras,
+    is_axial,
+    label_codes,
+    to_hu,
+    to_unit_range,
+    working_spacing,
+)
+from fcas_nnunet.presets import PRESETS
 
 
 def test_same_spacing_is_lossless():
     volume = np.random.default_rng(0).normal(size=(20, 33, 16)).astype(np.float32)
-    grid = WorkingGrid.of(volume.shape, (2, 1, 1), (2, 1, 1))
+    grid = WorkingGrid.of(volume.shape, (2, 1, 1), (2, 1, 1), 16)
     assert grid.shape == (32, 48, 16)
     np.testing.assert_array_equal(grid.image_to_native(grid.image_to_working(volume)), volume)
     labels = (volume > 0).astype(np.uint8)
     working = grid.labels_to_working(labels)
     np.testing.assert_array_equal(working[:20, :33, :16].numpy(), labels)
     assert (working[20:, :33, :16] == working[19:20, :33, :16]).all()  # the border continues
+
+
+@pytest.mark.parametrize(("multiple", "expected"), [(16, (32, 48, 16)), (32, (32, 64, 32))])
+def test_sizes_are_what_the_networks_divide(multiple, expected):
+    assert WorkingGrid.of((20, 33, 16), (1, 1, 1), (1, 1, 1), multiple).shape == expected
+
+
+def test_small_volumes_are_padded_up_to_the_crop_with_their_border():
+    volume = np.random.default_rng(0).normal(size=(20, 70, 30)).astype(np.float32)
+    grid = WorkingGrid.of(volume.shape, (1, 1, 1), (1, 1, 1), 32, at_least=(64, 32, 32))
+    assert grid.resampled_shape == volume.shape  # never resized
+    assert grid.shape == (64, 96, 32)
+    working = grid.image_to_working(volume)
+    assert (working[20:, :70, :30] == working[19:20, :70, :30]).all()
+    np.testing.assert_array_equal(grid.image_to_native(working), volume)
+
+
+AGAINST_RAS = [
+    ((1, 1, 1), (1, 2)),  # LPS, as most scans: H and W run towards posterior and left
+    ((1, -1, -1), ()),
+    ((-1, -1, 1), (0, 2)),
+]
+
+
+@pytest.mark.parametrize(("signs", "expected"), AGAINST_RAS)
+def test_axes_that_run_against_maisis_are_found(signs, expected):
+    assert axes_against_ras(axial_affine(signs)) == expected
+    assert is_axial(axial_affine(signs))
+    assert not is_axial(axial_affine(signs)[:, [1, 0, 2, 3]])  # coronal slices
+
+
+@pytest.mark.parametrize(("signs", "expected"), AGAINST_RAS)
+def test_a_model_of_maisis_sees_every_scan_the_same_way_round(signs, expected):
+    """One heart, stored three ways: one working volume, and each gets its own way back."""
+    rng = np.random.default_rng(0)
+    ras_image, ras_mask = rng.normal(size=(20, 33, 18)).astype(np.float32), rng.integers(0, 4, (20, 33, 18), np.uint8)
+    image, mask = np.flip(ras_image, expected), np.flip(ras_mask, expected)
+    case = Case("a", image, mask, axial_affine(signs))
+    grid = WorkingGrid.of_case(case, (2, 1, 1), PRESETS["paper"].tcdm)
+    np.testing.assert_array_equal(grid.image_to_working(image)[:20, :33, :18].numpy(), ras_image)
+    np.testing.assert_array_equal(grid.labels_to_working(mask)[:20, :33, :18].numpy(), ras_mask)
+    np.testing.assert_array_equal(grid.image_to_native(grid.image_to_working(image)), image)
+    np.testing.assert_array_equal(grid.confidence_to_native(grid.image_to_working(image)), image)
+    assert WorkingGrid.of_case(case, (2, 1, 1), PRESETS["tiny"].tcdm).flipped_axes == ()
+
+
+def axial_affine(signs):
+    """(d, h, w) → LPS mm of an axial volume of 2 × 1 × 1 mm; sign +1 runs towards superior, posterior, left."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, signs[2]], [0, signs[1], 0], [2 * signs[0], 0, 0]])
+    return affine
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,7 +90,7 @@ def test_same_spacing_is_lossless():
 )
 def test_a_linear_ramp_survives_resampling(shape, native, working):
     """Physical positions are kept: a ramp over the volume comes back as itself away from the border."""
-    grid = WorkingGrid.of(shape, native, (working,) * 3)
+    grid = WorkingGrid.of(shape, native, (working,) * 3, 16)
     d = np.broadcast_to((np.arange(shape[0]) + 0.5)[:, None, None] / shape[0], shape)
     back = grid.image_to_native(grid.image_to_working(d))
     assert back.shape == shape
@@ -58,13 +118,13 @@ def test_a_finer_working_grid_costs_a_thin_vessel_little():
     """A vessel two voxels wide keeps 97 % of its contrast there and back; linear interpolation keeps two thirds."""
     d, h, _ = np.mgrid[:32, :32, :32] - 15.5
     vessel = (300 * np.exp(-(d**2 + h**2) / (2 * 0.85**2))).astype(np.float32)
-    grid = WorkingGrid.of(vessel.shape, (2, 2, 2), (4 / 3,) * 3)
+    grid = WorkingGrid.of(vessel.shape, (2, 2, 2), (4 / 3,) * 3, 16)
     back = grid.image_to_native(grid.image_to_working(vessel))
     assert back[15, 15, 8:24].mean() / vessel[15, 15, 8:24].mean() == pytest.approx(0.97, abs=0.02)
 
 
 def test_a_confidence_of_one_stays_one_on_another_grid():
-    grid = WorkingGrid.of((21, 22, 23), (2, 2, 2), (1.3, 1.3, 1.3))
+    grid = WorkingGrid.of((21, 22, 23), (2, 2, 2), (1.3, 1.3, 1.3), 16)
     assert (grid.confidence_to_native(torch.ones(grid.shape)) == 1).all()
     random = grid.confidence_to_native(torch.rand(grid.shape, generator=torch.Generator().manual_seed(0)))
     assert random.shape == (21, 22, 23)

@@ -18,6 +18,7 @@ from fcas_nnunet.config import (
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.sampling import sample_latents, synthesise
+from fcas_nnunet.generator.schedulers import predicted_clean_latents, sampling_scheduler
 from fcas_nnunet.generator.snapshots import structure_box, voxel_box
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import TINY
@@ -123,9 +124,7 @@ def test_the_last_prediction_of_clean_latents_is_the_result(networks):
         )
     finally:
         tcdm.__class__ = TCDM
-    from fcas_nnunet.generator.schedulers import predicted_clean_latents, sampling_scheduler
-
-    scheduler = sampling_scheduler(tcdm.config, SAMPLING)
+    scheduler = sampling_scheduler(tcdm.config, SAMPLING, result.shape[2:])
     timestep = scheduler.timesteps[-1]
     output = tcdm(seen[-1], timestep[None], embedded(tcdm))
     clean = predicted_clean_latents(scheduler, output, seen[-1], timestep)

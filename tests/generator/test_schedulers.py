@@ -8,6 +8,7 @@ import torch
 from fcas_nnunet.config import PredictionType, SamplingConfig, Solver
 from fcas_nnunet.generator.schedulers import (
     draw_noise,
+    draw_timesteps,
     forward_process,
     predicted_clean_latents,
     sampling_scheduler,
@@ -16,6 +17,8 @@ from fcas_nnunet.generator.schedulers import (
 from fcas_nnunet.presets import TINY
 
 STD = 0.5
+DIFFUSIONS = [kind for kind in PredictionType if kind != PredictionType.FLOW]
+LATENT_SIZE = (32, 32, 32)
 
 
 def oracle(scheduler, noisy, timestep, prediction_type):
@@ -30,14 +33,14 @@ def oracle(scheduler, noisy, timestep, prediction_type):
     ]
 
 
-@pytest.mark.parametrize("prediction_type", list(PredictionType))
+@pytest.mark.parametrize("prediction_type", DIFFUSIONS)
 @pytest.mark.parametrize(
     ("solver", "steps", "tolerance"),
     [(Solver.DPMSOLVER, 25, 0.01), (Solver.DPMSOLVER, 10, 0.02), (Solver.DDPM, 1000, 0.015)],
 )
 def test_sampled_standard_deviation_is_that_of_the_data(prediction_type, solver, steps, tolerance):
     config = replace(TINY.tcdm, prior=False, prediction_type=prediction_type)
-    scheduler = sampling_scheduler(config, SamplingConfig(solver=solver, num_inference_steps=steps))
+    scheduler = sampling_scheduler(config, SamplingConfig(solver=solver, num_inference_steps=steps), LATENT_SIZE)
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(20_000, 1, generator=generator)
     for timestep in scheduler.timesteps:
@@ -50,13 +53,45 @@ def test_sampled_standard_deviation_is_that_of_the_data(prediction_type, solver,
 @pytest.mark.parametrize("prediction_type", list(PredictionType))
 def test_clean_latents_are_recovered_from_a_perfect_prediction(prediction_type):
     config = replace(TINY.tcdm, prior=False, prediction_type=prediction_type)
-    scheduler = forward_process(config)
+    process = forward_process(config)
     generator = torch.Generator().manual_seed(1)
     clean, noise = torch.randn(2, 3, 4, 5, 5, 5, generator=generator)
     timestep = torch.tensor(400)
-    noisy = scheduler.add_noise(clean, noise, timestep.expand(3))
-    target = training_target(scheduler, clean, noise, timestep.expand(3))
-    torch.testing.assert_close(predicted_clean_latents(scheduler, target, noisy, timestep), clean, atol=1e-5, rtol=1e-4)
+    noisy = process.add_noise(clean, noise, timestep.expand(3))
+    target = training_target(process, clean, noise, timestep.expand(3))
+    torch.testing.assert_close(predicted_clean_latents(process, target, noisy, timestep), clean, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction_type", list(PredictionType))
+def test_timesteps_of_training_cover_the_whole_process(prediction_type):
+    process = forward_process(replace(TINY.tcdm, prior=False, prediction_type=prediction_type))
+    drawn = draw_timesteps(process, 4000, LATENT_SIZE, torch.Generator().manual_seed(0)).float()
+    assert drawn.mean().item() == pytest.approx(500, abs=15)
+    assert 0 <= drawn.min() < 5 and 995 < drawn.max() <= 1000
+
+
+def test_solver_follows_the_model_unless_it_is_named():
+    default, ten = SamplingConfig(), SamplingConfig(num_inference_steps=10)
+    for kind in DIFFUSIONS:
+        assert (default.for_model(kind).solver, default.for_model(kind).num_inference_steps) == (Solver.DPMSOLVER, 25)
+    flow = default.for_model(PredictionType.FLOW)
+    assert (flow.solver, flow.num_inference_steps) == (Solver.EULER, 30)
+    assert flow.for_model(PredictionType.FLOW) == flow
+    assert ten.for_model(PredictionType.FLOW).num_inference_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("solver", "prediction_type", "message"),
+    [
+        (Solver.DPMSOLVER, PredictionType.FLOW, r"solver: must be euler for .* predicts flow, got dpmsolver\+\+"),
+        (Solver.DDPM, PredictionType.FLOW, "solver: must be euler for .* predicts flow, got ddpm"),
+        (Solver.EULER, PredictionType.EPSILON, r"must be ddpm or dpmsolver\+\+ for .* predicts epsilon, got euler"),
+    ],
+)
+def test_a_solver_of_the_other_kind_is_refused(solver, prediction_type, message):
+    config = replace(TINY.tcdm, prior=False, prediction_type=prediction_type)
+    with pytest.raises(ValueError, match=message):
+        sampling_scheduler(config, SamplingConfig(solver=solver), LATENT_SIZE)
 
 
 def test_forward_process_is_maisis():

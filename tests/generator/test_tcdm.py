@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fcas_nnunet.config import Conditioning
+from fcas_nnunet.config import Conditioning, PredictionType
 from fcas_nnunet.generator.fitting import TCDMObjective
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.pairs import PairEnd
@@ -108,6 +108,14 @@ def test_loss_is_the_sum_of_both_directions():
     pairs = replace(TINY.tcdm.pairs, one_direction=True)
     one = TCDMObjective(replace(config_of(Conditioning.CONCAT), pairs=pairs), LatentScale(), num_labels=8)
     assert one(a, b, seed=0).item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_loss_of_a_flow_is_that_of_its_direction():
+    """A fresh UNet predicts 0; x_0 − noise of unit latents has mean square 2, in either direction."""
+    torch.manual_seed(0)
+    config = replace(config_of(Conditioning.CONCAT), prediction_type=PredictionType.FLOW, multi_resolution_noise=0.0)
+    objective = TCDMObjective(config, LatentScale(), num_labels=8)
+    assert objective(random_end(0), random_end(1), seed=0).item() == pytest.approx(4.0, abs=0.2)
 
 
 def test_template_and_reference_both_change_the_prediction():

@@ -1,0 +1,102 @@
+"""Rectified flow in MAISI's convention, and an Euler solver whose steps add up to one.
+
+MONAI's `RFlowScheduler` keeps its timesteps in fp16 and truncates the next one, so that its steps add up to 1.0088 at
+30 of them. Its `scale: 1.4` in MAISI's configuration belongs to another way of drawing timesteps, and does nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+#: Latents of this many voxels are noised evenly over time; larger ones spend more of it under strong noise.
+BASE_VOXELS = 32**3
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """What a step gives; named as in diffusers."""
+
+    prev_sample: torch.Tensor
+
+
+class RectifiedFlow:
+    """x_t = (1 − t) · x_0 + t · noise, t in [0, 1]; the model sees `num_train_timesteps` · t and predicts x_0 − noise.
+
+    Args:
+        num_train_timesteps: what time 1 is to the model.
+
+    Source: rectified flow, arXiv 2209.03003; MAISI-v2, arXiv 2508.05772.
+    """
+
+    timesteps: torch.Tensor
+
+    def __init__(self, num_train_timesteps: int = 1000) -> None:
+        self.num_train_timesteps = num_train_timesteps
+        self._times: torch.Tensor | None = None
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Noisy latents x_t.
+
+        Args:
+            latents: [B, ...], clean.
+            noise: the same shape.
+            timesteps: [B], 0 … num_train_timesteps.
+        """
+        t = (timesteps.float() / self.num_train_timesteps).view(-1, *[1] * (latents.ndim - 1))
+        return (1 - t) * latents + t * noise
+
+    def draw_timesteps(self, count: int, latent_size: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+        """Random timesteps for training, float32 [count]: uniform, then moved towards noise by the latents' size.
+
+        Args:
+            count: how many.
+            latent_size: voxels along (d, h, w).
+            generator: on the CPU.
+        """
+        times = torch.rand(count, generator=generator, dtype=torch.float64)
+        return (shifted(times, latent_size) * self.num_train_timesteps).float()
+
+    def set_timesteps(self, num_inference_steps: int, latent_size: Sequence[int]) -> None:
+        """Lay out the times of a reverse process, from pure noise to none.
+
+        Args:
+            num_inference_steps: Euler steps.
+            latent_size: voxels along (d, h, w) of the whole latents.
+        """
+        even = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
+        self._times = shifted(even, latent_size)
+        self.timesteps = (self._times[:-1] * self.num_train_timesteps).float()
+
+    def clean_latents(
+        self, model_output: torch.Tensor, noisy_latents: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """x_0 that a prediction implies: x_t + t · (x_0 − noise)."""
+        return noisy_latents + float(timestep) / self.num_train_timesteps * model_output
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> FlowStep:
+        """One Euler step towards the clean latents; deterministic, whatever the generator."""
+        assert self._times is not None, "set_timesteps comes first"
+        place = int((self.timesteps - timestep.cpu()).abs().argmin())
+        dt = float(self._times[place] - self._times[place + 1])
+        return FlowStep(sample + dt * model_output)
+
+
+def shifted(times: torch.Tensor, latent_size: Sequence[int]) -> torch.Tensor:
+    """Move times in [0, 1] towards noise, the more the larger the latents are; 0 and 1 stay.
+
+    Large latents need more noise to be hidden: neighbouring voxels average it out.
+
+    Source: MONAI's `timestep_transform`, r · t / (1 + (r − 1) · t) with r = (voxels / 32³)^(1/3).
+    """
+    ratio = (math.prod(latent_size) / BASE_VOXELS) ** (1 / 3)
+    return ratio * times / (1 + (ratio - 1) * times)

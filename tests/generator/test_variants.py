@@ -1,0 +1,36 @@
+"""The variants of a training case: volumes smaller than a training crop."""
+
+from dataclasses import replace
+
+import torch
+from fcas_nnunet_small import LABELS, small_case
+from safetensors.torch import load_file
+
+from fcas_nnunet.anatomy import label_roles
+from fcas_nnunet.config import GridConfig
+from fcas_nnunet.generator.variants import IMAGE, REFERENCE, Variant, make_variants, variants_of
+from fcas_nnunet.presets import TINY
+
+
+def written(folder, crop_size):
+    """(reference codes, image) of every variant of a case of 32³ voxels, 2 mm."""
+    grid = replace(GridConfig(max_voxels=48**3), crop_size=crop_size)
+    make_variants(
+        small_case(0), folder, (2, 2, 2), LABELS, label_roles(LABELS), grid, TINY.tcdm, TINY.masks, seed=0
+    )  # fmt: skip
+    return [
+        (load_file(folder / variant.shape_file)[REFERENCE], load_file(folder / variant.image_file)[IMAGE])
+        for variant in variants_of("p0", TINY.tcdm.pairs)
+    ]
+
+
+def test_a_small_volume_is_padded_up_to_the_crop_with_its_border(tmp_path):
+    own = written(tmp_path / "own", (32, 32, 32))
+    padded = written(tmp_path / "padded", (48, 32, 64))
+    assert {codes.shape for codes, _ in own} == {(32, 32, 32)}
+    assert {codes.shape for codes, _ in padded} == {(48, 32, 64)}
+    as_it_is = [variant for variant in variants_of("p0", TINY.tcdm.pairs)].index(Variant("p0", 0, 0))
+    for small, large in zip(own[as_it_is], padded[as_it_is], strict=True):
+        assert torch.equal(large[:32, :, :32], small)
+        assert torch.equal(large[32:, :, :32], small[31:].expand(16, -1, -1))
+        assert torch.equal(large[:32, :, 32:], small[..., 31:].expand(-1, -1, 32))

@@ -1,0 +1,68 @@
+"""The presets: the paper's numbers, and networks of MAISI's size."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fcas_nnunet.config import Architecture, Conditioning, GridConfig, PredictionType, Solver
+from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.schedulers import forward_process
+from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.presets import PRESETS
+
+PAPER = PRESETS["paper"]
+#: 17 channels of a condition instead of MAISI's 8: 9 × 8 × 27 weights.
+WIDER_CONDITION = 9 * 8 * 27
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "prediction_type", "denoiser", "controlnet"),
+    [
+        (Architecture.MAISI_DDPM, PredictionType.EPSILON, 169_370_884, 68_644_944),
+        (Architecture.MAISI_RFLOW, PredictionType.FLOW, 180_500_868, 72_037_072),
+    ],
+)
+def test_networks_have_maisis_parameters(architecture, prediction_type, denoiser, controlnet):
+    """Published sizes: 169M and 180M, 68.6M and 72.0M."""
+    with torch.device("meta"):
+        tcdm = TCDM(replace(PAPER.tcdm, architecture=architecture, prediction_type=prediction_type))
+    assert count(tcdm.denoiser) == denoiser
+    assert count(tcdm.controlnet) == controlnet + WIDER_CONDITION
+
+
+def test_autoencoder_has_maisis_parameters():
+    with torch.device("meta"):
+        assert count(Autoencoder(PAPER.autoencoder)) == pytest.approx(20.9e6, rel=0.005)
+
+
+def test_paper_preset_has_the_papers_numbers():
+    """Arrays are (D, H, W): its 512 × 512 × 128 crops are (128, 512, 512), its output one window of latents."""
+    tcdm = PAPER.tcdm
+    assert PAPER.grid.crop_size == (128, 512, 512)
+    assert PAPER.grid.max_voxels == 512 * 512 * 256
+    assert (tcdm.optimisation.batch_size, tcdm.optimisation.learning_rate) == (4, 1e-5)
+    assert (tcdm.prediction_type, tcdm.conditioning) == (PredictionType.EPSILON, Conditioning.CONTROLNET)
+    assert not tcdm.prior and tcdm.multi_resolution_noise == 0 and not tcdm.frozen_denoiser
+    assert PAPER.sampling.window == (256 // 4, 512 // 4, 512 // 4)
+    sampling = PAPER.sampling.for_model(tcdm.prediction_type)
+    assert (sampling.solver, sampling.num_inference_steps) == (Solver.DPMSOLVER, 25)
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
+    torch.testing.assert_close(forward_process(tcdm).betas, betas)
+
+
+def test_volumes_are_multiples_of_what_the_levels_divide():
+    assert {name: config.grid_multiple for name, config in PRESETS.items()} == {"tiny": 16, "cpu": 16, "paper": 32}
+    with pytest.raises(ValueError, match=r"grid\.crop_size: must be multiples of 32 for 4 levels.*, got \(48"):
+        replace(PAPER, grid=GridConfig(crop_size=(48, 64, 64)))
+    with pytest.raises(ValueError, match=r"autoencoder\.crop_size: must be at most grid\.crop_size"):
+        replace(PAPER, grid=GridConfig(crop_size=(32, 64, 64)))
+
+
+def test_maisis_denoiser_needs_a_controlnet():
+    with pytest.raises(ValueError, match="conditioning: must be controlnet where the denoiser is MAISI's or frozen"):
+        replace(PAPER.tcdm, conditioning=Conditioning.CONCAT)

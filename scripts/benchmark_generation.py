@@ -33,7 +33,7 @@ from fcas_nnunet.commands.devices import supports_bf16
 from fcas_nnunet.config import AutoencoderConfig, PreviewConfig, TCDMConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder, swap_group_norms
 from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.preview import PreviewDecoder
+from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import preset

@@ -11,19 +11,20 @@ import torch
 import yaml
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig, TCDMConfig
+from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig, PreviewConfig, TCDMConfig
 from fcas_nnunet.config_files import load_config, save_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator import maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LatentScale
+from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.weights import load_state, load_weights, read_state, save_weights
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 EMA_FILE = "ema.safetensors"
-AUTOENCODER, TCDM_FOLDER = "autoencoder", "tcdm"
+AUTOENCODER, TCDM_FOLDER, PREVIEW = "autoencoder", "tcdm", "preview"
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class GeneratorRecord:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained generator, its networks frozen and in eval mode."""
+    """A trained generator, its networks frozen and in eval mode; a preview decoder where one was distilled."""
 
     record: GeneratorRecord
     autoencoder: Autoencoder
     tcdm: TCDM
+    preview: PreviewDecoder | None = None
 
 
 def is_trained(folder: Path) -> bool:
@@ -94,15 +96,23 @@ def load_generator(folder: Path, device: torch.device) -> Generator:
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
     tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
-    for network in (autoencoder, tcdm):
-        network.requires_grad_(False).eval().to(device)
-    return Generator(record, autoencoder, tcdm)
+    preview = kept_preview(folder)
+    for network in (autoencoder, tcdm, preview):
+        if network is not None:
+            network.requires_grad_(False).eval().to(device)
+    return Generator(record, autoencoder, tcdm, preview)
 
 
-def weights_sha256(folder: Path) -> str:
-    """One hash over the weights that generation uses."""
+def weights_sha256(folder: Path, with_preview: bool = False) -> str:
+    """One hash over the weights that generation uses.
+
+    Args:
+        folder: `fcas__<preset>`.
+        with_preview: the snapshots are decoded by the preview decoder.
+    """
     digest = hashlib.sha256()
-    for path in (folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE):
+    files = [folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE]
+    for path in [*files, folder / PREVIEW / MODEL_FILE] if with_preview else files:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -146,6 +156,28 @@ def kept_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoenco
     if not (target / CONFIG_FILE).is_file():
         return None
     return load_autoencoder(target / MODEL_FILE, optimisation)
+
+
+def keep_preview(folder: Path, preview: PreviewDecoder) -> None:
+    """Write a finished preview decoder into `folder` (fcas__<preset>), its config.yaml last."""
+    target = folder / PREVIEW
+    save_weights(preview, target / MODEL_FILE)
+    with atomic_path(target / CONFIG_FILE) as temporary:
+        save_config(preview.config, temporary)
+
+
+def kept_preview(folder: Path) -> PreviewDecoder | None:
+    """The preview decoder of `folder` (fcas__<preset>), or None where there is none.
+
+    Raises:
+        ValueError: when a file is broken or does not fit.
+    """
+    target = folder / PREVIEW
+    if not (target / CONFIG_FILE).is_file():
+        return None
+    preview = PreviewDecoder(load_config(PreviewConfig, target / CONFIG_FILE))
+    load_weights(preview, target / MODEL_FILE)
+    return preview
 
 
 def is_maisis(path: Path) -> bool:

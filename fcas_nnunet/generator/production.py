@@ -164,10 +164,11 @@ def draw_image(
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-        embedded, structures = _embedded_condition(generator, reference, template, grid, device)
+        embedded, structures = embedded_condition(generator, reference, template, grid, device)
         synthesis = synthesise(
             generator.tcdm, generator.autoencoder, record.latent_scale, embedded, structures,
             record.config.sampling, record.config.confidence, torch.Generator().manual_seed(seed),
+            generator.preview,
         )  # fmt: skip
     confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
     intensity_range = record.config.grid.intensity_range_hu
@@ -214,13 +215,23 @@ def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, roles: LabelRo
     return apply_recipe(reference.mask, Recipe.from_dict(record["mgm"]), reference.spacing_mm, roles)
 
 
-def _embedded_condition(
+def embedded_condition(
     generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
 ) -> tuple[torch.Tensor, np.ndarray]:
     """The embedded condition on the reference's working grid, and where its structures are.
 
     A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
     The masks travel as bytes and become channels on the device.
+
+    Args:
+        generator: trained, on `device`.
+        reference: its mask is drawn.
+        template: with image, and surroundings where the generator knows them.
+        grid: the reference's working grid.
+        device: where to run.
+
+    Returns:
+        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and bool [D, H, W], both on the working grid.
     """
     record = generator.record
     assert template.image is not None, "a template has an image"

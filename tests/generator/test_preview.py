@@ -8,7 +8,8 @@ from torch import nn
 from fcas_nnunet.config import OptimisationConfig, PreviewConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LOG_STD, MEAN
-from fcas_nnunet.generator.preview import PreviewDecoder, latent_batch, train_preview
+from fcas_nnunet.generator.preview import latent_batch, train_preview
+from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.variants import Variant, save_tensors
 from fcas_nnunet.presets import TINY
 
@@ -53,15 +54,15 @@ def test_distillation_comes_closer_to_the_decoder(cache, tmp_path):
     teacher = Autoencoder(TINY.autoencoder).eval().requires_grad_(False)  # its linear path draws blocks with slopes
     run = tmp_path / "run"
     preview = train_preview(
-        config(40), teacher, (VARIANTS[:2], VARIANTS[2:]), cache, run, Accelerator(cpu=True), seed=0
+        config(25), teacher, (VARIANTS[:2], VARIANTS[2:]), cache, run, Accelerator(cpu=True), seed=0
     )
     latents = latent_batch(VARIANTS[2:], cache, (8, 8, 8), 4, seed=99)
     torch.manual_seed(0)
-    untrained = PreviewDecoder(config(40)).eval()
+    untrained = PreviewDecoder(config(25)).eval()
     with torch.no_grad():
         wanted = teacher.decode(latents)
         after, before = ((p.eval().decode(latents) - wanted).abs().mean() for p in (preview, untrained))
-    assert after < 0.4 * before
+    assert after < 0.5 * before
     assert not any(key.startswith("_teacher") for key in preview.state_dict())
     assert (run / "progress.png").is_file()
 

@@ -114,7 +114,8 @@ class OptimisationConfig:
 
     Attributes:
         num_steps: optimiser steps at most; the learning rate decays to zero over them (cosine, after `warmup_steps`).
-        batch_size: crops (autoencoder) or pairs (TCDM) per step.
+            0 = `num_epochs` decides.
+        batch_size: crops (autoencoder) or pairs (TCDM) per step, over all processes.
         learning_rate: AdamW's peak learning rate.
         adam_beta2: decay of AdamW's second moment; a run of some hundred steps wants it shorter than 0.999.
         warmup_steps: steps of linear warm-up.
@@ -122,6 +123,12 @@ class OptimisationConfig:
         ema_decay: decay of the exponential moving average of the weights; 0 = none.
         validate_every: steps between validations and saved states.
         patience: validations without improvement after which training stops; 0 = never.
+        num_epochs: epochs at most, instead of `num_steps`. In one, every variant (autoencoder) or every pair of cases
+            (TCDM) is seen once: n cases make n · (n − 1) / 2 pairs, so that of many cases one epoch is long.
+        micro_batch_size: how many of the batch a process computes at once, at most; their gradients are accumulated.
+            0 = all that fall to it. It changes memory and speed, not what is learnt.
+        sample_every: steps between sample pictures; 0 = none.
+        compile: apply `torch.compile`.
     """
 
     num_steps: int
@@ -133,10 +140,24 @@ class OptimisationConfig:
     ema_decay: float = 0.0
     validate_every: int = 100
     patience: int = 0
+    num_epochs: int = 0
+    micro_batch_size: int = 0
+    sample_every: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "validate_every", "learning_rate", "max_gradient_norm"):
+        for name in ("batch_size", "validate_every", "learning_rate", "max_gradient_norm"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in ("num_steps", "num_epochs", "micro_batch_size", "sample_every", "warmup_steps", "patience"):
+            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        _require(
+            (self.num_steps > 0) != (self.num_epochs > 0),
+            "num_steps, num_epochs", "one positive and the other 0", (self.num_steps, self.num_epochs),
+        )  # fmt: skip
+        _require(
+            self.micro_batch_size == 0 or self.batch_size % self.micro_batch_size == 0,
+            "batch_size", f"a multiple of micro_batch_size ({self.micro_batch_size})", self.batch_size,
+        )  # fmt: skip
         for name in ("ema_decay", "adam_beta2"):
             _require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
 

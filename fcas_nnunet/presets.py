@@ -92,7 +92,7 @@ PAPER = FCaSConfig(
         norm_num_groups=32,
         crop_size=(64, 64, 64),
         optimisation=OptimisationConfig(
-            num_steps=50_000, batch_size=4, learning_rate=1e-4, warmup_steps=500, validate_every=1000
+            num_steps=50_000, batch_size=4, learning_rate=1e-4, warmup_steps=500, validate_every=1000, sample_every=5000
         ),
     ),
     tcdm=TCDMConfig(
@@ -108,7 +108,15 @@ PAPER = FCaSConfig(
         # the paper's are pairs of different patients; how many should be of one is not measured at this size
         pairs=PairConfig(self_pair_probability=0.5, num_shapes=2, num_contrasts=2),
         optimisation=OptimisationConfig(
-            num_steps=40_000, batch_size=4, learning_rate=1e-5, warmup_steps=500, ema_decay=0.999, validate_every=500
+            num_steps=0,
+            num_epochs=200,
+            batch_size=4,
+            micro_batch_size=1,
+            learning_rate=1e-5,
+            warmup_steps=500,
+            ema_decay=0.999,
+            validate_every=500,
+            sample_every=2500,
         ),
     ),
     # one window at the paper's output of 512 × 512 × 256; its own latent window of 64 × 64 × 128, (W, H, D) there, is

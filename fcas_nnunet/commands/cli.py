@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -27,16 +28,31 @@ def make_parser(prog: str, description: str, example: str) -> argparse.ArgumentP
     )
 
 
+def process_number() -> int:
+    """Which process of a parallel run this is, as `torchrun` and `accelerate launch` say; 0 = the main or only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def say(text: str) -> None:
+    """Print a result; of several processes, only the main one does."""
+    if process_number() == 0:
+        print(text)
+
+
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Turn bad input into one clean message and exit code 2; a success returns with exit code 0."""
+    """Turn bad input into one clean message and exit code 2; a success returns with exit code 0.
+
+    Of several processes, all but the main one log nothing.
+    """
 
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        number = process_number()
+        logging.basicConfig(level=logging.ERROR if number else logging.INFO, format="%(message)s", stream=sys.stderr)
         try:
             main(argv)
         except (ValueError, FileNotFoundError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error{f' in process {number}' if number else ''}: {error}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from fcas_nnunet.enums import StrEnum
+
+#: How long processes wait for each other: caching shares of a data set may take one of them hours longer.
+PATIENCE = timedelta(hours=24)
+
+
+class Precision(StrEnum):
+    """The arithmetic of a run."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 def resolve_device(name: str) -> torch.device:
@@ -26,7 +43,29 @@ def supports_bf16(device: torch.device) -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def make_accelerator(device_name: str) -> Accelerator:
-    """Device and precision of a training run: bf16 where the hardware has it."""
+def make_accelerator(device_name: str, precision: Precision = Precision.AUTO) -> Accelerator:
+    """Device, precision and processes of a training run.
+
+    Under `accelerate launch` or `torchrun`, the processes find each other by their environment variables (NCCL between
+    GPUs, gloo between CPUs).
+
+    Args:
+        device_name: `auto`, `cuda` or `cpu`.
+        precision: `auto` is bf16 where the hardware has it.
+
+    Raises:
+        ValueError: when the device is absent, or cannot compute in this precision.
+    """
     device = resolve_device(device_name)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if supports_bf16(device) else "no")
+    if precision == Precision.AUTO:
+        precision = Precision.BF16 if supports_bf16(device) else Precision.FP32
+    if precision == Precision.FP16 and device.type == "cpu":
+        raise ValueError("--precision: must be fp32 or bf16 on a CPU, got fp16. Leave it out.")
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == Precision.FP32 else str(precision),
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        ],
+    )

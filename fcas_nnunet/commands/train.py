@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.config import FCaSConfig
+from fcas_nnunet.commands.cli import command, make_parser, say
+from fcas_nnunet.config import FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -20,6 +21,7 @@ fcas_train -d 901 --preset cpu
 fcas_train -d 901 --preset cpu --show_config > my.yaml   # edit it, then:
 fcas_train -d 901 --config my.yaml
 fcas_train -d 901 --preset paper --autoencoder autoencoder_v1.pt --denoiser diff_unet_3d_ddpm-ct.pt   # MAISI's weights
+torchrun --nproc_per_node 4 -m fcas_nnunet.commands.train -d 901 --config my.yaml   # four GPUs
 """
 
 
@@ -32,6 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-d", metavar="ID", required=True, help="data set to train on: an id or DatasetXXX_Name")
     add_generator_arguments(parser)
+    parser.add_argument(
+        "--preview", action="store_true",
+        help="distil a small decoder, too, also for a generator trained before: fcas_generate --snapshot_decoder "
+        "preview then needs a fraction of the time for confidence",
+    )  # fmt: skip
     parser.add_argument("--keep_cache", action="store_true", help="keep the cached variants and latents on disk")
     parser.add_argument("--show_config", action="store_true", help="print the configuration as YAML and do nothing")
     return parser
@@ -50,6 +57,10 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         "--controlnet", metavar="FILE", help="begin with MAISI's ControlNet, not with the denoiser's encoder"
     )
     parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"],
+        help="arithmetic of the training (default: auto, bf16 where the hardware has it)",
+    )  # fmt: skip
 
 
 @command
@@ -60,36 +71,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_config:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
-    from fcas_nnunet.generator.checkpoint import is_trained
+    if args.preview and config.preview is None:
+        config = replace(config, preview=PreviewConfig())
+    from fcas_nnunet.generator.checkpoint import has_preview, is_trained
 
     dataset = RawDataset.open(resolve_dataset(args.d))
     folder = model_folder(dataset, config)
-    if is_trained(folder):
-        print(f"{folder} holds a trained generator already. Delete it to train anew.")
+    if is_trained(folder) and (has_preview(folder) or not args.preview):
+        say(f"{folder} holds a trained generator already. Delete it to train anew.")
         return
     dataset.check(min_cases=2)
     train(dataset, config, args, keep_cache=args.keep_cache)
-    print(f"done: the generator is in {folder}")
+    say(f"done: the generator is in {folder}")
 
 
 def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, keep_cache: bool = False) -> None:
-    """Train a generator on a checked data set.
+    """Train a generator on a checked data set, or distil what a trained one lacks; in several processes, all of them
+    call it alike.
 
     Args:
         dataset: raw data set of at least two cases.
         config: what to train.
-        args: with `device` and the files of `add_generator_arguments`.
+        args: with `device`, `precision` and the files of `add_generator_arguments`.
         keep_cache: keep variants and latents.
     """
-    from fcas_nnunet.commands.devices import make_accelerator
-    from fcas_nnunet.generator.fitting import TrainingData, train_generator
+    from fcas_nnunet.commands.devices import Precision, make_accelerator
+    from fcas_nnunet.generator.checkpoint import is_trained
+    from fcas_nnunet.generator.fitting import add_preview, train_generator
     from fcas_nnunet.generator.hub import weights_file
     from fcas_nnunet.generator.maisi import PretrainedFiles
+    from fcas_nnunet.generator.training_data import TrainingData
 
     references = (args.autoencoder, args.denoiser, args.controlnet)
     pretrained = PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
-    train_generator(data, config, model_folder(dataset, config), make_accelerator(args.device), pretrained, keep_cache)
+    accelerator = make_accelerator(args.device, Precision(args.precision))
+    folder = model_folder(dataset, config)
+    if is_trained(folder) and config.preview is not None:
+        add_preview(data, config.preview, folder, accelerator, keep_cache)
+    else:
+        train_generator(data, config, folder, accelerator, pretrained, keep_cache)
+    accelerator.end_training()
 
 
 def generator_config(args: argparse.Namespace) -> FCaSConfig:
@@ -108,3 +130,7 @@ def generator_config(args: argparse.Namespace) -> FCaSConfig:
 def model_folder(dataset: RawDataset, config: FCaSConfig) -> Path:
     """Where a data set's generator of this preset lies."""
     return root_folder(Root.RESULTS) / dataset.name / f"fcas__{config.preset}"
+
+
+if __name__ == "__main__":
+    main()

@@ -152,14 +152,14 @@ def reconstruction_weights(
         thin_weight: weight of thin structures, dilated by one voxel.
 
     Returns:
-        float32 [B, 1, D, H, W] with mean 1 over the batch.
+        float32 [B, 1, D, H, W].
     """
     weights = torch.where(labels > 0, heart_weight, 1.0)
     if thin_ids:
         thin = torch.isin(labels, torch.tensor(thin_ids, dtype=labels.dtype, device=labels.device))
         rim = F.max_pool3d(thin.float(), kernel_size=3, stride=1, padding=1) > 0
         weights = torch.where(rim, thin_weight, weights)
-    return weights / weights.mean()
+    return weights
 
 
 def autoencoder_loss(

@@ -158,6 +158,11 @@ def kept_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoenco
     return load_autoencoder(target / MODEL_FILE, optimisation)
 
 
+def has_preview(folder: Path) -> bool:
+    """Whether `folder` (fcas__<preset>) holds a finished preview decoder."""
+    return (folder / PREVIEW / CONFIG_FILE).is_file()
+
+
 def keep_preview(folder: Path, preview: PreviewDecoder) -> None:
     """Write a finished preview decoder into `folder` (fcas__<preset>), its config.yaml last."""
     target = folder / PREVIEW
@@ -173,7 +178,7 @@ def kept_preview(folder: Path) -> PreviewDecoder | None:
         ValueError: when a file is broken or does not fit.
     """
     target = folder / PREVIEW
-    if not (target / CONFIG_FILE).is_file():
+    if not has_preview(folder):
         return None
     preview = PreviewDecoder(load_config(PreviewConfig, target / CONFIG_FILE))
     load_weights(preview, target / MODEL_FILE)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -47,35 +48,41 @@ class LatentScale:
 
 @torch.inference_mode()
 def cache_latents(
-    autoencoder: Autoencoder, variants: Sequence[Variant], folder: Path, device: torch.device, precision: torch.dtype
+    autoencoder: Autoencoder, variants: Sequence[Variant], folder: Path, accelerator: Accelerator
 ) -> LatentScale:
     """Encode every variant that has no latents yet: mean and log standard deviation in fp16.
 
-    One sampled z would bake a noise of σ into the data for good (MAISI's issue #45), so both moments are kept.
+    One sampled z would bake a noise of σ into the data for good (MAISI's issue #45), so both moments are kept. Every
+    process encodes its share, and returns when all are done.
 
     Args:
-        autoencoder: frozen, in eval mode.
+        autoencoder: frozen, in eval mode, on the accelerator's device.
         variants: whose images lie in `folder`.
         folder: of the variants; the latents go there, too.
-        device: where to encode.
-        precision: of the autocast.
+        accelerator: device, precision, processes.
 
     Returns:
-        The scale over all variants.
+        The scale over all variants, the same in every process.
     """
-    count, total, total_squared = 0, torch.zeros(LATENT_CHANNELS), torch.zeros(LATENT_CHANNELS)
-    for variant in tqdm(variants, desc="encoding", unit="volume"):
+    # count, then sums of latents and their squares; in double precision, so that the order does not show
+    sums = torch.zeros(1 + 2 * LATENT_CHANNELS, dtype=torch.float64)
+    own = variants[accelerator.process_index :: accelerator.num_processes]
+    for variant in tqdm(own, desc="encoding", unit="volume", disable=not accelerator.is_main_process):
         path = folder / variant.latents_file
         if not path.exists():
-            image = load_file(folder / variant.image_file)[IMAGE].to(device).float()[None, None]
-            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            image = load_file(folder / variant.image_file)[IMAGE].to(accelerator.device).float()[None, None]
+            with accelerator.autocast():
                 mean, std = autoencoder.encode(image, SLAB_ELEMENTS)
             save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
         moments = load_file(path)
-        latents, variance = moments[MEAN].float().flatten(1), (2 * moments[LOG_STD].float()).exp().flatten(1)
-        count += latents.shape[1]
-        total += latents.sum(dim=1)
-        total_squared += (latents**2 + variance).sum(dim=1)
+        latents, variance = moments[MEAN].double().flatten(1), (2 * moments[LOG_STD].double()).exp().flatten(1)
+        sums[0] += latents.shape[1]
+        sums[1 : 1 + LATENT_CHANNELS] += latents.sum(dim=1)
+        sums[1 + LATENT_CHANNELS :] += (latents**2 + variance).sum(dim=1)
+    accelerator.wait_for_everyone()
+    count, total, total_squared = (
+        accelerator.reduce(sums.to(accelerator.device), "sum").cpu().split([1, LATENT_CHANNELS, LATENT_CHANNELS])
+    )
     mean = total / count
     std = (total_squared / count - mean**2).clamp_min(1e-12).sqrt()
-    return LatentScale(tuple(mean.tolist()), tuple((1 / std).tolist()))
+    return LatentScale(tuple(mean.float().tolist()), tuple((1 / std).float().tolist()))

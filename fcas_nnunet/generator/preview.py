@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,73 @@ from torch import nn
 
 from fcas_nnunet.config import PreviewConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.batches import Batch
 from fcas_nnunet.generator.latents import MEAN
 from fcas_nnunet.generator.preview_decoder import PreviewDecoder
-from fcas_nnunet.generator.training import Training
+from fcas_nnunet.generator.progress import Panel
+from fcas_nnunet.generator.training import Objective, Training
 from fcas_nnunet.generator.variants import Variant, read_crop, stored_shape
 from fcas_nnunet.seeds import derive_seed
 
-#: Validation crops.
 VALIDATION_CROPS = 16
+#: Share of crops that are taken as they are.
+SHARP_SHARE = 0.5
+BLUR_LATENTS = 5
 
 
-class DistillationObjective(nn.Module):
+@dataclass(frozen=True)
+class LatentBatch(Batch):
+    """Unscaled latents float32 [B, 4, d, h, w]."""
+
+    latents: torch.Tensor
+
+
+class LatentSampler:
+    """An endless sequence of latents as SSV meets them: those of images, and smoother ones on the way to them.
+
+    A denoiser's early guesses at the clean latents are means over all that is still possible, so every other crop is
+    mixed with a blurred copy of itself, in a random proportion. Stateless, as `PairSampler`.
+
+    Args:
+        variants: to draw from.
+        folder: of their latents.
+        crop_size: latents along (d, h, w); cut to the smallest volume.
+        seed: of the run.
+        name: told apart from other samplers of the run.
+    """
+
+    def __init__(
+        self, variants: Sequence[Variant], folder: Path, crop_size: Sequence[int], seed: int, name: str
+    ) -> None:
+        self.paths = [folder / variant.latents_file for variant in variants]
+        self.shapes = [stored_shape(path, MEAN) for path in self.paths]
+        self.crop_size = [min(wanted, *there) for wanted, *there in zip(crop_size, *self.shapes, strict=True)]
+        self.seed = seed
+        self.name = name
+
+    def __len__(self) -> int:
+        """Items of an epoch."""
+        return len(self.paths)
+
+    def batch(self, numbers: Sequence[int]) -> LatentBatch:
+        """Some crops, on the CPU."""
+        return LatentBatch(torch.stack([self._read(number) for number in numbers]))
+
+    def _read(self, number: int) -> torch.Tensor:
+        rng = np.random.default_rng(derive_seed(self.seed, "preview", self.name, number))
+        index = int(rng.integers(len(self.paths)))
+        start = [int(rng.integers(n - s + 1)) for n, s in zip(self.shapes[index], self.crop_size, strict=True)]
+        d, h, w = (slice(a, a + s) for a, s in zip(start, self.crop_size, strict=True))
+        latents = read_crop(self.paths[index], MEAN, (d, h, w)).float()
+        if rng.random() < SHARP_SHARE:
+            return latents
+        blurred = F.avg_pool3d(
+            latents, kernel_size=BLUR_LATENTS, stride=1, padding=BLUR_LATENTS // 2, count_include_pad=False
+        )
+        return torch.lerp(latents, blurred, float(rng.random()))
+
+
+class DistillationObjective(Objective[LatentBatch]):
     """Mean absolute difference between the preview and the decoder it stands for."""
 
     def __init__(self, preview: PreviewDecoder, teacher: Autoencoder) -> None:
@@ -31,11 +88,23 @@ class DistillationObjective(nn.Module):
         self.preview = preview
         self._teacher = [teacher]  # in a list, so that it is no submodule: neither trained, averaged nor saved
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Of unscaled latents [B, 4, d, h, w]."""
+    def forward(self, batch: LatentBatch) -> torch.Tensor:
+        """Mean over a batch of crops."""
         with torch.no_grad():
-            wanted = self._teacher[0].decode(latents)
-        return (self.preview.decode(latents) - wanted).abs().mean()
+            wanted = self._teacher[0].decode(batch.latents)
+        return (self.preview.decode(batch.latents) - wanted).abs().mean()
+
+    def networks(self) -> list[nn.Module]:
+        """What `torch.compile` is applied to."""
+        return [self.preview]
+
+    def panels(self, batch: LatentBatch) -> list[Panel]:
+        """A crop by the full decoder and by the preview."""
+        decoders: dict[str, Autoencoder | PreviewDecoder] = {"decoder": self._teacher[0], "preview": self.preview}
+        return [
+            Panel(title, decoder.decode(batch.latents)[0, 0].float().cpu().numpy())
+            for title, decoder in decoders.items()
+        ]
 
 
 def train_preview(
@@ -47,69 +116,34 @@ def train_preview(
     accelerator: Accelerator,
     seed: int,
 ) -> PreviewDecoder:
-    """Distil a preview decoder on the cached latents.
+    """Distil a preview decoder on the cached latents; the best by validation, in every process the same.
 
     Args:
         config: its sizes and its training.
-        autoencoder: frozen.
+        autoencoder: frozen, on the accelerator's device.
         variants: to train and to validate on.
         cache: folder of the latents.
         folder: where `training_state/`, `progress.png` and `training.log` go.
-        accelerator: device and precision.
+        accelerator: device, precision, processes.
         seed: of the run.
     """
+    training, validation = (
+        LatentSampler(pool, cache, config.crop_size, seed, name)
+        for pool, name in zip(variants, ("training", "validation"), strict=True)
+    )
     torch.manual_seed(derive_seed(seed, "preview weights"))
     objective = DistillationObjective(PreviewDecoder(config), autoencoder)
-    training, validation = variants
-    batch_size = config.optimisation.batch_size
-
-    def loss_on(module: nn.Module, pool: Sequence[Variant], name: str, step: int) -> torch.Tensor:
-        batch = latent_batch(pool, cache, config.crop_size, batch_size, derive_seed(seed, "preview", name, step))
-        return module(batch.to(accelerator.device))
-
     run = Training(objective, config.optimisation, folder, accelerator, "preview decoder")
+    shown = validation.batch([0])
     run.run(
-        lambda module, step: loss_on(module, training, "training", step),
-        lambda module: float(
-            torch.stack(
-                [loss_on(module, validation, "validation", i) for i in range(-(-VALIDATION_CROPS // batch_size))]
-            ).mean()
-        ),
-    )
-    best = run.load_best(accelerator.unwrap_model(run.objective))
+        training, validation, VALIDATION_CROPS,
+        lambda module: _panels(module, shown.to(accelerator.device)),
+    )  # fmt: skip
+    best = run.load_best(run.finish())
     assert isinstance(best, DistillationObjective), "what was put in"
     return best.preview
 
 
-def latent_batch(
-    variants: Sequence[Variant], cache: Path, crop_size: Sequence[int], batch_size: int, seed: int
-) -> torch.Tensor:
-    """Crops of latents as SSV meets them: those of images, and smoother ones on the way to them.
-
-    A denoiser's early guesses at the clean latents are means over all that is still possible, so each crop is mixed
-    with a blurred copy of itself, in a random proportion.
-
-    Args:
-        variants: to draw from.
-        cache: folder of their latents.
-        crop_size: latents along (d, h, w); cut to the smallest volume drawn.
-        batch_size: number of crops.
-        seed: of this batch.
-
-    Returns:
-        Unscaled latents float32 [B, 4, d, h, w].
-    """
-    rng = np.random.default_rng(seed)
-    paths = [cache / variants[i].latents_file for i in rng.integers(len(variants), size=batch_size)]
-    shapes = [stored_shape(path, MEAN) for path in paths]
-    size = [min(wanted, *there) for wanted, *there in zip(crop_size, *shapes, strict=True)]
-    crops = []
-    for path, shape in zip(paths, shapes, strict=True):
-        start = [int(rng.integers(n - s + 1)) for n, s in zip(shape, size, strict=True)]
-        d, h, w = (slice(a, a + s) for a, s in zip(start, size, strict=True))
-        crops.append(read_crop(path, MEAN, (d, h, w)).float())
-    latents = torch.stack(crops)
-    blurred = F.avg_pool3d(latents, kernel_size=5, stride=1, padding=2, count_include_pad=False)
-    share = torch.from_numpy(rng.random((batch_size, 1, 1, 1, 1)).astype(np.float32))
-    share = torch.where(share < 0.5, 0.0, share)  # half of them as they are
-    return torch.lerp(latents, blurred, share)
+def _panels(module: nn.Module, batch: LatentBatch) -> list[Panel]:
+    assert isinstance(module, DistillationObjective), "what is trained"
+    return module.panels(batch)

@@ -17,6 +17,8 @@ _BLOCK = LATENT_DOWNSAMPLING**3
 _RIDGE = 1e-4
 _MIN_VARIANCE = 1e-4
 _MIN_ROWS = 4 * _BLOCK
+#: Blocks that the fit keeps of a sample; a clinical crop has half a million, and 64 numbers each.
+_MAX_ROWS = 2**14
 #: Of one degree of freedom: what a Gaussian's median squared residual is to its variance.
 _MEDIAN_OF_CHI_SQUARE = 0.4549
 NUM_REGIONS = 3
@@ -63,11 +65,9 @@ class LatentPrior(nn.Module):
         Args:
             samples: (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
         """
-        kept = [
-            (_rows(regions(condition))[:, 0], _rows(_guess_blocks(condition)), _rows(latents))
-            for condition, latents in samples
-        ]
+        kept = [_some_rows(regions(condition), _guess_blocks(condition), latents) for condition, latents in samples]
         region_of, blocks, latents = (torch.cat(rows) for rows in zip(*kept, strict=True))
+        region_of = region_of[:, 0]
         for region in range(NUM_REGIONS):
             where = region_of == region
             if where.sum() > _MIN_ROWS:
@@ -117,9 +117,13 @@ def _guess_blocks(condition: torch.Tensor) -> torch.Tensor:
     return fold_blocks(condition[:, CONDITION_CHANNELS:], LATENT_DOWNSAMPLING)
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """[B, C, d, h, w] => [B · d · h · w, C]."""
-    return tensor.movedim(1, -1).flatten(0, -2)
+def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """[B, C, d, h, w] => [B · d · h · w, C] each; of more than are kept, the same random ones of all."""
+    rows = [tensor.movedim(1, -1).flatten(0, -2) for tensor in tensors]
+    if len(rows[0]) <= _MAX_ROWS:
+        return rows
+    drawn = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(0))[:_MAX_ROWS]
+    return [part[drawn.to(part.device)] for part in rows]
 
 
 def _least_squares(blocks: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,120 +1,187 @@
-"""One training loop for autoencoder and TCDM: EMA, validation, early stopping, and a state it goes on from."""
+"""One training loop for autoencoder and TCDM, in one process or many: EMA, validation, early stopping, resuming."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from accelerate import Accelerator
-from matplotlib.figure import Figure
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fcas_nnunet.config import OptimisationConfig
 from fcas_nnunet.files import atomic_path
+from fcas_nnunet.generator.batches import BatchT, Items, ReadAhead, Shares
+from fcas_nnunet.generator.progress import History, Panel, ProgressFolder
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "training_state/state.pt"
 
-#: Loss of a training step: (objective, step) → scalar tensor.
-StepLoss = Callable[[nn.Module, int], torch.Tensor]
-#: Validation loss of an objective; lower is better.
-Validate = Callable[[nn.Module], float]
+#: Volumes that show what an objective's networks can do; must draw nothing from torch's global generators.
+Sample = Callable[[nn.Module], Sequence[Panel]]
 
 
-@dataclass
-class History:
-    """What progress.png shows."""
+class Objective(nn.Module, Generic[BatchT]):
+    """A training loss as a module, so that it can be wrapped whole.
 
-    train_losses: list[float] = field(default_factory=list)
-    validation_steps: list[int] = field(default_factory=list)
-    validation_losses: list[float] = field(default_factory=list)
+    An item's loss must not depend on what else is in its batch: then every split into processes and micro-batches gives
+    the same gradients.
+    """
 
-    @property
-    def validations_since_best(self) -> int:
-        """How many validations ago the best one was; 0 when it was the last."""
-        if not self.validation_losses:
-            return 0
-        return len(self.validation_losses) - 1 - self.validation_losses.index(min(self.validation_losses))
+    def forward(self, batch: BatchT) -> torch.Tensor:
+        """Mean loss of a batch's items."""
+        raise NotImplementedError
+
+    def networks(self) -> list[nn.Module]:
+        """What `torch.compile` is applied to."""
+        return [self]
 
 
-class Training:
+class Training(Generic[BatchT]):
     """A training run in a folder. Killed, the same call goes on from the last validation, bit for bit on a CPU.
 
+    Every process calls it alike; the main one writes.
+
     Args:
-        objective: module whose trainable parameters are optimised.
+        objective: whose trainable parameters are optimised.
         config: steps, batch size, learning rate, EMA, patience.
-        folder: where `training_state/`, `progress.png` and `training.log` go.
-        accelerator: device and precision.
+        folder: where `training_state/`, `progress.png`, `training.log`, `samples/` and `tensorboard/` go.
+        accelerator: device, precision, processes.
         name: shown in the progress bar.
+
+    Raises:
+        ValueError: when the batch cannot be shared out evenly among the processes.
     """
 
     def __init__(
-        self, objective: nn.Module, config: OptimisationConfig, folder: Path, accelerator: Accelerator, name: str
+        self,
+        objective: Objective[BatchT],
+        config: OptimisationConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        name: str,
     ) -> None:
         self.config = config
         self.folder = folder
         self.name = name
         self.accelerator = accelerator
+        self.shares = Shares.of(config, accelerator, name)
         self.step = 0
         self.history = History()
+        self.best: dict[str, torch.Tensor] = {}
+        if config.compile:
+            for network in objective.networks():
+                network.compile()  # in place: parameters keep their names
         optimizer = torch.optim.AdamW(
             [p for p in objective.parameters() if p.requires_grad], lr=config.learning_rate,
             betas=(0.9, config.adam_beta2), weight_decay=1e-5,
         )  # fmt: skip
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.average = AveragedModel(
-            accelerator.unwrap_model(self.objective),
-            multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay),
-            use_buffers=False,
-        )
-        self.best: dict[str, torch.Tensor] = {}
+        self.average: AveragedModel | None = None
+        if config.ema_decay:
+            self.average = AveragedModel(
+                self._unwrapped, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
+            )
 
-    def run(self, step_loss: StepLoss, validate: Validate) -> None:
+    def run(
+        self, training: Items[BatchT], validation: Items[BatchT], num_validation: int, sample: Sample | None = None
+    ) -> None:
         """Train until the last step, or until validation has not improved for `patience` validations.
 
         Args:
-            step_loss: loss of one step; must depend on nothing but the objective and the step.
-            validate: loss on held-out data.
+            training: what is learnt from; a step takes the next `batch_size` of its items.
+            validation: held-out items.
+            num_validation: how many of them a validation takes, from the first.
+            sample: draws the sample pictures, every `sample_every` steps.
         """
         self._resume()
-        with tqdm(total=self.config.num_steps, initial=self.step, desc=self.name, unit="step") as bar:
-            while self.step < self.config.num_steps and not self._out_of_patience():
-                self.history.train_losses.append(self._train_step(step_loss))
+        num_steps = total_steps(self.config, len(training))
+        if self.step < num_steps and self.step:
+            logger.info(f"{self.name}: going on from step {self.step}")
+        progress = ProgressFolder(self.folder, self.name, self.accelerator.is_main_process)
+        progress.open(self.step)
+        micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
+        with (
+            ReadAhead(self._reader(training), micro_batches) as batches,
+            tqdm(
+                total=num_steps, initial=self.step, desc=self.name, unit="step",
+                disable=not self.accelerator.is_main_process,
+            ) as bar,
+        ):  # fmt: skip
+            while self.step < num_steps and not self._out_of_patience():
+                rate = learning_rate(self.config, self.step, num_steps)
+                self.history.train_losses.append(self._train_step(batches, rate))
                 self.step += 1
                 bar.update()
-                if self.step % self.config.validate_every == 0 or self.step == self.config.num_steps:
-                    self._validate(validate)
-                    bar.set_postfix(loss=f"{self._recent_loss():.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
+                progress.trained(self.step, self.history.train_losses[-1], rate)
+                if sample and self.config.sample_every and self.step % self.config.sample_every == 0:
+                    self._sample(sample, progress)
+                if self.step % self.config.validate_every == 0 or self.step == num_steps:
+                    self._validate(validation, num_validation)
                     self._save()
+                    progress.validated(
+                        self.step, self.history, self.config.validate_every,
+                        lambda step: learning_rate(self.config, step, num_steps),
+                    )  # fmt: skip
+                    bar.set_postfix(loss=f"{self._recent_loss():.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
+        progress.close()
         if self._out_of_patience():
             logger.info(f"{self.name}: stopped at step {self.step}, no improvement for {self.config.patience} checks")
+
+    def finish(self) -> nn.Module:
+        """The objective with its last weights, freed from what training put around it; call it once, after `run`."""
+        objective = self._unwrapped
+        self.accelerator.free_memory()
+        return objective
 
     def load_best(self, objective: nn.Module) -> nn.Module:
         """Put the (averaged) weights of the best validation into an objective, and return it in eval mode."""
         objective.load_state_dict(self.best)
         return objective.eval()
 
-    def _train_step(self, step_loss: StepLoss) -> float:
+    @property
+    def _unwrapped(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.objective)
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        """The module that is validated and saved as the best: the average, where there is one."""
+        evaluated = self._unwrapped if self.average is None else self.average.module
+        return evaluated.eval()
+
+    def _reader(self, items: Items[BatchT]) -> Callable[[Sequence[int]], BatchT]:
+        if self.accelerator.device.type == "cuda":
+            return lambda numbers: items.batch(numbers).pinned()
+        return items.batch
+
+    def _train_step(self, batches: Iterator[BatchT], rate: float) -> float:
+        """One optimiser step; returns the loss over the whole batch of all processes."""
+        accelerator = self.accelerator
         self.objective.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
-        with self.accelerator.autocast():
-            loss = step_loss(self.objective, self.step)
+            group["lr"] = rate
+        accelerator.gradient_accumulation_steps = self.shares.accumulation  # `backward` divides by it
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.objective.parameters(), self.config.max_gradient_norm)
+        total = torch.zeros((), device=accelerator.device)
+        for left in reversed(range(self.shares.accumulation)):
+            batch = next(batches).to(accelerator.device)
+            with accelerator.no_sync(self.objective) if left else nullcontext():
+                with accelerator.autocast():
+                    loss = self.objective(batch)
+                accelerator.backward(loss)
+            total += loss.detach().float()
+        accelerator.clip_grad_norm_(self.objective.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
-        if self.config.ema_decay:
-            self.average.update_parameters(self.accelerator.unwrap_model(self.objective))
-        value = float(loss.detach())
+        if self.average is not None:
+            self.average.update_parameters(self._unwrapped)
+        value = float(accelerator.reduce(total / self.shares.accumulation, "mean"))
         if not math.isfinite(value):
             raise ValueError(
                 f"{self.name}: the loss must be finite, got {value} at step {self.step}. Lower learning_rate, or check "
@@ -122,72 +189,71 @@ class Training:
             )
         return value
 
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then cosine to zero; a function of the step alone."""
-        config = self.config
-        if step < config.warmup_steps:
-            return config.learning_rate * (step + 1) / config.warmup_steps
-        done = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-    def _validate(self, validate: Validate) -> None:
-        evaluated = self.average.module if self.config.ema_decay else self.accelerator.unwrap_model(self.objective)
-        evaluated.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            loss = validate(evaluated)
+    def _validate(self, validation: Items[BatchT], count: int) -> None:
+        """Every process takes its share of the held-out items; the sum is everyone's."""
+        evaluated, device = self._evaluated, self.accelerator.device
+        total = torch.zeros((), device=device)
+        with torch.no_grad(), ReadAhead(self._reader(validation), self.shares.held_out(count)) as batches:
+            for numbers, batch in zip(self.shares.held_out(count), batches, strict=True):
+                with self.accelerator.autocast():
+                    total += len(numbers) * evaluated(batch.to(device)).float()
+        loss = float(self.accelerator.reduce(total, "sum")) / count
         self.history.validation_steps.append(self.step)
         self.history.validation_losses.append(loss)
         if self.history.validations_since_best == 0:
             self.best = {key: tensor.detach().cpu().clone() for key, tensor in evaluated.state_dict().items()}
         logger.debug(f"{self.name}: step {self.step}, loss {self._recent_loss():.5f}, validation {loss:.5f}")
 
+    def _sample(self, sample: Sample, progress: ProgressFolder) -> None:
+        if progress.writes:
+            with torch.no_grad(), self.accelerator.autocast():
+                progress.sampled(self.step, sample(self._evaluated))
+
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.history.validations_since_best
 
     def _recent_loss(self) -> float:
-        recent = self.history.train_losses[-self.config.validate_every :]
-        return sum(recent) / len(recent)
+        return self.history.recent_loss(self.config.validate_every)
 
     def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
         state: dict[str, Any] = {
             "step": self.step,
             "history": vars(self.history),
-            "model": self.accelerator.unwrap_model(self.objective).state_dict(),
-            "average": self.average.state_dict(),
+            "model": self._unwrapped.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
             "best": self.best,
         }
         with atomic_path(self.folder / STATE_FILE) as temporary:
             torch.save(state, temporary)
-        with atomic_path(self.folder / "progress.png") as temporary:
-            _plot(self.history, self.name).savefig(temporary, format="png", dpi=100)
-        with (self.folder / "training.log").open("a", encoding="utf-8") as log:
-            log.write(
-                f"step {self.step}: loss {self._recent_loss():.5f}, "
-                f"validation {self.history.validation_losses[-1]:.5f}, "
-                f"learning rate {self._learning_rate(self.step - 1):.2e}\n"
-            )
 
     def _resume(self) -> None:
         path = self.folder / STATE_FILE
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        self.accelerator.unwrap_model(self.objective).load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self._unwrapped.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
         self.history = History(**state["history"])
-        if self.step < self.config.num_steps:
-            logger.info(f"{self.name}: going on from step {self.step}")
 
 
-def _plot(history: History, name: str) -> Figure:
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(range(1, len(history.train_losses) + 1), history.train_losses, lw=0.6, alpha=0.5, label="training")
-    axes.plot(history.validation_steps, history.validation_losses, "o-", ms=3, label="validation")
-    axes.set(xlabel="step", ylabel="loss", title=name, yscale="log")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
+def total_steps(config: OptimisationConfig, items_per_epoch: int) -> int:
+    """Optimiser steps of a whole run: `num_steps`, or what `num_epochs` take; the last step may go beyond them."""
+    return config.num_steps or math.ceil(config.num_epochs * items_per_epoch / config.batch_size)
+
+
+def learning_rate(config: OptimisationConfig, step: int, num_steps: int) -> float:
+    """Linear warm-up, then cosine to zero; a function of the step alone."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

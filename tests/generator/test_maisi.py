@@ -25,11 +25,12 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 
 from fcas_nnunet.config import Architecture, Conditioning, PredictionType, ReferenceSource, SamplingConfig, Solver
 from fcas_nnunet.generator import checkpoint, fitting, maisi
-from fcas_nnunet.generator.fitting import TrainingData, train_generator
+from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.maisi import PretrainedFiles
 from fcas_nnunet.generator.production import make_case, plan_cases
 from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.presets import PRESETS, TINY
 
 PAPER = PRESETS["paper"]

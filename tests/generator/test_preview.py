@@ -8,7 +8,7 @@ from torch import nn
 from fcas_nnunet.config import OptimisationConfig, PreviewConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LOG_STD, MEAN
-from fcas_nnunet.generator.preview import latent_batch, train_preview
+from fcas_nnunet.generator.preview import LatentSampler, train_preview
 from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.variants import Variant, save_tensors
 from fcas_nnunet.presets import TINY
@@ -56,7 +56,7 @@ def test_distillation_comes_closer_to_the_decoder(cache, tmp_path):
     preview = train_preview(
         config(25), teacher, (VARIANTS[:2], VARIANTS[2:]), cache, run, Accelerator(cpu=True), seed=0
     )
-    latents = latent_batch(VARIANTS[2:], cache, (8, 8, 8), 4, seed=99)
+    latents = LatentSampler(VARIANTS[2:], cache, (8, 8, 8), 0, "test").batch(range(4)).latents
     torch.manual_seed(0)
     untrained = PreviewDecoder(config(25)).eval()
     with torch.no_grad():
@@ -67,11 +67,15 @@ def test_distillation_comes_closer_to_the_decoder(cache, tmp_path):
     assert (run / "progress.png").is_file()
 
 
-def test_batches_depend_on_the_seed_alone_and_hold_smoother_latents_too(cache):
-    first, again, other = (latent_batch(VARIANTS, cache, (8, 8, 8), 16, seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert first.shape == (16, 4, 8, 8, 8)
-    stored = torch.stack([latent_batch(VARIANTS, cache, (8, 8, 8), 1, seed)[0] for seed in range(64)])
-    roughness = stored.diff(dim=-1).abs().mean(dim=(1, 2, 3, 4)) / stored.std(dim=(1, 2, 3, 4))
+def test_items_depend_on_their_number_alone_and_some_are_smoother(cache):
+    sampler = LatentSampler(VARIANTS, cache, (8, 8, 8), 0, "training")
+    items = sampler.batch(range(64)).latents
+    assert items.shape == (64, 4, 8, 8, 8)
+    assert torch.equal(sampler.batch([7, 3]).latents, items[[7, 3]])
+    assert not torch.equal(LatentSampler(VARIANTS, cache, (8, 8, 8), 1, "training").batch(range(64)).latents, items)
+    roughness = items.diff(dim=-1).abs().mean(dim=(1, 2, 3, 4)) / items.std(dim=(1, 2, 3, 4))
     assert roughness.max() > 1.5 * roughness.min()
+
+
+def test_crops_fit_into_small_volumes(cache):
+    assert LatentSampler(VARIANTS, cache, (16, 16, 16), 0, "training").batch([0]).latents.shape == (1, 4, 8, 8, 8)

@@ -12,8 +12,9 @@ from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.config import FCaSConfig, ReferenceSource
 from fcas_nnunet.config_files import from_dict, load_config, save_config, to_dict
 from fcas_nnunet.generator import checkpoint
-from fcas_nnunet.generator.fitting import TrainingData, train_generator
+from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.production import CasePlan, make_case, plan_cases, replayed_mask
+from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.presets import PRESETS
 
 CPU = torch.device("cpu")

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from fcas_nnunet.config import Conditioning, PredictionType
-from fcas_nnunet.generator.fitting import TCDMObjective
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.pairs import PairEnd
+from fcas_nnunet.generator.schedulers import forward_process
 from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.generator.tcdm_training import Draws, PairBatch, TCDMObjective
 from fcas_nnunet.presets import TINY
 
 
@@ -32,11 +33,19 @@ def random_inputs(seed=0):
 
 def random_end(seed):
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(0, 9, (2, 1, 32, 32, 32), generator=generator).to(torch.uint8)
-    latents = torch.randn(2, 4, 8, 8, 8, generator=generator)
-    return PairEnd(
-        latents, torch.full_like(latents, -5), codes, codes, torch.rand(2, 1, 32, 32, 32, generator=generator)
+    codes = torch.randint(0, 9, (1, 1, 32, 32, 32), generator=generator).to(torch.uint8)
+    latents = torch.randn(1, 4, 8, 8, 8, generator=generator)
+    image = torch.rand(1, 1, 32, 32, 32, generator=generator)
+    return PairEnd(latents.half(), torch.full_like(latents, -5).half(), codes, codes, image.half())
+
+
+def random_batch(config, numbers=(0, 1)):
+    """Some of the random pairs, with what the loss draws for each."""
+    a, b = (
+        PairEnd(*(torch.cat([getattr(end, name) for end in ends]) for name in PairEnd.__dataclass_fields__))
+        for ends in ([random_end(2 * i) for i in numbers], [random_end(2 * i + 1) for i in numbers])
     )
+    return PairBatch(a, b, Draws.of(config, forward_process(config), a.mean.shape[2:], numbers))
 
 
 @pytest.mark.parametrize("embedding", [(32,), (8, 16, 16)])
@@ -94,7 +103,7 @@ def test_joint_training_reaches_every_parameter(conditioning):
     for parameter in objective.parameters():  # zero convolutions block the first gradients by design
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
-    objective(random_end(0), random_end(1), seed=0).backward()
+    objective(random_batch(objective.tcdm.config)).backward()
     silent = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
 
@@ -102,12 +111,54 @@ def test_joint_training_reaches_every_parameter(conditioning):
 def test_loss_is_the_sum_of_both_directions():
     torch.manual_seed(0)
     both = TCDMObjective(config_of(Conditioning.CONCAT), LatentScale(), num_labels=8)
-    a, b = random_end(0), random_end(1)
     # a fresh UNet predicts 0, so each direction's loss is the mean square of its v target: about 1 for unit latents
-    assert both(a, b, seed=0).item() == pytest.approx(2.0, abs=0.1)
+    assert both(random_batch(both.tcdm.config)).item() == pytest.approx(2.0, abs=0.1)
     pairs = replace(TINY.tcdm.pairs, one_direction=True)
     one = TCDMObjective(replace(config_of(Conditioning.CONCAT), pairs=pairs), LatentScale(), num_labels=8)
-    assert one(a, b, seed=0).item() == pytest.approx(1.0, abs=0.1)
+    assert one(random_batch(one.tcdm.config)).item() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_a_pair_s_loss_does_not_depend_on_its_batch(prior):
+    """So that processes and micro-batches may share a batch out in any way."""
+    torch.manual_seed(0)
+    objective = TCDMObjective(TINY.tcdm if prior else config_of(Conditioning.CONCAT), LatentScale(), num_labels=8)
+    unzero_output(objective.tcdm)
+    config = objective.tcdm.config
+    if prior:
+        objective.fit_prior([random_batch(config, [7, 8])])
+    with torch.no_grad():
+        together = objective(random_batch(config, [0, 1, 2])).item()
+        alone = [objective(random_batch(config, [i])).item() for i in range(3)]
+    assert max(alone) > 1.01 * min(alone)
+    assert together == pytest.approx(sum(alone) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("conditioning", list(Conditioning))
+def test_what_is_compiled_has_no_graph_break_and_keeps_its_names(conditioning):
+    torch.manual_seed(0)
+    objective = TCDMObjective(config_of(conditioning), LatentScale(), num_labels=8)
+    unzero_output(objective.tcdm)
+    batch, names = random_batch(objective.tcdm.config), list(objective.state_dict())
+    with torch.no_grad():
+        expected = objective(batch).item()
+    networks = objective.networks()
+    assert len(networks) == 1 + (conditioning == Conditioning.CONTROLNET)
+    for network in networks:
+        network.compile(backend="eager", fullgraph=True)
+    objective(batch).backward()
+    assert objective(batch).item() == pytest.approx(expected, rel=1e-6)
+    assert list(objective.state_dict()) == names
+
+
+def test_bf16_takes_the_tensors_as_they_are_stored():
+    torch.manual_seed(0)
+    objective = TCDMObjective(TINY.tcdm, LatentScale(), num_labels=8)
+    batch = random_batch(objective.tcdm.config)
+    with torch.no_grad():
+        expected = objective(batch).item()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert objective(batch).item() == pytest.approx(expected, rel=0.02)
 
 
 def test_loss_of_a_flow_is_that_of_its_direction():
@@ -115,7 +166,7 @@ def test_loss_of_a_flow_is_that_of_its_direction():
     torch.manual_seed(0)
     config = replace(config_of(Conditioning.CONCAT), prediction_type=PredictionType.FLOW, multi_resolution_noise=0.0)
     objective = TCDMObjective(config, LatentScale(), num_labels=8)
-    assert objective(random_end(0), random_end(1), seed=0).item() == pytest.approx(4.0, abs=0.2)
+    assert objective(random_batch(config)).item() == pytest.approx(4.0, abs=0.2)
 
 
 def test_template_and_reference_both_change_the_prediction():

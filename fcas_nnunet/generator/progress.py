@@ -1,0 +1,198 @@
+"""What can be seen of a training run: progress.png, training.log, sample pictures, and TensorBoard where it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, FigureBase
+
+from fcas_nnunet.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_FILE, LOG_FILE = "progress.png", "training.log"
+SAMPLES_FOLDER, TENSORBOARD_FOLDER = "samples", "tensorboard"
+PIXELS_PER_INCH = 100
+PANEL_INCHES = 2.4
+LOSSES_INCHES = (8.0, 5.0)
+RATES_SHOWN = 500
+
+
+@dataclass
+class History:
+    """The losses so far."""
+
+    train_losses: list[float] = field(default_factory=list)
+    validation_steps: list[int] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+
+    @property
+    def validations_since_best(self) -> int:
+        """How many validations ago the best one was; 0 when it was the last."""
+        if not self.validation_losses:
+            return 0
+        return len(self.validation_losses) - 1 - self.validation_losses.index(min(self.validation_losses))
+
+    def recent_loss(self, steps: int) -> float:
+        """Mean training loss of the last steps."""
+        recent = self.train_losses[-steps:]
+        return sum(recent) / len(recent)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A volume of a sample picture.
+
+    Attributes:
+        title: above it.
+        volume: [D, H, W].
+        limits: values shown black and white; None = a label map, in colours.
+    """
+
+    title: str
+    volume: np.ndarray
+    limits: tuple[float, float] | None = (0.0, 1.0)
+
+
+class ProgressFolder:
+    """Writes a run's progress into its folder; in processes other than the main one, and before `open`, nothing.
+
+    Args:
+        folder: of the run.
+        name: title of the plot.
+        writes: whether this process writes at all.
+    """
+
+    def __init__(self, folder: Path, name: str, writes: bool) -> None:
+        self.folder = folder
+        self.name = name
+        self.writes = writes
+        self._board: Any = None
+        self._panels: Sequence[Panel] = ()
+
+    def open(self, step: int) -> None:
+        """Begin, or go on after a step: TensorBoard forgets what a killed run showed beyond it."""
+        if self.writes:
+            self._board = _tensorboard(self.folder / TENSORBOARD_FOLDER, step)
+
+    def close(self) -> None:
+        """Write what is still pending."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def trained(self, step: int, loss: float, learning_rate: float) -> None:
+        """A training step was made."""
+        if self._board is not None:
+            self._board.add_scalar("loss/training", loss, step)
+            self._board.add_scalar("learning rate", learning_rate, step)
+
+    def validated(
+        self, step: int, history: History, validate_every: int, learning_rate: Callable[[int], float]
+    ) -> None:
+        """A validation was made.
+
+        Args:
+            step: after which.
+            history: with it.
+            validate_every: steps over which the training loss is averaged in the log.
+            learning_rate: of any step.
+        """
+        if not self.writes:
+            return
+        validation = history.validation_losses[-1]
+        if self._board is not None:
+            self._board.add_scalar("loss/validation", validation, step)
+        figure = plot_progress(history, learning_rate, self._panels, self.name)
+        with atomic_path(self.folder / PROGRESS_FILE) as temporary:
+            figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH)
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write(
+                f"step {step}: loss {history.recent_loss(validate_every):.5f}, validation {validation:.5f}, "
+                f"learning rate {learning_rate(step - 1):.2e}\n"
+            )
+
+    def sampled(self, step: int, panels: Sequence[Panel]) -> None:
+        """Samples were drawn: samples/step_<step>.png now, the last ones in progress.png, too."""
+        if not self.writes:
+            return
+        self._panels = panels
+        figure = plot_panels(panels, f"{self.name}, step {step}")
+        with atomic_path(self.folder / SAMPLES_FOLDER / f"step_{step:06d}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH)
+        if self._board is not None:
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            self._board.add_image("sample", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
+
+
+def plot_progress(
+    history: History, learning_rate: Callable[[int], float], panels: Sequence[Panel], name: str
+) -> Figure:
+    """Training and validation loss over the steps, the learning rate below, and the last samples beside them.
+
+    Args:
+        history: of the losses.
+        learning_rate: of any step.
+        panels: the last samples; may be empty.
+        name: the title.
+    """
+    size = _panels_size(panels)
+    figure = Figure(figsize=(LOSSES_INCHES[0] + size[0], max(LOSSES_INCHES[1], size[1])), layout="constrained")
+    figure.suptitle(name)
+    if panels:
+        halves: Any = figure.subfigures(1, 2, width_ratios=[LOSSES_INCHES[0], size[0]])
+        left, right = halves
+        _draw_panels(right, panels)
+    losses, rates = (left if panels else figure).subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    count = len(history.train_losses)
+    losses.plot(range(1, count + 1), history.train_losses, lw=0.6, alpha=0.5, label="training")
+    losses.plot(history.validation_steps, history.validation_losses, "o-", ms=3, label="validation")
+    losses.set(ylabel="loss", yscale="log")
+    losses.legend()
+    shown = np.unique(np.linspace(0, count - 1, RATES_SHOWN).astype(int))
+    rates.plot(shown + 1, [learning_rate(int(step)) for step in shown], lw=0.8)
+    rates.set(xlabel="step", ylabel="learning rate")
+    for axes in (losses, rates):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def plot_panels(panels: Sequence[Panel], title: str) -> Figure:
+    """The middle slices of some volumes side by side, a row for each of the three planes."""
+    figure = Figure(figsize=_panels_size(panels), layout="constrained")
+    figure.suptitle(title)
+    _draw_panels(figure, panels)
+    return figure
+
+
+def _panels_size(panels: Sequence[Panel]) -> tuple[float, float]:
+    return PANEL_INCHES * len(panels), (PANEL_INCHES * 3 + 0.5) * bool(panels)
+
+
+def _draw_panels(figure: FigureBase, panels: Sequence[Panel]) -> None:
+    grid = figure.subplots(3, len(panels), squeeze=False)
+    codes = max((int(panel.volume.max()) for panel in panels if panel.limits is None), default=0)
+    for axis, row in enumerate(grid):
+        for panel, axes in zip(panels, row, strict=True):
+            image = np.take(panel.volume, panel.volume.shape[axis] // 2, axis)
+            low, high = panel.limits or (0, max(codes, 1))
+            axes.imshow(image, cmap="gray" if panel.limits else "nipy_spectral", vmin=low, vmax=high)
+            axes.set_axis_off()
+            if axis == 0:
+                axes.set_title(panel.title, fontsize=9)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that goes on after a step; None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

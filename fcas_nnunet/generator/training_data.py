@@ -1,0 +1,58 @@
+"""The labelled cases a generator is trained on, and which of them are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config import PairConfig
+
+MAX_CODE = 255
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The labelled cases a generator is trained on.
+
+    Attributes:
+        case_ids: sorted.
+        load_case: reads one, with image and surroundings.
+        labels: label name → id, background included.
+        surroundings: surrounding name → id; empty where there are none.
+    """
+
+    case_ids: Sequence[str]
+    load_case: Callable[[str], Case]
+    labels: Mapping[str, int]
+    surroundings: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)
+        if codes > MAX_CODE:
+            raise ValueError(f"labels + surroundings: must fit into 8 bits (255 ids), got {codes}. Merge some.")
+        if len(self.case_ids) < 2:
+            raise ValueError(
+                f"training cases: must be at least 2, since a pair needs two, got {len(self.case_ids)}. Add cases."
+            )
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """(training, validation) cases: about one in eight held out, none of fewer than four."""
+        held_out = 0 if len(self.case_ids) < 4 else max(1, len(self.case_ids) // 8)
+        ids = list(self.case_ids)
+        return ids[: len(ids) - held_out], ids[len(ids) - held_out :]
+
+
+def unseen_shape(pairs: PairConfig) -> int:
+    """The shape kept for validation when there are too few cases to hold any out.
+
+    Raises:
+        ValueError: when too few shapes are left for training.
+    """
+    needed = 3 if pairs.self_pair_probability > 0 else 2
+    if pairs.num_shapes < needed:
+        raise ValueError(
+            f"num_shapes: must be at least {needed} for fewer than four cases, since one shape is held out for "
+            f"validation, got {pairs.num_shapes}. Raise it in the configuration."
+        )
+    return pairs.num_shapes - 1

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.choices import (
+    Architecture,
+    Conditioning,
+    ConfidenceNorm,
+    PredictionType,
+    SnapshotDecoder,
+    SnapshotSource,
+    Solver,
+)
 from fcas_nnunet.mask_config import MaskConfig
 
 LATENT_DOWNSAMPLING = 4
@@ -13,68 +21,7 @@ LATENT_CHANNELS = 4
 CONDITION_CHANNELS = 17
 
 
-class Conditioning(StrEnum):
-    """How the condition enters the denoiser."""
-
-    CONTROLNET = "controlnet"
-    CONCAT = "concat"
-
-
-class Architecture(StrEnum):
-    """What the denoiser is built like: bare, or with the inputs and blocks of one of MAISI's two published UNets."""
-
-    PLAIN = "plain"
-    MAISI_DDPM = "maisi_ddpm"
-    MAISI_RFLOW = "maisi_rflow"
-
-
-class PredictionType(StrEnum):
-    """What the denoiser predicts; diffusers' names, and `flow`: x_0 − noise on the straight line between the two."""
-
-    EPSILON = "epsilon"
-    V_PREDICTION = "v_prediction"
-    SAMPLE = "sample"
-    FLOW = "flow"
-
-
-class Solver(StrEnum):
-    """How the reverse diffusion is run."""
-
-    DDPM = "ddpm"
-    DPMSOLVER = "dpmsolver++"
-    EULER = "euler"
-
-
 DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
-
-
-class SnapshotSource(StrEnum):
-    """Which intermediate images SSV compares: decoded noisy latents, or decoded predicted clean latents."""
-
-    X_T = "x_t"
-    X_0 = "x_0"
-
-
-class SnapshotDecoder(StrEnum):
-    """What decodes the intermediate images that SSV compares."""
-
-    FULL = "full"
-    PREVIEW = "preview"
-
-
-class ConfidenceNorm(StrEnum):
-    """Norm(·) of Eq. 7."""
-
-    ROBUST_STD = "robust_std"
-    MINMAX_VARIANCE = "minmax_variance"
-
-
-class ReferenceSource(StrEnum):
-    """Where reference masks come from."""
-
-    GIVEN = "given"
-    MGM = "mgm"
-    BOTH = "both"
 
 
 @dataclass(frozen=True)

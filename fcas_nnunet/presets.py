@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from fcas_nnunet.choices import Architecture, Conditioning, PredictionType
 from fcas_nnunet.config import (
-    Architecture,
     AutoencoderConfig,
-    Conditioning,
     FCaSConfig,
     GridConfig,
     OptimisationConfig,
     PairConfig,
-    PredictionType,
     SamplingConfig,
     TCDMConfig,
 )

@@ -18,8 +18,8 @@ import torch
 from scipy.stats import spearmanr
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.commands.train import model_folder
-from fcas_nnunet.config import ReferenceSource
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.confidence import confidence_map
 from fcas_nnunet.generator.grid import WorkingGrid

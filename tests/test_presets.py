@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fcas_nnunet.config import Architecture, Conditioning, GridConfig, PredictionType, Solver
+from fcas_nnunet.choices import Architecture, Conditioning, PredictionType, Solver
+from fcas_nnunet.config import GridConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.schedulers import forward_process
 from fcas_nnunet.generator.tcdm import TCDM

@@ -9,12 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from fcas_nnunet.integration.environment import available_cores
-from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS, same_grid
+from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -52,7 +50,7 @@ def case_files(folder: Path) -> dict[str, Path]:
 def grid_faults(first: Path, second: Path) -> list[str]:
     """What keeps two volumes from lying on one grid, by their headers alone; a sentence each."""
     try:
-        (shape, affine), (other_shape, other_affine) = _read_grid(first), _read_grid(second)
+        (shape, affine), (other_shape, other_affine) = read_grid(first), read_grid(second)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         return [f"{first} and {second}: files must be readable volumes, got '{reason}'. Export them again."]
@@ -110,14 +108,3 @@ def run_cases(
 def default_workers() -> int:
     """nnU-Net's number of processes where it is set, else the cores this process may use."""
     return int(os.environ.get("nnUNet_def_n_proc", available_cores()))
-
-
-def _read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape (D, H, W) and affine of a volume, from its header."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
-    return tuple(reversed(reader.GetSize())), affine[:, [2, 1, 0, 3]]

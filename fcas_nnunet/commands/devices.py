@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.choices import Precision
+from fcas_nnunet.commands.shares import local_rank
 
 #: How long processes wait for each other: caching shares of a data set may take one of them hours longer.
 PATIENCE = timedelta(hours=24)
 
 
-class Precision(StrEnum):
-    """The arithmetic of a run."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+    """`auto` is CUDA where there is one; of several GPUs, each process of torchrun or srun on a machine takes its own.
 
     Raises:
         ValueError: when CUDA is asked for and absent.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    if name != "cuda":
+        return torch.device(name)
+    if not torch.cuda.is_available():
         raise ValueError("-device: CUDA must be available, got none. Use -device cpu.")
-    return torch.device(name)
+    return torch.device("cuda", local_rank(os.environ) % torch.cuda.device_count())
+
+
+def device_label(device: torch.device) -> str:
+    """What is written of a device beside a measured time: the GPU's or the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def supports_bf16(device: torch.device) -> bool:

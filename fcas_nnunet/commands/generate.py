@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
+from fcas_nnunet.choices import ReferenceSource, SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, learnt_bounds, mask_config
+from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_volumes, mask_config
+from fcas_nnunet.commands.sampling_settings import add_sampling_arguments, confidence_config, sampling_config
+from fcas_nnunet.commands.shares import share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, train
-from fcas_nnunet.config import ReferenceSource, SamplingConfig, Solver
+from fcas_nnunet.config import FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json
 
 if TYPE_CHECKING:
+    from fcas_nnunet.commands.generation import Job
+    from fcas_nnunet.generator.checkpoint import GeneratorRecord
     from fcas_nnunet.generator.production import CasePlan
 
 logger = logging.getLogger(__name__)
@@ -30,9 +36,9 @@ EXAMPLE = """
 fcas_generate -d 901 -o 902 -n 40
 fcas_generate -d Dataset901_Heart -n 400 --masks both --seed 1
 fcas_generate -d 901 -o 903 --for 900      # labels under the ids and names of data set 900
+fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
+torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate -d 901 -o 902 -n 10000   # four GPUs
 """
-#: Bytes a voxel takes on disk, at most: int16 image, uint8 labels and confidence, uncompressed.
-BYTES_PER_VOXEL = 4
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,13 +60,20 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
     add_generator_arguments(parser)
-    parser.add_argument("--solver", type=Solver, choices=list(Solver), help="reverse diffusion (default: the preset's)")
-    parser.add_argument("--steps", type=int, metavar="K", help="steps of dpmsolver++ (default: the preset's)")
     parser.add_argument(
         "-np", type=int, default=None, metavar="P",
         help="processes, one CPU thread each (default: one per core; 1 on a GPU). The result does not depend on it",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="print what would be made and stop")
+    parser.add_argument(
+        "--part", metavar="K/N",
+        help="make the K-th of N parts of the set (default: as torchrun, srun or a SLURM array say, else all of it). "
+        "The parts can run at the same time or one after the other; the last to end finishes the data set",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and what disk and time it needs, and stop"
+    )
+    parser.add_argument("--ignore_disk", action="store_true", help="start though the disk may not hold all cases")
+    add_sampling_arguments(parser)
     add_mask_arguments(parser)
     return parser
 
@@ -69,71 +82,140 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_generate."""
     args = build_parser().parse_args(argv)
-    from fcas_nnunet.commands.generation import Job, check_model, generate, report_overlaps, templates_of
-    from fcas_nnunet.generator.checkpoint import is_trained, read_record, weights_sha256
-    from fcas_nnunet.generator.production import plan_cases
-
     if args.n < 1:
-        raise ValueError(f"-n: must be at least 1, got {args.n}.")
+        raise ValueError(f"-n: must be at least 1, got {args.n}. Give a higher number.")
+    share = share_of(args.part, os.environ)
     config = generator_config(args)
-    source = RawDataset.open(resolve_dataset(args.d))
-    target_labels = RawDataset.open(resolve_dataset(args.real)).labels if args.real else source.labels
-    label_map = match_labels(source.labels, target_labels)
-    output = new_dataset_folder(args.o, default_name=f"{source.name.split('_', 1)[1]}FCaS")
-    if output == source.folder or (args.real and output == resolve_dataset(args.real)):
-        raise ValueError(f"-o: must be another data set than -d and --for, got {output.name}.")
+    if confidence_config(config.confidence, args).decoder == SnapshotDecoder.PREVIEW and config.preview is None:
+        config = replace(config, preview=PreviewConfig())  # a generator that is trained now gets one
+    source, target_labels, output = _data_sets(args)
     model = model_folder(source, config)
     source.check(min_cases=2)
+
+    from fcas_nnunet.commands.generation import cost_settings, finish, generate
+    from fcas_nnunet.commands.generation_checks import check_output, report_overlaps
+    from fcas_nnunet.commands.outlook import look_ahead
+    from fcas_nnunet.generator.checkpoint import is_trained
+
+    # Plan
+    record = _read_record(model, source, config, args) if is_trained(model) else None
+    plans = _plans(args, source, record)
+    trained_config = record.config if record else config
+    confidence = confidence_config(trained_config.confidence, args)
+    settings = cost_settings(sampling_config(trained_config.sampling, args), confidence)
+    outlook = look_ahead(plans, share, source, output, model, settings, args.device, args.np)
     if args.dry_run:
-        _print_plan(
-            plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed),
-            source,
-            output,
-            model,
-            is_trained(model),
-        )
+        print(outlook.describe(trained=record is not None))
         return
-    if not is_trained(model):
+    if not args.ignore_disk:
+        outlook.check_disk()
+
+    # Generator
+    if record is None:
+        if share.count > 1:
+            raise ValueError(
+                f"{model}: must hold a trained generator before the work is split, got none for {share}. "
+                f"Train it first: fcas_train -d {source.name}, with the same --preset or --config."
+            )
         logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
         train(source, config, args)
+        record = _read_record(model, source, config, args)
+        plans = _plans(args, source, record)
+
+    # Cases
+    job = _job(args, record, source, target_labels, model, output)
+    check_output(plans, job)
+    report_overlaps(record, source)
+    if share.count > 1:
+        logger.info(f"{share}: {len(share.of(plans))} of {len(plans)} cases")
+    left = generate(plans, share, job, args.np)
+    if left:
+        print(f"{share}: done. {left} of {len(plans)} cases are left to other parts; the last to end finishes {output}")
+        return
+
+    # Data set
+    def describe(num_cases: int) -> None:
+        write_dataset_json(
+            output, target_labels, num_cases,
+            description=f"Synthetic, made by fcas_generate from {source.name}; confidenceTr holds the confidence maps.",
+        )  # fmt: skip
+
+    if finish(plans, share, output, describe):
+        _report(output, plans)
+    else:
+        print(
+            f"all {len(plans)} cases are there. The last run at work in {output} finishes it; if none is, start again"
+        )
+
+
+def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, dict[str, int], Path]:
+    """The labelled data set, the labels to write, and the folder to write into.
+
+    Raises:
+        ValueError: when the folder is that of a data set that is read, or --for's labels are other structures.
+    """
+    source = RawDataset.open(resolve_dataset(args.d))
+    target_labels = RawDataset.open(resolve_dataset(args.real)).labels if args.real else source.labels
+    output = new_dataset_folder(args.o, default_name=f"{source.name.split('_', 1)[1]}FCaS")
+    if output == source.folder or (args.real and output == resolve_dataset(args.real)):
+        raise ValueError(
+            f"-o: must be another data set than -d and --for, got {output.name}. "
+            "Give another id, or none for a free one."
+        )
+    match_labels(source.labels, target_labels)
+    return source, target_labels, output
+
+
+def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argparse.Namespace) -> GeneratorRecord:
+    """The record of the generator, which must be of this data set, and of the configuration if one is asked for."""
+    from fcas_nnunet.commands.generation_checks import check_model, check_preview
+    from fcas_nnunet.generator.checkpoint import read_record
+
     record = read_record(model)
     check_model(record, source, config if args.config or args.preset else None, model)
-    report_overlaps(record, source)
-    plans = plan_cases(args.n, source.case_ids, templates_of(record, source), args.masks, args.seed)
+    check_preview(confidence_config(record.config.confidence, args), model)
+    return record
+
+
+def _plans(args: argparse.Namespace, source: RawDataset, record: GeneratorRecord | None) -> list[CasePlan]:
+    """All cases; before there is a generator, with the templates of one that is trained on all cases."""
+    from fcas_nnunet.commands.generation_checks import templates_of
+    from fcas_nnunet.generator.production import plan_cases
+
+    templates = templates_of(record, source) if record else source.case_ids
+    return plan_cases(args.n, source.case_ids, templates, args.masks, args.seed)
+
+
+def _job(
+    args: argparse.Namespace,
+    record: GeneratorRecord,
+    source: RawDataset,
+    target_labels: dict[str, int],
+    model: Path,
+    output: Path,
+) -> Job:
+    """What the workers need to know."""
+    from fcas_nnunet.commands.generation import Job
+    from fcas_nnunet.generator.checkpoint import weights_sha256
+    from fcas_nnunet.generator.quality import volume_bounds_ml
+
     masks = mask_config(args, record.config.masks)
-    job = Job(
-        source=source.folder, model=model, output=output, sampling=_sampling(record.config.sampling, args), masks=masks,
-        bounds_ml=learnt_bounds(source, given_samples(source)),
-        label_map=label_map, device_name=args.device,
+    sampling, confidence = (
+        sampling_config(record.config.sampling, args),
+        confidence_config(record.config.confidence, args),
+    )
+    sampling.for_model(record.tcdm.prediction_type)  # a solver that cannot run it is better named now
+    label_map = match_labels(source.labels, target_labels)
+    return Job(
+        source=source.folder, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
+        bounds_ml=volume_bounds_ml(given_volumes(source)), label_map=label_map, device_name=args.device,
         shared={
-            "source": source.name, "mask_config": to_dict(masks), "preset": record.config.preset,
-            "weights_sha256": weights_sha256(model),
+            "source": source.name, "mask_config": to_dict(masks), "sampling": to_dict(sampling),
+            "confidence": to_dict(confidence), "preset": record.config.preset,
+            "weights_sha256": weights_sha256(model, with_preview=confidence.decoder == SnapshotDecoder.PREVIEW),
             "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
         },
     )  # fmt: skip
-    generate(plans, job, args.np)
-    write_dataset_json(
-        output, target_labels, len(Manifest(output).read()),
-        description=f"Synthetic, made by fcas_generate from {source.name}; confidenceTr holds the confidence maps.",
-    )  # fmt: skip
-    Manifest(output).finalise()
-    _report(output, plans)
-
-
-def _sampling(default: SamplingConfig, args: argparse.Namespace) -> SamplingConfig:
-    return replace(
-        default,
-        solver=args.solver or default.solver,
-        num_inference_steps=args.steps or default.num_inference_steps,
-    )
-
-
-def _print_plan(plans: Sequence[CasePlan], source: RawDataset, output: Path, model: Path, trained: bool) -> None:
-    voxels = sum(int(np.prod(source.load_mask(plan.reference).shape)) for plan in plans)
-    print(f"{len(plans)} cases into {output}, at most {voxels * BYTES_PER_VOXEL / 1e9:.2f} GB")
-    print(f"generator: {model} ({'trained' if trained else 'would be trained first'})")
-    for plan in plans:
-        print(f"  {plan.case_id}: mask of {plan.reference} ({plan.masks}), template {plan.template}")
 
 
 def _report(output: Path, plans: Sequence[CasePlan]) -> None:
@@ -143,3 +225,7 @@ def _report(output: Path, plans: Sequence[CasePlan]) -> None:
     print(f"done: {len(plans)} cases in {output}")
     print(f"mean confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f}; {redrawn} masks redrawn")
     print(f"next: fcas_prepare -d {output.name} --for <your labelled data set>")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,14 @@
-"""Making the cases of a synthetic data set in worker processes, and what is checked before."""
+"""Making the cases of a synthetic data set in worker processes, beside others that work on the same set."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import logging
-import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,17 +18,33 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fcas_nnunet.commands.devices import resolve_device, supports_bf16
-from fcas_nnunet.config import FCaSConfig, MaskConfig, SamplingConfig
-from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord, case_sha256, load_generator
-from fcas_nnunet.generator.production import CasePlan, made_otherwise, make_case
+from fcas_nnunet.commands.devices import device_label, resolve_device, supports_bf16
+from fcas_nnunet.commands.measurements import KEPT_PER_RUN, Measurement, append_measurement
+from fcas_nnunet.commands.pool import as_finished
+from fcas_nnunet.commands.shares import Share, local_size
+from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config_files import to_dict
+from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.generator.checkpoint import load_generator
+from fcas_nnunet.generator.production import CasePlan, make_case
+from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset, case_is_written, write_case
-from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset, write_case
+from fcas_nnunet.integration.synthetic_cases import (
+    case_bytes,
+    case_is_written,
+    label_path,
+    remove_leftovers,
+    written_cases,
+)
+from fcas_nnunet.integration.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
 CACHED_CASES = 8
+POLL_S = 2.0  # how often a run that waits for another's cases looks at them
+
+_CASE_ID = re.compile(r"fcas_\d{5,}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class Job:
         model: folder of the generator.
         output: folder of the synthetic data set.
         sampling: of the reverse diffusion.
+        confidence: settings of SSV.
         masks: ranges of new masks.
         bounds_ml: source label id → believable volumes of new masks.
         label_map: source label id → written label id.
@@ -50,6 +68,7 @@ class Job:
     model: Path
     output: Path
     sampling: SamplingConfig
+    confidence: ConfidenceConfig
     masks: MaskConfig
     bounds_ml: Mapping[int, tuple[float, float]]
     label_map: Mapping[int, int]
@@ -57,128 +76,242 @@ class Job:
     shared: Mapping[str, Any]
 
 
-def generate(plans: Sequence[CasePlan], job: Job, num_processes: int | None) -> None:
-    """Make every planned case that is not there yet.
+class State(StrEnum):
+    """How a worker left a case."""
+
+    MADE = "made"
+    THERE = "there"  # another run had finished it
+    TAKEN = "taken"  # another run is making it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        number: of the case in the plan.
+        plan: of the case.
+        state: how it was left.
+        seconds: that making it took.
+        voxels: of the case.
+        first: of its process.
+    """
+
+    number: int
+    plan: CasePlan
+    state: State
+    seconds: float = 0.0
+    voxels: int = 0
+    first: bool = False
+
+
+def processes_for(device: torch.device, asked: int | None) -> int:
+    """How many processes work side by side: as asked, else one on a GPU, or one for each core that is this process'."""
+    return asked or (1 if device.type == "cuda" else max(1, available_cores() // local_size(os.environ)))
+
+
+def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dict[str, Any]:
+    """The settings that decide what a voxel costs."""
+    return to_dict(sampling) | {"confidence": to_dict(confidence)}
+
+
+def finished_cases(output: Path) -> set[str]:
+    """Ids of the cases that are there whole: files and record."""
+    return written_cases(output) & Manifest(output).read().keys()
+
+
+def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: int | None) -> int:
+    """Make this share of the plan, and finish the data set if the rest is there.
+
+    Any number of processes may do so at the same time, on the same share or on different ones: no case is made by two
+    of them at once. What others are making of this share is waited for, and made if they die.
 
     Args:
         plans: all cases of the set.
+        share: which of them are made here.
         job: what the workers need.
         num_processes: None = one per core, or one on a GPU.
 
-    Raises:
-        ValueError: when the output folder holds cases made with other settings.
+    Returns:
+        How many cases of the plan are not there yet, 0 when all are.
     """
-    manifest = Manifest(job.output)
-    done = _finished(plans, job, manifest)
-    missing = [plan for plan in plans if plan.case_id not in done]
-    if done and missing:
-        logger.info(f"{len(done)} of {len(plans)} cases are there already")
-    if not missing:
-        return
-    on_gpu = resolve_device(job.device_name).type == "cuda"
-    workers = num_processes or (1 if on_gpu else os.cpu_count() or 1)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,)) as pool:
-        futures = [pool.submit(_make, plan) for plan in missing]
-        try:
-            for future in tqdm(
-                as_completed(futures), total=len(plans), initial=len(done), desc="generating", unit="case"
-            ):
-                manifest.append(future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with Workplace(job.output) as workplace:
+        done = finished_cases(job.output)
+        if any(plan.case_id not in done for plan in plans):
+            (job.output / DATASET_JSON).unlink(missing_ok=True)  # without it the data set is unfinished
+        mine = share.of(list(enumerate(plans)))
+        missing = [(number, plan) for number, plan in mine if plan.case_id not in done]
+        _reopen(missing, job.output, workplace)
+        if len(missing) < len(mine) and missing:
+            logger.info(f"{len(mine) - len(missing)} of {len(mine)} cases are there already")
+        _make_all(missing, len(mine), job, num_processes, workplace)
+        done = finished_cases(job.output)
+        return sum(plan.case_id not in done for plan in plans)
+
+
+def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None]) -> bool:
+    """Make a data set of a folder whose planned cases are all there, and leave nothing else in it.
+
+    Killed at any moment, it can be done again, to the same bytes.
+
+    Args:
+        plans: all cases of the set.
+        share: of this process.
+        output: the data set's folder.
+        describe: writes dataset.json, given the number of cases.
+
+    Returns:
+        Whether the data set is finished; else others are still at work there, and will do it.
+    """
+    workplace = Workplace(output)
+    with workplace.alone() as alone:
+        if not alone or (share.count > 1 and not workplace.has_locks):
+            return False
+        complete = finished_cases(output)
+        assert complete.issuperset(plan.case_id for plan in plans), "cases vanished"
+        remove_leftovers(output, complete, _CASE_ID)
+        Manifest(output).finalise(complete)
+        describe(len(complete))
+        workplace.remove()
+    return True
+
+
+def _make_all(
+    missing: Sequence[tuple[int, CasePlan]], num_mine: int, job: Job, num_processes: int | None, workplace: Workplace
+) -> None:
+    """Make cases in worker processes until each is there, by them or by another run."""
+    device = resolve_device(job.device_name)
+    processes = processes_for(device, num_processes)
+    measured = 0
+    with tqdm(total=num_mine, initial=num_mine - len(missing), desc="generating", unit="case") as bar:
+        while missing:
+            taken = []
+            work = as_finished(_make, missing, processes, initializer=_start_worker, initargs=(job,))
+            with closing(work) as outcomes:
+                for outcome in outcomes:
+                    if outcome.state is State.TAKEN:
+                        taken.append((outcome.number, outcome.plan))
+                        continue
+                    bar.update()
+                    if outcome.state is State.MADE and measured < KEPT_PER_RUN:
+                        append_measurement(job.model, _measurement(outcome, job, device, processes))
+                        measured += 1
+            missing = _wait_for(taken, job.output, workplace, bar)
+
+
+def _wait_for(
+    taken: Sequence[tuple[int, CasePlan]], output: Path, workplace: Workplace, bar: tqdm
+) -> list[tuple[int, CasePlan]]:
+    """Wait until others have made their cases. Returns what is left when one has let go of a case unfinished."""
+    left = sorted(taken, key=lambda item: item[0])
+    if left:
+        logger.info(f"{len(left)} cases are being made by another run: waiting for them")
+    while left:
+        unfinished = [(number, plan) for number, plan in left if not case_is_written(output, plan.case_id)]
+        bar.update(len(left) - len(unfinished))
+        left = unfinished
+        if any(_is_free(number, plan, output, workplace) for number, plan in left):
+            break
+        if left:
+            time.sleep(POLL_S)
+    return left
+
+
+def _is_free(number: int, plan: CasePlan, output: Path, workplace: Workplace) -> bool:
+    with workplace.claim(number) as free:
+        return free and not case_is_written(output, plan.case_id)
+
+
+def _reopen(missing: Sequence[tuple[int, CasePlan]], output: Path, workplace: Workplace) -> None:
+    """Take the label, which makes a case a whole one, from those that have no record: their manifest was lost."""
+    written = [(number, plan) for number, plan in missing if case_is_written(output, plan.case_id)]
+    records = Manifest(output).read() if written else {}  # read later: of what was written then, it has the record
+    for number, plan in written:
+        with workplace.claim(number) as mine:
+            if mine and plan.case_id not in records:
+                label_path(output, plan.case_id).unlink(missing_ok=True)
+
+
+def _measurement(outcome: Outcome, job: Job, device: torch.device, processes: int) -> Measurement:
+    return Measurement(
+        device=device_label(device),
+        processes=processes,
+        masks=str(outcome.plan.masks),
+        settings=cost_settings(job.sampling, job.confidence),
+        voxels=outcome.voxels,
+        seconds=round(outcome.seconds, 3),
+        num_bytes=case_bytes(job.output, outcome.plan.case_id),
+        first=outcome.first,
+    )
 
 
 class _Worker:
-    """A worker process' own: the loaded generator and the last cases it read."""
+    """A worker process' own: the loaded generator, the last cases it read, its place in the folder and its journal."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.device = resolve_device(job.device_name)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.precision = torch.bfloat16 if supports_bf16(self.device) else torch.float32
         generator = load_generator(job.model, self.device)
-        config = replace(generator.record.config, sampling=job.sampling, masks=job.masks)
-        self.generator = Generator(replace(generator.record, config=config), generator.autoencoder, generator.tcdm)
+        config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
+        self.generator = replace(generator, record=replace(generator.record, config=config))
         self.load_case = lru_cache(CACHED_CASES)(RawDataset.open(job.source).load_case)
+        self.workplace = Workplace(job.output)  # kept to the end of the process
+        self.journal = Manifest(job.output).new_journal()
+        self.made = 0
 
-    def make(self, plan: CasePlan) -> dict[str, Any]:
+    def make(self, number: int, plan: CasePlan) -> Outcome:
+        with self.workplace.claim(number) as mine:
+            if not mine:
+                return Outcome(number, plan, State.TAKEN)
+            if case_is_written(self.job.output, plan.case_id):
+                return Outcome(number, plan, State.THERE)
+            start = time.monotonic()
+            voxels = self._write(plan)
+            self.made += 1
+            return Outcome(number, plan, State.MADE, time.monotonic() - start, voxels, self.made == 1)
+
+    def _write(self, plan: CasePlan) -> int:
+        """Make and write a case; returns its number of voxels."""
         case, record = make_case(self.generator, plan, self.load_case, self.device, self.precision, self.job.bounds_ml)
         lookup = np.zeros(256, dtype=np.uint8)
         for source_id, target_id in self.job.label_map.items():
             lookup[source_id] = target_id
-        write_case(self.job.output, replace(case, mask=lookup[case.mask]))
-        return {**record, **self.job.shared}
+        written = replace(case, mask=lookup[case.mask])
+        with _full_disk_named(self.job.output):
+            write_case(
+                self.job.output, written, before_label=lambda: self.journal.append({**record, **self.job.shared})
+            )
+        return case.mask.size
 
 
+@contextmanager
+def _full_disk_named(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"{output}: its disk must have room, got '{error.strerror}'. Free some; the same command goes on."
+        ) from error
+
+
+_job: Job | None = None
 _worker: _Worker | None = None
 
 
 def _start_worker(job: Job) -> None:
-    global _worker
+    global _job
     torch.set_num_threads(1)  # the same arithmetic whatever the number of processes
-    _worker = _Worker(job)
+    _job = job
 
 
-def _make(plan: CasePlan) -> dict[str, Any]:
-    assert _worker is not None, "the pool's initializer ran"
-    return _worker.make(plan)
-
-
-def _finished(plans: Sequence[CasePlan], job: Job, manifest: Manifest) -> set[str]:
-    """Ids of the planned cases that are complete.
-
-    Raises:
-        ValueError: when any case of the folder was made otherwise.
-    """
-    records = manifest.read()
-    strangers = made_otherwise(records, plans, job.shared)
-    if strangers:
-        raise ValueError(
-            f"{job.output}: its cases must have been made with the same generator, seed, masks and labels, got others: "
-            f"{', '.join(strangers[:5])}. Choose another -o, or delete the folder."
-        )
-    planned = {plan.case_id for plan in plans}
-    return {case_id for case_id in records.keys() & planned if case_is_written(job.output, case_id)}
-
-
-def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
-    """Cases that may guide the drawing: those the generator was trained on."""
-    return [case_id for case_id in source.case_ids if case_id in record.cases] or source.case_ids
-
-
-def check_model(record: GeneratorRecord, source: RawDataset, asked: FCaSConfig | None, folder: Path) -> None:
-    """See that the generator belongs to the data set and the settings.
-
-    Raises:
-        ValueError: when it does not.
-    """
-    faults = []
-    if dict(record.labels) != dict(source.labels):
-        faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
-    if asked is not None and asked != record.config:
-        faults.append(
-            f"{folder}: holds a generator with another configuration than the one asked for. Delete it to train anew, "
-            "or name your configuration's preset differently."
-        )
-    if faults:
-        raise ValueError("\n".join(faults))
-
-
-def report_overlaps(record: GeneratorRecord, source: RawDataset) -> None:
-    """Name cases whose content changed since training, and held-out cases that training has seen."""
-    images = {}
-    for case_id in source.case_ids:
-        case = source.load_case(case_id)
-        if record.cases.get(case_id, "") not in ("", case_sha256(case)):
-            logger.warning(f"{case_id}: changed since the generator was trained")
-        assert case.image is not None, "training cases have images"
-        images[_image_sha256(case.image)] = case_id
-    for path in sorted((source.folder / "imagesTs").glob(f"*_0000{source.file_ending}")):
-        twin = images.get(_image_sha256(read_volume(path).array))
-        if twin is not None:
-            logger.warning(f"{path}: is the image of training case {twin}, so the test set leaks")
-
-
-def _image_sha256(image: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()
+def _make(item: tuple[int, CasePlan]) -> Outcome:
+    global _worker
+    assert _job is not None, "the pool's initializer ran"
+    if _worker is None:  # here, where an error reaches the user
+        _worker = _Worker(_job)
+    return _worker.make(*item)

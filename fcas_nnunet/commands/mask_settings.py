@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,15 +48,26 @@ def given_samples(source: RawDataset) -> dict[str, MaskSample]:
 
     ids = [label_id for label_id in source.labels.values() if label_id]
     samples = {}
-    for case_id in tqdm(source.case_ids, desc="given masks", unit="mask", disable=len(source.case_ids) < _BAR_FROM):
+    for case_id in _with_progress(source.case_ids):
         case = source.load_mask(case_id)
         samples[case_id] = sample_mask(case.mask, case.spacing_mm, ids)
     return samples
 
 
-def learnt_bounds(source: RawDataset, given: Mapping[str, MaskSample]) -> dict[int, tuple[float, float]]:
-    """What volumes a data set's own masks make believable, label id → (least, most) mL."""
-    from fcas_nnunet.generator.quality import volume_bounds_ml
+def given_volumes(source: RawDataset) -> list[dict[int, float]]:
+    """Label id → mL, of each of the data set's own masks."""
+    from fcas_nnunet.generator.quality import label_volumes_ml
 
     ids = [label_id for label_id in source.labels.values() if label_id]
-    return volume_bounds_ml([dict(zip(ids, sample.volumes_ml, strict=True)) for sample in given.values()])
+    masks = map(source.load_mask, _with_progress(source.case_ids))
+    return [label_volumes_ml(case.mask, case.spacing_mm, ids) for case in masks]
+
+
+def sampled_volumes(source: RawDataset, given: Mapping[str, MaskSample]) -> list[dict[int, float]]:
+    """`given_volumes`, of masks that are sampled already."""
+    ids = [label_id for label_id in source.labels.values() if label_id]
+    return [dict(zip(ids, sample.volumes_ml, strict=True)) for sample in given.values()]
+
+
+def _with_progress(case_ids: Sequence[str]) -> Iterable[str]:
+    return tqdm(case_ids, desc="given masks", unit="mask", disable=len(case_ids) < _BAR_FROM)

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
+from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, learnt_bounds, mask_config
+from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, mask_config, sampled_volumes
 from fcas_nnunet.commands.pool import as_finished
-from fcas_nnunet.config import FCaSConfig, MaskConfig, ReferenceSource
+from fcas_nnunet.config import FCaSConfig, MaskConfig
 from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.environment import available_cores
@@ -89,11 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = RawDataset.open(resolve_dataset(args.d))
     source.check(min_cases=1)
     from fcas_nnunet.generator.production import plan_cases
+    from fcas_nnunet.generator.quality import volume_bounds_ml
 
     roles = label_roles(source.labels)
     given = given_samples(source)
     job = _Job(
-        source.folder, args.o, config, roles, learnt_bounds(source, given),
+        source.folder, args.o, config, roles, volume_bounds_ml(sampled_volumes(source, given)),
         {"source": source.name, "mask_config": to_dict(config), "versions": versions()},
     )  # fmt: skip
     plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.folders import new_dataset_folder
-from fcas_nnunet.integration.raw_dataset import RawDataset, case_is_written, write_case, write_dataset_json
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.synthetic_cases import case_is_written
 from fcas_nnunet.seeds import derive_seed
 
 #: HU that structures are painted with: anything between fat and dense contrast medium.

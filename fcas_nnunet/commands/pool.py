@@ -3,33 +3,78 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TypeVar
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+START_METHOD = "spawn"  # a forked process could not use CUDA, nor threads that were started before
+
+_AHEAD = 2  # jobs handed over per process, so that none waits and a long list takes no memory
+
 
 def as_finished(
-    work: Callable[[Job], Result], jobs: Sequence[Job], num_processes: int
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    num_processes: int,
+    *,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
 ) -> Generator[Result, None, None]:
     """Do `work` for every job; yields results in the order in which they get finished.
+
+    The processes end with this one, however it ends: a kill leaves none at work.
 
     Args:
         work: a module-level function, or a partial of one.
         jobs: its arguments.
-        num_processes: with one, or one job, the work is done in this process.
+        num_processes: with one, or one job, the work is done in this process, unless there is an initializer.
+        initializer: prepares a process for all its jobs; what it leaves behind stays out of this process.
+        initargs: its arguments.
+
+    Raises:
+        RuntimeError: when a process was killed.
     """
-    if num_processes == 1 or len(jobs) == 1:
+    if not jobs:
+        return
+    if initializer is None and (num_processes == 1 or len(jobs) == 1):
         for job in jobs:
             yield work(job)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
+    workers = min(num_processes, len(jobs))
+    context = multiprocessing.get_context(START_METHOD)
+    with ProcessPoolExecutor(workers, context, _start_process, (initializer, initargs)) as pool:
+        waiting = iter(jobs)
+        running = {pool.submit(work, job) for job in islice(waiting, _AHEAD * workers)}
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(work, job) for job in islice(waiting, len(done))}
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process was killed, for want of memory most likely. With fewer processes (-np) each has more."
+            ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits: when this ends, so have the processes
+
+
+def _start_process(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """A pool's processes do not notice by themselves that their parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a child process"
+    parent.join()
+    os._exit(1)

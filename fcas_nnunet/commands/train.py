@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, make_parser, say
 from fcas_nnunet.config import FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
@@ -58,7 +59,7 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
     parser.add_argument(
-        "--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"],
+        "--precision", type=Precision, default=Precision.AUTO, choices=list(Precision),
         help="arithmetic of the training (default: auto, bf16 where the hardware has it)",
     )  # fmt: skip
 
@@ -95,7 +96,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         args: with `device`, `precision` and the files of `add_generator_arguments`.
         keep_cache: keep variants and latents.
     """
-    from fcas_nnunet.commands.devices import Precision, make_accelerator
+    from fcas_nnunet.commands.devices import make_accelerator
     from fcas_nnunet.generator.checkpoint import is_trained
     from fcas_nnunet.generator.fitting import add_preview, train_generator
     from fcas_nnunet.generator.hub import weights_file
@@ -105,7 +106,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     references = (args.autoencoder, args.denoiser, args.controlnet)
     pretrained = PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
-    accelerator = make_accelerator(args.device, Precision(args.precision))
+    accelerator = make_accelerator(args.device, args.precision)
     folder = model_folder(dataset, config)
     if is_trained(folder) and config.preview is not None:
         add_preview(data, config.preview, folder, accelerator, keep_cache)

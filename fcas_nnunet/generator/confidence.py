@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fcas_nnunet.config import ConfidenceConfig, ConfidenceNorm
+from fcas_nnunet.choices import ConfidenceNorm
+from fcas_nnunet.config import ConfidenceConfig
 
 
 class Welford:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from scipy.ndimage import zoom
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import Architecture, GridConfig, TCDMConfig
+from fcas_nnunet.choices import Architecture
+from fcas_nnunet.config import GridConfig, TCDMConfig
 
 
 @dataclass(frozen=True)

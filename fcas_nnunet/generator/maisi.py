@@ -18,15 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fcas_nnunet.config import (
-    LATENT_CHANNELS,
-    Architecture,
-    AutoencoderConfig,
-    Conditioning,
-    OptimisationConfig,
-    PredictionType,
-    TCDMConfig,
-)
+from fcas_nnunet.choices import Architecture, Conditioning, PredictionType
+from fcas_nnunet.config import LATENT_CHANNELS, AutoencoderConfig, OptimisationConfig, TCDMConfig
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.weights import as_state, file_sha256, load_state, read_content

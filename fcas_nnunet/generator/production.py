@@ -11,7 +11,8 @@ import torch
 
 from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import MaskConfig, ReferenceSource
+from fcas_nnunet.choices import ReferenceSource
+from fcas_nnunet.config import MaskConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.checkpoint import Generator
 from fcas_nnunet.generator.conditions import build_condition

@@ -109,6 +109,7 @@ class ProgressFolder:
         validation = history.validation_losses[-1]
         if self._board is not None:
             self._board.add_scalar("loss/validation", validation, step)
+            self._board.flush()
         figure = plot_progress(history, learning_rate, self._panels, self.name)
         with atomic_path(self.folder / PROGRESS_FILE) as temporary:
             figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH)

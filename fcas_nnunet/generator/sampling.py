@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
-from fcas_nnunet.config import ConfidenceConfig, SamplingConfig, SnapshotDecoder, SnapshotSource
+from fcas_nnunet.choices import SnapshotDecoder, SnapshotSource
+from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 from fcas_nnunet.generator.confidence import snapshot_steps
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.schedulers import draw_noise, predicted_clean_latents, sampling_scheduler

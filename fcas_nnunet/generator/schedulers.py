@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
-from fcas_nnunet.config import PredictionType, SamplingConfig, Solver, TCDMConfig
+from fcas_nnunet.choices import PredictionType, Solver
+from fcas_nnunet.config import SamplingConfig, TCDMConfig
 from fcas_nnunet.generator.flow import RectifiedFlow
 
 #: A diffusion of diffusers', or a rectified flow.

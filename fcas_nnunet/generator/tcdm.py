@@ -13,7 +13,8 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 
-from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, Architecture, Conditioning, TCDMConfig
+from fcas_nnunet.choices import Architecture, Conditioning
+from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.generator.blocks import fold_blocks
 from fcas_nnunet.generator.prior import PRIOR_CHANNELS, LatentPrior
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Generic
 
@@ -109,6 +109,7 @@ class Training(Generic[BatchT]):
         progress.open(self.step)
         micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
         with (
+            closing(progress),
             ReadAhead(self._reader(training), micro_batches) as batches,
             tqdm(
                 total=num_steps, initial=self.step, desc=self.name, unit="step",
@@ -131,7 +132,6 @@ class Training(Generic[BatchT]):
                         lambda step: learning_rate(self.config, step, num_steps),
                     )  # fmt: skip
                     bar.set_postfix(loss=f"{self._recent_loss():.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
-        progress.close()
         if self._out_of_patience():
             logger.info(f"{self.name}: stopped at step {self.step}, no improvement for {self.config.patience} checks")
 

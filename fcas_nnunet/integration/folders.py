@@ -13,6 +13,8 @@ _MAX_ID = 999
 
 #: What a raw data set folder holds; "Tr" or "Ts" is appended.
 IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
+#: What an unfinished one holds besides: locks and journals.
+WORK_FOLDER = ".fcas_unfinished"
 
 
 class Root(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,7 @@ def read_confidence(path: Path) -> Volume:
     return Volume(dequantise_confidence(quantise_confidence(volume.array)), volume.affine)
 
 
-def write_case(folder: Path, case: Case, *, split: str = "Tr") -> None:
+def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Callable[[], None] | None = None) -> None:
     """Write what a case holds in nnU-Net's raw layout; equal cases give equal bytes.
 
     The label comes last, so that a case with a label is a whole one.
@@ -233,6 +233,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr") -> None:
         folder: the raw data set folder.
         case: image in HU (stored as int16), mask, surroundings, confidence; what is None is not written.
         split: "Tr" for training cases, "Ts" for held-out ones.
+        before_label: called when all else is written; keeps what must be there of every whole case.
     """
     if case.image is not None:
         write_image(
@@ -242,17 +243,9 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr") -> None:
         write_labels(folder / f"{SURROUNDINGS}{split}" / f"{case.case_id}{FILE_ENDING}", case.surroundings, case.affine)
     if case.confidence is not None:
         write_confidence(folder / f"{CONFIDENCE}{split}" / f"{case.case_id}{FILE_ENDING}", case.confidence, case.affine)
+    if before_label is not None:
+        before_label()
     write_labels(folder / f"{LABELS}{split}" / f"{case.case_id}{FILE_ENDING}", case.mask, case.affine)
-
-
-def case_is_written(folder: Path, case_id: str) -> bool:
-    """Whether a synthetic case is there whole: image, confidence map and labels."""
-    names = (
-        f"{IMAGES}Tr/{case_id}{_CHANNEL_SUFFIX}{FILE_ENDING}",
-        f"{CONFIDENCE}Tr/{case_id}{FILE_ENDING}",
-        f"{LABELS}Tr/{case_id}{FILE_ENDING}",
-    )
-    return all((folder / name).is_file() for name in names)
 
 
 def write_dataset_json(

@@ -68,6 +68,21 @@ def read_volume(path: Path) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), xyz_affine[:, [2, 1, 0, 3]])
 
 
+def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (D, H, W) and affine of a volume, as `read_volume` gives them, from its header alone.
+
+    Raises:
+        RuntimeError: if it cannot be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    xyz_affine = np.eye(4)
+    xyz_affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
+    xyz_affine[:3, 3] = reader.GetOrigin()
+    return tuple(reversed(reader.GetSize())), xyz_affine[:, [2, 1, 0, 3]]
+
+
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: float = 1.0) -> None:
     """Write one `.nii.gz`; equal input gives equal bytes.
 

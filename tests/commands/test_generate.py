@@ -3,22 +3,27 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
 from fcas_nnunet.commands.generate import main as generate
+from fcas_nnunet.commands.measurements import read_measurements
+from fcas_nnunet.commands.outlook import MAX_LISTED
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config_files import save_config
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.synthetic_cases import case_bytes
 
 SOURCE = "Dataset901_Small"
 NUM_CASES = 4
@@ -87,6 +92,7 @@ def test_two_processes_write_the_same_bytes_as_one(home):
     assert hashes(raw / "Dataset903_SmallFCaS") == hashes(raw / "Dataset902_SmallFCaS")
 
 
+@pytest.mark.slow  # the same with twenty kills, faster: test_generate_at_scale.py
 def test_killed_and_started_again_it_writes_the_same_bytes(home):
     raw = home / "nnUNet_raw"
     output = raw / "Dataset904_SmallFCaS"
@@ -127,8 +133,11 @@ def test_labels_under_another_data_sets_ids(home):
     np.testing.assert_array_equal(case.image, original.image)
 
 
-def test_other_settings_are_not_mixed_into_a_data_set(home, capsys):
-    message = refused(capsys, generate, command(home, "902", "--seed", "7"))
+@pytest.mark.parametrize(
+    "other", [("--seed", "7"), ("--steps", "7"), ("--masks", "given"), ("--stenosis", "0.3", "0.5")]
+)
+def test_other_settings_are_not_mixed_into_a_data_set(home, capsys, other):
+    message = refused(capsys, generate, command(home, "902", *other))
     assert "its cases must have been made with the same generator, seed, masks and labels" in message
     assert "fcas_00000" in message
 
@@ -139,12 +148,53 @@ def test_model_of_another_configuration_is_refused(home, capsys):
     assert not list((home / "nnUNet_raw").glob("Dataset906*"))
 
 
-def test_dry_run_writes_nothing(home, capsys):
-    generate(command(home, "907", "--dry-run"))
+def test_dry_run_prints_plan_disk_and_time_and_writes_nothing(home, capsys):
+    generate(command(home, "907", "--dry-run", "-np", "1", "--part", "2/3"))
     printed = capsys.readouterr().out
+    record = Manifest(home / "nnUNet_raw" / "Dataset902_SmallFCaS").read()["fcas_00001"]
     assert "4 cases into" in printed
-    assert "fcas_00003: mask of p" in printed
+    assert "Dataset907_SmallFCaS; 0 are there" in printed
+    assert (
+        f"fcas_00001: mask of {record['reference']} (mgm), template {record['template']}, seed {record['seed']}, part 2"
+    ) in printed
+    assert "part 2 of 3 (--part): 1 cases, 1 of them to be made" in printed
+    assert re.search(r"disk: about 0\.00 GB \(measured on this generator's cases\), [\d.]+ GB free\n", printed)
+    assert re.search(r"time: about \d+ s on one \S.* \(from \d cases? measured\)", printed)
     assert not list((home / "nnUNet_raw").glob("Dataset907*"))
+
+
+def test_dry_run_makes_no_time_up(home, capsys):
+    generate(command(home, "907", "--dry-run", "-np", "1", "--steps", "7", "-n", "60"))
+    printed = capsys.readouterr().out
+    assert "with these settings; run a few cases first" in printed
+    assert len(re.findall("^  fcas_", printed, re.MULTILINE)) == MAX_LISTED
+    assert "  ... 10 more ...\n  fcas_00059: mask of" in printed
+
+
+def test_more_than_the_disk_holds_is_refused_before_anything_is_made(home, capsys, monkeypatch):
+    monkeypatch.setattr("fcas_nnunet.commands.measurements.shutil.disk_usage", lambda folder: SimpleNamespace(free=1e4))
+    message = refused(capsys, generate, command(home, "907"))
+    assert "free disk space must be at least 0.0 GB for 4 cases" in message
+    assert not list((home / "nnUNet_raw").glob("Dataset907*"))
+
+
+def test_work_is_not_split_before_the_generator_is_trained(home, capsys):
+    for number in range(2):
+        write_case(home / "nnUNet_raw" / "Dataset961_New", small_case(number))
+    write_dataset_json(home / "nnUNet_raw" / "Dataset961_New", LABELS, 2, surroundings=SURROUNDINGS)
+    message = refused(capsys, generate, ["-d", "961", "--preset", "tiny", "--part", "1/2"])
+    assert "got none for part 1 of 2 (--part). Train it first: fcas_train -d Dataset961_New" in message
+    assert not (home / "nnUNet_results" / "Dataset961_New").exists()
+
+
+def test_what_is_measured_stays_out_of_the_data_set(home):
+    measured = read_measurements(home / "nnUNet_results" / SOURCE / "fcas__tiny")
+    steps = short_config().sampling.num_inference_steps
+    assert {(m.masks, m.voxels, m.settings["num_inference_steps"]) for m in measured} == {("mgm", 32**3, steps)}
+    folder = home / "nnUNet_raw" / "Dataset902_SmallFCaS"
+    sizes = {case_bytes(folder, case_id) for case_id in RawDataset.open(folder).case_ids}
+    assert sizes <= {m.num_bytes for m in measured}
+    assert all("seconds" not in record for record in Manifest(folder).read().values())
 
 
 def test_every_fault_of_the_data_is_listed_before_anything_is_made(home, capsys):

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
-from fcas_nnunet.commands.devices import Precision, make_accelerator, supports_bf16
+from fcas_nnunet.choices import Precision
+from fcas_nnunet.commands.devices import make_accelerator, supports_bf16
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config_files import save_config
 from fcas_nnunet.generator.checkpoint import is_trained

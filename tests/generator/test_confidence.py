@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcas_nnunet.config import ConfidenceConfig, ConfidenceNorm
+from fcas_nnunet.choices import ConfidenceNorm
+from fcas_nnunet.config import ConfidenceConfig
 from fcas_nnunet.generator.confidence import Welford, confidence_map, snapshot_steps
 
 

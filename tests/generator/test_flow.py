@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.networks.schedulers.rectified_flow import RFlowScheduler, timestep_transform
 
-from fcas_nnunet.config import PredictionType, SamplingConfig
+from fcas_nnunet.choices import PredictionType
+from fcas_nnunet.config import SamplingConfig
 from fcas_nnunet.generator.flow import RectifiedFlow, shifted
 from fcas_nnunet.generator.schedulers import sampling_scheduler
 from fcas_nnunet.presets import TINY

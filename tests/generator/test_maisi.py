@@ -23,7 +23,8 @@ from maisi_files import (
 from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 
-from fcas_nnunet.config import Architecture, Conditioning, PredictionType, ReferenceSource, SamplingConfig, Solver
+from fcas_nnunet.choices import Architecture, Conditioning, PredictionType, ReferenceSource, Solver
+from fcas_nnunet.config import SamplingConfig
 from fcas_nnunet.generator import checkpoint, fitting, maisi
 from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.latents import LatentScale

@@ -16,6 +16,7 @@ from fcas_nnunet.generator.batches import Batch
 from fcas_nnunet.generator.latents import LOG_STD, MEAN
 from fcas_nnunet.generator.pairs import CropSampler, PairSampler
 from fcas_nnunet.generator.variants import make_variants, save_tensors, variants_of
+from fcas_nnunet.presets import TINY
 
 CASES = [f"p{i}" for i in range(6)]
 PATIENTS = PairConfig(self_pair_probability=0.0, num_shapes=3, num_contrasts=4)
@@ -108,9 +109,10 @@ def folder(tmp_path_factory):
     """Variants of two cases, with made-up latents."""
     folder = tmp_path_factory.mktemp("variants")
     pairs = PairConfig(num_shapes=2, num_contrasts=2)
+    tcdm, grid = replace(TINY.tcdm, pairs=pairs), GridConfig(crop_size=(16, 16, 16))
     for number in range(2):
         case = small_case(number)
-        make_variants(case, folder, (2, 2, 2), LABELS, label_roles(LABELS), GridConfig(), pairs, MaskConfig(), 0)
+        make_variants(case, folder, (2, 2, 2), LABELS, label_roles(LABELS), grid, tcdm, MaskConfig(), 0)
         for i, variant in enumerate(variants_of(case.case_id, pairs)):
             latents = torch.full((4, 8, 8, 8), number + i / 10).half()
             save_tensors({MEAN: latents, LOG_STD: latents - 5}, folder / variant.latents_file)

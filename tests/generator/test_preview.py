@@ -78,4 +78,4 @@ def test_items_depend_on_their_number_alone_and_some_are_smoother(cache):
 
 
 def test_crops_fit_into_small_volumes(cache):
-    assert LatentSampler(VARIANTS, cache, (16, 16, 16), 0, "training").batch([0]).latents.shape == (1, 4, 8, 8, 8)
+    assert LatentSampler(VARIANTS, cache, (16, 16, 16), 0, "training").batch([0]).latents.shape == (1, 4, 10, 8, 8)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fcas_nnunet.config import PredictionType, SamplingConfig
+from fcas_nnunet.choices import PredictionType
+from fcas_nnunet.config import SamplingConfig
 from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.prior import LatentPrior
+from fcas_nnunet.generator.prior import INSIDE, LatentPrior
 from fcas_nnunet.generator.sampling import sample_latents
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import TINY
@@ -53,6 +54,16 @@ def test_fit_finds_mean_and_spread_in_both_regions():
     assert torch.allclose(std[..., 4:], torch.tensor(0.1), rtol=0.05)
 
 
+def test_of_large_crops_some_blocks_are_enough(monkeypatch):
+    whole = fitted()
+    monkeypatch.setattr("fcas_nnunet.generator.prior._MAX_ROWS", 300)
+    some = fitted()
+    assert not torch.equal(some.weight, whole.weight)
+    assert torch.allclose(some.variance[INSIDE], whole.variance[INSIDE], rtol=0.2)
+    known = condition_of(99)
+    assert (some(known) - whole(known))[:, :4].square().mean().sqrt() < 0.15
+
+
 def test_spread_of_a_region_that_is_never_seen_stays_at_one():
     condition = condition_of(0)
     condition[:, :8] = 0
@@ -90,7 +101,8 @@ def test_untrained_model_draws_the_prior():
     tcdm.prior = fitted()
     condition = condition_of(7, size=64)
     mean, std, _ = tcdm.prior(condition).split([4, 4, 1], dim=1)
-    samples = sample_latents(tcdm, condition, SamplingConfig(num_inference_steps=20), torch.Generator().manual_seed(0))
+    embedded = tcdm.embed_condition(condition)
+    samples = sample_latents(tcdm, embedded, SamplingConfig(num_inference_steps=20), torch.Generator().manual_seed(0))
     inside = ((samples - mean) / std)[..., 8:]
     assert abs(inside.mean()) < 0.05
     assert inside.std().item() == pytest.approx(1, abs=0.05)

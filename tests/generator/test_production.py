@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
 
 from fcas_nnunet.anatomy import label_roles
-from fcas_nnunet.config import FCaSConfig, ReferenceSource
+from fcas_nnunet.choices import ReferenceSource
+from fcas_nnunet.config import FCaSConfig
 from fcas_nnunet.config_files import from_dict, load_config, save_config, to_dict
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.fitting import train_generator
@@ -42,7 +43,7 @@ def test_training_leaves_weights_and_a_record(trained):
         assert (trained / part / "progress.png").is_file()
 
 
-def test_same_settings_train_the_same_weights_interrupted_or_not(trained, tmp_path, monkeypatch):
+def test_same_settings_train_the_same_weights_interrupted_or_not_and_shown_or_not(trained, tmp_path, monkeypatch):
     calls = []
     original = checkpoint.save_weights
 
@@ -56,7 +57,10 @@ def test_same_settings_train_the_same_weights_interrupted_or_not(trained, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train_generator(training_data(), short_config(), tmp_path, Accelerator(cpu=True))
     monkeypatch.setattr(checkpoint, "save_weights", original)
-    train_generator(training_data(), short_config(), tmp_path, Accelerator(cpu=True))
+    config = short_config()
+    shown = replace(config.tcdm, optimisation=replace(config.tcdm.optimisation, sample_every=3))
+    train_generator(training_data(), replace(config, tcdm=shown), tmp_path, Accelerator(cpu=True))
+    assert [path.name for path in (tmp_path / "tcdm" / "samples").iterdir()] == ["step_000003.png"]
     assert checkpoint.weights_sha256(tmp_path) == checkpoint.weights_sha256(trained)
 
 

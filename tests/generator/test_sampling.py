@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fcas_nnunet.config import (
-    ConfidenceConfig,
-    PredictionType,
-    SamplingConfig,
-    SnapshotDecoder,
-    SnapshotSource,
-    Solver,
-)
+from fcas_nnunet.choices import PredictionType, SnapshotDecoder, SnapshotSource, Solver
+from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.sampling import sample_latents, synthesise

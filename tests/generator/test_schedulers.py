@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fcas_nnunet.config import PredictionType, SamplingConfig, Solver
+from fcas_nnunet.choices import PredictionType, Solver
+from fcas_nnunet.config import SamplingConfig
 from fcas_nnunet.generator.schedulers import (
     draw_noise,
     draw_timesteps,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fcas_nnunet.config import Conditioning, PredictionType
+from fcas_nnunet.choices import Conditioning, PredictionType
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.pairs import PairEnd
 from fcas_nnunet.generator.schedulers import forward_process

@@ -93,6 +93,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(alone: Path, tmp_path: Path) -> None:
     in_two_processes(train, tmp_path, config(micro_batch_size=1, sample_every=5))
     assert_same_training(alone, tmp_path)

@@ -60,3 +60,26 @@ def test_hashes_and_versions(tmp_path: Path) -> None:
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
     assert {"fcas-nnunet", "torch", "nnunetv2"} <= versions().keys()
     assert all(re.match(r"\d", version) for version in versions().values())
+
+
+def test_journals_are_read_with_the_manifest_and_taken_over(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.append({"case_id": "b", "seed": 1})
+    first, second = manifest.new_journal(), manifest.new_journal()
+    first.append({"case_id": "c", "seed": 2})
+    second.append({"case_id": "a", "seed": 3})
+    with second.path.open("ab") as stream:
+        stream.write(b'{"case_id": "d", "se')  # killed
+    assert {case_id: record["seed"] for case_id, record in manifest.read().items()} == {"a": 3, "b": 1, "c": 2}
+    assert len(manifest.journals()) == 2
+    manifest.finalise()
+    assert [line[13] for line in manifest.path.read_text().splitlines()] == list("abc")
+    assert manifest.journals() == []
+
+
+def test_a_broken_journal_is_named(tmp_path: Path) -> None:
+    journal = Manifest(tmp_path).new_journal()
+    journal.append({"case_id": "a"})
+    journal.path.write_bytes(b"nonsense\n")
+    with pytest.raises(ValueError, match=re.escape(f"{journal.path}: line 1 must be a JSON record with a case_id")):
+        Manifest(tmp_path).read()

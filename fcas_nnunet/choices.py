@@ -1,0 +1,75 @@
+"""What the settings of the generator can be, where they are one of a few."""
+
+from __future__ import annotations
+
+from fcas_nnunet.enums import StrEnum
+
+
+class Conditioning(StrEnum):
+    """How the condition enters the denoiser."""
+
+    CONTROLNET = "controlnet"
+    CONCAT = "concat"
+
+
+class Architecture(StrEnum):
+    """What the denoiser is built like: bare, or with the inputs and blocks of one of MAISI's two published UNets."""
+
+    PLAIN = "plain"
+    MAISI_DDPM = "maisi_ddpm"
+    MAISI_RFLOW = "maisi_rflow"
+
+
+class PredictionType(StrEnum):
+    """What the denoiser predicts; diffusers' names, and `flow`: x_0 − noise on the straight line between the two."""
+
+    EPSILON = "epsilon"
+    V_PREDICTION = "v_prediction"
+    SAMPLE = "sample"
+    FLOW = "flow"
+
+
+class Solver(StrEnum):
+    """How the reverse diffusion is run."""
+
+    DDPM = "ddpm"
+    DPMSOLVER = "dpmsolver++"
+    EULER = "euler"
+
+
+class SnapshotSource(StrEnum):
+    """Which intermediate images SSV compares: decoded noisy latents, or decoded predicted clean latents."""
+
+    X_T = "x_t"
+    X_0 = "x_0"
+
+
+class SnapshotDecoder(StrEnum):
+    """What decodes the intermediate images that SSV compares."""
+
+    FULL = "full"
+    PREVIEW = "preview"
+
+
+class ConfidenceNorm(StrEnum):
+    """Norm(·) of Eq. 7."""
+
+    ROBUST_STD = "robust_std"
+    MINMAX_VARIANCE = "minmax_variance"
+
+
+class ReferenceSource(StrEnum):
+    """Where reference masks come from."""
+
+    GIVEN = "given"
+    MGM = "mgm"
+    BOTH = "both"
+
+
+class Precision(StrEnum):
+    """The arithmetic of a training; `auto` is bf16 where the hardware has it."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"

@@ -1,0 +1,92 @@
+"""What is checked of a generator, its data set and the output folder before cases are made."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fcas_nnunet.choices import SnapshotDecoder
+from fcas_nnunet.commands.generation import Job
+from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, has_preview
+from fcas_nnunet.generator.production import CasePlan, made_otherwise
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.volumes import read_volume
+
+logger = logging.getLogger(__name__)
+
+
+def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
+    """Cases that may guide the drawing: those the generator was trained on."""
+    return [case_id for case_id in source.case_ids if case_id in record.cases] or source.case_ids
+
+
+def check_model(record: GeneratorRecord, source: RawDataset, asked: FCaSConfig | None, folder: Path) -> None:
+    """See that the generator belongs to the data set and the settings.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    faults = []
+    if dict(record.labels) != dict(source.labels):
+        faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
+    # a preview decoder can be distilled later, and asked for or not
+    if asked is not None and replace(asked, preview=record.config.preview) != record.config:
+        faults.append(
+            f"{folder}: holds a generator with another configuration than the one asked for. Delete it to train anew, "
+            "or name your configuration's preset differently."
+        )
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def check_preview(confidence: ConfidenceConfig, folder: Path) -> None:
+    """See that a preview decoder that is asked for is there.
+
+    Raises:
+        ValueError: when it is not.
+    """
+    if confidence.decoder == SnapshotDecoder.PREVIEW and not has_preview(folder):
+        raise ValueError(
+            f"{folder}: must hold a preview decoder for --snapshot_decoder preview, got none. Make one with the same "
+            "fcas_train command and --preview."
+        )
+
+
+def report_overlaps(record: GeneratorRecord, source: RawDataset) -> None:
+    """Name cases whose content changed since training, and held-out cases that training has seen."""
+    images = {}
+    for case_id in source.case_ids:
+        case = source.load_case(case_id)
+        if record.cases.get(case_id, "") not in ("", case_sha256(case)):
+            logger.warning(f"{case_id}: changed since the generator was trained")
+        assert case.image is not None, "training cases have images"
+        images[_image_sha256(case.image)] = case_id
+    for path in sorted((source.folder / "imagesTs").glob(f"*_0000{source.file_ending}")):
+        twin = images.get(_image_sha256(read_volume(path).array))
+        if twin is not None:
+            logger.warning(f"{path}: is the image of training case {twin}, so the test set leaks")
+
+
+def _image_sha256(image: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()
+
+
+def check_output(plans: Sequence[CasePlan], job: Job) -> None:
+    """See that what lies in the output folder belongs to this plan.
+
+    Raises:
+        ValueError: when any case of it was made otherwise.
+    """
+    strangers = made_otherwise(Manifest(job.output).read(), plans, job.shared)
+    if strangers:
+        raise ValueError(
+            f"{job.output}: its cases must have been made with the same generator, seed, masks and labels and the same "
+            f"sampling, got others: {', '.join(strangers[:5])}. Choose another -o, or delete the folder."
+        )

@@ -1,0 +1,103 @@
+"""Which cases of a plan this process makes: its share, named on the command line or by what launched it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+_PART = re.compile(r"(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's share of a plan: every `count`-th case, from number `index` on.
+
+    Attributes:
+        index: from 0; users see it from 1, as `--part` counts.
+        count: into how many shares the plan is split.
+        origin: what says so, for messages; empty when nothing does and all is one share.
+    """
+
+    index: int = 0
+    count: int = 1
+    origin: str = ""
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of this share; the shares of a list are disjoint and together all of it."""
+        return items[self.index :: self.count]
+
+    def __str__(self) -> str:
+        return f"part {self.index + 1} of {self.count} ({self.origin})"
+
+
+def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
+    """The share of this process.
+
+    `--part` decides alone. Else the tasks of a SLURM array split the plan, and within each the processes of torchrun
+    (RANK of WORLD_SIZE) or, without it, the tasks of a job step (srun).
+
+    Args:
+        part: `K/N` with K from 1 to N, or None.
+        environment: the environment variables.
+
+    Raises:
+        ValueError: when `part` is malformed, or the array's numbers have gaps.
+    """
+    if part is not None:
+        return _named(part)
+    rank, size, origins = 0, 1, []
+    if {"RANK", "WORLD_SIZE"} <= environment.keys():
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        origins = ["torchrun"] if size > 1 else []
+    elif _step_tasks(environment) > 1:
+        rank, size, origins = int(environment["SLURM_PROCID"]), _step_tasks(environment), ["srun"]
+    place, tasks = _array_place(environment)
+    if tasks > 1:
+        origins.insert(0, "SLURM array")
+    return Share(place * size + rank, tasks * size, " and ".join(origins))
+
+
+def local_rank(environment: Mapping[str, str]) -> int:
+    """Number of this process among those of its machine: which GPU it takes, of those that it sees."""
+    if "RANK" in environment:
+        return int(environment.get("LOCAL_RANK", 0))
+    return int(environment.get("SLURM_LOCALID", 0)) if _step_tasks(environment) > 1 else 0
+
+
+def local_size(environment: Mapping[str, str]) -> int:
+    """How many processes of torchrun share this machine's cores; SLURM binds each task to cores of its own."""
+    return int(environment.get("LOCAL_WORLD_SIZE", 1)) if "RANK" in environment else 1
+
+
+def _named(part: str) -> Share:
+    match = _PART.fullmatch(part)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError(
+            f"--part: must be K/N with K from 1 to N, got {part}. The second of four workers takes --part 2/4."
+        )
+    return Share(number - 1, count, "--part")
+
+
+def _step_tasks(environment: Mapping[str, str]) -> int:
+    """Tasks that srun started; SLURM_NTASKS also counts those of a batch script, where one process runs."""
+    return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
+
+
+def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Place of this task in its SLURM array, from 0, and the array's size; (0, 1) outside one."""
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
+    if any(name not in environment for name in names):
+        return 0, 1
+    number, count, lowest, highest = (int(environment[name]) for name in names)
+    step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
+    if (highest - lowest) // step + 1 != count:
+        raise ValueError(
+            f"SLURM array: its numbers must be evenly spaced to tell a task's part, got {count} from {lowest} to "
+            f"{highest}. Give --part K/N."
+        )
+    return (number - lowest) // step, count

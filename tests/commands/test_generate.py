@@ -20,6 +20,7 @@ from fcas_nnunet.commands.generate import main as generate
 from fcas_nnunet.commands.measurements import read_measurements
 from fcas_nnunet.commands.outlook import MAX_LISTED
 from fcas_nnunet.commands.train import main as train
+from fcas_nnunet.config import OptimisationConfig, PreviewConfig
 from fcas_nnunet.config_files import save_config
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
@@ -140,6 +141,26 @@ def test_other_settings_are_not_mixed_into_a_data_set(home, capsys, other):
     message = refused(capsys, generate, command(home, "902", *other))
     assert "its cases must have been made with the same generator, seed, masks and labels" in message
     assert "fcas_00000" in message
+
+
+def test_confidence_by_a_preview_decoder_inside_the_box(home, capsys):
+    flags = ["--snapshot_decoder", "preview", "--box_margin", "4", "--snapshots", "3"]
+    message = refused(capsys, generate, command(home, "Dataset908_Preview", *flags))
+    assert "must hold a preview decoder for --snapshot_decoder preview, got none" in message
+    optimisation = OptimisationConfig(num_steps=4, batch_size=2, learning_rate=1e-3, warmup_steps=1, validate_every=4)
+    preview = PreviewConfig(channels=(8, 8, 8), norm_num_groups=4, crop_size=(8, 8, 8), optimisation=optimisation)
+    save_config(replace(short_config(), preview=preview), home / "preview.yaml")
+    train(["-d", "901", "--config", str(home / "preview.yaml"), "--preview"])
+    generate(command(home, "Dataset908_Preview", *flags, "-np", "1"))
+    raw = home / "nnUNet_raw"
+    ours, plain = (RawDataset.open(raw / name) for name in ("Dataset908_Preview", "Dataset902_SmallFCaS"))
+    case, other = ours.load_case("fcas_00001"), plain.load_case("fcas_00001")
+    np.testing.assert_array_equal(case.image, other.image)  # the image is decoded in full
+    assert not np.array_equal(case.confidence, other.confidence)
+    records = [Manifest(dataset.folder).read()["fcas_00001"] for dataset in (ours, plain)]
+    assert [record["confidence"]["decoder"] for record in records] == ["preview", "full"]
+    assert records[0]["confidence"]["box_margin"] == 4
+    assert records[0]["weights_sha256"] != records[1]["weights_sha256"]
 
 
 def test_model_of_another_configuration_is_refused(home, capsys):

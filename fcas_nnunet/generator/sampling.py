@@ -138,14 +138,13 @@ def _predict_in_windows(
     sampling: SamplingConfig,
 ) -> torch.Tensor:
     """The model's prediction, window by window and blended, for latents larger than one window; fp32."""
-    predict = partial(_predict, tcdm, timestep)
-    inputs = torch.cat([latents, embedded_condition.float()], dim=1)
-    if all(size <= window for size, window in zip(latents.shape[2:], sampling.window, strict=True)):
-        return predict(inputs)
-    roi = [min(size, window) for size, window in zip(latents.shape[2:], sampling.window, strict=True)]
+    window = [min(size, largest) for size, largest in zip(latents.shape[2:], sampling.window, strict=True)]
+    if window == list(latents.shape[2:]):
+        return tcdm(latents, timestep.expand(len(latents)), embedded_condition).float()
     output = sliding_window_inference(
-        inputs, roi, sw_batch_size=1, predictor=predict, overlap=sampling.overlap, mode="gaussian"
-    )
+        torch.cat([latents, embedded_condition.float()], dim=1), window, sw_batch_size=1,
+        predictor=partial(_predict, tcdm, timestep), overlap=sampling.overlap, mode="gaussian",
+    )  # fmt: skip
     assert isinstance(output, torch.Tensor), "one predictor, one output"
     return output
 

@@ -2,19 +2,19 @@
 
 Random weights of the `paper` preset (scaled by --width), both sides in turn in one process, so that a busy machine
 slows both alike. MAISI runs as its scripts do: the condition embedded at every step, rectified flow in 30 steps (or
-DDPM in 1,000, from 20 timed ones), decoding in Gaussian-blended windows of --roi latents with an overlap of 0.4.
-FLOPs are counted at full size on fake tensors, and need no device.
+DDPM in 1,000, from one timed step a round), decoding in Gaussian-blended windows of --roi latents, overlap 0.4.
+FLOPs, and with --flops the peak of all live tensors (bf16, without workspaces), are counted on fake tensors.
 
     python scripts/benchmark_generation.py --shape 256 512 512 --heart 0.35            # a GPU: seconds and memory
     python scripts/benchmark_generation.py --shape 64 128 128 --roi 20 -device cpu     # two cores, a 64th of it
-    python scripts/benchmark_generation.py --shape 256 512 512 --flops                 # FLOPs alone
+    python scripts/benchmark_generation.py --shape 256 512 512 --flops                 # what can be counted alone
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -27,6 +27,8 @@ from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMais
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.inferers import SlidingWindowInferer
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fcas_nnunet.commands.devices import supports_bf16
@@ -38,7 +40,7 @@ from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import preset
 
-MAISI_OVERLAP, RFLOW_STEPS, DDPM_STEPS, TIMED_DDPM_STEPS = 0.4, 30, 1000, 20
+MAISI_OVERLAP, RFLOW_STEPS, DDPM_STEPS = 0.4, 30, 1000
 
 Stages = dict[str, Callable[[], Any]]
 
@@ -76,8 +78,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of DPM-Solver++ (the preset's)")
     parser.add_argument("--snapshots", type=int, help="of SSV (the preset's)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of every stage (3)")
-    parser.add_argument("--flops", action="store_true", help="count only")
-    parser.add_argument("--only", choices=["ours", "maisi"], help="one side: for the peak memory of a process")
+    parser.add_argument("--flops", action="store_true", help="count FLOPs and memory, measure nothing")
+    parser.add_argument("--only", choices=["ours", "maisi"], help="one side alone")
     parser.add_argument("-device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -87,6 +89,8 @@ def main() -> None:
     sides = [side for side in ("ours", "maisi") if args.only in (None, side)]
     flops = {side: count(setting, MAKERS[side]) for side in sides}
     if args.flops:
+        for name, gigabytes in count_memory(setting).items():
+            print(f"ours   {name:50} {gigabytes:9.2f} GB live at most")
         report(setting, args, flops, {side: {stage: 0.0 for stage in flops[side]} for side in sides}, {})
         return
     torch.manual_seed(0)
@@ -255,6 +259,47 @@ def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, floa
     return totals
 
 
+class LiveTensors(TorchDispatchMode):
+    """Bytes of all tensors that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.add, output)
+        return output
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.release, key, size)
+
+    def release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def count_memory(setting: Setting) -> dict[str, float]:
+    """Peak GB of live tensors of every stage in bf16, the weights included."""
+    fake = replace(setting, device=torch.device("cpu"), precision=torch.bfloat16)
+    peaks = {}
+    with FakeTensorMode(), LiveTensors() as live, torch.inference_mode():
+        stages = ours(fake)
+        for name, stage in stages.items():
+            live.peak = live.now
+            with fake.autocast():
+                stage()
+            peaks[name] = live.peak / 1e9
+    return peaks
+
+
 def maisi_decode_flops(setting: Setting) -> float:
     """One window times the number of windows: torch's norms in place of MAISI's, which fake tensors cannot run."""
     from monai.data.utils import dense_patch_slices
@@ -345,8 +390,6 @@ def report(
             line(side, f"= {name}", whole[name], work[name], ratio)
         if side in memory:
             print(f"{side:6} peak memory {memory[side]:.1f} GB")
-    if not memory and args.only and not args.flops:
-        print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
     print(f"ours: {steps} steps of DPM-Solver++, {snapshots} snapshots, a box of {setting.heart:.0%}")
 
 

@@ -377,6 +377,11 @@ class FCaSConfig:
             all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
             "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
         )  # fmt: skip
+        in_latents = multiple // LATENT_DOWNSAMPLING
+        _require(
+            all(size > 0 and size % in_latents == 0 for size in self.sampling.window),
+            "sampling.window", f"positive multiples of {in_latents} latents", self.sampling.window,
+        )  # fmt: skip
 
     @property
     def grid_multiple(self) -> int:

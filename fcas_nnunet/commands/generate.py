@@ -204,7 +204,9 @@ def _job(
         sampling_config(record.config.sampling, args),
         confidence_config(record.config.confidence, args),
     )
-    sampling.for_model(record.tcdm.prediction_type)  # a solver that cannot run it is better named now
+    # what the model cannot be drawn with is better named now
+    replace(record.config, tcdm=record.tcdm, sampling=sampling)
+    sampling.for_model(record.tcdm.prediction_type)
     label_map = match_labels(source.labels, target_labels)
     return Job(
         source=source.folder, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,

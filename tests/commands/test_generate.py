@@ -163,6 +163,16 @@ def test_confidence_by_a_preview_decoder_inside_the_box(home, capsys):
     assert records[0]["weights_sha256"] != records[1]["weights_sha256"]
 
 
+def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, capsys):
+    for flags, message in (
+        (["--window", "10", "16", "16"], "sampling.window: must be positive multiples of 4 latents, got (10, 16, 16)"),
+        (["--solver", "euler"], "solver: must be ddpm or dpmsolver++ for a model that predicts sample, got euler"),
+        (["--overlap", "1.5"], "overlap: must be in [0, 1), got 1.5"),
+    ):
+        assert message in refused(capsys, generate, command(home, "Dataset909_Refused", *flags))
+    assert not list((home / "nnUNet_raw" / "Dataset909_Refused").glob("*/*"))
+
+
 def test_model_of_another_configuration_is_refused(home, capsys):
     message = refused(capsys, generate, ["-d", "901", "-o", "906", "-n", "1", "--preset", "tiny"])
     assert "holds a generator with another configuration than the one asked for" in message

@@ -23,6 +23,8 @@ from fcas_nnunet.generator.variants import Variant, read_crop, stored_shape
 from fcas_nnunet.seeds import derive_seed
 
 VALIDATION_CROPS = 16
+#: Crops that the linear path is fitted to; of their own.
+FITTED_CROPS = 16
 #: Share of crops that are taken as they are.
 SHARP_SHARE = 0.5
 BLUR_LATENTS = 5
@@ -132,7 +134,12 @@ def train_preview(
         for pool, name in zip(variants, ("training", "validation"), strict=True)
     )
     torch.manual_seed(derive_seed(seed, "preview weights"))
-    objective = DistillationObjective(PreviewDecoder(config), autoencoder)
+    preview = PreviewDecoder(config)
+    fitted = training.batch(range(-FITTED_CROPS, 0)).latents
+    with torch.no_grad():
+        wanted = [autoencoder.decode(crop[None].to(accelerator.device)).cpu() for crop in fitted]
+    preview.fit_linear(fitted, torch.cat(wanted))
+    objective = DistillationObjective(preview, autoencoder)
     run = Training(objective, config.optimisation, folder, accelerator, "preview decoder")
     shown = validation.batch([0])
     run.run(

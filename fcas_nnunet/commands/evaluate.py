@@ -1,4 +1,4 @@
-"""fcas_evaluate: numbers for segmentations and for synthetic scans."""
+"""fcas_evaluate: numbers for segmentations, for two results side by side, and for synthetic scans."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from fcas_nnunet.files import atomic_path, atomic_write_text
 
 _EXAMPLE = """
 fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
+fcas_evaluate compare -a real_only.json -b with_synthetic.json
 fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
 """
 _SEGMENTATIONS_EXAMPLE = """
 fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
+"""
+_COMPARE_EXAMPLE = """
+fcas_evaluate compare -a real_only.json -b with_synthetic.json
+fcas_evaluate compare -a real_only.json -b with_synthetic.json --measure hd95_mm -o comparison.json
 """
 _IMAGES_EXAMPLE = """
 fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
@@ -32,12 +37,12 @@ fcas_evaluate images -r real_folder -s synthetic_folder --range -100 800
 def build_parser() -> argparse.ArgumentParser:
     """The command line of fcas_evaluate."""
     parser = make_parser("fcas_evaluate", "Score segmentations, or synthetic scans, case by case.", _EXAMPLE)
-    parts = parser.add_subparsers(dest="what", required=True, metavar="{segmentations,images}")
+    parts = parser.add_subparsers(dest="what", required=True, metavar="{segmentations,compare,images}")
 
     segmentations = _add_part(
         parts,
         "segmentations",
-        "Dice and RDice (radius in voxels) per label, against references.",
+        "Overlap (Dice, RDice), surfaces (HD95, surface Dice), topology and, for vessels, clDice, per label and case.",
         _SEGMENTATIONS_EXAMPLE,
     )
     segmentations.add_argument("-r", required=True, type=Path, metavar="FOLDER", help="reference label maps")
@@ -50,6 +55,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     segmentations.add_argument(
         "--radii", type=_positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice's, in voxels (default: 1 2 3)"
+    )
+
+    segmentations.add_argument(
+        "--tolerance_mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default: 1)"
+    )
+    segmentations.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
+
+    comparison = _add_part(
+        parts,
+        "compare",
+        "Two results for the same references: paired differences with bootstrap intervals and Holm-corrected tests.",
+        _COMPARE_EXAMPLE,
+    )
+    comparison.add_argument("-a", required=True, type=Path, metavar="A.json", help="written by segmentations -o")
+    comparison.add_argument("-b", required=True, type=Path, metavar="B.json", help="the same for the other result")
+    comparison.add_argument(
+        "--measure", default="dice", help="what is compared: dice, rdice.1, hd95_mm, surface_dice, … (default: dice)"
     )
 
     images = _add_part(

@@ -1,10 +1,10 @@
-"""Synthetic scans against the real ones under the same masks: SSIM and RMSE per pair."""
+"""Synthetic scans against the real ones: SSIM and RMSE per pair under the same mask, intensities over the sets."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fcas_nnunet.evaluation.image_quality import (
     foreground_range,
     score_pair,
 )
+from fcas_nnunet.evaluation.intensities import IntensityComparison, compare_intensities, structure_histograms
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
@@ -167,6 +168,7 @@ def evaluate_images(real: Scans, synthetic: Scans, intensity_range: IntensityRan
             f"{synthetic.name}: masks must be those of {real.name}, got {len(left_out)} others. "
             "Generate with --masks given to compare scans one by one."
         )
+    structures = _structures(real, synthetic, workers)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -178,9 +180,34 @@ def evaluate_images(real: Scans, synthetic: Scans, intensity_range: IntensityRan
         },
         "summary": {name: vars(summarise([getattr(score, name) for score in cases.values()])) for name in MEASURES},
         "cases": {case_id: {"reference": paired[case_id], **vars(score)} for case_id, score in cases.items()},
+        "structures": {name: asdict(comparison) for name, comparison in structures.items()},
         "left_out": dict(sorted(left_out.items())),
         "versions": versions(),
     }
+
+
+def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, IntensityComparison]:
+    """Intensities per structure over all cases of both data sets, paired or not; nothing for bare folders."""
+    if real.dataset is None or synthetic.dataset is None:
+        return {}
+    mapping = match_labels(real.dataset.labels, synthetic.dataset.labels)
+    named = {name: mapping[label] for name, label in real.dataset.labels.items() if mapping[label]}
+    sets = []
+    for dataset, labels in (
+        (real.dataset, {name: real.dataset.labels[name] for name in named}),
+        (synthetic.dataset, named),
+    ):
+        paths = {
+            case_id: (dataset.image_path(case_id), dataset.mask_path(case_id), labels) for case_id in dataset.case_ids
+        }
+        found = run_cases(_structure_histograms, paths, workers=workers, description=f"intensities of {dataset.name}")
+        sets.append(list(found.values()))
+    return compare_intensities(*sets)
+
+
+def _structure_histograms(job: tuple[Path, Path, Mapping[str, int]]) -> dict[str, np.ndarray]:
+    image_path, mask_path, labels = job
+    return structure_histograms(read_volume(image_path).array, read_volume(mask_path).array, labels)
 
 
 def _masks(real: Scans, synthetic: Scans, reference: str, case_id: str) -> _Masks | None:
@@ -227,6 +254,11 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         ]
         for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_hu", "RMSE (HU)", 1))
     ]
+    rows += [
+        [f"{name}: HU real → synthetic", f"{e['real']['mean_hu']:.0f} → {e['synthetic']['mean_hu']:.0f}",
+         f"moved by {e['wasserstein_hu']:.0f}", f"{e['real']['count']}, {e['synthetic']['count']}"]
+        for name, e in report["structures"].items()
+    ]  # fmt: skip
     return ["measure", "mean", "std", "pairs"], rows
 
 

@@ -1,17 +1,22 @@
-"""A folder of segmentations against a folder of references: Dice and RDice per label and case."""
+"""A folder of segmentations against a folder of references: overlap, surfaces and topology per label and case."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.evaluation.segmentation import (
     EMPTY_MASK_POLICY,
+    FURTHER_MEASURES,
+    TOLERANCE_MM,
     LabelScores,
     LabelSummary,
     score_case,
@@ -31,12 +36,17 @@ class _Job:
     prediction: Path
     labels: Mapping[str, int]
     radii: Sequence[int]
+    tolerance_mm: float
+    overlap_only: bool
 
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate segmentations` does before it prints."""
     labels = read_labels(args.labels, args.r, args.p)
-    return evaluate_segmentations(args.r, args.p, labels, radii=sorted(set(args.radii)), workers=workers)
+    return evaluate_segmentations(
+        args.r, args.p, labels, radii=sorted(set(args.radii)), tolerance_mm=args.tolerance_mm,
+        overlap_only=args.overlap_only, workers=workers,
+    )  # fmt: skip
 
 
 def read_labels(dataset_json: Path | None, references: Path, predictions: Path) -> dict[str, int]:
@@ -72,7 +82,14 @@ def read_labels(dataset_json: Path | None, references: Path, predictions: Path) 
 
 
 def evaluate_segmentations(
-    references: Path, predictions: Path, labels: Mapping[str, int], *, radii: Sequence[int], workers: int
+    references: Path,
+    predictions: Path,
+    labels: Mapping[str, int],
+    *,
+    radii: Sequence[int],
+    workers: int,
+    tolerance_mm: float = TOLERANCE_MM,
+    overlap_only: bool = False,
 ) -> dict[str, Any]:
     """Score every reference's prediction.
 
@@ -82,6 +99,8 @@ def evaluate_segmentations(
         labels: name → id, with or without background.
         radii: of RDice's dilation, in voxels.
         workers: processes.
+        tolerance_mm: of the surface Dice.
+        overlap_only: Dice and RDice alone.
 
     Returns:
         The report as docs/evaluation.md describes it, JSON-able but for NaN.
@@ -97,7 +116,7 @@ def evaluate_segmentations(
         if case_id not in prediction_files
     ]
     jobs = {
-        case_id: _Job(path, prediction_files[case_id], labels, radii)
+        case_id: _Job(path, prediction_files[case_id], labels, radii, tolerance_mm, overlap_only)
         for case_id, path in reference_files.items()
         if case_id in prediction_files
     }
@@ -116,6 +135,8 @@ def evaluate_segmentations(
             "labels": {name: label for name, label in labels.items() if label},
             "rdice_radii_voxels": list(radii),
             "rdice_structuring_element": "ball",
+            "surface_dice_tolerance_mm": tolerance_mm,
+            "overlap_only": overlap_only,
             "empty_masks": EMPTY_MASK_POLICY,
         },
         "summary": {
@@ -129,8 +150,9 @@ def evaluate_segmentations(
 
 
 def _score(job: _Job) -> dict[str, LabelScores]:
-    reference, prediction = read_volume(job.reference).array, read_volume(job.prediction).array
-    return score_case(reference, prediction, job.labels, job.radii)
+    reference, prediction = read_volume(job.reference), read_volume(job.prediction)
+    spacing_mm = None if job.overlap_only else np.linalg.norm(reference.affine[:3, :3], axis=0).tolist()
+    return score_case(reference.array, prediction.array, job.labels, job.radii, spacing_mm, job.tolerance_mm)
 
 
 def _entry(scores: LabelScores) -> dict[str, Any]:
@@ -139,6 +161,7 @@ def _entry(scores: LabelScores) -> dict[str, Any]:
         "rdice": {str(radius): value for radius, value in scores.rdice.items()},
         "reference_voxels": scores.reference_voxels,
         "prediction_voxels": scores.prediction_voxels,
+        **{measure: getattr(scores, measure) for measure in FURTHER_MEASURES},
     }
 
 
@@ -149,23 +172,42 @@ def _summary_entry(summary: LabelSummary) -> dict[str, Any]:
         "both_empty": summary.both_empty,
         "only_prediction_empty": summary.only_prediction_empty,
         "only_reference_empty": summary.only_reference_empty,
+        **{measure: vars(value) for measure, value in summary.further.items()},
     }
 
 
 def _foreground_mean(summaries: Mapping[str, LabelSummary], radii: Sequence[int]) -> dict[str, Any]:
     """The mean of the labels' means, as nnU-Net's `foreground_mean`."""
     per_radius = {str(radius): _mean([s.rdice[radius] for s in summaries.values()]) for radius in radii}
-    return {"dice": _mean([s.dice for s in summaries.values()]), "rdice": per_radius}
+    further = {measure: _mean([s.further[measure] for s in summaries.values()]) for measure in FURTHER_MEASURES}
+    return {"dice": _mean([s.dice for s in summaries.values()]), "rdice": per_radius, **further}
 
 
 def _mean(summaries: Sequence[Summary]) -> float:
     return summarise([summary.mean for summary in summaries]).mean
 
 
+#: Of the further measures: column, factor, decimals.
+_COLUMNS = {
+    "hd95_mm": ("HD95 mm", 1, 2),
+    "surface_dice": ("surface %", 100, 2),
+    "centreline_dice": ("clDice %", 100, 2),
+    "pieces_error": ("β0 error", 1, 1),
+    "tunnels_error": ("β1 error", 1, 1),
+}
+
+
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a report's printed table, a row per label."""
     radii = report["settings"]["rdice_radii_voxels"]
-    header = ["label", "Dice %", *(f"RDice {radius} %" for radius in radii), "cases", "missed", "false", "no score"]
+    columns = {} if report["settings"]["overlap_only"] else _COLUMNS
+    header = [
+        "label",
+        "Dice %",
+        *(f"RDice {radius} %" for radius in radii),
+        *(title for title, _, _ in columns.values()),
+    ]
+    header += ["cases", "missed", "false", "no score"]
     rows = []
     for name, entry in report["summary"]["labels"].items():
         measures = [entry["dice"], *(entry["rdice"][str(radius)] for radius in radii)]
@@ -175,11 +217,19 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             entry["only_reference_empty"],
             entry["both_empty"],
         ]
-        rows.append([name, *(f"{100 * m['mean']:.2f} ± {100 * m['std']:.2f}" for m in measures), *map(str, counts)])
+        cells = [f"{100 * m['mean']:.2f} ± {100 * m['std']:.2f}" for m in measures]
+        cells += [_number(entry[measure]["mean"], *how) for measure, (_, *how) in columns.items()]
+        rows.append([name, *cells, *map(str, counts)])
     mean = report["summary"]["foreground_mean"]
     values = [mean["dice"], *(mean["rdice"][str(radius)] for radius in radii)]
-    rows.append(["mean of labels", *(f"{100 * value:.2f}" for value in values), "", "", "", ""])
+    cells = [f"{100 * value:.2f}" for value in values]
+    cells += [_number(mean[measure], *how) for measure, (_, *how) in columns.items()]
+    rows.append(["mean of labels", *cells, "", "", "", ""])
     return header, rows
+
+
+def _number(value: float, factor: int, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{factor * value:.{decimals}f}"
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -192,9 +242,18 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
         *(f"rdice_{radius}" for radius in radii),
         "reference_voxels",
         "prediction_voxels",
+        *FURTHER_MEASURES,
     ]
     rows = [
-        [case_id, name, s["dice"], *(s["rdice"][r] for r in radii), s["reference_voxels"], s["prediction_voxels"]]
+        [
+            case_id,
+            name,
+            s["dice"],
+            *(s["rdice"][r] for r in radii),
+            s["reference_voxels"],
+            s["prediction_voxels"],
+            *(s[measure] for measure in FURTHER_MEASURES),
+        ]
         for case_id, case in report["cases"].items()
         for name, s in case.items()
     ]

@@ -1,7 +1,8 @@
-"""Overlap of a segmentation with its reference: Dice, and RDice (paper Eq. 15), per label and case.
+"""A segmentation against its reference, per label and case: overlap (Dice, and RDice of the paper's Eq. 15), surfaces
+(HD95, surface Dice) and, for vessels, centrelines and topology.
 
 Empty masks, one policy throughout: a label that is empty in reference and prediction has no score (NaN), is left out
-of the means and counted; a label that is empty in only one of the two scores 0.
+of the means and counted; a label that is empty in only one of the two scores 0, and has no distance (HD95 NaN).
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ import edt
 import numpy as np
 from scipy import ndimage
 
+from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.evaluation.statistics import Summary, summarise
+from fcas_nnunet.evaluation.surfaces import hausdorff_95_mm, surface_dice, surface_distances
+from fcas_nnunet.evaluation.vessels import centreline_dice, topology_errors
 
 RDICE_RADII_VOXELS = (1, 2, 3)
-EMPTY_MASK_POLICY = "both empty: no score, left out of the means and counted; only one of the two empty: 0"
+TOLERANCE_MM = 1.0
+EMPTY_MASK_POLICY = (
+    "both empty: no score, left out of the means and counted; only one of the two empty: 0, and no HD95; errors of "
+    "pieces and tunnels count an empty mask as none"
+)
+#: Measures besides Dice and RDice, by their field in `LabelScores`.
+FURTHER_MEASURES = ("hd95_mm", "surface_dice", "centreline_dice", "pieces_error", "tunnels_error")
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,22 @@ class LabelScores:
         rdice: radius in voxels → relaxed Dice in [0, 1], likewise.
         reference_voxels: |Q|.
         prediction_voxels: |P|.
+        hd95_mm: 95 % Hausdorff distance in mm.
+        surface_dice: share of both surfaces within the tolerance, in [0, 1].
+        centreline_dice: clDice in [0, 1]; NaN for what is no vessel.
+        pieces_error: |difference of β0|, the numbers of pieces.
+        tunnels_error: |difference of β1|, the numbers of loops and handles.
     """
 
     dice: float
     rdice: Mapping[int, float]
     reference_voxels: int
     prediction_voxels: int
+    hd95_mm: float = math.nan
+    surface_dice: float = math.nan
+    centreline_dice: float = math.nan
+    pieces_error: float = math.nan
+    tunnels_error: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,7 @@ class LabelSummary:
         both_empty: cases without a score.
         only_prediction_empty: cases where the label was missed altogether (they score 0).
         only_reference_empty: cases where the label was predicted but is not there (they score 0).
+        further: each of FURTHER_MEASURES → likewise.
     """
 
     dice: Summary
@@ -54,6 +75,7 @@ class LabelSummary:
     both_empty: int
     only_prediction_empty: int
     only_reference_empty: int
+    further: Mapping[str, Summary]
 
 
 def score_case(
@@ -61,14 +83,18 @@ def score_case(
     prediction: np.ndarray,
     labels: Mapping[str, int],
     radii: Sequence[int] = RDICE_RADII_VOXELS,
+    spacing_mm: Sequence[float] | None = None,
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[str, LabelScores]:
-    """Dice and RDice of every label but the background.
+    """Scores of every label but the background.
 
     Args:
         reference: label ids [D, H, W], Q.
         prediction: label ids on the same grid, P.
         labels: name → id; 0 is the background and not scored.
         radii: of the ball that dilates Q for RDice, in voxels.
+        spacing_mm: voxel size along (D, H, W); None = Dice and RDice alone.
+        tolerance_mm: of the surface Dice.
 
     Raises:
         ValueError: if the shapes differ, or a value is no label id; all such faults at once.
@@ -79,6 +105,7 @@ def score_case(
     confusion = confusion_matrix(reference, prediction, max(labels.values()) + 1)
     reference_voxels, prediction_voxels = confusion.sum(axis=1), confusion.sum(axis=0)
     boxes = ndimage.find_objects(reference.astype(np.int32, copy=False))
+    vessels = label_roles(labels).vessels
     scores = {}
     for name, label in labels.items():
         if label == 0:
@@ -92,6 +119,7 @@ def score_case(
             rdice={radius: _dice(overlap, near[radius], q) if p and q else _dice(0, p, q) for radius in radii},
             reference_voxels=q,
             prediction_voxels=p,
+            **_further_scores(reference == label, prediction == label, spacing_mm, tolerance_mm, label in vessels),
         )
     return scores
 
@@ -138,8 +166,27 @@ def summarise_labels(cases: Sequence[Mapping[str, LabelScores]]) -> dict[str, La
             both_empty=sum(not s.reference_voxels and not s.prediction_voxels for s in scores),
             only_prediction_empty=sum(bool(s.reference_voxels) and not s.prediction_voxels for s in scores),
             only_reference_empty=sum(not s.reference_voxels and bool(s.prediction_voxels) for s in scores),
+            further={measure: summarise([getattr(score, measure) for score in scores]) for measure in FURTHER_MEASURES},
         )
     return summaries
+
+
+def _further_scores(
+    q: np.ndarray, p: np.ndarray, spacing_mm: Sequence[float] | None, tolerance_mm: float, vessel: bool
+) -> dict[str, float]:
+    """FURTHER_MEASURES of one label; none of them without a spacing."""
+    if spacing_mm is None:
+        return {}
+    one_empty = bool(q.any()) != bool(p.any())
+    distances = surface_distances(q, p, spacing_mm)
+    topology = topology_errors(q, p)
+    return {
+        "hd95_mm": hausdorff_95_mm(distances),
+        "surface_dice": 0.0 if one_empty else surface_dice(distances, tolerance_mm),
+        "centreline_dice": centreline_dice(q, p) if vessel else math.nan,
+        "pieces_error": topology.pieces,
+        "tunnels_error": topology.tunnels,
+    }
 
 
 def _dice(overlap: int, p: int, q: int) -> float:

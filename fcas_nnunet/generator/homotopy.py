@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fcas_nnunet.generator.morphology import label_components
+from fcas_nnunet.components import label_components
 
 _OFFSETS = np.array(list(np.ndindex(3, 3, 3))) - 1
 _CENTRE = 13

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from fcas_nnunet.anatomy import LabelRoles
+from fcas_nnunet.components import label_components
 from fcas_nnunet.generator.deformation import (
     Deformation,
     Triple,
@@ -34,7 +35,7 @@ from fcas_nnunet.generator.framing import kept_in_view
 from fcas_nnunet.generator.homotopy import HomotopicObject
 from fcas_nnunet.generator.local_changes import apply_local_changes, draw_local_changes
 from fcas_nnunet.generator.mask_config import MaskConfig, Padding
-from fcas_nnunet.generator.morphology import close_box2, dilate_box3, label_components
+from fcas_nnunet.generator.morphology import close_box2, dilate_box3
 from fcas_nnunet.generator.quality import Bounds, topology_faults
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.reconnection import reconnect_class

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import cc3d
 import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
 _NEIGHBOUR_REACH = 1.8  # √3 and a little
-
-
-def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tuple[np.ndarray, int]:
-    """Number the pieces of equal, non-zero value.
-
-    cc3d sizes its table of pieces too small for slender arrays ("maximum length exception" for four lone voxels in a
-    row, version 4.1.1); a rim of zeros keeps it right.
-
-    Args:
-        array: bool or label ids, [D, H, W].
-        connectivity: 26 (faces, edges and corners) or 6 (faces).
-
-    Returns:
-        Piece numbers from 1, 0 where the array is 0, its shape; and how many there are.
-    """
-    pieces, count = cc3d.connected_components(np.pad(array, 1), connectivity=connectivity, return_N=True)
-    return pieces[1:-1, 1:-1, 1:-1], count
 
 
 def voxel_graph(

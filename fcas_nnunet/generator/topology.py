@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import euler_number
 
-from fcas_nnunet.generator.morphology import dilate_box3, label_components
+from fcas_nnunet.components import count_tunnels, label_components
+from fcas_nnunet.generator.morphology import dilate_box3
 
 Box = tuple[slice, slice, slice]
 
@@ -79,14 +79,6 @@ def union_box(boxes: Iterable[Box]) -> Box:
     """The smallest box around all boxes."""
     d, h, w = (slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
     return d, h, w
-
-
-def count_tunnels(binary: np.ndarray) -> int:
-    """β1 = β0 + β2 - χ, foreground by 26 and background by 6 neighbours; β2 counts closed cavities."""
-    padded = np.pad(binary, 1)
-    _, components = label_components(padded)
-    _, num_background = label_components(~padded, connectivity=6)
-    return int(components + (num_background - 1) - euler_number(padded, connectivity=3))
 
 
 def _touched_faces(box: Box, shape: tuple[int, ...]) -> frozenset[str]:

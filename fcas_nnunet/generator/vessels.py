@@ -15,10 +15,11 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from fcas_nnunet.components import count_tunnels, label_components
 from fcas_nnunet.generator.deformation import Deformation, Triple, local_volume_ratio, output_points_mm
 from fcas_nnunet.generator.homotopy import HomotopicObject, skeleton
-from fcas_nnunet.generator.morphology import dilate_box3, label_components, voxel_graph
-from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes, count_tunnels
+from fcas_nnunet.generator.morphology import dilate_box3, voxel_graph
+from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes
 
 _LEVEL_VOXELS = 2.0  # growth goes along the skeleton in steps of this
 _VOLUME_POINTS = 2000

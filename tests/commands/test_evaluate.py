@@ -75,6 +75,45 @@ def test_segmentations_to_json_csv_and_table(folders: tuple[Path, Path], capsys:
     assert "empty masks: both empty: no score" in printed
 
 
+def test_surfaces_and_topology_are_in_mm_of_the_files(folders: tuple[Path, Path]) -> None:
+    out = folders[0] / "out.json"
+    run_segmentations(folders, "-o", str(out), "--tolerance_mm", "1.4")
+    scores = json.loads(out.read_text())["cases"]["a"]["left_ventricle"]
+    assert scores["hd95_mm"] == pytest.approx(1.4)  # shifted by two voxels of 0.7 mm along W
+    assert scores["surface_dice"] == 1.0
+    assert (scores["pieces_error"], scores["tunnels_error"], scores["centreline_dice"]) == (0, 0, None)
+    missed = json.loads(out.read_text())["cases"]["b"]["left_ventricle"]
+    assert (missed["hd95_mm"], missed["surface_dice"], missed["pieces_error"]) == (None, 0, 1)
+    run_segmentations(folders, "-o", str(out), "--overlap_only")
+    assert json.loads(out.read_text())["cases"]["a"]["left_ventricle"]["hd95_mm"] is None
+
+
+def test_two_results_side_by_side(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, out = (folders[0] / name for name in ("first.json", "second.json", "out.json"))
+    run_segmentations(folders, "-o", str(first))
+    write_labels(folders[1] / "b.nii.gz", cube(3), AFFINE)
+    run_segmentations(folders, "-o", str(second))
+    capsys.readouterr()
+    main(["compare", "-a", str(first), "-b", str(second), "-o", str(out)])
+    report = json.loads(out.read_text())
+    ventricle = report["labels"]["left_ventricle"]
+    assert (ventricle["first_mean"], ventricle["second_mean"]) == (0.375, 0.875)
+    assert ventricle["difference"] == 0.5
+    assert ventricle["interval"] == [0, 1]  # both cases, either twice
+    assert report["labels"]["aorta"]["count"] == 0
+    assert "left_ventricle" in capsys.readouterr().out
+    main(["compare", "-a", str(first), "-b", str(second), "--measure", "rdice.1"])
+    refused = (["compare", "-a", str(first), "-b", str(second), "--measure", "beauty"], "--measure: must be one of")
+    assert_refused(capsys, *refused)
+    assert_refused(capsys, ["compare", "-a", str(first), "-b", str(out)], "schema must be fcas-nnunet/segmentations")
+    partly = json.loads(second.read_text())
+    del partly["cases"]["b"]
+    second.write_text(json.dumps(partly))
+    assert_refused(
+        capsys, ["compare", "-a", str(first), "-b", str(second)], "cases must be the same, got b in one only"
+    )
+
+
 def test_workers_change_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     run_segmentations(folders, "-o", str(tmp_path / "one.json"))
     run_segmentations(folders, "-np", "2", "-o", str(tmp_path / "two.json"))
@@ -172,6 +211,10 @@ def test_images_pair_by_the_manifest_under_equal_masks(
     used = report["settings"]["intensity_range"]
     assert "labelled voxels of Dataset901_Heart" in used["source"]
     assert -50 < used["low_hu"] < 60 < 340 < used["high_hu"] < 450
+    ventricle = report["structures"]["left_ventricle"]  # over all cases, syn_1 under its own mask included
+    assert ventricle["real"]["count"] == len(list((datasets[0] / "labelsTr").iterdir()))
+    assert ventricle["synthetic"]["count"] == len(list((datasets[1] / "labelsTr").iterdir()))
+    assert 0 < ventricle["wasserstein_hu"] < 100
     assert (tmp_path / "q.csv").read_text().splitlines()[0] == "case_id,reference,ssim,rmse,rmse_hu"
     printed = capsys.readouterr().out
     assert "30.0" in printed

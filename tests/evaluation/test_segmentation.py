@@ -152,3 +152,26 @@ def test_every_unknown_value_is_named() -> None:
         ValueError, match=r"reference: .* got \[7\] as well(.|\n)*prediction: .* got \[0.5, 9.0\] as well"
     ):
         score_case(row(1) * 7, row(1) * 8.5 + 0.5, ONE_LABEL)
+
+
+def test_further_measures_of_a_vessel_and_of_a_chamber() -> None:
+    reference, prediction = np.zeros((2, 24, 12, 40), dtype=np.uint8)
+    reference[2:12, 2:10, 5:15] = prediction[2:12, 2:10, 5:17] = 1
+    reference[18, 6, 2:38] = prediction[18, 6, 2:38] = 5
+    prediction[18, 6, 20:26] = 0
+    scores = score_case(reference, prediction, LABELS, spacing_mm=(1.0, 1.0, 2.0))
+    assert scores["left_ventricle"].hd95_mm == 4.0  # its end lies two voxels of 2 mm further
+    assert math.isnan(scores["left_ventricle"].centreline_dice)
+    assert scores["coronary_arteries"].centreline_dice == pytest.approx(2 * 30 / 66)
+    assert scores["coronary_arteries"].pieces_error == 1
+    assert scores["coronary_arteries"].tunnels_error == 0
+    assert math.isnan(scores["aorta"].hd95_mm)
+    alone = score_case(reference, prediction, LABELS)
+    assert math.isnan(alone["left_ventricle"].hd95_mm)
+    assert alone["left_ventricle"].dice == scores["left_ventricle"].dice
+
+
+def test_a_missed_label_has_no_distance_and_no_overlap() -> None:
+    scores = score_case(row(3, 4), row(), ONE_LABEL, spacing_mm=(1, 1, 1))["heart"]
+    assert math.isnan(scores.hd95_mm)
+    assert (scores.surface_dice, scores.pieces_error) == (0.0, 1)

@@ -16,15 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcas_nnunet.anatomy import LabelRoles, label_roles
+from fcas_nnunet.components import count_tunnels, label_components
 from fcas_nnunet.datasets.phantom import LABELS, phantom_case
 from fcas_nnunet.generator.deformation import Deformation, draw_deformation, identity_deformation, mask_center_mm
 from fcas_nnunet.generator.mask_config import MaskConfig
 from fcas_nnunet.generator.masks import apply_recipe, deform_mask, generate_mask
-from fcas_nnunet.generator.morphology import close_box2, label_components
+from fcas_nnunet.generator.morphology import close_box2
 from fcas_nnunet.generator.quality import mask_faults
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.resampling import deform_labels
-from fcas_nnunet.generator.topology import count_tunnels, describe_mask
+from fcas_nnunet.generator.topology import describe_mask
 
 CHAMBER, VESSEL = 1, 2
 ROLES = LabelRoles(thin=frozenset([VESSEL]))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fcas_nnunet.anatomy import LabelRoles
+from fcas_nnunet.components import count_tunnels
 from fcas_nnunet.generator.mask_config import MaskConfig
 from fcas_nnunet.generator.quality import label_volumes_ml, mask_faults, volume_bounds_ml
-from fcas_nnunet.generator.topology import count_tunnels, describe_mask
+from fcas_nnunet.generator.topology import describe_mask
 
 SPACING_MM = (1.0, 2.0, 0.5)
 

@@ -1,0 +1,93 @@
+"""Whether one result is better than another on the same cases: paired differences, their interval, and a test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+BOOTSTRAP_SAMPLES = 10_000
+CONFIDENCE_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second minus first, over the cases that both have a score for.
+
+    Attributes:
+        first_mean: of the first.
+        second_mean: of the second.
+        difference: mean of the paired differences.
+        interval: 95 % percentile bootstrap interval of it.
+        p_value: Wilcoxon's signed-rank test, two-sided; 1 where no pair differs.
+        holm_p_value: the same, corrected over all labels that were compared (Holm).
+        count: pairs.
+    """
+
+    first_mean: float
+    second_mean: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    holm_p_value: float
+    count: int
+
+
+def compare(
+    first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]], seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare two results label by label.
+
+    Args:
+        first: label → score per case; NaN where a case has none.
+        second: the same labels and cases in the same order.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: when labels or numbers of cases differ.
+    """
+    if first.keys() != second.keys() or any(len(first[label]) != len(second[label]) for label in first):
+        raise ValueError(
+            f"comparison: both results must have the same labels and cases, got {sorted(first)} and {sorted(second)}. "
+            "Score them against the same references."
+        )
+    plain = {label: _compare(np.asarray(first[label]), np.asarray(second[label]), seed) for label in first}
+    corrected = holm([c.p_value for c in plain.values()])
+    return {
+        label: Comparison(**{**vars(comparison), "holm_p_value": p})
+        for (label, comparison), p in zip(plain.items(), corrected, strict=True)
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction; a NaN (nothing to test) stays NaN and does not count.
+
+    Source: S. Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
+    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def _compare(first: np.ndarray, second: np.ndarray, seed: int) -> Comparison:
+    both = ~(np.isnan(first) | np.isnan(second))
+    first, second = first[both], second[both]
+    differences = second - first
+    if not len(differences):
+        nan = math.nan
+        return Comparison(nan, nan, nan, (nan, nan), nan, nan, 0)
+    drawn = np.random.default_rng(seed).integers(len(differences), size=(BOOTSTRAP_SAMPLES, len(differences)))
+    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
+    low, high = np.percentile(differences[drawn].mean(axis=1), [tail, 100 - tail])
+    p_value = float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+    return Comparison(
+        float(first.mean()), float(second.mean()), float(differences.mean()), (float(low), float(high)), p_value,
+        math.nan, len(differences),
+    )  # fmt: skip

@@ -44,5 +44,10 @@ class Case:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along (D, H, W) in mm."""
-        d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(d), float(h), float(w)
+        return spacing_of(self.affine)
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel size along (D, H, W) in mm of an affine [4, 4]."""
+    d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(d), float(h), float(w)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
 
@@ -82,27 +82,24 @@ def run_cases(
     """
     results: dict[str, Result] = {}
     faults: dict[str, list[str]] = {}
-    workers = min(workers, len(jobs))
-    with tqdm(total=len(jobs), desc=description, unit="case", disable=None) as bar:
-
-        def settle(case_id: str, result: Callable[[], Result]) -> None:
-            try:
-                results[case_id] = result()
-            except ValueError as error:
-                faults[case_id] = [f"{case_id}: {line}" for line in str(error).splitlines()]
-            bar.update()
-
-        if workers <= 1:
-            for case_id, job in jobs.items():
-                settle(case_id, lambda job=job: work(job))  # type: ignore[misc]
+    settled = as_finished(partial(_settled, work), list(jobs.items()), workers)
+    for case_id, result, fault in tqdm(settled, total=len(jobs), desc=description, unit="case", disable=None):
+        if fault is None:
+            results[case_id] = result
         else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                futures = {pool.submit(work, job): case_id for case_id, job in jobs.items()}
-                for future in as_completed(futures):
-                    settle(futures[future], future.result)
+            faults[case_id] = [f"{case_id}: {line}" for line in fault.splitlines()]
     if faults:
         raise ValueError("\n".join(line for case_id in jobs for line in faults.get(case_id, [])))
     return {case_id: results[case_id] for case_id in jobs}
+
+
+def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str, Any, str | None]:
+    """A case's id, and its result or the text of its ValueError."""
+    case_id, job = item
+    try:
+        return case_id, work(job), None
+    except ValueError as error:
+        return case_id, None, str(error)
 
 
 def default_workers() -> int:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.evaluation.segmentation import (
     EMPTY_MASK_POLICY,
@@ -151,7 +150,7 @@ def evaluate_segmentations(
 
 def _score(job: _Job) -> dict[str, LabelScores]:
     reference, prediction = read_volume(job.reference), read_volume(job.prediction)
-    spacing_mm = None if job.overlap_only else np.linalg.norm(reference.affine[:3, :3], axis=0).tolist()
+    spacing_mm = None if job.overlap_only else spacing_of(reference.affine)
     return score_case(reference.array, prediction.array, job.labels, job.radii, spacing_mm, job.tolerance_mm)
 
 

@@ -114,12 +114,16 @@ def score_case(
         box = boxes[label - 1] if label <= len(boxes) else None
         near = _voxels_near(reference, prediction, label, box, radii)
         overlap = int(confusion[label, label])
+        further = {}
+        if spacing_mm is not None:
+            masks = (reference == label, prediction == label)
+            further = _further_scores(*masks, spacing_mm, tolerance_mm, label in vessels)
         scores[name] = LabelScores(
             dice=_dice(overlap, p, q),
             rdice={radius: _dice(overlap, near[radius], q) if p and q else _dice(0, p, q) for radius in radii},
             reference_voxels=q,
             prediction_voxels=p,
-            **_further_scores(reference == label, prediction == label, spacing_mm, tolerance_mm, label in vessels),
+            **further,
         )
     return scores
 
@@ -172,11 +176,9 @@ def summarise_labels(cases: Sequence[Mapping[str, LabelScores]]) -> dict[str, La
 
 
 def _further_scores(
-    q: np.ndarray, p: np.ndarray, spacing_mm: Sequence[float] | None, tolerance_mm: float, vessel: bool
+    q: np.ndarray, p: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float, vessel: bool
 ) -> dict[str, float]:
-    """FURTHER_MEASURES of one label; none of them without a spacing."""
-    if spacing_mm is None:
-        return {}
+    """FURTHER_MEASURES of one label."""
     one_empty = bool(q.any()) != bool(p.any())
     distances = surface_distances(q, p, spacing_mm)
     topology = topology_errors(q, p)

@@ -10,7 +10,7 @@ from torch import nn
 
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, AutoencoderConfig
 from fcas_nnunet.generator.blocks import fold_blocks
-from fcas_nnunet.generator.slabs import run_in_slabs
+from fcas_nnunet.generator.slabs import run_blocks, run_in_slabs
 
 INITIAL_LOG_VARIANCE = -8.0
 #: Where MONAI clamps the posterior's log variance.
@@ -118,14 +118,7 @@ class Autoencoder(nn.Module):
             [B, 1, 4d, 4h, 4w] float32, about [0, 1], not clipped.
         """
         x = self.network.post_quant_conv(latents)
-        if slab_elements is None:
-            *blocks, last_norm, last_convolution = self.network.decoder.blocks  # type: ignore[misc]
-            for block in blocks:
-                x = block(x)
-            with torch.autocast(x.device.type, enabled=False):
-                x = last_convolution(last_norm(x.float()))
-        else:
-            x = run_in_slabs(self.network.decoder.blocks, x, slab_elements)  # type: ignore[arg-type]
+        x = run_blocks(self.network.decoder.blocks, x, slab_elements)  # type: ignore[arg-type]
         with torch.autocast(x.device.type, enabled=False):
             x = _unfold(x, self.config.patch_size)
             return x if self.skip is None else x + self.skip.decoder(latents.float())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from fcas_nnunet.generator.pairs import CropBatch, CropSampler
 from fcas_nnunet.generator.progress import Panel
 from fcas_nnunet.generator.training import Objective, Training
 from fcas_nnunet.generator.training_data import TrainingData, unseen_shape
-from fcas_nnunet.generator.variants import Variant, variants_of
+from fcas_nnunet.generator.variants import Variant, all_variants
 from fcas_nnunet.seeds import derive_seed
 
 VALIDATION_CROPS = 16
@@ -90,15 +89,11 @@ def train_autoencoder(
 def variant_split(data: TrainingData, pairs: PairConfig) -> tuple[list[Variant], list[Variant]]:
     """Variants to train the autoencoder on and to validate it on: other cases, or an unseen shape of few."""
     training, validation = data.split()
-    variants = _all_variants(training, pairs)
+    variants = all_variants(training, pairs)
     if validation:
-        return variants, _all_variants(validation, pairs)
+        return variants, all_variants(validation, pairs)
     unseen = unseen_shape(pairs)
     return [v for v in variants if v.shape != unseen], [v for v in variants if v.shape == unseen]
-
-
-def _all_variants(case_ids: Sequence[str], pairs: PairConfig) -> list[Variant]:
-    return [variant for case_id in case_ids for variant in variants_of(case_id, pairs)]
 
 
 def _reconstruction(module: nn.Module, batch: CropBatch) -> list[Panel]:

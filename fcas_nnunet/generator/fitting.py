@@ -28,7 +28,7 @@ from fcas_nnunet.generator.maisi import PretrainedFiles
 from fcas_nnunet.generator.preview import train_preview
 from fcas_nnunet.generator.tcdm_training import train_tcdm
 from fcas_nnunet.generator.training_data import TrainingData
-from fcas_nnunet.generator.variants import make_variants, variants_of
+from fcas_nnunet.generator.variants import all_variants, make_variants
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,7 @@ def train_generator(
     _cache_variants(data, config, cache, spacing, accelerator)
     autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator)
     autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
-    variants = [variant for case_id in data.case_ids for variant in variants_of(case_id, config.tcdm.pairs)]
-    scale = cache_latents(autoencoder, variants, cache, accelerator)
+    scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
     if weights is not None:
         scale = maisi.checked_scale(weights, scale)
     if config.preview is not None:
@@ -132,8 +131,7 @@ def add_preview(
     autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
     cache = folder / CACHE_FOLDER
     _cache_variants(data, config, cache, record.working_spacing_mm, accelerator)
-    variants = [variant for case_id in data.case_ids for variant in variants_of(case_id, config.tcdm.pairs)]
-    cache_latents(autoencoder, variants, cache, accelerator)
+    cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
     _distil(data, config, folder, accelerator, autoencoder)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not keep_cache:

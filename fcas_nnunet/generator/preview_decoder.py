@@ -9,7 +9,7 @@ from torch import nn
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, PreviewConfig
 from fcas_nnunet.generator.autoencoder import swap_group_norms
 from fcas_nnunet.generator.blocks import fold_blocks
-from fcas_nnunet.generator.slabs import run_in_slabs
+from fcas_nnunet.generator.slabs import run_blocks
 
 _RIM = LATENT_DOWNSAMPLING // 2
 _RIDGE = 1e-6
@@ -76,15 +76,7 @@ class PreviewDecoder(nn.Module):
 
     def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
         """What `Autoencoder.decode` gives, about: unscaled latents [B, 4, d, h, w] => [B, 1, 4d, 4h, 4w] float32."""
-        if slab_elements is not None:
-            x = run_in_slabs(self.decoder.blocks, latents, slab_elements)
-        else:
-            *blocks, last_norm, last_convolution = self.decoder.blocks
-            x = latents
-            for block in blocks:
-                x = block(x)
-            with torch.autocast(x.device.type, enabled=False):
-                x = last_convolution(last_norm(x.float()))
+        x = run_blocks(self.decoder.blocks, latents, slab_elements)  # type: ignore[arg-type]
         with torch.autocast(x.device.type, enabled=False):
             return x + self.linear(latents.float())
 

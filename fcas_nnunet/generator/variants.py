@@ -58,6 +58,11 @@ def variants_of(case_id: str, pairs: PairConfig) -> list[Variant]:
     return [Variant(case_id, s, c) for s in range(pairs.num_shapes) for c in range(pairs.num_contrasts)]
 
 
+def all_variants(case_ids: Sequence[str], pairs: PairConfig) -> list[Variant]:
+    """All variants of some cases."""
+    return [variant for case_id in case_ids for variant in variants_of(case_id, pairs)]
+
+
 def make_variants(
     case: Case,
     folder: Path,

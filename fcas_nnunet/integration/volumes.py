@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from fcas_nnunet.case import spacing_of
 from fcas_nnunet.files import atomic_path
 
 FILE_ENDING = ".nii.gz"
@@ -163,7 +164,7 @@ def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> 
     """
     corners = np.array([[d, h, w, 1] for d in (0, shape[0]) for h in (0, shape[1]) for w in (0, shape[2])])
     distance_mm = np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1)
-    smallest_spacing_mm = np.linalg.norm(affine[:3, :3], axis=0).min()
+    smallest_spacing_mm = min(spacing_of(affine))
     return bool(distance_mm.max() < 0.1 * smallest_spacing_mm)
 
 

@@ -1,0 +1,49 @@
+"""fcas_report: a synthetic data set as a page to look at, and blinded readings by experts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from fcas_nnunet.commands.cli import command, make_parser
+
+_EXAMPLE = """
+fcas_report -d 902                                # Dataset902_HeartFCaS_report.html, opens in any browser
+fcas_report -d 902 --against 901 -o report.html   # the real scans beside the synthetic ones
+fcas_report reading --help                        # a blinded reading by experts
+"""
+_READING = "reading"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of fcas_report; what follows `reading` has its own."""
+    parser = make_parser(
+        "fcas_report",
+        "One self-contained HTML page about a synthetic data set: numbers, distributions, best and worst cases, and "
+        "every case to scroll through with its mask and confidence.",
+        _EXAMPLE,
+    )
+    parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
+    parser.add_argument("--against", metavar="REAL", help="real data set to show and measure it against")
+    parser.add_argument(
+        "-o", type=Path, metavar="FILE.html", help="the page (default: <data set>_report.html in this folder)"
+    )
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of fcas_report."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == [_READING]:
+        import_module("fcas_nnunet.commands.reading").run(arguments[1:])  # not before: --help stays quick
+        return
+    args = build_parser().parse_args(arguments)
+    import_module("fcas_nnunet.commands.report_page").run(args)
+
+
+if __name__ == "__main__":
+    main()

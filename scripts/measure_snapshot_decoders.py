@@ -24,7 +24,7 @@ from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.confidence import confidence_map
 from fcas_nnunet.generator.grid import WorkingGrid
 from fcas_nnunet.generator.production import embedded_condition, plan_cases
-from fcas_nnunet.generator.sampling import Decoder, sample_latents
+from fcas_nnunet.generator.sampling import Decoder, sample_latents, snapshots
 from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.snapshots import SnapshotVariance, structure_box, voxel_box
 from fcas_nnunet.integration.folders import resolve_dataset
@@ -66,13 +66,13 @@ def measure(
     config = record.config.confidence
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     noise = torch.Generator().manual_seed(seed % 2**63)
-    snapshots: list[torch.Tensor] = []
+    seen_latents: list[torch.Tensor] = []
     with torch.inference_mode():
         embedded, structures = embedded_condition(generator, reference, template, grid, device)
         last = sample_latents(
-            generator.tcdm, embedded, record.config.sampling, noise, on_snapshot=snapshots.append, snapshots=config
+            generator.tcdm, embedded, record.config.sampling, noise, snapshots(config, seen_latents.append)
         )
-        snapshots.append(last)
+        seen_latents.append(last)
         box = structure_box(structures, margin)
         assert generator.preview is not None and box is not None, "seen to before"
         ways: dict[str, tuple[Decoder, object]] = {
@@ -85,7 +85,7 @@ def measure(
         for name, (decoder, where) in ways.items():
             start = time.perf_counter()
             seen = SnapshotVariance(partial(decoded, generator, decoder), where)  # type: ignore[arg-type]
-            for snapshot in snapshots:
+            for snapshot in seen_latents:
                 seen.update(snapshot)
             variance = seen.variance(torch.Size(grid.shape), structures)
             seconds = time.perf_counter() - start

@@ -20,7 +20,25 @@ from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.snapshots import SnapshotVariance, structure_box
 from fcas_nnunet.generator.tcdm import TCDM
 
-Snapshot = Callable[[torch.Tensor], None]
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a reverse diffusion, done.
+
+    Attributes:
+        index: from 0.
+        count: of all steps.
+        clean: predicted clean latents x_0, scaled, [1, 4, d, h, w].
+        noisy: the latents x_t it led to; after the last step the clean ones.
+    """
+
+    index: int
+    count: int
+    clean: torch.Tensor
+    noisy: torch.Tensor
+
+
+Watch = Callable[[Step], None]
 
 
 class Decoder(Protocol):
@@ -86,12 +104,25 @@ def synthesise(
 
     box = None if confidence.box_margin is None else structure_box(structures, confidence.box_margin)
     seen = SnapshotVariance(partial(decode, decoder=snapshot_decoder), box)
-    latents = sample_latents(
-        tcdm, embedded_condition, sampling, generator, on_snapshot=seen.update, snapshots=confidence
-    )
+    latents = sample_latents(tcdm, embedded_condition, sampling, generator, snapshots(confidence, seen.update))
     image = decode(latents, autoencoder)
     seen.update_with_image(latents, image, same_decoder=full)
     return Synthesis(image, seen.variance(image.shape, structures))
+
+
+def snapshots(config: ConfidenceConfig, take: Callable[[torch.Tensor], None]) -> Watch:
+    """Watches a reverse diffusion and hands on what SSV compares, x_t or x_0 of some steps.
+
+    Args:
+        config: which steps, and which of the two.
+        take: called with latents [1, 4, d, h, w]; not with the last step's, which are the result.
+    """
+
+    def watch(step: Step) -> None:
+        if step.index in snapshot_steps(step.count, config.num_snapshots)[:-1]:
+            take(step.clean if config.source == SnapshotSource.X_0 else step.noisy)
+
+    return watch
 
 
 def sample_latents(
@@ -99,8 +130,7 @@ def sample_latents(
     embedded_condition: torch.Tensor,
     sampling: SamplingConfig,
     generator: torch.Generator,
-    on_snapshot: Snapshot | None = None,
-    snapshots: ConfidenceConfig | None = None,
+    watch: Watch | None = None,
 ) -> torch.Tensor:
     """The reverse diffusion (Eq. 2).
 
@@ -109,9 +139,7 @@ def sample_latents(
         embedded_condition: what `TCDM.embed_condition` gave, [1, E, D/4, H/4, W/4]; the same at every step.
         sampling: solver, steps, window.
         generator: for the starting noise and the noise of `ddpm` steps; on the CPU.
-        on_snapshot: called with the intermediate latents [1, 4, D/4, H/4, W/4] at the steps SSV compares, but the last,
-            which is what is returned.
-        snapshots: which steps, and whether x_t or x_0 is handed on; needed with `on_snapshot`.
+        watch: called after every step.
 
     Returns:
         Clean scaled latents [1, 4, D/4, H/4, W/4].
@@ -120,13 +148,12 @@ def sample_latents(
     shape = (1, 4, *embedded_condition.shape[2:])
     scheduler = sampling_scheduler(tcdm.config, sampling, shape[2:])
     latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise).to(device)
-    watched = set(snapshot_steps(len(scheduler.timesteps), snapshots.num_snapshots)[:-1]) if snapshots else set()
-    for step, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in enumerate(scheduler.timesteps):
         output = _predict_in_windows(tcdm, latents, timestep.to(device), embedded_condition, sampling)
         clean = predicted_clean_latents(scheduler, output, latents, timestep)
         latents = scheduler.step(output, timestep, latents, generator=generator).prev_sample
-        if on_snapshot is not None and snapshots is not None and step in watched:
-            on_snapshot(clean if snapshots.source == SnapshotSource.X_0 else latents)
+        if watch is not None:
+            watch(Step(index, len(scheduler.timesteps), clean, latents))
     return latents
 
 

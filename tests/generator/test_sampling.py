@@ -11,8 +11,7 @@ from fcas_nnunet.choices import PredictionType, SnapshotDecoder, SnapshotSource,
 from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LatentScale
-from fcas_nnunet.generator.sampling import sample_latents, synthesise
-from fcas_nnunet.generator.schedulers import predicted_clean_latents, sampling_scheduler
+from fcas_nnunet.generator.sampling import sample_latents, snapshots, synthesise
 from fcas_nnunet.generator.snapshots import structure_box, voxel_box
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import TINY
@@ -90,7 +89,7 @@ def test_streamed_variance_is_that_of_the_stored_snapshots(networks, solver, sou
     scale = LatentScale((0.1,) * 4, (2.0,) * 4)
     stored = []
     with torch.inference_mode():
-        last = sample_latents(tcdm, condition, sampling, seeded(), on_snapshot=stored.append, snapshots=confidence)
+        last = sample_latents(tcdm, condition, sampling, seeded(), snapshots(confidence, stored.append))
         images = torch.stack([autoencoder.decode(scale.to_raw(z))[0, 0].clamp(0, 1) for z in [*stored, last]])
     structures = np.ones(images.shape[1:], dtype=bool)
     synthesis = synthesise(tcdm, autoencoder, scale, condition, structures, sampling, confidence, seeded())
@@ -103,26 +102,12 @@ def test_streamed_variance_is_that_of_the_stored_snapshots(networks, solver, sou
 def test_the_last_prediction_of_clean_latents_is_the_result(networks):
     """So the image itself serves as the last snapshot, and is decoded once."""
     tcdm, _ = networks
-    seen = []
-    confidence = ConfidenceConfig(num_snapshots=6)
-
-    def forward(self, *inputs):
-        seen.append(inputs[0].clone())
-        return TCDM.forward(self, *inputs)
-
-    watched = type("Watched", (TCDM,), {"forward": forward})
-    tcdm.__class__ = watched
-    try:
-        result = sample_latents(
-            tcdm, embedded(tcdm), SAMPLING, seeded(), on_snapshot=lambda z: None, snapshots=confidence
-        )
-    finally:
-        tcdm.__class__ = TCDM
-    scheduler = sampling_scheduler(tcdm.config, SAMPLING, result.shape[2:])
-    timestep = scheduler.timesteps[-1]
-    output = tcdm(seen[-1], timestep[None], embedded(tcdm))
-    clean = predicted_clean_latents(scheduler, output, seen[-1], timestep)
-    torch.testing.assert_close(clean, result, atol=1e-5, rtol=0)
+    steps = []
+    result = sample_latents(tcdm, embedded(tcdm), SAMPLING, seeded(), steps.append)
+    assert [step.index for step in steps] == list(range(steps[0].count))
+    assert torch.equal(steps[-1].noisy, result)
+    torch.testing.assert_close(steps[-1].clean, result, atol=1e-5, rtol=0)
+    assert (steps[0].clean - result).abs().max() > 1e-3
 
 
 def test_only_the_box_is_compared_when_asked(networks):

@@ -134,7 +134,7 @@ def round_trip(generator: Generator, case: Case) -> np.ndarray:
 def synthesised(generator: Generator, patient: Case, template: Case, seed: int) -> np.ndarray:
     """The patient's mask drawn from a template, in HU."""
     reference = Case(patient.case_id, None, patient.mask, patient.affine)
-    return draw_image(generator, reference, template, seed, torch.device("cpu"), torch.float32)[0]
+    return draw_image(generator, reference, template, seed, torch.device("cpu"), torch.float32).image
 
 
 def class_means(source: RawDataset) -> np.ndarray:

@@ -28,6 +28,21 @@ LoadCase = Callable[[str], Case]
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A drawn scan, on its mask's voxel grid; all float32 [D, H, W].
+
+    Attributes:
+        image: HU, within the generator's range.
+        confidence: in [0, 1].
+        spread_hu: standard deviation of the intermediate images that SSV compared.
+    """
+
+    image: np.ndarray
+    confidence: np.ndarray
+    spread_hu: np.ndarray
+
+
+@dataclass(frozen=True)
 class CasePlan:
     """One synthetic case to be made; depends on the run's seed and the case's number alone.
 
@@ -135,8 +150,9 @@ def make_case(
     roles = label_roles(record.labels)
     mask, mask_record = reference_mask(plan, source, record.config.masks, roles, bounds_ml)
     reference = Case(plan.case_id, None, mask, source.affine)
-    image, confidence = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
-    case = replace(reference, image=np.rint(image).astype(np.int16), confidence=confidence)
+    drawing = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
+    confidence = drawing.confidence
+    case = replace(reference, image=np.rint(drawing.image).astype(np.int16), confidence=confidence)
     return case, {
         **plan.to_record(),
         "mgm": mask_record,
@@ -148,7 +164,7 @@ def make_case(
 
 def draw_image(
     generator: Generator, reference: Case, template: Case, seed: int, device: torch.device, precision: torch.dtype
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Drawing:
     """Draw the scan of a mask, guided by a template.
 
     Args:
@@ -158,9 +174,6 @@ def draw_image(
         seed: of the noise.
         device: where to run.
         precision: of the autocast.
-
-    Returns:
-        Image in HU, within the generator's range, and confidence in [0, 1]; both float32, the shape of the mask.
     """
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
@@ -174,7 +187,12 @@ def draw_image(
     confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
     intensity_range = record.config.grid.intensity_range_hu
     image = grid.image_to_native(to_hu(synthesis.image.cpu(), intensity_range))
-    return np.clip(image, *intensity_range), grid.confidence_to_native(torch.from_numpy(confidence))
+    spread_hu = synthesis.variance.float().cpu().sqrt() * (intensity_range[1] - intensity_range[0])
+    return Drawing(
+        np.clip(image, *intensity_range),
+        grid.confidence_to_native(torch.from_numpy(confidence)),
+        grid.confidence_to_native(spread_hu),
+    )
 
 
 def reference_mask(

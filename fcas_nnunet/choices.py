@@ -51,11 +51,29 @@ class SnapshotDecoder(StrEnum):
     PREVIEW = "preview"
 
 
+class ConfidenceEstimator(StrEnum):
+    """What says how far a voxel can be trusted: SSV's spread, or the error model fitted with the generator."""
+
+    SSV = "ssv"
+    ERROR_MODEL = "error_model"
+
+
 class ConfidenceNorm(StrEnum):
-    """Norm(·) of Eq. 7."""
+    """Norm(·) of Eq. 7, or the generator's own calibration: one scale of expected error for all cases."""
 
     ROBUST_STD = "robust_std"
     MINMAX_VARIANCE = "minmax_variance"
+    CALIBRATED = "calibrated"
+
+
+class ConfidenceChoice(StrEnum):
+    """Ways to a confidence map by name; `own` is what the generator's configuration says."""
+
+    OWN = "own"
+    ERROR_MODEL = "error_model"
+    SSV = "ssv"
+    SSV_CALIBRATED = "ssv_calibrated"
+    PAPER = "paper"
 
 
 class ReferenceSource(StrEnum):

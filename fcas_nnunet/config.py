@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from fcas_nnunet.choices import (
     Architecture,
     Conditioning,
-    ConfidenceNorm,
     PredictionType,
-    SnapshotDecoder,
-    SnapshotSource,
     Solver,
 )
+from fcas_nnunet.confidence_config import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.mask_config import MaskConfig
 
 LATENT_DOWNSAMPLING = 4
@@ -300,35 +298,6 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class ConfidenceConfig:
-    """SSV.
-
-    Attributes:
-        source: which intermediate images are compared.
-        num_snapshots: r + 1 of Eq. 7, spread evenly over all steps; the last one is the image itself.
-        decoder: what decodes them: the autoencoder's own decoder, or the preview decoder distilled from it, a
-            twentieth of the work.
-        box_margin: compare only inside the bounding box of the reference structures and so many working voxels around;
-            outside, the confidence is the surroundings' average. None = everywhere.
-        norm: from spread to confidence.
-        percentiles: of the spread inside the reference structures, mapped to confidence 1 and 0 (`robust_std`).
-    """
-
-    source: SnapshotSource = SnapshotSource.X_0
-    num_snapshots: int = 9
-    decoder: SnapshotDecoder = SnapshotDecoder.FULL
-    box_margin: int | None = None
-    norm: ConfidenceNorm = ConfidenceNorm.ROBUST_STD
-    percentiles: tuple[float, float] = (5.0, 95.0)
-
-    def __post_init__(self) -> None:
-        _require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
-        _require(self.box_margin is None or self.box_margin >= 0, "box_margin", "0 or more", self.box_margin)
-        low, high = self.percentiles
-        _require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
-
-
-@dataclass(frozen=True)
 class PreviewConfig:
     """A small decoder distilled from the autoencoder's, for the intermediate images of SSV.
 
@@ -365,6 +334,7 @@ class FCaSConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     preview: PreviewConfig | None = None
+    calibration: CalibrationConfig | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

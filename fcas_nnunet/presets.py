@@ -5,6 +5,7 @@ from __future__ import annotations
 from fcas_nnunet.choices import Architecture, Conditioning, PredictionType
 from fcas_nnunet.config import (
     AutoencoderConfig,
+    CalibrationConfig,
     FCaSConfig,
     GridConfig,
     OptimisationConfig,
@@ -43,6 +44,7 @@ TINY = FCaSConfig(
         ),
     ),
     sampling=SamplingConfig(num_inference_steps=10, window=(16, 16, 16)),
+    calibration=CalibrationConfig(num_drawings=4, num_voxels=10_000, width=16, num_steps=100, batch_voxels=2048),
 )
 
 CPU = FCaSConfig(
@@ -79,6 +81,7 @@ CPU = FCaSConfig(
         ),
     ),
     sampling=SamplingConfig(num_inference_steps=12),
+    calibration=CalibrationConfig(num_drawings=16, num_steps=1000),
 )
 
 PAPER = FCaSConfig(
@@ -120,6 +123,7 @@ PAPER = FCaSConfig(
     # one window at the paper's output of 512 × 512 × 256; its own latent window of 64 × 64 × 128, (W, H, D) there, is
     # `window=(128, 64, 64)` here, which smaller latents clamp
     sampling=SamplingConfig(window=(64, 128, 128), overlap=0.25),
+    calibration=CalibrationConfig(num_drawings=24, num_voxels=200_000, num_steps=4000),
 )
 
 PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU, PAPER)}

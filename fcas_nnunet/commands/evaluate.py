@@ -11,8 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.choices import ConfidenceChoice
 from fcas_nnunet.commands.case_files import default_workers
 from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.train import add_generator_arguments
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.files import atomic_path, atomic_write_text
 
@@ -28,6 +30,9 @@ _COMPARE_EXAMPLE = """
 fcas_evaluate compare -a real_only.json -b with_synthetic.json
 fcas_evaluate compare -a real_only.json -b with_synthetic.json --measure hd95_mm -o comparison.json
 """
+_CONFIDENCE_EXAMPLE = """
+fcas_evaluate confidence -d 901 --held_out 904 --preset cpu -o confidence.json --picture confidence.png
+"""
 _IMAGES_EXAMPLE = """
 fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
 fcas_evaluate images -r real_folder -s synthetic_folder --range -100 800
@@ -37,7 +42,7 @@ fcas_evaluate images -r real_folder -s synthetic_folder --range -100 800
 def build_parser() -> argparse.ArgumentParser:
     """The command line of fcas_evaluate."""
     parser = make_parser("fcas_evaluate", "Score segmentations, or synthetic scans, case by case.", _EXAMPLE)
-    parts = parser.add_subparsers(dest="what", required=True, metavar="{segmentations,compare,images}")
+    parts = parser.add_subparsers(dest="what", required=True, metavar="{segmentations,compare,images,confidence}")
 
     segmentations = _add_part(
         parts,
@@ -74,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--measure", default="dice", help="what is compared: dice, rdice.1, hd95_mm, surface_dice, … (default: dice)"
     )
 
+    _add_confidence_part(parts)
+
     images = _add_part(
         parts, "images", "SSIM and RMSE of synthetic scans and the real ones under the same masks.", _IMAGES_EXAMPLE
     )
@@ -89,6 +96,36 @@ def build_parser() -> argparse.ArgumentParser:
         help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)",
     )
     return parser
+
+
+def _add_confidence_part(parts: Any) -> None:
+    part = _add_part(
+        parts,
+        "confidence",
+        "Does the confidence know where a drawn scan is wrong? Held-out patients' masks are drawn and compared with "
+        "their real scans; controls that know nothing of the drawing stand beside.",
+        _CONFIDENCE_EXAMPLE,
+    )
+    part.add_argument("-d", required=True, metavar="ID", help="data set the generator was trained on")
+    add_generator_arguments(part)
+    part.add_argument(
+        "--held_out", metavar="ID", help="data set of other patients (default: the generator's own validation cases)"
+    )
+    part.add_argument("--cases", nargs="+", metavar="CASE", help="only these of them")
+    part.add_argument("--draws", type=_positive, default=2, metavar="N", help="templates and seeds for each case (2)")
+    part.add_argument("--seed", type=int, default=0, help="of templates and noise (0)")
+    part.add_argument(
+        "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice), default=ConfidenceChoice.OWN,
+        help="the map that is judged, as in fcas_generate (default: own)",
+    )  # fmt: skip
+    part.add_argument(
+        "--ensemble", type=int, default=4, metavar="N", help="control: spread over N seeds; 0 = without (4)"
+    )
+    part.add_argument(
+        "--prior_cases", type=int, default=4, metavar="N", help="training cases behind the class prior; 0 = without (4)"
+    )
+    part.add_argument("--no_random_weights", action="store_true", help="leave out the control with random weights")
+    part.add_argument("--picture", type=Path, metavar="FILE.png", help="best and worst case: scan, error, confidence")
 
 
 def _add_part(parts: Any, name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -152,6 +189,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
         notes.append(f"{len(report['left_out'])} synthetic cases left out: no real scan under the same mask")
     if "empty_masks" in report["settings"]:
         notes.append(f"empty masks: {report['settings']['empty_masks']}")
+    notes += report.get("verdict", [])
     if report.get("ignored_predictions"):
         notes.append(f"{len(report['ignored_predictions'])} predictions without a reference ignored")
     return notes

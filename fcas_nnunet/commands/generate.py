@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
-from fcas_nnunet.choices import ReferenceSource, SnapshotDecoder
+from fcas_nnunet.choices import ConfidenceNorm, ReferenceSource, SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_volumes, mask_config
-from fcas_nnunet.commands.sampling_settings import add_sampling_arguments, confidence_config, sampling_config
+from fcas_nnunet.commands.sampling_settings import (
+    add_sampling_arguments,
+    confidence_config,
+    resolved_confidence,
+    sampling_config,
+)
 from fcas_nnunet.commands.shares import share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, train
-from fcas_nnunet.config import FCaSConfig, PreviewConfig
+from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, PreviewConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.manifest import Manifest, versions
@@ -101,8 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = _read_record(model, source, config, args) if is_trained(model) else None
     plans = _plans(args, source, record)
     trained_config = record.config if record else config
-    confidence = confidence_config(trained_config.confidence, args)
-    settings = cost_settings(sampling_config(trained_config.sampling, args), confidence)
+    settings = cost_settings(*_drawing_settings(trained_config, record, model, args))
     outlook = look_ahead(plans, share, source, output, model, settings, args.device, args.np)
     if args.dry_run:
         print(outlook.describe(trained=record is not None))
@@ -186,6 +190,22 @@ def _plans(args: argparse.Namespace, source: RawDataset, record: GeneratorRecord
     return plan_cases(args.n, source.case_ids, templates, args.masks, args.seed)
 
 
+def _drawing_settings(
+    config: FCaSConfig, record: GeneratorRecord | None, model: Path, args: argparse.Namespace
+) -> tuple[SamplingConfig, ConfidenceConfig]:
+    """Settings of the reverse diffusion and of the confidence, filled in for the generator that is or will be there."""
+    from fcas_nnunet.generator.checkpoint import kept_calibration
+
+    sampling = sampling_config(config.sampling, args)
+    confidence = confidence_config(config.confidence, args)
+    if record is None:
+        return sampling, confidence.for_generator(config.calibration is not None)
+    calibrated = kept_calibration(model)
+    calibration = None if calibrated is None else calibrated.calibration
+    filled = sampling.for_model(record.tcdm.prediction_type)
+    return sampling, resolved_confidence(confidence, calibration, filled, record.config.preset)
+
+
 def _job(
     args: argparse.Namespace,
     record: GeneratorRecord,
@@ -200,10 +220,7 @@ def _job(
     from fcas_nnunet.generator.quality import volume_bounds_ml
 
     masks = mask_config(args, record.config.masks)
-    sampling, confidence = (
-        sampling_config(record.config.sampling, args),
-        confidence_config(record.config.confidence, args),
-    )
+    sampling, confidence = _drawing_settings(record.config, record, model, args)
     # what the model cannot be drawn with is better named now
     replace(record.config, tcdm=record.tcdm, sampling=sampling)
     sampling.for_model(record.tcdm.prediction_type)
@@ -214,7 +231,10 @@ def _job(
         shared={
             "source": source.name, "mask_config": to_dict(masks), "sampling": to_dict(sampling),
             "confidence": to_dict(confidence), "preset": record.config.preset,
-            "weights_sha256": weights_sha256(model, with_preview=confidence.decoder == SnapshotDecoder.PREVIEW),
+            "weights_sha256": weights_sha256(
+                model, with_preview=confidence.needs_spread and confidence.decoder == SnapshotDecoder.PREVIEW,
+                with_calibration=confidence.norm == ConfidenceNorm.CALIBRATED,
+            ),
             "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
         },
     )  # fmt: skip

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from fcas_nnunet.choices import SnapshotDecoder, Solver
+from fcas_nnunet.choices import ConfidenceChoice, ConfidenceNorm, SnapshotDecoder, Solver
 from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
+
+if TYPE_CHECKING:
+    from fcas_nnunet.generator.calibration import Calibration
+
+logger = logging.getLogger(__name__)
 
 EVERYWHERE = "none"
 
@@ -21,6 +28,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
     )  # fmt: skip
     group.add_argument("--overlap", type=float, metavar="SHARE", help="by which windows overlap, in [0, 1)")
+    group.add_argument(
+        "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice),
+        help="where confidence comes from: error_model, fitted with the generator, says how many HU a voxel is off; "
+        "ssv is the spread of intermediate images, scaled within each case; ssv_calibrated is that on the scale of "
+        "expected error; paper is Eq. 7 to the letter (default: own, the error model where there is one, else ssv; "
+        "ssv with any of the next three)",
+    )  # fmt: skip
     group.add_argument("--snapshots", type=int, metavar="N", help="intermediate images the confidence comes from")
     group.add_argument(
         "--snapshot_decoder", type=SnapshotDecoder, choices=list(SnapshotDecoder),
@@ -55,12 +69,50 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
         ValueError: when a value is out of range.
     """
     margin = default.box_margin if args.box_margin is None else args.box_margin
+    asked_for_ssv = any(value is not None for value in (args.snapshots, args.snapshot_decoder, args.box_margin))
+    choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
     return replace(
-        default,
+        default.chosen(choice),
         num_snapshots=args.snapshots or default.num_snapshots,
         decoder=args.snapshot_decoder or default.decoder,
         box_margin=None if margin == EVERYWHERE else margin,
     )
+
+
+def resolved_confidence(
+    config: ConfidenceConfig, calibration: Calibration | None, sampling: SamplingConfig, name: str
+) -> ConfidenceConfig:
+    """The settings with all that was left to the generator filled in.
+
+    A calibration holds for the solver, steps and snapshots it was made with. Where it does not, what was left open
+    becomes SSV, and a line says so.
+
+    Args:
+        config: as asked for.
+        calibration: of the generator; None where it has none.
+        sampling: of the drawings, filled in.
+        name: of the generator, for messages.
+
+    Raises:
+        ValueError: when a calibrated confidence is asked for that the generator cannot give.
+    """
+    filled = config.for_generator(calibration is not None)
+    if calibration is None or filled.norm != ConfidenceNorm.CALIBRATED:
+        if calibration is None:
+            logger.info(
+                f"{name} is not calibrated: confidence is the spread of SSV (fcas_train --calibrate mends that)"
+            )
+        return filled
+    made_for = calibration.fits(filled, sampling)
+    if made_for is None:
+        return filled
+    if config.norm == ConfidenceNorm.CALIBRATED:
+        raise ValueError(
+            f"{name}: a calibrated confidence must be drawn as it was calibrated ({made_for}), got other settings. "
+            "Draw it so, or take --confidence ssv."
+        )
+    logger.info(f"{name} is calibrated for {made_for} alone: confidence is the spread of SSV")
+    return config.for_generator(calibrated=False)
 
 
 def _margin(text: str) -> int | str:

@@ -11,7 +11,7 @@ import yaml
 
 from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, make_parser, say
-from fcas_nnunet.config import FCaSConfig, PreviewConfig
+from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -21,6 +21,7 @@ EXAMPLE = """
 fcas_train -d 901 --preset cpu
 fcas_train -d 901 --preset cpu --show_config > my.yaml   # edit it, then:
 fcas_train -d 901 --config my.yaml
+fcas_train -d 901 --preset cpu --calibrate               # a generator trained before learns its own errors
 fcas_train -d 901 --preset paper --autoencoder autoencoder_v1.pt --denoiser diff_unet_3d_ddpm-ct.pt   # MAISI's weights
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.train -d 901 --config my.yaml   # four GPUs
 """
@@ -39,6 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--preview", action="store_true",
         help="distil a small decoder, too, also for a generator trained before: fcas_generate --snapshot_decoder "
         "preview then needs a fraction of the time for confidence",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibrate", action="store_true",
+        help="learn the generator's errors, also of one trained before without: confidence then means expected error",
     )  # fmt: skip
     parser.add_argument("--keep_cache", action="store_true", help="keep the cached variants and latents on disk")
     parser.add_argument("--show_config", action="store_true", help="print the configuration as YAML and do nothing")
@@ -74,11 +79,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.preview and config.preview is None:
         config = replace(config, preview=PreviewConfig())
-    from fcas_nnunet.generator.checkpoint import has_preview, is_trained
+    if args.calibrate and config.calibration is None:
+        config = replace(config, calibration=CalibrationConfig())
+    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained
 
     dataset = RawDataset.open(resolve_dataset(args.d))
     folder = model_folder(dataset, config)
-    if is_trained(folder) and (has_preview(folder) or not args.preview):
+    lacks_preview = args.preview and not has_preview(folder)
+    lacks_calibration = args.calibrate and not is_calibrated(folder)
+    if is_trained(folder) and not (lacks_preview or lacks_calibration):
         say(f"{folder} holds a trained generator already. Delete it to train anew.")
         return
     dataset.check(min_cases=2)
@@ -97,8 +106,8 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         keep_cache: keep variants and latents.
     """
     from fcas_nnunet.commands.devices import make_accelerator
-    from fcas_nnunet.generator.checkpoint import is_trained
-    from fcas_nnunet.generator.fitting import add_preview, train_generator
+    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained
+    from fcas_nnunet.generator.fitting import add_calibration, add_preview, train_generator
     from fcas_nnunet.generator.hub import weights_file
     from fcas_nnunet.generator.maisi import PretrainedFiles
     from fcas_nnunet.generator.training_data import TrainingData
@@ -108,10 +117,13 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
     accelerator = make_accelerator(args.device, args.precision)
     folder = model_folder(dataset, config)
-    if is_trained(folder) and config.preview is not None:
-        add_preview(data, config.preview, folder, accelerator, keep_cache)
-    else:
+    if not is_trained(folder):
         train_generator(data, config, folder, accelerator, pretrained, keep_cache)
+    else:
+        if config.preview is not None and not has_preview(folder):
+            add_preview(data, config.preview, folder, accelerator, keep_cache)
+        if config.calibration is not None and not is_calibrated(folder):
+            add_calibration(data, config.calibration, folder, accelerator, keep_cache)
     accelerator.end_training()
 
 

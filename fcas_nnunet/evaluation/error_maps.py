@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
+from fcas_nnunet.structures import matched_error
+
 #: Half the thickness of the shell around the walls of structures.
 SHELL_VOXELS = 1
-#: Voxels within which thin structures lie whole.
-_BALL = np.ones((3, 3, 3), dtype=bool)
+_CUBE = np.ones((3, 3, 3), dtype=bool)
 
 
 def raw_error(synthetic: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -18,36 +19,26 @@ def raw_error(synthetic: np.ndarray, real: np.ndarray) -> np.ndarray:
     return np.abs(synthetic.astype(np.float32) - real.astype(np.float32))
 
 
-def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """|synthetic − real| after every structure's mean difference is taken out: what contrast does not explain.
-
-    The contrast of a synthetic scan is its template's and no error; what is left is shape, sharpness and texture.
-
-    Args:
-        synthetic: HU [D, H, W].
-        real: HU on the same grid.
-        codes: structure of every voxel, whole numbers from 0; the background, and each surrounding structure where
-            they are labelled, count as structures.
-
-    Returns:
-        float32 [D, H, W] in HU.
-    """
-    difference = synthetic.astype(np.float64) - real.astype(np.float64)
-    flat = codes.ravel().astype(np.int64)
-    counts = np.bincount(flat)
-    means = np.bincount(flat, weights=difference.ravel()) / np.maximum(counts, 1)
-    return np.abs(difference - means[codes]).astype(np.float32)
-
-
 def mean_matched_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
     """Mean of `matched_error` over several real scans of one anatomy: the noise of a single one averages out."""
-    return np.mean([matched_error(synthetic, real, codes) for real in renderings], axis=0, dtype=np.float32)
+    total = np.zeros(synthetic.shape, dtype=np.float32)
+    for real in renderings:
+        total += matched_error(synthetic, real, codes)
+    return total / len(renderings)
+
+
+def mean_raw_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of `raw_error` over several real scans of one anatomy."""
+    total = np.zeros(synthetic.shape, dtype=np.float32)
+    for real in renderings:
+        total += raw_error(synthetic, real)
+    return total / len(renderings)
 
 
 def wall_shell(mask: np.ndarray, thickness_voxels: int = SHELL_VOXELS) -> np.ndarray:
     """Where structures end: voxels within `thickness_voxels` of a face between two labels, bool [D, H, W]."""
     changes = label_changes(mask)
-    return binary_dilation(changes, _BALL, iterations=thickness_voxels - 1) if thickness_voxels > 1 else changes
+    return binary_dilation(changes, _CUBE, iterations=thickness_voxels - 1) if thickness_voxels > 1 else changes
 
 
 def label_changes(mask: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from fcas_nnunet.config_files import load_config, save_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator import maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.calibration import Calibration
+from fcas_nnunet.generator.error_model import ErrorModel
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.tcdm import TCDM
@@ -24,7 +26,7 @@ from fcas_nnunet.generator.weights import load_state, load_weights, read_state, 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
 EMA_FILE = "ema.safetensors"
-AUTOENCODER, TCDM_FOLDER, PREVIEW = "autoencoder", "tcdm", "preview"
+AUTOENCODER, TCDM_FOLDER, PREVIEW, CALIBRATION = "autoencoder", "tcdm", "preview", "calibration"
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,22 @@ class GeneratorRecord:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """What a generator knows of its errors."""
+
+    calibration: Calibration
+    error_model: ErrorModel
+
+
+@dataclass(frozen=True)
 class Generator:
-    """A trained generator, its networks frozen and in eval mode; a preview decoder where one was distilled."""
+    """A trained generator, frozen and in eval mode; with preview decoder and calibration where it has them."""
 
     record: GeneratorRecord
     autoencoder: Autoencoder
     tcdm: TCDM
     preview: PreviewDecoder | None = None
+    calibrated: Calibrated | None = None
 
 
 def is_trained(folder: Path) -> bool:
@@ -91,28 +102,40 @@ def load_generator(folder: Path, device: torch.device) -> Generator:
         FileNotFoundError: when there is none.
         ValueError: when a file is broken or does not fit.
     """
-    record = read_record(folder)
+    return load_networks(folder, read_record(folder), device)
+
+
+def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -> Generator:
+    """Load a generator's networks; its record may not be written yet.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when a file is broken or does not fit.
+    """
     autoencoder = Autoencoder(record.autoencoder)
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
     tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
-    preview = kept_preview(folder)
-    for network in (autoencoder, tcdm, preview):
+    preview, calibrated = kept_preview(folder), kept_calibration(folder)
+    for network in (autoencoder, tcdm, preview, None if calibrated is None else calibrated.error_model):
         if network is not None:
             network.requires_grad_(False).eval().to(device)
-    return Generator(record, autoencoder, tcdm, preview)
+    return Generator(record, autoencoder, tcdm, preview, calibrated)
 
 
-def weights_sha256(folder: Path, with_preview: bool = False) -> str:
+def weights_sha256(folder: Path, with_preview: bool = False, with_calibration: bool = False) -> str:
     """One hash over the weights that generation uses.
 
     Args:
         folder: `fcas__<preset>`.
         with_preview: the snapshots are decoded by the preview decoder.
+        with_calibration: the confidence is calibrated.
     """
     digest = hashlib.sha256()
     files = [folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE]
-    for path in [*files, folder / PREVIEW / MODEL_FILE] if with_preview else files:
+    files += [folder / PREVIEW / MODEL_FILE] if with_preview else []
+    files += [folder / CALIBRATION / name for name in (MODEL_FILE, CONFIG_FILE)] if with_calibration else []
+    for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -183,6 +206,32 @@ def kept_preview(folder: Path) -> PreviewDecoder | None:
     preview = PreviewDecoder(load_config(PreviewConfig, target / CONFIG_FILE))
     load_weights(preview, target / MODEL_FILE)
     return preview
+
+
+def is_calibrated(folder: Path) -> bool:
+    """Whether `folder` (fcas__<preset>) holds a finished calibration."""
+    return (folder / CALIBRATION / CONFIG_FILE).is_file()
+
+
+def keep_calibration(folder: Path, calibration: Calibration, error_model: ErrorModel) -> None:
+    """Write a finished calibration into `folder` (fcas__<preset>), its config.yaml last."""
+    target = folder / CALIBRATION
+    save_weights(error_model, target / MODEL_FILE)
+    atomic_write_text(target / CONFIG_FILE, yaml.safe_dump(to_dict(calibration), sort_keys=False))
+
+
+def kept_calibration(folder: Path) -> Calibrated | None:
+    """The calibration of `folder` (fcas__<preset>), or None where there is none.
+
+    Raises:
+        ValueError: when a file is broken or does not fit.
+    """
+    if not is_calibrated(folder):
+        return None
+    calibration = load_config(Calibration, folder / CALIBRATION / CONFIG_FILE)
+    error_model = ErrorModel(calibration.config.width)
+    load_weights(error_model, folder / CALIBRATION / MODEL_FILE)
+    return Calibrated(calibration, error_model)
 
 
 def is_maisis(path: Path) -> bool:

@@ -15,13 +15,14 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from fcas_nnunet.anatomy import label_roles
-from fcas_nnunet.config import FCaSConfig, PreviewConfig
+from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.generator import checkpoint, maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.autoencoder_training import train_autoencoder, variant_split
 from fcas_nnunet.generator.batches import Shares
+from fcas_nnunet.generator.calibrating import calibrate
 from fcas_nnunet.generator.grid import is_axial, working_spacing
 from fcas_nnunet.generator.latents import cache_latents
 from fcas_nnunet.generator.maisi import PretrainedFiles
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 CACHE_FOLDER = "cache"
 #: Settings of a training that may change when it goes on, since they do not change what is learnt.
-FREE_SETTINGS = ("micro_batch_size", "sample_every", "compile", "preview")
+FREE_SETTINGS = ("micro_batch_size", "sample_every", "compile", "preview", "calibration", "confidence")
 
 
 def train_generator(
@@ -87,17 +88,18 @@ def train_generator(
     if config.preview is not None:
         _distil(data, config, folder, accelerator, autoencoder)
     train_tcdm(data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, weights)
+    d, h, w = spacing
+    record = checkpoint.GeneratorRecord(
+        config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
+        surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
+        cases=hashes, validation_cases=tuple(data.split()[1]),
+    )  # fmt: skip
+    accelerator.wait_for_everyone()  # the weights are written
+    if config.calibration is not None:
+        _calibrate(data, record, config.calibration, folder, accelerator)
     accelerator.wait_for_everyone()  # nobody reads the cache any more
     if accelerator.is_main_process:
-        d, h, w = spacing
-        checkpoint.save_generator(
-            folder,
-            checkpoint.GeneratorRecord(
-                config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
-                surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
-                cases=hashes, validation_cases=tuple(data.split()[1]),
-            ),
-        )  # fmt: skip
+        checkpoint.save_generator(folder, record)
         if not keep_cache:
             shutil.rmtree(cache)
     accelerator.wait_for_everyone()
@@ -122,10 +124,7 @@ def add_preview(
     record = checkpoint.read_record(folder)
     config = replace(record.config, tcdm=record.tcdm, preview=preview)
     _check_shares(config, accelerator)
-    if _survey(data, accelerator, axial_alone=False)[1] != record.cases:
-        raise ValueError(
-            f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
-        )
+    _refuse_other_cases(data, record, folder, accelerator)
     autoencoder = checkpoint.kept_autoencoder(folder, config.autoencoder.optimisation)
     assert autoencoder is not None, "a trained generator has one"
     autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
@@ -137,6 +136,58 @@ def add_preview(
     if accelerator.is_main_process and not keep_cache:
         shutil.rmtree(cache)
     accelerator.wait_for_everyone()
+
+
+def add_calibration(
+    data: TrainingData, config: CalibrationConfig, folder: Path, accelerator: Accelerator, keep_cache: bool = False
+) -> None:
+    """Calibrate a generator that is trained already.
+
+    Args:
+        data: the labelled cases it was trained on.
+        config: how many drawings, and the error model's training.
+        folder: of the generator.
+        accelerator: device, processes.
+        keep_cache: keep the drawings on disk when done.
+
+    Raises:
+        FileNotFoundError: when the generator is not trained.
+        ValueError: when the cases are not those it was trained on.
+    """
+    record = checkpoint.read_record(folder)
+    _refuse_other_cases(data, record, folder, accelerator)
+    _calibrate(data, record, config, folder, accelerator)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not keep_cache:
+        shutil.rmtree(folder / CACHE_FOLDER)
+    accelerator.wait_for_everyone()
+
+
+def _calibrate(
+    data: TrainingData,
+    record: checkpoint.GeneratorRecord,
+    config: CalibrationConfig,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Learn a trained generator's errors, unless that is done."""
+    finished = checkpoint.is_calibrated(folder)
+    accelerator.wait_for_everyone()
+    if finished:
+        return
+    generator = checkpoint.load_networks(folder, record, accelerator.device)
+    learnt = calibrate(generator, data, config, folder / CACHE_FOLDER / checkpoint.CALIBRATION, accelerator)
+    if accelerator.is_main_process:
+        checkpoint.keep_calibration(folder, *learnt)
+
+
+def _refuse_other_cases(
+    data: TrainingData, record: checkpoint.GeneratorRecord, folder: Path, accelerator: Accelerator
+) -> None:
+    if _survey(data, accelerator, axial_alone=False)[1] != record.cases:
+        raise ValueError(
+            f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
+        )
 
 
 def _check_shares(config: FCaSConfig, accelerator: Accelerator) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ReferenceSource
-from fcas_nnunet.config import MaskConfig
+from fcas_nnunet.choices import ConfidenceNorm, ReferenceSource
+from fcas_nnunet.config import ConfidenceConfig, MaskConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.checkpoint import Generator
 from fcas_nnunet.generator.conditions import build_condition
@@ -34,12 +34,29 @@ class Drawing:
     Attributes:
         image: HU, within the generator's range.
         confidence: in [0, 1].
-        spread_hu: standard deviation of the intermediate images that SSV compared.
+        spread_hu: standard deviation of the intermediate images that SSV compared; None where none were.
     """
 
     image: np.ndarray
     confidence: np.ndarray
-    spread_hu: np.ndarray
+    spread_hu: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class GridDrawing:
+    """A drawn scan on its working grid.
+
+    Attributes:
+        grid: where it lies.
+        image_hu: float32 [D, H, W], within the generator's range.
+        codes: the mask it was drawn from, uint8 [D, H, W].
+        spread_hu: float32 [D, H, W], as in `Drawing`.
+    """
+
+    grid: WorkingGrid
+    image_hu: torch.Tensor
+    codes: torch.Tensor
+    spread_hu: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -157,42 +174,106 @@ def make_case(
         **plan.to_record(),
         "mgm": mask_record,
         "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
-        "confidence": to_dict(record.config.confidence),
+        "confidence": to_dict(record.config.confidence.for_generator(generator.calibrated is not None)),
         "mean_confidence_in_structures": round(float(confidence[mask > 0].mean()), 6),
+        "std_confidence_in_structures": round(float(confidence[mask > 0].std()), 6),
     }
 
 
 def draw_image(
-    generator: Generator, reference: Case, template: Case, seed: int, device: torch.device, precision: torch.dtype
+    generator: Generator,
+    reference: Case,
+    template: Case,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    with_spread: bool = False,
 ) -> Drawing:
     """Draw the scan of a mask, guided by a template.
 
     Args:
-        generator: trained, on `device`.
+        generator: trained, on `device`; its configuration says where confidence comes from.
         reference: its mask is drawn, on its voxel grid.
         template: with image, and surroundings where the generator knows them.
         seed: of the noise.
         device: where to run.
         precision: of the autocast.
+        with_spread: look at the intermediate images even where the confidence needs none.
+
+    Raises:
+        ValueError: when the generator cannot give the confidence that its configuration asks for.
+    """
+    record = generator.record
+    config = record.config.confidence.for_generator(generator.calibrated is not None)
+    ssv = config if config.needs_spread or with_spread else None
+    drawn = draw_on_grid(generator, reference, template, seed, device, precision, ssv)
+    confidence = drawing_confidence(generator, drawn, config)
+    image = drawn.grid.image_to_native(drawn.image_hu)
+    return Drawing(
+        np.clip(image, *record.config.grid.intensity_range_hu),
+        drawn.grid.confidence_to_native(torch.from_numpy(confidence)),
+        None if drawn.spread_hu is None else drawn.grid.confidence_to_native(drawn.spread_hu),
+    )
+
+
+def draw_on_grid(
+    generator: Generator,
+    reference: Case,
+    template: Case,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    ssv: ConfidenceConfig | None,
+) -> GridDrawing:
+    """Draw the scan of a mask on its working grid.
+
+    Args:
+        generator: trained, on `device`.
+        reference: its mask is drawn.
+        template: with image, and surroundings where the generator knows them.
+        seed: of the noise.
+        device: where to run.
+        precision: of the autocast.
+        ssv: which intermediate images are looked at; None = none.
     """
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-        embedded, structures = embedded_condition(generator, reference, template, grid, device)
+        embedded, codes = embedded_condition(generator, reference, template, grid, device)
         synthesis = synthesise(
-            generator.tcdm, generator.autoencoder, record.latent_scale, embedded, structures,
-            record.config.sampling, record.config.confidence, torch.Generator().manual_seed(seed),
-            generator.preview,
+            generator.tcdm, generator.autoencoder, record.latent_scale, embedded, codes.numpy() > 0,
+            record.config.sampling, ssv, torch.Generator().manual_seed(seed), generator.preview,
         )  # fmt: skip
-    confidence = confidence_map(synthesis.variance.cpu().numpy(), structures, record.config.confidence)
-    intensity_range = record.config.grid.intensity_range_hu
-    image = grid.image_to_native(to_hu(synthesis.image.cpu(), intensity_range))
-    spread_hu = synthesis.variance.float().cpu().sqrt() * (intensity_range[1] - intensity_range[0])
-    return Drawing(
-        np.clip(image, *intensity_range),
-        grid.confidence_to_native(torch.from_numpy(confidence)),
-        grid.confidence_to_native(spread_hu),
-    )
+    low, high = record.config.grid.intensity_range_hu
+    spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)
+    return GridDrawing(grid, to_hu(synthesis.image.float(), (low, high)), codes, spread)
+
+
+def drawing_confidence(generator: Generator, drawn: GridDrawing, config: ConfidenceConfig) -> np.ndarray:
+    """Confidence of a drawing on its working grid.
+
+    Args:
+        generator: that drew it.
+        drawn: with spread, where SSV is asked for.
+        config: filled in.
+
+    Returns:
+        float32 [D, H, W] in [0, 1].
+    """
+    if config.norm != ConfidenceNorm.CALIBRATED:
+        assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
+        low, high = generator.record.config.grid.intensity_range_hu
+        variance = (drawn.spread_hu.cpu().numpy() / (high - low)) ** 2
+        return confidence_map(variance, drawn.codes.numpy() > 0, config)
+    calibrated = generator.calibrated
+    assert calibrated is not None and config.estimator is not None, "filled in for this generator"
+    if config.needs_spread:
+        assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
+        doubt = drawn.spread_hu
+    else:
+        doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes.to(drawn.image_hu.device))
+    expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy())
+    return calibrated.calibration.to_confidence(expected)
 
 
 def reference_mask(
@@ -236,8 +317,8 @@ def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, roles: LabelRo
 
 def embedded_condition(
     generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
-) -> tuple[torch.Tensor, np.ndarray]:
-    """The embedded condition on the reference's working grid, and where its structures are.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embedded condition on the reference's working grid, and its mask there.
 
     A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
     The masks travel as bytes and become channels on the device.
@@ -250,7 +331,8 @@ def embedded_condition(
         device: where to run.
 
     Returns:
-        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and bool [D, H, W], both on the working grid.
+        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and uint8 [D, H, W] on the CPU, both on the working
+        grid.
     """
     record = generator.record
     assert template.image is not None, "a template has an image"
@@ -267,7 +349,7 @@ def embedded_condition(
         _centred(template_image, template_grid.resampled_shape, grid)[None, None].to(device),
         guess_labels=num_labels if record.tcdm.prior else 0,
     )
-    return generator.tcdm.embed_condition(condition), codes.numpy() > 0
+    return generator.tcdm.embed_condition(condition), codes
 
 
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:

@@ -54,11 +54,11 @@ class Synthesis:
 
     Attributes:
         image: [D, H, W] float32 in [0, 1].
-        variance: [D, H, W] float32, unbiased, over the decoded intermediate images.
+        variance: [D, H, W] float32, unbiased, over the decoded intermediate images; None where none were looked at.
     """
 
     image: torch.Tensor
-    variance: torch.Tensor
+    variance: torch.Tensor | None
 
 
 @torch.inference_mode()
@@ -69,7 +69,7 @@ def synthesise(
     embedded_condition: torch.Tensor,
     structures: np.ndarray,
     sampling: SamplingConfig,
-    confidence: ConfidenceConfig,
+    confidence: ConfidenceConfig | None,
     generator: torch.Generator,
     preview: Decoder | None = None,
 ) -> Synthesis:
@@ -83,25 +83,26 @@ def synthesise(
             large and no longer needed.
         structures: bool [D, H, W], where the reference structures are.
         sampling: solver, steps, window.
-        confidence: which snapshots, how many, decoded by what and where.
+        confidence: which snapshots, how many, decoded by what and where; None = none.
         generator: the case's own, on the CPU, so that every device starts from the same noise.
         preview: decodes the snapshots where `confidence` says so.
 
     Raises:
         ValueError: when a preview decoder is asked for and there is none.
     """
+
+    def decode(latents: torch.Tensor, decoder: Decoder) -> torch.Tensor:
+        return decoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+
+    if confidence is None:
+        return Synthesis(decode(sample_latents(tcdm, embedded_condition, sampling, generator), autoencoder), None)
     if confidence.decoder == SnapshotDecoder.PREVIEW and preview is None:
         raise ValueError(
             "decoder: must be full for a generator without a preview decoder, got preview. Train one with "
             "fcas_train --preview."
         )
-
     full = confidence.decoder == SnapshotDecoder.FULL
     snapshot_decoder = autoencoder if full or preview is None else preview
-
-    def decode(latents: torch.Tensor, decoder: Decoder) -> torch.Tensor:
-        return decoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
-
     box = None if confidence.box_margin is None else structure_box(structures, confidence.box_margin)
     seen = SnapshotVariance(partial(decode, decoder=snapshot_decoder), box)
     latents = sample_latents(tcdm, embedded_condition, sampling, generator, snapshots(confidence, seen.update))

@@ -10,11 +10,11 @@ from fcas_nnunet.evaluation.controls import class_prior, control_maps
 from fcas_nnunet.evaluation.error_maps import (
     boundary_distance,
     label_changes,
-    matched_error,
     mean_matched_error,
     raw_error,
     wall_shell,
 )
+from fcas_nnunet.structures import matched_error
 
 RNG = np.random.default_rng(0)
 CODES = RNG.integers(0, 5, (12, 11, 10)).astype(np.uint8)

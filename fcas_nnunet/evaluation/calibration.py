@@ -1,0 +1,187 @@
+"""Every map of a drawn case against the error of its image: by region, over cases, with its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.evaluation.error_maps import wall_shell
+from fcas_nnunet.evaluation.sparsification import ause, partial_spearman, reliability, sampled_voxels, spearman
+from fcas_nnunet.evaluation.statistics import summarise
+
+#: Voxels of a case's region that enter its scores, and those that enter the scores over all cases.
+CASE_VOXELS, POOLED_VOXELS = 200_000, 20_000
+#: Confidence inside structures below whose spread CAL weighs all voxels alike.
+FLAT_STD = 0.05
+
+
+class Region(StrEnum):
+    """Where a map is judged."""
+
+    VOLUME = "volume"
+    STRUCTURES = "structures"
+    SHELL = "shell"
+
+
+class ErrorKind(StrEnum):
+    """What a map is judged against: |synthetic − real|, or the same after every structure's mean is matched."""
+
+    RAW = "raw"
+    MATCHED = "matched"
+
+
+@dataclass(frozen=True)
+class MapScores:
+    """A map in a region of a case.
+
+    Attributes:
+        ause: 0 for the error's own order, 0.5 for a random one, 1 for the reverse.
+        spearman: of doubt and error.
+    """
+
+    ause: float
+    spearman: float
+
+
+@dataclass(frozen=True)
+class CaseEvaluation:
+    """What one drawn case contributes.
+
+    Attributes:
+        scores: error kind → region → map → scores.
+        partial_spearman: region → of the judged map with the matched error, what the controls know taken out.
+        mean_confidence: inside the structures.
+        std_confidence: the same voxels' spread.
+        mean_error_hu: matched, inside the structures.
+        pooled_maps: map → float32 [N], a sample of the structures' voxels.
+        pooled_error: float32 [N], the matched error of the same.
+    """
+
+    scores: dict[str, dict[str, dict[str, MapScores]]]
+    partial_spearman: dict[str, float]
+    mean_confidence: float
+    std_confidence: float
+    mean_error_hu: float
+    pooled_maps: dict[str, np.ndarray]
+    pooled_error: np.ndarray
+
+
+def regions(mask: np.ndarray) -> dict[Region, np.ndarray]:
+    """The whole volume, the labelled structures, and a shell around their walls; bool [D, H, W] each."""
+    return {
+        Region.VOLUME: np.ones(mask.shape, dtype=bool),
+        Region.STRUCTURES: mask > 0,
+        Region.SHELL: wall_shell(mask, 2),
+    }
+
+
+def evaluate_case(
+    maps: Mapping[str, np.ndarray],
+    errors: Mapping[ErrorKind, np.ndarray],
+    mask: np.ndarray,
+    judged: str,
+    known: Sequence[str],
+    seed: int = 0,
+) -> CaseEvaluation:
+    """Score every map of a drawn case.
+
+    Args:
+        maps: name → confidence [D, H, W]; higher is more certain.
+        errors: kind → HU [D, H, W].
+        mask: label ids.
+        judged: name of the map whose partial correlation, mean and spread are taken.
+        known: names of the controls whose knowledge is taken out.
+        seed: of the voxels' sample.
+    """
+    scores: dict[str, dict[str, dict[str, MapScores]]] = {kind: {} for kind in errors}
+    partial = {}
+    for region, where in regions(mask).items():
+        voxels = sampled_voxels(where, seed, CASE_VOXELS)
+        seen = {name: values.ravel()[voxels] for name, values in maps.items()}
+        for kind, error in errors.items():
+            wrong = error.ravel()[voxels]
+            scores[kind][region] = {
+                name: MapScores(ause(values, wrong), spearman(values, wrong)) for name, values in seen.items()
+            }
+        wrong = errors[ErrorKind.MATCHED].ravel()[voxels]
+        partial[str(region)] = partial_spearman(seen[judged], wrong, {name: seen[name] for name in known})
+    inside = mask > 0
+    pooled = sampled_voxels(inside, seed, POOLED_VOXELS)
+    return CaseEvaluation(
+        scores=scores,
+        partial_spearman=partial,
+        mean_confidence=float(maps[judged][inside].mean()),
+        std_confidence=float(maps[judged][inside].std()),
+        mean_error_hu=float(errors[ErrorKind.MATCHED][inside].mean()),
+        pooled_maps={name: values.ravel()[pooled].astype(np.float32) for name, values in maps.items()},
+        pooled_error=errors[ErrorKind.MATCHED].ravel()[pooled].astype(np.float32),
+    )
+
+
+def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, Any]:
+    """Over all cases: each map's mean scores, scores over the cases' pooled voxels, and the judged map's reliability.
+
+    Pooled, a value has to mean the same in every case; within a case the order alone counts.
+
+    Args:
+        cases: with the same maps.
+        judged: name of the map that stands for the confidence.
+
+    Returns:
+        JSON-able but for NaN.
+    """
+    first = cases[0]
+    error = np.concatenate([case.pooled_error for case in cases])
+    pooled = {name: np.concatenate([case.pooled_maps[name] for case in cases]) for name in first.pooled_maps}
+    return {
+        "scores": {
+            kind: {
+                region: {
+                    name: {
+                        measure: vars(summarise([getattr(case.scores[kind][region][name], measure) for case in cases]))
+                        for measure in ("ause", "spearman")
+                    }
+                    for name in maps
+                }
+                for region, maps in by_region.items()
+            }
+            for kind, by_region in first.scores.items()
+        },
+        "pooled": {
+            name: {"ause": ause(values, error), "spearman": spearman(values, error)} for name, values in pooled.items()
+        },
+        "partial_spearman": {
+            region: vars(summarise([case.partial_spearman[region] for case in cases]))
+            for region in first.partial_spearman
+        },
+        "reliability": asdict(reliability(pooled[judged], error)),
+        "mean_confidence": vars(summarise([case.mean_confidence for case in cases])),
+        "std_confidence": vars(summarise([case.std_confidence for case in cases])),
+        "mean_error_hu": vars(summarise([case.mean_error_hu for case in cases])),
+    }
+
+
+def verdict(summary: Mapping[str, Any], judged: str, controls: Sequence[str]) -> list[str]:
+    """What a reader should know, in sentences: which controls are not beaten, and whether CAL can see the map at all.
+
+    Args:
+        summary: of `summarise_cases`.
+        judged: name of the map that stands for the confidence.
+        controls: names of the maps it has to beat inside the structures.
+    """
+    inside = summary["scores"][ErrorKind.MATCHED][Region.STRUCTURES]
+    own = inside[judged]["ause"]["mean"]
+    better = [name for name in controls if not own < inside[name]["ause"]["mean"]]
+    lines = [f"inside structures {judged} beats " + (f"all but {', '.join(better)}" if better else "every control")]
+    spread = summary["std_confidence"]["mean"]
+    if not math.isnan(spread) and spread < FLAT_STD:
+        lines.append(
+            f"confidence inside structures hardly varies (standard deviation {spread:.3f}): CAL will weigh all voxels "
+            "alike"
+        )
+    return lines

@@ -1,0 +1,231 @@
+"""Learning a generator's errors: training cases in new shapes are drawn, and compared with their real scans."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from fcas_nnunet.anatomy import label_roles
+from fcas_nnunet.case import Case
+from fcas_nnunet.choices import ConfidenceChoice
+from fcas_nnunet.config import CalibrationConfig
+from fcas_nnunet.generator.calibration import Calibration, fit_curve
+from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
+from fcas_nnunet.generator.deformation import draw_deformation, mask_center_mm
+from fcas_nnunet.generator.error_model import ErrorModel, measured_slabs
+from fcas_nnunet.generator.grid import label_codes
+from fcas_nnunet.generator.masks import deform_mask
+from fcas_nnunet.generator.production import draw_on_grid
+from fcas_nnunet.generator.resampling import deform_image, deform_labels
+from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.generator.variants import save_tensors
+from fcas_nnunet.seeds import derive_seed
+from fcas_nnunet.structures import matched_error
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_EVERY = 4
+MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error_hu", "spread_hu"
+
+
+@dataclass(frozen=True)
+class PlannedDrawing:
+    """A drawing whose real scan is known.
+
+    Attributes:
+        number: of the drawing.
+        reference: whose mask is drawn, in a new shape.
+        template: another case.
+        held_out: used for the scale, not for the error model.
+    """
+
+    number: int
+    reference: str
+    template: str
+    held_out: bool
+
+
+def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[PlannedDrawing]:
+    """Which cases are drawn: training cases in turn, every fourth drawing a validation case where there are some.
+
+    Args:
+        record: of the generator.
+        config: how many.
+    """
+    validation = sorted(record.validation_cases)
+    training = sorted(set(record.cases) - set(validation))
+    rng = np.random.default_rng(derive_seed(record.config.seed, "calibration"))
+    planned, turns = [], {True: 0, False: 0}
+    for number in range(config.num_drawings):
+        held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        pool = validation if held_out and validation else training
+        reference = pool[turns[held_out] % len(pool)]
+        turns[held_out] += 1
+        others = [case_id for case_id in training if case_id != reference]
+        planned.append(PlannedDrawing(number, reference, others[int(rng.integers(len(others)))], held_out))
+    return planned
+
+
+def calibrate(
+    generator: Generator,
+    data: TrainingData,
+    config: CalibrationConfig,
+    cache: Path,
+    accelerator: Accelerator,
+) -> tuple[Calibration, ErrorModel]:
+    """Learn a trained generator's errors; in several processes, each makes its share of the drawings.
+
+    Killed, the same call goes on with the drawings that are there.
+
+    Args:
+        generator: trained, on the accelerator's device.
+        data: the cases it was trained on.
+        config: how many drawings, and the error model's training.
+        cache: folder for the drawings.
+        accelerator: device and processes.
+
+    Returns:
+        The scale and the error model, on the CPU; the same in every process.
+    """
+    planned = plan_drawings(generator.record, config)
+    mine = planned[accelerator.process_index :: accelerator.num_processes]
+    for drawing in tqdm(mine, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
+        path = _path(cache, drawing)
+        if not path.is_file():
+            _draw(generator, data, drawing, config, path, accelerator.device)
+    accelerator.wait_for_everyone()
+    learnt = [load_file(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
+    model = fit_error_model(learnt, config, derive_seed(generator.record.config.seed, "error model"))
+    held_out = [drawing for drawing in planned if drawing.held_out]
+    return _scale(generator.record, model, [load_file(_path(cache, drawing)) for drawing in held_out],
+                  tuple(drawing.reference for drawing in held_out), config), model  # fmt: skip
+
+
+def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig, seed: int) -> ErrorModel:
+    """Fit the error model to drawings' voxels, by the likelihood of Laplace-distributed errors.
+
+    Its scale parameter is the expected absolute error: minimising log b + |e| / b makes b the mean of |e|.
+
+    Args:
+        drawings: `measures` [N, M], `codes` [N] and `error_hu` [N] of each.
+        config: of the training.
+        seed: of weights and batches.
+    """
+    measures, codes, error = (torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR))
+    measures, codes = measures.float(), codes.long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        model = ErrorModel(config.width)
+    order = torch.Generator().manual_seed(seed % 2**63)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    for step in range(config.num_steps):
+        chosen = torch.randint(len(error), (min(config.batch_voxels, len(error)),), generator=order)
+        log_expected = model(measures[chosen], codes[chosen])
+        loss = (log_expected + error[chosen] * torch.exp(-log_expected)).mean()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False).eval()
+
+
+def _scale(
+    record: GeneratorRecord,
+    model: ErrorModel,
+    drawings: Sequence[dict[str, torch.Tensor]],
+    held_out: tuple[str, ...],
+    config: CalibrationConfig,
+) -> Calibration:
+    """Curves and scale from held-out drawings' voxels inside structures."""
+    doubts, spreads, errors = [], [], []
+    for drawing in drawings:
+        inside = drawing[CODES] > 0
+        said = model(drawing[MEASURES][inside].float(), drawing[CODES][inside].long()).exp()
+        doubts.append(said.numpy())
+        spreads.append(drawing[SPREAD][inside].numpy())
+        errors.append(drawing[ERROR][inside].numpy())
+    error = np.concatenate(errors)
+    own, ssv = fit_curve(np.concatenate(doubts), error), fit_curve(np.concatenate(spreads), error)
+    low, high = np.percentile(own(np.concatenate(doubts)), config.percentiles)
+    return Calibration(
+        config=config,
+        sampling=record.config.sampling.for_model(record.tcdm.prediction_type),
+        confidence=record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False),
+        ssv=ssv,
+        error_model=own,
+        certain_hu=float(low),
+        uncertain_hu=float(high),
+        held_out=held_out,
+    )
+
+
+def _draw(
+    generator: Generator,
+    data: TrainingData,
+    drawing: PlannedDrawing,
+    config: CalibrationConfig,
+    path: Path,
+    device: torch.device,
+) -> None:
+    """Draw a case in a new shape, and keep some voxels' measures, errors and spread."""
+    record = generator.record
+    seed = derive_seed(record.config.seed, "calibration", drawing.number)
+    real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
+    reference = Case(real.case_id, None, real.mask, real.affine)
+    template = data.load_case(drawing.template)
+    assert real.image is not None, "training cases have images"
+    low, high = record.config.grid.intensity_range_hu
+    ssv = record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False)
+    drawn = draw_on_grid(generator, reference, template, derive_seed(seed, "noise"), device, torch.float32, ssv)
+    assert drawn.spread_hu is not None, "SSV was asked for"
+    scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
+    structures = drawn.grid.labels_to_working(label_codes(real, max(record.labels.values()))[1]).numpy()
+    error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
+    voxels = _chosen_voxels(drawn.codes.cpu().numpy(), config.num_voxels, derive_seed(seed, "voxels"))
+    measures = [m.flatten(1).cpu() for _, _, m in measured_slabs(drawn.image_hu, drawn.codes)]
+    save_tensors(
+        {
+            MEASURES: torch.cat(measures, dim=1)[:, voxels].T.half(),
+            CODES: drawn.codes.cpu().flatten()[voxels],
+            ERROR: error.flatten()[voxels],
+            SPREAD: drawn.spread_hu.cpu().flatten()[voxels],
+        },
+        path,
+    )
+
+
+def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
+    """A training case in a shape that training has not seen: image, mask and surroundings deformed alike."""
+    assert case.image is not None, "training cases have images"
+    spacing = case.spacing_mm
+    deformation = draw_deformation(
+        record.config.masks, case.shape, spacing, seed, center_mm=mask_center_mm(case.mask, spacing)
+    )
+    mask = deform_mask(case.mask, deformation, spacing, label_roles(record.labels))
+    around = None if case.surroundings is None else deform_labels(case.surroundings, deformation, spacing)
+    if around is not None:
+        around = np.where(mask > 0, 0, around).astype(np.uint8)
+    image = deform_image(case.image.astype(np.float32), deformation, spacing)
+    return Case(case.case_id, image, mask, case.affine, surroundings=around)
+
+
+def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Flat indices: half of them inside structures, as far as there are enough, the others outside."""
+    rng = np.random.default_rng(seed)
+    parts = [np.flatnonzero(codes.ravel() > 0), np.flatnonzero(codes.ravel() == 0)]
+    chosen = [rng.choice(part, min(count // 2, len(part)), replace=False) for part in parts]
+    return np.sort(np.concatenate(chosen))
+
+
+def _path(cache: Path, drawing: PlannedDrawing) -> Path:
+    return cache / f"drawing_{drawing.number:04d}.safetensors"

@@ -1,0 +1,97 @@
+"""What confidence means: expected error in HU, on one scale for all cases of a generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+from fcas_nnunet.choices import ConfidenceEstimator
+from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig, SamplingConfig
+
+MAX_KNOTS = 64
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A monotone curve from an estimator's doubt to the mean error it goes with, straight between its knots.
+
+    Attributes:
+        doubt: increasing; the spread of SSV or what the error model says, in HU.
+        error_hu: mean absolute error after matching contrast, never falling.
+    """
+
+    doubt: tuple[float, ...]
+    error_hu: tuple[float, ...]
+
+    def __call__(self, doubt: np.ndarray) -> np.ndarray:
+        """Expected error in HU, float32; constant beyond the ends."""
+        return np.interp(doubt, self.doubt, self.error_hu).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was learnt of a generator's errors; `calibration/config.yaml`, beside the error model's weights.
+
+    Attributes:
+        config: how it was learnt.
+        sampling: of the drawings, filled in.
+        confidence: of their SSV, filled in.
+        ssv: curve of the spread.
+        error_model: curve of what the error model says.
+        certain_hu: expected error that is confidence 1, and what lies below.
+        uncertain_hu: expected error that is confidence 0, and what lies above.
+        held_out: cases of the drawings that curves and scale were fitted to.
+    """
+
+    config: CalibrationConfig
+    sampling: SamplingConfig
+    confidence: ConfidenceConfig
+    ssv: Curve
+    error_model: Curve
+    certain_hu: float
+    uncertain_hu: float
+    held_out: tuple[str, ...]
+
+    def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray) -> np.ndarray:
+        """HU, float32, the shape of the doubt."""
+        return (self.error_model if estimator == ConfidenceEstimator.ERROR_MODEL else self.ssv)(doubt)
+
+    def to_confidence(self, error_hu: np.ndarray) -> np.ndarray:
+        """Expected error in HU => confidence in [0, 1], float32; a straight line between the two ends of the scale."""
+        span = self.uncertain_hu - self.certain_hu
+        if not span > 0:
+            return np.ones_like(error_hu, dtype=np.float32)
+        return np.clip((self.uncertain_hu - error_hu) / span, 0, 1).astype(np.float32)
+
+    def fits(self, confidence: ConfidenceConfig, sampling: SamplingConfig) -> str | None:
+        """What keeps the calibration from holding for other settings; None where it holds.
+
+        Args:
+            confidence: filled in.
+            sampling: filled in.
+        """
+        asked = (sampling.solver, sampling.num_inference_steps)
+        if asked != (self.sampling.solver, self.sampling.num_inference_steps):
+            return f"{self.sampling.solver} of {self.sampling.num_inference_steps} steps"
+        own = self.confidence
+        looks = (confidence.source, confidence.num_snapshots, confidence.decoder)
+        if confidence.needs_spread and looks != (own.source, own.num_snapshots, own.decoder):
+            return f"{own.num_snapshots} snapshots {own.source} by the {own.decoder} decoder"
+        return None
+
+
+def fit_curve(doubt: np.ndarray, error_hu: np.ndarray) -> Curve:
+    """The monotone curve that fits best: isotonic regression over bins of equal numbers of voxels.
+
+    Args:
+        doubt: of some voxels, [N].
+        error_hu: their absolute errors, [N].
+    """
+    parts = np.array_split(np.argsort(doubt, kind="stable"), min(MAX_KNOTS, len(doubt)))
+    knots = np.array([doubt[part].mean(dtype=np.float64) for part in parts])
+    errors = np.array([error_hu[part].mean(dtype=np.float64) for part in parts])
+    fitted = IsotonicRegression().fit_transform(knots, errors, sample_weight=[len(part) for part in parts])
+    distinct = np.append(True, np.diff(knots) > 0)
+    return Curve(tuple(knots[distinct].tolist()), tuple(np.asarray(fitted)[distinct].tolist()))

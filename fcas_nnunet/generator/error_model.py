@@ -1,0 +1,165 @@
+"""The error model: how far a drawn image is expected to be off, voxel by voxel, from what surrounds the voxel.
+
+A structure's interior is nearly flat in CT, so that most of what a drawing gets wrong shows in the drawing itself: as a
+departure from its structure's mean, as texture, as blur along walls. A small network per voxel turns such local
+measures into the expected absolute error after matching contrast. It is fitted on drawings of training cases in new
+shapes, whose real scans are known (`calibrating`), and needs none of the intermediate images of SSV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+#: Edge lengths of the cubes, in voxels, over which departures, texture and walls are averaged.
+DEPARTURE_CUBES, TEXTURE_CUBES, WALL_CUBES = (3, 7), (3, 7), (3, 5, 9)
+NUM_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE_CUBES) + 1 + len(WALL_CUBES)
+NUM_CODES = 256
+#: Voxels on either side of a slab that its measures reach: half the largest cube, and one for the walls' neighbours.
+HALO = max(*DEPARTURE_CUBES, *TEXTURE_CUBES, *WALL_CUBES) // 2 + 1
+SLAB_VOXELS = 2**21
+
+#: HU that are one unit to the network; what is added before a logarithm, about the noise of CT; and its usual value.
+_UNIT_HU, _FLOOR_HU, _USUAL_LOG_HU = 100.0, 5.0, 3.5
+
+
+class ErrorModel(nn.Module):
+    """Expected absolute error of a drawn image, after matching contrast.
+
+    Args:
+        width: features of the hidden layers.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(NUM_MEASURES, width)
+        self.of_code = nn.Embedding(NUM_CODES, width)
+        self.second = nn.Linear(width, width)
+        self.last = nn.Linear(width, 1)
+        for parameters in (self.of_code.weight, self.last.weight, self.last.bias):
+            nn.init.zeros_(parameters)  # begins at the usual error; a structure never seen in training stays neutral
+
+    @property
+    def width(self) -> int:
+        """Features of the hidden layers."""
+        return self.second.in_features
+
+    def forward(self, measures: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the expected error in HU.
+
+        Args:
+            measures: `local_measures` of some voxels, [N, M].
+            codes: of the same, int64 [N].
+
+        Returns:
+            [N].
+        """
+        hidden = F.silu(self.first(measures) + self.of_code(codes))
+        return self.last(F.silu(self.second(hidden)))[:, 0] + _USUAL_LOG_HU
+
+    @torch.no_grad()
+    def expected_error(
+        self, image_hu: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
+    ) -> torch.Tensor:
+        """Of a whole volume, slab by slab; the same whatever their size.
+
+        Args:
+            image_hu: [D, H, W].
+            codes: the mask it was drawn from, uint8 [D, H, W].
+            slab_voxels: about how many voxels are done at once.
+
+        Returns:
+            float32 [D, H, W] in HU.
+        """
+        result = torch.empty(image_hu.shape, dtype=torch.float32, device=image_hu.device)
+        for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
+            of_voxels = measures.flatten(1).T
+            logs = self(of_voxels, codes[start:stop].flatten().long())
+            result[start:stop] = logs.exp().view(stop - start, *image_hu.shape[1:])
+        return result
+
+
+def measured_slabs(
+    image_hu: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """The local measures of a volume, slab by slab along D.
+
+    Args:
+        image_hu: [D, H, W].
+        codes: the mask it was drawn from, uint8 [D, H, W].
+        slab_voxels: about how many voxels are done at once.
+
+    Yields:
+        First slice, one past the last, and the measures, float32 [M, d, H, W].
+    """
+    means = _means(image_hu.float(), codes)
+    depth = image_hu.shape[0]
+    thickness = max(1, slab_voxels // image_hu[0].numel())
+    for start in range(0, depth, thickness):
+        stop = min(start + thickness, depth)
+        first, last = max(0, start - HALO), min(depth, stop + HALO)
+        measures = local_measures(image_hu[first:last].float(), codes[first:last], means)
+        yield start, stop, measures[:, start - first : stop - first]
+
+
+def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """What is measured around every voxel.
+
+    Args:
+        image_hu: float32 [D, H, W].
+        codes: uint8 [D, H, W].
+        means: mean HU of every code over the whole volume, [256].
+
+    Returns:
+        float32 [M, D, H, W]: departure from the structure's mean; logarithms of its absolute value, of that averaged
+        over cubes, of the gradient and of the standard deviation in cubes; whether the label changes here, and how
+        much of the surrounding cubes are such walls.
+    """
+    departure = image_hu - means[codes.long()]
+    size = departure.abs()
+    gradient = torch.stack([_slope(image_hu, axis) for axis in range(3)]).norm(dim=0)
+    walls = _walls(codes)
+    measures = [departure / _UNIT_HU, _log(size)]
+    measures += [_log(_average(size, cube)) for cube in DEPARTURE_CUBES]
+    measures += [_log(gradient)] + [_log(_deviation(departure, cube)) for cube in TEXTURE_CUBES]
+    measures += [walls] + [_average(walls, cube) for cube in WALL_CUBES]
+    return torch.stack(measures)
+
+
+def _means(image_hu: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Mean of every code, [256]; 0 for codes that do not occur. Added up in double precision: no order shows."""
+    flat = codes.flatten().long()
+    sums = torch.zeros(NUM_CODES, dtype=torch.float64, device=image_hu.device)
+    sums.index_add_(0, flat, image_hu.flatten().double())
+    return (sums / torch.bincount(flat, minlength=NUM_CODES).clamp_min(1)).float()
+
+
+def _log(values_hu: torch.Tensor) -> torch.Tensor:
+    return torch.log(values_hu + _FLOOR_HU) - _USUAL_LOG_HU
+
+
+def _average(values: torch.Tensor, cube: int) -> torch.Tensor:
+    """Mean over a cube around every voxel, of what of it lies inside the volume."""
+    return F.avg_pool3d(values[None, None], cube, stride=1, padding=cube // 2, count_include_pad=False)[0, 0]
+
+
+def _deviation(values: torch.Tensor, cube: int) -> torch.Tensor:
+    return (_average(values**2, cube) - _average(values, cube) ** 2).clamp_min(0).sqrt()
+
+
+def _slope(image: torch.Tensor, axis: int) -> torch.Tensor:
+    """Central difference, one-sided at the ends; 0 along an axis of one voxel."""
+    return torch.gradient(image, dim=axis)[0] if image.shape[axis] > 1 else torch.zeros_like(image)
+
+
+def _walls(codes: torch.Tensor) -> torch.Tensor:
+    """1 where a face neighbour has another label, else 0; float32."""
+    walls = torch.zeros(codes.shape, dtype=torch.bool, device=codes.device)
+    for axis, size in enumerate(codes.shape):
+        differs = codes.narrow(axis, 0, size - 1) != codes.narrow(axis, 1, size - 1)
+        walls.narrow(axis, 0, size - 1).logical_or_(differs)
+        walls.narrow(axis, 1, size - 1).logical_or_(differs)
+    return walls.float()

@@ -1,0 +1,35 @@
+"""What a scan does structure by structure: means of their voxels, and what is left without them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def structure_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Mean of the values of every structure, float64 [highest code + 1]; 0 for codes that do not occur.
+
+    Args:
+        values: [D, H, W].
+        codes: structure of every voxel, whole numbers from 0, the same shape.
+    """
+    flat = codes.ravel().astype(np.int64)
+    counts = np.bincount(flat)
+    return np.bincount(flat, weights=values.ravel().astype(np.float64)) / np.maximum(counts, 1)
+
+
+def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """|synthetic − real| after every structure's mean difference is taken out: what contrast does not explain.
+
+    The contrast of a synthetic scan is its template's and no error; what is left is shape, sharpness and texture.
+
+    Args:
+        synthetic: HU [D, H, W].
+        real: HU on the same grid.
+        codes: structure of every voxel, whole numbers from 0; the background, and each surrounding structure where
+            they are labelled, count as structures.
+
+    Returns:
+        float32 [D, H, W] in HU.
+    """
+    difference = synthetic.astype(np.float64) - real.astype(np.float64)
+    return np.abs(difference - structure_means(difference, codes)[codes]).astype(np.float32)

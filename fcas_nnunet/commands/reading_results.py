@@ -1,0 +1,39 @@
+"""fcas_report reading results: from readers' files to unblinded numbers and pictures."""
+
+from __future__ import annotations
+
+import argparse
+
+from fcas_nnunet.commands.evaluate import write_csv, write_json
+from fcas_nnunet.evaluation.reading import load_key
+from fcas_nnunet.evaluation.reading_figures import write_box_plots, write_radar
+from fcas_nnunet.evaluation.reading_results import csv_rows, evaluate_reading, reading_table, tests_table
+from fcas_nnunet.evaluation.reading_scores import load_readers
+from fcas_nnunet.evaluation.table import format_table
+from fcas_nnunet.integration.manifest import versions
+
+RESULTS_FILE, BOX_PLOTS_FILE, RADAR_FILE = "reading_results.json", "box_plots.png", "radar.png"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check, unblind, compute, write, print."""
+    if args.csv is not None and args.csv.is_dir():
+        raise ValueError(f"{args.csv}: table must go into a file, got a folder. Add a file name.")
+    key = load_key(args.k)
+    readers = load_readers(key, args.scores, partial=args.partial)
+    report = evaluate_reading(key, readers) | {"versions": versions()}
+    folder = args.o or args.k.parent
+    write_box_plots(report, folder / BOX_PLOTS_FILE)
+    write_radar(report, folder / RADAR_FILE)
+    write_json(folder / RESULTS_FILE, report)
+    if args.csv is not None:
+        write_csv(args.csv, *csv_rows(report))
+    print(format_table(*reading_table(report)))
+    print()
+    print(format_table(*tests_table(report)))
+    print()
+    for reader in readers:
+        left = f", {len(reader.incomplete)} not complete" if reader.incomplete else ""
+        print(f"{reader.name}: {len(key.bags) - len(reader.incomplete)} of {len(key.bags)} bags{left}")
+    print("mean ± sd (median) over readers and bags; alpha: Krippendorff's, ordinal; tests on bags' means over readers")
+    print(f"{folder / RESULTS_FILE}, {BOX_PLOTS_FILE}, {RADAR_FILE}")

@@ -143,7 +143,18 @@ def _log(values_hu: torch.Tensor) -> torch.Tensor:
 
 def _average(values: torch.Tensor, cube: int) -> torch.Tensor:
     """Mean over a cube around every voxel, of what of it lies inside the volume."""
-    return F.avg_pool3d(values[None, None], cube, stride=1, padding=cube // 2, count_include_pad=False)[0, 0]
+    for axis in range(3):  # a cube's mean is the mean along one axis after the other
+        values = _average_along(values, cube, axis)
+    return values
+
+
+def _average_along(values: torch.Tensor, length: int, axis: int) -> torch.Tensor:
+    size, reach = values.shape[axis], length // 2
+    rows = F.pad(values.movedim(axis, -1), (reach, reach)).reshape(-1, 1, size + 2 * reach)
+    index = torch.arange(size, device=values.device)
+    inside = (index + reach).clamp_max(size - 1) - (index - reach).clamp_min(0) + 1
+    means = F.avg_pool1d(rows, length, stride=1)[:, 0] * (length / inside)
+    return means.view(*values.movedim(axis, -1).shape).movedim(-1, axis)
 
 
 def _deviation(values: torch.Tensor, cube: int) -> torch.Tensor:

@@ -10,8 +10,10 @@ from torch import nn
 from fcas_nnunet.choices import PredictionType, SnapshotDecoder, SnapshotSource, Solver
 from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.confidence import Welford, snapshot_steps
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.sampling import sample_latents, snapshots, synthesise
+from fcas_nnunet.generator.schedulers import sampling_scheduler
 from fcas_nnunet.generator.snapshots import structure_box, voxel_box
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import TINY
@@ -97,6 +99,51 @@ def test_streamed_variance_is_that_of_the_stored_snapshots(networks, solver, sou
     torch.testing.assert_close(synthesis.image, images[-1], atol=1e-5, rtol=0)
     torch.testing.assert_close(synthesis.variance, images.var(dim=0), atol=1e-6, rtol=1e-4)
     assert synthesis.variance.max() > 1e-3
+
+
+class GaussianTCDM(nn.Module):
+    """A perfect denoiser of independent Gaussians: N(mean, std²) with a std of its own for every latent."""
+
+    def __init__(self, tcdm, mean, std):
+        super().__init__()
+        self.config = replace(tcdm.config, prediction_type=PredictionType.SAMPLE)
+        self.mean, self.std = mean, std
+        self.alphas_cumprod = sampling_scheduler(self.config, SAMPLING, mean.shape[2:]).alphas_cumprod
+
+    def forward(self, latents, timesteps, condition):
+        alpha_bar = self.alphas_cumprod[timesteps.long()].view(-1, 1, 1, 1, 1)
+        alpha, noise_variance = alpha_bar.sqrt(), 1 - alpha_bar
+        gain = alpha * self.std**2 / (alpha**2 * self.std**2 + noise_variance)
+        return self.mean + gain * (latents - alpha * self.mean)
+
+
+def test_ssv_of_gaussians_is_known(networks):
+    """Without noise in its steps the reverse diffusion is x_t = αm + z √(α²s² + σ²) with one z for each latent, so
+    that x_0 = m + z · αs² / √(α²s² + σ²), whose variance over the steps can be written down: it tells s apart."""
+    generator = torch.Generator().manual_seed(8)
+    shape = (1, 4, 8, 8, 8)
+    mean = torch.randn(shape, generator=generator)
+    std = torch.rand(shape, generator=generator) * 1.5 + 0.05
+    tcdm = GaussianTCDM(networks[0], mean, std)
+    sampling = replace(SAMPLING, solver=Solver.DPMSOLVER, num_inference_steps=60)
+    tcdm.config = replace(tcdm.config, multi_resolution_noise=0.0)
+    condition = torch.zeros(1, 4, 8, 8, 8)
+    confidence = ConfidenceConfig(source=SnapshotSource.X_0, num_snapshots=12)
+    welford, seen, alphas = Welford(), snapshots(confidence, lambda z: welford.update(z)), []
+    scheduler = sampling_scheduler(tcdm.config, sampling, shape[2:])
+    watched = snapshot_steps(len(scheduler.timesteps), 12)
+    result = sample_latents(tcdm, condition, sampling, seeded(), seen)
+    welford.update(result)
+    z = (result - mean) / std
+    for step in watched:
+        alpha_bar = tcdm.alphas_cumprod[scheduler.timesteps[step].long()]
+        alphas.append(alpha_bar)
+    bars = torch.stack(alphas).view(-1, 1, 1, 1, 1)
+    predicted = mean + z * bars.sqrt() * std**2 / (bars * std**2 + 1 - bars).sqrt()
+    expected = predicted.var(dim=0)
+    torch.testing.assert_close(welford.variance[0], expected, atol=2e-3, rtol=0.05)
+    doubt, truth = welford.variance.sqrt().flatten(), std.flatten()
+    assert np.corrcoef(doubt.argsort().argsort(), truth.argsort().argsort())[0, 1] > 0.5
 
 
 def test_the_last_prediction_of_clean_latents_is_the_result(networks):

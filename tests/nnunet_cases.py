@@ -13,8 +13,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration import trainers
-from fcas_nnunet.integration.planning import read_plans
+from fcas_nnunet.integration.planning import read_plans, shrink_plans
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 
 LABELS = {"background": 0, "left_ventricle": 1, "coronary_arteries": 2}
@@ -108,3 +109,22 @@ def build(prepared: Prepared, name: str, *, real: bool = False, **plans_changes:
     dataset, plans_name = (prepared.real, PLANS) if real else (prepared.synthetic, MOVED_PLANS)
     plans = deepcopy(read_plans(dataset, plans_name)) | {"continue_training": False} | plans_changes
     return getattr(trainers, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
+
+
+def save_untrained(dataset: RawDataset) -> Path:
+    """A small network of random weights in nnU-Net's results folder, as a training leaves it; returns its folder."""
+    plans = shrink_plans(
+        read_plans(dataset, PLANS), "3d_fullres", plans_name="nnUNetPlansNarrow", features_per_stage=[4, 8, 16],
+        patch_size=[24, 24, 24],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    trainer = trainers.nnUNetTrainerCAL(
+        deepcopy(plans) | {"continue_training": False}, "3d_fullres", "0", dataset.dataset_json, CPU
+    )
+    trainer.initialize()
+    folder = Path(trainer.output_folder_base)
+    Path(trainer.output_folder).mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    atomic_write_json(folder / "plans.json", plans)
+    atomic_write_json(folder / "dataset.json", dataset.dataset_json)
+    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,17 +80,23 @@ def run_cases(
     Raises:
         ValueError: with every case's faults, one a line.
     """
-    results: dict[str, Result] = {}
+    results = dict(stream_cases(work, jobs, workers=workers, description=description))
+    return {case_id: results[case_id] for case_id in jobs}
+
+
+def stream_cases(
+    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, workers: int, description: str
+) -> Iterator[tuple[str, Result]]:
+    """As `run_cases`, but a case at a time: yields (case id, result) in the order in which they get finished."""
     faults: dict[str, list[str]] = {}
     settled = as_finished(partial(_settled, work), list(jobs.items()), workers)
     for case_id, result, fault in tqdm(settled, total=len(jobs), desc=description, unit="case", disable=None):
         if fault is None:
-            results[case_id] = result
+            yield case_id, result
         else:
             faults[case_id] = [f"{case_id}: {line}" for line in fault.splitlines()]
     if faults:
         raise ValueError("\n".join(line for case_id in jobs for line in faults.get(case_id, [])))
-    return {case_id: results[case_id] for case_id in jobs}
 
 
 def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str, Any, str | None]:

@@ -1,4 +1,5 @@
-"""fcas_evaluate: numbers for segmentations, for two results side by side, and for synthetic scans."""
+"""fcas_evaluate: numbers for segmentations, for two results side by side, and for synthetic scans: their likeness to
+real ones, to their masks, and to what the generator was trained on."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ _EXAMPLE = """
 fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
 fcas_evaluate compare -a real_only.json -b with_synthetic.json
 fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
+fcas_evaluate fidelity -d 902 -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -o drawn.json
+fcas_evaluate memorisation -d 902 --train 901 --held_out $nnUNet_raw/Dataset901_Heart/imagesTs -o copies.json
 """
 _SEGMENTATIONS_EXAMPLE = """
 fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
@@ -37,12 +40,24 @@ _IMAGES_EXAMPLE = """
 fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
 fcas_evaluate images -r real_folder -s synthetic_folder --range -100 800
 """
+_FIDELITY_EXAMPLE = """
+fcas_evaluate fidelity -d 902 -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -o drawn.json
+fcas_evaluate fidelity -d 902 -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -f 0 \\
+    --real_scores held_out.json -o drawn.json --csv drawn.csv
+"""
+_MEMORISATION_EXAMPLE = """
+fcas_evaluate memorisation -d 902 --train 901 --held_out $nnUNet_raw/Dataset901_Heart/imagesTs -o copies.json
+fcas_evaluate memorisation -d 902 --train 901 --held_out 903 --pictures copies \\
+    -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -f 0
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of fcas_evaluate."""
     parser = make_parser("fcas_evaluate", "Score segmentations, or synthetic scans, case by case.", _EXAMPLE)
-    parts = parser.add_subparsers(dest="what", required=True, metavar="{segmentations,compare,images,confidence}")
+    parts = parser.add_subparsers(
+        dest="what", required=True, metavar="{segmentations,compare,images,fidelity,memorisation,confidence}"
+    )
 
     segmentations = _add_part(
         parts,
@@ -79,8 +94,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--measure", default="dice", help="what is compared: dice, rdice.1, hd95_mm, surface_dice, … (default: dice)"
     )
 
-    _add_confidence_part(parts)
-
     images = _add_part(
         parts, "images", "SSIM and RMSE of synthetic scans and the real ones under the same masks.", _IMAGES_EXAMPLE
     )
@@ -95,10 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("LOW", "HIGH"),
         help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)",
     )
+    _add_fidelity(parts)
+    _add_memorisation(parts)
+    _add_confidence(parts)
     return parser
 
 
-def _add_confidence_part(parts: Any) -> None:
+def _add_confidence(parts: Any) -> None:
     part = _add_part(
         parts,
         "confidence",
@@ -126,6 +142,76 @@ def _add_confidence_part(parts: Any) -> None:
     )
     part.add_argument("--no_random_weights", action="store_true", help="leave out the control with random weights")
     part.add_argument("--picture", type=Path, metavar="FILE.png", help="best and worst case: scan, error, confidence")
+
+
+def _add_fidelity(parts: Any) -> None:
+    part = _add_part(
+        parts,
+        "fidelity",
+        "Whether the generator drew what the masks ask for: a trained nnU-Net segments the synthetic scans, and is "
+        "scored against the masks they were drawn from.",
+        _FIDELITY_EXAMPLE,
+    )
+    part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set (id or name)")
+    part.add_argument(
+        "-m", required=True, type=Path, metavar="FOLDER", help="trained nnU-Net: <trainer>__<plans>__<configuration>"
+    )
+    part.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds, averaged (default: all with the checkpoint, as nnU-Net does)"
+    )
+    _add_network_choice(part)
+    part.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="keeps the predictions, so that a killed run goes on (default: fcas_predictions in the model's folder)",
+    )
+    part.add_argument(
+        "--real_scores",
+        type=Path,
+        metavar="FILE.json",
+        help="the same network on held-out real scans, written by segmentations -o: what it can find at all",
+    )
+    part.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
+
+
+def _add_memorisation(parts: Any) -> None:
+    part = _add_part(
+        parts,
+        "memorisation",
+        "Whether synthetic scans are copies of training scans: the nearest one of each, held against real scans' own "
+        "distances; and how often it is the template.",
+        _MEMORISATION_EXAMPLE,
+    )
+    part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set (id or name)")
+    part.add_argument("--train", required=True, metavar="REAL", help="data set that the generator was trained on")
+    part.add_argument(
+        "--held_out",
+        metavar="REAL",
+        help="real scans it was not trained on: a data set, or a folder imagesTs with labelsTs beside it "
+        "(default: each training scan against the others)",
+    )
+    part.add_argument("-m", type=Path, metavar="FOLDER", help="trained nnU-Net, to compare scans by its features too")
+    part.add_argument("-f", default="0", metavar="FOLD", help="its fold (default: 0)")
+    _add_network_choice(part)
+    part.add_argument(
+        "--range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="HU that scans are clipped to (default: 0.5 and 99.5 %% of the training set's labelled voxels)",
+    )
+    part.add_argument("--pictures", type=Path, metavar="FOLDER", help="write a picture of every flagged case here")
+
+
+def _add_network_choice(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "-chk",
+        default="checkpoint_final.pth",
+        metavar="NAME",
+        help="checkpoint in the fold's folder (default: checkpoint_final.pth)",
+    )
+    part.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
 
 
 def _add_part(parts: Any, name: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -179,6 +265,12 @@ def _refuse_unwritable(paths: Sequence[Path | None]) -> None:
             raise ValueError(f"{path}: result must go into a file, got a folder. Add a file name.")
 
 
+def _refuse_files(paths: Sequence[Path | None]) -> None:
+    for path in paths:
+        if path is not None and path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: folder must be one, or be new, got a file. Name a folder.")
+
+
 def _notes(report: dict[str, Any]) -> list[str]:
     """What a reader of the table has to know."""
     notes = []
@@ -189,7 +281,6 @@ def _notes(report: dict[str, Any]) -> list[str]:
         notes.append(f"{len(report['left_out'])} synthetic cases left out: no real scan under the same mask")
     if "empty_masks" in report["settings"]:
         notes.append(f"empty masks: {report['settings']['empty_masks']}")
-    notes += report.get("verdict", [])
     if report.get("ignored_predictions"):
         notes.append(f"{len(report['ignored_predictions'])} predictions without a reference ignored")
     return notes
@@ -200,6 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_evaluate."""
     args = build_parser().parse_args(argv)
     _refuse_unwritable([args.o, args.csv])
+    _refuse_files([getattr(args, name, None) for name in ("predictions", "pictures")])
     workers = args.np or default_workers()
     part = import_module(f"fcas_nnunet.commands.evaluate_{args.what}")  # not before: --help stays quick
     report = part.run(args, workers)
@@ -208,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.csv:
         write_csv(args.csv, *part.csv_rows(report))
     print(format_table(*part.table(report)))
-    print("\n".join(_notes(report)))
+    print("\n".join(getattr(part, "notes", _notes)(report)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def compare_results(first: Path, second: Path, measure: str) -> dict[str, Any]:
         FileNotFoundError: if a file is missing.
         ValueError: if one is no such result, cases or labels differ, or the measure is unknown.
     """
-    results = [_read(path) for path in (first, second)]
+    results = [read_result(path) for path in (first, second)]
     cases = [set(result["cases"]) for result in results]
     labels = [set(result["settings"]["labels"]) for result in results]
     faults = [
@@ -99,7 +99,13 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return header, rows
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """What `fcas_evaluate segmentations -o` has written.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it is no such result.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the result must exist, got no file. Make it: fcas_evaluate segmentations -o.")
     try:

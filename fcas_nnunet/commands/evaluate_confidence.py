@@ -388,3 +388,17 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
         for map_name, scores in maps.items()
     ]
     return ["drawing", "error", "region", "map", "ause", "spearman"], rows
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    summary = report["summary"]
+    partial = summary["partial_spearman"][Region.STRUCTURES]["mean"]
+    return [
+        "AUSE: 0 = the error's own order, 0.5 = a random one; ρ: rank correlation of doubt and error; both against the "
+        "error after matching contrast, but the last two columns",
+        f"confidence inside structures {summary['mean_confidence']['mean']:.3f}, spread "
+        f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error_hu']['mean']:.0f} HU",
+        f"ρ inside structures without what {', '.join(KNOWN)} know: {partial:.3f}",
+        *report["verdict"],
+    ]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.evaluation.segmentation import (
@@ -37,6 +39,8 @@ class _Job:
     radii: Sequence[int]
     tolerance_mm: float
     overlap_only: bool
+    reference_ids: Mapping[int, int] | None = None
+    prediction_ids: Mapping[int, int] | None = None
 
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
@@ -89,6 +93,8 @@ def evaluate_segmentations(
     workers: int,
     tolerance_mm: float = TOLERANCE_MM,
     overlap_only: bool = False,
+    reference_ids: Mapping[int, int] | None = None,
+    prediction_ids: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
     """Score every reference's prediction.
 
@@ -100,6 +106,8 @@ def evaluate_segmentations(
         workers: processes.
         tolerance_mm: of the surface Dice.
         overlap_only: Dice and RDice alone.
+        reference_ids: id in the references' files → id in `labels`, or 0; None where they are the same.
+        prediction_ids: likewise for the predictions' files.
 
     Returns:
         The report as docs/evaluation.md describes it, JSON-able but for NaN.
@@ -115,7 +123,9 @@ def evaluate_segmentations(
         if case_id not in prediction_files
     ]
     jobs = {
-        case_id: _Job(path, prediction_files[case_id], labels, radii, tolerance_mm, overlap_only)
+        case_id: _Job(
+            path, prediction_files[case_id], labels, radii, tolerance_mm, overlap_only, reference_ids, prediction_ids
+        )  # fmt: skip
         for case_id, path in reference_files.items()
         if case_id in prediction_files
     }
@@ -151,7 +161,26 @@ def evaluate_segmentations(
 def _score(job: _Job) -> dict[str, LabelScores]:
     reference, prediction = read_volume(job.reference), read_volume(job.prediction)
     spacing_mm = None if job.overlap_only else spacing_of(reference.affine)
-    return score_case(reference.array, prediction.array, job.labels, job.radii, spacing_mm, job.tolerance_mm)
+    masks = (
+        _translated(reference.array, job.reference_ids, "reference"),
+        _translated(prediction.array, job.prediction_ids, "prediction"),
+    )
+    return score_case(*masks, job.labels, job.radii, spacing_mm, job.tolerance_mm)
+
+
+def _translated(labels: np.ndarray, becomes: Mapping[int, int] | None, name: str) -> np.ndarray:
+    if becomes is None:
+        return labels
+    values = np.flatnonzero(np.bincount(labels.ravel())) if labels.dtype == np.uint8 else np.unique(labels)
+    unknown = [value for value in values.tolist() if value and value not in becomes]
+    if unknown:
+        raise ValueError(
+            f"{name}: values must be label ids {sorted({0, *becomes})}, got {unknown[:5]} as well. "
+            "Export it again, or fix dataset.json."
+        )
+    table = np.zeros(max(becomes, default=0) + 1, dtype=np.uint8)
+    table[list(becomes)] = list(becomes.values())
+    return table[labels.astype(np.intp)]
 
 
 def _entry(scores: LabelScores) -> dict[str, Any]:

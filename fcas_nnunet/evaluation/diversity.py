@@ -61,20 +61,28 @@ def centred_mask(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     Raises:
         ValueError: when the mask is empty.
     """
-    foreground = mask > 0
-    profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
-    if not profiles[0].any():
-        raise ValueError("mask: at least one voxel must be labelled to be compared, got none. Leave it out.")
     offsets_mm = (np.arange(GRID_VOXELS) - (GRID_VOXELS - 1) / 2) * GRID_MM
     index, inside = [], []
-    for profile, step, size in zip(profiles, spacing_mm, mask.shape, strict=True):
-        centre = np.arange(size) @ profile / profile.sum()
+    for centre, step, size in zip(heart_centre(mask), spacing_mm, mask.shape, strict=True):
         nearest = np.rint(centre + offsets_mm / step).astype(int)
         inside.append((nearest >= 0) & (nearest < size))
         index.append(np.clip(nearest, 0, size - 1))
     d, h, w = inside
     within = d[:, None, None] & h[:, None] & w
     return np.where(within, mask[np.ix_(*index)], 0).astype(np.uint8)
+
+
+def heart_centre(mask: np.ndarray) -> tuple[float, ...]:
+    """Centroid of all that is labelled, in voxels along (D, H, W).
+
+    Raises:
+        ValueError: when the mask is empty.
+    """
+    foreground = mask > 0
+    profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    if not profiles[0].any():
+        raise ValueError("mask: at least one voxel must be labelled to be compared, got none. Leave it out.")
+    return tuple(float(np.arange(len(profile)) @ profile / profile.sum()) for profile in profiles)
 
 
 def dice_per_label(first: np.ndarray, second: np.ndarray, label_ids: Sequence[int]) -> list[float]:

@@ -1,0 +1,269 @@
+"""Whether synthetic scans show what their masks ask for: a trained nnU-Net segments them, structure by structure."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.anatomy import match_labels, structure_of
+from fcas_nnunet.commands import evaluate_segmentations as segmentations
+from fcas_nnunet.commands.case_files import run_cases
+from fcas_nnunet.commands.devices import resolve_device
+from fcas_nnunet.commands.evaluate_compare import read_result
+from fcas_nnunet.evaluation.fidelity import (
+    ASSUMED_DICE,
+    ASSUMED_THIN_DICE,
+    DRAWN_RATIO,
+    LEAST_REAL_DICE,
+    NOT_DRAWN_RATIO,
+    Fidelity,
+    judge_structure,
+)
+from fcas_nnunet.evaluation.segmentation import RDICE_RADII_VOXELS
+from fcas_nnunet.evaluation.statistics import summarise
+from fcas_nnunet.integration.folders import LABELS
+from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
+from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdated_cases, predict_cases
+from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+from fcas_nnunet.integration.trained_models import channel_faults
+
+SCHEMA = "fcas-nnunet/fidelity"
+SCHEMA_VERSION = 1
+PREDICTIONS_FOLDER = "fcas_predictions"
+WORST_CASES = 10
+
+_WORST_SHOWN = 5
+
+logger = logging.getLogger(__name__)
+
+
+def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
+    """What `fcas_evaluate fidelity` does before it prints."""
+    synthetic = RawDataset.open(resolve_dataset(args.d))
+    model = find_model(args.m, args.f, args.chk)
+    labels = matching_labels(synthetic, model)
+    real = read_result(args.real_scores) if args.real_scores else None
+    if real is not None:
+        real_dice(real, labels)  # refuses before the long work
+    device = resolve_device(args.device)
+    predictions = args.predictions or default_predictions(synthetic, model)
+    images = {case_id: synthetic.image_path(case_id) for case_id in synthetic.case_ids}
+    hashes = run_cases(file_sha256, images, workers=workers, description="hashes of the scans")
+    todo = outdated_cases(predictions, hashes, model, model.dataset_json["file_ending"])
+    if todo:
+        logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
+        predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
+    return evaluate_fidelity(synthetic, model, predictions, real, workers=workers, overlap_only=args.overlap_only)
+
+
+def default_predictions(synthetic: RawDataset, model: TrainedModel) -> Path:
+    """Where predictions are kept when nobody says: in the model's folder, beside its folds."""
+    name = f"{synthetic.name}__fold_{'_'.join(model.folds)}__{Path(model.checkpoint).stem}"
+    return model.folder / PREDICTIONS_FOLDER / name
+
+
+def matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, int]:
+    """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set.
+
+    Raises:
+        FileNotFoundError: if the data set has no image for a case, or no label.
+        ValueError: if the model cannot segment these scans; every fault listed.
+    """
+    description = model.folder / "dataset.json"
+    known = segmentations.read_labels(description, description, description)
+    shared = set(match_labels(known, synthetic.labels).values()) - {0}
+    faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json)]
+    ending = model.dataset_json.get("file_ending")
+    if ending != synthetic.file_ending:
+        faults.append(
+            f"{description}: file_ending must be that of {synthetic.name}, {synthetic.file_ending}, got {ending}. "
+            "Convert the scans."
+        )
+    paths = [path for i in synthetic.case_ids for path in (synthetic.image_path(i), synthetic.mask_path(i))]
+    faults += [f"{path}: file must exist, got none. Run fcas_doctor -d on it." for path in paths if not path.is_file()]
+    if not synthetic.case_ids:
+        faults.append(f"{synthetic.name}: cases must be there, got none. Name another data set.")
+    if faults:
+        raise ValueError("\n".join(faults))
+    return {name: label for name, label in synthetic.labels.items() if label in shared}
+
+
+def real_dice(real: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, list[float]]:
+    """Label → Dice per case of a result for real scans, matched by structure; labels that it lacks are left out.
+
+    Raises:
+        ValueError: when it has none of them.
+    """
+    theirs = {_key(name): name for name in real["settings"]["labels"]}
+    names = {name: theirs[_key(name)] for name in labels if _key(name) in theirs}
+    if not names:
+        raise ValueError(
+            f"--real_scores: labels must be some of {sorted(labels)}, got {sorted(theirs.values())}. "
+            "Score the same network's segmentations of real scans."
+        )
+    return {name: [_number(case[other]["dice"]) for case in real["cases"].values()] for name, other in names.items()}
+
+
+def evaluate_fidelity(
+    synthetic: RawDataset,
+    model: TrainedModel,
+    predictions: Path,
+    real: Mapping[str, Any] | None = None,
+    *,
+    workers: int,
+    overlap_only: bool = False,
+) -> dict[str, Any]:
+    """Score the predictions of all synthetic scans against their masks, and judge every structure.
+
+    Args:
+        synthetic: the data set.
+        model: that has made the predictions.
+        predictions: folder with a label map per case, under the model's ids.
+        real: the same network on real scans, as `segmentations -o` writes it.
+        workers: processes.
+        overlap_only: Dice and RDice alone.
+
+    Returns:
+        The report as docs/evaluation.md describes it, JSON-able but for NaN.
+
+    Raises:
+        ValueError: if a prediction is missing or does not fit its mask; every fault listed.
+    """
+    labels = matching_labels(synthetic, model)
+    known: dict[str, int] = model.dataset_json["labels"]
+    to_synthetic = match_labels(known, synthetic.labels)
+    scores = segmentations.evaluate_segmentations(
+        synthetic.folder / f"{LABELS}Tr", predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
+        overlap_only=overlap_only, prediction_ids=to_synthetic,
+        reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
+    )  # fmt: skip
+    measured = real_dice(real, labels) if real is not None else {}
+    case_ids = list(scores["cases"])
+    judged = {
+        name: judge_structure(name, [scores["cases"][i][name]["dice"] for i in case_ids], measured.get(name))
+        for name in labels
+    }
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "synthetic": synthetic.name,
+        "model": {"name": model.name, "sha256": model.sha256},
+        "settings": {
+            "drawn_ratio": DRAWN_RATIO,
+            "not_drawn_ratio": NOT_DRAWN_RATIO,
+            "least_real_dice": LEAST_REAL_DICE,
+            "assumed_dice": {"thin": ASSUMED_THIN_DICE, "other": ASSUMED_DICE},
+            "real_cases": len(real["cases"]) if real is not None else 0,
+        },
+        "labels": {
+            name: _label_entry(verdict, scores["summary"]["labels"][name], case_ids) for name, verdict in judged.items()
+        },
+        "not_compared": {
+            "unknown_to_the_model": [n for n, i in synthetic.labels.items() if i and n not in labels],
+            "not_in_the_data_set": [n for n, i in known.items() if i and not to_synthetic[i]],
+        },
+        "worst_cases": _worst_cases(scores["cases"], Manifest(synthetic.folder).read()),
+        "segmentations": scores,
+        "versions": versions(),
+    }
+
+
+def _label_entry(judged: Fidelity, scores: Mapping[str, Any], case_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "verdict": judged.verdict,
+        "dice": vars(judged.dice),
+        "real_dice": judged.real_dice,
+        "real_dice_is": "measured" if judged.measured else "assumed",
+        "ratio": judged.ratio,
+        "ratio_interval": judged.ratio_interval,
+        "missed": scores["only_prediction_empty"],
+        "cases_not_drawn": [case_ids[number] for number in judged.cases_not_drawn],
+    }
+
+
+def _worst_cases(
+    cases: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Cases by their mean Dice, the worst first, with their worst structure and what they were drawn from."""
+    rows = []
+    for case_id, case in cases.items():
+        dice = {name: entry["dice"] for name, entry in case.items() if not math.isnan(entry["dice"])}
+        if dice:
+            worst = min(dice, key=lambda name: dice[name])
+            rows.append(
+                {
+                    "case_id": case_id, "mean_dice": summarise(list(dice.values())).mean,
+                    "worst_label": worst, "worst_dice": dice[worst],
+                    **{key: records.get(case_id, {}).get(key) for key in ("template", "reference")},
+                }
+            )  # fmt: skip
+    return sorted(rows, key=lambda row: (row["mean_dice"], row["case_id"]))[:WORST_CASES]
+
+
+def _key(name: str) -> str:
+    return structure_of(name) or name.lower()
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table, a row per label."""
+    header = [
+        "label",
+        "Dice %",
+        "in real scans %",
+        "ratio",
+        "95 % interval",
+        "cases",
+        "missed",
+        "not drawn in",
+        "verdict",
+    ]
+    rows = []
+    for name, entry in report["labels"].items():
+        low, high = entry["ratio_interval"]
+        rows.append(
+            [
+                name, f"{100 * entry['dice']['mean']:.2f} ± {100 * entry['dice']['std']:.2f}",
+                f"{100 * entry['real_dice']:.2f}{'' if entry['real_dice_is'] == 'measured' else ' (assumed)'}",
+                f"{entry['ratio']:.2f}", f"{low:.2f} … {high:.2f}", str(entry["dice"]["count"]), str(entry["missed"]),
+                str(len(entry["cases_not_drawn"])), str(entry["verdict"]),
+            ]
+        )  # fmt: skip
+    return header, rows
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    settings = report["settings"]
+    lines = [
+        f"segmented by {report['model']['name']}; drawn from {settings['drawn_ratio']:g} of the Dice in real scans on, "
+        f"not drawn below {settings['not_drawn_ratio']:g} of it"
+    ]
+    if not settings["real_cases"]:
+        lines.append(
+            "the Dice in real scans is assumed, so what was not drawn may be what this network cannot find anywhere: "
+            "score it on held-out real scans (--real_scores)"
+        )
+    else:
+        lines.append(f"Dice in real scans over {settings['real_cases']} cases")
+    missing = report["not_compared"]["unknown_to_the_model"]
+    if missing:
+        lines.append(f"not judged, for the model does not know them: {', '.join(missing)}")
+    for row in report["worst_cases"][:_WORST_SHOWN]:
+        lines.append(
+            f"worst: {row['case_id']}: mean Dice {100 * row['mean_dice']:.2f} %, "
+            f"{row['worst_label']} {100 * row['worst_dice']:.2f} %"
+        )
+    return lines
+
+
+def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv, a row per case and label: those of `segmentations`."""
+    return segmentations.csv_rows(report["segmentations"])

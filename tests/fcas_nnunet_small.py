@@ -39,10 +39,10 @@ def load_small_case(case_id: str) -> Case:
 
 
 def short_config(num_steps: int = 4) -> FCaSConfig:
-    """The tiny preset with a handful of training steps, validated every second one."""
+    """The tiny preset with a handful of training steps, validated every second one, and no calibration."""
 
     def shortened(part: Any) -> Any:
         schedule = replace(part.optimisation, num_steps=num_steps, validate_every=2, warmup_steps=1)
         return replace(part, optimisation=schedule)
 
-    return replace(TINY, autoencoder=shortened(TINY.autoencoder), tcdm=shortened(TINY.tcdm))
+    return replace(TINY, autoencoder=shortened(TINY.autoencoder), tcdm=shortened(TINY.tcdm), calibration=None)

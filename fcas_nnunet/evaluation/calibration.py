@@ -53,7 +53,7 @@ class CaseEvaluation:
     """What one drawn case contributes.
 
     Attributes:
-        scores: error kind → region → map → scores.
+        scores: error kind → region → map → scores; a region without voxels is left out.
         partial_spearman: region → of the judged map with the matched error, what the controls know taken out.
         mean_confidence: inside the structures.
         std_confidence: the same voxels' spread.
@@ -101,6 +101,8 @@ def evaluate_case(
     scores: dict[str, dict[str, dict[str, MapScores]]] = {kind: {} for kind in errors}
     partial = {}
     for region, where in regions(mask).items():
+        if not where.any():
+            continue
         voxels = sampled_voxels(where, seed, CASE_VOXELS)
         seen = {name: values.ravel()[voxels] for name, values in maps.items()}
         for kind, error in errors.items():
@@ -143,7 +145,9 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, A
             kind: {
                 region: {
                     name: {
-                        measure: vars(summarise([getattr(case.scores[kind][region][name], measure) for case in cases]))
+                        measure: vars(
+                            summarise([getattr(maps[name], measure) for maps in _of_region(cases, kind, region)])
+                        )
                         for measure in ("ause", "spearman")
                     }
                     for name in maps
@@ -156,7 +160,7 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, A
             name: {"ause": ause(values, error), "spearman": spearman(values, error)} for name, values in pooled.items()
         },
         "partial_spearman": {
-            region: vars(summarise([case.partial_spearman[region] for case in cases]))
+            region: vars(summarise([c.partial_spearman[region] for c in cases if region in c.partial_spearman]))
             for region in first.partial_spearman
         },
         "reliability": asdict(reliability(pooled[judged], error)),
@@ -164,6 +168,11 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, A
         "std_confidence": vars(summarise([case.std_confidence for case in cases])),
         "mean_error_hu": vars(summarise([case.mean_error_hu for case in cases])),
     }
+
+
+def _of_region(cases: Sequence[CaseEvaluation], kind: str, region: str) -> list[dict[str, MapScores]]:
+    """The maps of the cases that have such a region."""
+    return [case.scores[kind][region] for case in cases if region in case.scores[kind]]
 
 
 def verdict(summary: Mapping[str, Any], judged: str, controls: Sequence[str]) -> list[str]:

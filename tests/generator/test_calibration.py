@@ -161,11 +161,10 @@ def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: 
     assert not np.array_equal(shaped.mask, case.mask)
     assert set(np.unique(shaped.mask)) == set(np.unique(case.mask))
     assert shaped.surroundings is None or not (shaped.surroundings[shaped.mask > 0]).any()
-    # image and mask move together: each structure keeps its mean HU, about
-    for label in LABELS.values():
-        if label:
-            before, after = case.image[case.mask == label].mean(), shaped.image[shaped.mask == label].mean()
-            assert after == pytest.approx(before, abs=60)
+    # image and mask move together: each structure keeps its mean HU, about; the vessel is three voxels wide
+    for label, tolerance in ((1, 30), (2, 30), (3, 100)):
+        before, after = case.image[case.mask == label].mean(), shaped.image[shaped.mask == label].mean()
+        assert after == pytest.approx(before, abs=tolerance)
 
 
 def calibration(certain_hu: float = 20.0, uncertain_hu: float = 120.0) -> Calibration:

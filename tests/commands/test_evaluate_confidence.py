@@ -1,0 +1,151 @@
+"""fcas_evaluate confidence: held-out cases drawn by a real (tiny) generator, judged, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.config import CalibrationConfig
+from fcas_nnunet.evaluation.calibration import ErrorKind, evaluate_case, summarise_cases, verdict
+from fcas_nnunet.generator.fitting import train_generator
+from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+
+SMALL = CalibrationConfig(num_drawings=4, num_voxels=4000, width=8, num_steps=60, batch_voxels=512)
+
+
+def write_set(folder: Path, cases: list[Case], patients: dict[str, str] | None = None) -> RawDataset:
+    for case in cases:
+        image = np.rint(case.image).astype(np.int16) if case.image is not None else None
+        write_case(folder, replace(case, image=image))
+        if patients:
+            Manifest(folder).append({"case_id": case.case_id, "patient": patients[case.case_id]})
+    (folder / "surroundings.json").write_text(json.dumps({"labels": {"background": 0, **SURROUNDINGS}}))
+    write_dataset_json(folder, LABELS, len(cases), description="test")
+    return RawDataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data set 901 with a calibrated generator; 904 with one other patient in two scans and a second one in one."""
+    root = tmp_path_factory.mktemp("nnunet")
+    source = write_set(root / "raw" / "Dataset901_Small", [small_case(i) for i in range(4)])
+    first, second = small_case(10), small_case(11)
+    again = replace(first, case_id="p10b", image=first.image + np.random.default_rng(0).normal(0, 30, first.shape))
+    write_set(root / "raw" / "Dataset904_Others", [first, again, second], {"p10": "p10", "p10b": "p10", "p11": "p11"})
+    data = TrainingData(source.case_ids, source.load_case, source.labels, source.surroundings)
+    folder = root / "results" / "Dataset901_Small" / "fcas__tiny"
+    train_generator(data, replace(short_config(30), calibration=SMALL), folder, Accelerator(cpu=True))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_raw", str(root / "raw"))
+    monkeypatch.setenv("nnUNet_results", str(root / "results"))
+
+
+def run(*more: str) -> None:
+    main(["confidence", "-d", "901", "--preset", "tiny", "-np", "1", "-device", "cpu", *more])
+
+
+def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture, table = tmp_path / "c.json", tmp_path / "c.png", tmp_path / "c.csv"
+    run("--held_out", "904", "--draws", "1", "--ensemble", "2", "-o", str(out), "--picture", str(picture), "--csv",
+        str(table))  # fmt: skip
+    report = json.loads(out.read_text())
+    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/confidence", 1)
+    assert report["settings"]["confidence"]["estimator"] == "error_model"
+    cases = report["cases"]
+    assert {name: case["renderings"] for name, case in cases.items()} == {"p10, 0": ["p10", "p10b"], "p11, 0": ["p11"]}
+    for case in cases.values():
+        assert case["template"] in ("p0", "p1", "p2")  # p3 validated the training
+        for kind in ("raw", "matched"):
+            maps = case["scores"][kind]["structures"]
+            assert maps["uniform"] == {"ause": pytest.approx(0.5), "spearman": 0}
+            assert maps["confidence"]["ause"] + maps["inverted"]["ause"] == pytest.approx(1)
+            assert maps["shuffled"]["ause"] == pytest.approx(0.5, abs=0.06)
+            assert {"foreground mask", "image gradient", "boundary distance", "class prior", "spread of 2 seeds",
+                    "random weights, its own scan", "SSV spread"} < maps.keys()  # fmt: skip
+    # what it was made for: it knows more of the error than a map of the mask
+    inside = report["summary"]["scores"]["matched"]["structures"]
+    assert inside["confidence"]["ause"]["mean"] < 0.4
+    assert inside["confidence"]["ause"]["mean"] < inside["class prior"]["ause"]["mean"]
+    reliability = report["summary"]["reliability"]
+    assert np.all(np.diff(reliability["confidence"]) >= 0)
+    assert reliability["error"][0] > reliability["error"][-1]
+    assert picture.stat().st_size > 20_000
+    assert len(table.read_text().splitlines()) == 1 + 2 * 2 * 3 * len(inside)
+    assert "inside structures confidence beats" in capsys.readouterr().out
+
+
+def test_own_validation_cases_are_the_default_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
+    results = []
+    for name in ("a", "b"):
+        run("--draws", "1", "--ensemble", "0", "--prior_cases", "0", "--no_random_weights", "--confidence", "ssv", "-o",
+            str(tmp_path / name))  # fmt: skip
+        results.append(json.loads((tmp_path / name).read_text()))
+    assert list(results[0]["cases"]) == ["p3, 0"]
+    assert results[0]["settings"]["confidence"]["norm"] == "robust_std"
+    assert results[0]["cases"] == results[1]["cases"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--cases", "p0"], "must be held out from training, got 1 the generator has learnt from (p0 is p0)"),
+        (["--cases", "p9"], "cases must be its own, got p9"),
+        (["--held_out", "904", "--cases", "p3"], "cases must be its own, got p3"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="^2$"):
+        run(*arguments)
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_generator_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["confidence", "-d", "904", "--preset", "tiny"])
+    assert "a trained generator must be there, got none" in capsys.readouterr().err
+
+
+def test_summary_of_known_maps() -> None:
+    """Two cases whose error is known: the error's own order, but another scale in each case."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((12, 12, 12), dtype=np.uint8)
+    mask[2:10, 2:10, 2:10] = 1
+    cases = []
+    for factor in (1, 10):
+        error = rng.exponential(size=mask.shape) * factor
+        maps = {"confidence": -error / factor, "known": np.ones(mask.shape), "noise": rng.random(mask.shape)}
+        cases.append(
+            evaluate_case(maps, {ErrorKind.RAW: error, ErrorKind.MATCHED: error}, mask, "confidence", ["known"])
+        )
+    summary = summarise_cases(cases, "confidence")
+    own = summary["scores"]["matched"]["structures"]["confidence"]
+    assert own["ause"]["mean"] == pytest.approx(0, abs=1e-9)
+    assert own["spearman"]["mean"] == pytest.approx(1)
+    assert 0.1 < summary["pooled"]["confidence"]["ause"] < 0.4  # pooled, the scales do not agree
+    assert summary["partial_spearman"]["structures"]["mean"] == pytest.approx(1)
+    assert verdict(summary, "confidence", ["known", "noise"]) == ["inside structures confidence beats every control"]
+    assert "beats all but confidence" in verdict(summary, "noise", ["confidence"])[0]
+
+
+def test_a_flat_map_is_warned_about() -> None:
+    mask = np.ones((8, 8, 8), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    error, flat = rng.random(mask.shape), 0.98 + 0.01 * rng.random(mask.shape)
+    case = evaluate_case({"c": flat}, {ErrorKind.RAW: error, ErrorKind.MATCHED: error}, mask, "c", [])
+    assert "CAL will weigh all voxels alike" in verdict(summarise_cases([case], "c"), "c", [])[-1]

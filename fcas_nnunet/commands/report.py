@@ -13,6 +13,7 @@ from fcas_nnunet.commands.cli import command, make_parser
 _EXAMPLE = """
 fcas_report -d 902                                # Dataset902_HeartFCaS_report.html, opens in any browser
 fcas_report -d 902 --against 901 -o report.html   # the real scans beside the synthetic ones
+fcas_report -d 902 --against 901 --results quality.json dice.json
 fcas_report reading --help                        # a blinded reading by experts
 """
 _READING = "reading"
@@ -31,7 +32,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", type=Path, metavar="FILE.html", help="the page (default: <data set>_report.html in this folder)"
     )
+    parser.add_argument(
+        "--results", type=Path, nargs="+", default=[], metavar="FILE.json",
+        help="what fcas_evaluate wrote with -o, shown as tables and used to pick best and worst cases",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cases", type=_positive, default=20, metavar="N",
+        help="how many cases can be scrolled through (default: 20); all are measured",
+    )  # fmt: skip
+    parser.add_argument("-np", type=_positive, metavar="P", help="processes (default: nnUNet_def_n_proc, or the cores)")
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
 
 
 @command

@@ -28,6 +28,8 @@ class ConfidenceConfig:
             outside, the confidence is the surroundings' average. None = everywhere.
         norm: from spread to confidence; None = calibrated with the error model, else `robust_std`.
         percentiles: of the spread inside the reference structures, mapped to confidence 1 and 0 (`robust_std`).
+        own_scale_outside: calibrated, the surroundings have a scale of their own; no mask describes them, so that on
+            that of the structures nearly all of them would be confidence 0.
     """
 
     estimator: ConfidenceEstimator | None = None
@@ -37,6 +39,7 @@ class ConfidenceConfig:
     box_margin: int | None = None
     norm: ConfidenceNorm | None = None
     percentiles: tuple[float, float] = (5.0, 95.0)
+    own_scale_outside: bool = True
 
     def __post_init__(self) -> None:
         _require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
@@ -104,7 +107,8 @@ class CalibrationConfig:
         num_steps: of its training.
         batch_voxels: of a step.
         learning_rate: AdamW's, decaying to zero (cosine).
-        percentiles: of the expected error inside structures that become confidence 1 and 0, over held-out drawings.
+        percentiles: of the expected error that become confidence 1 and 0, over the held-out drawings' structures, and
+            over their surroundings.
     """
 
     num_drawings: int = 16

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "fcas-nnunet/confidence"
 SCHEMA_VERSION = 1
-JUDGED, SPREAD = "confidence", "SSV spread"
+JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
 ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
 KNOWN = (BOUNDARY, GRADIENT, CLASS_PRIOR)
 
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     evaluated = run_cases(_evaluate, jobs, workers=workers, description="drawing held-out cases")
     cases = {name: found.case for name, found in evaluated.items()}
     summary = summarise_cases(list(cases.values()), JUDGED)
-    controls = [name for name in summary["pooled"] if name not in (JUDGED, SPREAD)]
+    controls = [name for name in summary["pooled"] if name not in (JUDGED, EXPECTED, SPREAD)]
     if args.picture:
         write_confidence_picture(args.picture, _best_and_worst(evaluated))
     return {
@@ -236,6 +236,8 @@ def _evaluate(job: _Job) -> _Evaluated:
         ErrorKind.MATCHED: mean_matched_error(drawing.image, reals, codes),
     }
     maps = {JUDGED: drawing.confidence, SPREAD: -_spread(drawing)}
+    if drawing.expected_error_hu is not None:
+        maps[EXPECTED] = -drawing.expected_error_hu
     maps |= control_maps(drawing.confidence, drawing.image, case.mask, codes, case.spacing_mm, job.prior, job.seed)
     if job.num_ensemble > 1:
         others = [_draw(generator, case, job, derive_seed(job.seed, "ensemble", n)).image

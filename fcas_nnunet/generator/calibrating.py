@@ -17,8 +17,8 @@ from tqdm import tqdm
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceChoice
-from fcas_nnunet.config import CalibrationConfig
-from fcas_nnunet.generator.calibration import Calibration, fit_curve
+from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig
+from fcas_nnunet.generator.calibration import Calibration, Scale, fit_curve
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.deformation import draw_deformation, mask_center_mm
 from fcas_nnunet.generator.error_model import ErrorModel, measured_slabs
@@ -106,8 +106,17 @@ def calibrate(
     learnt = [load_file(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
     model = fit_error_model(learnt, config, derive_seed(generator.record.config.seed, "error model"))
     held_out = [drawing for drawing in planned if drawing.held_out]
-    return _scale(generator.record, model, [load_file(_path(cache, drawing)) for drawing in held_out],
-                  tuple(drawing.reference for drawing in held_out), config), model  # fmt: skip
+    inside, outside = _scales(model, [load_file(_path(cache, drawing)) for drawing in held_out], config)
+    record = generator.record
+    calibration = Calibration(
+        config=config,
+        sampling=record.config.sampling.for_model(record.tcdm.prediction_type),
+        confidence=_ssv(record),
+        inside=inside,
+        outside=outside,
+        held_out=tuple(drawing.reference for drawing in held_out),
+    )
+    return calibration, model
 
 
 def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig, seed: int) -> ErrorModel:
@@ -139,34 +148,26 @@ def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: Calibra
     return model.requires_grad_(False).eval()
 
 
-def _scale(
-    record: GeneratorRecord,
-    model: ErrorModel,
-    drawings: Sequence[dict[str, torch.Tensor]],
-    held_out: tuple[str, ...],
-    config: CalibrationConfig,
-) -> Calibration:
-    """Curves and scale from held-out drawings' voxels inside structures."""
-    doubts, spreads, errors = [], [], []
-    for drawing in drawings:
-        inside = drawing[CODES] > 0
-        said = model(drawing[MEASURES][inside].float(), drawing[CODES][inside].long()).exp()
-        doubts.append(said.numpy())
-        spreads.append(drawing[SPREAD][inside].numpy())
-        errors.append(drawing[ERROR][inside].numpy())
-    error = np.concatenate(errors)
-    own, ssv = fit_curve(np.concatenate(doubts), error), fit_curve(np.concatenate(spreads), error)
-    low, high = np.percentile(own(np.concatenate(doubts)), config.percentiles)
-    return Calibration(
-        config=config,
-        sampling=record.config.sampling.for_model(record.tcdm.prediction_type),
-        confidence=record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False),
-        ssv=ssv,
-        error_model=own,
-        certain_hu=float(low),
-        uncertain_hu=float(high),
-        held_out=held_out,
+def _scales(
+    model: ErrorModel, drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig
+) -> tuple[Scale, Scale]:
+    """Curves and scales of held-out drawings' voxels, inside structures and outside."""
+    measures, codes, error, spread = (
+        torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR, SPREAD)
     )
+    said = model(measures.float(), codes.long()).exp().numpy()
+    structures = codes.numpy() > 0
+    scales = []
+    for where in (structures, ~structures):
+        own, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (said, spread.numpy()))
+        low, high = np.percentile(own(said[where]), config.percentiles)
+        scales.append(Scale(ssv, own, float(low), float(high)))
+    return scales[0], scales[1]
+
+
+def _ssv(record: GeneratorRecord) -> ConfidenceConfig:
+    """The SSV that is looked at beside."""
+    return record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False)
 
 
 def _draw(
@@ -185,8 +186,8 @@ def _draw(
     template = data.load_case(drawing.template)
     assert real.image is not None, "training cases have images"
     low, high = record.config.grid.intensity_range_hu
-    ssv = record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False)
-    drawn = draw_on_grid(generator, reference, template, derive_seed(seed, "noise"), device, torch.float32, ssv)
+    noise_seed = derive_seed(seed, "noise")
+    drawn = draw_on_grid(generator, reference, template, noise_seed, device, torch.float32, _ssv(record))
     assert drawn.spread_hu is not None, "SSV was asked for"
     scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
     structures = drawn.grid.labels_to_working(label_codes(real, max(record.labels.values()))[1]).numpy()

@@ -31,28 +31,20 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What was learnt of a generator's errors; `calibration/config.yaml`, beside the error model's weights.
+class Scale:
+    """What is known of the error in one part of the volume: inside the structures, or outside.
 
     Attributes:
-        config: how it was learnt.
-        sampling: of the drawings, filled in.
-        confidence: of their SSV, filled in.
         ssv: curve of the spread.
         error_model: curve of what the error model says.
         certain_hu: expected error that is confidence 1, and what lies below.
         uncertain_hu: expected error that is confidence 0, and what lies above.
-        held_out: cases of the drawings that curves and scale were fitted to.
     """
 
-    config: CalibrationConfig
-    sampling: SamplingConfig
-    confidence: ConfidenceConfig
     ssv: Curve
     error_model: Curve
     certain_hu: float
     uncertain_hu: float
-    held_out: tuple[str, ...]
 
     def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray) -> np.ndarray:
         """HU, float32, the shape of the doubt."""
@@ -64,6 +56,55 @@ class Calibration:
         if not span > 0:
             return np.ones_like(error_hu, dtype=np.float32)
         return np.clip((self.uncertain_hu - error_hu) / span, 0, 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was learnt of a generator's errors; `calibration/config.yaml`, beside the error model's weights.
+
+    Attributes:
+        config: how it was learnt.
+        sampling: of the drawings, filled in.
+        confidence: of their SSV, filled in.
+        inside: of the structures.
+        outside: of all else, which no mask describes: its errors are several times as large.
+        held_out: cases of the drawings that curves and scales were fitted to.
+    """
+
+    config: CalibrationConfig
+    sampling: SamplingConfig
+    confidence: ConfidenceConfig
+    inside: Scale
+    outside: Scale
+    held_out: tuple[str, ...]
+
+    def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray, structures: np.ndarray) -> np.ndarray:
+        """Expected absolute error after matching contrast.
+
+        Args:
+            estimator: whose doubt it is.
+            doubt: HU [D, H, W].
+            structures: bool [D, H, W].
+
+        Returns:
+            HU, float32 [D, H, W].
+        """
+        inside, outside = (scale.expected_error(estimator, doubt) for scale in (self.inside, self.outside))
+        return np.where(structures, inside, outside)
+
+    def to_confidence(self, error_hu: np.ndarray, structures: np.ndarray, own_scale_outside: bool) -> np.ndarray:
+        """Expected error => confidence.
+
+        Args:
+            error_hu: [D, H, W].
+            structures: bool [D, H, W].
+            own_scale_outside: outside, confidence 1 and 0 are other errors than inside.
+
+        Returns:
+            float32 [D, H, W] in [0, 1].
+        """
+        outside = self.outside if own_scale_outside else self.inside
+        return np.where(structures, self.inside.to_confidence(error_hu), outside.to_confidence(error_hu))
 
     def fits(self, confidence: ConfidenceConfig, sampling: SamplingConfig) -> str | None:
         """What keeps the calibration from holding for other settings; None where it holds.

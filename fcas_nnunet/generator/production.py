@@ -35,11 +35,13 @@ class Drawing:
         image: HU, within the generator's range.
         confidence: in [0, 1].
         spread_hu: standard deviation of the intermediate images that SSV compared; None where none were.
+        expected_error_hu: absolute error after matching contrast that is expected; None without calibration.
     """
 
     image: np.ndarray
     confidence: np.ndarray
     spread_hu: np.ndarray | None
+    expected_error_hu: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -207,12 +209,13 @@ def draw_image(
     config = record.config.confidence.for_generator(generator.calibrated is not None)
     ssv = config if config.needs_spread or with_spread else None
     drawn = draw_on_grid(generator, reference, template, seed, device, precision, ssv)
-    confidence = drawing_confidence(generator, drawn, config)
+    confidence, expected = drawing_confidence(generator, drawn, config)
     image = drawn.grid.image_to_native(drawn.image_hu)
     return Drawing(
         np.clip(image, *record.config.grid.intensity_range_hu),
         drawn.grid.confidence_to_native(torch.from_numpy(confidence)),
         None if drawn.spread_hu is None else drawn.grid.confidence_to_native(drawn.spread_hu),
+        None if expected is None else drawn.grid.confidence_to_native(torch.from_numpy(expected)),
     )
 
 
@@ -249,8 +252,10 @@ def draw_on_grid(
     return GridDrawing(grid, to_hu(synthesis.image.float(), (low, high)), codes, spread)
 
 
-def drawing_confidence(generator: Generator, drawn: GridDrawing, config: ConfidenceConfig) -> np.ndarray:
-    """Confidence of a drawing on its working grid.
+def drawing_confidence(
+    generator: Generator, drawn: GridDrawing, config: ConfidenceConfig
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Confidence of a drawing on its working grid, and what it says of the error.
 
     Args:
         generator: that drew it.
@@ -258,13 +263,14 @@ def drawing_confidence(generator: Generator, drawn: GridDrawing, config: Confide
         config: filled in.
 
     Returns:
-        float32 [D, H, W] in [0, 1].
+        Confidence in [0, 1], and expected error in HU where it is calibrated; float32 [D, H, W].
     """
+    structures = drawn.codes.numpy() > 0
     if config.norm != ConfidenceNorm.CALIBRATED:
         assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
         low, high = generator.record.config.grid.intensity_range_hu
         variance = (drawn.spread_hu.cpu().numpy() / (high - low)) ** 2
-        return confidence_map(variance, drawn.codes.numpy() > 0, config)
+        return confidence_map(variance, structures, config), None
     calibrated = generator.calibrated
     assert calibrated is not None and config.estimator is not None, "filled in for this generator"
     if config.needs_spread:
@@ -272,8 +278,8 @@ def drawing_confidence(generator: Generator, drawn: GridDrawing, config: Confide
         doubt = drawn.spread_hu
     else:
         doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes.to(drawn.image_hu.device))
-    expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy())
-    return calibrated.calibration.to_confidence(expected)
+    expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy(), structures)
+    return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
 
 
 def reference_mask(

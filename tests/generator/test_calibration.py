@@ -15,13 +15,14 @@ from fcas_nnunet.choices import ConfidenceChoice, ConfidenceEstimator, Confidenc
 from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig, SamplingConfig
 from fcas_nnunet.generator import calibrating, checkpoint
 from fcas_nnunet.generator.calibrating import new_shape, plan_drawings
-from fcas_nnunet.generator.calibration import Calibration, Curve, fit_curve
+from fcas_nnunet.generator.calibration import Calibration, Curve, Scale, fit_curve
 from fcas_nnunet.generator.fitting import add_calibration, train_generator
 from fcas_nnunet.generator.production import draw_image, make_case, plan_cases
 from fcas_nnunet.generator.training_data import TrainingData
 
 CPU = torch.device("cpu")
 SMALL = CalibrationConfig(num_drawings=4, num_voxels=4000, width=8, num_steps=30, batch_voxels=512)
+LINE = Curve((0.0, 1.0), (0.0, 1.0))
 SSV = ConfidenceConfig().chosen(ConfidenceChoice.SSV)
 
 
@@ -51,10 +52,20 @@ def test_curve_is_the_mean_error_by_doubt_and_never_falls() -> None:
 
 
 def test_confidence_is_a_straight_line_of_expected_error() -> None:
-    scale = calibration(certain_hu=20, uncertain_hu=120)
+    scale = Scale(LINE, LINE, certain_hu=20, uncertain_hu=120)
     assert scale.to_confidence(np.array([0.0, 20, 70, 120, 400])) == pytest.approx([1, 1, 0.5, 0, 0])
-    flat = calibration(certain_hu=50, uncertain_hu=50)
+    flat = Scale(LINE, LINE, certain_hu=50, uncertain_hu=50)
     assert flat.to_confidence(np.array([0.0, 50, 100])).tolist() == [1, 1, 1]
+
+
+def test_surroundings_have_a_scale_of_their_own_unless_it_is_refused() -> None:
+    both, structures = calibration(), np.array([True, False, False])
+    error = np.array([70.0, 70, 220])
+    assert both.to_confidence(error, structures, own_scale_outside=True) == pytest.approx([0.5, 1, 0.5])
+    assert both.to_confidence(error, structures, own_scale_outside=False) == pytest.approx([0.5, 0.5, 0])
+    doubt = np.array([0.25, 0.25, 0.25])
+    assert both.expected_error(ConfidenceEstimator.SSV, doubt, structures) == pytest.approx([0.25, 0.5, 0.5])
+    assert both.expected_error(ConfidenceEstimator.ERROR_MODEL, doubt, structures) == pytest.approx([0.25] * 3)
 
 
 def test_a_calibration_holds_for_the_settings_it_was_made_with() -> None:
@@ -88,7 +99,8 @@ def test_training_ends_with_a_calibration(calibrated: Path) -> None:
     assert generator.calibrated is not None
     scale = generator.calibrated.calibration
     assert scale.held_out == ("p3",)  # the validation case
-    assert 0 < scale.certain_hu < scale.uncertain_hu
+    for part in (scale.inside, scale.outside):
+        assert 0 < part.certain_hu < part.uncertain_hu
     assert scale.sampling.solver == Solver.DPMSOLVER
     assert not (calibrated / "cache").exists()
 
@@ -167,8 +179,8 @@ def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: 
         assert after == pytest.approx(before, abs=tolerance)
 
 
-def calibration(certain_hu: float = 20.0, uncertain_hu: float = 120.0) -> Calibration:
+def calibration() -> Calibration:
     return Calibration(
         SMALL, SamplingConfig(solver=Solver.DPMSOLVER, num_inference_steps=12), SSV.for_generator(calibrated=False),
-        Curve((0.0, 1.0), (0.0, 1.0)), Curve((0.0, 1.0), (0.0, 1.0)), certain_hu, uncertain_hu, ("p3",),
+        Scale(LINE, LINE, 20, 120), Scale(Curve((0.0, 1.0), (0.0, 2.0)), LINE, 120, 320), ("p3",),
     )  # fmt: skip

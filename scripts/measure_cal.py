@@ -1,0 +1,251 @@
+"""What CAL makes of a confidence map: nnU-Net pretrained on the same synthetic scans under different maps.
+
+Every drawing is made once; the maps are all that differs between the data sets. For every map and seed nnU-Net is
+pretrained with CAL, then fine-tuned on the real scans; both networks segment the held-out real scans. Batches and
+initial weights depend on the seed alone, so that maps are compared in pairs. Killed, the same command goes on.
+
+    fcas_phantom -d 901 --name PhantomSource -n 16 --shape 64 64 64
+    fcas_phantom -d 900 --name PhantomReal -n 6 --num-test 6 --start 16 --shape 64 64 64
+    fcas_train -d 901 --preset cpu
+    python scripts/measure_cal.py -d 901 --real 900 -o cal
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fcas_nnunet.anatomy import label_roles, match_labels
+from fcas_nnunet.case import Case
+from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
+from fcas_nnunet.commands.case_files import case_files
+from fcas_nnunet.commands.demo_stages import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
+from fcas_nnunet.commands.evaluate_segmentations import evaluate_segmentations
+from fcas_nnunet.commands.prepare import prepare
+from fcas_nnunet.commands.train import model_folder
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.generator.checkpoint import Generator, load_generator
+from fcas_nnunet.generator.production import draw_on_grid, drawing_confidence, plan_cases, reference_mask
+from fcas_nnunet.integration.folders import Root, preprocessed_folder, resolve_dataset, root_folder
+from fcas_nnunet.integration.planning import ensure_plans, moved_plans_name, plans_path, shrink_plans
+from fcas_nnunet.integration.preprocessing import ensure_fingerprint
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.trained_models import open_predictor
+from fcas_nnunet.integration.trainer_lookup import (
+    DEMO_PRETRAIN_EPOCHS_VARIABLE,
+    DEMO_REAL_EPOCHS_VARIABLE,
+    ext_trainer_value,
+)
+from fcas_nnunet.presets import PRESETS, preset
+from fcas_nnunet.seeds import derive_seed
+
+FIRST_ID = 950
+PREFIX = "CalMap"
+MapMaker = Callable[[dict[str, np.ndarray], np.ndarray, np.random.Generator], np.ndarray]
+
+
+def _shuffled(maps: dict[str, np.ndarray], mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The error model's values, shuffled inside the structures and outside: the same weights on either side."""
+    result = maps["error_model"].copy()
+    for where in (mask > 0, mask == 0):
+        result[where] = rng.permutation(result[where])
+    return result
+
+
+ARMS: dict[str, MapMaker] = {
+    "uniform": lambda maps, mask, rng: np.ones(mask.shape, np.float32),
+    "shuffled": _shuffled,
+    "foreground": lambda maps, mask, rng: (mask > 0).astype(np.float32),
+    "ssv": lambda maps, mask, rng: maps["ssv"],
+    "error_model": lambda maps, mask, rng: maps["error_model"],
+    "error_model_one_scale": lambda maps, mask, rng: maps["error_model_one_scale"],
+}
+
+
+def main() -> None:
+    """Run the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-d", required=True, help="data set of the calibrated generator")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
+    parser.add_argument("--real", required=True, help="labelled scans to fine-tune on, held-out ones in imagesTs")
+    parser.add_argument("-n", type=int, default=12, help="synthetic scans (12)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each map (3)")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--epochs", type=int, nargs=2, default=[6, 7], help="of pretraining and fine-tuning (6 7)")
+    parser.add_argument("-o", type=Path, required=True, help="folder for results.jsonl and the predictions")
+    args = parser.parse_args()
+    args.o.mkdir(parents=True, exist_ok=True)
+    os.environ.update({
+        "nnUNet_extTrainer": ext_trainer_value(), "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1",
+        DEMO_PRETRAIN_EPOCHS_VARIABLE: str(args.epochs[0]), DEMO_REAL_EPOCHS_VARIABLE: str(args.epochs[1]),
+    })  # fmt: skip
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    source, real = (RawDataset.open(resolve_dataset(name)) for name in (args.d, args.real))
+    write_narrow_plans(real)
+    datasets = write_maps(source, real, args)
+    for arm, dataset in datasets.items():
+        if not (preprocessed_folder(dataset) / "splits_final.json").is_file():
+            prepare(dataset.name, real.name, [CONFIGURATION], DEMO_PLANS, 1)
+            logging.info(f"{arm}: prepared")
+    results = args.o / "results.jsonl"
+    done = {(r["arm"], r["seed"]) for r in read(results)}
+    for seed in range(args.seeds):
+        for arm in args.arms:
+            if (arm, seed) not in done:
+                start = time.monotonic()
+                record = {"arm": arm, "seed": seed, **run_arm(datasets[arm], real, seed, args.o)}
+                with results.open("a") as stream:
+                    stream.write(json.dumps(record | {"seconds": round(time.monotonic() - start)}) + "\n")
+                logging.info(f"{arm}, seed {seed}: Dice {summary(record)}")
+    report(read(results))
+
+
+def write_narrow_plans(real: RawDataset) -> None:
+    """nnU-Net's plans, narrowed for a CPU as in fcas_demo."""
+    if not plans_path(real, DEMO_PLANS).is_file():
+        ensure_fingerprint(real, 1, keep_existing=True)
+        plans = shrink_plans(
+            ensure_plans(real, "nnUNetPlans", [CONFIGURATION]), CONFIGURATION, plans_name=DEMO_PLANS,
+            features_per_stage=(8, 16, 32, 64), batch_size=2, patch_size=(40, 40, 40),
+        )  # fmt: skip
+        atomic_write_json(plans_path(real, DEMO_PLANS), plans)
+
+
+def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -> dict[str, RawDataset]:
+    """One data set per map, of the same drawings."""
+    folders = {arm: root_folder(Root.RAW) / f"Dataset{FIRST_ID + i}_{PREFIX}{arm}" for i, arm in enumerate(ARMS)}
+    if any(not (folder / "dataset.json").is_file() for folder in folders.values()):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        generator = load_generator(model_folder(source, preset(args.preset)), device)
+        templates = [c for c in source.case_ids if c not in generator.record.validation_cases]
+        lookup = np.zeros(256, dtype=np.uint8)
+        for source_id, target_id in match_labels(source.labels, real.labels).items():
+            lookup[source_id] = target_id
+        for plan in plan_cases(args.n, source.case_ids, templates, ReferenceSource.MGM, seed=0):
+            given = source.load_case(plan.reference)
+            mask, _ = reference_mask(plan, given, generator.record.config.masks, label_roles(generator.record.labels))
+            case = Case(plan.case_id, None, mask, given.affine)
+            image, maps = drawn(generator, case, source.load_case(plan.template), derive_seed(plan.seed, "noise"))
+            for arm, make in ARMS.items():
+                confidence = make(maps, mask, np.random.default_rng(derive_seed(plan.seed, "shuffle")))
+                write_case(folders[arm], replace(case, image=image, mask=lookup[mask], confidence=confidence))
+            inside = {arm: float(values[mask > 0].mean()) for arm, values in maps.items()}
+            outside = {arm: float(values[mask == 0].mean()) for arm, values in maps.items()}
+            logging.info(f"{plan.case_id}: mean inside {inside}, outside {outside}")
+        for folder in folders.values():
+            write_dataset_json(folder, real.labels, args.n, description="One of several maps for the same drawings.")
+    return {arm: RawDataset.open(folder) for arm, folder in folders.items()}
+
+
+def drawn(generator: Generator, case: Case, template: Case, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A scan in HU and its confidence maps, on the case's grid."""
+    config = generator.record.config.confidence
+    ssv = config.chosen(ConfidenceChoice.SSV)
+    device = next(generator.tcdm.parameters()).device
+    drawing = draw_on_grid(generator, case, template, seed, device, torch.float32, ssv.for_generator(True))
+    own = config.chosen(ConfidenceChoice.ERROR_MODEL)
+    choices = {"ssv": ssv, "error_model": own, "error_model_one_scale": replace(own, own_scale_outside=False)}
+    maps = {}
+    for name, choice in choices.items():
+        confidence, _ = drawing_confidence(generator, drawing, choice.for_generator(True))
+        maps[name] = drawing.grid.confidence_to_native(torch.from_numpy(confidence))
+    image = np.clip(drawing.grid.image_to_native(drawing.image_hu), *generator.record.config.grid.intensity_range_hu)
+    return np.rint(image).astype(np.int16), maps
+
+
+def run_arm(dataset: RawDataset, real: RawDataset, seed: int, folder: Path) -> dict[str, Any]:
+    """Pretrain, fine-tune, and score both networks on the held-out scans."""
+    moved = moved_plans_name(real, DEMO_PLANS)
+    pretrained = train(dataset, moved, PRETRAIN, seed, None)
+    scores = {"pretrained": score(pretrained.parent, real, folder / "predictions")}
+    finetuned = train(real, DEMO_PLANS, FINETUNE, seed, pretrained / "checkpoint_final.pth")
+    scores["finetuned"] = score(finetuned.parent, real, folder / "predictions")
+    for fold in (pretrained, finetuned):
+        shutil.rmtree(fold.parent)
+    return scores
+
+
+def train(dataset: RawDataset, plans: str, trainer: str, seed: int, weights: Path | None) -> Path:
+    """One training by nnU-Net in this process; returns the fold's folder."""
+    from nnunetv2.run.run_training import run_training
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: SIM115
+        run_training(
+            dataset.name, CONFIGURATION, "all", trainer_class_name=trainer, plans_identifier=plans,
+            pretrained_weights=None if weights is None else str(weights), device=device,
+        )  # fmt: skip
+    return root_folder(Root.RESULTS) / dataset.name / f"{trainer}__{plans}__{CONFIGURATION}" / "fold_all"
+
+
+def score(model: Path, real: RawDataset, predictions: Path) -> dict[str, dict[str, float]]:
+    """Mean Dice and RDice (radius 2) per structure over the held-out scans."""
+    shutil.rmtree(predictions, ignore_errors=True)
+    predictions.mkdir(parents=True)
+    predictor = open_predictor(model, ("all",), "checkpoint_final.pth", torch.device("cpu"), use_mirroring=False)
+    predictor.tile_step_size = 1.0
+    images = case_files(real.folder / "imagesTs")
+    with contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: SIM115
+        predictor.predict_from_files_sequential(
+            [[str(path)] for path in images.values()], [str(predictions / case_id) for case_id in images],
+            save_probabilities=False, overwrite=True,
+        )  # fmt: skip
+    report = evaluate_segmentations(
+        real.folder / "labelsTs", predictions, real.labels, radii=[2], workers=1, overlap_only=True
+    )
+    labels = report["summary"]["labels"]
+    return {
+        "dice": {name: entry["dice"]["mean"] for name, entry in labels.items()},
+        "rdice": {name: entry["rdice"]["2"]["mean"] for name, entry in labels.items()},
+    }
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """All results so far."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Mean over structures, after pretraining and after fine-tuning."""
+    return ", ".join(f"{stage} {100 * np.mean(list(record[stage]['dice'].values())):.1f}"
+                     for stage in ("pretrained", "finetuned"))  # fmt: skip
+
+
+def report(records: list[dict[str, Any]]) -> None:
+    """Means over seeds with their spread, and differences to the shuffled map in pairs of seeds."""
+    arms = list(dict.fromkeys(record["arm"] for record in records))
+    for stage in ("pretrained", "finetuned"):
+        for measure in ("dice", "rdice"):
+            print(f"\n{stage}, {measure} in %: mean ± sd over seeds; difference to the shuffled map, paired by seed")
+            values = {arm: {r["seed"]: r[stage][measure] for r in records if r["arm"] == arm} for arm in arms}
+            for arm, of_seed in values.items():
+                means = {seed: 100 * float(np.mean(list(scores.values()))) for seed, scores in of_seed.items()}
+                base = {s: 100 * float(np.mean(list(v.values()))) for s, v in values.get("shuffled", {}).items()}
+                paired = [means[seed] - base[seed] for seed in means if seed in base]
+                sd = np.std(list(means.values()), ddof=1) if len(means) > 1 else float("nan")
+                spread = np.std(paired, ddof=1) if len(paired) > 1 else float("nan")
+                labels = list(next(iter(of_seed.values())))
+                per_label = " ".join(f"{100 * np.mean([s[n] for s in of_seed.values()]):5.1f}" for n in labels)
+                mean, difference = np.mean(list(means.values())), np.mean(paired or [np.nan])
+                print(f"{arm:<24}{mean:6.1f} ± {sd:4.1f}   {difference:+5.1f} ± {spread:4.1f}   {per_label}")
+            print(" " * 52 + " ".join(name[:14] for name in labels))
+
+
+if __name__ == "__main__":
+    main()

@@ -39,8 +39,14 @@ from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.production import draw_on_grid, drawing_confidence, plan_cases, reference_mask
-from fcas_nnunet.integration.folders import Root, preprocessed_folder, resolve_dataset, root_folder
-from fcas_nnunet.integration.planning import ensure_plans, moved_plans_name, plans_path, shrink_plans
+from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.planning import (
+    ensure_plans,
+    moved_plans_name,
+    plans_path,
+    preprocessed_folder,
+    shrink_plans,
+)
 from fcas_nnunet.integration.preprocessing import ensure_fingerprint
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.trained_models import open_predictor

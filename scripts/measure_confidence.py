@@ -2,8 +2,8 @@
 
 Rows: what is compared (x_t or x_0, decoded or as latents) × which steps (all, the last half, the last quarter, nine
 spread over all). AUSE (0 = the error's own order, 0.5 = random) and Spearman's ρ inside the structures against the
-error after matching contrast; within cases, which no monotone normalisation changes, and over the cases' pooled voxels under
-each normalisation: min-max of the variance in each case, robust percentiles in each case, one scale for all.
+error after matching contrast; within cases, which no monotone normalisation changes, and over the cases' pooled voxels
+under each normalisation: min-max of the variance in each case, robust percentiles in each case, one scale for all.
 
     fcas_phantom -d 904 -n 4 --start 1000 --acquisitions 4 --shape 64 64 64
     python scripts/measure_confidence.py -d 901 --held_out 904 --preset cpu

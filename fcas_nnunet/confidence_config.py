@@ -12,6 +12,9 @@ from fcas_nnunet.choices import (
     SnapshotSource,
 )
 
+#: Standard deviation of confidence over the structures' voxels below which CAL weighs all of them alike.
+FLAT_CONFIDENCE_STD = 0.05
+
 
 @dataclass(frozen=True)
 class ConfidenceConfig:

@@ -81,7 +81,7 @@ CPU = FCaSConfig(
         ),
     ),
     sampling=SamplingConfig(num_inference_steps=12),
-    calibration=CalibrationConfig(num_drawings=16, num_steps=1000),
+    calibration=CalibrationConfig(num_drawings=12, num_steps=1000),
 )
 
 PAPER = FCaSConfig(

@@ -24,6 +24,7 @@ from fcas_nnunet.commands.sampling_settings import (
 )
 from fcas_nnunet.commands.shares import share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, train
+from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, PreviewConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
@@ -229,7 +230,8 @@ def _job(
         source=source.folder, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
         bounds_ml=volume_bounds_ml(given_volumes(source)), label_map=label_map, device_name=args.device,
         shared={
-            "source": source.name, "mask_config": to_dict(masks), "sampling": to_dict(sampling),
+            "source": source.name, "run_seed": args.seed, "mask_config": to_dict(masks),
+            "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(confidence), "preset": record.config.preset,
             "weights_sha256": weights_sha256(
                 model, with_preview=confidence.needs_spread and confidence.decoder == SnapshotDecoder.PREVIEW,
@@ -242,10 +244,20 @@ def _job(
 
 def _report(output: Path, plans: Sequence[CasePlan]) -> None:
     records = Manifest(output).read()
-    means = [records[plan.case_id]["mean_confidence_in_structures"] for plan in plans]
-    redrawn = sum(len(records[plan.case_id]["mgm"].get("rejections", [])) for plan in plans)
+    made = [records[plan.case_id] for plan in plans]
+    means = [record["mean_confidence_in_structures"] for record in made]
+    spread = float(np.mean([record["std_confidence_in_structures"] for record in made]))
+    redrawn = sum(len(record["mgm"].get("rejections", [])) for record in made)
     print(f"done: {len(plans)} cases in {output}")
-    print(f"mean confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f}; {redrawn} masks redrawn")
+    print(
+        f"confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f} over cases, "
+        f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
+    )
+    if spread < FLAT_CONFIDENCE_STD:
+        print(
+            f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weigh all of them alike. "
+            "Look at fcas_report, or take another --confidence."
+        )
     print(f"next: fcas_prepare -d {output.name} --for <your labelled data set>")
 
 

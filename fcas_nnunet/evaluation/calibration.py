@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.error_maps import wall_shell
 from fcas_nnunet.evaluation.sparsification import ause, partial_spearman, reliability, sampled_voxels, spearman
@@ -16,8 +17,6 @@ from fcas_nnunet.evaluation.statistics import summarise
 
 #: Voxels of a case's region that enter its scores, and those that enter the scores over all cases.
 CASE_VOXELS, POOLED_VOXELS = 200_000, 20_000
-#: Confidence inside structures below whose spread CAL weighs all voxels alike.
-FLAT_STD = 0.05
 
 
 class Region(StrEnum):
@@ -188,7 +187,7 @@ def verdict(summary: Mapping[str, Any], judged: str, controls: Sequence[str]) ->
     better = [name for name in controls if not own < inside[name]["ause"]["mean"]]
     lines = [f"inside structures {judged} beats " + (f"all but {', '.join(better)}" if better else "every control")]
     spread = summary["std_confidence"]["mean"]
-    if not math.isnan(spread) and spread < FLAT_STD:
+    if not math.isnan(spread) and spread < FLAT_CONFIDENCE_STD:
         lines.append(
             f"confidence inside structures hardly varies (standard deviation {spread:.3f}): CAL will weigh all voxels "
             "alike"

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.report_measures import Spread, StructureSummary
 
 # Where verdicts turn; docs/report.md says why. The first of two makes "look", the second "bad".
 FEW_CASES = (50, 10)
-FLAT_CONFIDENCE = (0.05, 0.02)  # standard deviation inside the structures: below, CAL is next to plain nnU-Net
+FLAT_CONFIDENCE = (FLAT_CONFIDENCE_STD, 0.02)  # standard deviation inside the structures: below, CAL is plain nnU-Net
 LOW_CONFIDENCE = (0.5, 0.2)  # mean inside the structures: below, most of the loss is switched off
 LOW_WEIGHT = (0.3, 0.1)  # mean inside one structure: below, CAL hardly looks at it
 MOVED_HU = (60.0, 150.0)  # Wasserstein distance of a structure
@@ -95,8 +96,8 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
         advice = "The maps tell voxels apart, so CAL has something to weigh."
     else:
         advice = (
-            f"Below {FLAT_CONFIDENCE[0]:g} the map is nearly flat and CAL without effect: use norm robust_std, "
-            "or more snapshots."
+            f"Below {FLAT_CONFIDENCE[0]:g} the map is nearly flat and CAL without effect: take another --confidence "
+            "of fcas_generate."
         )
     mean = _below(inside.mean, LOW_CONFIDENCE)
     low = (

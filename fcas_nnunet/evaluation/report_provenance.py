@@ -21,7 +21,10 @@ def common_fields(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def run_seed(records: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """The `--seed` of the run that made a set, where it is one of the small numbers people give; else None."""
+    """The `--seed` of the run that made a set; of older manifests, where it is one of the small numbers people give."""
+    written = common_fields(records).get("run_seed")
+    if isinstance(written, int):
+        return written
     for case_id, record in records.items():
         number = case_id.rsplit("_", 1)[-1]
         if number.isdecimal() and isinstance(record.get("seed"), int):

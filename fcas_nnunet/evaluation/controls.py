@@ -11,11 +11,13 @@ import numpy as np
 from scipy.ndimage import gaussian_gradient_magnitude
 
 from fcas_nnunet.evaluation.error_maps import boundary_distance
+from fcas_nnunet.structures import structure_means
 
 #: Blur of the image whose gradient is taken, in voxels.
 GRADIENT_SIGMA_VOXELS = 1.0
 UNIFORM, SHUFFLED, INVERTED = "uniform", "shuffled", "inverted"
 FOREGROUND, GRADIENT, BOUNDARY, CLASS_PRIOR = "foreground mask", "image gradient", "boundary distance", "class prior"
+DEPARTURE = "departure from the mean"
 
 
 def control_maps(
@@ -40,7 +42,8 @@ def control_maps(
 
     Returns:
         name → float32 [D, H, W]: the same everywhere; the map's own values shuffled over the volume; the map turned
-        over; 1 inside the labels; −|∇ image|; the distance to the nearest change of label; −prior of each voxel's code.
+        over; 1 inside the labels; −|∇ image|; −|image − mean of the voxel's label|; the distance to the nearest change
+        of label; −prior of each voxel's code.
     """
     shuffled = np.random.default_rng(seed).permutation(confidence.ravel()).reshape(confidence.shape)
     gradient = gaussian_gradient_magnitude(image.astype(np.float32), GRADIENT_SIGMA_VOXELS)
@@ -50,6 +53,7 @@ def control_maps(
         INVERTED: -confidence,
         FOREGROUND: (mask > 0).astype(np.float32),
         GRADIENT: -gradient,
+        DEPARTURE: -np.abs(image - structure_means(image, mask)[mask]).astype(np.float32),
         BOUNDARY: boundary_distance(codes, spacing_mm),
     }
     if prior is not None:

@@ -69,6 +69,8 @@ def test_controls_say_what_they_are_named_after() -> None:
     assert np.array_equal(maps["inverted"], -confidence)
     assert np.array_equal(maps["foreground mask"] == 1, mask > 0)
     assert np.array_equal(maps["class prior"], -np.array([1, 5, 2, 3, 4], dtype=np.float32)[CODES])
+    departure = maps["departure from the mean"]
+    assert departure[mask == 1] == pytest.approx(-np.abs(REAL[mask == 1] - REAL[mask == 1].mean()), rel=1e-5)
     assert np.array_equal(maps["boundary distance"] == 0, label_changes(CODES))
     step = np.zeros((9, 9, 9))
     step[5:] = 100

@@ -27,8 +27,14 @@ def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tu
 
 
 def count_tunnels(binary: np.ndarray) -> int:
-    """β1 = β0 + β2 - χ, foreground by 26 and background by 6 neighbours; β2 counts closed cavities."""
+    """β1, the number of loops and handles; see `count_pieces_and_tunnels`."""
+    return count_pieces_and_tunnels(binary)[1]
+
+
+def count_pieces_and_tunnels(binary: np.ndarray) -> tuple[int, int]:
+    """β0, and β1 = β0 + β2 - χ, foreground by 26 and background by 6 neighbours; β2 counts closed cavities."""
     padded = np.pad(binary, 1)
     _, components = label_components(padded)
     _, num_background = label_components(~padded, connectivity=6)
-    return int(components + (num_background - 1) - euler_number(padded, connectivity=3))
+    tunnels = components + (num_background - 1) - euler_number(padded, connectivity=3)
+    return int(components), int(tunnels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".part"
+_BLOCK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -51,3 +53,12 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, or leave what was there; key order is kept."""
     atomic_write_text(path, json.dumps(content, indent=4) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

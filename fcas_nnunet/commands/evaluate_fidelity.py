@@ -25,8 +25,9 @@ from fcas_nnunet.evaluation.fidelity import (
 )
 from fcas_nnunet.evaluation.segmentation import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics import summarise
+from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.folders import LABELS
-from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
+from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdated_cases, predict_cases
 from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
 from fcas_nnunet.integration.trained_models import channel_faults

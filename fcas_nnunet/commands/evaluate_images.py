@@ -1,17 +1,21 @@
-"""Synthetic scans against the real ones: SSIM and RMSE per pair under the same mask, intensities over the sets."""
+"""Synthetic scans against the real ones: SSIM, RMSE and LPIPS per pair under the same mask; intensities, FID and KID of
+the sets."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
+from fcas_nnunet.commands import image_set_table
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
+from fcas_nnunet.commands.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.image_quality import (
     SSIM_SIGMA_VOXELS,
     SSIM_WINDOW_VOXELS,
@@ -26,6 +30,9 @@ from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
 from fcas_nnunet.integration.volumes import read_volume
+
+if TYPE_CHECKING:
+    from fcas_nnunet.commands.image_sets import Networks
 
 SCHEMA = "fcas-nnunet/image-quality"
 SCHEMA_VERSION = 1
@@ -58,23 +65,40 @@ class _Masks:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Pair:
     reference: str
     real: Path
     synthetic: Path
-    intensity_range: IntensityRange
     masks: _Masks | None
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What can be compared scan by scan.
+
+    Attributes:
+        pairs: synthetic case id → its pair; grids agree, masks are still to be compared.
+        left_out: synthetic case id → why it has no pair.
+    """
+
+    pairs: dict[str, _Pair]
+    left_out: dict[str, str]
 
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate images` does before it prints."""
+    from fcas_nnunet.commands import image_sets  # not at the top: worker processes need no networks
+
     real, synthetic = open_scans(args.r), open_scans(args.s)
-    if args.range:
-        low_hu, high_hu = args.range
-        intensity_range = IntensityRange(low_hu, high_hu, "stated")
-    else:
+    intensity_range = IntensityRange(args.range[0], args.range[1], "stated") if args.range else None
+    networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files))
+    found = find_pairs(real, synthetic)
+    if found.pairs and intensity_range is None:
         intensity_range = real_intensity_range(args.r, workers=workers)
-    return evaluate_images(real, synthetic, intensity_range, workers=workers)
+    report = evaluate_images(real, synthetic, found, intensity_range, networks, workers=workers)
+    if args.tsne:
+        image_sets.draw_map(args.tsne, report[NETWORK], {"real": real.name, "synthetic": synthetic.name})
+    return report
 
 
 def open_scans(argument: str) -> Scans:
@@ -110,25 +134,44 @@ def real_intensity_range(argument: str, *, workers: int) -> IntensityRange:
     return foreground_range(histograms.values(), dataset.name)
 
 
-def pairs(real: Scans, synthetic: Scans) -> dict[str, str]:
-    """Synthetic case id → real case id: by the manifest's `reference` where there is a manifest, else by equal ids.
+def find_pairs(real: Scans, synthetic: Scans) -> _Pairs:
+    """Scans that may lie under the same mask: by the manifest's `reference` where there is a manifest, else equal ids.
 
     Raises:
-        ValueError: if there is no pair.
+        ValueError: if scans without masks do not lie on one grid; every fault listed.
     """
     records = Manifest(synthetic.dataset.folder).read() if synthetic.dataset else {}
-    named = {case_id: str(records.get(case_id, {}).get("reference", case_id)) for case_id in synthetic.files}
-    found = {case_id: reference for case_id, reference in named.items() if reference in real.files}
-    if not found:
-        raise ValueError(
-            f"{synthetic.name}: cases must have a partner in {real.name} (the manifest's reference, or the same id), "
-            "got none. Name the real data set that the masks came from."
-        )
-    return found
+    pairs: dict[str, _Pair] = {}
+    left_out: dict[str, str] = {}
+    faults: list[str] = []
+    for case_id, path in synthetic.files.items():
+        reference = str(records.get(case_id, {}).get("reference", case_id))
+        if reference not in real.files:
+            left_out[case_id] = f"no partner in {real.name}"
+            continue
+        masks = _masks(real, synthetic, reference, case_id)
+        grid = grid_faults(real.files[reference], path)
+        if grid and masks is not None:
+            left_out[case_id] = OTHER_MASK
+        elif grid:
+            faults += [f"{case_id}: {fault}" for fault in grid]
+        else:
+            pairs[case_id] = _Pair(reference, real.files[reference], path, masks)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return _Pairs(pairs, left_out)
 
 
-def evaluate_images(real: Scans, synthetic: Scans, intensity_range: IntensityRange, *, workers: int) -> dict[str, Any]:
-    """Score every pair of scans under the same mask.
+def evaluate_images(
+    real: Scans,
+    synthetic: Scans,
+    found: _Pairs,
+    intensity_range: IntensityRange | None,
+    networks: Networks,
+    *,
+    workers: int,
+) -> dict[str, Any]:
+    """Score every pair of scans under the same mask, and the two sets as such.
 
     Where both are data sets, a pair counts only if the masks are equal voxel by voxel (after matching labels); a mask
     deformed by MGM has no real scan to be held against. Those are left out and named.
@@ -136,54 +179,61 @@ def evaluate_images(real: Scans, synthetic: Scans, intensity_range: IntensityRan
     Args:
         real: the real scans.
         synthetic: the synthetic ones.
-        intensity_range: what the scans are normalised by.
+        found: what `find_pairs` gave.
+        intensity_range: what the scans of a pair are normalised by; None where there is no pair.
+        networks: for LPIPS, FID and KID.
         workers: processes.
 
     Returns:
         The report as docs/evaluation.md describes it, JSON-able but for NaN.
 
     Raises:
-        ValueError: if no pair is left, or scans are not comparable; every fault listed.
+        ValueError: if not one measure can be computed, or scans are not comparable; every fault listed.
     """
-    paired = pairs(real, synthetic)
-    left_out = {case_id: f"no partner in {real.name}" for case_id in synthetic.files if case_id not in paired}
-    faults: list[str] = []
-    jobs = {}
-    for case_id, reference in paired.items():
-        masks = _masks(real, synthetic, reference, case_id)
-        grid = grid_faults(real.files[reference], synthetic.files[case_id])
-        if grid and masks is not None:
-            left_out[case_id] = OTHER_MASK
-        elif grid:
-            faults += [f"{case_id}: {fault}" for fault in grid]
-        else:
-            jobs[case_id] = _Job(reference, real.files[reference], synthetic.files[case_id], intensity_range, masks)
-    if faults:
-        raise ValueError("\n".join(faults))
-    scores = run_cases(_score, jobs, workers=workers, description="image pairs")
-    left_out |= {case_id: OTHER_MASK for case_id, score in scores.items() if score is None}
+    from fcas_nnunet.commands import image_sets
+
+    scores: dict[str, ImageScores | None] = {}
+    if found.pairs and intensity_range:
+        work = partial(_score, intensity_range)
+        scores = run_cases(work, found.pairs, workers=workers, description="image pairs")
     cases = {case_id: score for case_id, score in scores.items() if score is not None}
-    if not cases:
-        raise ValueError(
-            f"{synthetic.name}: masks must be those of {real.name}, got {len(left_out)} others. "
-            "Generate with --masks given to compare scans one by one."
-        )
+    left_out = found.left_out | {case_id: OTHER_MASK for case_id, score in scores.items() if score is None}
     structures = _structures(real, synthetic, workers)
+    summary = {name: vars(summarise([getattr(score, name) for score in cases.values()])) for name in MEASURES}
+    if not cases:
+        why = _why_no_pairs(real, left_out)
+        if not structures and isinstance(networks.slices, str) and isinstance(networks.bottleneck, str):
+            raise ValueError(
+                f"{synthetic.name}: {why}. Name the real data set that the masks came from, generate with --masks "
+                "given, or measure the sets without pairs: --network MODEL_FOLDER, --fid_weights FILE."
+            )
+        summary = {name: entry | {NOT_COMPUTED: why} for name, entry in summary.items()}
+    paths = {case_id: (found.pairs[case_id].real, found.pairs[case_id].synthetic) for case_id in cases}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "real": real.name,
         "synthetic": synthetic.name,
         "settings": {
-            "intensity_range": vars(intensity_range),
+            "intensity_range": vars(intensity_range) if cases and intensity_range else None,
             "ssim": {"window": "gaussian", "sigma_voxels": SSIM_SIGMA_VOXELS, "window_voxels": SSIM_WINDOW_VOXELS},
         },
-        "summary": {name: vars(summarise([getattr(score, name) for score in cases.values()])) for name in MEASURES},
-        "cases": {case_id: {"reference": paired[case_id], **vars(score)} for case_id, score in cases.items()},
+        "summary": summary,
+        "cases": {i: {"reference": found.pairs[i].reference, **vars(score)} for i, score in cases.items()},
+        PERCEPTUAL: image_sets.measure_pairs(networks.perceptual, paths, intensity_range),
+        FID: image_sets.measure_fid(networks.slices, networks.size, real.files, synthetic.files),
+        NETWORK: image_sets.measure_network_features(networks.bottleneck, real.files, synthetic.files),
         "structures": {name: asdict(comparison) for name, comparison in structures.items()},
         "left_out": dict(sorted(left_out.items())),
         "versions": versions(),
     }
+
+
+def _why_no_pairs(real: Scans, left_out: Mapping[str, str]) -> str:
+    others = sum(reason == OTHER_MASK for reason in left_out.values())
+    if others:
+        return f"masks must be those of {real.name}, got {others} others"
+    return f"cases must have a partner in {real.name} (the manifest's reference, or the same id), got none"
 
 
 def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, IntensityComparison]:
@@ -218,11 +268,11 @@ def _masks(real: Scans, synthetic: Scans, reference: str, case_id: str) -> _Mask
     return _Masks(real.dataset.mask_path(reference), synthetic.dataset.mask_path(case_id), mapping)
 
 
-def _score(job: _Job) -> ImageScores | None:
+def _score(intensity_range: IntensityRange, pair: _Pair) -> ImageScores | None:
     """A pair's scores; None where the masks differ."""
-    if job.masks is not None and not _equal_masks(job.masks):
+    if pair.masks is not None and not _equal_masks(pair.masks):
         return None
-    return score_pair(read_volume(job.real).array, read_volume(job.synthetic).array, job.intensity_range)
+    return score_pair(read_volume(pair.real).array, read_volume(pair.synthetic).array, intensity_range)
 
 
 def _equal_masks(masks: _Masks) -> bool:
@@ -253,7 +303,9 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             str(summary[name]["count"]),
         ]
         for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_hu", "RMSE (HU)", 1))
+        if summary[name]["count"]
     ]
+    rows += image_set_table.table_rows(report)
     rows += [
         [f"{name}: HU real → synthetic", f"{e['real']['mean_hu']:.0f} → {e['synthetic']['mean_hu']:.0f}",
          f"moved by {e['wasserstein_hu']:.0f}", f"{e['real']['count']}, {e['synthetic']['count']}"]
@@ -262,9 +314,25 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["measure", "mean", "std", "pairs"], rows
 
 
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    lines = []
+    used = report["settings"]["intensity_range"]
+    if used:
+        lines.append(f"RMSE and SSIM on [{used['low_hu']:g}, {used['high_hu']:g}] HU → [0, 1] ({used['source']})")
+    else:
+        lines.append(f"SSIM, RMSE: not computed: {report['summary']['ssim'][NOT_COMPUTED]}")
+    if report["left_out"]:
+        lines.append(f"{len(report['left_out'])} synthetic cases left out: no real scan under the same mask")
+    return lines + image_set_table.notes(report)
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], Sequence[list[Any]]]:
-    """Header and rows for --csv, a row per pair."""
+    """Header and rows for --csv, a row per pair; LPIPS where it was computed."""
+    perceptual = report[PERCEPTUAL].get("cases")
     rows = [
-        [case_id, case["reference"], *(case[name] for name in MEASURES)] for case_id, case in report["cases"].items()
+        [case_id, case["reference"], *(case[name] for name in MEASURES)]
+        + ([perceptual[case_id]["lpips"]] if perceptual else [])
+        for case_id, case in report["cases"].items()
     ]
-    return ["case_id", "reference", *MEASURES], rows
+    return ["case_id", "reference", *MEASURES, *(["lpips"] if perceptual else [])], rows

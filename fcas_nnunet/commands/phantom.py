@@ -18,8 +18,9 @@ from fcas_nnunet.anatomy import BACKGROUND
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
+from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.folders import new_dataset_folder
-from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
+from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case, write_dataset_json
 from fcas_nnunet.integration.volumes import FILE_ENDING
 

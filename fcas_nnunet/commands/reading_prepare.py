@@ -38,8 +38,8 @@ from fcas_nnunet.evaluation.reading_views import (
     upright,
     voxels_per_volume,
 )
-from fcas_nnunet.files import atomic_write_json, atomic_write_text
-from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
+from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
+from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.volumes import read_volume
 from fcas_nnunet.seeds import derive_seed
 

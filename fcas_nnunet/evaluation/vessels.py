@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from fcas_nnunet.components import count_tunnels, label_components
+from fcas_nnunet.components import count_pieces_and_tunnels, label_components
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ def betti_numbers(mask: np.ndarray) -> tuple[int, int]:
     found = ndimage.find_objects(mask.view(np.uint8))
     if not found:
         return 0, 0
-    inside = np.ascontiguousarray(mask[found[0]])
-    return label_components(inside)[1], count_tunnels(inside)
+    return count_pieces_and_tunnels(np.ascontiguousarray(mask[found[0]]))
 
 
 def _thinned(mask: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fcas_nnunet.files import atomic_path
-
-_CHUNK = 1 << 20
+from fcas_nnunet.files import file_sha256 as file_sha256
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -104,12 +102,3 @@ def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> 
     ]
     if faults:
         raise ValueError(f"{path}: weights must fit the network, got: {'; '.join(sorted(faults))}.")
-
-
-def file_sha256(path: Path) -> str:
-    """A hash of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

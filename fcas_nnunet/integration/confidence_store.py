@@ -12,8 +12,7 @@ from typing import Any
 
 import blosc2
 
-from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.manifest import file_sha256
+from fcas_nnunet.files import atomic_write_json, file_sha256
 
 #: Beneath nnU-Net's folder of preprocessed cases; a file beside the cases would be taken for one.
 CONFIDENCE_FOLDER = "confidence"

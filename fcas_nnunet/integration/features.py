@@ -12,7 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import nn
 
-from fcas_nnunet.integration.manifest import file_sha256
+from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.trained_models import FINAL_CHECKPOINT, STEP_SIZE, checkpoint_path, open_predictor
 
 _SHA256_DIGITS = 12

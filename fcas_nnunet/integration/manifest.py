@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -20,7 +19,6 @@ MANIFEST_FILE = "fcas_manifest.jsonl"
 CASE_ID = "case_id"
 
 _PACKAGES = ("fcas-nnunet", "torch", "monai", "diffusers", "nnunetv2", "numpy", "scipy", "SimpleITK", "nibabel")
-_BLOCK_BYTES = 1 << 20
 _JOURNAL_ENDING = ".jsonl"
 
 
@@ -137,15 +135,6 @@ class Journal:
         if stream.read(1) != b"\n":
             stream.seek(0)
             stream.truncate(stream.read().rfind(b"\n") + 1)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -17,8 +17,8 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
-from fcas_nnunet.files import TEMPORARY_SUFFIX
-from fcas_nnunet.integration.manifest import Journal, file_sha256
+from fcas_nnunet.files import TEMPORARY_SUFFIX, file_sha256
+from fcas_nnunet.integration.manifest import Journal
 from fcas_nnunet.integration.trained_models import MODEL_FILES, checkpoint_path, open_predictor
 
 JOURNAL_FILE = "fcas_predictions.jsonl"

@@ -20,7 +20,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import atomic_path, file_sha256
 from fcas_nnunet.integration.confidence_store import (
     CONFIDENCE_FOLDER,
     INDEX_FILE,
@@ -29,7 +29,6 @@ from fcas_nnunet.integration.confidence_store import (
     preprocessed_confidence_path,
     write_index,
 )
-from fcas_nnunet.integration.manifest import file_sha256
 from fcas_nnunet.integration.planning import FINGERPRINT, plans_path, preprocessed_folder
 from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset

@@ -241,7 +241,7 @@ def test_images_without_partners_are_refused(
     write_case(stranger, Case("other", scan(0), cube(2), AFFINE))
     write_dataset_json(stranger, LABELS, 1)
     assert_refused(capsys, ["images", "-r", "903", "-s", "902"], "cases must have a partner in Dataset903_Other")
-    write_case(stranger, Case("heart_1", scan(0), cube(6, label=2), AFFINE))
+    write_case(stranger, Case("heart_1", scan(0), cube(6), AFFINE))
     write_dataset_json(stranger, LABELS, 2)
     assert_refused(
         capsys, ["images", "-r", "903", "-s", "902"], "masks must be those of Dataset903_Other, got 2 others"

@@ -15,8 +15,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fcas_nnunet.commands.evaluate import main
-from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.manifest import Journal, Manifest, file_sha256
+from fcas_nnunet.files import atomic_write_json, file_sha256
+from fcas_nnunet.integration.manifest import Journal, Manifest
 from fcas_nnunet.integration.prediction import JOURNAL_FILE, find_model, fingerprint
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value

@@ -17,7 +17,8 @@ from reading_cases import BACKGROUND_LABELS, SHIFTS, Prepared, prepare, scores_f
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.reading import run
 from fcas_nnunet.commands.report import main
-from fcas_nnunet.integration.manifest import Manifest, file_sha256
+from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.volumes import write_volume
 

@@ -50,6 +50,24 @@ def test_both_equal_monai(seed, spacing):
     assert surface_dice(distances, 1.0) == pytest.approx(dice, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.5, 0.8, 0.6)])
+def test_both_equal_scipys_distance_transform(seed, spacing):
+    """From the definitions: surfaces by erosion, distances over the whole volume."""
+    first, second = blob(seed), blob(seed + 10)
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (first, second)]  # the volume's end is outside
+    to_first, to_second = (ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces)
+    forth, back = to_second[surfaces[0]], to_first[surfaces[1]]
+    distances = surface_distances(first, second, spacing)
+    np.testing.assert_allclose(np.sort(distances[0]), np.sort(forth), rtol=1e-6)
+    np.testing.assert_allclose(np.sort(distances[1]), np.sort(back), rtol=1e-6)
+    wanted = max(np.percentile(forth, 95), np.percentile(back, 95))
+    assert hausdorff_95_mm(distances) == pytest.approx(wanted, rel=1e-6)
+    for tolerance in (0.7, 1.1, 2.05):
+        within = (forth <= tolerance).sum() + (back <= tolerance).sum()
+        assert surface_dice(distances, tolerance) == pytest.approx(within / (len(forth) + len(back)))
+
+
 def test_an_empty_mask_has_no_distance():
     full, empty = blob(0), np.zeros_like(blob(0))
     for pair in ((full, empty), (empty, full), (empty, empty)):

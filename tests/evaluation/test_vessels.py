@@ -85,6 +85,20 @@ def test_tunnels_equal_the_count_by_vertices_edges_faces_and_cells(seed):
     assert betti_numbers(mask) == (pieces, pieces + voids - euler)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(4))
+def test_betti_numbers_equal_gudhi(density, seed):
+    """Voxels as closed cubes: they meet at corners, so that gudhi's foreground is the 26-connected one."""
+    gudhi = pytest.importorskip("gudhi")
+    mask = np.random.default_rng(seed).random((9, 8, 10)) < density
+    if seed % 2:
+        mask = ndimage.binary_opening(np.pad(mask, 2), np.ones((2, 2, 2)))
+    filtration = gudhi.CubicalComplex(top_dimensional_cells=np.where(np.pad(mask, 1), 0.0, 1.0))
+    filtration.compute_persistence()
+    pieces, tunnels, _ = filtration.persistent_betti_numbers(0.5, 0.5)[:3]
+    assert betti_numbers(mask) == (pieces, tunnels)
+
+
 def test_empty_masks_follow_the_policy():
     full, empty = tube(), np.zeros_like(tube())
     assert math.isnan(centreline_dice(empty, empty))

@@ -15,8 +15,8 @@ from nnunet_cases import CPU, PLANS, Prepared, build
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.features import open_extractor, window_slices
-from fcas_nnunet.integration.manifest import file_sha256
 from fcas_nnunet.integration.planning import read_plans
 from fcas_nnunet.integration.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fcas_nnunet.integration.manifest import Manifest, file_sha256, versions
+from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.manifest import Manifest, versions
 
 
 def test_records_come_back_and_the_last_of_a_case_counts(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""What `fcas_evaluate images` prints of LPIPS, FID and KID; apart from their computation, which is slow to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NOT_COMPUTED = "not_computed"
+#: Fields of the report.
+PERCEPTUAL, FID, NETWORK = "perceptual", "fid_2p5d", "network_features"
+
+
+def table_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the printed table for what was computed."""
+    rows = []
+    perceptual, fid, network = (report[name] for name in (PERCEPTUAL, FID, NETWORK))
+    if NOT_COMPUTED not in perceptual:
+        summary = perceptual["summary"]
+        rows.append(["LPIPS", f"{summary['mean']:.4f}", f"{summary['std']:.4f}", str(summary["count"])])
+    if NOT_COMPUTED not in fid:
+        rows.append(["FID 2.5D", f"{fid['fid']:.3f}", "", f"{fid['real_cases']}, {fid['synthetic_cases']}"])
+    if NOT_COMPUTED not in network:
+        counts = f"{network['real_cases']}, {network['synthetic_cases']}"
+        kid = network["kid"]
+        rows.append(["FID, features of nnU-Net", f"{network['fid']:.3f}", "", counts])
+        rows.append(["KID, features of nnU-Net", f"{kid['value']:.4f}", f"SE {kid['standard_error']:.4f}", counts])
+    return rows
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """Which networks the numbers come from, or why there are none."""
+    lines = []
+    for name, title in ((PERCEPTUAL, "LPIPS"), (FID, "FID 2.5D"), (NETWORK, "features of nnU-Net")):
+        part = report[name]
+        lines.append(
+            f"{title}: not computed: {part[NOT_COMPUTED]}" if NOT_COMPUTED in part else f"{title}: {part['name']}"
+        )
+    tsne = report[NETWORK].get("tsne", {})
+    if NOT_COMPUTED in tsne:
+        lines.append(f"t-SNE: not computed: {tsne[NOT_COMPUTED]}")
+    return lines

@@ -1,0 +1,50 @@
+"""A map of cases by their features: t-SNE with a stated perplexity and a fixed seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.manifold import TSNE
+
+PERPLEXITY = 30.0
+LEAST_POINTS = 4
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Where cases lie on the map. Distances between far points, and the axes, mean nothing.
+
+    Attributes:
+        coordinates: float64 [N, 2].
+        perplexity: that was used: 30, or a third of the points where there are too few for that.
+        seed: of the optimisation.
+    """
+
+    coordinates: np.ndarray
+    perplexity: float
+    seed: int
+
+
+def embed(features: np.ndarray, perplexity: float = PERPLEXITY, seed: int = SEED) -> Embedding:
+    """t-SNE of features, begun from their principal components; the same features give the same map.
+
+    Args:
+        features: [N, C], at least 4 rows.
+        perplexity: about how many neighbours a point has; at most (N − 1) / 3 is used.
+        seed: of the optimisation.
+
+    Raises:
+        ValueError: when there are too few points.
+
+    Source: van der Maaten and Hinton, JMLR 9 (2008).
+    """
+    if len(features) < LEAST_POINTS:
+        raise ValueError(
+            f"features: a map must have at least {LEAST_POINTS} points, got {len(features)}. Add cases to either set."
+        )
+    clamped = min(perplexity, (len(features) - 1) / 3)
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    map_ = TSNE(n_components=2, perplexity=clamped, init="pca", random_state=seed, n_jobs=1)
+    return Embedding(map_.fit_transform(centred).astype(np.float64), clamped, seed)

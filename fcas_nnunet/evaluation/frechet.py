@@ -1,0 +1,198 @@
+"""How far two sets of features lie apart: the Fréchet distance of their Gaussians (FID), and the kernel distance (KID).
+
+FID of few samples is biased far upwards (two samples of one distribution do not give 0), KID is not; a number of
+either means something beside its extractor's name alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """An unbiased squared maximum mean discrepancy.
+
+    Attributes:
+        value: 0 in expectation for two samples of one distribution, and below 0 as often as above.
+        standard_error: of it; NaN where there are too few samples to tell.
+    """
+
+    value: float
+    standard_error: float
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets, |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½).
+
+    With centred features X = QR, Σ₁ = RᵀR / (N − 1), and the last trace is the sum of the singular values of R₁R₂ᵀ:
+    no root of a matrix is taken, so singular covariances (fewer samples than features) do no harm.
+
+    Args:
+        first: [N, C], N ≥ 2; covariances are the samples' (N − 1).
+        second: [M, C], M ≥ 2.
+
+    Raises:
+        ValueError: see `feature_faults`.
+
+    Source: Heusel et al., NeurIPS 2017, arXiv 1706.08500.
+    """
+    _check(first, second)
+    (mean, factor), (other_mean, other_factor) = _moments(first), _moments(second)
+    root_trace = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
+    spread = np.square(factor).sum() + np.square(other_factor).sum()
+    return float(np.square(mean - other_mean).sum() + spread - 2 * root_trace)
+
+
+def kernel_distance(
+    first: np.ndarray,
+    second: np.ndarray,
+    first_cases: Sequence[object] | None = None,
+    second_cases: Sequence[object] | None = None,
+) -> KernelDistance:
+    """Unbiased KID with the kernel (x·y / C + 1)³, over all pairs, not over drawn subsets.
+
+    Windows of one scan resemble each other, so pairs within one case would make any two sets look different: where
+    cases are named, only pairs from different cases count. The standard error is the jackknife's, which leaves out a
+    case at a time.
+
+    Args:
+        first: [N, C].
+        second: [M, C].
+        first_cases: the case of each row; None = each row is its own.
+        second_cases: likewise; cases of `first` and of `second` count as different even under one name.
+
+    Returns:
+        NaN where a set has one case only; its standard error is NaN where a set has two.
+
+    Raises:
+        ValueError: see `feature_faults`.
+
+    Source: Bińkowski et al., ICLR 2018, arXiv 1801.01401, Eq. 4 (there with x ≠ y for what is here other cases).
+    """
+    _check(first, second)
+    groups, other_groups = _group_numbers(first, first_cases), _group_numbers(second, second_cases)
+    own, own_pairs = _own_pairs(first, groups)
+    other_own, other_own_pairs = _own_pairs(second, other_groups)
+    sizes, other_sizes = np.bincount(groups), np.bincount(other_groups)
+    if len(sizes) < 2 or len(other_sizes) < 2:
+        return KernelDistance(math.nan, math.nan)
+    across = _kernel_sums(first, second, groups), _kernel_sums(second, first, other_groups)
+    total, pairs = across[0].sum(), len(first) * len(second)
+    mean, other_mean = own.sum() / own_pairs.sum(), other_own.sum() / other_own_pairs.sum()
+    value = mean + other_mean - 2 * total / pairs
+    if len(sizes) < 3 or len(other_sizes) < 3:
+        return KernelDistance(float(value), math.nan)
+    # Without a case: a pair counts at both of its ends, so both go.
+    without = _mean_without(own, own_pairs) + other_mean - 2 * (total - across[0]) / (pairs - sizes * len(second))
+    other_without = (
+        mean + _mean_without(other_own, other_own_pairs)
+        - 2 * (total - across[1]) / (pairs - other_sizes * len(first))
+    )  # fmt: skip
+    variance = sum((len(values) - 1) * np.var(values) for values in (without, other_without))
+    return KernelDistance(float(value), math.sqrt(variance))
+
+
+def block_kernel_distance(first: np.ndarray, second: np.ndarray, block_size: int, seed: int = 0) -> KernelDistance:
+    """Unbiased KID averaged over disjoint blocks of drawn samples, as papers that quote KID mostly do it.
+
+    Args:
+        first: [N, C].
+        second: [M, C].
+        block_size: samples of either set in a block, at least 2.
+        seed: of the order in which samples are dealt out.
+
+    Returns:
+        Mean over the blocks, and its standard error (NaN for a single block).
+
+    Raises:
+        ValueError: when a set has fewer samples than a block, and see `feature_faults`.
+
+    Source: Zaremba et al., NeurIPS 2013 (the B-test).
+    """
+    _check(first, second)
+    smaller = min(len(first), len(second))
+    if not 2 <= block_size <= smaller:
+        raise ValueError(
+            f"features: a block must have 2 to {smaller} samples, as the smaller set has, got {block_size}. Take less."
+        )
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(len(features)) for features in (first, second)]
+    values = []
+    for start in range(0, smaller - block_size + 1, block_size):
+        block, other = (order[start : start + block_size] for order in orders)
+        values.append(kernel_distance(first[block], second[other]).value)
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return KernelDistance(float(np.mean(values)), float(error))
+
+
+def feature_faults(first: np.ndarray, second: np.ndarray) -> list[str]:
+    """What keeps two sets of features from being compared, a sentence each."""
+    faults = []
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        faults.append(
+            f"features: both sets must be [samples, channels] of one extractor, got {first.shape} and {second.shape}. "
+            "Extract both with the same network."
+        )
+    for name, features in (("first", first), ("second", second)):
+        if len(features) < 2:
+            faults.append(f"features: the {name} set must have at least 2 samples, got {len(features)}. Add cases.")
+        if not np.isfinite(features).all():
+            faults.append(f"features: the {name} set must be finite, got NaN or infinite values. Check its scans.")
+    return faults
+
+
+def _check(first: np.ndarray, second: np.ndarray) -> None:
+    faults = feature_faults(first, second)
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [C], and R [min(N, C), C] with RᵀR the covariance."""
+    samples = features.astype(np.float64)
+    mean = samples.mean(axis=0)
+    return mean, np.asarray(np.linalg.qr((samples - mean) / math.sqrt(len(samples) - 1), mode="r"))
+
+
+def _group_numbers(features: np.ndarray, cases: Sequence[object] | None) -> np.ndarray:
+    if cases is None:
+        return np.arange(len(features))
+    assert len(cases) == len(features), f"{len(cases)} cases name {len(features)} rows"
+    numbers = {case: number for number, case in enumerate(dict.fromkeys(cases))}
+    return np.array([numbers[case] for case in cases])
+
+
+def _kernel_sums(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sums of the kernel between the rows of every group of the first set and all of the second [G]."""
+    x, y = first.astype(np.float64), second.astype(np.float64)
+    sums = np.concatenate([_kernel(x[rows], y).sum(axis=1) for rows in _row_blocks(len(x))])
+    return np.bincount(groups, weights=sums)
+
+
+def _own_pairs(features: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every group, the kernel summed over pairs of its rows and those of other groups, and how many they are."""
+    x = features.astype(np.float64)
+    sums = [
+        np.where(groups[rows, None] != groups[None], _kernel(x[rows], x), 0).sum(axis=1) for rows in _row_blocks(len(x))
+    ]
+    sizes = np.bincount(groups)
+    return np.bincount(groups, weights=np.concatenate(sums)), sizes * (len(features) - sizes)
+
+
+def _mean_without(sums: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    return (sums.sum() - 2 * sums) / (pairs.sum() - 2 * pairs)
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x·y / C + 1)³ of all rows [N, M]."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _row_blocks(count: int) -> list[slice]:
+    """Some rows at a time: the whole kernel matrix may not fit."""
+    return [slice(start, start + 512) for start in range(0, count, 512)]

@@ -1,0 +1,78 @@
+"""Weights of published networks from files that the user names: read without unpickling code, loaded whole or refused.
+
+Nothing here downloads, and no network is ever left at random: features of random weights are no features.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fcas_nnunet.files import file_sha256
+
+SHA256_DIGITS = 12
+_NAMED = 5
+
+
+def hub_checkpoints() -> Path:
+    """`$TORCH_HOME/hub/checkpoints`, where torch keeps what it has downloaded."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
+
+
+def weights_label(path: Path) -> str:
+    """How a result names a file of weights: its name and the first 12 digits of its SHA-256."""
+    return f"{path.name}, sha256 {file_sha256(path)[:SHA256_DIGITS]}"
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict on the CPU.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it holds anything but tensors by name.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: file of weights must exist, got none. Put it there or fix the path.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle make torch's reader raise anything
+        raise ValueError(
+            f"{path}: file must hold torch weights alone, got one that cannot be read as such. Download it again."
+        ) from error
+    if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise ValueError(f"{path}: file must be a state dict of tensors, got {type(state).__name__}. Name another.")
+    return dict(state)
+
+
+def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], path: Path, network: str) -> None:
+    """Load a state dict whose names and shapes are the module's.
+
+    Args:
+        module: to load into.
+        state: its weights; counters of batches (`num_batches_tracked`) may be missing, as in torch's oldest files.
+        path: where they come from, for the error.
+        network: what they should be weights of, likewise.
+
+    Raises:
+        ValueError: naming what is missing, what is too much, and what has another shape.
+    """
+    own = {key: tensor for key, tensor in module.state_dict().items()}
+    counters = {key: tensor for key, tensor in own.items() if key.endswith("num_batches_tracked")}
+    state = counters | state
+    faults = [f"no {key}" for key in own if key not in state]
+    faults += [f"{key} besides" for key in state if key not in own]
+    faults += [
+        f"{key} of shape {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise ValueError(
+            f"{path}: weights must be those of {network}, got {', '.join(faults[:_NAMED])}{more}. Name another file."
+        )
+    module.load_state_dict(state)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ConfidenceChoice
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.devices import resolve_device, supports_bf16
 from fcas_nnunet.commands.sampling_settings import resolved_confidence
@@ -107,7 +106,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     held_out = RawDataset.open(resolve_dataset(args.held_out)) if args.held_out else source
     anatomies = held_out_anatomies(source, held_out, record, args.cases)
     templates = [case_id for case_id in source.case_ids if case_id not in record.validation_cases]
-    confidence = _confidence_settings(args.confidence, record, model)
+    asked = generator_config(args).confidence if args.config or args.preset else record.config.confidence
+    confidence = _confidence_settings(asked.chosen(args.confidence), record, model)
     device = resolve_device(args.device)
     workers = 1 if device.type == "cuda" else workers
     shared = {"model": model, "source": source.folder, "confidence": confidence, "device_name": args.device}
@@ -146,10 +146,10 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     }
 
 
-def _confidence_settings(choice: ConfidenceChoice, record: GeneratorRecord, model: Path) -> ConfidenceConfig:
+def _confidence_settings(asked: ConfidenceConfig, record: GeneratorRecord, model: Path) -> ConfidenceConfig:
     calibrated = kept_calibration(model)
     return resolved_confidence(
-        record.config.confidence.chosen(choice), None if calibrated is None else calibrated.calibration,
+        asked, None if calibrated is None else calibrated.calibration,
         record.config.sampling.for_model(record.tcdm.prediction_type), record.config.preset,
     )  # fmt: skip
 

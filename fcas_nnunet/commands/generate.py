@@ -177,7 +177,11 @@ def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argp
     from fcas_nnunet.generator.checkpoint import read_record
 
     record = read_record(model)
-    check_model(record, source, config if args.config or args.preset else None, model)
+    if args.config or args.preset:
+        check_model(record, source, config, model)
+        record = replace(record, config=replace(record.config, confidence=config.confidence))
+    else:
+        check_model(record, source, None, model)
     check_preview(confidence_config(record.config.confidence, args), model)
     return record
 

@@ -36,8 +36,11 @@ def check_model(record: GeneratorRecord, source: RawDataset, asked: FCaSConfig |
     faults = []
     if dict(record.labels) != dict(source.labels):
         faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
-    # a preview decoder can be distilled later, and asked for or not
-    if asked is not None and replace(asked, preview=record.config.preview) != record.config:
+    own = record.config
+    # what can be made later, and asked for or not: a preview decoder, a calibration, another kind of confidence
+    if asked is not None and own != replace(
+        asked, preview=own.preview, calibration=own.calibration, confidence=own.confidence
+    ):
         faults.append(
             f"{folder}: holds a generator with another configuration than the one asked for. Delete it to train anew, "
             "or name your configuration's preset differently."

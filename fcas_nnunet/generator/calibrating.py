@@ -101,7 +101,7 @@ def calibrate(
     for drawing in tqdm(mine, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
         path = _path(cache, drawing)
         if not path.is_file():
-            _draw(generator, data, drawing, config, path, accelerator.device)
+            _draw(generator, data, drawing, config, path, accelerator)
     accelerator.wait_for_everyone()
     learnt = [load_file(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
     model = fit_error_model(learnt, config, derive_seed(generator.record.config.seed, "error model"))
@@ -176,7 +176,7 @@ def _draw(
     drawing: PlannedDrawing,
     config: CalibrationConfig,
     path: Path,
-    device: torch.device,
+    accelerator: Accelerator,
 ) -> None:
     """Draw a case in a new shape, and keep some voxels' measures, errors and spread."""
     record = generator.record
@@ -186,8 +186,9 @@ def _draw(
     template = data.load_case(drawing.template)
     assert real.image is not None, "training cases have images"
     low, high = record.config.grid.intensity_range_hu
+    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32  # as fcas_generate draws
     noise_seed = derive_seed(seed, "noise")
-    drawn = draw_on_grid(generator, reference, template, noise_seed, device, torch.float32, _ssv(record))
+    drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
     assert drawn.spread_hu is not None, "SSV was asked for"
     scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
     structures = drawn.grid.labels_to_working(label_codes(real, max(record.labels.values()))[1]).numpy()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
-from fcas_nnunet.commands import image_set_table
+from fcas_nnunet.evaluation import image_set_table
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
-from fcas_nnunet.commands.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
+from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.image_quality import (
     SSIM_SIGMA_VOXELS,
     SSIM_WINDOW_VOXELS,

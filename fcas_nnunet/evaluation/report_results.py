@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.evaluation import image_set_table
+
 SEGMENTATIONS = "fcas-nnunet/segmentations"
 COMPARISON = "fcas-nnunet/comparison"
 IMAGE_QUALITY = "fcas-nnunet/image-quality"
+CONFIDENCE = "fcas-nnunet/confidence"
 #: Shown as they come: their numbers, nested tables, and settings.
-GENERIC = ("fcas-nnunet/fidelity", "fcas-nnunet/memorisation", "fcas-nnunet/confidence")
-SCHEMAS = (SEGMENTATIONS, COMPARISON, IMAGE_QUALITY, *GENERIC)
+GENERIC = ("fcas-nnunet/fidelity", "fcas-nnunet/memorisation")
+SCHEMAS = (SEGMENTATIONS, COMPARISON, IMAGE_QUALITY, CONFIDENCE, *GENERIC)
 
 _ASIDE = {"schema", "schema_version", "settings", "versions", "cases", "left_out", "ignored_predictions", "notes"}
 _SUMMARY = {"mean", "std", "count"}
@@ -90,7 +93,9 @@ def show_result(content: Mapping[str, Any]) -> ShownResult:
     Raises:
         ValueError: if a known schema lacks what it must have.
     """
-    show = {SEGMENTATIONS: _segmentations, COMPARISON: _comparison, IMAGE_QUALITY: _image_quality}
+    show = {
+        SEGMENTATIONS: _segmentations, COMPARISON: _comparison, IMAGE_QUALITY: _image_quality, CONFIDENCE: _confidence,
+    }  # fmt: skip
     try:
         return show.get(content["schema"], _generic)(content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -151,11 +156,41 @@ def _image_quality(content: Mapping[str, Any]) -> ShownResult:
     notes = [f"On {used['low_hu']:g} HU to {used['high_hu']:g} HU ({used['source']})"]
     if content.get("left_out"):
         notes.append(f"{len(content['left_out'])} synthetic cases left out: no real scan under the same mask")
+    if image_set_table.NETWORK in content:
+        rows += [[name, *cells] for name, *cells in image_set_table.table_rows(content)]
+        notes += image_set_table.notes(content)
     scores = {titles[m][0]: {case: _float(entry[m]) for case, entry in content["cases"].items()} for m in titles}
     return ShownResult(
         "Image quality", f"{content['synthetic']} against {content['real']}",
-        [Table("Pairs under the same mask", ["measure", "mean", "spread", "pairs"], rows)], notes,
+        [Table("Pairs under the same mask, and whole sets", ["measure", "mean", "spread", "cases"], rows)], notes,
         _flat(content["settings"]), scores,
+    )  # fmt: skip
+
+
+def _confidence(content: Mapping[str, Any]) -> ShownResult:
+    """A row per map inside the structures and around their walls, and what errors go with what confidence."""
+    summary = content["summary"]
+    matched = summary["scores"]["matched"]
+    places = {"structures": "inside structures", "shell": "around walls", "volume": "everywhere"}
+    header = ["map", *(f"{measure} {place}" for place in places.values() for measure in ("AUSE", "ρ"))]
+    rows = [
+        [name, *(_number(matched[place][name][measure]["mean"], 1, 3)
+                 for place in places for measure in ("ause", "spearman"))]
+        for name in matched["structures"]
+    ]  # fmt: skip
+    bins = summary["reliability"]
+    reliability = [[f"{confidence:.2f}", f"{error:.0f}"]
+                   for confidence, error in zip(bins["confidence"], bins["error"], strict=True)]  # fmt: skip
+    notes = [
+        "AUSE: 0 is the error's own order, 0.5 a random one; ρ: rank correlation of doubt and error",
+        f"Confidence inside structures {_mean_and_spread(summary['mean_confidence'], 1, 3)}",
+        *(line[0].upper() + line[1:] for line in content["verdict"]),
+    ]
+    return ShownResult(
+        "Confidence", f"{content['held_out']} drawn by the generator of {content['source']}",
+        [Table("Maps against the error after matching contrast", header, rows),
+         Table("What a confidence means", ["confidence", "mean error, HU"], reliability)],
+        notes, _flat(content["settings"]),
     )  # fmt: skip
 
 

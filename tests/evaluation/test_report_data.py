@@ -237,7 +237,8 @@ def test_a_result_within_a_result_and_lists_of_records() -> None:
     shown = show_result(content)
     flagged, quality, worst = shown.tables
     assert flagged.rows == [["flagged", "none"]]
-    assert (quality.title, quality.rows[0][:2]) == ("Image quality: Pairs under the same mask", ["SSIM", "0.7000"])
+    assert quality.title == "Image quality: Pairs under the same mask, and whole sets"
+    assert quality.rows[0][:2] == ["SSIM", "0.7000"]
     assert shown.scores["SSIM"] == {"fcas_00000": 0.8}
     assert worst.header == ["case id", "dice", "why"]
     assert worst.rows == [["a", "0.25", "–"], ["b", "–", "pale"]]

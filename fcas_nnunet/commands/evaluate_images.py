@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
-from fcas_nnunet.evaluation import image_set_table
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
-from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
+from fcas_nnunet.evaluation import image_set_table
 from fcas_nnunet.evaluation.image_quality import (
     SSIM_SIGMA_VOXELS,
     SSIM_WINDOW_VOXELS,
@@ -25,6 +24,7 @@ from fcas_nnunet.evaluation.image_quality import (
     foreground_range,
     score_pair,
 )
+from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.intensities import IntensityComparison, compare_intensities, structure_histograms
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.integration.manifest import Manifest, versions

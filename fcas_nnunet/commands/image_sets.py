@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from fcas_nnunet.commands.devices import resolve_device
-from fcas_nnunet.evaluation.image_set_table import NOT_COMPUTED
 from fcas_nnunet.evaluation.embedding import LEAST_POINTS, embed
 from fcas_nnunet.evaluation.fid_2p5d import RECIPE, fid_2p5d, plane_features
 from fcas_nnunet.evaluation.frechet import feature_faults, frechet_distance, kernel_distance
 from fcas_nnunet.evaluation.image_quality import IntensityRange
+from fcas_nnunet.evaluation.image_set_table import NOT_COMPUTED
 from fcas_nnunet.evaluation.perceptual import (
     LEAST_SIDE,
     MIDDLE_SHARE,

@@ -2,11 +2,13 @@
 #   make demo PYTHON=python3.12              another interpreter
 #   make demo TORCH='torch==2.13.0+cpu'      another build of torch, as pip names it
 #   make test PYTEST_ARGS='-k phantom -x'    arguments for pytest
+#   make test JOBS=8                         test processes
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
 PYTEST_ARGS ?=
+JOBS ?= 2
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -25,11 +27,13 @@ help:
 demo: $(STAMP)
 	$(BIN)/fcas_demo $(DEMO_ARGS)
 
+# A process for each of two cores, one thread each: two threads that wait for each other beside other work take many
+# times as long. Tests of one module share their fixtures, so they stay together.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

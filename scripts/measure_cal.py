@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--real", required=True, help="labelled scans to fine-tune on, held-out ones in imagesTs")
     parser.add_argument("-n", type=int, default=12, help="synthetic scans (12)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each map (3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings of each map (0 1 2)")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--epochs", type=int, nargs=2, default=[6, 7], help="of pretraining and fine-tuning (6 7)")
     parser.add_argument("-o", type=Path, required=True, help="folder for results.jsonl and the predictions")
@@ -108,7 +108,7 @@ def main() -> None:
             logging.info(f"{arm}: prepared")
     results = args.o / "results.jsonl"
     done = {(r["arm"], r["seed"]) for r in read(results)}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for arm in args.arms:
             if (arm, seed) not in done:
                 start = time.monotonic()

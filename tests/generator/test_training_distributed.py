@@ -78,7 +78,7 @@ def assert_same_training(folder: Path, other: Path) -> None:
         for file in (checkpoint.MODEL_FILE, checkpoint.EMA_FILE)[: 1 + (part == "tcdm")]:
             weights, others = load_file(folder / part / file), load_file(other / part / file)
             for name, tensor in weights.items():
-                torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=2e-4)
+                torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=5e-4)
     assert checkpoint.read_record(other).cases == checkpoint.read_record(folder).cases
     np.testing.assert_allclose(
         checkpoint.read_record(other).latent_scale.scale_factor,

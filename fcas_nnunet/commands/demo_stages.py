@@ -48,8 +48,8 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
     shape = ["--shape", *map(str, scale.shape)]
     return [
         Stage("phantoms", 25, lambda: _phantoms(names, run, shape)),
-        Stage("train the generator", 400, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
-        Stage("generate synthetic scans", 105, lambda: run(
+        Stage("train the generator", 600, lambda: run("fcas_train", "-d", names.source, "--preset", scale.preset)),
+        Stage("generate synthetic scans", 80, lambda: run(
             "fcas_generate", "-d", names.source, "-o", names.synthetic, "-n", scale.num_synthetic,
             "--for", names.real, "--preset", scale.preset)),
         Stage("paint the same masks (the cheap rival)", 3, lambda: _paint(names)),
@@ -59,7 +59,7 @@ def demo_stages(names: Names, run: Run) -> list[Stage]:
         Stage("fine-tune from painted", 85, lambda: _finetune(names, run, names.painted)),
         Stage("pretrain on FCaS scans with confidence", 80, lambda: _pretrain(names, run, names.synthetic)),
         Stage("fine-tune from FCaS", 85, lambda: _finetune(names, run, names.synthetic)),
-        Stage("score", 120, lambda: _score(names, run)),
+        Stage("score", 60, lambda: _score(names, run)),
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fcas_nnunet.checks import require
 from fcas_nnunet.choices import (
     ConfidenceChoice,
     ConfidenceEstimator,
@@ -45,11 +46,11 @@ class ConfidenceConfig:
     own_scale_outside: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
-        _require(self.box_margin is None or self.box_margin >= 0, "box_margin", "0 or more", self.box_margin)
+        require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
+        require(self.box_margin is None or self.box_margin >= 0, "box_margin", "0 or more", self.box_margin)
         low, high = self.percentiles
-        _require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
-        _require(
+        require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
+        require(
             self.estimator != ConfidenceEstimator.ERROR_MODEL or self.norm in (None, ConfidenceNorm.CALIBRATED),
             "norm", "calibrated with the error model", self.norm,
         )  # fmt: skip
@@ -123,13 +124,8 @@ class CalibrationConfig:
     percentiles: tuple[float, float] = (5.0, 95.0)
 
     def __post_init__(self) -> None:
-        _require(self.num_drawings >= 4, "num_drawings", "at least 4", self.num_drawings)
+        require(self.num_drawings >= 4, "num_drawings", "at least 4", self.num_drawings)
         for name in ("num_voxels", "width", "num_steps", "batch_voxels", "learning_rate"):
-            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         low, high = self.percentiles
-        _require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
-
-
-def _require(condition: bool, name: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"{name}: must be {rule}, got {value}.")
+        require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)

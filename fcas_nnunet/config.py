@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from fcas_nnunet.checks import require
 from fcas_nnunet.choices import (
     Architecture,
     Conditioning,
@@ -44,13 +45,13 @@ class GridConfig:
     intensity_range_hu: tuple[float, float] = (-1000.0, 1000.0)
 
     def __post_init__(self) -> None:
-        _require(all(size > 0 for size in self.crop_size), "crop_size", "positive", self.crop_size)
-        _require(
+        require(all(size > 0 for size in self.crop_size), "crop_size", "positive", self.crop_size)
+        require(
             0 <= self.min_voxels <= self.max_voxels, "min_voxels", f"in [0, max_voxels = {self.max_voxels}]",
             self.min_voxels,
         )  # fmt: skip
         low, high = self.intensity_range_hu
-        _require(low < high, "intensity_range_hu", "increasing", self.intensity_range_hu)
+        require(low < high, "intensity_range_hu", "increasing", self.intensity_range_hu)
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,19 @@ class OptimisationConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "validate_every", "learning_rate", "max_gradient_norm"):
-            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in ("num_steps", "num_epochs", "micro_batch_size", "sample_every", "warmup_steps", "patience"):
-            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        _require(
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        require(
             (self.num_steps > 0) != (self.num_epochs > 0),
             "num_steps, num_epochs", "one positive and the other 0", (self.num_steps, self.num_epochs),
         )  # fmt: skip
-        _require(
+        require(
             self.micro_batch_size == 0 or self.batch_size % self.micro_batch_size == 0,
             "batch_size", f"a multiple of micro_batch_size ({self.micro_batch_size})", self.batch_size,
         )  # fmt: skip
         for name in ("ema_decay", "adam_beta2"):
-            _require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+            require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         downsampling = self.patch_size * 2 ** (len(self.channels) - 1)
-        _require(downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling)
-        _require(
+        require(downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling)
+        require(
             all(c % self.norm_num_groups == 0 for c in self.channels),
             "channels", f"multiples of norm_num_groups ({self.norm_num_groups})", self.channels,
         )  # fmt: skip
@@ -170,10 +171,10 @@ class PairConfig:
     reference_surroundings: bool = False
 
     def __post_init__(self) -> None:
-        _require(0 <= self.self_pair_probability <= 1, "self_pair_probability", "in [0, 1]", self.self_pair_probability)
-        _require(self.num_shapes >= 1, "num_shapes", "at least 1", self.num_shapes)
-        _require(self.num_contrasts >= 1, "num_contrasts", "at least 1", self.num_contrasts)
-        _require(
+        require(0 <= self.self_pair_probability <= 1, "self_pair_probability", "in [0, 1]", self.self_pair_probability)
+        require(self.num_shapes >= 1, "num_shapes", "at least 1", self.num_shapes)
+        require(self.num_contrasts >= 1, "num_contrasts", "at least 1", self.num_contrasts)
+        require(
             self.self_pair_probability == 0 or self.num_shapes >= 2,
             "num_shapes", "at least 2 where self-pairs are drawn", self.num_shapes,
         )  # fmt: skip
@@ -227,19 +228,19 @@ class TCDMConfig:
 
     def __post_init__(self) -> None:
         for name in ("attention_levels", "num_head_channels"):
-            _require(len(getattr(self, name)) == len(self.channels), name, "one per level", getattr(self, name))
-        _require(
+            require(len(getattr(self, name)) == len(self.channels), name, "one per level", getattr(self, name))
+        require(
             0 <= self.multi_resolution_noise <= 1, "multi_resolution_noise", "in [0, 1]", self.multi_resolution_noise
         )
-        _require(
+        require(
             len(self.condition_embedding_channels) in (1, 3),
             "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
         )  # fmt: skip
-        _require(
+        require(
             not self.prior or self.prediction_type == PredictionType.SAMPLE,
             "prediction_type", "sample where prior is on", self.prediction_type,
         )  # fmt: skip
-        _require(
+        require(
             self.conditioning == Conditioning.CONTROLNET
             or (self.architecture == Architecture.PLAIN and not self.frozen_denoiser),
             "conditioning", "controlnet where the denoiser is MAISI's or frozen", self.conditioning,
@@ -275,8 +276,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         steps = self.num_inference_steps
-        _require(steps is None or steps >= 2, "num_inference_steps", "at least 2", steps)
-        _require(0 <= self.overlap < 1, "overlap", "in [0, 1)", self.overlap)
+        require(steps is None or steps >= 2, "num_inference_steps", "at least 2", steps)
+        require(0 <= self.overlap < 1, "overlap", "in [0, 1)", self.overlap)
 
     def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
         """The same with solver and steps filled in for a model.
@@ -319,7 +320,7 @@ class PreviewConfig:
 
     def __post_init__(self) -> None:
         downsampling = 2 ** (len(self.channels) - 1)
-        _require(downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels)
+        require(downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels)
 
 
 @dataclass(frozen=True)
@@ -339,16 +340,16 @@ class FCaSConfig:
 
     def __post_init__(self) -> None:
         crop, multiple = self.grid.crop_size, self.grid_multiple
-        _require(
+        require(
             all(size % multiple == 0 for size in crop),
             "grid.crop_size", f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser", crop,
         )  # fmt: skip
-        _require(
+        require(
             all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
             "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
         )  # fmt: skip
         in_latents = multiple // LATENT_DOWNSAMPLING
-        _require(
+        require(
             all(size > 0 and size % in_latents == 0 for size in self.sampling.window),
             "sampling.window", f"positive multiples of {in_latents} latents", self.sampling.window,
         )  # fmt: skip
@@ -357,8 +358,3 @@ class FCaSConfig:
     def grid_multiple(self) -> int:
         """What the sizes of working volumes are multiples of."""
         return self.tcdm.grid_multiple
-
-
-def _require(condition: bool, name: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"{name}: must be {rule}, got {value}.")

@@ -28,6 +28,14 @@ def make_parser(prog: str, description: str, example: str) -> argparse.ArgumentP
     )
 
 
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
 def process_number() -> int:
     """Which process of a parallel run this is, as `torchrun` and `accelerate launch` say; 0 = the main or only one."""
     return int(os.environ.get("RANK", "0"))

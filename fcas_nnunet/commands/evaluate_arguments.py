@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.choices import ConfidenceChoice
-from fcas_nnunet.commands.cli import make_parser
+from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.train import add_generator_arguments
 
 _EXAMPLE = """
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="where the labels' names stand (default: beside the predictions, or in the references' data set)",
     )
     segmentations.add_argument(
-        "--radii", type=_positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice's, in voxels (default: 1 2 3)"
+        "--radii", type=positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice's, in voxels (default: 1 2 3)"
     )
 
     segmentations.add_argument(
@@ -125,7 +125,7 @@ def _add_confidence(parts: Any) -> None:
         "--held_out", metavar="ID", help="data set of other patients (default: the generator's own validation cases)"
     )
     part.add_argument("--cases", nargs="+", metavar="CASE", help="only these of them")
-    part.add_argument("--draws", type=_positive, default=2, metavar="N", help="templates and seeds for each case (2)")
+    part.add_argument("--draws", type=positive, default=2, metavar="N", help="templates and seeds for each case (2)")
     part.add_argument("--seed", type=int, default=0, help="of templates and noise (0)")
     part.add_argument(
         "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice), default=ConfidenceChoice.OWN,
@@ -228,7 +228,7 @@ def _add_networks_of_images(images: argparse.ArgumentParser) -> None:
         help="whose weights these are (default: radimagenet_resnet50, MAISI's)",
     )
     networks.add_argument(
-        "--fid_size", type=_positive, default=512, metavar="N", help="voxels of 1 mm along each axis (default: 512)"
+        "--fid_size", type=positive, default=512, metavar="N", help="voxels of 1 mm along each axis (default: 512)"
     )
     networks.add_argument(
         "--network",
@@ -255,13 +255,5 @@ def _add_part(parts: Any, name: str, description: str, example: str) -> argparse
     )
     part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
     part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
-    part.add_argument("-np", type=_positive, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    part.add_argument("-np", type=positive, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
     return part
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value

@@ -97,7 +97,8 @@ class _Evaluated:
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate confidence` does before it prints."""
     source = RawDataset.open(resolve_dataset(args.d))
-    model = model_folder(source, generator_config(args))
+    config = generator_config(args)
+    model = model_folder(source, config)
     if not is_trained(model):
         raise FileNotFoundError(
             f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d}."
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     held_out = RawDataset.open(resolve_dataset(args.held_out)) if args.held_out else source
     anatomies = held_out_anatomies(source, held_out, record, args.cases)
     templates = [case_id for case_id in source.case_ids if case_id not in record.validation_cases]
-    asked = generator_config(args).confidence if args.config or args.preset else record.config.confidence
+    asked = config.confidence if args.config or args.preset else record.config.confidence
     confidence = _confidence_settings(asked.chosen(args.confidence), record, model)
     device = resolve_device(args.device)
     workers = 1 if device.type == "cuda" else workers
@@ -231,10 +232,7 @@ def _evaluate(job: _Job) -> _Evaluated:
     case, codes = _case(job)
     reals = [_clipped(scan, generator) for scan in _renderings(job, case)]
     drawing = _draw(generator, case, job, job.seed)
-    errors = {
-        ErrorKind.RAW: mean_raw_error(drawing.image, reals),
-        ErrorKind.MATCHED: mean_matched_error(drawing.image, reals, codes),
-    }
+    errors = _errors(drawing, reals, codes)
     maps = {JUDGED: drawing.confidence, SPREAD: -_spread(drawing)}
     if drawing.expected_error_hu is not None:
         maps[EXPECTED] = -drawing.expected_error_hu
@@ -254,15 +252,20 @@ def _evaluate(job: _Job) -> _Evaluated:
     return _Evaluated(result, picture)
 
 
+def _errors(drawing: Drawing, reals: Sequence[np.ndarray], codes: np.ndarray) -> dict[ErrorKind, np.ndarray]:
+    """Of a drawing against all renderings of its anatomy."""
+    return {
+        ErrorKind.RAW: mean_raw_error(drawing.image, reals),
+        ErrorKind.MATCHED: mean_matched_error(drawing.image, reals, codes),
+    }
+
+
 def _add_random_weights(
     result: CaseEvaluation, generator: Generator, case: Case, codes: np.ndarray, reals: list[np.ndarray], job: _Job
 ) -> None:
     """The control that nothing was learnt: SSV of a denoiser with random weights against the error of its own scan."""
     drawing = _draw(_untrained(generator, job.seed), case, job, job.seed)
-    errors = {
-        ErrorKind.RAW: mean_raw_error(drawing.image, reals),
-        ErrorKind.MATCHED: mean_matched_error(drawing.image, reals, codes),
-    }
+    errors = _errors(drawing, reals, codes)
     own = evaluate_case({SPREAD: -_spread(drawing)}, errors, case.mask, SPREAD, [], job.seed)
     for kind, by_region in own.scores.items():
         for region, maps in by_region.items():

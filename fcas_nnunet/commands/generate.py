@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = _read_record(model, source, config, args) if is_trained(model) else None
     plans = _plans(args, source, record)
     trained_config = record.config if record else config
-    settings = cost_settings(*_drawing_settings(trained_config, record, model, args))
+    drawing = _drawing_settings(trained_config, record, model, args)
+    settings = cost_settings(*drawing)
     outlook = look_ahead(plans, share, source, output, model, settings, args.device, args.np)
     if args.dry_run:
         print(outlook.describe(trained=record is not None))
@@ -126,9 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(source, config, args)
         record = _read_record(model, source, config, args)
         plans = _plans(args, source, record)
+        drawing = _drawing_settings(record.config, record, model, args)
 
     # Cases
-    job = _job(args, record, source, target_labels, model, output)
+    job = _job(args, record, source, target_labels, model, output, *drawing)
     check_output(plans, job)
     report_overlaps(record, source)
     if share.count > 1:
@@ -177,11 +179,10 @@ def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argp
     from fcas_nnunet.generator.checkpoint import read_record
 
     record = read_record(model)
-    if args.config or args.preset:
-        check_model(record, source, config, model)
-        record = replace(record, config=replace(record.config, confidence=config.confidence))
-    else:
-        check_model(record, source, None, model)
+    asked = config if args.config or args.preset else None
+    check_model(record, source, asked, model)
+    if asked is not None:
+        record = replace(record, config=replace(record.config, confidence=asked.confidence))
     check_preview(confidence_config(record.config.confidence, args), model)
     return record
 
@@ -218,6 +219,8 @@ def _job(
     target_labels: dict[str, int],
     model: Path,
     output: Path,
+    sampling: SamplingConfig,
+    confidence: ConfidenceConfig,
 ) -> Job:
     """What the workers need to know."""
     from fcas_nnunet.commands.generation import Job
@@ -225,7 +228,6 @@ def _job(
     from fcas_nnunet.generator.quality import volume_bounds_ml
 
     masks = mask_config(args, record.config.masks)
-    sampling, confidence = _drawing_settings(record.config, record, model, args)
     # what the model cannot be drawn with is better named now
     replace(record.config, tcdm=record.tcdm, sampling=sampling)
     sampling.for_model(record.tcdm.prediction_type)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.cli import command, make_parser, positive
 
 _EXAMPLE = """
 fcas_report -d 902                                # Dataset902_HeartFCaS_report.html, opens in any browser
@@ -37,19 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="what fcas_evaluate wrote with -o, shown as tables and used to pick best and worst cases",
     )  # fmt: skip
     parser.add_argument(
-        "--cases", type=_positive, default=20, metavar="N",
+        "--cases", type=positive, default=20, metavar="N",
         help="how many cases can be scrolled through (default: 20); all are measured",
     )  # fmt: skip
-    parser.add_argument("-np", type=_positive, metavar="P", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    parser.add_argument("-np", type=positive, metavar="P", help="processes (default: nnUNet_def_n_proc, or the cores)")
     return parser
-
-
-def _positive(text: str) -> int:
-    """A whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
 
 
 @command

@@ -20,14 +20,11 @@ from fcas_nnunet.choices import ConfidenceChoice
 from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.generator.calibration import Calibration, Scale, fit_curve
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
-from fcas_nnunet.generator.deformation import draw_deformation, mask_center_mm
 from fcas_nnunet.generator.error_model import ErrorModel, measured_slabs
 from fcas_nnunet.generator.grid import label_codes
-from fcas_nnunet.generator.masks import deform_mask
 from fcas_nnunet.generator.production import draw_on_grid
-from fcas_nnunet.generator.resampling import deform_image, deform_labels
 from fcas_nnunet.generator.training_data import TrainingData
-from fcas_nnunet.generator.variants import save_tensors
+from fcas_nnunet.generator.variants import in_new_shape, save_tensors
 from fcas_nnunet.seeds import derive_seed
 from fcas_nnunet.structures import matched_error
 
@@ -209,15 +206,12 @@ def _draw(
 def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
     """A training case in a shape that training has not seen: image, mask and surroundings deformed alike."""
     assert case.image is not None, "training cases have images"
-    spacing = case.spacing_mm
-    deformation = draw_deformation(
-        record.config.masks, case.shape, spacing, seed, center_mm=mask_center_mm(case.mask, spacing)
-    )
-    mask = deform_mask(case.mask, deformation, spacing, label_roles(record.labels))
-    around = None if case.surroundings is None else deform_labels(case.surroundings, deformation, spacing)
+    image, mask, around = in_new_shape(
+        case.image.astype(np.float32), case.mask, case.surroundings, case.spacing_mm, record.config.masks,
+        label_roles(record.labels), seed,
+    )  # fmt: skip
     if around is not None:
         around = np.where(mask > 0, 0, around).astype(np.uint8)
-    image = deform_image(case.image.astype(np.float32), deformation, spacing)
     return Case(case.case_id, image, mask, case.affine, surroundings=around)
 
 

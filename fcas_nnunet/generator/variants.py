@@ -104,18 +104,40 @@ def make_variants(
     offsets = _contrast_offsets(case.case_id, max(labels.values()), pairs, seed)
     for shape in range(pairs.num_shapes):
         if shape > 0:
-            deformation = draw_deformation(
-                masks, working.shape, spacing, derive_seed(seed, "shape", case.case_id, shape),
-                center_mm=mask_center_mm(mask, spacing),
-            )  # fmt: skip
-            shaped = (
-                deform_image(image, deformation, spacing),
-                deform_mask(mask, deformation, spacing, roles),
-                None if surroundings is None else deform_labels(surroundings, deformation, spacing),
-            )
+            shape_seed = derive_seed(seed, "shape", case.case_id, shape)
+            shaped = in_new_shape(image, mask, surroundings, spacing, masks, roles, shape_seed)
         else:
             shaped = (image, mask, surroundings)
         _write_shape(case.case_id, shape, *shaped, offsets, folder, max(labels.values()), grid, pairs)
+
+
+def in_new_shape(
+    image: np.ndarray,
+    mask: np.ndarray,
+    surroundings: np.ndarray | None,
+    spacing_mm: tuple[float, float, float],
+    masks: MaskConfig,
+    roles: LabelRoles,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image, mask and surroundings under one drawn deformation.
+
+    Args:
+        image: float32 [D, H, W].
+        mask: label ids, uint8 [D, H, W].
+        surroundings: ids, uint8 [D, H, W], or None.
+        spacing_mm: along (D, H, W).
+        masks: ranges of the deformation.
+        roles: of the labels.
+        seed: of the deformation.
+    """
+    center_mm = mask_center_mm(mask, spacing_mm)
+    deformation = draw_deformation(masks, mask.shape, spacing_mm, seed, center_mm=center_mm)
+    return (
+        deform_image(image, deformation, spacing_mm),
+        deform_mask(mask, deformation, spacing_mm, roles),
+        None if surroundings is None else deform_labels(surroundings, deformation, spacing_mm),
+    )
 
 
 def read_crop(path: Path, key: str, crop: tuple[slice, slice, slice]) -> torch.Tensor:

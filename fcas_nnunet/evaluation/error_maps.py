@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt
@@ -21,17 +22,23 @@ def raw_error(synthetic: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 def mean_matched_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
     """Mean of `matched_error` over several real scans of one anatomy: the noise of a single one averages out."""
-    total = np.zeros(synthetic.shape, dtype=np.float32)
-    for real in renderings:
-        total += matched_error(synthetic, real, codes)
-    return total / len(renderings)
+    return _mean(synthetic, renderings, partial(matched_error, codes=codes))
 
 
 def mean_raw_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray]) -> np.ndarray:
     """Mean of `raw_error` over several real scans of one anatomy."""
+    return _mean(synthetic, renderings, raw_error)
+
+
+def _mean(
+    synthetic: np.ndarray,
+    renderings: Sequence[np.ndarray],
+    error: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Mean of an error over real scans, float32, holding two volumes however many there are."""
     total = np.zeros(synthetic.shape, dtype=np.float32)
     for real in renderings:
-        total += raw_error(synthetic, real)
+        total += error(synthetic, real)
     return total / len(renderings)
 
 

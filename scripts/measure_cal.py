@@ -8,6 +8,10 @@ initial weights depend on the seed alone, so that maps are compared in pairs. Ki
     fcas_phantom -d 900 --name PhantomReal -n 6 --num-test 6 --start 16 --shape 64 64 64
     fcas_train -d 901 --preset cpu
     python scripts/measure_cal.py -d 901 --real 900 -o cal
+    python scripts/measure_cal.py -d 901 --real 900 -o oracle --known_scans \\
+        --arms uniform shuffled error_model oracle oracle_shuffled
+
+The last one asks how much any map could give: `oracle` weighs by the true error of every voxel.
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ from fcas_nnunet.commands.evaluate_segmentations import evaluate_segmentations
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.generator.calibrating import new_shape
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
+from fcas_nnunet.generator.grid import label_codes
 from fcas_nnunet.generator.production import draw_on_grid, drawing_confidence, plan_cases, reference_mask
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.planning import (
@@ -57,27 +63,38 @@ from fcas_nnunet.integration.trainer_lookup import (
 )
 from fcas_nnunet.presets import PRESETS, preset
 from fcas_nnunet.seeds import derive_seed
+from fcas_nnunet.structures import matched_error
 
 FIRST_ID = 950
 PREFIX = "CalMap"
 MapMaker = Callable[[dict[str, np.ndarray], np.ndarray, np.random.Generator], np.ndarray]
 
 
-def _shuffled(maps: dict[str, np.ndarray], mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The error model's values, shuffled inside the structures and outside: the same weights on either side."""
-    result = maps["error_model"].copy()
-    for where in (mask > 0, mask == 0):
-        result[where] = rng.permutation(result[where])
-    return result
+def _shuffled(name: str) -> MapMaker:
+    """A map's values, shuffled inside the structures and outside: the same weights on either side."""
+
+    def make(maps: dict[str, np.ndarray], mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        result = maps[name].copy()
+        for where in (mask > 0, mask == 0):
+            result[where] = rng.permutation(result[where])
+        return result
+
+    return make
 
 
+ORACLE = "oracle"
 ARMS: dict[str, MapMaker] = {
     "uniform": lambda maps, mask, rng: np.ones(mask.shape, np.float32),
-    "shuffled": _shuffled,
+    "shuffled": _shuffled("error_model"),
     "foreground": lambda maps, mask, rng: (mask > 0).astype(np.float32),
     "ssv": lambda maps, mask, rng: maps["ssv"],
     "error_model": lambda maps, mask, rng: maps["error_model"],
     "error_model_one_scale": lambda maps, mask, rng: maps["error_model_one_scale"],
+}
+#: Only for drawings whose real scans are known.
+ORACLE_ARMS: dict[str, MapMaker] = {
+    ORACLE: lambda maps, mask, rng: maps[ORACLE],
+    "oracle_shuffled": _shuffled(ORACLE),
 }
 
 
@@ -89,10 +106,13 @@ def main() -> None:
     parser.add_argument("--real", required=True, help="labelled scans to fine-tune on, held-out ones in imagesTs")
     parser.add_argument("-n", type=int, default=12, help="synthetic scans (12)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings of each map (0 1 2)")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *ORACLE_ARMS], default=list(ARMS))
+    parser.add_argument("--known_scans", action="store_true", help="draw real scans in new shapes instead of new masks")
     parser.add_argument("--epochs", type=int, nargs=2, default=[6, 7], help="of pretraining and fine-tuning (6 7)")
     parser.add_argument("-o", type=Path, required=True, help="folder for results.jsonl and the predictions")
     args = parser.parse_args()
+    if set(args.arms) & set(ORACLE_ARMS) and not args.known_scans:
+        parser.error(f"{', '.join(ORACLE_ARMS)}: the true errors must be known, got masks alone. Add --known_scans.")
     args.o.mkdir(parents=True, exist_ok=True)
     os.environ.update({
         "nnUNet_extTrainer": ext_trainer_value(), "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1",
@@ -132,7 +152,9 @@ def write_narrow_plans(real: RawDataset) -> None:
 
 def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -> dict[str, RawDataset]:
     """One data set per map, of the same drawings."""
-    folders = {arm: root_folder(Root.RAW) / f"Dataset{FIRST_ID + i}_{PREFIX}{arm}" for i, arm in enumerate(ARMS)}
+    first, prefix = (FIRST_ID + len(ARMS), f"{PREFIX}Known") if args.known_scans else (FIRST_ID, PREFIX)
+    arms = ARMS | ORACLE_ARMS if args.known_scans else ARMS
+    folders = {arm: root_folder(Root.RAW) / f"Dataset{first + i}_{prefix}{arm}" for i, arm in enumerate(arms)}
     if any(not (folder / "dataset.json").is_file() for folder in folders.values()):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         generator = load_generator(model_folder(source, preset(args.preset)), device)
@@ -142,33 +164,46 @@ def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -
             lookup[source_id] = target_id
         for plan in plan_cases(args.n, source.case_ids, templates, ReferenceSource.MGM, seed=0):
             given = source.load_case(plan.reference)
-            mask, _ = reference_mask(plan, given, generator.record.config.masks, label_roles(generator.record.labels))
-            case = Case(plan.case_id, None, mask, given.affine)
-            image, maps = drawn(generator, case, source.load_case(plan.template), derive_seed(plan.seed, "noise"))
-            for arm, make in ARMS.items():
+            if args.known_scans:
+                case = new_shape(given, generator.record, derive_seed(plan.seed, "shape"))
+            else:
+                roles = label_roles(generator.record.labels)
+                mask, _ = reference_mask(plan, given, generator.record.config.masks, roles)
+                case = Case(plan.case_id, None, mask, given.affine)
+            case, mask = replace(case, case_id=plan.case_id), case.mask
+            template = source.load_case(plan.template)
+            image, maps = drawn(generator, case, template, derive_seed(plan.seed, "noise"))
+            for arm, make in arms.items():
                 confidence = make(maps, mask, np.random.default_rng(derive_seed(plan.seed, "shuffle")))
-                write_case(folders[arm], replace(case, image=image, mask=lookup[mask], confidence=confidence))
+                write_case(folders[arm], Case(plan.case_id, image, lookup[mask], case.affine, confidence=confidence))
             inside = {arm: float(values[mask > 0].mean()) for arm, values in maps.items()}
             outside = {arm: float(values[mask == 0].mean()) for arm, values in maps.items()}
             logging.info(f"{plan.case_id}: mean inside {inside}, outside {outside}")
         for folder in folders.values():
             write_dataset_json(folder, real.labels, args.n, description="One of several maps for the same drawings.")
-    return {arm: RawDataset.open(folder) for arm, folder in folders.items()}
+    return {arm: RawDataset.open(folder) for arm, folder in folders.items() if arm in args.arms}
 
 
 def drawn(generator: Generator, case: Case, template: Case, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A scan in HU and its confidence maps, on the case's grid."""
+    """A scan in HU and its confidence maps, on the case's grid; the oracle's among them, where the case has a scan."""
     config = generator.record.config.confidence
     ssv = config.chosen(ConfidenceChoice.SSV)
     device = next(generator.tcdm.parameters()).device
-    drawing = draw_on_grid(generator, case, template, seed, device, torch.float32, ssv.for_generator(True))
+    reference = Case(case.case_id, None, case.mask, case.affine)
+    drawing = draw_on_grid(generator, reference, template, seed, device, torch.float32, ssv.for_generator(True))
     own = config.chosen(ConfidenceChoice.ERROR_MODEL)
     choices = {"ssv": ssv, "error_model": own, "error_model_one_scale": replace(own, own_scale_outside=False)}
     maps = {}
     for name, choice in choices.items():
         confidence, _ = drawing_confidence(generator, drawing, choice.for_generator(True))
         maps[name] = drawing.grid.confidence_to_native(torch.from_numpy(confidence))
-    image = np.clip(drawing.grid.image_to_native(drawing.image_hu), *generator.record.config.grid.intensity_range_hu)
+    low, high = generator.record.config.grid.intensity_range_hu
+    image = np.clip(drawing.grid.image_to_native(drawing.image_hu), low, high)
+    if case.image is not None:
+        structures = label_codes(case, max(generator.record.labels.values()))[1]
+        error = matched_error(image, case.image.clip(low, high), structures)
+        assert generator.calibrated is not None, "the error model's maps were made"
+        maps[ORACLE] = generator.calibrated.calibration.to_confidence(error, case.mask > 0, own_scale_outside=True)
     return np.rint(image).astype(np.int16), maps
 
 

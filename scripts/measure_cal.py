@@ -269,15 +269,16 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def report(records: list[dict[str, Any]]) -> None:
-    """Means over seeds with their spread, and differences to the shuffled map in pairs of seeds."""
+    """Means over seeds with their spread, and differences to the map's own shuffle in pairs of seeds."""
     arms = list(dict.fromkeys(record["arm"] for record in records))
     for stage in ("pretrained", "finetuned"):
         for measure in ("dice", "rdice"):
-            print(f"\n{stage}, {measure} in %: mean ± sd over seeds; difference to the shuffled map, paired by seed")
+            print(f"\n{stage}, {measure} in %: mean ± sd over seeds; difference to its shuffle, paired by seed")
             values = {arm: {r["seed"]: r[stage][measure] for r in records if r["arm"] == arm} for arm in arms}
             for arm, of_seed in values.items():
                 means = {seed: 100 * float(np.mean(list(scores.values()))) for seed, scores in of_seed.items()}
-                base = {s: 100 * float(np.mean(list(v.values()))) for s, v in values.get("shuffled", {}).items()}
+                shuffle = "oracle_shuffled" if arm.startswith(ORACLE) else "shuffled"
+                base = {s: 100 * float(np.mean(list(v.values()))) for s, v in values.get(shuffle, {}).items()}
                 paired = [means[seed] - base[seed] for seed in means if seed in base]
                 sd = np.std(list(means.values()), ddof=1) if len(means) > 1 else float("nan")
                 spread = np.std(paired, ddof=1) if len(paired) > 1 else float("nan")

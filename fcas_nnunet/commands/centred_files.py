@@ -13,7 +13,7 @@ from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.case_files import case_files
 from fcas_nnunet.integration.folders import IMAGES, LABELS
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
 
 
@@ -77,7 +77,7 @@ def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases
         FileNotFoundError: when one of them, or a file, is missing.
         ValueError: when they cannot be compared; every fault listed.
     """
-    own, real = RawDataset.open(resolve_dataset(synthetic)), RawDataset.open(resolve_dataset(training))
+    own, real = open_dataset(synthetic), open_dataset(training)
     if own.folder == real.folder:
         raise ValueError(f"--train: data set must be another than -d, got {real.name} twice. Name the real one.")
     to_real = match_labels(own.labels, real.labels)
@@ -116,8 +116,8 @@ def _files(dataset: RawDataset, becomes: dict[int, int]) -> dict[str, CentredFil
 
 def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int]) -> Cases:
     folder = Path(argument)
-    if not folder.is_dir() or (folder / "dataset.json").is_file():
-        dataset = RawDataset.open(folder if folder.is_dir() else resolve_dataset(argument))
+    if not folder.is_dir() or is_dataset(folder):
+        dataset = open_dataset(argument)
         if dataset.folder.resolve() == training.folder.resolve():
             raise ValueError(
                 f"--held_out: cases must not be training cases, got {dataset.name} for both. "

@@ -68,10 +68,10 @@ def unfix() -> None:
 
 def check_dataset(identifier: str) -> Iterator[Finding]:
     """Every fault of a raw data set, one finding each."""
-    from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+    from fcas_nnunet.integration.raw_dataset import open_dataset
 
     try:
-        dataset = RawDataset.open(resolve_dataset(identifier))
+        dataset = open_dataset(identifier)
         dataset.check()
     except (ValueError, FileNotFoundError) as error:
         for line in str(error).splitlines():

@@ -29,7 +29,7 @@ from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.folders import LABELS
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdated_cases, predict_cases
-from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 from fcas_nnunet.integration.trained_models import channel_faults
 
 SCHEMA = "fcas-nnunet/fidelity"
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate fidelity` does before it prints."""
-    synthetic = RawDataset.open(resolve_dataset(args.d))
+    synthetic = open_dataset(args.d)
     model = find_model(args.m, args.f, args.chk)
     labels = matching_labels(synthetic, model)
     real = read_result(args.real_scores) if args.real_scores else None

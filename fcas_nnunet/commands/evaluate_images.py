@@ -28,7 +28,7 @@ from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, P
 from fcas_nnunet.evaluation.intensities import IntensityComparison, compare_intensities, structure_histograms
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.integration.manifest import Manifest, versions
-from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 def open_scans(argument: str) -> Scans:
     """The scans that `-r` or `-s` names: a data set's id, name or folder, or a bare folder of scans."""
     folder = Path(argument)
-    if folder.is_dir() and not (folder / "dataset.json").is_file():
+    if folder.is_dir() and not is_dataset(folder):
         return Scans(str(folder), case_files(folder))
-    dataset = RawDataset.open(folder if folder.is_dir() else resolve_dataset(argument))
+    dataset = open_dataset(argument)
     return Scans(dataset.name, {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}, dataset)
 
 
@@ -118,9 +118,7 @@ def real_intensity_range(argument: str, *, workers: int) -> IntensityRange:
     """
     folder = Path(argument)
     if folder.is_dir():
-        around = next(
-            (place for place in (folder, folder.absolute().parent) if (place / "dataset.json").is_file()), None
-        )
+        around = next((place for place in (folder, folder.absolute().parent) if is_dataset(place)), None)
         if around is None:
             raise ValueError(
                 f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
@@ -128,7 +126,7 @@ def real_intensity_range(argument: str, *, workers: int) -> IntensityRange:
             )
         dataset = RawDataset.open(around)
     else:
-        dataset = RawDataset.open(resolve_dataset(argument))
+        dataset = open_dataset(argument)
     paths = {case_id: (dataset.image_path(case_id), dataset.mask_path(case_id)) for case_id in dataset.case_ids}
     histograms = run_cases(_histogram, paths, workers=workers, description="intensity range")
     return foreground_range(histograms.values(), dataset.name)

@@ -53,7 +53,7 @@ from fcas_nnunet.evaluation.report_provenance import common_fields, flat_fields,
 from fcas_nnunet.evaluation.report_results import ShownResult, read_result, show_result
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset, resolve_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 
 #: Bytes of all packed scans together, so that the page stays under 25 MB: they grow by a third as text.
 SCANS_BUDGET = 17_000_000
@@ -129,11 +129,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open(synthetic: str, against: str | None) -> _Sets:
-    dataset = _dataset(synthetic)
+    dataset = open_dataset(synthetic)
     if not dataset.case_ids:
         raise ValueError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
     records = Manifest(dataset.folder).read()
-    real = _dataset(against) if against else None
+    real = open_dataset(against) if against else None
     if real is not None and real.folder.resolve() == dataset.folder.resolve():
         raise ValueError(f"--against: must be another data set than -d, got {real.name} for both. Name the real one.")
     source_name = common_fields(records).get("source")
@@ -142,15 +142,10 @@ def _open(synthetic: str, against: str | None) -> _Sets:
         source = real
     elif source_name:
         try:
-            source = RawDataset.open(resolve_dataset(str(source_name)))
+            source = open_dataset(str(source_name))
         except (FileNotFoundError, ValueError):
             source = None  # moved or renamed since: the viewer then shows the synthetic scan alone
     return _Sets(dataset, real, source, records)
-
-
-def _dataset(argument: str) -> RawDataset:
-    folder = Path(argument)
-    return RawDataset.open(folder.resolve() if folder.is_dir() else resolve_dataset(argument))
 
 
 def _measure_synthetic(

@@ -68,6 +68,11 @@ def resolve_dataset(identifier: str) -> Path:
     return raw / name
 
 
+def is_identifier(argument: str) -> bool:
+    """Whether an argument has the form of a data set's id or full name."""
+    return argument.isdecimal() or _FULL_NAME.fullmatch(argument) is not None
+
+
 def new_dataset_folder(identifier: str | None, *, default_name: str) -> Path:
     """The raw folder that a data set to be written takes; nothing is created.
 

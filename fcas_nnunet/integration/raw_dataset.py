@@ -13,13 +13,13 @@ import numpy as np
 
 from fcas_nnunet.anatomy import BACKGROUND
 from fcas_nnunet.case import Case
-from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
+from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.folders import (
     CONFIDENCE,
     IMAGES,
     LABELS,
     SURROUNDINGS,
-    new_dataset_folder,
+    is_identifier,
     parse_name,
     resolve_dataset,
 )
@@ -36,17 +36,6 @@ from fcas_nnunet.integration.volumes import (
     write_image,
     write_labels,
 )
-
-__all__ = [
-    "RawDataset",
-    "atomic_path",
-    "atomic_write_json",
-    "atomic_write_text",
-    "new_dataset_folder",
-    "resolve_dataset",
-    "write_case",
-    "write_dataset_json",
-]
 
 DATASET_JSON = "dataset.json"
 SURROUNDINGS_JSON = "surroundings.json"
@@ -216,6 +205,23 @@ class RawDataset:
         faults = dataset_faults(self, min_cases=min_cases)
         if faults:
             raise ValueError("\n".join(faults))
+
+
+def open_dataset(argument: str) -> RawDataset:
+    """The data set that an id, a full name or the path of its folder names; in doubt, the name.
+
+    Raises:
+        FileNotFoundError: if there is no such data set.
+        ValueError: if its description is at fault.
+    """
+    folder = Path(argument)
+    by_path = folder.is_dir() and not is_identifier(argument)
+    return RawDataset.open(folder.resolve() if by_path else resolve_dataset(argument))
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a data set's description."""
+    return (folder / DATASET_JSON).is_file()
 
 
 def read_confidence(path: Path) -> Volume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from nnunet_cases import LABELS, affine_of, random_case, write_set
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.files import atomic_path
-from fcas_nnunet.integration.raw_dataset import RawDataset, new_dataset_folder, resolve_dataset, write_case
+from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset, open_dataset, write_case
 from fcas_nnunet.integration.raw_dataset import write_dataset_json as write_json
 from fcas_nnunet.integration.volumes import (
     dequantise_confidence,
@@ -273,6 +275,21 @@ def test_nnunet_finds_the_data_set_sound(dataset: RawDataset) -> None:
 def test_ids_and_names_lead_to_the_folder(dataset: RawDataset) -> None:
     assert resolve_dataset("901") == resolve_dataset("Dataset901_Heart") == dataset.folder
     assert (dataset.name, dataset.dataset_id) == ("Dataset901_Heart", 901)
+
+
+def test_a_data_set_is_opened_by_name_or_path_and_in_doubt_by_name(
+    dataset: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "Dataset901_Heart"
+    shutil.copytree(dataset.folder, elsewhere)
+    monkeypatch.chdir(elsewhere.parent)
+    assert is_dataset(elsewhere)
+    assert not is_dataset(elsewhere.parent)
+    assert [open_dataset(argument).folder for argument in ("901", "Dataset901_Heart")] == 2 * [dataset.folder]
+    assert open_dataset("./Dataset901_Heart").folder == elsewhere.resolve()
+    (elsewhere / "dataset.json").unlink()
+    with pytest.raises(FileNotFoundError, match="dataset.json"):
+        open_dataset(str(elsewhere))
 
 
 @pytest.mark.parametrize(

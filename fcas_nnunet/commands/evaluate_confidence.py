@@ -108,7 +108,10 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     anatomies = held_out_anatomies(source, held_out, record, args.cases)
     templates = [case_id for case_id in source.case_ids if case_id not in record.validation_cases]
     asked = config.confidence if args.config or args.preset else record.config.confidence
-    confidence = _confidence_settings(asked.chosen(args.confidence), record, model)
+    sampling = record.config.sampling.for_model(record.tcdm.prediction_type)
+    confidence = resolved_confidence(
+        asked.chosen(args.confidence), kept_calibration(model), sampling, record.config.preset
+    )
     device = resolve_device(args.device)
     workers = 1 if device.type == "cuda" else workers
     shared = {"model": model, "source": source.folder, "confidence": confidence, "device_name": args.device}
@@ -135,24 +138,16 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "held_out": held_out.name,
         "settings": {
             "confidence": to_dict(confidence),
-            "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
+            "sampling": to_dict(sampling),
             "draws": args.draws,
             "seed": args.seed,
-            "weights_sha256": weights_sha256(model),
+            "weights_sha256": weights_sha256(model, confidence),
         },
         "summary": summary,
         "verdict": verdict(summary, JUDGED, controls),
         "cases": {name: _case_entry(case, jobs[name]) for name, case in cases.items()},
         "versions": versions(),
     }
-
-
-def _confidence_settings(asked: ConfidenceConfig, record: GeneratorRecord, model: Path) -> ConfidenceConfig:
-    calibrated = kept_calibration(model)
-    return resolved_confidence(
-        asked, None if calibrated is None else calibrated.calibration,
-        record.config.sampling.for_model(record.tcdm.prediction_type), record.config.preset,
-    )  # fmt: skip
 
 
 def held_out_anatomies(
@@ -286,9 +281,15 @@ def _untrained(generator: Generator, seed: int) -> Generator:
 def _draw(generator: Generator, case: Case, job: _Job, seed: int) -> Drawing:
     device = resolve_device(job.device_name)
     precision = torch.bfloat16 if supports_bf16(device) else torch.float32
-    template = RawDataset.open(job.source).load_case(job.template)
+    template = _template(job.source, job.template)
     reference = Case(case.case_id, None, case.mask, case.affine)
     return draw_image(generator, reference, template, seed, device, precision, with_spread=True)
+
+
+@lru_cache(1)
+def _template(source: Path, case_id: str) -> Case:
+    """Kept for a case's other drawings: its ensemble, and the one with random weights."""
+    return RawDataset.open(source).load_case(case_id)
 
 
 def _spread(drawing: Drawing) -> np.ndarray:

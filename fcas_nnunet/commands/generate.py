@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
-from fcas_nnunet.choices import ConfidenceNorm, ReferenceSource, SnapshotDecoder
+from fcas_nnunet.choices import ReferenceSource, SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_volumes, mask_config
 from fcas_nnunet.commands.sampling_settings import (
@@ -206,10 +206,8 @@ def _drawing_settings(
     confidence = confidence_config(config.confidence, args)
     if record is None:
         return sampling, confidence.for_generator(config.calibration is not None)
-    calibrated = kept_calibration(model)
-    calibration = None if calibrated is None else calibrated.calibration
     filled = sampling.for_model(record.tcdm.prediction_type)
-    return sampling, resolved_confidence(confidence, calibration, filled, record.config.preset)
+    return sampling, resolved_confidence(confidence, kept_calibration(model), filled, record.config.preset)
 
 
 def _job(
@@ -239,10 +237,7 @@ def _job(
             "source": source.name, "run_seed": args.seed, "mask_config": to_dict(masks),
             "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(confidence), "preset": record.config.preset,
-            "weights_sha256": weights_sha256(
-                model, with_preview=confidence.needs_spread and confidence.decoder == SnapshotDecoder.PREVIEW,
-                with_calibration=confidence.norm == ConfidenceNorm.CALIBRATED,
-            ),
+            "weights_sha256": weights_sha256(model, confidence),
             "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
         },
     )  # fmt: skip

@@ -11,7 +11,15 @@ import torch
 import yaml
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import AutoencoderConfig, FCaSConfig, OptimisationConfig, PreviewConfig, TCDMConfig
+from fcas_nnunet.choices import ConfidenceNorm, SnapshotDecoder
+from fcas_nnunet.config import (
+    AutoencoderConfig,
+    ConfidenceConfig,
+    FCaSConfig,
+    OptimisationConfig,
+    PreviewConfig,
+    TCDMConfig,
+)
 from fcas_nnunet.config_files import load_config, save_config, to_dict
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator import maisi
@@ -116,25 +124,26 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
     tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
-    preview, calibrated = kept_preview(folder), kept_calibration(folder)
+    preview, calibrated = kept_preview(folder), _kept_error_model(folder)
     for network in (autoencoder, tcdm, preview, None if calibrated is None else calibrated.error_model):
         if network is not None:
             network.requires_grad_(False).eval().to(device)
     return Generator(record, autoencoder, tcdm, preview, calibrated)
 
 
-def weights_sha256(folder: Path, with_preview: bool = False, with_calibration: bool = False) -> str:
-    """One hash over the weights that generation uses.
+def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
+    """One hash over all that was learnt and that generation uses.
 
     Args:
         folder: `fcas__<preset>`.
-        with_preview: the snapshots are decoded by the preview decoder.
-        with_calibration: the confidence is calibrated.
+        confidence: filled in; says whether the preview decoder and the calibration are used.
     """
     digest = hashlib.sha256()
     files = [folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE]
-    files += [folder / PREVIEW / MODEL_FILE] if with_preview else []
-    files += [folder / CALIBRATION / name for name in (MODEL_FILE, CONFIG_FILE)] if with_calibration else []
+    if confidence.needs_spread and confidence.decoder == SnapshotDecoder.PREVIEW:
+        files.append(folder / PREVIEW / MODEL_FILE)
+    if confidence.norm == ConfidenceNorm.CALIBRATED:
+        files += [folder / CALIBRATION / name for name in (MODEL_FILE, CONFIG_FILE)]
     for path in files:
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -220,15 +229,24 @@ def keep_calibration(folder: Path, calibration: Calibration, error_model: ErrorM
     atomic_write_text(target / CONFIG_FILE, yaml.safe_dump(to_dict(calibration), sort_keys=False))
 
 
-def kept_calibration(folder: Path) -> Calibrated | None:
-    """The calibration of `folder` (fcas__<preset>), or None where there is none.
+def kept_calibration(folder: Path) -> Calibration | None:
+    """The calibration of `folder` (fcas__<preset>) without its error model, or None where there is none.
+
+    Raises:
+        ValueError: when it is broken.
+    """
+    return load_config(Calibration, folder / CALIBRATION / CONFIG_FILE) if is_calibrated(folder) else None
+
+
+def _kept_error_model(folder: Path) -> Calibrated | None:
+    """The calibration with its error model.
 
     Raises:
         ValueError: when a file is broken or does not fit.
     """
-    if not is_calibrated(folder):
+    calibration = kept_calibration(folder)
+    if calibration is None:
         return None
-    calibration = load_config(Calibration, folder / CALIBRATION / CONFIG_FILE)
     error_model = ErrorModel(calibration.config.width)
     load_weights(error_model, folder / CALIBRATION / MODEL_FILE)
     return Calibrated(calibration, error_model)

@@ -158,8 +158,8 @@ def test_a_generator_trained_before_learns_the_same(calibrated: Path, tmp_path: 
 
 
 def test_calibration_counts_into_the_hash_of_what_uses_it(calibrated: Path) -> None:
-    plain = checkpoint.weights_sha256(calibrated)
-    assert checkpoint.weights_sha256(calibrated, with_calibration=True) != plain
+    own = ConfidenceConfig().for_generator(calibrated=True)
+    assert checkpoint.weights_sha256(calibrated, own) != checkpoint.weights_sha256(calibrated, SSV)
 
 
 def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: Path) -> None:

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
 
 from fcas_nnunet.anatomy import label_roles
-from fcas_nnunet.choices import ReferenceSource
-from fcas_nnunet.config import FCaSConfig
+from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
+from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.config_files import from_dict, load_config, save_config, to_dict
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.fitting import train_generator
@@ -19,6 +19,7 @@ from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.presets import PRESETS
 
 CPU = torch.device("cpu")
+SSV = ConfidenceConfig().chosen(ConfidenceChoice.SSV)
 
 
 def training_data(count=4):
@@ -61,7 +62,7 @@ def test_same_settings_train_the_same_weights_interrupted_or_not_and_shown_or_no
     shown = replace(config.tcdm, optimisation=replace(config.tcdm.optimisation, sample_every=3))
     train_generator(training_data(), replace(config, tcdm=shown), tmp_path, Accelerator(cpu=True))
     assert [path.name for path in (tmp_path / "tcdm" / "samples").iterdir()] == ["step_000003.png"]
-    assert checkpoint.weights_sha256(tmp_path) == checkpoint.weights_sha256(trained)
+    assert checkpoint.weights_sha256(tmp_path, SSV) == checkpoint.weights_sha256(trained, SSV)
 
 
 def test_other_settings_do_not_go_on_with_a_run(trained):

@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             )  # fmt: skip
     evaluated = run_cases(_evaluate, jobs, workers=workers, description="drawing held-out cases")
     cases = {name: found.case for name, found in evaluated.items()}
-    summary = summarise_cases(list(cases.values()), JUDGED)
+    summary = summarise_cases(list(cases.values()), JUDGED, EXPECTED)
     controls = [name for name in summary["pooled"] if name not in (JUDGED, EXPECTED, SPREAD)]
     if args.picture:
         write_confidence_picture(args.picture, _best_and_worst(evaluated))
@@ -384,6 +384,13 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def _expected_and_found(reliability: Mapping[str, Any]) -> list[str]:
+    if reliability["expected"] is None:
+        return []
+    expected, found = (", ".join(f"{value:.0f}" for value in reliability[key]) for key in ("expected", "error"))
+    return [f"tenths of the structures' voxels, from the least confident: expected {expected} HU, found {found} HU"]
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows for --csv, a row per drawing, error, region and map."""
     rows = [
@@ -406,5 +413,6 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"confidence inside structures {summary['mean_confidence']['mean']:.3f}, spread "
         f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error_hu']['mean']:.0f} HU",
         f"ρ inside structures without what {', '.join(KNOWN)} know: {partial:.3f}",
+        *_expected_and_found(summary["reliability"]),
         *report["verdict"],
     ]

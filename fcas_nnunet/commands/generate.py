@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
-from fcas_nnunet.choices import ReferenceSource, SnapshotDecoder
+from fcas_nnunet.choices import SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_volumes, mask_config
+from fcas_nnunet.commands.mask_settings import (
+    add_mask_arguments,
+    add_plan_arguments,
+    check_count,
+    given_volumes,
+    mask_config,
+)
 from fcas_nnunet.commands.sampling_settings import (
     add_sampling_arguments,
     confidence_config,
@@ -57,14 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-d", metavar="ID", required=True, help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named after -d + FCaS)")
-    parser.add_argument("-n", type=int, default=40, metavar="N", help="number of synthetic cases (default: 40)")
     parser.add_argument("--for", dest="real", metavar="ID", help="write labels under this data set's ids and names")
-    parser.add_argument(
-        "--masks", type=ReferenceSource, choices=list(ReferenceSource), default=ReferenceSource.MGM,
-        help="where the masks come from: the data set's own, deformed ones, or each own once and deformed ones then "
-        "(default: mgm)",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
+    add_plan_arguments(parser, 40, "synthetic cases")
     add_generator_arguments(parser)
     parser.add_argument(
         "-np", type=int, default=None, metavar="P",
@@ -88,8 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_generate."""
     args = build_parser().parse_args(argv)
-    if args.n < 1:
-        raise ValueError(f"-n: must be at least 1, got {args.n}. Give a higher number.")
+    check_count(args.n)
     share = share_of(args.part, os.environ)
     config = generator_config(args)
     if confidence_config(config.confidence, args).decoder == SnapshotDecoder.PREVIEW and config.preview is None:

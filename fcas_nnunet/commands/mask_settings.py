@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.config import MaskConfig
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
@@ -23,6 +24,33 @@ _RANGES = {
     "vessel_calibre": ("--calibre", "factor on the radius of thin vessels, say 0.8 1.3"),
     "stenosis": ("--stenosis", "part of the radius that one stenosis takes, say 0.3 0.7"),
 }
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser, count: int, of_what: str) -> None:
+    """Which masks there shall be: how many, from where, and the seed; the same ones give the same masks everywhere.
+
+    Args:
+        parser: to add to.
+        count: the default of -n.
+        of_what: is counted, for the help.
+    """
+    parser.add_argument("-n", type=int, default=count, metavar="N", help=f"number of {of_what} (default: {count})")
+    parser.add_argument(
+        "--masks", type=ReferenceSource, choices=list(ReferenceSource), default=ReferenceSource.MGM,
+        help="where the masks come from: the data set's own, deformed ones, or each own once and deformed ones then "
+        "(default: mgm)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
+
+
+def check_count(count: int) -> None:
+    """Refuse a set of no masks.
+
+    Raises:
+        ValueError: when it is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"-n: must be at least 1, got {count}. Give a higher number.")
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:

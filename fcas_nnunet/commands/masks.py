@@ -14,10 +14,16 @@ from tqdm import tqdm
 
 from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.commands.mask_settings import add_mask_arguments, given_samples, mask_config, sampled_volumes
+from fcas_nnunet.commands.mask_settings import (
+    add_mask_arguments,
+    add_plan_arguments,
+    check_count,
+    given_samples,
+    mask_config,
+    sampled_volumes,
+)
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.config import FCaSConfig, MaskConfig
 from fcas_nnunet.config_files import load_config, to_dict
@@ -64,13 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="ID", help="labelled data set: an id or DatasetXXX_Name")
-    parser.add_argument("-n", type=int, default=100, metavar="N", help="number of masks (default: 100)")
     parser.add_argument("-o", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--masks", type=ReferenceSource, choices=list(ReferenceSource), default=ReferenceSource.MGM,
-        help="new masks, the given ones, or each given one once and new ones then (default: mgm)",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
+    add_plan_arguments(parser, 100, "masks")
     parser.add_argument("--config", type=Path, metavar="YAML", help="take the ranges from a generator's configuration")
     parser.add_argument(
         "-np", type=int, default=None, metavar="P", help="processes (default: one per core); the masks do not change"
@@ -83,8 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_masks."""
     args = build_parser().parse_args(argv)
-    if args.n < 1:
-        raise ValueError(f"-n: must be at least 1, got {args.n}. Give a higher number.")
+    check_count(args.n)
     base = load_config(FCaSConfig, args.config).masks if args.config else MaskConfig()
     config = mask_config(args, base)
     source = RawDataset.open(resolve_dataset(args.d))

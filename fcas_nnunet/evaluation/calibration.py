@@ -124,7 +124,7 @@ def evaluate_case(
     )
 
 
-def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, Any]:
+def summarise_cases(cases: Sequence[CaseEvaluation], judged: str, expecting: str | None = None) -> dict[str, Any]:
     """Over all cases: each map's mean scores, scores over the cases' pooled voxels, and the judged map's reliability.
 
     Pooled, a value has to mean the same in every case; within a case the order alone counts.
@@ -132,6 +132,7 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, A
     Args:
         cases: with the same maps.
         judged: name of the map that stands for the confidence.
+        expecting: name of the map that is minus the expected error in HU, where there is one.
 
     Returns:
         JSON-able but for NaN.
@@ -162,7 +163,7 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str) -> dict[str, A
             region: vars(summarise([c.partial_spearman[region] for c in cases if region in c.partial_spearman]))
             for region in first.partial_spearman
         },
-        "reliability": asdict(reliability(pooled[judged], error)),
+        "reliability": asdict(reliability(pooled[judged], error, -pooled[expecting] if expecting in pooled else None)),
         "mean_confidence": vars(summarise([case.mean_confidence for case in cases])),
         "std_confidence": vars(summarise([case.std_confidence for case in cases])),
         "mean_error_hu": vars(summarise([case.mean_error_hu for case in cases])),

@@ -179,8 +179,11 @@ def _confidence(content: Mapping[str, Any]) -> ShownResult:
         for name in matched["structures"]
     ]  # fmt: skip
     bins = summary["reliability"]
-    reliability = [[f"{confidence:.2f}", f"{error:.0f}"]
-                   for confidence, error in zip(bins["confidence"], bins["error"], strict=True)]  # fmt: skip
+    expected = bins.get("expected") or [math.nan] * len(bins["error"])
+    reliability = [
+        [f"{confidence:.2f}", _number(promised, 1, 0), f"{error:.0f}"]
+        for confidence, promised, error in zip(bins["confidence"], expected, bins["error"], strict=True)
+    ]
     notes = [
         "AUSE: 0 is the error's own order, 0.5 a random one; ρ: rank correlation of doubt and error",
         f"Confidence inside structures {_mean_and_spread(summary['mean_confidence'], 1, 3)}",
@@ -189,7 +192,7 @@ def _confidence(content: Mapping[str, Any]) -> ShownResult:
     return ShownResult(
         "Confidence", f"{content['held_out']} drawn by the generator of {content['source']}",
         [Table("Maps against the error after matching contrast", header, rows),
-         Table("What a confidence means", ["confidence", "mean error, HU"], reliability)],
+         Table("What a confidence means", ["confidence", "expected error, HU", "mean error, HU"], reliability)],
         notes, _flat(content["settings"]),
     )  # fmt: skip
 

@@ -24,11 +24,13 @@ class Reliability:
         confidence: mean confidence of each bin.
         error: mean absolute error of each bin.
         count: voxels of each bin.
+        expected: mean error that was expected of each bin; None where the map expects none.
     """
 
     confidence: list[float]
     error: list[float]
     count: list[int]
+    expected: list[float] | None = None
 
 
 def sparsification_curve(confidence: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,20 +101,24 @@ def partial_spearman(confidence: np.ndarray, error: np.ndarray, controls: Mappin
     return _correlation(residuals[:, 0], residuals[:, 1])
 
 
-def reliability(confidence: np.ndarray, error: np.ndarray, bins: int = RELIABILITY_BINS) -> Reliability:
+def reliability(
+    confidence: np.ndarray, error: np.ndarray, expected: np.ndarray | None = None, bins: int = RELIABILITY_BINS
+) -> Reliability:
     """Mean error by confidence, in bins of equal numbers of voxels.
 
     Args:
         confidence: of some voxels.
         error: their absolute errors.
+        expected: the absolute errors that were expected.
         bins: how many.
     """
     confidence, error = _checked(confidence, error)
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(error)))
     return Reliability(
-        [float(confidence[part].mean()) for part in parts],
-        [float(error[part].mean()) for part in parts],
-        [len(part) for part in parts],
+        confidence=[float(confidence[part].mean()) for part in parts],
+        error=[float(error[part].mean()) for part in parts],
+        count=[len(part) for part in parts],
+        expected=None if expected is None else [float(expected[part].mean()) for part in parts],
     )
 
 

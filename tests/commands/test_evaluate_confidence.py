@@ -83,9 +83,13 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     reliability = report["summary"]["reliability"]
     assert np.all(np.diff(reliability["confidence"]) >= 0)
     assert reliability["error"][0] > reliability["error"][-1]
+    assert reliability["expected"][0] > reliability["expected"][-1]
+    assert 0.4 < np.mean(reliability["expected"]) / np.mean(reliability["error"]) < 2.5
     assert picture.stat().st_size > 20_000
     assert len(table.read_text().splitlines()) == 1 + 2 * 2 * 3 * len(inside)
-    assert "inside structures confidence beats" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "inside structures confidence beats" in printed
+    assert f"expected {reliability['expected'][0]:.0f}, " in printed
 
 
 def test_own_validation_cases_are_the_default_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
@@ -96,6 +100,7 @@ def test_own_validation_cases_are_the_default_and_the_same_seed_gives_the_same(t
         results.append(json.loads((tmp_path / name).read_text()))
     assert list(results[0]["cases"]) == ["p3, 0"]
     assert results[0]["settings"]["confidence"]["norm"] == "robust_std"
+    assert results[0]["summary"]["reliability"]["expected"] is None
     assert results[0]["cases"] == results[1]["cases"]
 
 

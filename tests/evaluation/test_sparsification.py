@@ -107,6 +107,9 @@ def test_reliability_of_a_map_that_says_its_error() -> None:
     assert curve.error == pytest.approx([-c for c in curve.confidence])
     assert curve.count == [2000] * 10
     assert sum(curve.error) / 10 == pytest.approx(ERRORS.mean())
+    assert curve.expected is None
+    promised = reliability(-ERRORS, ERRORS, expected=2 * ERRORS).expected
+    assert promised == pytest.approx([2 * error for error in curve.error])
 
 
 def test_samples_are_the_same_every_time_and_inside() -> None:

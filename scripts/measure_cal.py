@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from fcas_nnunet.anatomy import label_roles, match_labels
 from fcas_nnunet.case import Case
@@ -110,6 +111,9 @@ def main() -> None:
     parser.add_argument("--known_scans", action="store_true", help="draw real scans in new shapes instead of new masks")
     parser.add_argument("--epochs", type=int, nargs=2, default=[6, 7], help="of pretraining and fine-tuning (6 7)")
     parser.add_argument("-o", type=Path, required=True, help="folder for results.jsonl and the predictions")
+    parser.add_argument(
+        "--also", type=Path, nargs="+", default=[], help="folders of other seeds, to report on together"
+    )
     args = parser.parse_args()
     if set(args.arms) & set(ORACLE_ARMS) and not args.known_scans:
         parser.error(f"{', '.join(ORACLE_ARMS)}: the true errors must be known, got masks alone. Add --known_scans.")
@@ -136,7 +140,7 @@ def main() -> None:
                 with results.open("a") as stream:
                     stream.write(json.dumps(record | {"seconds": round(time.monotonic() - start)}) + "\n")
                 logging.info(f"{arm}, seed {seed}: Dice {summary(record)}")
-    report(read(results))
+    report([record for folder in (args.o, *args.also) for record in read(folder / results.name)])
 
 
 def write_narrow_plans(real: RawDataset) -> None:
@@ -269,24 +273,45 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def report(records: list[dict[str, Any]]) -> None:
-    """Means over seeds with their spread, and differences to the map's own shuffle in pairs of seeds."""
+    """Means over seeds with their spread, and differences in pairs of seeds: to uniform maps and the map's shuffle."""
     arms = list(dict.fromkeys(record["arm"] for record in records))
     for stage in ("pretrained", "finetuned"):
         for measure in ("dice", "rdice"):
-            print(f"\n{stage}, {measure} in %: mean ± sd over seeds; difference to its shuffle, paired by seed")
-            values = {arm: {r["seed"]: r[stage][measure] for r in records if r["arm"] == arm} for arm in arms}
-            for arm, of_seed in values.items():
-                means = {seed: 100 * float(np.mean(list(scores.values()))) for seed, scores in of_seed.items()}
+            scores = {arm: {r["seed"]: r[stage][measure] for r in records if r["arm"] == arm} for arm in arms}
+            means = {
+                arm: {seed: 100 * float(np.mean(list(labels.values()))) for seed, labels in of_seed.items()}
+                for arm, of_seed in scores.items()
+            }
+            print(f"\n{stage}, {measure} in %: mean ± sd over seeds, and of every structure")
+            for arm, of_seed in scores.items():
+                names = list(next(iter(of_seed.values())))
+                print(f"{arm:<24}{mean_and_sd(list(means[arm].values()))}  " + "; ".join(
+                    f"{name} {mean_and_sd([100 * labels[name] for labels in of_seed.values()])}" for name in names
+                ))  # fmt: skip
+            print("differences paired by seed: mean [95 % by Student's t], Wilcoxon's p, seeds in which it is positive")
+            for arm in arms:
                 shuffle = "oracle_shuffled" if arm.startswith(ORACLE) else "shuffled"
-                base = {s: 100 * float(np.mean(list(v.values()))) for s, v in values.get(shuffle, {}).items()}
-                paired = [means[seed] - base[seed] for seed in means if seed in base]
-                sd = np.std(list(means.values()), ddof=1) if len(means) > 1 else float("nan")
-                spread = np.std(paired, ddof=1) if len(paired) > 1 else float("nan")
-                labels = list(next(iter(of_seed.values())))
-                per_label = " ".join(f"{100 * np.mean([s[n] for s in of_seed.values()]):5.1f}" for n in labels)
-                mean, difference = np.mean(list(means.values())), np.mean(paired or [np.nan])
-                print(f"{arm:<24}{mean:6.1f} ± {sd:4.1f}   {difference:+5.1f} ± {spread:4.1f}   {per_label}")
-            print(" " * 52 + " ".join(name[:14] for name in labels))
+                for other in dict.fromkeys(("uniform", shuffle)):
+                    if other != arm and other in means:
+                        print(f"{arm} − {other}: {difference(means[arm], means[other])}")
+
+
+def mean_and_sd(values: list[float]) -> str:
+    """As in 31.0 ± 5.0."""
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1) if len(values) > 1 else np.nan:.1f}"
+
+
+def difference(own: dict[int, float], other: dict[int, float]) -> str:
+    """Mean of the differences by seed, their interval, and a test."""
+    values = np.array([own[seed] - other[seed] for seed in own if seed in other])
+    if len(values) < 2:
+        return "fewer than two seeds"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    p_value = stats.wilcoxon(values).pvalue if values.any() else 1.0
+    return (
+        f"{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}], p = {p_value:.3f}, "
+        f"{(values > 0).sum()} of {len(values)}"
+    )
 
 
 if __name__ == "__main__":

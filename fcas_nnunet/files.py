@@ -38,12 +38,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a whole text file, or leave what was there.
+    """Write a whole text file, or leave what was there; a file that holds the text already is not touched.
 
     Args:
         path: the file to make or replace.
         text: its content, written as UTF-8.
     """
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

@@ -1,0 +1,34 @@
+"""Whole files or none, and none touched for nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from fcas_nnunet.files import atomic_path, atomic_write_text
+
+
+def test_a_file_is_replaced_as_a_whole_and_left_alone_where_it_would_not_change(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "text.txt"
+    atomic_write_text(path, "Größe\n")
+    assert path.read_bytes() == "Größe\n".encode()
+    before = path.stat()
+    atomic_write_text(path, "Größe\n")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    atomic_write_text(path, "Größe")
+    assert path.read_text(encoding="utf-8") == "Größe"
+    assert [file.name for file in path.parent.iterdir()] == ["text.txt"]
+
+
+def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    atomic_write_text(path, "old")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]

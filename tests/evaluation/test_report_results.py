@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fcas_nnunet.evaluation.calibration import ErrorKind, evaluate_case, summarise_cases
 from fcas_nnunet.evaluation.report_results import show_result
@@ -38,16 +39,17 @@ def test_older_results_without_networks_still_show() -> None:
     assert [row[0] for row in show_result(image_quality()).tables[0].rows] == ["SSIM", "RMSE", "RMSE HU"]
 
 
-def test_confidence_is_a_row_per_map_and_a_curve() -> None:
+@pytest.mark.parametrize("expecting", ["expected error", None])
+def test_confidence_is_a_row_per_map_and_a_curve(expecting: str | None) -> None:
     rng = np.random.default_rng(0)
     mask = np.zeros((12, 12, 12), dtype=np.uint8)
     mask[2:10, 2:10, 2:10] = 1
     error = rng.exponential(50, mask.shape)
-    maps = {"confidence": 1 - error / error.max(), "uniform": np.ones(mask.shape)}
+    maps = {"confidence": 1 - error / error.max(), "uniform": np.ones(mask.shape), "expected error": -2 * error}
     case = evaluate_case(maps, {ErrorKind.RAW: error, ErrorKind.MATCHED: error}, mask, "confidence", [])
     shown = show_result({
         "schema": "fcas-nnunet/confidence", "source": "A", "held_out": "B", "settings": {"draws": 1},
-        "summary": summarise_cases([case], "confidence"),
+        "summary": summarise_cases([case], "confidence", expecting),
         "verdict": ["inside structures confidence beats every control"],
     })  # fmt: skip
     table, curve = shown.tables
@@ -55,6 +57,9 @@ def test_confidence_is_a_row_per_map_and_a_curve() -> None:
     assert table.rows[0][:3] in (["confidence", "0.000", "1.000"], ["confidence", "-0.000", "1.000"])
     assert table.rows[1][:3] == ["uniform", "0.500", "0.000"]
     assert len(curve.rows) == 10
-    assert float(curve.rows[0][1]) > float(curve.rows[-1][1])
+    assert curve.header == ["confidence", "expected error, HU", "mean error, HU"]
+    assert float(curve.rows[0][2]) > float(curve.rows[-1][2])
+    for _, expected, found in curve.rows:
+        assert expected == "–" if expecting is None else float(expected) == pytest.approx(2 * float(found), abs=1.5)
     assert shown.notes[-1] == "Inside structures confidence beats every control"
     assert shown.subtitle == "B drawn by the generator of A"

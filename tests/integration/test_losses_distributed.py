@@ -61,6 +61,7 @@ def work(rank: int, folder: Path, kind: str, batch_dice: bool) -> None:
     tally = ConfidenceTally(3 if kind == "regions" else 2, kind == "regions")
     tally.add(target, confidence)
     torch.save(result | {"tally": tally.close(is_ddp=True)}, folder / f"{rank}.pt")
+    distributed.barrier()  # whoever leaves while the other still talks can take it down
     distributed.destroy_process_group()
 
 

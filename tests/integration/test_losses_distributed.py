@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def work(rank: int, folder: Path, kind: str, batch_dice: bool) -> None:
     tally = ConfidenceTally(3 if kind == "regions" else 2, kind == "regions")
     tally.add(target, confidence)
     torch.save(result | {"tally": tally.close(is_ddp=True)}, folder / f"{rank}.pt")
-    distributed.barrier()  # whoever leaves while the other still talks can take it down
-    distributed.destroy_process_group()
+    distributed.barrier()
+    os._exit(0)  # gloo's threads, taken down by torch, abort one process of a hundred ("terminate called ...")
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])

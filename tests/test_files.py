@@ -19,16 +19,17 @@ def test_a_file_is_replaced_as_a_whole_and_left_alone_where_it_would_not_change(
     assert [file.name for file in path.parent.iterdir()] == ["text.txt"]
 
 
-def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    atomic_write_text(path, "old")
+def test_a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"old")
 
-    def write_half() -> None:
+    def interrupted() -> None:
         with atomic_path(path) as temporary:
-            temporary.write_text("ne")
-            raise KeyboardInterrupt
+            temporary.write_bytes(b"half")
+            assert not temporary.name.endswith(".nii.gz")
+            raise KeyboardInterrupt("by the user")
 
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]
+    with pytest.raises(KeyboardInterrupt, match="by the user"):
+        interrupted()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+    assert path.read_bytes() == b"old"

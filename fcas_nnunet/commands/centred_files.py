@@ -13,7 +13,7 @@ from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.case_files import case_files
 from fcas_nnunet.integration.folders import IMAGES, LABELS
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset, open_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
 
 
@@ -115,8 +115,8 @@ def _files(dataset: RawDataset, becomes: dict[int, int]) -> dict[str, CentredFil
 
 
 def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int]) -> Cases:
-    folder = Path(argument)
-    if not folder.is_dir() or is_dataset(folder):
+    folder = bare_folder(argument)
+    if folder is None:
         dataset = open_dataset(argument)
         if dataset.folder.resolve() == training.folder.resolve():
             raise ValueError(

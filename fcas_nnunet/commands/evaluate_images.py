@@ -28,7 +28,7 @@ from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, P
 from fcas_nnunet.evaluation.intensities import IntensityComparison, compare_intensities, structure_histograms
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.integration.manifest import Manifest, versions
-from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset, open_dataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 def open_scans(argument: str) -> Scans:
     """The scans that `-r` or `-s` names: a data set's id, name or folder, or a bare folder of scans."""
-    folder = Path(argument)
-    if folder.is_dir() and not is_dataset(folder):
+    folder = bare_folder(argument)
+    if folder is not None:
         return Scans(str(folder), case_files(folder))
     dataset = open_dataset(argument)
     return Scans(dataset.name, {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}, dataset)
@@ -116,17 +116,16 @@ def real_intensity_range(argument: str, *, workers: int) -> IntensityRange:
     Raises:
         ValueError: if there is no data set to take it from.
     """
-    folder = Path(argument)
-    if folder.is_dir():
-        around = next((place for place in (folder, folder.absolute().parent) if is_dataset(place)), None)
-        if around is None:
-            raise ValueError(
-                f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
-                "State it: --range LOW HIGH (in HU)."
-            )
-        dataset = RawDataset.open(around)
-    else:
+    folder = bare_folder(argument)
+    if folder is None:
         dataset = open_dataset(argument)
+    elif is_dataset(folder.absolute().parent):
+        dataset = RawDataset.open(folder.absolute().parent)
+    else:
+        raise ValueError(
+            f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
+            "State it: --range LOW HIGH (in HU)."
+        )
     paths = {case_id: (dataset.image_path(case_id), dataset.mask_path(case_id)) for case_id in dataset.case_ids}
     histograms = run_cases(_histogram, paths, workers=workers, description="intensity range")
     return foreground_range(histograms.values(), dataset.name)

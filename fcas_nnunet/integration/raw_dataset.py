@@ -219,6 +219,12 @@ def open_dataset(argument: str) -> RawDataset:
     return RawDataset.open(folder.resolve() if by_path else resolve_dataset(argument))
 
 
+def bare_folder(argument: str) -> Path | None:
+    """The folder that an argument names where that is no data set; None where `open_dataset` has to find one."""
+    folder = Path(argument)
+    return folder if folder.is_dir() and not is_identifier(argument) and not is_dataset(folder) else None
+
+
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a data set's description."""
     return (folder / DATASET_JSON).is_file()

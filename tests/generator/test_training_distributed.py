@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config
+from process_group import leave
 from safetensors.torch import load_file
 from small_training import CONFIG, HeldOut, Killed, NumberedPoints, SumOfCoordinates
 from torch import multiprocessing
@@ -55,7 +56,7 @@ def start(rank: int, port: int, work: Callable[..., None], *arguments: object) -
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     work(*arguments)
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def in_two_processes(work: Callable[..., None], *arguments: object) -> None:

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from nnunet_cases import LABELS, affine_of, random_case, write_set
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
-from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset, open_dataset, write_case
+from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset, write_case
 from fcas_nnunet.integration.raw_dataset import write_dataset_json as write_json
 from fcas_nnunet.integration.volumes import (
     dequantise_confidence,
@@ -111,22 +110,6 @@ def test_shear_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     ):
         write_labels(tmp_path / "a.nii.gz", np.zeros((2, 2, 2), np.uint8), affine)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    path.write_bytes(b"old")
-
-    def interrupted() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(b"half")
-            assert not temporary.name.endswith(".nii.gz")
-            raise KeyboardInterrupt("by the user")
-
-    with pytest.raises(KeyboardInterrupt, match="by the user"):
-        interrupted()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
-    assert path.read_bytes() == b"old"
 
 
 def test_a_case_comes_back_as_it_was(raw: Path) -> None:
@@ -287,7 +270,10 @@ def test_a_data_set_is_opened_by_name_or_path_and_in_doubt_by_name(
     assert not is_dataset(elsewhere.parent)
     assert [open_dataset(argument).folder for argument in ("901", "Dataset901_Heart")] == 2 * [dataset.folder]
     assert open_dataset("./Dataset901_Heart").folder == elsewhere.resolve()
+    assert bare_folder("./Dataset901_Heart") is None
     (elsewhere / "dataset.json").unlink()
+    assert bare_folder("./Dataset901_Heart") == Path("Dataset901_Heart")
+    assert [bare_folder(argument) for argument in ("901", "Dataset901_Heart", "nowhere")] == 3 * [None]
     with pytest.raises(FileNotFoundError, match="dataset.json"):
         open_dataset(str(elsewhere))
 

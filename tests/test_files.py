@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fcas_nnunet.files import atomic_path, atomic_write_text
+from fcas_nnunet.files import atomic_path, atomic_write_text, file_sha256
 
 
 def test_a_file_is_replaced_as_a_whole_and_left_alone_where_it_would_not_change(tmp_path: Path) -> None:
@@ -33,3 +33,9 @@ def test_a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
         interrupted()
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_hash_is_that_of_the_published_example(tmp_path: Path) -> None:
+    """A million letters a, longer than one read: FIPS 180-2, appendix B.3."""
+    (tmp_path / "a").write_bytes(b"a" * 1_000_000)
+    assert file_sha256(tmp_path / "a") == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"

@@ -1,5 +1,7 @@
 """Weights by reference: paths, the Hub, and what is said when it cannot be reached."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -16,34 +18,34 @@ def test_a_path_is_itself(tmp_path):
         weights_file(str(tmp_path / "b.pt"))
 
 
-def test_a_reference_names_repository_and_path(tmp_path, monkeypatch):
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def download(repository, path):
-        asked.append((repository, path))
-        return str(tmp_path / "cached.pt")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert weights_file(REFERENCE) == tmp_path / "cached.pt"
-    assert asked == [("nvidia/NV-Generate-CT", "models/autoencoder_v1.pt")]
-
-
 @pytest.mark.parametrize("reference", ["hf:nvidia/NV-Generate-CT", "hf:", "hf:nvidia//a.pt"])
 def test_a_malformed_reference_is_refused(reference):
     with pytest.raises(ValueError, match=r"must be hf:<owner>/<repository>/<path>"):
         weights_file(reference)
 
 
-def test_no_network_is_named(monkeypatch):
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-
-    def unreachable(repository, path):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find the file in the cache")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(FileNotFoundError, match=f"{REFERENCE}: must be reachable .* Check the reference"):
-        weights_file(REFERENCE)
+def test_a_file_of_the_hub_is_taken_from_its_cache_and_a_missing_one_named(tmp_path):
+    """huggingface_hub itself, off line: one file lies in its cache as a download leaves it, another does not."""
+    pytest.importorskip("huggingface_hub")
+    repository = tmp_path / "hub" / "models--nvidia--NV-Generate-CT"
+    cached = repository / "snapshots" / "abc" / "models" / "autoencoder_v1.pt"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"weights")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    code = (
+        "from fcas_nnunet.generator.hub import weights_file\n"
+        f"print(weights_file({REFERENCE!r}).read_bytes())\n"
+        "try:\n    weights_file('hf:nvidia/NV-Generate-CT/models/other.pt')\n"
+        "except FileNotFoundError as error:\n    print(error)\n"
+    )
+    offline = dict(os.environ) | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    offline.pop("HF_HUB_CACHE", None)
+    printed = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
+    taken, missing = printed.stdout.splitlines()
+    assert taken == "b'weights'"
+    assert missing.startswith("hf:nvidia/NV-Generate-CT/models/other.pt: must be reachable on huggingface.co")
+    assert "Check the reference and the network" in missing
 
 
 def test_a_missing_package_is_named(monkeypatch):

@@ -17,6 +17,7 @@ from fcas_nnunet.integration.confidence_log import ConfidenceTally
 from fcas_nnunet.integration.losses import weighted_twin
 
 WORLD = 2
+CASES = [(kind, batch_dice) for kind in ("labels", "regions") for batch_dice in (False, True)]
 
 
 def network() -> nn.Module:
@@ -53,23 +54,32 @@ def step(model: nn.Module, loss: nn.Module, batch: tuple[Tensor, Tensor, Tensor]
     return {"loss": value.detach(), "gradients": [parameter.grad.clone() for parameter in model.parameters()]}
 
 
-def work(rank: int, folder: Path, kind: str, batch_dice: bool) -> None:
+def work(rank: int, folder: Path) -> None:
+    """One of the two processes: every case in turn, a file each."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     part = slice(2 * rank, 2 * rank + 2)
-    images, target, confidence = (tensor[part] for tensor in data(kind))
-    result = step(DistributedDataParallel(network()), loss_of(kind, batch_dice, ddp=True), (images, target, confidence))
-    tally = ConfidenceTally(3 if kind == "regions" else 2, kind == "regions")
-    tally.add(target, confidence)
-    torch.save(result | {"tally": tally.close(is_ddp=True)}, folder / f"{rank}.pt")
+    for kind, batch_dice in CASES:
+        images, target, confidence = (tensor[part] for tensor in data(kind))
+        model = DistributedDataParallel(network())
+        result = step(model, loss_of(kind, batch_dice, ddp=True), (images, target, confidence))
+        tally = ConfidenceTally(3 if kind == "regions" else 2, kind == "regions")
+        tally.add(target, confidence)
+        torch.save(result | {"tally": tally.close(is_ddp=True)}, folder / f"{kind}_{batch_dice}_{rank}.pt")
     leave()
 
 
-@pytest.mark.parametrize("kind", ["labels", "regions"])
-@pytest.mark.parametrize("batch_dice", [False, True])
-def test_two_processes_take_the_step_of_one(tmp_path: Path, kind: str, batch_dice: bool) -> None:
-    multiprocessing.start_processes(work, (tmp_path, kind, batch_dice), nprocs=WORLD, start_method="spawn")
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what two processes found."""
+    folder = tmp_path_factory.mktemp("gloo")
+    multiprocessing.start_processes(work, (folder,), nprocs=WORLD, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "batch_dice"), CASES)
+def test_two_processes_take_the_step_of_one(results: Path, kind: str, batch_dice: bool) -> None:
+    ranks = [torch.load(results / f"{kind}_{batch_dice}_{rank}.pt", weights_only=True) for rank in range(WORLD)]
     one = step(network(), loss_of(kind, batch_dice, ddp=False), data(kind))
     assert torch.stack([rank["loss"] for rank in ranks]).mean().item() == pytest.approx(one["loss"].item(), rel=1e-6)
     for rank in ranks:
@@ -82,16 +92,3 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, kind: str, batch_dic
     for rank in ranks:
         assert rank["tally"][0] == pytest.approx(mean)
         assert rank["tally"][1] == pytest.approx(shares)
-
-
-@pytest.mark.parametrize("has_regions", [False, True])
-def test_mean_and_shares_by_hand(has_regions: bool) -> None:
-    """Of every second voxel: labels (1, 0) trusted (0.25, 0.75), then (2, 1) trusted (1, 0)."""
-    tally = ConfidenceTally(2, has_regions)
-    for labels, confidence in (([1, 9, 0, 9], [0.25, 9, 0.75, 9]), ([2, 9, 1, 9], [1.0, 9, 0.0, 9])):
-        ids = torch.tensor(labels).reshape(1, 1, 1, 4)
-        target = torch.cat([ids == 1, ids == 2], dim=1) if has_regions else ids
-        tally.add(target, torch.tensor(confidence).reshape(1, 1, 1, 4))
-    mean, shares = tally.close(is_ddp=False)
-    assert mean == pytest.approx(0.5)
-    assert shares == pytest.approx([0.125, 0.5])

@@ -14,6 +14,7 @@ from torch import nn
 
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.trained_models import FINAL_CHECKPOINT, STEP_SIZE, checkpoint_path, open_predictor
+from fcas_nnunet.integration.volumes import read_volume
 
 _SHA256_DIGITS = 12
 
@@ -56,8 +57,7 @@ class BottleneckExtractor:
 
     def preprocess(self, image_path: Path) -> torch.Tensor:
         """The scan transposed, cropped, normalised and resampled by the model's own preprocessor, float32 [1, …]."""
-        if not image_path.is_file():
-            raise FileNotFoundError(f"{image_path}: file must exist, got none. Put it there or fix the path.")
+        read_volume(image_path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
         predictor = self._predictor
         preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
         data, _, _ = preprocessor.run_case(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from fcas_nnunet.files import TEMPORARY_SUFFIX, file_sha256
 from fcas_nnunet.integration.manifest import Journal
 from fcas_nnunet.integration.trained_models import MODEL_FILES, checkpoint_path, open_predictor
+from fcas_nnunet.integration.volumes import read_volume
 
 JOURNAL_FILE = "fcas_predictions.jsonl"
 
@@ -156,6 +157,7 @@ def _preprocessed(
     managers = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
 
     def prepare(path: Path) -> tuple[np.ndarray, Properties]:
+        read_volume(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
         data, _, properties = preprocessor.run_case([str(path)], None, *managers)
         return data, properties
 

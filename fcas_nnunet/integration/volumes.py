@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.files import atomic_path
+from fcas_nnunet.integration.whole_files import file_fault
 
 FILE_ENDING = ".nii.gz"
 #: Endings that are read: 3D formats that hold spacing, origin and direction.
@@ -48,7 +49,7 @@ def read_volume(path: Path) -> Volume:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or is not a 3D volume of scalars.
+        ValueError: if it cannot be read, has been cut short or damaged, or is not a 3D volume of scalars.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: file must exist, got none. Put it there or fix the path.")
@@ -63,10 +64,14 @@ def read_volume(path: Path) -> Volume:
             f"{path}: volume must be 3D with one channel, got {image.GetDimension()}D with "
             f"{image.GetNumberOfComponentsPerPixel()} channel(s). Keep the CT channel only."
         )
+    array = sitk.GetArrayFromImage(image)
+    fault = file_fault(path, array)
+    if fault:
+        raise ValueError(f"{path}: {fault}. Export or download it again.")
     xyz_affine = np.eye(4)
     xyz_affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
     xyz_affine[:3, 3] = image.GetOrigin()
-    return Volume(sitk.GetArrayFromImage(image), xyz_affine[:, [2, 1, 0, 3]])
+    return Volume(array, xyz_affine[:, [2, 1, 0, 3]])
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

@@ -1,0 +1,143 @@
+"""Whether a volume's file holds all of its voxels: ITK reads as 0 what is missing, and says nothing."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+_GZIP, _ZLIB, _NONE = "gzip", "zlib", ""
+_WBITS = {_GZIP: 31, _ZLIB: 15}
+_GZIP_MAGIC = b"\x1f\x8b"
+_TEXT_HEADER = 1 << 16
+_NIFTI_HEADER = 348  # ITK does not read NIfTI-2
+_GIPL_HEADER = 256
+_CHUNK = 1 << 20
+
+
+class _Layout(NamedTuple):
+    """Where a file keeps its voxels.
+
+    Attributes:
+        start: first byte of the voxels, or of the compressed stream that holds them.
+        compression: of that stream.
+        before: decompressed bytes in front of the voxels.
+        itemsize: bytes of a stored voxel; None = as in the array that was read.
+    """
+
+    start: int
+    compression: str = _NONE
+    before: int = 0
+    itemsize: int | None = None
+
+
+def file_fault(path: Path, array: np.ndarray) -> str | None:
+    """What is missing of a volume's file; None when it is whole.
+
+    The checksum at the file's end is compared with that of the array. Only where the two differ (values that reading
+    has scaled or byte-swapped, several gzip members) is the file decompressed a second time.
+
+    Args:
+        path: a file that ITK could read.
+        array: [D, H, W] what ITK has read, C-contiguous.
+
+    Returns:
+        The fault as "file must be ..., got ...", without the path.
+    """
+    with path.open("rb") as stream:
+        if path.name.endswith(".gz") and stream.read(2) != _GZIP_MAGIC:
+            return "file must be compressed by gzip, as its name says, got other content"
+        try:
+            layout = _layout(path.name, stream)
+            if layout is None:
+                return None
+            size = layout.before + array.size * (layout.itemsize or array.itemsize)
+            if layout.compression == _NONE:
+                got = os.fstat(stream.fileno()).st_size - layout.start
+            elif _checksum_fits(stream, layout, array):
+                return None
+            else:
+                got = _decompressed_size(stream, layout)
+        except (EOFError, OSError, struct.error, zlib.error) as error:
+            return f"file must be whole, got '{error}' on reading it"
+    return None if got >= size else f"file must hold {size} bytes, got {got}"
+
+
+def _layout(name: str, stream: BinaryIO) -> _Layout | None:
+    """How a file keeps its voxels; None when nothing is known of it, or another file holds them."""
+    stream.seek(0)
+    head = stream.read(_TEXT_HEADER)
+    if name.endswith(".nii.gz"):
+        before, itemsize = _nifti_voxels(zlib.decompressobj(_WBITS[_GZIP]).decompress(head, _NIFTI_HEADER))
+        return _Layout(0, _GZIP, before, itemsize)
+    if name.endswith(".nii"):
+        start, itemsize = _nifti_voxels(head)
+        return _Layout(start, itemsize=itemsize)
+    if name.endswith(".nrrd"):
+        return _nrrd_layout(head)
+    if name.endswith(".mha"):
+        end = re.search(rb"^ElementDataFile *= *LOCAL *\r?\n", head, re.MULTILINE)
+        compressed = re.search(rb"^CompressedData *= *True", head, re.MULTILINE)
+        return end and _Layout(end.end(), _ZLIB if compressed else _NONE)
+    return _Layout(_GIPL_HEADER) if name.endswith(".gipl") else None
+
+
+def _nifti_voxels(head: bytes) -> tuple[int, int]:
+    """Offset of the voxels behind a NIfTI-1 header, and the size of a voxel, in bytes."""
+    order = "<" if struct.unpack_from("<i", head)[0] == _NIFTI_HEADER else ">"
+    bits = struct.unpack_from(f"{order}h", head, 72)[0]
+    offset = struct.unpack_from(f"{order}f", head, 108)[0]
+    return int(offset), bits // 8
+
+
+def _nrrd_layout(head: bytes) -> _Layout | None:
+    end = re.search(rb"\r?\n\r?\n", head)
+    encoding = re.search(rb"^encoding: *(\w+)", head, re.MULTILINE)
+    if end is None or encoding is None or re.search(rb"^data ?file:", head[: end.start()], re.MULTILINE):
+        return None
+    compressions = {b"raw": _NONE, b"gzip": _GZIP, b"gz": _GZIP}
+    name = encoding[1].lower()
+    return _Layout(end.end(), compressions[name]) if name in compressions else None
+
+
+def _checksum_fits(stream: BinaryIO, layout: _Layout, array: np.ndarray) -> bool:
+    """Whether what stands in front of the voxels, and the array, have the checksum at the end of the file."""
+    stream.seek(layout.start)
+    before, decompressor = b"", zlib.decompressobj(_WBITS[layout.compression])
+    while len(before) < layout.before:
+        chunk = decompressor.unconsumed_tail or stream.read(_CHUNK)
+        if not chunk:
+            raise EOFError("compressed data end too early")
+        before += decompressor.decompress(chunk, layout.before - len(before))
+    stream.seek(-8, os.SEEK_END)
+    trailer = stream.read()
+    if layout.compression == _ZLIB:
+        return trailer[4:] == struct.pack(">I", zlib.adler32(array.data))
+    return trailer[:4] == struct.pack("<I", zlib.crc32(array.data, zlib.crc32(before)))
+
+
+def _decompressed_size(stream: BinaryIO, layout: _Layout) -> int:
+    """Bytes that a compressed stream holds.
+
+    Raises:
+        EOFError, OSError, zlib.error: if it ends early or is damaged.
+    """
+    stream.seek(layout.start)
+    size = 0
+    if layout.compression == _GZIP:
+        with gzip.GzipFile(fileobj=stream) as zipped:
+            while chunk := zipped.read(_CHUNK):
+                size += len(chunk)
+        return size
+    decompressor = zlib.decompressobj()
+    while chunk := stream.read(_CHUNK):
+        size += len(decompressor.decompress(chunk))
+    if not decompressor.eof:
+        raise EOFError("compressed data end too early")
+    return size

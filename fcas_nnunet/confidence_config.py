@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
-from fcas_nnunet.checks import require
+from pydantic import Field
+
 from fcas_nnunet.choices import (
     ConfidenceChoice,
     ConfidenceEstimator,
@@ -12,12 +14,14 @@ from fcas_nnunet.choices import (
     SnapshotDecoder,
     SnapshotSource,
 )
+from fcas_nnunet.schema import Count, CountOrZero, Positive, Size, check, settings
 
+Percentile = Annotated[float, Field(ge=0, le=100)]
 #: Standard deviation of confidence over the structures' voxels below which CAL weighs all of them alike.
 FLAT_CONFIDENCE_STD = 0.05
 
 
-@dataclass(frozen=True)
+@settings
 class ConfidenceConfig:
     """Where confidence comes from.
 
@@ -38,21 +42,20 @@ class ConfidenceConfig:
 
     estimator: ConfidenceEstimator | None = None
     source: SnapshotSource = SnapshotSource.X_0
-    num_snapshots: int = 9
+    num_snapshots: Annotated[int, Field(ge=2, le=10_000)] = 9
     decoder: SnapshotDecoder = SnapshotDecoder.FULL
-    box_margin: int | None = None
+    box_margin: CountOrZero | None = None
     norm: ConfidenceNorm | None = None
-    percentiles: tuple[float, float] = (5.0, 95.0)
+    percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)
     own_scale_outside: bool = True
 
     def __post_init__(self) -> None:
-        require(self.num_snapshots >= 2, "num_snapshots", "at least 2", self.num_snapshots)
-        require(self.box_margin is None or self.box_margin >= 0, "box_margin", "0 or more", self.box_margin)
-        low, high = self.percentiles
-        require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
-        require(
-            self.estimator != ConfidenceEstimator.ERROR_MODEL or self.norm in (None, ConfidenceNorm.CALIBRATED),
-            "norm", "calibrated with the error model", self.norm,
+        check(
+            _increasing(self.percentiles),
+            (
+                self.estimator != ConfidenceEstimator.ERROR_MODEL or self.norm in (None, ConfidenceNorm.CALIBRATED),
+                "norm", "calibrated with the error model", self.norm,
+            ),
         )  # fmt: skip
 
     def chosen(self, choice: ConfidenceChoice) -> ConfidenceConfig:
@@ -100,7 +103,7 @@ class ConfidenceConfig:
         return self.estimator != ConfidenceEstimator.ERROR_MODEL
 
 
-@dataclass(frozen=True)
+@settings
 class CalibrationConfig:
     """How the generator learns where its own images are wrong: training cases in new shapes are drawn and compared.
 
@@ -115,17 +118,17 @@ class CalibrationConfig:
             over their surroundings.
     """
 
-    num_drawings: int = 16
-    num_voxels: int = 60_000
-    width: int = 48
-    num_steps: int = 1500
-    batch_voxels: int = 8192
-    learning_rate: float = 5e-3
-    percentiles: tuple[float, float] = (5.0, 95.0)
+    num_drawings: Annotated[int, Field(ge=4, le=100_000)] = 16
+    num_voxels: Count = 60_000
+    width: Size = 48
+    num_steps: Count = 1500
+    batch_voxels: Count = 8192
+    learning_rate: Positive = 5e-3
+    percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)
 
     def __post_init__(self) -> None:
-        require(self.num_drawings >= 4, "num_drawings", "at least 4", self.num_drawings)
-        for name in ("num_voxels", "width", "num_steps", "batch_voxels", "learning_rate"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        low, high = self.percentiles
-        require(0 <= low < high <= 100, "percentiles", "increasing within [0, 100]", self.percentiles)
+        check(_increasing(self.percentiles))
+
+
+def _increasing(percentiles: tuple[float, float]) -> tuple[bool, str, str, object]:
+    return percentiles[0] < percentiles[1], "percentiles", "increasing within [0, 100]", percentiles

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from typing import Annotated
 
-from fcas_nnunet.checks import require
+from pydantic import Field
+
 from fcas_nnunet.choices import (
     Architecture,
     Conditioning,
@@ -13,17 +15,33 @@ from fcas_nnunet.choices import (
 )
 from fcas_nnunet.confidence_config import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.mask_config import MaskConfig
+from fcas_nnunet.schema import (
+    Count,
+    CountOrZero,
+    Interval,
+    NotNegative,
+    PlainName,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Size,
+    Sizes,
+    Widths,
+    check,
+    settings,
+)
 
 LATENT_DOWNSAMPLING = 4
 LATENT_CHANNELS = 4
 #: 8 bits of the reference mask, 8 of the template's mask, the template's image (paper §3.1.1).
 CONDITION_CHANNELS = 17
 
+ResidualBlocks = Annotated[int, Field(ge=1, le=16)]
 
 DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
 
 
-@dataclass(frozen=True)
+@settings
 class GridConfig:
     """The working grid all volumes are put on.
 
@@ -38,23 +56,24 @@ class GridConfig:
         intensity_range_hu: HU mapped to [0, 1]; what lies outside is clipped.
     """
 
-    spacing_mm: tuple[float, float, float] | None = None
-    max_voxels: int = 128**3
-    min_voxels: int = 0
-    crop_size: tuple[int, int, int] = (64, 64, 64)
-    intensity_range_hu: tuple[float, float] = (-1000.0, 1000.0)
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    max_voxels: Count = 128**3
+    min_voxels: CountOrZero = 0
+    crop_size: Sizes = (64, 64, 64)
+    intensity_range_hu: Interval = (-1000.0, 1000.0)
 
     def __post_init__(self) -> None:
-        require(all(size > 0 for size in self.crop_size), "crop_size", "positive", self.crop_size)
-        require(
-            0 <= self.min_voxels <= self.max_voxels, "min_voxels", f"in [0, max_voxels = {self.max_voxels}]",
-            self.min_voxels,
-        )  # fmt: skip
         low, high = self.intensity_range_hu
-        require(low < high, "intensity_range_hu", "increasing", self.intensity_range_hu)
+        check(
+            (
+                self.min_voxels <= self.max_voxels,
+                "min_voxels", f"in [0, max_voxels = {self.max_voxels}]", self.min_voxels,
+            ),
+            (low < high, "intensity_range_hu", "increasing", self.intensity_range_hu),
+        )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@settings
 class OptimisationConfig:
     """One training run.
 
@@ -77,38 +96,34 @@ class OptimisationConfig:
         compile: apply `torch.compile`.
     """
 
-    num_steps: int
-    batch_size: int
-    learning_rate: float
-    adam_beta2: float = 0.999
-    warmup_steps: int = 20
-    max_gradient_norm: float = 1.0
-    ema_decay: float = 0.0
-    validate_every: int = 100
-    patience: int = 0
-    num_epochs: int = 0
-    micro_batch_size: int = 0
-    sample_every: int = 0
+    num_steps: CountOrZero
+    batch_size: Count
+    learning_rate: Positive
+    adam_beta2: ShareBelowOne = 0.999
+    warmup_steps: CountOrZero = 20
+    max_gradient_norm: Positive = 1.0
+    ema_decay: ShareBelowOne = 0.0
+    validate_every: Count = 100
+    patience: CountOrZero = 0
+    num_epochs: CountOrZero = 0
+    micro_batch_size: CountOrZero = 0
+    sample_every: CountOrZero = 0
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "validate_every", "learning_rate", "max_gradient_norm"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        for name in ("num_steps", "num_epochs", "micro_batch_size", "sample_every", "warmup_steps", "patience"):
-            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        require(
-            (self.num_steps > 0) != (self.num_epochs > 0),
-            "num_steps, num_epochs", "one positive and the other 0", (self.num_steps, self.num_epochs),
+        check(
+            (
+                (self.num_steps > 0) != (self.num_epochs > 0),
+                "num_steps, num_epochs", "one positive and the other 0", (self.num_steps, self.num_epochs),
+            ),
+            (
+                self.micro_batch_size == 0 or self.batch_size % self.micro_batch_size == 0,
+                "batch_size", f"a multiple of micro_batch_size ({self.micro_batch_size})", self.batch_size,
+            ),
         )  # fmt: skip
-        require(
-            self.micro_batch_size == 0 or self.batch_size % self.micro_batch_size == 0,
-            "batch_size", f"a multiple of micro_batch_size ({self.micro_batch_size})", self.batch_size,
-        )  # fmt: skip
-        for name in ("ema_decay", "adam_beta2"):
-            require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
 
 
-@dataclass(frozen=True)
+@settings
 class AutoencoderConfig:
     """The 4-channel, 4× autoencoder (MONAI's `AutoencoderKlMaisi`).
 
@@ -127,27 +142,30 @@ class AutoencoderConfig:
         optimisation: how it is trained.
     """
 
-    channels: tuple[int, ...]
+    channels: Widths
     optimisation: OptimisationConfig
-    num_res_blocks: int = 1
-    norm_num_groups: int = 8
-    patch_size: int = 1
+    num_res_blocks: ResidualBlocks = 1
+    norm_num_groups: Size = 8
+    patch_size: Size = 1
     linear_skip: bool = False
-    crop_size: tuple[int, int, int] = (32, 32, 32)
-    kl_weight: float = 1e-6
-    heart_weight: float = 10.0
-    thin_weight: float = 30.0
+    crop_size: Sizes = (32, 32, 32)
+    kl_weight: NotNegative = 1e-6
+    heart_weight: Positive = 10.0
+    thin_weight: Positive = 30.0
 
     def __post_init__(self) -> None:
         downsampling = self.patch_size * 2 ** (len(self.channels) - 1)
-        require(downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling)
-        require(
-            all(c % self.norm_num_groups == 0 for c in self.channels),
-            "channels", f"multiples of norm_num_groups ({self.norm_num_groups})", self.channels,
+        check(
+            (downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling),
+            _whole_groups(self.channels, self.norm_num_groups),
+            (
+                all(size % LATENT_DOWNSAMPLING == 0 for size in self.crop_size),
+                "crop_size", f"multiples of {LATENT_DOWNSAMPLING}", self.crop_size,
+            ),
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@settings
 class PairConfig:
     """What the denoiser is trained on: pairs (A, B), and the variants of a case they are drawn from.
 
@@ -162,25 +180,24 @@ class PairConfig:
         reference_surroundings: the reference mask holds the surroundings, too (the paper's other setting).
     """
 
-    self_pair_probability: float = 1.0
-    num_shapes: int = 2
-    num_contrasts: int = 8
-    contrast_jitter_hu: float = 80.0
-    surroundings_jitter_hu: float = 20.0
+    self_pair_probability: Share = 1.0
+    num_shapes: Count = 2
+    num_contrasts: Count = 8
+    contrast_jitter_hu: NotNegative = 80.0
+    surroundings_jitter_hu: NotNegative = 20.0
     one_direction: bool = False
     reference_surroundings: bool = False
 
     def __post_init__(self) -> None:
-        require(0 <= self.self_pair_probability <= 1, "self_pair_probability", "in [0, 1]", self.self_pair_probability)
-        require(self.num_shapes >= 1, "num_shapes", "at least 1", self.num_shapes)
-        require(self.num_contrasts >= 1, "num_contrasts", "at least 1", self.num_contrasts)
-        require(
-            self.self_pair_probability == 0 or self.num_shapes >= 2,
-            "num_shapes", "at least 2 where self-pairs are drawn", self.num_shapes,
+        check(
+            (
+                self.self_pair_probability == 0 or self.num_shapes >= 2,
+                "num_shapes", "at least 2 where self-pairs are drawn", self.num_shapes,
+            )
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@settings
 class TCDMConfig:
     """Denoiser, ControlNet and diffusion process.
 
@@ -208,43 +225,58 @@ class TCDMConfig:
         optimisation: how it is trained.
     """
 
-    channels: tuple[int, ...]
+    channels: Widths
     attention_levels: tuple[bool, ...]
-    num_head_channels: tuple[int, ...]
+    num_head_channels: tuple[CountOrZero, ...]
     optimisation: OptimisationConfig
-    num_res_blocks: int = 1
-    norm_num_groups: int = 16
+    num_res_blocks: ResidualBlocks = 1
+    norm_num_groups: Size = 16
     architecture: Architecture = Architecture.PLAIN
     frozen_denoiser: bool = False
     conditioning: Conditioning = Conditioning.CONCAT
-    condition_embedding_channels: tuple[int, ...] = (32,)
+    condition_embedding_channels: Widths = (32,)
     prior: bool = False
     prediction_type: PredictionType = PredictionType.V_PREDICTION
-    multi_resolution_noise: float = 0.0
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.0015
-    beta_end: float = 0.0195
+    multi_resolution_noise: Share = 0.0
+    num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0015
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.0195
     pairs: PairConfig = field(default_factory=PairConfig)
 
     def __post_init__(self) -> None:
-        for name in ("attention_levels", "num_head_channels"):
-            require(len(getattr(self, name)) == len(self.channels), name, "one per level", getattr(self, name))
-        require(
-            0 <= self.multi_resolution_noise <= 1, "multi_resolution_noise", "in [0, 1]", self.multi_resolution_noise
-        )
-        require(
-            len(self.condition_embedding_channels) in (1, 3),
-            "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
+        levels = len(self.channels)
+        heads = self.num_head_channels
+        check(
+            (len(self.attention_levels) == levels, "attention_levels", "one per level", self.attention_levels),
+            (len(heads) == levels, "num_head_channels", "one per level", heads),
+            (
+                all(
+                    not needed or (head > 0 and width % head == 0)
+                    for head, width, needed in zip(heads, self.channels, self._levels_with_heads(), strict=False)
+                ),
+                "num_head_channels", f"divisors of channels {self.channels} where a level attends, as the last one "
+                "always does", heads,
+            ),
+            _whole_groups(self.channels, self.norm_num_groups),
+            (
+                len(self.condition_embedding_channels) in (1, 3),
+                "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
+            ),
+            (
+                not self.prior or self.prediction_type == PredictionType.SAMPLE,
+                "prediction_type", "sample where prior is on", self.prediction_type,
+            ),
+            (
+                self.conditioning == Conditioning.CONTROLNET
+                or (self.architecture == Architecture.PLAIN and not self.frozen_denoiser),
+                "conditioning", "controlnet where the denoiser is MAISI's or frozen", self.conditioning,
+            ),
+            (self.beta_start < self.beta_end, "beta_end", f"above beta_start ({self.beta_start})", self.beta_end),
         )  # fmt: skip
-        require(
-            not self.prior or self.prediction_type == PredictionType.SAMPLE,
-            "prediction_type", "sample where prior is on", self.prediction_type,
-        )  # fmt: skip
-        require(
-            self.conditioning == Conditioning.CONTROLNET
-            or (self.architecture == Architecture.PLAIN and not self.frozen_denoiser),
-            "conditioning", "controlnet where the denoiser is MAISI's or frozen", self.conditioning,
-        )  # fmt: skip
+
+    def _levels_with_heads(self) -> tuple[bool, ...]:
+        """Where the networks attend: at the levels that are set, and at the deepest one, whose middle block does."""
+        return (*self.attention_levels[:-1], True)
 
     @property
     def grid_multiple(self) -> int:
@@ -257,7 +289,7 @@ class TCDMConfig:
         return CONDITION_CHANNELS + self.prior
 
 
-@dataclass(frozen=True)
+@settings
 class SamplingConfig:
     """The reverse diffusion.
 
@@ -270,14 +302,9 @@ class SamplingConfig:
     """
 
     solver: Solver | None = None
-    num_inference_steps: int | None = None
-    window: tuple[int, int, int] = (32, 32, 32)
-    overlap: float = 0.25
-
-    def __post_init__(self) -> None:
-        steps = self.num_inference_steps
-        require(steps is None or steps >= 2, "num_inference_steps", "at least 2", steps)
-        require(0 <= self.overlap < 1, "overlap", "in [0, 1)", self.overlap)
+    num_inference_steps: Annotated[int, Field(ge=2)] | None = None
+    window: Sizes = (32, 32, 32)
+    overlap: ShareBelowOne = 0.25
 
     def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
         """The same with solver and steps filled in for a model.
@@ -298,7 +325,7 @@ class SamplingConfig:
         )
 
 
-@dataclass(frozen=True)
+@settings
 class PreviewConfig:
     """A small decoder distilled from the autoencoder's, for the intermediate images of SSV.
 
@@ -310,24 +337,27 @@ class PreviewConfig:
         optimisation: how it is trained.
     """
 
-    channels: tuple[int, ...] = (16, 32, 64)
-    num_res_blocks: int = 1
-    norm_num_groups: int = 8
-    crop_size: tuple[int, int, int] = (16, 16, 16)
+    channels: Widths = (16, 32, 64)
+    num_res_blocks: ResidualBlocks = 1
+    norm_num_groups: Size = 8
+    crop_size: Sizes = (16, 16, 16)
     optimisation: OptimisationConfig = field(
         default_factory=lambda: OptimisationConfig(num_steps=4000, batch_size=2, learning_rate=1e-3, validate_every=500)
     )
 
     def __post_init__(self) -> None:
         downsampling = 2 ** (len(self.channels) - 1)
-        require(downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels)
+        check(
+            (downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels),
+            _whole_groups(self.channels, self.norm_num_groups),
+        )
 
 
-@dataclass(frozen=True)
+@settings
 class FCaSConfig:
     """Everything a run of the generator depends on besides its data and seed."""
 
-    preset: str
+    preset: PlainName
     grid: GridConfig
     autoencoder: AutoencoderConfig
     tcdm: TCDMConfig
@@ -336,25 +366,37 @@ class FCaSConfig:
     masks: MaskConfig = field(default_factory=MaskConfig)
     preview: PreviewConfig | None = None
     calibration: CalibrationConfig | None = None
-    seed: int = 0
+    seed: CountOrZero = 0
 
     def __post_init__(self) -> None:
         crop, multiple = self.grid.crop_size, self.grid_multiple
-        require(
-            all(size % multiple == 0 for size in crop),
-            "grid.crop_size", f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser", crop,
-        )  # fmt: skip
-        require(
-            all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
-            "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
-        )  # fmt: skip
         in_latents = multiple // LATENT_DOWNSAMPLING
-        require(
-            all(size > 0 and size % in_latents == 0 for size in self.sampling.window),
-            "sampling.window", f"positive multiples of {in_latents} latents", self.sampling.window,
+        steps, timesteps = self.sampling.num_inference_steps, self.tcdm.num_train_timesteps
+        check(
+            (
+                all(size % multiple == 0 for size in crop),
+                "grid.crop_size", f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser", crop,
+            ),
+            (
+                all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
+                "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
+            ),
+            (
+                all(size % in_latents == 0 for size in self.sampling.window),
+                "sampling.window", f"positive multiples of {in_latents} latents", self.sampling.window,
+            ),
+            (
+                steps is None or steps <= timesteps,
+                "sampling.num_inference_steps", f"at most tcdm.num_train_timesteps ({timesteps})", steps,
+            ),
         )  # fmt: skip
 
     @property
     def grid_multiple(self) -> int:
         """What the sizes of working volumes are multiples of."""
         return self.tcdm.grid_multiple
+
+
+def _whole_groups(channels: tuple[int, ...], groups: int) -> tuple[bool, str, str, object]:
+    """The rule of group norms."""
+    return all(c % groups == 0 for c in channels), "channels", f"multiples of norm_num_groups ({groups})", channels

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.schema import from_dict
 
 T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, for which 1e-3 is a number, as in YAML 1.2, and not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain dicts, lists, strings and numbers."""
     return _plain(dataclasses.asdict(config))
-
-
-def from_dict(config_type: type[T], values: dict[str, Any], path: str = "") -> T:
-    """Build a dataclass from plain values; unknown and missing keys are errors.
-
-    Raises:
-        ValueError: naming the key and what it must be.
-    """
-    hints = typing.get_type_hints(config_type)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{path or 'config'}: keys must be among {sorted(hints)}, got {unknown}. Remove them.")
-    try:
-        return config_type(**{key: _cast(hints[key], value, f"{path}{key}") for key, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{path or 'config'}: {error}.") from error
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -46,11 +39,33 @@ def load_config(config_type: type[T], path: Path) -> T:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when keys or values are wrong.
+        ValueError: when it is not YAML, or keys or values are wrong; every fault is named, a line each.
+    """
+    values = read_yaml(path)
+    try:
+        return from_dict(config_type, values)
+    except ValueError as error:
+        raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; tags that would build objects are refused.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not YAML, empty, or no mapping.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the configuration must exist, got no file. Train first, or check the path.")
-    return from_dict(config_type, yaml.safe_load(path.read_text(encoding="utf-8")))
+        raise FileNotFoundError(f"{path}: the file must exist, got none. Check the path, or train first.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: content must be YAML, got an error: {reason}. Correct the file.") from error
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: content must be a mapping of settings, got {found}. Correct the file.")
+    return content
 
 
 def _plain(value: Any) -> Any:
@@ -59,19 +74,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, StrEnum) else value
-
-
-def _cast(hint: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _cast(next(h for h in typing.get_args(hint) if h is not type(None)), value, path)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_dict(hint, value, f"{path}.")
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        return tuple(_cast(item, v, path) for v in value)
-    if isinstance(hint, type) and issubclass(hint, (StrEnum, float)):
-        return hint(value)
-    return value

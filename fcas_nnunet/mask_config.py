@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from fcas_nnunet.enums import StrEnum
+from fcas_nnunet.schema import CountOrZero, Interval, NotNegative, Positive, ShareBelowOne, check, settings
 
 #: A cubic B-spline field whose control displacements stay below this part of their spacing cannot fold.
 #: Source: Choi and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000.
@@ -14,6 +17,7 @@ _INTERVALS = (
     "scale_range", "shear_range", "volume_ratio_range", "chamber_size_mm", "wall_thickness_mm", "vessel_calibre",
     "stenosis", "stenosis_length_mm",
 )  # fmt: skip
+_POSITIVE_INTERVALS = ("scale_range", "vessel_calibre", "stenosis_length_mm")
 
 
 class Padding(StrEnum):
@@ -27,7 +31,7 @@ class Padding(StrEnum):
     CONSTANT = "constant"
 
 
-@dataclass(frozen=True)
+@settings
 class MaskConfig:
     """Ranges that `draw_deformation` draws from, and what `generate_mask` accepts.
 
@@ -56,67 +60,31 @@ class MaskConfig:
         stenosis_length_mm: along the branch, within which a stenosis takes at least half its depth.
     """
 
-    rotation_deg: float = 15.0
-    scale_range: tuple[float, float] = (0.85, 1.15)
-    shear_range: tuple[float, float] = (-0.08, 0.08)
-    translation_mm: float = 8.0
-    control_spacing_mm: float = 40.0
-    max_displacement_fraction: float = 0.35
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale_range: Interval = (0.85, 1.15)
+    shear_range: Interval = (-0.08, 0.08)
+    translation_mm: NotNegative = 8.0
+    control_spacing_mm: Positive = 40.0
+    max_displacement_fraction: Annotated[float, Field(ge=0, le=MAX_INJECTIVE_FRACTION)] = 0.35
     padding: Padding = Padding.BORDER
-    min_jacobian: float = 0.1
-    volume_ratio_range: tuple[float, float] = (0.4, 2.0)
-    volume_tolerance: float = 0.15
-    max_tunnel_change: int = 0
-    max_tries: int = 10
-    milder: float = 0.85
-    chamber_size_mm: tuple[float, float] = (0.0, 0.0)
-    wall_thickness_mm: tuple[float, float] = (0.0, 0.0)
-    vessel_calibre: tuple[float, float] = (1.0, 1.0)
-    stenosis: tuple[float, float] = (0.0, 0.0)
-    stenosis_length_mm: tuple[float, float] = (4.0, 12.0)
+    min_jacobian: ShareBelowOne = 0.1
+    volume_ratio_range: Interval = (0.4, 2.0)
+    volume_tolerance: Positive = 0.15
+    max_tunnel_change: CountOrZero = 0
+    max_tries: Annotated[int, Field(ge=1, le=10_000)] = 10
+    milder: Annotated[float, Field(gt=0, le=1)] = 0.85
+    chamber_size_mm: Interval = (0.0, 0.0)
+    wall_thickness_mm: Interval = (0.0, 0.0)
+    vessel_calibre: Interval = (1.0, 1.0)
+    stenosis: Interval = (0.0, 0.0)
+    stenosis_length_mm: Interval = (4.0, 12.0)
 
     def __post_init__(self) -> None:
-        for name in _INTERVALS:
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML gives lists
-        object.__setattr__(self, "padding", Padding(self.padding))
-        rules = [
-            ("rotation_deg", 0 <= self.rotation_deg <= 180, "lie in [0, 180]"),
-            ("scale_range", _ordered(self.scale_range) and self.scale_range[0] > 0, "be (low, high), low above 0"),
-            ("shear_range", _ordered(self.shear_range), "be (low, high)"),
-            ("shear_range", max(map(abs, self.shear_range)) < 1, "lie between -1 and 1"),
-            ("translation_mm", self.translation_mm >= 0, "be 0 or more"),
-            ("control_spacing_mm", self.control_spacing_mm > 0, "be above 0"),
-            (
-                "max_displacement_fraction",
-                0 <= self.max_displacement_fraction <= MAX_INJECTIVE_FRACTION,
-                f"lie in [0, {MAX_INJECTIVE_FRACTION}], or the field could fold",
-            ),
-            ("min_jacobian", 0 <= self.min_jacobian < 1, "lie in [0, 1)"),
-            ("volume_ratio_range", _ordered(self.volume_ratio_range), "be (low, high)"),
-            ("max_tunnel_change", self.max_tunnel_change >= 0, "be 0 or more"),
-            ("max_tries", self.max_tries >= 1, "be 1 or more"),
-            ("milder", 0 < self.milder <= 1, "lie in (0, 1]"),
-            ("volume_tolerance", self.volume_tolerance > 0, "be above 0"),
-            ("chamber_size_mm", _ordered(self.chamber_size_mm), "be (low, high)"),
-            ("wall_thickness_mm", _ordered(self.wall_thickness_mm), "be (low, high)"),
-            (
-                "vessel_calibre",
-                _ordered(self.vessel_calibre) and self.vessel_calibre[0] > 0,
-                "be (low, high), low above 0",
-            ),
-            ("stenosis", _ordered(self.stenosis) and 0 <= self.stenosis[0] <= self.stenosis[-1] < 1, "lie in [0, 1)"),
-            (
-                "stenosis_length_mm",
-                _ordered(self.stenosis_length_mm) and self.stenosis_length_mm[0] > 0,
-                "be (low, high), low above 0",
-            ),
-        ]
-        faults = [
-            f"MaskConfig: {name} must {rule}, got {getattr(self, name)}." for name, kept, rule in rules if not kept
-        ]
-        if faults:
-            raise ValueError("\n".join(faults))
-
-
-def _ordered(interval: tuple[float, float]) -> bool:
-    return len(interval) == 2 and interval[0] <= interval[1]
+        intervals = [(name, getattr(self, name)) for name in _INTERVALS]
+        check(
+            *((low <= high, name, "(low, high)", (low, high)) for name, (low, high) in intervals),
+            *((low > 0, name, "(low, high), low above 0", (low, high)) for name, (low, high) in intervals
+              if name in _POSITIVE_INTERVALS),
+            (max(map(abs, self.shear_range)) < 1, "shear_range", "between -1 and 1", self.shear_range),
+            (0 <= self.stenosis[0] and self.stenosis[1] < 1, "stenosis", "in [0, 1)", self.stenosis),
+        )  # fmt: skip

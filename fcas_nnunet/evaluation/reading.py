@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from fcas_nnunet.config_files import from_dict, to_dict
+from fcas_nnunet.config_files import load_config, to_dict
+from fcas_nnunet.schema import from_dict, settings
 from fcas_nnunet.seeds import derive_seed
 
 KEY_SCHEMA, KEY_VERSION = "fcas-nnunet/reading-key", 1
@@ -28,7 +28,7 @@ _KEY_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED_KEYS = frozenset({"total", "rank"})
 
 
-@dataclass(frozen=True)
+@settings
 class Criterion:
     """What an image is scored on.
 
@@ -69,7 +69,7 @@ PAPER_CRITERIA = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@settings
 class Protocol:
     """What a reader is asked.
 
@@ -104,10 +104,6 @@ class Protocol:
                 f"criteria: keys must be small letters, digits and underscores, not total or rank, got {wrong}. "
                 "Rename them; `name` is what readers see."
             )
-        if type(self.lowest) is not int or type(self.highest) is not int:
-            raise ValueError(
-                f"criteria: lowest and highest must be whole numbers, got {self.lowest!r} and {self.highest!r}."
-            )
         if not 0 <= self.lowest < self.highest < self.lowest + MAX_LEVELS:
             raise ValueError(
                 f"criteria: scores must run from 0 or more upwards over 2 to {MAX_LEVELS} levels, got "
@@ -137,17 +133,7 @@ def load_protocol(path: Path) -> Protocol:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not YAML, or keys or values are wrong.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: file of criteria must exist, got none. Fix the path.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"content must be a mapping with criteria, got a {type(content).__name__}.")
-        return from_dict(Protocol, content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: content must be YAML, got an error: {error}. Fix the file.") from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return load_config(Protocol, path)
 
 
 def draw_bags(references: Sequence[str], methods: Sequence[str], seed: int) -> list[Bag]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from sklearn.isotonic import IsotonicRegression
 
 from fcas_nnunet.choices import ConfidenceEstimator
 from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig, SamplingConfig
+from fcas_nnunet.schema import NotNegative, check, settings
 
 MAX_KNOTS = 64
 
 
-@dataclass(frozen=True)
+@settings
 class Curve:
     """A monotone curve from an estimator's doubt to the mean error it goes with, straight between its knots.
 
@@ -22,15 +24,19 @@ class Curve:
         error_hu: mean absolute error after matching contrast, never falling.
     """
 
-    doubt: tuple[float, ...]
-    error_hu: tuple[float, ...]
+    doubt: Annotated[tuple[float, ...], Field(min_length=1)]
+    error_hu: Annotated[tuple[NotNegative, ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        knots = len(self.doubt), len(self.error_hu)
+        check((knots[0] == knots[1], "doubt, error_hu", "of one length", knots))
 
     def __call__(self, doubt: np.ndarray) -> np.ndarray:
         """Expected error in HU, float32; constant beyond the ends."""
         return np.interp(doubt, self.doubt, self.error_hu).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@settings
 class Scale:
     """What is known of the error in one part of the volume: inside the structures, or outside.
 
@@ -43,8 +49,8 @@ class Scale:
 
     ssv: Curve
     error_model: Curve
-    certain_hu: float
-    uncertain_hu: float
+    certain_hu: NotNegative
+    uncertain_hu: NotNegative
 
     def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray) -> np.ndarray:
         """HU, float32, the shape of the doubt."""
@@ -58,7 +64,7 @@ class Scale:
         return np.clip((self.uncertain_hu - error_hu) / span, 0, 1).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@settings
 class Calibration:
     """What was learnt of a generator's errors; `calibration/config.yaml`, beside the error model's weights.
 

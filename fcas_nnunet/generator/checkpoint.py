@@ -30,6 +30,7 @@ from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.weights import load_state, load_weights, read_state, save_weights
+from fcas_nnunet.schema import Positive, settings
 
 CONFIG_FILE = "config.yaml"
 MODEL_FILE = "model.safetensors"
@@ -37,7 +38,7 @@ EMA_FILE = "ema.safetensors"
 AUTOENCODER, TCDM_FOLDER, PREVIEW, CALIBRATION = "autoencoder", "tcdm", "preview", "calibration"
 
 
-@dataclass(frozen=True)
+@settings
 class GeneratorRecord:
     """What a trained generator is, and what it was made from; `tcdm/config.yaml`, written last.
 
@@ -58,7 +59,7 @@ class GeneratorRecord:
     tcdm: TCDMConfig
     labels: dict[str, int]
     surroundings: dict[str, int]
-    working_spacing_mm: tuple[float, float, float]
+    working_spacing_mm: tuple[Positive, Positive, Positive]
     latent_scale: LatentScale
     cases: dict[str, str]
     validation_cases: tuple[str, ...]

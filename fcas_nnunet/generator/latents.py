@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -15,11 +16,13 @@ from fcas_nnunet.config import LATENT_CHANNELS
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.variants import IMAGE, Variant, save_tensors
+from fcas_nnunet.schema import Positive, settings
 
 MEAN, LOG_STD = "mean", "log_std"
+_PER_CHANNEL = Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)
 
 
-@dataclass(frozen=True)
+@settings
 class LatentScale:
     """Raw latents ↔ scaled latents of about zero mean and unit variance, per channel.
 
@@ -30,8 +33,8 @@ class LatentScale:
         scale_factor: [4], multiplied then: 1 / standard deviation.
     """
 
-    mean: tuple[float, ...] = (0.0,) * LATENT_CHANNELS
-    scale_factor: tuple[float, ...] = (1.0,) * LATENT_CHANNELS
+    mean: Annotated[tuple[float, ...], _PER_CHANNEL] = (0.0,) * LATENT_CHANNELS
+    scale_factor: Annotated[tuple[Positive, ...], _PER_CHANNEL] = (1.0,) * LATENT_CHANNELS
 
     def to_scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """raw latents => scaled latents, [B, 4, d, h, w]."""

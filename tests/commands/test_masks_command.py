@@ -101,7 +101,7 @@ def test_other_settings_are_refused(source: RawDataset, tmp_path: Path, capsys: 
     assert "its masks must have been made from the same data set with the same seed" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(["-d", "901", "-o", out, "--stenosis", "0.5", "1.5"])
-    assert "stenosis must lie in [0, 1), got (0.5, 1.5)" in capsys.readouterr().err
+    assert "stenosis: must be in [0, 1), got (0.5, 1.5)" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(["-d", "901", "-n", "0", "-o", out])
     assert "-n: must be at least 1" in capsys.readouterr().err

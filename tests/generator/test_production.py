@@ -11,7 +11,7 @@ from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_confi
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
-from fcas_nnunet.config_files import from_dict, load_config, save_config, to_dict
+from fcas_nnunet.config_files import load_config, save_config
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.production import CasePlan, make_case, plan_cases, replayed_mask
@@ -122,14 +122,3 @@ def test_plan_of_fewer_is_the_beginning_of_more():
 def test_presets_survive_yaml(tmp_path, name):
     save_config(PRESETS[name], tmp_path / "config.yaml")
     assert load_config(FCaSConfig, tmp_path / "config.yaml") == PRESETS[name]
-
-
-def test_wrong_configuration_is_named():
-    values = to_dict(short_config())
-    values["tcdm"]["chanels"] = values["tcdm"].pop("channels")
-    with pytest.raises(ValueError, match=r"tcdm\.: keys must be among .*got \['chanels'\]"):
-        from_dict(FCaSConfig, values)
-    values = to_dict(short_config())
-    values["confidence"]["num_snapshots"] = 1
-    with pytest.raises(ValueError, match="num_snapshots: must be at least 2, got 1"):
-        from_dict(FCaSConfig, values)

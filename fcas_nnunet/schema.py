@@ -1,0 +1,136 @@
+"""Dataclasses of settings that check themselves: types, ranges and rules, all faults at once, by their dotted names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import dataclass_transform
+
+T = TypeVar("T")
+
+#: Nothing that is counted here can be larger and still end: crops, steps, voxels.
+_LARGEST = 10**12
+
+Count = Annotated[int, Field(ge=1, le=_LARGEST)]
+CountOrZero = Annotated[int, Field(ge=0, le=_LARGEST)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+#: Voxels, or latents, along one axis; more are not the size of anything that a network sees.
+Size = Annotated[int, Field(ge=1, le=4096)]
+Sizes = tuple[Size, Size, Size]
+Interval = tuple[float, float]
+#: Feature channels of each level of a network.
+Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
+#: Becomes part of a folder's name.
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+
+_CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+#: Rules in our words, where pydantic speaks to programmers.
+_RULES = {
+    "missing": "given",
+    "unexpected_keyword_argument": "left out, since there is no such setting",
+    "dataclass_type": "a block of settings",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "string_pattern_mismatch": "a plain name of letters, digits, dots, dashes and underscores that begins with one of "
+    "the first two",
+}
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def settings(cls: type[T]) -> type[T]:
+    """A class decorator: a frozen dataclass whose every value is checked, wherever it is built.
+
+    Types are strict: 300.0 is no whole number, "no" is not false, and NaN is no number. `__post_init__` runs when all
+    of the class's own values are right, and refuses combinations by `check`.
+
+    Raises:
+        ValueError: when one is built of wrong values; every fault is named, a line each.
+    """
+    checked = pydantic_dataclass(frozen=True, config=_CONFIG)(cls)
+    build = checked.__init__
+
+    @functools.wraps(build)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            build(self, *args, **values)
+        except ValidationError as error:
+            raise ValueError("\n".join(_sentences(error))) from None
+
+    checked.__init__ = __init__  # type: ignore[method-assign]
+    return checked  # type: ignore[return-value]
+
+
+def check(*rules: tuple[bool, str, str, object]) -> None:
+    """Refuse combinations of settings.
+
+    Args:
+        rules: (whether it is kept, the setting's name, what it must be in words, its value).
+
+    Raises:
+        ValueError: when a rule is broken; every one is named, a line each.
+    """
+    broken = [_sentence(name, rule, value) for kept, name, rule, value in rules if not kept]
+    if broken:
+        raise ValueError("\n".join(broken))
+
+
+def from_dict(config_type: type[T], values: Any) -> T:
+    """Build settings from plain values: dicts, lists, strings, numbers.
+
+    Args:
+        config_type: decorated with `settings`.
+        values: as YAML or JSON gave them; what is left out takes its default.
+
+    Raises:
+        ValueError: naming every setting that is unknown, missing or wrong, a line each.
+    """
+    try:
+        text = json.dumps(values, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, a block that holds itself
+        raise ValueError(f"settings: must be plain names and values, got an error: {error}.") from error
+    try:
+        return TypeAdapter(config_type).validate_json(text)
+    except ValidationError as error:
+        raise ValueError("\n".join(_sentences(error))) from None
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    """A sentence for each fault."""
+    sentences: list[str] = []
+    for fault in error.errors():
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])[1:]
+        if fault["type"] == "value_error":  # of `check`, in our words
+            own = str(fault["ctx"]["error"]).splitlines()
+            sentences += [f"{where}.{line}" if where else line for line in own]
+            continue
+        rule = _RULES.get(fault["type"]) or _plain_rule(fault["msg"])
+        if fault["type"] == "missing":
+            sentences.append(f"{where}: must be {rule}, got nothing.")
+        else:
+            sentences.append(_sentence(where or "settings", rule, fault["input"]))
+    return sentences
+
+
+def _sentence(name: str, rule: str, value: object) -> str:
+    shown = repr(value) if type(value) is str else value  # 'no' is not no
+    return f"{name}: must be {rule}, got {shown}."
+
+
+def _plain_rule(message: str) -> str:
+    """pydantic's "Input should be greater than or equal to 1" => "at least 1"."""
+    _, _, rule = message.partition(" should ")
+    rule = rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    rule = rule.split(" after validation")[0]
+    return rule.removeprefix("be ") if rule.startswith("be ") else f"of {rule.removeprefix('have ')}"

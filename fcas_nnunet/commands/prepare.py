@@ -84,13 +84,13 @@ def prepare(
     ensure_fingerprint(real, processes, keep_existing=True)
     real_plans = ensure_plans(real, plans_name, configurations)
     plans = move_plans(real, synthetic, plans_name)
+    stages = [name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])]
+    ensure_splits(preprocessed_folder(synthetic), synthetic.case_ids, feeds_cascade=bool(stages))
     ensure_fingerprint(synthetic, processes, keep_existing=False)
     for configuration in configurations:
         ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
         ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
         ensure_confidence(synthetic, plans, configuration, processes)
-    stages = [name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])]
-    ensure_splits(preprocessed_folder(synthetic), synthetic.case_ids, feeds_cascade=bool(stages))
     return "\n\n".join(training_commands(synthetic, real, plans_name, c) for c in configurations)
 
 

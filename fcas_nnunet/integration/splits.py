@@ -3,32 +3,78 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fcas_nnunet.files import atomic_write_json
+
+logger = logging.getLogger(__name__)
 
 SPLITS_FILE = "splits_final.json"
 NUM_FOLDS = 5
 #: Validation cases of a fold; up to a hundred cases, nnU-Net's own split has no more.
 MAX_VALIDATION_CASES = 20
 
+_MAX_LISTED = 5
+
 Split = dict[str, list[str]]
 
 
 def ensure_splits(folder: Path, case_ids: Sequence[str], feeds_cascade: bool) -> None:
-    """Write `splits_final.json` unless one is there that fits; a user's own is kept.
+    """Write `splits_final.json` where there is none; one of the user's own is never touched.
+
+    Folds that this package or nnU-Net made for other cases are made anew.
 
     Args:
         folder: `$nnUNet_preprocessed/DatasetNNN_Name`.
         case_ids: all cases.
         feeds_cascade: a cascade's second stage needs every case to be predicted in some fold.
+
+    Raises:
+        ValueError: when the user's own folds are broken, name other cases, or do not serve a cascade.
     """
     path = folder / SPLITS_FILE
-    if len(case_ids) >= NUM_FOLDS and not (path.is_file() and _fits(path, set(case_ids), feeds_cascade)):
-        atomic_write_json(path, make_splits(case_ids, feeds_cascade))
+    enough = len(case_ids) >= NUM_FOLDS
+    if not path.is_file():
+        if enough:
+            atomic_write_json(path, make_splits(case_ids, feeds_cascade))
+        return
+    splits = load_splits(path)
+    if _is_made(splits):
+        wanted = make_splits(case_ids, feeds_cascade) if enough else splits
+        if splits != wanted:
+            atomic_write_json(path, wanted)
+        return
+    faults = _faults(splits, set(case_ids), feeds_cascade)
+    if faults:
+        raise ValueError(
+            "\n".join(f"{path}: {fault} Correct the file, or delete it for new folds." for fault in faults)
+        )
+    left_out = len(set(case_ids) - _named(splits, "train", "val"))
+    if left_out:
+        logger.warning(f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them")
+
+
+def load_splits(path: Path) -> list[Split]:
+    """The folds of a `splits_final.json`.
+
+    Raises:
+        ValueError: when it is not JSON, or not a list of folds with train and val.
+    """
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Fix or delete it.") from error
+    if not isinstance(splits, list) or not splits or not all(map(_is_fold, splits)):
+        raise ValueError(
+            f'{path}: content must be a list of folds {{"train": [case ids], "val": [case ids]}}, got '
+            f"{json.dumps(splits)[:80]}. Fix or delete it."
+        )
+    return splits
 
 
 def make_splits(case_ids: Sequence[str], feeds_cascade: bool) -> list[Split]:
@@ -49,8 +95,38 @@ def make_splits(case_ids: Sequence[str], feeds_cascade: bool) -> list[Split]:
     return splits
 
 
-def _fits(path: Path, case_ids: set[str], feeds_cascade: bool) -> bool:
-    splits: list[Split] = json.loads(path.read_text(encoding="utf-8"))
-    if any(set(fold["train"]) | set(fold["val"]) != case_ids for fold in splits):
-        return False
-    return not feeds_cascade or set().union(*(fold["val"] for fold in splits)) == case_ids
+def _is_fold(fold: Any) -> bool:
+    keys = ("train", "val")
+    return isinstance(fold, dict) and all(
+        isinstance(fold.get(key), list) and all(isinstance(case_id, str) for case_id in fold[key]) for key in keys
+    )
+
+
+def _is_made(splits: list[Split]) -> bool:
+    """Whether `make_splits`, or nnU-Net, has made these folds, of whatever cases."""
+    cases = sorted(_named(splits, "train", "val"))
+    return len(cases) >= NUM_FOLDS and splits in (make_splits(cases, False), make_splits(cases, True))
+
+
+def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> list[str]:
+    """What keeps folds from being trained on, a sentence each."""
+    faults = []
+    unknown = sorted(_named(splits, "train", "val") - case_ids)
+    if unknown:
+        faults.append(f"folds must name cases of the data set, got {_listed(unknown)}.")
+    twice = [str(number) for number, fold in enumerate(splits) if set(fold["train"]) & set(fold["val"])]
+    if twice:
+        faults.append(f"no case must be both in train and in val of a fold, got one in fold {', '.join(twice)}.")
+    unpredicted = sorted(_named(splits, "train") - _named(splits, "val"))
+    if feeds_cascade and unpredicted:
+        faults.append(f"a cascade needs every case in val of some fold, got none for {_listed(unpredicted)}.")
+    return faults
+
+
+def _named(splits: list[Split], *keys: str) -> set[str]:
+    return {case_id for fold in splits for key in keys for case_id in fold[key]}
+
+
+def _listed(case_ids: Sequence[str]) -> str:
+    rest = len(case_ids) - _MAX_LISTED
+    return ", ".join(case_ids[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -31,16 +31,51 @@ def test_many_cases_are_sampled_to_validate_on() -> None:
     assert make_splits(cases(1000)[::-1], feeds_cascade=False) == splits
 
 
-def test_what_fits_is_kept_and_what_does_not_is_replaced(tmp_path: Path) -> None:
+def test_own_folds_are_kept_whatever_they_leave_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "splits_final.json"
-    own = [{"train": cases(200)[1:], "val": cases(200)[:1]}]
-    path.write_text(json.dumps(own))
+    own = json.dumps([{"train": cases(200)[1:180], "val": cases(200)[:1]}])
+    path.write_text(own)
     ensure_splits(tmp_path, cases(200), feeds_cascade=False)
-    assert json.loads(path.read_text()) == own
-    ensure_splits(tmp_path, cases(200), feeds_cascade=True)
-    assert len(json.loads(path.read_text())) == 5, "a cascade needs every case to be predicted"
+    assert path.read_text() == own
+    assert "20 of 200 cases are in none of them" in caplog.text
+
+
+@pytest.mark.parametrize(("made_for", "cascade"), [(200, False), (60, False), (60, True)])
+def test_folds_made_for_other_cases_are_made_anew(tmp_path: Path, made_for: int, cascade: bool) -> None:
+    ensure_splits(tmp_path, cases(made_for), cascade)
     ensure_splits(tmp_path, cases(300), feeds_cascade=False)
-    assert json.loads(path.read_text()) == make_splits(cases(300), False), "more cases than the file knows"
+    assert json.loads((tmp_path / "splits_final.json").read_text()) == make_splits(cases(300), False)
+    ensure_splits(tmp_path, cases(300), feeds_cascade=True)
+    assert json.loads((tmp_path / "splits_final.json").read_text()) == make_splits(cases(300), True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "content must be JSON, got an error"),
+        ("[]", r"content must be a list of folds \{.*\}, got \[\]"),
+        ('[{"train": ["fcas_00000"]}]', r"content must be a list of folds .*, got \[\{\"train\": \["),
+        ('[{"train": [1], "val": [2]}]', "content must be a list of folds"),
+        ('[{"train": ["fcas_00000", "a"], "val": ["b"]}]', "folds must name cases of the data set, got a, b"),
+        ('[{"train": ["fcas_00000"], "val": ["fcas_00000"]}]', "both in train and in val of a fold, got one in fold 0"),
+    ],
+)
+def test_broken_folds_are_refused_and_left_as_they_are(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "splits_final.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"splits_final\.json: .*{message}"):
+        ensure_splits(tmp_path, cases(6), feeds_cascade=False)
+    assert path.read_text() == content
+
+
+def test_own_folds_must_predict_what_a_cascade_trains_on(tmp_path: Path) -> None:
+    content = json.dumps([{"train": cases(6)[1:], "val": cases(6)[:1]}])
+    (tmp_path / "splits_final.json").write_text(content)
+    with pytest.raises(
+        ValueError, match="every case in val of some fold, got none for fcas_00001, .* Correct the file"
+    ):
+        ensure_splits(tmp_path, cases(6), feeds_cascade=True)
+    assert (tmp_path / "splits_final.json").read_text() == content
 
 
 def test_too_few_cases_for_five_folds_get_none(tmp_path: Path) -> None:

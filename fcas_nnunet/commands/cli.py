@@ -36,6 +36,15 @@ def positive(text: str) -> int:
     return value
 
 
+def fold_number(text: str) -> int | None:
+    """A fold as nnU-Net's users write it: a whole number from 0, or None for `all`."""
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a fold's number or all, got {text}")
+    return int(text)
+
+
 def process_number() -> int:
     """Which process of a parallel run this is, as `torchrun` and `accelerate launch` say; 0 = the main or only one."""
     return int(os.environ.get("RANK", "0"))

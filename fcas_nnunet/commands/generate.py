@@ -33,7 +33,9 @@ from fcas_nnunet.commands.train import add_generator_arguments, generator_config
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, PreviewConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
+from fcas_nnunet.integration.case_library import CaseLibrary, check_library, make_library
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
+from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json
 
@@ -46,8 +48,10 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE = """
 fcas_generate -d 901 -o 902 -n 40
+fcas_generate -d 901 --fold 0 -n 400       # fold 0's validation cases stay unseen: fine-tune fold 0 on it
 fcas_generate -d Dataset901_Heart -n 400 --masks both --seed 1
 fcas_generate -d 901 -o 903 --for 900      # labels under the ids and names of data set 900
+fcas_generate -d 901 -o 904 --references 905 --templates 906:case_a,case_b   # masks and templates of other cases
 fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate -d 901 -o 902 -n 10000   # four GPUs
 """
@@ -64,6 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-d", metavar="ID", required=True, help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named after -d + FCaS)")
     parser.add_argument("--for", dest="real", metavar="ID", help="write labels under this data set's ids and names")
+    parser.add_argument(
+        "--references", nargs="+", metavar="ID[:CASE,...]",
+        help="draw the masks of these cases, not -d's: data sets, single cases of them, or a text file with one such "
+        "entry a line; labels are matched by structure",
+    )  # fmt: skip
+    parser.add_argument(
+        "--templates", nargs="+", metavar="ID[:CASE,...]",
+        help="guide the drawing by these cases, named likewise (default: those that the generator was trained on)",
+    )  # fmt: skip
     add_plan_arguments(parser, 40, "synthetic cases")
     add_generator_arguments(parser)
     parser.add_argument(
@@ -94,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if confidence_config(config.confidence, args).decoder == SnapshotDecoder.PREVIEW and config.preview is None:
         config = replace(config, preview=PreviewConfig())  # a generator that is trained now gets one
     source, target_labels, output = _data_sets(args)
-    model = model_folder(source, config)
-    source.check(min_cases=2)
+    model = model_folder(source, config, args.fold)
+    library = make_library(source, args.references, args.templates, source.case_ids)
+    check_library(library)
 
     from fcas_nnunet.commands.generation import cost_settings, finish, generate
     from fcas_nnunet.commands.generation_checks import check_output, report_overlaps
@@ -104,11 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Plan
     record = _read_record(model, source, config, args) if is_trained(model) else None
-    plans = _plans(args, source, record)
+    library, plans = _plans(args, library, record)
     trained_config = record.config if record else config
     drawing = _drawing_settings(trained_config, record, model, args)
     settings = cost_settings(*drawing)
-    outlook = look_ahead(plans, share, source, output, model, settings, args.device, args.np)
+    outlook = look_ahead(plans, share, library, output, model, settings, args.device, args.np)
     if args.dry_run:
         print(outlook.describe(trained=record is not None))
         return
@@ -120,16 +134,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if share.count > 1:
             raise ValueError(
                 f"{model}: must hold a trained generator before the work is split, got none for {share}. "
-                f"Train it first: fcas_train -d {source.name}, with the same --preset or --config."
+                f"Train it first: fcas_train -d {source.name}, with the same --preset or --config and --fold."
             )
         logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
         train(source, config, args)
         record = _read_record(model, source, config, args)
-        plans = _plans(args, source, record)
+        library, plans = _plans(args, library, record)
         drawing = _drawing_settings(record.config, record, model, args)
 
     # Cases
-    job = _job(args, record, source, target_labels, model, output, *drawing)
+    job = _job(args, record, library, target_labels, model, output, *drawing)
     check_output(plans, job)
     report_overlaps(record, source)
     if share.count > 1:
@@ -160,9 +174,9 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, dict[str, int], Pa
     Raises:
         ValueError: when the folder is that of a data set that is read, or --for's labels are other structures.
     """
-    source = RawDataset.open(resolve_dataset(args.d))
+    source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
     target_labels = RawDataset.open(resolve_dataset(args.real)).labels if args.real else source.labels
-    output = new_dataset_folder(args.o, default_name=f"{source.name.split('_', 1)[1]}FCaS")
+    output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold))
     if output == source.folder or (args.real and output == resolve_dataset(args.real)):
         raise ValueError(
             f"-o: must be another data set than -d and --for, got {output.name}. "
@@ -172,6 +186,11 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, dict[str, int], Pa
     return source, target_labels, output
 
 
+def _default_name(source: RawDataset, fold: int | None) -> str:
+    """What the synthetic data set is called where -o gives no name: HeartFCaS, HeartFCaSFold0."""
+    return f"{source.name.split('_', 1)[1]}FCaS" + ("" if fold is None else f"Fold{fold}")
+
+
 def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argparse.Namespace) -> GeneratorRecord:
     """The record of the generator, which must be of this data set, and of the configuration if one is asked for."""
     from fcas_nnunet.commands.generation_checks import check_model, check_preview
@@ -179,20 +198,23 @@ def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argp
 
     record = read_record(model)
     asked = config if args.config or args.preset else None
-    check_model(record, source, asked, model)
+    check_model(record, source, args.fold, asked, model)
     if asked is not None:
         record = replace(record, config=replace(record.config, confidence=asked.confidence))
     check_preview(confidence_config(record.config.confidence, args), model)
     return record
 
 
-def _plans(args: argparse.Namespace, source: RawDataset, record: GeneratorRecord | None) -> list[CasePlan]:
-    """All cases; before there is a generator, with the templates of one that is trained on all cases."""
+def _plans(
+    args: argparse.Namespace, library: CaseLibrary, record: GeneratorRecord | None
+) -> tuple[CaseLibrary, list[CasePlan]]:
+    """All cases, and what they are made from; before there is a generator, of one that is trained on all cases."""
     from fcas_nnunet.commands.generation_checks import templates_of
     from fcas_nnunet.generator.production import plan_cases
 
-    templates = templates_of(record, source) if record else source.case_ids
-    return plan_cases(args.n, source.case_ids, templates, args.masks, args.seed)
+    if record is not None and args.templates is None:
+        library = replace(library, templates=templates_of(record, library.source))
+    return library, plan_cases(args.n, library.references, library.templates, args.masks, args.seed)
 
 
 def _drawing_settings(
@@ -212,7 +234,7 @@ def _drawing_settings(
 def _job(
     args: argparse.Namespace,
     record: GeneratorRecord,
-    source: RawDataset,
+    library: CaseLibrary,
     target_labels: dict[str, int],
     model: Path,
     output: Path,
@@ -228,18 +250,23 @@ def _job(
     # what the model cannot be drawn with is better named now
     replace(record.config, tcdm=record.tcdm, sampling=sampling)
     sampling.for_model(record.tcdm.prediction_type)
-    label_map = match_labels(source.labels, target_labels)
+    label_map = match_labels(library.source.labels, target_labels)
     return Job(
-        source=source.folder, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
-        bounds_ml=volume_bounds_ml(given_volumes(source)), label_map=label_map, device_name=args.device,
+        cases=library, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
+        bounds_ml=volume_bounds_ml(given_volumes(library)), label_map=label_map, device_name=args.device,
         shared={
-            "source": source.name, "run_seed": args.seed, "mask_config": to_dict(masks),
+            "source": library.source.name, "fold": args.fold, "references": _listed(library.named_references),
+            "templates": _listed(library.named_templates), "run_seed": args.seed, "mask_config": to_dict(masks),
             "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(confidence), "preset": record.config.preset,
             "weights_sha256": weights_sha256(model, confidence),
             "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
         },
     )  # fmt: skip
+
+
+def _listed(entries: tuple[str, ...] | None) -> list[str] | None:
+    return None if entries is None else list(entries)
 
 
 def _report(output: Path, plans: Sequence[CasePlan]) -> None:

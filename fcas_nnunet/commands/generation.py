@@ -27,9 +27,10 @@ from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.production import CasePlan, make_case
+from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset, write_case
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case
 from fcas_nnunet.integration.synthetic_cases import (
     case_bytes,
     case_is_written,
@@ -52,7 +53,7 @@ class Job:
     """What every worker needs to know.
 
     Attributes:
-        source: folder of the labelled data set.
+        cases: references and templates.
         model: folder of the generator.
         output: folder of the synthetic data set.
         sampling: of the reverse diffusion.
@@ -64,7 +65,7 @@ class Job:
         shared: what every manifest record repeats.
     """
 
-    source: Path
+    cases: CaseLibrary
     model: Path
     output: Path
     sampling: SamplingConfig
@@ -257,7 +258,7 @@ class _Worker:
         generator = load_generator(job.model, self.device)
         config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
         self.generator = replace(generator, record=replace(generator.record, config=config))
-        self.load_case = lru_cache(CACHED_CASES)(RawDataset.open(job.source).load_case)
+        self.load_case = lru_cache(CACHED_CASES)(job.cases.load_case)
         self.workplace = Workplace(job.output)  # kept to the end of the process
         self.journal = Manifest(job.output).new_journal()
         self.made = 0

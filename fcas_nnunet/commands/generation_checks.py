@@ -27,8 +27,10 @@ def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
     return [case_id for case_id in source.case_ids if case_id in record.cases] or source.case_ids
 
 
-def check_model(record: GeneratorRecord, source: RawDataset, asked: FCaSConfig | None, folder: Path) -> None:
-    """See that the generator belongs to the data set and the settings.
+def check_model(
+    record: GeneratorRecord, source: RawDataset, fold: int | None, asked: FCaSConfig | None, folder: Path
+) -> None:
+    """See that the generator belongs to the data set, the fold and the settings.
 
     Raises:
         ValueError: when it does not.
@@ -36,6 +38,12 @@ def check_model(record: GeneratorRecord, source: RawDataset, asked: FCaSConfig |
     faults = []
     if dict(record.labels) != dict(source.labels):
         faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
+    strangers = sorted(set(record.cases) - set(source.case_ids)) if fold is not None else []
+    if strangers:
+        faults.append(
+            f"{folder}: the generator's cases must be training cases of fold {fold}, got {', '.join(strangers[:5])}. "
+            "The folds have changed since: delete it to train anew."
+        )
     own = record.config
     # what can be made later, and asked for or not: a preview decoder, a calibration, another kind of confidence
     if asked is not None and own != replace(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.config import MaskConfig
+from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ def given_samples(source: RawDataset) -> dict[str, MaskSample]:
     return samples
 
 
-def given_volumes(source: RawDataset) -> list[dict[int, float]]:
-    """Label id → mL, of each of the data set's own masks."""
+def given_volumes(cases: CaseLibrary) -> list[dict[int, float]]:
+    """Label id → mL, of each reference's own mask."""
     from fcas_nnunet.generator.quality import label_volumes_ml
 
-    ids = [label_id for label_id in source.labels.values() if label_id]
-    masks = map(source.load_mask, _with_progress(source.case_ids))
+    ids = [label_id for label_id in cases.source.labels.values() if label_id]
+    masks = map(cases.load_mask, _with_progress(cases.references))
     return [label_volumes_ml(case.mask, case.spacing_mm, ids) for case in masks]
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.case_files import run_cases
-from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.cli import command, fold_number, make_parser
 from fcas_nnunet.commands.mask_settings import (
     add_mask_arguments,
     add_plan_arguments,
@@ -30,6 +30,7 @@ from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import resolve_dataset
+from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import FILE_ENDING, read_volume, write_volume
@@ -71,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-d", required=True, metavar="ID", help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument("-o", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--fold", type=fold_number, metavar="K", help="masks of this fold's training cases alone (default: all)"
+    )
     add_plan_arguments(parser, 100, "masks")
     parser.add_argument("--config", type=Path, metavar="YAML", help="take the ranges from a generator's configuration")
     parser.add_argument(
@@ -87,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_count(args.n)
     base = load_config(FCaSConfig, args.config).masks if args.config else MaskConfig()
     config = mask_config(args, base)
-    source = RawDataset.open(resolve_dataset(args.d))
+    source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
     source.check(min_cases=1)
     from fcas_nnunet.generator.production import plan_cases
     from fcas_nnunet.generator.quality import volume_bounds_ml
@@ -96,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = given_samples(source)
     job = _Job(
         source.folder, args.o, config, roles, volume_bounds_ml(sampled_volumes(source, given)),
-        {"source": source.name, "mask_config": to_dict(config), "versions": versions()},
+        {"source": source.name, "fold": args.fold, "mask_config": to_dict(config), "versions": versions()},
     )  # fmt: skip
     plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
     manifest = Manifest(args.o)

@@ -22,7 +22,7 @@ from fcas_nnunet.commands.measurements import (
 )
 from fcas_nnunet.commands.shares import Share
 from fcas_nnunet.generator.production import CasePlan
-from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.volumes import read_grid
 
 #: Bytes a voxel takes uncompressed: int16 image, uint8 labels and confidence.
@@ -122,7 +122,7 @@ class Outlook:
 def look_ahead(
     plans: Sequence[CasePlan],
     share: Share,
-    source: RawDataset,
+    cases: CaseLibrary,
     output: Path,
     model: Path,
     settings: Mapping[str, Any],
@@ -134,7 +134,7 @@ def look_ahead(
     Args:
         plans: all cases of the set.
         share: of this process.
-        source: the labelled data set.
+        cases: references and templates.
         output: folder of the data set.
         model: folder of the generator, with what was measured of it.
         settings: that decide what a voxel costs.
@@ -144,12 +144,12 @@ def look_ahead(
     device = resolve_device(device_name)
     label, processes = device_label(device), processes_for(device, num_processes)
     done = frozenset(finished_cases(output))
-    voxels = {case: int(np.prod(read_grid(source.mask_path(case))[0])) for case in {plan.reference for plan in plans}}
+    voxels = {case: int(np.prod(read_grid(cases.mask_path(case))[0])) for case in {plan.reference for plan in plans}}
     missing = [plan for plan in plans if plan.case_id not in done]
     own = [plan for plan in share.of(plans) if plan.case_id not in done]
     measurements = read_measurements(model)
     measured = bytes_per_voxel(measurements)
-    per_voxel = measured if measured is not None else _source_bytes_per_voxel(source, voxels)
+    per_voxel = measured if measured is not None else _source_bytes_per_voxel(cases, voxels)
     return Outlook(
         plans, done, share, output, model,
         num_bytes=sum(voxels[plan.reference] * per_voxel + _RECORD_BYTES for plan in missing),
@@ -161,8 +161,8 @@ def look_ahead(
     )  # fmt: skip
 
 
-def _source_bytes_per_voxel(source: RawDataset, voxels: Mapping[str, int]) -> float:
+def _source_bytes_per_voxel(cases: CaseLibrary, voxels: Mapping[str, int]) -> float:
     """What the labelled cases' image and labels take, and uncompressed confidence; never more than all uncompressed."""
-    files = (path for case in voxels for path in (source.image_path(case), source.mask_path(case)))
+    files = (path for case in voxels for path in (cases.image_path(case), cases.mask_path(case)))
     taken = sum(path.stat().st_size for path in files)
     return min(UNCOMPRESSED, taken / sum(voxels.values()) + _CONFIDENCE_BYTES)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.evaluation.report_curves import Curves, generator_curves, nnunet_curves
-from fcas_nnunet.integration.folders import Root
+from fcas_nnunet.integration.folders import Root, model_name
 
 _GENERATOR_PARTS = ("autoencoder", "tcdm", "preview")
 _LOG = "training.log"
@@ -27,7 +27,7 @@ def find_curves(common: Mapping[str, Any], names: Sequence[str]) -> tuple[list[C
     results = Path(value)
     generator = []
     if common.get("source") and common.get("preset"):
-        generator = _generator(results / str(common["source"]) / f"fcas__{common['preset']}")
+        generator = _generator(results / str(common["source"]) / model_name(common["preset"], common.get("fold")))
     trained = [curves for name in dict.fromkeys(names) for curves in _nnunet(results / name)]
     missing = []
     if not generator:

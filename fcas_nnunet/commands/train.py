@@ -10,15 +10,17 @@ from pathlib import Path
 import yaml
 
 from fcas_nnunet.choices import Precision
-from fcas_nnunet.commands.cli import command, make_parser, say
+from fcas_nnunet.commands.cli import command, fold_number, make_parser, say
 from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
-from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.folders import Root, model_name, resolve_dataset, root_folder
+from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.presets import PRESETS, preset
 
 EXAMPLE = """
 fcas_train -d 901 --preset cpu
+fcas_train -d 901 --preset cpu --fold 0          # on the training cases of nnU-Net's fold 0 alone
 fcas_train -d 901 --preset cpu --show_config > my.yaml   # edit it, then:
 fcas_train -d 901 --config my.yaml
 fcas_train -d 901 --preset cpu --calibrate               # a generator trained before learns its own errors
@@ -62,6 +64,11 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--controlnet", metavar="FILE", help="begin with MAISI's ControlNet, not with the denoiser's encoder"
     )
+    parser.add_argument(
+        "--fold", type=fold_number, metavar="K",
+        help="train the generator on the training cases of this fold alone, nnU-Net's own (splits_final.json), so that "
+        "the fold's validation cases stay unseen (default: all, on every case)",
+    )  # fmt: skip
     parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
     parser.add_argument(
         "--precision", type=Precision, default=Precision.AUTO, choices=list(Precision),
@@ -83,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = replace(config, calibration=CalibrationConfig())
     from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained
 
-    dataset = RawDataset.open(resolve_dataset(args.d))
-    folder = model_folder(dataset, config)
+    dataset = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
+    folder = model_folder(dataset, config, args.fold)
     lacks_preview = args.preview and not has_preview(folder)
     lacks_calibration = args.calibrate and not is_calibrated(folder)
     if is_trained(folder) and not (lacks_preview or lacks_calibration):
@@ -100,9 +107,9 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     call it alike.
 
     Args:
-        dataset: raw data set of at least two cases.
+        dataset: raw data set of at least two cases, those of the fold alone.
         config: what to train.
-        args: with `device`, `precision` and the files of `add_generator_arguments`.
+        args: with `fold`, `device`, `precision` and the files of `add_generator_arguments`.
         keep_cache: keep variants and latents.
     """
     from fcas_nnunet.commands.devices import make_accelerator
@@ -116,7 +123,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     pretrained = PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
     accelerator = make_accelerator(args.device, args.precision)
-    folder = model_folder(dataset, config)
+    folder = model_folder(dataset, config, args.fold)
     if not is_trained(folder):
         train_generator(data, config, folder, accelerator, pretrained, keep_cache)
     else:
@@ -140,9 +147,9 @@ def generator_config(args: argparse.Namespace) -> FCaSConfig:
     return load_config(FCaSConfig, args.config)
 
 
-def model_folder(dataset: RawDataset, config: FCaSConfig) -> Path:
-    """Where a data set's generator of this preset lies."""
-    return root_folder(Root.RESULTS) / dataset.name / f"fcas__{config.preset}"
+def model_folder(dataset: RawDataset, config: FCaSConfig, fold: int | None = None) -> Path:
+    """Where a data set's generator of this preset, trained on this fold or on all cases, lies."""
+    return root_folder(Root.RESULTS) / dataset.name / model_name(config.preset, fold)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ def remake_command(name: str, records: Mapping[str, Mapping[str, Any]]) -> str |
         return None
     kinds = {str(record.get("masks")) for record in records.values()}
     words = ["fcas_generate", "-d", common["source"], "-o", name, "-n", len(records)]
+    if common.get("fold") is not None:
+        words += ["--fold", common["fold"]]
+    for key in ("references", "templates"):
+        words += [f"--{key}", *common[key]] if common.get(key) else []
     words += ["--masks", kinds.pop() if len(kinds) == 1 else "both"]
     if common.get("preset"):
         words += ["--preset", common["preset"]]

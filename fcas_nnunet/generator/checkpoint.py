@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ class GeneratorRecord:
         latent_scale: raw ↔ scaled latents.
         cases: case id → hash of image, mask and surroundings; all cases seen in training or validation.
         validation_cases: those held out for validation.
+        images: case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
     """
 
     config: FCaSConfig
@@ -63,6 +64,7 @@ class GeneratorRecord:
     latent_scale: LatentScale
     cases: dict[str, str]
     validation_cases: tuple[str, ...]
+    images: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from fcas_nnunet.generator.preview import train_preview
 from fcas_nnunet.generator.tcdm_training import train_tcdm
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import all_variants, make_variants
+from fcas_nnunet.image_content import image_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def train_generator(
         )
     config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
     _check_shares(config, accelerator)
-    grids, hashes = _survey(data, accelerator, axial_alone=weights is not None)
+    grids, hashes, images = _survey(data, accelerator, axial_alone=weights is not None)
     spacing = working_spacing(grids, config.grid)
     _claim(folder, data, asked, hashes, pretrained, accelerator)
     autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator)
@@ -92,7 +93,7 @@ def train_generator(
     record = checkpoint.GeneratorRecord(
         config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
         surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
-        cases=hashes, validation_cases=tuple(data.split()[1]),
+        cases=hashes, validation_cases=tuple(data.split()[1]), images=images,
     )  # fmt: skip
     accelerator.wait_for_everyone()  # the weights are written
     if config.calibration is not None:
@@ -262,22 +263,24 @@ def _own_cases(data: TrainingData, accelerator: Accelerator, what: str) -> tqdm[
 
 def _survey(
     data: TrainingData, accelerator: Accelerator, axial_alone: bool
-) -> tuple[list[tuple[tuple[int, ...], tuple[float, ...]]], dict[str, str]]:
-    """Every case's grid and hash."""
-    found: list[tuple[str, tuple[tuple[int, ...], tuple[float, ...]], str, bool]] = []
+) -> tuple[list[tuple[tuple[int, ...], tuple[float, ...]]], dict[str, str], dict[str, str]]:
+    """Every case's grid, its hash, and that of its scan alone."""
+    found: list[tuple[str, tuple[tuple[int, ...], tuple[float, ...]], str, str, bool]] = []
     for case_id in _own_cases(data, accelerator, "reading"):
         case = data.load_case(case_id)
-        found.append((case_id, (case.shape, case.spacing_mm), checkpoint.case_sha256(case), is_axial(case.affine)))
+        assert case.image is not None, "training cases have images"
+        grid, content = (case.shape, case.spacing_mm), image_sha256(case.image, case.affine)
+        found.append((case_id, grid, checkpoint.case_sha256(case), content, is_axial(case.affine)))
     everyones = gather_object(found)
-    turned = sorted(case_id for case_id, _, _, axial in everyones if not axial)
+    turned = sorted(case_id for case_id, *_, axial in everyones if not axial)
     if axial_alone and turned:
         raise ValueError(
             f"{', '.join(turned)}: volumes must be axial slices for MAISI's weights, which know no other way, got "
             "other axes. Reorient them."
         )
-    of_case = {case_id: (grid, sha256) for case_id, grid, sha256, _ in everyones}
-    grids = [of_case[case_id][0] for case_id in data.case_ids]
-    return grids, {case_id: of_case[case_id][1] for case_id in data.case_ids}
+    of_case = {case_id: found for case_id, *found in everyones}
+    grids, hashes, images = ({case_id: of_case[case_id][n] for case_id in data.case_ids} for n in range(3))
+    return list(grids.values()), hashes, images
 
 
 def _claim(

@@ -103,6 +103,11 @@ def new_dataset_folder(identifier: str | None, *, default_name: str) -> Path:
     return raw / identifier
 
 
+def model_name(preset: str, fold: int | None) -> str:
+    """What the folder of a generator is called in `$nnUNet_results/DatasetNNN_Name`: fcas__cpu, fcas__cpu__fold_0."""
+    return f"fcas__{preset}" + ("" if fold is None else f"__fold_{fold}")
+
+
 def parse_name(folder_name: str) -> tuple[int, str]:
     """("Dataset901_Heart") → (901, "Heart").
 

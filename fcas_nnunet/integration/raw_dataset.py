@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,10 @@ class RawDataset:
         if not manifest.path.is_file():
             return set(self.case_ids)
         return {case_id for case_id, record in manifest.read().items() if CONFIDENCE in record} & set(self.case_ids)
+
+    def only(self, case_ids: Sequence[str]) -> RawDataset:
+        """The data set with some of its cases alone."""
+        return replace(self, case_ids=list(case_ids), dataset_json=self.dataset_json | {"numTraining": len(case_ids)})
 
     def image_path(self, case_id: str) -> Path:
         """Where the case's first channel lies: the CT."""

@@ -1,0 +1,27 @@
+"""One hash of what a scan shows, to tell whether two files hold the same scan."""
+
+from __future__ import annotations
+
+import hashlib
+
+import nibabel
+import numpy as np
+
+_DECIMALS = 3  # of HU: what rescaling with a header's slope and intercept may change lies below
+
+
+def image_sha256(image: np.ndarray, affine: np.ndarray) -> str:
+    """Hash a scan's voxel values, turned to the patient's axes.
+
+    Equal values give the same hash, whatever the data type, the header's scaling, the file format, the order and
+    direction of the axes, the position, and the labels. A cropped, resampled or windowed copy gives another hash.
+
+    Args:
+        image: [D, H, W], scaling applied.
+        affine: [4, 4], array index → position in mm; says which patient axis each array axis follows.
+    """
+    upright = nibabel.orientations.apply_orientation(image, nibabel.orientations.io_orientation(affine))
+    values = np.round(np.ascontiguousarray(upright, dtype=np.float32), _DECIMALS) + np.float32(0)  # -0 => 0
+    digest = hashlib.sha256(str(values.shape).encode())
+    digest.update(values.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Hashes of a data set's scans: read once, read again after a change, and there without the raw data set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fcas_nnunet_small import LABELS, small_case
+
+from fcas_nnunet.image_content import image_sha256
+from fcas_nnunet.integration import contents
+from fcas_nnunet.integration.contents import held_out_contents, known_contents, training_contents
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+
+NAME = "Dataset901_Small"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RawDataset:
+    """Two training cases, and a test case that is the second one's scan."""
+    (tmp_path / "preprocessed").mkdir()
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    folder = tmp_path / "raw" / NAME
+    for number in range(2):
+        write_case(folder, replace(small_case(number), surroundings=None))
+    write_case(folder, replace(small_case(1), case_id="t0", surroundings=None), split="Ts")
+    write_dataset_json(folder, LABELS, 2)
+    return RawDataset.open(folder)
+
+
+def test_hashes_are_of_what_the_files_hold(dataset: RawDataset) -> None:
+    cases = [dataset.load_case(case_id) for case_id in ("p0", "p1")]
+    own = {case.case_id: image_sha256(case.image, case.affine) for case in cases}
+    assert training_contents(dataset) == own
+    assert held_out_contents(dataset) == {"t0_0000.nii.gz": own["p1"]}
+
+
+def test_a_file_is_read_once_and_again_when_it_changes(dataset: RawDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(contents, "_hash", lambda path: read.append(path.name) or path.name)
+    training_contents(dataset)
+    held_out_contents(dataset)
+    assert sorted(read) == ["p0_0000.nii.gz", "p1_0000.nii.gz", "t0_0000.nii.gz"]
+    os.utime(dataset.image_path("p1"), (1, 1))
+    training_contents(dataset)
+    held_out_contents(dataset)
+    assert read[3:] == ["p1_0000.nii.gz"]
+
+
+def test_they_are_known_without_the_raw_data_set(dataset: RawDataset, tmp_path: Path) -> None:
+    hashes = training_contents(dataset)
+    shutil.rmtree(dataset.folder)
+    assert known_contents(tmp_path / "preprocessed" / NAME) == hashes
+    assert known_contents(tmp_path / "preprocessed" / "Dataset902_None") == {}
+
+
+def test_where_nothing_can_be_kept_they_are_found_all_the_same(
+    dataset: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = training_contents(dataset)
+    (tmp_path / "preprocessed" / NAME / contents.CONTENTS_FILE).write_text("broken")
+    assert training_contents(dataset) == hashes
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert training_contents(dataset) == hashes

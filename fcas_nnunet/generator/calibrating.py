@@ -20,7 +20,7 @@ from fcas_nnunet.choices import ConfidenceChoice
 from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.generator.calibration import Calibration, Scale, fit_curve
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
-from fcas_nnunet.generator.error_model import ErrorModel, measured_slabs
+from fcas_nnunet.generator.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.grid import label_codes
 from fcas_nnunet.generator.production import draw_on_grid
 from fcas_nnunet.generator.training_data import TrainingData
@@ -191,13 +191,13 @@ def _draw(
     structures = drawn.grid.labels_to_working(label_codes(real, max(record.labels.values()))[1]).numpy()
     error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
     voxels = _chosen_voxels(drawn.codes.cpu().numpy(), config.num_voxels, derive_seed(seed, "voxels"))
-    measures = [m.flatten(1).cpu() for _, _, m in measured_slabs(drawn.image_hu, drawn.codes)]
+    there = voxels.to(accelerator.device)
     save_tensors(
         {
-            MEASURES: torch.cat(measures, dim=1)[:, voxels].T.half(),
-            CODES: drawn.codes.cpu().flatten()[voxels],
+            MEASURES: measures_at(drawn.image_hu, drawn.codes, there).half().cpu(),
+            CODES: drawn.codes.flatten()[there].cpu(),
             ERROR: error.flatten()[voxels],
-            SPREAD: drawn.spread_hu.cpu().flatten()[voxels],
+            SPREAD: drawn.spread_hu.flatten()[there].cpu(),
         },
         path,
     )
@@ -215,12 +215,12 @@ def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
     return Case(case.case_id, image, mask, case.affine, surroundings=around)
 
 
-def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Flat indices: half of them inside structures, as far as there are enough, the others outside."""
+def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> torch.Tensor:
+    """Flat indices in rising order: half inside structures, as far as there are enough, the others outside."""
     rng = np.random.default_rng(seed)
     parts = [np.flatnonzero(codes.ravel() > 0), np.flatnonzero(codes.ravel() == 0)]
     chosen = [rng.choice(part, min(count // 2, len(part)), replace=False) for part in parts]
-    return np.sort(np.concatenate(chosen))
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
 def _path(cache: Path, drawing: PlannedDrawing) -> Path:

@@ -105,6 +105,28 @@ def measured_slabs(
         yield start, stop, measures[:, start - first : stop - first]
 
 
+def measures_at(
+    image_hu: torch.Tensor, codes: torch.Tensor, voxels: torch.Tensor, slab_voxels: int = SLAB_VOXELS
+) -> torch.Tensor:
+    """The local measures of some voxels, without those of the whole volume in memory at once.
+
+    Args:
+        image_hu: [D, H, W].
+        codes: the mask it was drawn from, uint8 [D, H, W].
+        voxels: flat indices in rising order, int64 [N]; all three on one device.
+        slab_voxels: about how many voxels are measured at once.
+
+    Returns:
+        float32 [N, M].
+    """
+    area = image_hu[0].numel()
+    parts = []
+    for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
+        wanted = voxels[(voxels >= start * area) & (voxels < stop * area)] - start * area
+        parts.append(measures.flatten(1)[:, wanted].T)
+    return torch.cat(parts)
+
+
 def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """What is measured around every voxel.
 

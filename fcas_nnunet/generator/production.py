@@ -46,7 +46,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class GridDrawing:
-    """A drawn scan on its working grid.
+    """A drawn scan on its working grid, all on the device that drew it.
 
     Attributes:
         grid: where it lies.
@@ -249,7 +249,7 @@ def draw_on_grid(
         )  # fmt: skip
     low, high = record.config.grid.intensity_range_hu
     spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)
-    return GridDrawing(grid, to_hu(synthesis.image.float(), (low, high)), codes, spread)
+    return GridDrawing(grid, to_hu(synthesis.image.float(), (low, high)), codes.to(device), spread)
 
 
 def drawing_confidence(
@@ -265,7 +265,7 @@ def drawing_confidence(
     Returns:
         Confidence in [0, 1], and expected error in HU where it is calibrated; float32 [D, H, W].
     """
-    structures = drawn.codes.numpy() > 0
+    structures = drawn.codes.cpu().numpy() > 0
     if config.norm != ConfidenceNorm.CALIBRATED:
         assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
         low, high = generator.record.config.grid.intensity_range_hu
@@ -277,7 +277,7 @@ def drawing_confidence(
         assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
         doubt = drawn.spread_hu
     else:
-        doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes.to(drawn.image_hu.device))
+        doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes)
     expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy(), structures)
     return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
 

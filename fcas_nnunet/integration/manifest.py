@@ -12,13 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fcas_nnunet import __version__
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.folders import WORK_FOLDER
 
 MANIFEST_FILE = "fcas_manifest.jsonl"
 CASE_ID = "case_id"
 
-_PACKAGES = ("fcas-nnunet", "torch", "monai", "diffusers", "nnunetv2", "numpy", "scipy", "SimpleITK", "nibabel")
+_PACKAGES = ("torch", "monai", "diffusers", "nnunetv2", "numpy", "scipy", "SimpleITK", "nibabel")
 _JOURNAL_ENDING = ".jsonl"
 
 
@@ -139,7 +140,7 @@ class Journal:
 
 def versions() -> dict[str, str]:
     """Package → installed version, of those that decide what a case looks like."""
-    return {name: metadata.version(name) for name in _PACKAGES}
+    return {"fcas-nnunet": __version__} | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from fcas_nnunet.config import CalibrationConfig
 from fcas_nnunet.generator.calibrating import CODES, ERROR, MEASURES, fit_error_model
-from fcas_nnunet.generator.error_model import HALO, NUM_MEASURES, ErrorModel, local_measures, measured_slabs
+from fcas_nnunet.generator.error_model import (
+    HALO,
+    NUM_MEASURES,
+    ErrorModel,
+    local_measures,
+    measured_slabs,
+    measures_at,
+)
 
 DEPARTURE, LOG_DEPARTURE, LOG_GRADIENT, WALL = 0, 1, 4, 7
 
@@ -68,6 +75,14 @@ def test_slabs_give_the_whole_volumes_measures(slab_voxels: int, seed: int) -> N
     slabs = list(measured_slabs(image, codes, slab_voxels))
     assert [start for start, _, _ in slabs] == [0, *(stop for _, stop, _ in slabs[:-1])]
     torch.testing.assert_close(torch.cat([m for _, _, m in slabs], dim=1), whole(image, codes), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("slab_voxels", [1, 500, 10**9])
+def test_some_voxels_measures_are_the_whole_volumes(slab_voxels: int) -> None:
+    image, codes = volume(1)
+    voxels = torch.from_numpy(np.sort(np.random.default_rng(0).choice(image.numel(), 50, replace=False)))
+    expected = whole(image, codes).flatten(1)[:, voxels].T
+    torch.testing.assert_close(measures_at(image, codes, voxels, slab_voxels), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_beyond_the_halo_is_seen() -> None:

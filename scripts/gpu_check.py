@@ -1,0 +1,371 @@
+"""Does this package do its work on this GPU, and what does it cost? One command of at most eight minutes.
+
+Runs the tests that need a GPU, then `tiny` from end to end (generator, synthetic scans, preparation, both trainers,
+prediction), and measures what users ask for. A part that fails or takes too long does not keep the others from running;
+the report is written anew after each.
+
+    python scripts/gpu_check.py -o gpu_check.json
+    python scripts/gpu_check.py -o rehearsal.json --device cpu    # the same parts, small, without a GPU
+
+Nothing needs to be installed but the requirements: PYTHONPATH=. python scripts/gpu_check.py -o gpu_check.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL, SYNTHETIC = "Dataset901_Phantom", "Dataset902_PhantomFCaS"
+CONFIGURATION, SMALL_PLANS = "3d_fullres", "nnUNetPlansSmall"
+PACKAGES = ("torch", "nnunetv2", "monai", "diffusers", "accelerate", "numpy", "scipy", "SimpleITK")
+PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
+#: Of what a failed part printed, in characters.
+TAIL = 4000
+#: Seconds kept for writing the report.
+RESERVE_S = 5
+#: By which a part's limit is longer without a GPU.
+SLOWER_CPU = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process to run.
+
+    Attributes:
+        name: of the part.
+        command: after the Python interpreter.
+        limit_s: seconds that it may take, as far as the whole check has them left.
+        environment: added to this process' own.
+    """
+
+    name: str
+    command: Sequence[object]
+    limit_s: float
+    environment: dict[str, str]
+
+
+def parts(folder: Path, device: str) -> list[Part]:
+    """All parts, the most important first.
+
+    Args:
+        folder: everything is written below it.
+        device: `cuda` or `cpu`.
+    """
+    from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
+
+    small = device == "cpu"
+    plans = SMALL_PLANS if small else "nnUNetPlans"
+    moved, size = f"{plans}From901", 32 if small else 64
+    common = {f"nnUNet_{kind}": str(folder / kind) for kind in ("raw", "preprocessed", "results")} | {
+        "nnUNet_extTrainer": ext_trainer_value(), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "2",
+        "nnUNet_def_n_proc": "2", "FCAS_DEMO_PRETRAIN_EPOCHS": "2", "FCAS_DEMO_REAL_EPOCHS": "2",
+    }  # fmt: skip
+    results, test_set, predictions = folder / "results", folder / "raw" / REAL, folder / "predictions"
+    pretrained = results / SYNTHETIC / f"nnUNetTrainerCAL_demo__{moved}__{CONFIGURATION}"
+    tuned = results / REAL / f"nnUNetTrainerCALFinetune_demo__{plans}__{CONFIGURATION}"
+
+    def part(name: str, limit_s: float, *command: object, **environment: str) -> Part:
+        return Part(name, command, limit_s * (SLOWER_CPU if small else 1), common | environment)
+
+    def fcas(module: str, limit_s: float, *arguments: object, name: str = "") -> Part:
+        return part(f"fcas_{name or module}", limit_s, "-m", f"fcas_nnunet.commands.{module}", *arguments)
+
+    def training(trainer: str, dataset: int, plans: str, *more: object, note: str = "", **environment: str) -> Part:
+        command = ("-m", "nnunetv2.run.run_training", dataset, CONFIGURATION, "all", "-p", plans, "-tr", trainer)
+        return part(f"{trainer}{note}", 100, *command, "-device", device, *more, **environment)
+
+    return [
+        part("tests", 150, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb", "short", "-m", "gpu",
+             "tests/test_gpu.py", "tests/generator/test_deformation.py"),
+        fcas("phantom", 60, "-d", 901, "--name", "Phantom", "-n", 4, "--num-test", 2, "--shape", size, size, size),
+        fcas("train", 120, "-d", 901, "--preset", "tiny", "-device", device),
+        fcas("generate", 90, "-d", 901, "-o", 902, "-n", 4, "--preset", "tiny", "-device", device),
+        *([part("small plans", 60, __file__, "--child", "small_plans")] if small else []),
+        fcas("prepare", 90, "-d", 902, "--for", 901, "-c", CONFIGURATION, "-p", plans),
+        training("nnUNetTrainerCAL_demo", 902, moved),
+        training("nnUNetTrainerCALFinetune_demo", 901, plans, "-pretrained_weights",
+                 pretrained / "fold_all" / "checkpoint_final.pth"),
+        part("costs", 120, __file__, "--child", "costs", "--device", device),
+        part("prediction", 60, "-c", PREDICT, "-i", test_set / "imagesTs", "-o", predictions, "-m", tuned, "-f", "all",
+             "-device", device, "--disable_tta", "-npp", 1, "-nps", 1),
+        fcas("evaluate", 40, "segmentations", "-r", test_set / "labelsTs", "-p", predictions,
+             "-o", folder / "scores.json"),
+        fcas("train", 90, "-d", 902, "--preset", "tiny", "-device", device, "--precision", "bf16" if small else "fp16",
+             name="train in half precision"),
+        training("nnUNetTrainerCAL_demo", 902, moved, note=", compiled", nnUNet_compile="t",
+                 FCAS_DEMO_PRETRAIN_EPOCHS="1", nnUNet_results=str(folder / "compiled")),
+    ]  # fmt: skip
+
+
+def run(part: Part, device: str, deadline: float) -> dict[str, Any]:
+    """Run a part to its end or its limit.
+
+    Returns:
+        `status` (ok, failed, timed out, skipped), `seconds`, `peak_gpu_mb` of all its processes, and the end of what it
+        printed: all of it that is short, for parts that failed.
+    """
+    limit_s = min(part.limit_s, deadline - time.monotonic())
+    if limit_s < 5:
+        return {"status": "skipped", "tail": "no time left"}
+    start = time.monotonic()
+    environment = os.environ | part.environment | {"PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryFile() as output, gpu_memory(device) as peak_mb:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, part.command)], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code: int | None = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end_group(process)
+        output.seek(0)
+        printed = output.read().decode(errors="replace")
+    status = {0: "ok", None: "timed out"}.get(code, "failed")
+    report: dict[str, Any] = {"status": status, "seconds": round(time.monotonic() - start, 1)}
+    report["peak_gpu_mb"] = round(peak_mb[0])
+    found = [line.removeprefix("result: ") for line in printed.splitlines() if line.startswith("result: ")]
+    if found:
+        report["results"] = [json.loads(line) for line in found]
+    return report | {"tail": printed[-(TAIL if status != "ok" else TAIL // 8) :]}
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and what it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+@contextmanager
+def gpu_memory(device: str) -> Iterator[list[float]]:
+    """The most memory of the GPU that is in use, over what is when it begins, in MB; looked at ten times a second."""
+    peak = [0.0]
+    if device != "cuda":
+        yield peak
+        return
+
+    def used_mb() -> float:
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / 2**20
+
+    before, ended = used_mb(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            peak[0] = max(peak[0], used_mb() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    yield peak
+    ended.set()
+    watcher.join()
+
+
+def small_plans() -> None:
+    """nnU-Net's plans of the phantoms, narrowed for a CPU."""
+    from fcas_nnunet.files import atomic_write_json
+    from fcas_nnunet.integration.folders import resolve_dataset
+    from fcas_nnunet.integration.planning import ensure_plans, plans_path, shrink_plans
+    from fcas_nnunet.integration.preprocessing import ensure_fingerprint
+    from fcas_nnunet.integration.raw_dataset import RawDataset
+
+    real = RawDataset.open(resolve_dataset("901"))
+    ensure_fingerprint(real, 1, keep_existing=True)
+    plans = ensure_plans(real, "nnUNetPlans", [CONFIGURATION])
+    narrow = shrink_plans(
+        plans, CONFIGURATION, plans_name=SMALL_PLANS, features_per_stage=[4, 8, 16], patch_size=[24] * 3
+    )
+    atomic_write_json(plans_path(real, SMALL_PLANS), narrow)
+
+
+def costs(device: torch.device) -> None:
+    """Print a line `result: {...}` for each thing that is measured, as it is measured."""
+    from fcas_nnunet.config import TCDMConfig
+    from fcas_nnunet.presets import CPU, PAPER, TINY
+
+    presets = {"tiny": TINY, "cpu": CPU, "paper": PAPER} if device.type == "cuda" else {"tiny": TINY, "cpu": CPU}
+    largest = PAPER if device.type == "cuda" else TINY
+    volume = (256, 512, 512) if device.type == "cuda" else (32, 32, 32)
+    crops = {name: config.grid.crop_size for name, config in presets.items()}
+    for name, config in presets.items():
+        measure(f"training step, {name}, one pair of {crops[name]}", device, training_step(config.tcdm, crops[name]))
+    if "gradient_checkpointing" in {field.name for field in fields(TCDMConfig)}:
+        saving = replace(largest.tcdm, gradient_checkpointing=True)
+        measure("the last one with gradient checkpointing", device, training_step(saving, largest.grid.crop_size))
+    measure("autoencoder step, 4 crops", device, autoencoder_step(largest.autoencoder))
+    for name in ("encode", "decode"):
+        measure(f"{name} {volume}", device, coding(largest.autoencoder, volume, name))
+    measure(f"a step of drawing {volume}", device, drawing_step(largest.tcdm, volume))
+
+
+def measure(name: str, device: torch.device, prepare: Callable[[torch.device], Callable[[], object]]) -> None:
+    """Time the second call of what `prepare` gives, and say its peak memory; or what it ended with."""
+    cuda = device.type == "cuda"
+    result: dict[str, Any] = {"name": name}
+    try:
+        torch.manual_seed(0)
+        call = prepare(device)
+        for _ in range(2):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+                torch.cuda.synchronize()
+            start = time.monotonic()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cuda):
+                call()
+            if cuda:
+                torch.cuda.synchronize()
+            result["seconds"] = round(time.monotonic() - start, 4)
+        if cuda:
+            result["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        del call
+    except Exception as error:
+        result["error"] = f"{type(error).__name__}: {error}"[:500]
+    if cuda:
+        torch.cuda.empty_cache()
+    print(f"result: {json.dumps(result)}", flush=True)
+
+
+def training_step(config: Any, crop: Sequence[int]) -> Callable[[torch.device], Callable[[], object]]:
+    """Both directions of a random pair, and AdamW."""
+    from fcas_nnunet.generator.latents import LatentScale
+    from fcas_nnunet.generator.pairs import PairEnd
+    from fcas_nnunet.generator.schedulers import forward_process
+    from fcas_nnunet.generator.tcdm_training import Draws, PairBatch, TCDMObjective
+
+    def prepare(device: torch.device) -> Callable[[], object]:
+        objective = TCDMObjective(config, LatentScale(), 8).to(device)
+        latents = torch.randn(1, 4, *(edge // 4 for edge in crop)).half()
+        codes = torch.randint(0, 9, (1, 1, *crop), dtype=torch.uint8)
+        end = PairEnd(latents, latents - 4, codes, codes, torch.rand(1, 1, *crop).half())
+        batch = PairBatch(end, end, Draws.of(config, forward_process(config), latents.shape[2:], [0])).to(device)
+        return optimised(objective, batch)
+
+    return prepare
+
+
+def autoencoder_step(config: Any) -> Callable[[torch.device], Callable[[], object]]:
+    """Four random crops, and AdamW."""
+    from fcas_nnunet.generator.autoencoder import Autoencoder
+    from fcas_nnunet.generator.autoencoder_training import AutoencoderObjective
+    from fcas_nnunet.generator.pairs import CropBatch
+
+    def prepare(device: torch.device) -> Callable[[], object]:
+        crop = config.crop_size or (32, 32, 32)
+        noise = torch.randn(4, 4, *(edge // 4 for edge in crop))
+        labels = torch.randint(0, 9, (4, 1, *crop), dtype=torch.uint8)
+        batch = CropBatch(torch.rand(4, 1, *crop).half(), labels, noise).to(device)
+        return optimised(AutoencoderObjective(Autoencoder(config), [8]).to(device), batch)
+
+    return prepare
+
+
+def optimised(objective: torch.nn.Module, batch: object) -> Callable[[], object]:
+    """A step of AdamW."""
+    optimizer = torch.optim.AdamW(objective.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = objective(batch)
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def coding(config: Any, volume: Sequence[int], way: str) -> Callable[[torch.device], Callable[[], object]]:
+    """A random volume's encoding or decoding, in slabs as `fcas_generate` does it."""
+    from fcas_nnunet.generator.autoencoder import Autoencoder
+    from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
+
+    def prepare(device: torch.device) -> Callable[[], object]:
+        autoencoder = Autoencoder(config).eval().requires_grad_(False).to(device)
+        shape = (1, 1, *volume) if way == "encode" else (1, 4, *(edge // 4 for edge in volume))
+        values = torch.rand(shape, device=device)
+        return lambda: getattr(autoencoder, way)(values, SLAB_ELEMENTS)
+
+    return prepare
+
+
+def drawing_step(config: Any, volume: Sequence[int]) -> Callable[[torch.device], Callable[[], object]]:
+    """One prediction of the denoiser for a whole volume."""
+    from fcas_nnunet.generator.tcdm import TCDM
+
+    def prepare(device: torch.device) -> Callable[[], object]:
+        tcdm = TCDM(config).eval().requires_grad_(False).to(device)
+        embedded = tcdm.embed_condition(torch.rand(1, config.condition_channels, *volume, device=device))
+        latents, timesteps = torch.randn(1, 4, *embedded.shape[2:], device=device), torch.zeros(1, device=device).long()
+        return lambda: tcdm(latents, timesteps, embedded)
+
+    return prepare
+
+
+def about(device: str) -> dict[str, Any]:
+    """Machine and versions."""
+    card = {}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        card = {"card": properties.name, "card_mb": properties.total_memory // 2**20, "cuda": torch.version.cuda}
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return card | {"python": platform.python_version(), "cores": os.cpu_count(), "versions": versions}
+
+
+def main() -> None:
+    """Run the check; exit code 1 when a part failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", type=Path, default=Path("gpu_check.json"), help="report (gpu_check.json)")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: a rehearsal (cuda)")
+    parser.add_argument("--minutes", type=float, default=8, help="for everything (8)")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="parts whose names begin so")
+    parser.add_argument("--child", choices=["small_plans", "costs"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child == "small_plans":
+        return small_plans()
+    if arguments.child == "costs":
+        return costs(torch.device(arguments.device))
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("a CUDA device must be there, got none. Rehearse with --device cpu.")
+    deadline = time.monotonic() + 60 * arguments.minutes - RESERVE_S
+    report = about(arguments.device) | {"parts": {}}
+    print(json.dumps(report), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("raw", "preprocessed", "results", "compiled"):
+            (Path(folder) / kind).mkdir()
+        for part in parts(Path(folder), arguments.device):
+            if arguments.only and not part.name.startswith(tuple(arguments.only)):
+                continue
+            found = run(part, arguments.device, deadline)
+            report["parts"][part.name] = found
+            arguments.o.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            print(f"{part.name}: {found['status']}, {found.get('seconds', 0)} s", flush=True)
+            for result in found.get("results", []):
+                print(f"    {result}", flush=True)
+            if found["status"] == "failed":
+                print(found["tail"][-1500:], flush=True)
+    sys.exit(any(found["status"] != "ok" for found in report["parts"].values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""What must run on an accelerator and give there what the CPU gives: one list, for a GPU and for the pretend one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config
+from torch import nn
+
+from fcas_nnunet.choices import Architecture, Conditioning, PredictionType, ReferenceSource, SnapshotSource, Solver
+from fcas_nnunet.config import (
+    AutoencoderConfig,
+    CalibrationConfig,
+    ConfidenceConfig,
+    MaskConfig,
+    PreviewConfig,
+    SamplingConfig,
+    TCDMConfig,
+)
+from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.autoencoder_training import AutoencoderObjective
+from fcas_nnunet.generator.calibrating import fit_error_model
+from fcas_nnunet.generator.checkpoint import load_generator
+from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.deformation import draw_deformation
+from fcas_nnunet.generator.error_model import ErrorModel, measures_at
+from fcas_nnunet.generator.fitting import train_generator
+from fcas_nnunet.generator.latents import LatentScale
+from fcas_nnunet.generator.pairs import CropBatch, PairEnd
+from fcas_nnunet.generator.preview_decoder import PreviewDecoder
+from fcas_nnunet.generator.prior import LatentPrior
+from fcas_nnunet.generator.production import make_case, plan_cases
+from fcas_nnunet.generator.resampling import deform_labels
+from fcas_nnunet.generator.sampling import synthesise
+from fcas_nnunet.generator.schedulers import forward_process
+from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.generator.tcdm_training import Draws, PairBatch, TCDMObjective
+from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.integration.losses import ConfidenceDiceBCELoss, ConfidenceDiceCELoss
+from fcas_nnunet.integration.pretrained import copy_segmentation_layers, read_checkpoint
+from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
+from fcas_nnunet.presets import CPU, PAPER, TINY
+
+#: Named tensors and numbers, on any device; what two devices must agree on.
+Found = dict[str, Any]
+Check = Callable[[torch.device], Found]
+
+SIZE, NUM_LABELS = 32, 8
+_NARROW: dict[str, Any] = {
+    "channels": (32, 32, 64), "attention_levels": (False, False, True), "num_head_channels": (0, 0, 32),
+    "num_res_blocks": 1, "norm_num_groups": 16,
+}  # fmt: skip
+_RFLOW: dict[str, Any] = {"architecture": Architecture.MAISI_RFLOW, "prediction_type": PredictionType.FLOW}
+TCDMS: dict[str, TCDMConfig] = {
+    "tiny": TINY.tcdm,
+    "cpu": CPU.tcdm,
+    "plain ControlNet": replace(TINY.tcdm, prior=False, conditioning=Conditioning.CONTROLNET),
+    "MAISI ddpm": replace(PAPER.tcdm, **_NARROW),
+    "MAISI ddpm frozen": replace(PAPER.tcdm, frozen_denoiser=True, **_NARROW),
+    "MAISI rflow": replace(PAPER.tcdm, **_RFLOW, **_NARROW),
+    "MAISI rflow frozen": replace(PAPER.tcdm, frozen_denoiser=True, **_RFLOW, **_NARROW),
+}
+AUTOENCODERS: dict[str, AutoencoderConfig] = {
+    "tiny": TINY.autoencoder,
+    "cpu": CPU.autoencoder,
+    "paper": replace(PAPER.autoencoder, channels=(8, 16, 32), norm_num_groups=8),
+}
+_STEPS = SamplingConfig(num_inference_steps=3, window=(8, 8, 8))
+_SSV = ConfidenceConfig(num_snapshots=3)
+_FEW_STEPS = replace(TINY.tcdm, prior=False, num_train_timesteps=4)
+DRAWINGS: dict[str, tuple[TCDMConfig, SamplingConfig, ConfidenceConfig | None]] = {
+    "image alone": (TINY.tcdm, _STEPS, None),
+    "SSV": (TINY.tcdm, _STEPS, _SSV),
+    "SSV of x_t": (TINY.tcdm, _STEPS, replace(_SSV, source=SnapshotSource.X_T)),
+    "SSV in a box": (TINY.tcdm, _STEPS, replace(_SSV, box_margin=4)),
+    "windows": (TINY.tcdm, replace(_STEPS, window=(4, 8, 8)), _SSV),
+    "DDPM": (_FEW_STEPS, replace(_STEPS, solver=Solver.DDPM), _SSV),
+    "DPM-Solver++, noise": (TCDMS["MAISI ddpm"], _STEPS, _SSV),
+    "Euler, flow": (TCDMS["MAISI rflow"], _STEPS, _SSV),
+}
+
+
+def _training_step(config: TCDMConfig) -> Check:
+    def run(device: torch.device) -> Found:
+        torch.manual_seed(0)
+        objective = _unzeroed(TCDMObjective(config, LatentScale(), NUM_LABELS)).to(device)
+        draws = Draws.of(config, forward_process(config), (SIZE // 4,) * 3, [3])
+        return _step(objective, PairBatch(_pair_end(1), _pair_end(2), draws).to(device))
+
+    return run
+
+
+def _autoencoder_step(config: AutoencoderConfig) -> Check:
+    def run(device: torch.device) -> Found:
+        torch.manual_seed(0)
+        objective = AutoencoderObjective(Autoencoder(config), [NUM_LABELS]).to(device)
+        crops = CropBatch(_random(2, 1, SIZE).half(), _codes(2), _random(2, 4, SIZE // 4))
+        return _step(objective, crops.to(device))
+
+    return run
+
+
+def _coding(config: AutoencoderConfig) -> Check:
+    def run(device: torch.device) -> Found:
+        torch.manual_seed(0)
+        autoencoder = Autoencoder(config).eval().to(device)
+        with torch.no_grad():
+            mean, std = autoencoder.encode(_random(1, 1, SIZE).to(device), 2**12)
+            return {"mean": mean, "std": std, "image": autoencoder.decode(mean, 2**12)}
+
+    return run
+
+
+def _drawing(tcdm: TCDMConfig, sampling: SamplingConfig, confidence: ConfidenceConfig | None) -> Check:
+    def run(device: torch.device) -> Found:
+        torch.manual_seed(0)
+        model = _unzeroed(TCDM(tcdm)).eval().to(device)
+        autoencoder = Autoencoder(TINY.autoencoder).eval().to(device)
+        structures = np.zeros((SIZE,) * 3, bool)
+        structures[8:24, 8:24, 8:24] = True
+        embedded = model.embed_condition(_condition(NUM_LABELS if tcdm.prior else 0, device))
+        drawn = synthesise(
+            model, autoencoder, LatentScale(), embedded, structures, sampling, confidence,
+            torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        return {"image": drawn.image} | ({} if drawn.variance is None else {"variance": drawn.variance})
+
+    return run
+
+
+def _prior(device: torch.device) -> Found:
+    prior = LatentPrior(TINY.tcdm).to(device)
+    condition, latents = _condition(NUM_LABELS, device), _random(1, 4, SIZE // 4).to(device)
+    prior.fit([(condition, latents)])
+    return {"weight": prior.weight, "variance": prior.variance, "prior": prior(condition)}
+
+
+def _preview(device: torch.device) -> Found:
+    torch.manual_seed(0)
+    preview = PreviewDecoder(PreviewConfig(channels=(8, 8, 16), norm_num_groups=4)).to(device)
+    with torch.no_grad():
+        return {"image": preview.decode(_random(1, 4, SIZE // 4).to(device), 2**12)}
+
+
+def _error_model(device: torch.device) -> Found:
+    torch.manual_seed(0)
+    model = ErrorModel(8)
+    nn.init.normal_(model.last.weight)
+    image, codes = 400 * _random(1, 1, SIZE)[0, 0].to(device), _codes(1)[0, 0].to(device)
+    voxels = torch.arange(0, codes.numel(), 7, device=device)
+    measures = measures_at(image, codes, voxels, slab_voxels=2**12)
+    fitted = fit_error_model(
+        [{"measures": measures.cpu(), "codes": codes.flatten()[voxels].cpu(), "error_hu": measures[:, 0].abs().cpu()}],
+        CalibrationConfig(width=8, num_steps=3, batch_voxels=64), seed=0,
+    )  # fmt: skip
+    return {"measures": measures, "expected": model.to(device).expected_error(image, codes, 2**12),
+            "fitted": fitted.to(device).expected_error(image, codes)}  # fmt: skip
+
+
+def _losses(device: torch.device) -> Found:
+    logits, confidence = _random(2, 2, 16).to(device).requires_grad_(), _random(2, 1, 16).to(device)
+    labels = (3 * _random(2, 1, 16)).floor().to(device)
+    by_label = ConfidenceDiceCELoss(ignore_label=2)(logits, labels, confidence)
+    by_region = ConfidenceDiceBCELoss(has_ignore=True)(logits, (_random(2, 3, 16) > 0.5).float().to(device), confidence)
+    (by_label + by_region).backward()
+    return {"by label": by_label.detach(), "by region": by_region.detach(), "gradient": logits.grad}
+
+
+def _deformed_labels(device: torch.device) -> Found:
+    spacing_mm = (2.0, 2.0, 2.0)
+    mask = _codes(1)[0, 0].numpy()
+    deformation = draw_deformation(MaskConfig(), mask.shape, spacing_mm, 0)
+    return {"differing": (deform_labels(mask, deformation, spacing_mm, device=str(device)) != deform_labels(
+        mask, deformation, spacing_mm)).mean()}  # fmt: skip
+
+
+def _generator(device: torch.device) -> Found:
+    """Trained, calibrated, written, read, and a case made, as the commands do it."""
+    config = short_config(2)
+    pairs = replace(config.tcdm.pairs, num_shapes=2, num_contrasts=1)
+    config = replace(
+        config, tcdm=replace(config.tcdm, pairs=pairs), sampling=replace(TINY.sampling, num_inference_steps=3),
+        confidence=_SSV,
+        calibration=CalibrationConfig(num_drawings=4, num_voxels=2000, width=8, num_steps=10, batch_voxels=512),
+    )  # fmt: skip
+    cases = [f"p{i}" for i in range(4)]
+    with tempfile.TemporaryDirectory() as folder:
+        data = TrainingData(cases, load_small_case, LABELS, SURROUNDINGS)
+        train_generator(data, config, Path(folder), accelerator(device))
+        generator = load_generator(Path(folder), device)
+    assert generator.calibrated is not None
+    (plan,) = plan_cases(1, cases, cases, ReferenceSource.GIVEN, seed=0)
+    case, record = make_case(generator, plan, load_small_case, device, torch.float32)
+    assert case.image is not None
+    return {"confidence": record["mean_confidence_in_structures"], "mean_hu": case.image.mean() / 100}
+
+
+def _trainers(device: torch.device) -> Found:
+    """A step and a validation of confidence-aware pretraining, then one of fine-tuning from its weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {f"nnUNet_{kind}": f"{folder}/{kind}" for kind in ("raw", "preprocessed", "results")}
+        (Path(folder) / "preprocessed" / _PLANS["dataset_name"] / _CONFIGURATION["data_identifier"]).mkdir(parents=True)
+        with mock.patch.dict(os.environ, environment | {"nnUNet_compile": "f"}):
+            pretraining = _trainer(nnUNetTrainerCAL, device)
+            doubt = _random(2, 1, 16)
+            pretrained = pretraining.train_step(_batch(doubt))
+            with torch.no_grad():
+                validated = pretraining.validation_step(_batch(doubt))
+            mean, shares = pretraining.tally.close(False)
+            weights = Path(folder) / "results" / "checkpoint.pth"
+            pretraining.save_checkpoint(str(weights))
+            tuning = _trainer(nnUNetTrainerCALFinetune, device)
+            copied = copy_segmentation_layers(tuning.network, read_checkpoint(weights))
+            tuned = tuning.train_step(_batch())
+    assert copied == 4, "weight and bias of both heads"
+    return {"pretraining": pretrained["loss"], "validation": validated["loss"], "mean confidence": mean,
+            "shares": shares, "fine-tuning": tuned["loss"]}  # fmt: skip
+
+
+_CONFIGURATION: dict[str, Any] = {
+    "data_identifier": "3d", "batch_size": 2, "patch_size": [16] * 3, "spacing": [1.0] * 3, "batch_dice": True,
+    "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False],
+    "architecture": {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": 3, "features_per_stage": [4, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3] * 3] * 3, "strides": [[1] * 3, [2] * 3, [2] * 3], "n_conv_per_stage": [1] * 3,
+            "n_conv_per_stage_decoder": [1] * 2, "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"affine": True},
+            "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    },
+}  # fmt: skip
+_PLANS: dict[str, Any] = {
+    "dataset_name": "Dataset901_Heart", "plans_name": "nnUNetPlans", "continue_training": False,
+    "foreground_intensity_properties_per_channel": {}, "configurations": {"3d_fullres": _CONFIGURATION},
+}  # fmt: skip
+_DATASET = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
+
+
+def _trainer(kind: type, device: torch.device) -> Any:
+    torch.manual_seed(0)
+    trainer = kind(deepcopy(_PLANS), "3d_fullres", "all", deepcopy(_DATASET), device)
+    (Path(trainer.preprocessed_dataset_folder) / "case.b2nd").touch()  # nnU-Net looks what files there are
+    trainer.initialize()
+    trainer.network.train()
+    return trainer
+
+
+def _batch(*more: torch.Tensor) -> dict[str, Any]:
+    """As nnU-Net's loader gives it, targets of two resolutions; with doubt, the last of them."""
+    labels = (3 * _random(2, 1, 16)).floor()
+    return {"data": _random(2, 1, 16), "target": [labels, labels[:, :, ::2, ::2, ::2].contiguous(), *more]}
+
+
+def _step(objective: nn.Module, batch: Any) -> Found:
+    """Loss, gradients and one step of the optimiser; every trainable parameter has its share in the loss."""
+    trainable = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=1e-3)
+    loss = objective(batch)
+    loss.backward()
+    missed = [name for name, parameter in trainable.items() if parameter.grad is None]
+    assert not missed, f"no gradient: {missed}"
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+    optimizer.step()
+    return {"loss": loss.detach(), "norm": norm.detach()}
+
+
+def accelerator(device: torch.device) -> Any:
+    """accelerate's where it knows the device; else one process, in full precision."""
+    if device.type in ("cpu", "cuda"):
+        from fcas_nnunet.commands.devices import make_accelerator
+
+        return make_accelerator(device.type)
+    return SimpleNamespace(
+        device=device, process_index=0, num_processes=1, is_main_process=True, mixed_precision="no", scaler=None,
+        gradient_accumulation_steps=1, wait_for_everyone=lambda: None, free_memory=lambda: None,
+        autocast=nullcontext, no_sync=lambda _: nullcontext(), unwrap_model=lambda module: module,
+        prepare=lambda module, optimizer: _prepared(module, device), reduce=lambda tensor, _: tensor,
+        backward=lambda loss: loss.backward(), clip_grad_norm_=nn.utils.clip_grad_norm_,
+    )  # fmt: skip
+
+
+def _prepared(module: nn.Module, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+    module.to(device)
+    return module, torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3)
+
+
+def _unzeroed(module: Any) -> Any:
+    """Give layers that begin at zero, and pass no gradient on, some weights."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+def _random(batch: int, channels: int, size: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand((batch, channels, size, size, size), generator=torch.Generator().manual_seed(seed))
+
+
+def _codes(batch: int, seed: int = 0) -> torch.Tensor:
+    """Blocks of labels and background, uint8."""
+    coarse = (_random(batch, 1, SIZE // 8, seed) * (NUM_LABELS + 1)).to(torch.uint8)
+    return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
+
+
+def _condition(guess_labels: int, device: torch.device) -> torch.Tensor:
+    parts: Sequence[torch.Tensor] = (_codes(1, 1), _codes(1, 2), _random(1, 1, SIZE))
+    return build_condition(*(part.to(device) for part in parts), guess_labels)
+
+
+def _pair_end(seed: int) -> PairEnd:
+    latents = _random(1, 4, SIZE // 4, seed)
+    codes = _codes(1, seed)
+    return PairEnd(latents.half(), (latents - 4).half(), codes, codes, _random(1, 1, SIZE, seed).half())
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A check, and how far two devices may be apart.
+
+    Attributes:
+        run: does it.
+        tolerance: relative and absolute.
+    """
+
+    run: Check
+    tolerance: float = 1e-3
+
+
+CHECKS: dict[str, Listed] = {
+    **{f"training step: {name}": Listed(_training_step(config)) for name, config in TCDMS.items()},
+    **{f"autoencoder step: {name}": Listed(_autoencoder_step(config)) for name, config in AUTOENCODERS.items()},
+    **{f"encode and decode: {name}": Listed(_coding(config)) for name, config in AUTOENCODERS.items()},
+    **{f"drawing: {name}": Listed(_drawing(*settings), 5e-3) for name, settings in DRAWINGS.items()},
+    "prior": Listed(_prior),
+    "preview decoder": Listed(_preview),
+    "error model": Listed(_error_model),
+    "losses": Listed(_losses),
+    "deformed labels": Listed(_deformed_labels),
+    "nnU-Net's trainers": Listed(_trainers, 1e-2),
+    "generator": Listed(_generator, 0.2),
+}
+
+
+@lru_cache
+def _on_cpu(name: str) -> Found:
+    return CHECKS[name].run(torch.device("cpu"))
+
+
+def fault(name: str, device: torch.device, precision: torch.dtype = torch.float32) -> str | None:
+    """Where a check gives on a device what it does not give on the CPU; None where they agree.
+
+    Args:
+        name: of the check.
+        device: where it runs.
+        precision: of the autocast there; under a lower one than float32, a tenth of the root mean square.
+
+    Raises:
+        Exception: whatever the check raises on the device.
+    """
+    listed = CHECKS[name]
+    expected = _on_cpu(name)
+    lower = precision != torch.float32
+    with (
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        torch.autocast(device.type, dtype=precision, enabled=lower),
+    ):
+        found = listed.run(device)
+    for key, value in expected.items():
+        there, here = (torch.as_tensor(x).detach().cpu().double() for x in (found[key], value))
+        close = torch.allclose(there, here, rtol=listed.tolerance, atol=listed.tolerance)
+        if not (close or lower and (there - here).norm() < 0.1 * here.norm()):
+            return f"{key}: differs by {float((there - here).abs().max()):.3g} of {float(here.abs().max()):.3g}"
+    return None

@@ -19,6 +19,7 @@ from fcas_nnunet.config import OptimisationConfig
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.batches import BatchT, Items, ReadAhead, Shares
 from fcas_nnunet.generator.progress import History, Panel, ProgressFolder
+from fcas_nnunet.generator.weights import read_content
 
 logger = logging.getLogger(__name__)
 
@@ -235,15 +236,22 @@ class Training(Generic[BatchT]):
         path = self.folder / STATE_FILE
         if not path.exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self._unwrapped.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.best = state["step"], state["best"]
-        self.history = History(**state["history"])
+        try:
+            state = read_content(path)
+            self._unwrapped.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            if self.accelerator.scaler is not None and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.step, self.best = state["step"], state["best"]
+            self.history = History(**state["history"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{path}: training state must be whole and of this training, got an error: {reason}. Delete the file "
+                f"to train the {self.name} anew."
+            ) from error
 
 
 def total_steps(config: OptimisationConfig, items_per_epoch: int) -> int:

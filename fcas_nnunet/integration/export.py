@@ -16,7 +16,7 @@ from scipy.ndimage import zoom
 from tqdm import tqdm
 
 from fcas_nnunet.files import TEMPORARY_SUFFIX, atomic_path, atomic_write_json
-from fcas_nnunet.integration.pretrained import read_checkpoint
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
 PLAIN_TRAINER = "nnUNetTrainer"

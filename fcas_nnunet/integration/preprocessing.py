@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from fcas_nnunet.integration.confidence_store import (
     preprocessed_confidence_path,
     write_index,
 )
+from fcas_nnunet.integration.plain_files import read_pickle
 from fcas_nnunet.integration.planning import FINGERPRINT, plans_path, preprocessed_folder
 from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -213,8 +213,7 @@ def _write_map(dataset: RawDataset, plans_file: Path, configuration: str, folder
     """Replay one case's confidence map and store it as uint8 [1, D, H, W] on its segmentation's grid."""
     manager = PlansManager(str(plans_file))
     geometry = Geometry(manager, manager.get_configuration(configuration))
-    with (folder / f"{case_id}.pkl").open("rb") as stream:
-        properties = pickle.load(stream)  # nnU-Net's own file, written a moment ago
+    properties = read_pickle(folder / f"{case_id}.pkl")
     raw = geometry.read(dataset.confidence_path(case_id))
     confidence = geometry.replay(raw, properties, geometry.configuration.resampling_fn_probabilities)
     quantised = quantise_confidence(confidence)

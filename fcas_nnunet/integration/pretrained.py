@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
 from pathlib import Path
 from typing import Any
 
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 _ARGUMENT = "-pretrained_weights"
+#: nnU-Net's functions that load pretrained weights, and the variable of each that holds the file.
+_LOADERS = {"maybe_load_checkpoint": "pretrained_weights_file", "load_pretrained_weights": "fname"}
+_LOADERS_PACKAGE = "nnunetv2.run"
 _SEGMENTATION_LAYERS = ".seg_layers."
 #: Of a configuration: what a network was trained to see, and its shape.
 _CONFIGURATION_KEYS = ("patch_size", "spacing", "normalization_schemes", "architecture")
 
 
-def pretrained_weights_argument(arguments: Sequence[str]) -> Path | None:
-    """The file given to nnUNetv2_train's `-pretrained_weights`: nnU-Net does not tell its trainers.
+def weights_to_load() -> Path | None:
+    """The pretrained weights that nnU-Net is about to load, or is loading, into the trainer whose method asks.
 
-    Args:
-        arguments: of the command, or of a process that it has started.
+    nnU-Net does not tell its trainers, neither from the command line nor from Python; its own functions know.
     """
-    for number, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == _ARGUMENT and equals:
-            return Path(value)
-        if argument == _ARGUMENT and number + 1 < len(arguments):
-            return Path(arguments[number + 1])
+    frame = inspect.currentframe()
+    while frame is not None:
+        variable = _LOADERS.get(frame.f_code.co_name)
+        if variable is not None and frame.f_globals.get("__package__") == _LOADERS_PACKAGE:
+            path = frame.f_locals.get(variable)
+            return None if path is None else Path(path)
+        frame = frame.f_back
     return None
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of nnU-Net on the CPU.
-
-    Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when it holds no network of nnU-Net.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: checkpoint must exist, got none. Finish the pretraining, or fix the path.")
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    if "network_weights" not in checkpoint:
-        raise ValueError(f"{path}: checkpoint must hold network_weights, got {', '.join(checkpoint)}. Fix the path.")
-    return checkpoint
+def bare_network(network: nn.Module) -> nn.Module:
+    """The network without what compiling and distributing put around it."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 
 def pretraining_faults(
@@ -99,10 +93,7 @@ def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> 
     Returns:
         How many tensors were copied.
     """
-    if isinstance(network, DistributedDataParallel):
-        network = network.module
-    if isinstance(network, OptimizedModule):
-        network = network._orig_mod
+    network = bare_network(network)
     own, pretrained = network.state_dict(), checkpoint["network_weights"]
     copied = {
         key: pretrained[key]

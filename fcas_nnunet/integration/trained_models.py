@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import io
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
 
 STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 MODEL_FILES = ("dataset.json", "plans.json")
+#: Of a checkpoint, what nnU-Net's predictor reads.
+_PREDICTOR_KEYS = ("network_weights", "trainer_name", "init_args")
 
 
 def open_predictor(
@@ -43,7 +43,7 @@ def open_predictor(
     """
     paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
     for path in paths:
-        refuse_unfit(model, _read_plain(path)["init_args"]["configuration"])
+        refuse_unfit(model, read_checkpoint(path, _PREDICTOR_KEYS)["init_args"]["configuration"])
     with _quiet(), _own_trainers_found():
         predictor = nnUNetPredictor(
             tile_step_size=STEP_SIZE, use_mirroring=use_mirroring, perform_everything_on_device=device.type == "cuda",
@@ -84,34 +84,6 @@ def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
             f"{path}: checkpoint must be one of {found}, got {checkpoint}. Finish the training, or name another."
         )
     return path
-
-
-def _read_plain(path: Path) -> dict[str, Any]:
-    """A checkpoint of weights and plain values alone, refused otherwise: nnU-Net unpickles whatever a file says."""
-    try:
-        with torch.serialization.safe_globals(_plain_numpy()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle make torch's reader raise anything
-        named = re.search(r"(?:GLOBAL|Global|global) ([\w.]+\.[\w.]+)", str(error))
-        got = named[1] if named else "a file that is cut short or none of torch's"
-        raise ValueError(
-            f"{path}: checkpoint must hold weights and plain values alone, got {got}. Take it from its source again."
-        ) from error
-    needed = {"network_weights", "trainer_name", "init_args"}
-    if not isinstance(content, dict) or not needed <= content.keys():
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: checkpoint must hold {sorted(needed)}, got {found}. Name one of nnU-Net's.")
-    return content
-
-
-def _plain_numpy() -> list[Any]:
-    """What NumPy's numbers and arrays are pickled with, under the names of NumPy 1 and 2: nnU-Net logs such numbers."""
-    multiarray = np.zeros(1).__reduce__()[0].__module__  # numpy._core.multiarray from NumPy 2 on
-    functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
-    named = [(function, f"{module}.{name}") for name, function in functions.items()
-             for module in {multiarray, "numpy.core.multiarray", "numpy._core.multiarray"}]  # fmt: skip
-    dtypes = [kind for name in dir(np.dtypes) if isinstance(kind := getattr(np.dtypes, name), type)]
-    return [*named, np.dtype, np.ndarray, *dtypes, codecs.encode]
 
 
 def refuse_unfit(model: Path, configuration: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogge
 from fcas_nnunet.integration.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.losses import ConfidenceLoss
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.pretrained import (
+    bare_network,
     copy_segmentation_layers,
-    pretrained_weights_argument,
     pretraining_faults,
-    read_checkpoint,
+    weights_to_load,
 )
 from fcas_nnunet.integration.schedules import WarmupPolyLR
 from fcas_nnunet.integration.trainer_lookup import (
@@ -70,7 +70,21 @@ def confidence_floor() -> float:
     return floor
 
 
-class nnUNetTrainerCAL(nnUNetTrainer):
+class _Guarded(nnUNetTrainer):
+    """nnU-Net's trainer, which never runs code that a checkpoint holds."""
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """nnU-Net's, once the file is seen to hold weights and plain values alone.
+
+        Raises:
+            ValueError: when it holds anything else.
+        """
+        if not isinstance(filename_or_checkpoint, dict):
+            read_checkpoint(Path(filename_or_checkpoint))
+        super().load_checkpoint(filename_or_checkpoint)
+
+
+class nnUNetTrainerCAL(_Guarded):
     """Confidence-aware learning on synthetic scans: nnU-Net's trainer with every voxel weighted by its confidence.
 
     Data, augmentation, network, optimiser and logs are nnU-Net's own, in every configuration, with regions and an
@@ -166,13 +180,14 @@ class nnUNetTrainerCAL(nnUNetTrainer):
         return batch | {"target": native_target}, confidence
 
 
-class nnUNetTrainerCALFinetune(nnUNetTrainer):
-    """Fine-tuning on real scans what `nnUNetTrainerCAL` pretrained; start it with `-pretrained_weights`.
+class nnUNetTrainerCALFinetune(_Guarded):
+    """Fine-tuning on real scans what `nnUNetTrainerCAL` pretrained; start it with `-pretrained_weights`, or with
+    `pretrained_weights` of nnU-Net's `run_training`.
 
     Real labels are fully trusted: nnU-Net's own loss and batches. Own name, so that a run never overwrites one from
     scratch. SGD at 1e-3, a tenth of nnU-Net's, with a warm-up over the first twentieth of the epochs. Weights that were
-    pretrained for another patch size, spacing, normalisation or label set are refused; the segmentation layers, which
-    nnU-Net leaves at random, are taken over, too, since the labels are the same.
+    pretrained for another patch size, spacing, normalisation or label set are refused, and so is a start from random
+    ones; the segmentation layers, which nnU-Net leaves at random, are taken over, too, since the labels are the same.
 
     Source: FCaS §3.1 (200 epochs).
     """
@@ -193,6 +208,7 @@ class nnUNetTrainerCALFinetune(nnUNetTrainer):
         self.num_epochs = self.EPOCHS
         self.initial_lr = self.INITIAL_LR
         self.pretrained: dict[str, Any] | None = None
+        self.has_weights = False
 
     def initialize(self) -> None:
         """nnU-Net's network, unless the weights it shall start from do not fit.
@@ -201,22 +217,43 @@ class nnUNetTrainerCALFinetune(nnUNetTrainer):
             ValueError: listing why they do not.
             FileNotFoundError: when they are not there.
         """
-        path = pretrained_weights_argument(sys.argv)
-        if path is not None:
-            self.pretrained = read_checkpoint(path)
-            faults = pretraining_faults(
-                self.pretrained, self.plans_manager.plans, self.configuration_name, self.dataset_json
-            )
-            if faults:
-                raise ValueError("\n".join(faults))
+        self._check_pretrained()
         super().initialize()
+        bare_network(self.network).register_load_state_dict_pre_hook(self._on_weights)
+
+    def _check_pretrained(self) -> None:
+        """Look at the weights that nnU-Net is about to load, before it does."""
+        path = weights_to_load()
+        if path is None or self.pretrained is not None:
+            return
+        pretrained = read_checkpoint(path)
+        faults = pretraining_faults(pretrained, self.plans_manager.plans, self.configuration_name, self.dataset_json)
+        if faults:
+            raise ValueError("\n".join(faults))
+        self.pretrained = pretrained
+
+    def _on_weights(self, *_: Any) -> None:
+        """The network is about to take weights; from a file that was not looked at when the trainer was initialised."""
+        self._check_pretrained()
+        self.has_weights = True
 
     def on_train_start(self) -> None:
-        """nnU-Net's preparations, and the pretrained segmentation layers, which nnU-Net does not load."""
+        """nnU-Net's preparations, and the pretrained segmentation layers, which nnU-Net does not load.
+
+        Raises:
+            ValueError: when the network has random weights.
+        """
+        if not self.has_weights:
+            raise ValueError(
+                "-pretrained_weights: weights to fine-tune must be given, got none. Name the checkpoint that "
+                "nnUNetTrainerCAL made, or train from scratch with -tr nnUNetTrainer."
+            )
         super().on_train_start()
         if self.pretrained is not None and self.current_epoch == 0:
             copied = copy_segmentation_layers(self.network, self.pretrained)
             self.print_to_log_file(f"{copied} tensors of segmentation layers taken over from the pretrained weights")
+        elif self.current_epoch == 0:
+            self.print_to_log_file("the weights were loaded past nnU-Net: whether they fit was not checked")
         self.pretrained = None
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:

@@ -17,6 +17,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from fcas_nnunet.commands.evaluate import main
 from fcas_nnunet.files import atomic_write_json, file_sha256
 from fcas_nnunet.integration.manifest import Journal, Manifest
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.prediction import JOURNAL_FILE, find_model, fingerprint
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
@@ -116,7 +117,7 @@ def test_predictions_are_nnunets_own_and_are_redone_only_where_something_changed
     assert again[0] == made[0]
     assert again[1] > made[1]
 
-    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    checkpoint = read_checkpoint(model / "fold_0" / "checkpoint_final.pth")
     checkpoint["current_epoch"] = 7
     torch.save(checkpoint, model / "fold_0" / "checkpoint_final.pth")
     changed = evaluate(synthetic, model, tmp_path)

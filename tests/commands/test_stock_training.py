@@ -27,6 +27,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.confidence_log import ConfidenceLogger
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.planning import ensure_plans, plans_path, shrink_plans
 from fcas_nnunet.integration.preprocessing import ensure_fingerprint
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case
@@ -161,7 +162,7 @@ def train(root: Path, configuration: str, fold: str, trainer: str) -> dict[str, 
     torch.manual_seed(3)
     stock(run_training_entry, 952, configuration, fold, "-p", MOVED, "-tr", trainer, "-device", "cpu")
     folder = root / "results" / SYNTHETIC / f"{trainer}__{MOVED}__{configuration}" / f"fold_{fold}"
-    return torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    return read_checkpoint(folder / "checkpoint_final.pth")["network_weights"]
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -249,7 +250,7 @@ def _killed_after_one_epoch(arguments: tuple[object, ...]) -> None:
 
 
 def _log(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["logging"]
+    return read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")["logging"]
 
 
 def _optimizer() -> torch.optim.Optimizer:

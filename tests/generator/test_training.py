@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from hostile_files import Payload
 from small_training import CONFIG, HeldOut, Killed, NumberedPoints, Points, SumOfCoordinates
 
 from fcas_nnunet.generator.batches import ReadAhead, Shares
@@ -218,3 +219,23 @@ def test_compiled_training_is_the_same_and_its_weights_keep_their_names(tmp_path
     state = torch.load(tmp_path / "compiled" / STATE, weights_only=True)
     for part in ("model", "best"):
         assert list(state[part]) == list(SumOfCoordinates().state_dict())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:600]),
+        lambda path: path.write_bytes(b"3" * 3000),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save({"step": 4}, path),
+        lambda path: torch.save(torch.load(path, weights_only=True) | {"model": {}}, path),
+        lambda path: torch.save({"evil": Payload(str(path.parent / "was_run"))}, path),
+    ],
+    ids=["truncated", "garbage", "empty", "part of it", "another network", "code"],
+)
+def test_a_damaged_state_is_named_and_no_code_of_it_is_run(tmp_path, spoil):
+    run(tmp_path)
+    spoil(tmp_path / STATE)
+    with pytest.raises(ValueError, match=r"state\.pt: training state must be whole .*\. Delete the file to train the"):
+        run(tmp_path)
+    assert not (tmp_path / STATE).with_name("was_run").exists()

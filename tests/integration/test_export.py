@@ -15,6 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fcas_nnunet.commands.export import main
 from fcas_nnunet.integration.export import SliceSettings, export_model, export_slices
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
 
 
@@ -56,9 +57,9 @@ def test_exported_model_predicts_the_same_without_the_plugin(
 
 
 def test_exported_training_log_has_nnunets_keys_alone(model: Path, tmp_path: Path) -> None:
-    before = torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=False)
+    before = read_checkpoint(model / "fold_all" / "checkpoint_final.pth")
     export_model(model, tmp_path / "plain")
-    after = torch.load(tmp_path / "plain" / "fold_all" / "checkpoint_final.pth", weights_only=False)
+    after = read_checkpoint(tmp_path / "plain" / "fold_all" / "checkpoint_final.pth")
     assert set(before["logging"]) - set(after["logging"]) == {"confidence_mean", "confidence_shares"}
     assert after["trainer_name"] == "nnUNetTrainer"
 

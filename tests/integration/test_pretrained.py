@@ -1,21 +1,19 @@
 """`-pretrained_weights`: what does not fit is refused before training, and segmentation layers are taken over."""
 
-import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hostile_files import Payload
 from nnunet_cases import PLANS, Prepared, build
-from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.planning import read_plans
-from fcas_nnunet.integration.pretrained import (
-    copy_segmentation_layers,
-    pretrained_weights_argument,
-    pretraining_faults,
-    read_checkpoint,
-)
+from fcas_nnunet.integration.pretrained import pretraining_faults
 
 
 @pytest.fixture
@@ -32,42 +30,95 @@ def checkpoint(prepared: Prepared, tmp_path: Path) -> Path:
     return path
 
 
-def test_argument_is_found_however_it_is_written() -> None:
-    assert pretrained_weights_argument(["train", "1", "-pretrained_weights", "a.pth", "-p", "x"]) == Path("a.pth")
-    assert pretrained_weights_argument(["train", "-pretrained_weights=a.pth"]) == Path("a.pth")
-    assert pretrained_weights_argument(["train", "1", "--c"]) is None
+def fine_tuning(prepared: Prepared) -> Any:
+    return build(prepared, "nnUNetTrainerCALFinetune_1epoch", real=True)
 
 
+def begin(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Start the training without nnU-Net's own preparations; returns what it logs."""
+    logged: list[str] = []
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+    monkeypatch.setattr(trainer, "print_to_log_file", lambda *words, **_: logged.append(" ".join(map(str, words))))
+    trainer.on_train_start()
+    return "\n".join(logged)
+
+
+@pytest.mark.parametrize("initialised", [False, True])
 def test_fine_tuning_starts_with_all_pretrained_weights(
-    prepared: Prepared, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, initialised: bool
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "-pretrained_weights", str(checkpoint)])
-    trainer = build(prepared, "nnUNetTrainerCALFinetune_1epoch", real=True)
-    trainer.initialize()
-    load_pretrained_weights(trainer.network, str(checkpoint))  # as nnUNetv2_train does
+    """From Python as from the command line, which both end in nnU-Net's `maybe_load_checkpoint`."""
+    trainer = fine_tuning(prepared)
+    if initialised:
+        trainer.initialize()
+    maybe_load_checkpoint(trainer, False, False, str(checkpoint))
     pretrained = read_checkpoint(checkpoint)["network_weights"]
     heads = [key for key in pretrained if ".seg_layers." in key]
     assert heads
     assert not any(torch.equal(trainer.network.state_dict()[key], pretrained[key]) for key in heads)
-    assert copy_segmentation_layers(trainer.network, trainer.pretrained) == len(heads)
+    assert f"{len(heads)} tensors of segmentation layers taken over" in begin(trainer, monkeypatch)
     assert all(torch.equal(tensor, pretrained[key]) for key, tensor in trainer.network.state_dict().items())
 
 
+@pytest.mark.parametrize("initialised", [False, True])
 def test_what_does_not_fit_is_listed_and_nothing_is_trained(
-    prepared: Prepared, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, checkpoint: Path, tmp_path: Path, initialised: bool
 ) -> None:
-    content = torch.load(checkpoint, weights_only=False)
+    content = read_checkpoint(checkpoint)
     plans = content["init_args"]["plans"]
     plans["configurations"]["3d_fullres"]["patch_size"] = [16, 16, 16]
     content["init_args"]["dataset_json"]["labels"] = {"background": 0, "liver": 1}
     other = tmp_path / "other.pth"
     torch.save(content, other)
-    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "-pretrained_weights", str(other)])
+    trainer = fine_tuning(prepared)
+    if initialised:
+        trainer.initialize()
     with pytest.raises(ValueError, match="Prepare the synthetic set again") as caught:
-        build(prepared, "nnUNetTrainerCALFinetune_1epoch", real=True).initialize()
+        maybe_load_checkpoint(trainer, False, False, str(other))
     first, second = str(caught.value).splitlines()
     assert first.startswith("-pretrained_weights: patch_size must be that of the pretraining, [16, 16, 16], got")
     assert second.startswith("-pretrained_weights: labels must be those of the pretraining, {'background': 0, 'liver'")
+
+
+def test_fine_tuning_from_random_weights_is_refused(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fine_tuning(prepared)
+    maybe_load_checkpoint(trainer, False, False, None)
+    with pytest.raises(ValueError, match="weights to fine-tune must be given, got none"):
+        begin(trainer, monkeypatch)
+
+
+def test_weights_from_elsewhere_are_said_not_to_be_checked(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fine_tuning(prepared)
+    trainer.initialize()
+    trainer.network.load_state_dict(trainer.network.state_dict())
+    assert "were loaded past nnU-Net" in begin(trainer, monkeypatch)
+
+
+def test_a_checkpoint_goes_on_as_it_was(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fine_tuning(prepared)
+    trainer.initialize()
+    trainer.current_epoch = 2  # written as the next to come
+    path = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(path))
+    resumed = fine_tuning(prepared)
+    resumed.load_checkpoint(str(path))
+    assert begin(resumed, monkeypatch) == ""
+    assert resumed.current_epoch == 3
+    assert all(torch.equal(t, trainer.network.state_dict()[key]) for key, t in resumed.network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
+def test_code_in_a_checkpoint_is_not_run(prepared: Prepared, checkpoint: Path, tmp_path: Path, name: str) -> None:
+    """nnU-Net unpickles what it loads."""
+    evil = tmp_path / "evil.pth"
+    torch.save(read_checkpoint(checkpoint) | {"extra": Payload(str(tmp_path / "was_run"))}, evil)
+    trainer = build(prepared, name, real=name.endswith("Finetune"))
+    with pytest.raises(ValueError, match=r"evil\.pth: checkpoint must hold .* alone, got code"):
+        trainer.load_checkpoint(str(evil))
+    if name == "nnUNetTrainerCALFinetune":
+        with pytest.raises(ValueError, match=r"evil\.pth: checkpoint must hold .* alone, got code"):
+            maybe_load_checkpoint(trainer, False, False, str(evil))
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_every_kind_of_difference_is_a_fault(prepared: Prepared, checkpoint: Path) -> None:
@@ -87,11 +138,3 @@ def test_every_kind_of_difference_is_a_fault(prepared: Prepared, checkpoint: Pat
     assert "intensity statistics must be those of the pretraining" in fault
     (fault,) = pretraining_faults(content, plans, "3d_fullres", dataset_json | {"channel_names": {"0": "MRI"}})
     assert "channel_names must be those of the pretraining" in fault
-
-
-def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="gone.pth: checkpoint must exist"):
-        read_checkpoint(tmp_path / "gone.pth")
-    torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
-    with pytest.raises(ValueError, match="must hold network_weights, got state_dict"):
-        read_checkpoint(tmp_path / "foreign.pth")

@@ -1,0 +1,87 @@
+"""Checkpoints and pickles that hold weights and plain values alone; any other is refused before its code can run."""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) -> dict[str, Any]:
+    """An nnU-Net checkpoint on the CPU. nnU-Net itself would run whatever code the file holds.
+
+    Args:
+        path: to a .pth file.
+        needed: keys it has to hold.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is cut short, holds anything but weights and plain values, or lacks a key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: checkpoint must exist, got none. Finish the pretraining, or fix the path.")
+    try:
+        with torch.serialization.safe_globals([(value, name) for name, value in _PLAIN.items()]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle make torch's reader raise anything
+        raise _refusal(path, "checkpoint must hold weights", error) from error
+    missing = set(needed) - set(content if isinstance(content, dict) else ())
+    if missing:
+        found = ", ".join(sorted(map(str, content))) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(
+            f"{path}: checkpoint must hold {', '.join(sorted(missing))}, got {found or 'nothing'}. "
+            "Name one of nnU-Net's."
+        )
+    return content
+
+
+def read_pickle(path: Path) -> Any:
+    """The numbers, texts, lists, dicts and NumPy arrays of a pickle.
+
+    Raises:
+        ValueError: when it is cut short, or holds anything else.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _PlainUnpickler(stream).load()
+    except OSError:
+        raise
+    except Exception as error:  # bytes that are no pickle make the reader raise anything
+        raise _refusal(path, "file must hold numbers", error) from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle may call: NumPy's own constructors."""
+        if (found := _PLAIN.get(f"{module}.{name}")) is None:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return found
+
+
+def _refusal(path: Path, rule: str, error: Exception) -> ValueError:
+    named = re.search(r"(?:GLOBAL|Global|global) ([\w.]+\.[\w.]+)", str(error))
+    got = f"code, {named[1]}" if named else "a file that is cut short or of another kind"
+    return ValueError(f"{path}: {rule} and plain values alone, got {got}. Take it from its source again.")
+
+
+def _plain_numpy() -> dict[str, Any]:
+    """Dotted name → what NumPy's numbers and arrays are pickled with, under the names of NumPy 1 and 2."""
+    multiarray = np.zeros(1).__reduce__()[0].__module__  # numpy._core.multiarray from NumPy 2 on
+    functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
+    plain: dict[str, Any] = {
+        f"{module}.{name}": function
+        for name, function in functions.items()
+        for module in (multiarray, "numpy.core.multiarray", "numpy._core.multiarray")
+    }
+    kinds = [kind for name in dir(np.dtypes) if isinstance(kind := getattr(np.dtypes, name), type)]
+    plain |= {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (np.dtype, np.ndarray, *kinds)}
+    return plain | {"_codecs.encode": codecs.encode}
+
+
+_PLAIN = _plain_numpy()

@@ -29,7 +29,7 @@ from fcas_nnunet.commands.sampling_settings import (
     sampling_config,
 )
 from fcas_nnunet.commands.shares import share_of
-from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, train
+from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, pretrained_files, train
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, PreviewConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
@@ -192,13 +192,14 @@ def _default_name(source: RawDataset, fold: int | None) -> str:
 
 
 def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argparse.Namespace) -> GeneratorRecord:
-    """The record of the generator, which must be of this data set, and of the configuration if one is asked for."""
+    """The record of the generator, which must be of this data set, and of the settings and weights asked for."""
     from fcas_nnunet.commands.generation_checks import check_model, check_preview
     from fcas_nnunet.generator.checkpoint import read_record
 
     record = read_record(model)
     asked = config if args.config or args.preset else None
-    check_model(record, source, args.fold, asked, model)
+    files = pretrained_files(args).identity() if args.autoencoder or args.denoiser or args.controlnet else None
+    check_model(record, source, args.fold, asked, files, model)
     if asked is not None:
         record = replace(record, config=replace(record.config, confidence=asked.confidence))
     check_preview(confidence_config(record.config.confidence, args), model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from fcas_nnunet.commands.generation import Job
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, has_preview
 from fcas_nnunet.generator.production import CasePlan, made_otherwise
+from fcas_nnunet.generator.run_file import FileIdentity, generator_faults
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import read_volume
@@ -28,9 +28,22 @@ def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
 
 
 def check_model(
-    record: GeneratorRecord, source: RawDataset, fold: int | None, asked: FCaSConfig | None, folder: Path
+    record: GeneratorRecord,
+    source: RawDataset,
+    fold: int | None,
+    asked: FCaSConfig | None,
+    files: dict[str, FileIdentity | None] | None,
+    folder: Path,
 ) -> None:
-    """See that the generator belongs to the data set, the fold and the settings.
+    """See that the generator belongs to the data set, the fold, the settings and the weights.
+
+    Args:
+        record: of the generator.
+        source: the data set.
+        fold: whose training cases it may know; None = all cases.
+        asked: settings asked for; None = whatever it has.
+        files: weights asked for; None = whatever it was made from.
+        folder: of the generator.
 
     Raises:
         ValueError: when it does not.
@@ -44,15 +57,7 @@ def check_model(
             f"{folder}: the generator's cases must be training cases of fold {fold}, got {', '.join(strangers[:5])}. "
             "The folds have changed since: delete it to train anew."
         )
-    own = record.config
-    # what can be made later, and asked for or not: a preview decoder, a calibration, another kind of confidence
-    if asked is not None and own != replace(
-        asked, preview=own.preview, calibration=own.calibration, confidence=own.confidence
-    ):
-        faults.append(
-            f"{folder}: holds a generator with another configuration than the one asked for. Delete it to train anew, "
-            "or name your configuration's preset differently."
-        )
+    faults += generator_faults(folder, record.config, asked, files)
     if faults:
         raise ValueError("\n".join(faults))
 

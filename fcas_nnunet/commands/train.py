@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -17,6 +18,9 @@ from fcas_nnunet.integration.folders import Root, model_name, resolve_dataset, r
 from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.presets import PRESETS, preset
+
+if TYPE_CHECKING:
+    from fcas_nnunet.generator.maisi import PretrainedFiles
 
 EXAMPLE = """
 fcas_train -d 901 --preset cpu
@@ -88,15 +92,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = replace(config, preview=PreviewConfig())
     if args.calibrate and config.calibration is None:
         config = replace(config, calibration=CalibrationConfig())
-    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained
+    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
+    from fcas_nnunet.generator.run_file import generator_faults
 
     dataset = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
     folder = model_folder(dataset, config, args.fold)
     lacks_preview = args.preview and not has_preview(folder)
     lacks_calibration = args.calibrate and not is_calibrated(folder)
-    if is_trained(folder) and not (lacks_preview or lacks_calibration):
-        say(f"{folder} holds a trained generator already. Delete it to train anew.")
-        return
+    if is_trained(folder):
+        files = pretrained_files(args).identity()
+        if faults := generator_faults(folder, read_record(folder).config, config, files):
+            raise ValueError("\n".join(faults))
+        if not (lacks_preview or lacks_calibration):
+            say(f"{folder} holds this generator already. Delete it to train anew.")
+            return
     dataset.check(min_cases=2)
     train(dataset, config, args, keep_cache=args.keep_cache)
     say(f"done: the generator is in {folder}")
@@ -115,12 +124,9 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     from fcas_nnunet.commands.devices import make_accelerator
     from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained
     from fcas_nnunet.generator.fitting import add_calibration, add_preview, train_generator
-    from fcas_nnunet.generator.hub import weights_file
-    from fcas_nnunet.generator.maisi import PretrainedFiles
     from fcas_nnunet.generator.training_data import TrainingData
 
-    references = (args.autoencoder, args.denoiser, args.controlnet)
-    pretrained = PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
+    pretrained = pretrained_files(args)
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
     accelerator = make_accelerator(args.device, args.precision)
     folder = model_folder(dataset, config, args.fold)
@@ -132,6 +138,20 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         if config.calibration is not None and not is_calibrated(folder):
             add_calibration(data, config.calibration, folder, accelerator, keep_cache)
     accelerator.end_training()
+
+
+def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
+    """The weights that --autoencoder, --denoiser and --controlnet name.
+
+    Raises:
+        FileNotFoundError: when one is not there, or cannot be fetched.
+        ValueError: when one is given without the other it needs.
+    """
+    from fcas_nnunet.generator.hub import weights_file
+    from fcas_nnunet.generator.maisi import PretrainedFiles
+
+    references = (args.autoencoder, args.denoiser, args.controlnet)
+    return PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
 
 
 def generator_config(args: argparse.Namespace) -> FCaSConfig:

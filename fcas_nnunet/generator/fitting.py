@@ -7,17 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
-from fcas_nnunet.config_files import to_dict
-from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.generator import checkpoint, maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.autoencoder_training import train_autoencoder, variant_split
@@ -26,7 +22,9 @@ from fcas_nnunet.generator.calibrating import calibrate
 from fcas_nnunet.generator.grid import is_axial, working_spacing
 from fcas_nnunet.generator.latents import cache_latents
 from fcas_nnunet.generator.maisi import PretrainedFiles
+from fcas_nnunet.generator.networks import check_networks
 from fcas_nnunet.generator.preview import train_preview
+from fcas_nnunet.generator.run_file import Run, read_run, run_faults, write_run
 from fcas_nnunet.generator.tcdm_training import train_tcdm
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import all_variants, make_variants
@@ -34,10 +32,7 @@ from fcas_nnunet.image_content import image_sha256
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.yaml"
 CACHE_FOLDER = "cache"
-#: Settings of a training that may change when it goes on, since they do not change what is learnt.
-FREE_SETTINGS = ("micro_batch_size", "sample_every", "compile", "preview", "calibration", "confidence")
 
 
 def train_generator(
@@ -73,6 +68,7 @@ def train_generator(
         raise ValueError(
             "frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser."
         )
+    check_networks(config)
     config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
     _check_shares(config, accelerator)
     grids, hashes, images = _survey(data, accelerator, axial_alone=weights is not None)
@@ -124,6 +120,7 @@ def add_preview(
     """
     record = checkpoint.read_record(folder)
     config = replace(record.config, tcdm=record.tcdm, preview=preview)
+    check_networks(config)
     _check_shares(config, accelerator)
     _refuse_other_cases(data, record, folder, accelerator)
     autoencoder = checkpoint.kept_autoencoder(folder, config.autoencoder.optimisation)
@@ -292,28 +289,14 @@ def _claim(
     accelerator: Accelerator,
 ) -> None:
     """Make the folder this run's own, or see that it is."""
-    run = {
-        "config": to_dict(config),
-        "labels": dict(data.labels),
-        "surroundings": dict(data.surroundings),
-        "cases": hashes,
-        "pretrained": pretrained.identity(),
-    }
-    path = folder / RUN_FILE
-    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else run
+    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity())
+    before = read_run(folder)
     accelerator.wait_for_everyone()  # all have looked before the first one writes
-    differing = [key for key in run if _decisive(run[key]) != _decisive(before.get(key))]
-    if differing:
+    faults = run_faults(before, run) if before is not None else []
+    if faults:
         raise ValueError(
-            f"{folder}: a run must go on with the settings and data it began with, got other {', '.join(differing)}. "
-            "Use another preset or seed folder, or delete this one to train anew."
+            f"{folder}: a run must go on with the settings, files and data it began with, got {'; '.join(faults)}. "
+            "Give your configuration another preset name, or delete the folder to train anew."
         )
-    if accelerator.is_main_process and not path.is_file():
-        atomic_write_text(path, yaml.safe_dump(run, sort_keys=False))
-
-
-def _decisive(settings: Any) -> Any:
-    """Settings without those that may change when a run goes on."""
-    if not isinstance(settings, dict):
-        return settings
-    return {key: _decisive(value) for key, value in settings.items() if key not in FREE_SETTINGS}
+    if accelerator.is_main_process and before is None:
+        write_run(folder, run)

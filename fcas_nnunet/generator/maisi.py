@@ -21,6 +21,7 @@ from torch import nn
 from fcas_nnunet.choices import Architecture, Conditioning, PredictionType
 from fcas_nnunet.config import LATENT_CHANNELS, AutoencoderConfig, OptimisationConfig, TCDMConfig
 from fcas_nnunet.generator.latents import LatentScale
+from fcas_nnunet.generator.run_file import FileIdentity
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.weights import as_state, file_sha256, load_state, read_content
 from fcas_nnunet.generator.weights import check_fit as weights_fit
@@ -72,12 +73,11 @@ class PretrainedFiles:
                     f"--{name}: must be given with --{needed}, since {why}, got it alone. Name the --{needed}, too."
                 )
 
-    def identity(self) -> dict[str, dict[str, str] | None]:
+    def identity(self) -> dict[str, FileIdentity | None]:
         """Name and hash of every file, to know them again."""
         files = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {
-            name: None if path is None else {"name": path.name, "sha256": file_sha256(path)}
-            for name, path in files.items()
+            name: None if path is None else FileIdentity(path.name, file_sha256(path)) for name, path in files.items()
         }
 
 

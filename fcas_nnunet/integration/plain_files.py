@@ -72,12 +72,15 @@ def _refusal(path: Path, rule: str, error: Exception) -> ValueError:
 
 def _plain_numpy() -> dict[str, Any]:
     """Dotted name → what NumPy's numbers and arrays are pickled with, under the names of NumPy 1 and 2."""
-    multiarray = np.zeros(1).__reduce__()[0].__module__  # numpy._core.multiarray from NumPy 2 on
-    functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
+    functions = {
+        "multiarray.scalar": np.float64(0).__reduce__()[0],
+        "multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+        "numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+    }
     plain: dict[str, Any] = {
-        f"{module}.{name}": function
+        f"{package}.{name}": function
         for name, function in functions.items()
-        for module in (multiarray, "numpy.core.multiarray", "numpy._core.multiarray")
+        for package in ("numpy.core", "numpy._core")
     }
     kinds = [kind for name in dir(np.dtypes) if isinstance(kind := getattr(np.dtypes, name), type)]
     plain |= {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (np.dtype, np.ndarray, *kinds)}

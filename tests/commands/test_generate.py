@@ -167,7 +167,7 @@ def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, caps
     for flags, message in (
         (["--window", "10", "16", "16"], "sampling.window: must be positive multiples of 4 latents, got (10, 16, 16)"),
         (["--solver", "euler"], "solver: must be ddpm or dpmsolver++ for a model that predicts sample, got euler"),
-        (["--overlap", "1.5"], "overlap: must be in [0, 1), got 1.5"),
+        (["--overlap", "1.5"], "overlap: must be less than 1, got 1.5"),
     ):
         assert message in refused(capsys, generate, command(home, "Dataset909_Refused", *flags))
     assert not list((home / "nnUNet_raw" / "Dataset909_Refused").glob("*/*"))
@@ -175,7 +175,8 @@ def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, caps
 
 def test_model_of_another_configuration_is_refused(home, capsys):
     message = refused(capsys, generate, ["-d", "901", "-o", "906", "-n", "1", "--preset", "tiny"])
-    assert "holds a generator with another configuration than the one asked for" in message
+    assert "fcas__tiny: the generator must be the one asked for, got another: " in message
+    assert "tcdm.optimisation.num_steps 60 instead of " in message
     assert not list((home / "nnUNet_raw").glob("Dataset906*"))
 
 

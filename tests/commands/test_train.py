@@ -12,7 +12,10 @@ from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.devices import make_accelerator, supports_bf16
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config_files import save_config
-from fcas_nnunet.generator.checkpoint import is_trained
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, is_trained, save_generator
+from fcas_nnunet.generator.latents import LatentScale
+from fcas_nnunet.generator.maisi import PretrainedFiles
+from fcas_nnunet.generator.run_file import RUN_FILE, Run, write_run
 from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
 
 DATASET = "Dataset901_Small"
@@ -29,6 +32,16 @@ def home(tmp_path, monkeypatch):
     write_dataset_json(tmp_path / "nnUNet_raw" / DATASET, LABELS, 4, surroundings=SURROUNDINGS)
     save_config(short_config(2), tmp_path / "short.yaml")
     return tmp_path
+
+
+def pretend_trained(home, files=None):
+    """The records of a generator of `short.yaml` in place, without its weights; returns its folder."""
+    folder, config = home / "nnUNet_results" / DATASET / "fcas__tiny", short_config(2)
+    save_generator(folder, GeneratorRecord(
+        config, config.autoencoder, config.tcdm, LABELS, SURROUNDINGS, (1.0, 1.0, 1.0), LatentScale(), {}, (),
+    ))  # fmt: skip
+    write_run(folder, Run(config, LABELS, SURROUNDINGS, {}, (files or PretrainedFiles()).identity()))
+    return folder
 
 
 def torchrun(home, *arguments):
@@ -77,11 +90,64 @@ def test_precision_is_the_accelerators(precision, expected):
 
 def test_other_processes_than_the_main_one_keep_silent(home, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    folder = home / "nnUNet_results" / DATASET / "fcas__tiny" / "tcdm"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("")
+    pretend_trained(home)
     train(["-d", "901", "--config", str(home / "short.yaml")])
     assert capsys.readouterr().out == ""
     with pytest.raises(SystemExit, match="^2$"):
         train(["-d", "999"])
     assert capsys.readouterr().err.startswith("error in process 1: ")
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit, match="^2$"):
+        train(["-d", "901", "-device", "cpu", *arguments])
+    return capsys.readouterr().err
+
+
+def test_success_is_said_of_the_generator_that_was_asked_for_alone(home, capsys):
+    """The file that --show_config prints keeps its preset's name, and so its folder."""
+    folder = pretend_trained(home)
+    own = ["--config", str(home / "short.yaml")]
+    train(["-d", "901", *own])
+    assert capsys.readouterr().out == f"{folder} holds this generator already. Delete it to train anew.\n"
+    config = short_config(2)
+    free = replace(config.tcdm.optimisation, compile=True, sample_every=1)
+    save_config(replace(config, tcdm=replace(config.tcdm, optimisation=free)), home / "free.yaml")
+    train(["-d", "901", "--config", str(home / "free.yaml")])
+    other = replace(config, seed=3, tcdm=replace(config.tcdm, optimisation=replace(free, learning_rate=0.5)))
+    save_config(other, home / "other.yaml")
+    message = refused(capsys, "--config", str(home / "other.yaml"))
+    assert f"{folder}: the generator must be the one asked for, got another: " in message
+    assert f"tcdm.optimisation.learning_rate 0.5 instead of {config.tcdm.optimisation.learning_rate}; " in message
+    assert "seed 3 instead of 0. Give your configuration another preset name" in message
+    assert "none.pt: the weights must exist" in refused(capsys, *own, "--autoencoder", str(home / "none.pt"))
+
+
+def test_weights_are_told_by_their_content(home, capsys):
+    paths = [home / "a.pt", home / "copy_of_a.pt", home / "b.pt"]
+    for path, content in zip(paths, (b"a", b"a", b"b"), strict=True):
+        path.write_bytes(content)
+    pretend_trained(home, PretrainedFiles(paths[0]))
+    own = ["--config", str(home / "short.yaml")]
+    train(["-d", "901", *own, "--autoencoder", str(paths[1])])
+    assert "holds this generator already" in capsys.readouterr().out
+    message = refused(capsys, *own, "--autoencoder", str(paths[2]))
+    assert "--autoencoder b.pt (3e23e816) instead of a.pt (ca978112)" in message
+    assert "--autoencoder none instead of a.pt (ca978112)" in refused(capsys, *own)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "content must be a mapping of settings, got an empty file"),
+        ('!!python/object/apply:os.system ["touch evil"]', "content must be YAML, got an error"),
+        ("config: {seed: 1}", "config.grid: must be given, got nothing"),
+    ],
+)
+def test_a_damaged_run_file_is_named(home, capsys, text, fault):
+    folder = home / "nnUNet_results" / DATASET / "fcas__tiny"
+    folder.mkdir(parents=True)
+    (folder / RUN_FILE).write_text(text)
+    message = refused(capsys, "--config", str(home / "short.yaml"))
+    assert f"{RUN_FILE}: {fault}" in message
+    assert [path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")] == [RUN_FILE]

@@ -1,0 +1,43 @@
+"""Whether all networks of a configuration can be built, seen before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from fcas_nnunet.config import FCaSConfig
+from fcas_nnunet.generator.autoencoder import Autoencoder
+from fcas_nnunet.generator.error_model import ErrorModel
+from fcas_nnunet.generator.preview_decoder import PreviewDecoder
+from fcas_nnunet.generator.tcdm import TCDM
+
+
+def check_networks(config: FCaSConfig) -> None:
+    """Build every network on the meta device, which takes neither memory nor time.
+
+    Args:
+        config: with the settings of loaded weights, where there are any.
+
+    Raises:
+        ValueError: naming every network that cannot be built, and why.
+    """
+    parts: dict[str, Callable[[], nn.Module]] = {
+        "autoencoder": lambda: Autoencoder(config.autoencoder),
+        "tcdm": lambda: TCDM(config.tcdm),
+    }
+    if (preview := config.preview) is not None:
+        parts["preview"] = lambda: PreviewDecoder(preview)
+    if (calibration := config.calibration) is not None:
+        parts["calibration"] = lambda: ErrorModel(calibration.width)
+    faults = []
+    for name, build in parts.items():
+        try:
+            with torch.device("meta"):
+                build()
+        except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            faults.append(f"{name}: networks must be ones that can be built, got {reason}. Change its sizes.")
+    if faults:
+        raise ValueError("\n".join(faults))

@@ -60,8 +60,9 @@ class Stamps:
 
 
 def raw_digest(dataset: RawDataset) -> str:
-    """A digest of the raw files' names, sizes and times of change, and of the labels' meaning."""
-    paths = [path for i in dataset.case_ids for path in (dataset.image_path(i), dataset.mask_path(i))]
+    """A digest of every channel's, label map's and confidence map's name, size and time of change, and of the labels'
+    meaning."""
+    paths = [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
     if dataset.has_confidence:
         paths += [dataset.confidence_path(case_id) for case_id in dataset.case_ids]
     states = [(path.parent.name, path.name, *_state(path)) for path in paths]

@@ -148,18 +148,26 @@ def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: Calibra
 def _scales(
     model: ErrorModel, drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig
 ) -> tuple[Scale, Scale]:
-    """Curves and scales of held-out drawings' voxels, inside structures and outside."""
+    """Curves and scales of held-out drawings' voxels, inside structures and outside.
+
+    Labels that fill every volume leave nothing outside: what is known of the inside then serves for both. Likewise
+    where resampling has left nothing inside.
+    """
     measures, codes, error, spread = (
         torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR, SPREAD)
     )
     said = model(measures.float(), codes.long()).exp().numpy()
     structures = codes.numpy() > 0
-    scales = []
-    for where in (structures, ~structures):
+
+    def scale(where: np.ndarray) -> Scale:
         own, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (said, spread.numpy()))
         low, high = np.percentile(own(said[where]), config.percentiles)
-        scales.append(Scale(ssv, own, float(low), float(high)))
-    return scales[0], scales[1]
+        return Scale(ssv, own, float(low), float(high))
+
+    inside, outside = (scale(where) if where.any() else None for where in (structures, ~structures))
+    known = inside or outside
+    assert known is not None, "a drawing has voxels"
+    return inside or known, outside or known
 
 
 def _ssv(record: GeneratorRecord) -> ConfidenceConfig:

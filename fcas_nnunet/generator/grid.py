@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from scipy.ndimage import zoom
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import Architecture
 from fcas_nnunet.config import GridConfig, TCDMConfig
+
+#: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
+LARGEST_WORKING_VOLUME = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,13 @@ class WorkingGrid:
             max(1, round(n * native / working))
             for n, native, working in zip(shape, spacing_mm, working_spacing_mm, strict=True)
         ]
+        if math.prod(resampled) > LARGEST_WORKING_VOLUME:
+            extent = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+            raise ValueError(
+                f"working volume: must hold at most {LARGEST_WORKING_VOLUME:,} voxels, got {_shown(resampled)}, "
+                f"{_shown(extent)} mm at a working spacing of {_shown(working_spacing_mm)} mm. Correct the spacing in "
+                "the scan's header, or raise grid.spacing_mm."
+            )
         padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
         return cls(_triple(shape), _triple(resampled), _triple(padded), tuple(flipped_axes))
 
@@ -197,6 +208,10 @@ def _cubic(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Resample an image to another number of voxels over the same extent."""
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
     return zoom(image, factors, order=3, mode="nearest", grid_mode=True)
+
+
+def _shown(values: Sequence[float]) -> str:
+    return " × ".join(f"{value:.6g}" for value in values)
 
 
 def _triple(values: Sequence[int]) -> tuple[int, int, int]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _MAX_LISTED = 10
 _MAX_THREADS = 4
+#: What a body part measures along the longest axis of its scan; where a header says otherwise, the spacing is wrong.
+_EXTENT_MM = (1.0, 3000.0)
+_FEWEST_VOXELS = 4**3
 
 
 def dataset_faults(dataset: RawDataset, *, min_cases: int = 1) -> list[str]:
@@ -67,6 +70,8 @@ def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool) -> list[str
     )
     for name, other in zip(names[1:], others, strict=False):
         faults += [] if other is None else _grid_faults(case_id, name, other, "image", image)
+    if image is not None:
+        faults += _size_faults(case_id, image)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
         faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")
@@ -106,6 +111,24 @@ def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | No
             "Replace them by numbers, air's -1024 HU in an image say."
         )
     return volume
+
+
+def _size_faults(case_id: str, image: Volume) -> list[str]:
+    """A volume of hardly any voxels, or of an extent that no body has: it would be resampled to nothing, or to a volume
+    that no memory holds."""
+    faults = []
+    if image.array.size < _FEWEST_VOXELS:
+        shape = " × ".join(map(str, image.array.shape))
+        faults.append(f"{case_id}: image must hold at least {_FEWEST_VOXELS} voxels, got {shape}. Take the whole scan.")
+    extent = np.linalg.norm(image.affine[:3, :3], axis=0) * image.array.shape
+    low, high = _EXTENT_MM
+    if not low <= extent.max() <= high:
+        shown = " × ".join(f"{length:.4g}" for length in extent)
+        faults.append(
+            f"{case_id}: image must be {low:g} to {high:g} mm long along its longest axis, got {shown} mm. "
+            "Correct the spacing in its header."
+        )
+    return faults
 
 
 def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> list[str]:

@@ -16,6 +16,7 @@ from fcas_nnunet.config import CalibrationConfig, ConfidenceConfig, SamplingConf
 from fcas_nnunet.generator import calibrating, checkpoint
 from fcas_nnunet.generator.calibrating import new_shape, plan_drawings
 from fcas_nnunet.generator.calibration import Calibration, Curve, Scale, fit_curve
+from fcas_nnunet.generator.error_model import NUM_MEASURES, ErrorModel
 from fcas_nnunet.generator.fitting import add_calibration, train_generator
 from fcas_nnunet.generator.production import draw_image, make_case, plan_cases
 from fcas_nnunet.generator.training_data import TrainingData
@@ -184,3 +185,18 @@ def calibration() -> Calibration:
         SMALL, SamplingConfig(solver=Solver.DPMSOLVER, num_inference_steps=12), SSV.for_generator(calibrated=False),
         Scale(LINE, LINE, 20, 120), Scale(Curve((0.0, 1.0), (0.0, 2.0)), LINE, 120, 320), ("p3",),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_labels_that_fill_every_volume_leave_one_scale_for_both(filled: bool) -> None:
+    """And so do structures that resampling has lost."""
+    rng = np.random.default_rng(0)
+    drawing = {
+        calibrating.MEASURES: torch.from_numpy(rng.normal(size=(500, NUM_MEASURES))),
+        calibrating.CODES: torch.full((500,), int(filled), dtype=torch.uint8),
+        calibrating.ERROR: torch.from_numpy(rng.exponential(30.0, 500)),
+        calibrating.SPREAD: torch.from_numpy(rng.exponential(10.0, 500)),
+    }
+    inside, outside = calibrating._scales(ErrorModel(8).requires_grad_(False), [drawing], SMALL)
+    assert inside == outside
+    assert inside.ssv(np.array([5.0])) == pytest.approx(30, rel=0.5)

@@ -145,3 +145,12 @@ def test_surroundings_come_after_the_labels_and_never_cover_them():
     assert reference.tolist() == mask.tolist()
     assert (template[0] == 5).all()
     assert (template[1] == 11).all()
+
+
+def test_a_working_volume_that_no_memory_holds_is_refused():
+    """A header that says 1000 mm instead of 1 mm."""
+    with pytest.raises(
+        ValueError, match=r"at most 1,073,741,824 voxels, got 32000 × 32000 × 32000, 32000 × .* mm at a"
+    ):
+        WorkingGrid.of((32, 32, 32), (1000, 1000, 1000), (1, 1, 1), multiple=16)
+    assert WorkingGrid.of((512, 512, 1000), (0.4, 0.4, 0.25), (0.25, 0.25, 0.25), multiple=16).shape == (832, 832, 1008)

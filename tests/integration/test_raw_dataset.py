@@ -315,3 +315,25 @@ def test_new_data_sets_take_free_ids(dataset: RawDataset) -> None:
     assert new_dataset_folder(None, default_name="HeartFCaS") == raw / "Dataset903_HeartFCaS"
     with pytest.raises(ValueError, match="got one that belongs to Dataset905_Other"):
         new_dataset_folder("Dataset905_Mine", default_name="HeartFCaS")
+
+
+def test_sizes_that_no_scan_has_are_named(raw: Path) -> None:
+    """A spacing in metres or micrometres, and a stamp of eight voxels; each would end in no volume, or in terabytes."""
+    folder = raw / "Dataset903_Sizes"
+    for case_id, shape, spacing_mm in (
+        ("metres", (8, 8, 8), 1000.0),
+        ("micro", (8, 8, 8), 0.001),
+        ("stamp", (2, 2, 2), 4.4),
+    ):
+        mask = np.ones(shape, np.uint8)
+        write_case(folder, Case(case_id, mask.astype(np.float32), mask, np.diag([spacing_mm] * 3 + [1])))
+    write_json(folder, LABELS, 3)
+    with pytest.raises(ValueError, match="image must") as caught:
+        RawDataset.open(folder).check()
+    assert str(caught.value).splitlines() == [
+        "metres: image must be 1 to 3000 mm long along its longest axis, got 8000 × 8000 × 8000 mm. Correct the "
+        "spacing in its header.",
+        "micro: image must be 1 to 3000 mm long along its longest axis, got 0.008 × 0.008 × 0.008 mm. Correct the "
+        "spacing in its header.",
+        "stamp: image must hold at least 64 voxels, got 2 × 2 × 2. Take the whole scan.",
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from fcas_nnunet.commands.pool import as_finished
-from fcas_nnunet.integration.environment import available_cores
+from fcas_nnunet.integration.environment import available_cores, nnunet_processes
 from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
 
 Job = TypeVar("Job")
@@ -110,4 +109,4 @@ def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str,
 
 def default_workers() -> int:
     """nnU-Net's number of processes where it is set, else the cores this process may use."""
-    return int(os.environ.get("nnUNet_def_n_proc", available_cores()))
+    return nnunet_processes() or available_cores()

@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from fcas_nnunet.integration.environment import checked_processes
+
 EXIT_BAD_INPUT = 2
 
 
@@ -34,6 +36,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
     return value
+
+
+def processes(text: str) -> int:
+    """A number of worker processes that this machine can carry."""
+    try:
+        return checked_processes(text, "-np")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def fold_number(text: str) -> int | None:

@@ -11,8 +11,9 @@ from fcas_nnunet.commands.demo_results import write_picture, write_table
 from fcas_nnunet.commands.demo_scale import Names
 from fcas_nnunet.commands.painting import paint_dataset
 from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.environment import preprocessing_processes
 from fcas_nnunet.integration.planning import ensure_plans, moved_plans_name, plans_path, shrink_plans
-from fcas_nnunet.integration.preprocessing import default_processes, ensure_fingerprint
+from fcas_nnunet.integration.preprocessing import ensure_fingerprint
 
 CONFIGURATION = "3d_fullres"
 DEMO_PLANS = "nnUNetPlansDemo"
@@ -80,7 +81,7 @@ def _prepare(names: Names, run: Run) -> None:
     """nnU-Net's plans, narrowed for a CPU under their own name, then both synthetic sets prepared for the real one."""
     scale, real = names.scale, names.dataset(names.real)
     if not plans_path(real, DEMO_PLANS).is_file():
-        ensure_fingerprint(real, default_processes(), keep_existing=True)
+        ensure_fingerprint(real, preprocessing_processes(), keep_existing=True)
         plans = shrink_plans(
             ensure_plans(real, "nnUNetPlans", [CONFIGURATION]), CONFIGURATION, plans_name=DEMO_PLANS,
             features_per_stage=scale.features_per_stage, batch_size=scale.batch_size, patch_size=scale.patch_size,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.choices import ConfidenceChoice
-from fcas_nnunet.commands.cli import make_parser, positive
+from fcas_nnunet.commands.cli import make_parser, positive, processes
 from fcas_nnunet.commands.train import add_generator_arguments
 
 _EXAMPLE = """
@@ -255,5 +255,5 @@ def _add_part(parts: Any, name: str, description: str, example: str) -> argparse
     )
     part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
     part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
-    part.add_argument("-np", type=positive, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    part.add_argument("-np", type=processes, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
     return part

@@ -14,7 +14,7 @@ import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.choices import SnapshotDecoder
-from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.commands.mask_settings import (
     add_mask_arguments,
     add_plan_arguments,
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_plan_arguments(parser, 40, "synthetic cases")
     add_generator_arguments(parser)
     parser.add_argument(
-        "-np", type=int, default=None, metavar="P",
+        "-np", type=processes, default=None, metavar="P",
         help="processes, one CPU thread each (default: one per core; 1 on a GPU). The result does not depend on it",
     )  # fmt: skip
     parser.add_argument(

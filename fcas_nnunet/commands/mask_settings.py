@@ -17,6 +17,7 @@ from fcas_nnunet.integration.raw_dataset import RawDataset
 if TYPE_CHECKING:
     from fcas_nnunet.evaluation.diversity import MaskSample
 
+MOST_CASES = 1_000_000
 _BAR_FROM = 10
 
 _RANGES = {
@@ -45,13 +46,13 @@ def add_plan_arguments(parser: argparse.ArgumentParser, count: int, of_what: str
 
 
 def check_count(count: int) -> None:
-    """Refuse a set of no masks.
+    """Refuse a set of no masks, and one that nobody could store.
 
     Raises:
-        ValueError: when it is below 1.
+        ValueError: when it is below 1, or above `MOST_CASES`.
     """
-    if count < 1:
-        raise ValueError(f"-n: must be at least 1, got {count}. Give a higher number.")
+    if not 1 <= count <= MOST_CASES:
+        raise ValueError(f"-n: must be 1 to {MOST_CASES:,}, got {count}. Give another number.")
 
 
 def add_mask_arguments(parser: argparse.ArgumentParser) -> None:

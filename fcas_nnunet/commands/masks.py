@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.case_files import run_cases
-from fcas_nnunet.commands.cli import command, fold_number, make_parser
+from fcas_nnunet.commands.cli import command, fold_number, make_parser, processes
 from fcas_nnunet.commands.mask_settings import (
     add_mask_arguments,
     add_plan_arguments,
@@ -78,7 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_plan_arguments(parser, 100, "masks")
     parser.add_argument("--config", type=Path, metavar="YAML", help="take the ranges from a generator's configuration")
     parser.add_argument(
-        "-np", type=int, default=None, metavar="P", help="processes (default: one per core); the masks do not change"
+        "-np",
+        type=processes,
+        default=None,
+        metavar="P",
+        help="processes (default: one a core); the masks do not change",
     )
     add_mask_arguments(parser)
     return parser

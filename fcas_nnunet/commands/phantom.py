@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from fcas_nnunet.anatomy import BACKGROUND
-from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import new_dataset_folder
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case, write_dataset_json
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="scans of each patient: the same anatomy and mask, other contrast, texture and noise (1)",
     )  # fmt: skip
     parser.add_argument("--name", default="Phantom", help="name of a new data set when -d is an id (Phantom)")
-    parser.add_argument("-np", type=int, default=os.cpu_count() or 1, metavar="P", help="processes (one per core)")
+    parser.add_argument("-np", type=processes, default=available_cores(), metavar="P", help="processes (one per core)")
     return parser
 
 
@@ -202,7 +202,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     """Refuse numbers out of range, all at once."""
     at_least = {"-n": (arguments.n, 1), "--num-test": (arguments.num_test, 0), "--seed": (arguments.seed, 0),
                 "--start": (arguments.start, 0), "--acquisitions": (arguments.acquisitions, 1),
-                "-np": (arguments.np, 1), "--shape": (min(arguments.shape), _SMALLEST_GRID)}  # fmt: skip
+                "--shape": (min(arguments.shape), _SMALLEST_GRID)}  # fmt: skip
     faults = [
         f"{name}: must be at least {least}, got {value}. Give a higher number."
         for name, (value, least) in at_least.items()

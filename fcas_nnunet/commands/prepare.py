@@ -7,7 +7,8 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.integration.environment import preprocessing_processes
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.planning import (
     ensure_plans,
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-p", default="nnUNetPlans", metavar="PLANS", help="plans of REAL: existing ones are kept (nnUNetPlans)"
     )
-    parser.add_argument("-np", type=int, metavar="N", help="worker processes (as nnU-Net, at most one a core)")
+    parser.add_argument("-np", type=processes, metavar="N", help="worker processes (as nnU-Net, at most one a core)")
     return parser
 
 
@@ -65,15 +66,14 @@ def prepare(
     Raises:
         ValueError: if the data sets are broken or do not fit together, listing every fault.
     """
+    processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
     from fcas_nnunet.integration.preprocessing import (
-        default_processes,
         ensure_checked,
         ensure_confidence,
         ensure_fingerprint,
         ensure_preprocessed,
     )
 
-    processes = num_processes or default_processes()
     synthetic, real = (
         RawDataset.open(resolve_dataset(identifier), any_kind=True) for identifier in (synthetic_id, real_id)
     )
@@ -122,8 +122,6 @@ def training_commands(synthetic: RawDataset, real: RawDataset, plans_name: str, 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_prepare."""
     arguments = build_parser().parse_args(argv)
-    if arguments.np is not None and arguments.np < 1:
-        raise ValueError(f"-np: number of processes must be at least 1, got {arguments.np}. Give a higher one.")
     commands = prepare(arguments.d, arguments.real, arguments.c, arguments.p, arguments.np)
     print(f"\nReady. Next:\n\n{commands}")
 

@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> None:
             f"{key_path}: folder must not hold the key of another reading, got one. Name another with -o: without its "
             "key a reading cannot be unblinded."
         )
-    if args.n < 1 or (args.np is not None and args.np < 1):
-        raise ValueError(f"-n and -np: numbers must be 1 or more, got {args.n} and {args.np}.")
+    if args.n < 1:
+        raise ValueError(f"-n: number must be 1 or more, got {args.n}.")
     protocol = load_protocol(args.criteria) if args.criteria else Protocol()
     methods = open_methods(args.methods, args.real)
     labels = common_labels(methods)

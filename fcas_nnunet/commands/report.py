@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import command, make_parser, positive
+from fcas_nnunet.commands.cli import command, make_parser, positive, processes
 
 _EXAMPLE = """
 fcas_report -d 902                                # Dataset902_HeartFCaS_report.html, opens in any browser
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--cases", type=positive, default=20, metavar="N",
         help="how many cases can be scrolled through (default: 20); all are measured",
     )  # fmt: skip
-    parser.add_argument("-np", type=positive, metavar="P", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    parser.add_argument("-np", type=processes, metavar="P", help="processes (default: nnUNet_def_n_proc, or the cores)")
     return parser
 
 

@@ -56,7 +56,7 @@ def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> Sampli
     return replace(
         default,
         solver=args.solver or default.solver,
-        num_inference_steps=args.steps or default.num_inference_steps,
+        num_inference_steps=default.num_inference_steps if args.steps is None else args.steps,
         window=window,
         overlap=default.overlap if args.overlap is None else args.overlap,
     )
@@ -73,7 +73,7 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
     choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
     return replace(
         default.chosen(choice),
-        num_snapshots=args.snapshots or default.num_snapshots,
+        num_snapshots=default.num_snapshots if args.snapshots is None else args.snapshots,
         decoder=args.snapshot_decoder or default.decoder,
         box_margin=None if margin == EVERYWHERE else margin,
     )

@@ -21,6 +21,10 @@ DISTRIBUTION = "fcas-nnunet"
 OLDEST_PYTHON = (3, 10)
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PROBE_TRAINER = "nnUNetTrainerCAL"
+PROCESSES_VARIABLE = "nnUNet_def_n_proc"
+#: Worker processes that a machine carries: hundreds of megabytes each.
+LEAST_PROCESS_LIMIT, PROCESSES_A_CORE = 16, 4
+MOST_PREPROCESSING_PROCESSES = 8
 SCARCE_DISK_GB, TOO_LITTLE_DISK_GB = 20.0, 1.0
 _LOOK_UP = (
     f"from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\nfind({PROBE_TRAINER!r})"
@@ -150,6 +154,44 @@ def check_device() -> Iterator[Finding]:
 def available_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def checked_processes(text: str, what: str) -> int:
+    """A number of worker processes that this machine can carry.
+
+    Args:
+        text: as a user wrote it.
+        what: it is, for the message: `-np`, or a variable of the environment.
+
+    Raises:
+        ValueError: when it is no whole number, below 1, or more than the machine carries.
+    """
+    most = max(LEAST_PROCESS_LIMIT, PROCESSES_A_CORE * available_cores())
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= most:
+        raise ValueError(
+            f"{what}: number of processes must be 1 to {most} on a machine of {available_cores()} cores, got {text}. "
+            "Give another, or none for the default."
+        )
+    return number
+
+
+def nnunet_processes() -> int | None:
+    """nnU-Net's own number of worker processes, `nnUNet_def_n_proc`; None where it is not set.
+
+    Raises:
+        ValueError: when it is no number of processes that this machine can carry.
+    """
+    wanted = os.environ.get(PROCESSES_VARIABLE)
+    return checked_processes(wanted, PROCESSES_VARIABLE) if wanted else None
+
+
+def preprocessing_processes() -> int:
+    """nnU-Net's number of preprocessing workers, but not more than there are cores."""
+    return nnunet_processes() or min(MOST_PREPROCESSING_PROCESSES, available_cores())
 
 
 def check_torchvision() -> Finding:

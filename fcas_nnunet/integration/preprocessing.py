@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from fcas_nnunet.integration.volumes import quantise_confidence
 
 logger = logging.getLogger(__name__)
 
-_MAX_DEFAULT_PROCESSES = 8
 _CHECK_STEP, _FINGERPRINT_STEP = "checked", "fingerprint"
 
 Resampling = Callable[..., Any]
@@ -87,12 +85,6 @@ class Geometry:
         new_shape = compute_new_shape(array.shape[1:], spacing, target_spacing)
         resampled: np.ndarray = resample(array, new_shape, spacing, target_spacing)
         return resampled
-
-
-def default_processes() -> int:
-    """nnU-Net's number of preprocessing workers, but not more than there are cores."""
-    wanted = os.environ.get("nnUNet_def_n_proc")
-    return int(wanted) if wanted else min(_MAX_DEFAULT_PROCESSES, os.cpu_count() or 1)
 
 
 def ensure_checked(datasets: Iterable[RawDataset]) -> None:

@@ -167,6 +167,8 @@ def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, caps
     for flags, message in (
         (["--window", "10", "16", "16"], "sampling.window: must be positive multiples of 4 latents, got (10, 16, 16)"),
         (["--solver", "euler"], "solver: must be ddpm or dpmsolver++ for a model that predicts sample, got euler"),
+        (["--steps", "100000"], "sampling.num_inference_steps: must be at most tcdm.num_train_timesteps (1000), got 1"),
+        (["--steps", "0"], "num_inference_steps: must be at least 2, got 0"),
         (["--overlap", "1.5"], "overlap: must be less than 1, got 1.5"),
     ):
         assert message in refused(capsys, generate, command(home, "Dataset909_Refused", *flags))
@@ -248,7 +250,8 @@ def test_every_fault_of_the_data_is_listed_before_anything_is_made(home, capsys)
     ("arguments", "message"),
     [
         (["-d", "899"], "899"),
-        (["-d", "901", "-n", "0"], "-n: must be at least 1, got 0"),
+        (["-d", "901", "-n", "0"], "-n: must be 1 to 1,000,000, got 0"),
+        (["-d", "901", "-n", "1000000000000", "--dry-run"], "-n: must be 1 to 1,000,000, got 1000000000000"),
         (["-d", "901", "-o", "901"], "-o: must be another data set"),
     ],
 )

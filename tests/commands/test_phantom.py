@@ -185,9 +185,9 @@ def test_another_data_set_is_not_overwritten(raw: Path, capsys: pytest.CaptureFi
 
 
 def test_wrong_numbers_are_all_named_at_once(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = fails(capsys, "-d", "901", "-n", "0", "--seed", "-1", "--shape", "8", "64", "64", "-np", "0")
+    message = fails(capsys, "-d", "901", "-n", "0", "--seed", "-1", "--shape", "8", "64", "64")
     for fault in ("-n: must be at least 1, got 0", "--seed: must be at least 0, got -1",
-                  "--shape: must be at least 16, got 8", "-np: must be at least 1, got 0"):  # fmt: skip
+                  "--shape: must be at least 16, got 8"):  # fmt: skip
         assert fault in message
     assert not list(raw.iterdir())
 

@@ -68,10 +68,20 @@ def test_broken_volumes_are_listed_before_any_work(root: Path, capsys: pytest.Ca
     assert list((root / "preprocessed").iterdir()) == []
 
 
-def test_processes_must_be_positive(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "-np: number of processes must be at least 1, got 0" in refused(
-        ["-d", "902", "--for", "901", "-np", "0"], capsys
-    )
+@pytest.mark.parametrize("number", ["0", "-4", "1000000", "many"])
+def test_processes_are_as_many_as_a_machine_carries(root: Path, capsys: pytest.CaptureFixture, number: str) -> None:
+    message = refused(["-d", "902", "--for", "901", "-np", number], capsys)
+    assert "-np: number of processes must be 1 to " in message
+    assert f"got {number}. Give another" in message
+
+
+@pytest.mark.parametrize("number", ["abc", "1000000"])
+def test_nnunets_variable_is_checked_alike(
+    root: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setenv("nnUNet_def_n_proc", number)
+    message = refused(["-d", "902", "--for", "901"], capsys)
+    assert "nnUNet_def_n_proc: number of processes must be 1 to " in message
 
 
 def test_the_commands_it_prints(prepared: Prepared) -> None:

@@ -1,4 +1,4 @@
-# make demo, make test: all that is needed is Python >= 3.10, make and git. Each target makes .venv if it is missing.
+# make demo, make test: all that is needed is Python >= 3.11, make and git. Each target makes .venv if it is missing.
 #   make demo PYTHON=python3.12              another interpreter
 #   make demo TORCH='torch==2.13.0+cpu'      another build of torch, as pip names it
 #   make test PYTEST_ARGS='-k phantom -x'    arguments for pytest
@@ -43,8 +43,8 @@ lint: $(STAMP)
 # Made anew when the requirements change. torch comes first, so that nothing else decides which build it is;
 # the last line lets stock nnU-Net run on a CPU build of torch, says what it writes, and writes nothing elsewhere.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt '$(TORCH)' torchvision
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from fcas_nnunet.enums import StrEnum
+from enum import StrEnum
 
 
 class Structure(StrEnum):

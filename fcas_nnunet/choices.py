@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcas_nnunet.enums import StrEnum
+from enum import StrEnum
 
 
 class Conditioning(StrEnum):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.schema import from_dict
 
 T = TypeVar("T")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.schema import CountOrZero, Interval, NotNegative, Positive, ShareBelowOne, check, settings
 
 #: A cubic B-spline field whose control displacements stay below this part of their spacing cannot fold.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from typing_extensions import dataclass_transform
 
 T = TypeVar("T")
 

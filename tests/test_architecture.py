@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
-import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import fcas_nnunet
+from fcas_nnunet.integration.environment import OLDEST_PYTHON
 
 PACKAGE = Path(fcas_nnunet.__file__).parent
 REPOSITORY = PACKAGE.parent
@@ -26,6 +30,11 @@ MAY_IMPORT = {
     "commands": ROOMS,
 }
 LARGEST_FILE = 450
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: Extras that users choose; what is imported of them waits until it is asked for.
+EXTRAS = ("lpips", "hf", "tensorboard")
+#: Declared and imported by others on our behalf.
+THROUGH_OTHERS = {"tensorboard": "torch.utils.tensorboard"}
 
 
 def modules() -> list[Path]:
@@ -108,10 +117,37 @@ def test_a_file_holds_one_idea() -> None:
 
 def console_scripts() -> list[tuple[str, str, str]]:
     """(command, module, function) for every line under [project.scripts]."""
-    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")  # tomllib is missing from Python 3.10
-    section = re.search(r"^\[project\.scripts\]\n(.*?)(?=^\[)", text, flags=re.DOTALL | re.MULTILINE)
-    assert section is not None
-    return re.findall(r'^(\w+) = "([\w.]+):(\w+)"$', section[1], flags=re.MULTILINE)
+    scripts: dict[str, str] = PROJECT["scripts"]
+    return [(command, *target.split(":")) for command, target in scripts.items()]  # type: ignore[misc]
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    lines = PROJECT["dependencies"] + [line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    names = {name.split(".")[0] for path in modules() for name in imported_names(path)}
+    foreign = names - set(sys.stdlib_module_names) - {PACKAGE.name}
+    distributions = packages_distributions()
+    imported = {name: {canonicalize_name(found) for found in distributions.get(name, [name])} for name in foreign}
+    assert {name: found for name, found in imported.items() if not found & declared} == {}
+    unused = declared - {distribution for found in imported.values() for distribution in found}
+    assert {name for name in unused if name not in THROUGH_OTHERS} == set()
+
+
+@pytest.mark.parametrize("name", ["nnunetv2", "monai", "diffusers", "accelerate"])
+def test_packages_whose_insides_are_used_are_capped(name: str) -> None:
+    """Trainers override nnU-Net's methods, networks MONAI's private ones, schedules diffusers' and accelerate's."""
+    (requirement,) = (found for line in PROJECT["dependencies"] if (found := Requirement(line)).name == name)
+    assert {"<", ">="} <= {specifier.operator for specifier in requirement.specifier}
+    assert requirement.specifier.contains(version(name))
+
+
+def test_the_oldest_python_is_one_number() -> None:
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    assert PROJECT["requires-python"] == f">={oldest}"
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert settings["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert settings["mypy"]["python_version"] == oldest
+    assert f"Python >= {oldest}" in (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 
 
 def test_help_waits_for_no_heavy_import() -> None:

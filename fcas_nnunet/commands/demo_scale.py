@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.trainer_lookup import (

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.commands.shares import Share, local_size
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.production import CasePlan, make_case
 from fcas_nnunet.integration.case_library import CaseLibrary

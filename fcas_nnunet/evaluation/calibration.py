@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.error_maps import wall_shell
 from fcas_nnunet.evaluation.sparsification import ause, partial_spearman, reliability, sampled_voxels, spearman
 from fcas_nnunet.evaluation.statistics import summarise

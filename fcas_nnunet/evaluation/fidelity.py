@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from fcas_nnunet.anatomy import THIN_STRUCTURES, structure_of
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.statistics import Summary, summarise
 
 #: Of the Dice in real scans: from here on drawn, below that not drawn, poorly in between.

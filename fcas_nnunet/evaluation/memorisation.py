@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.centred_scans import CentredScan
 
 FEW_HELD_OUT = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.image_quality import IntensityRange
 from fcas_nnunet.evaluation.pretrained_weights import hub_checkpoints, load_strictly, read_state_dict, weights_label
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.report_measures import Spread, StructureSummary
 
 # Where verdicts turn; docs/report.md says why. The first of two makes "look", the second "bad".

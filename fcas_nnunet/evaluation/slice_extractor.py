@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.evaluation.pretrained_weights import load_strictly, read_state_dict, weights_label
 
 CHANNELS = 2048

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import edt
@@ -17,7 +18,6 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from fcas_nnunet.anatomy import LabelRoles
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.generator.deformation import Triple, uniform_numbers
 from fcas_nnunet.generator.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.generator.mask_config import MaskConfig

@@ -8,17 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from fcas_nnunet.enums import StrEnum
 from fcas_nnunet.integration import torchvision_fix
 
 DISTRIBUTION = "fcas-nnunet"
-OLDEST_PYTHON = (3, 10)
+OLDEST_PYTHON = (3, 11)
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PROBE_TRAINER = "nnUNetTrainerCAL"
 PROCESSES_VARIABLE = "nnUNet_def_n_proc"
@@ -72,9 +72,9 @@ def check_environment() -> Iterator[Finding]:
 
 def check_python() -> Finding:
     """The interpreter's version."""
-    found = ".".join(str(part) for part in sys.version_info[:3])
+    found, oldest = (".".join(map(str, parts)) for parts in (sys.version_info[:3], OLDEST_PYTHON))
     if sys.version_info < OLDEST_PYTHON:
-        return Finding(Status.PROBLEM, "Python", f"must be 3.10 or newer, got {found}", "Use a newer interpreter.")
+        return Finding(Status.PROBLEM, "Python", f"must be {oldest} or newer, got {found}", "Use a newer interpreter.")
     return Finding(Status.OK, "Python", f"{found} in {sys.prefix}")
 
 

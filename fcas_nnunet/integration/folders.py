@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
-
-from fcas_nnunet.enums import StrEnum
 
 _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
 _MAX_ID = 999

@@ -22,7 +22,7 @@ def test_python_must_be_recent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.check_python().status is Status.OK
     monkeypatch.setattr(sys, "version_info", _Version(3, 9, 1))
     finding = environment.check_python()
-    assert (finding.status, finding.message) == (Status.PROBLEM, "must be 3.10 or newer, got 3.9.1")
+    assert (finding.status, finding.message) == (Status.PROBLEM, "must be 3.11 or newer, got 3.9.1")
 
 
 def test_versions_outside_their_ranges_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

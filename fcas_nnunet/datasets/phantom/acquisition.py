@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from fcas_nnunet.datasets.phantom.fields import NoiseField
-from fcas_nnunet.enums import StrEnum
 
 HU_MIN, HU_MAX = -1024, 3071
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -12,7 +13,6 @@ from scipy.spatial import cKDTree
 
 from fcas_nnunet.datasets.phantom.heart import Heart
 from fcas_nnunet.datasets.phantom.shapes import Union
-from fcas_nnunet.enums import StrEnum
 
 #: Distance of points on a centre line.
 STEP_MM = 0.5

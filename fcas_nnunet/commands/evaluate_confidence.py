@@ -282,7 +282,7 @@ def _draw(generator: Generator, case: Case, job: _Job, seed: int) -> Drawing:
     device = resolve_device(job.device_name)
     precision = torch.bfloat16 if supports_bf16(device) else torch.float32
     template = _template(job.source, job.template)
-    reference = Case(case.case_id, None, case.mask, case.affine)
+    reference = replace(case, image=None)
     return draw_image(generator, reference, template, seed, device, precision, with_spread=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +187,7 @@ def _draw(
     record = generator.record
     seed = derive_seed(record.config.seed, "calibration", drawing.number)
     real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
-    reference = Case(real.case_id, None, real.mask, real.affine)
+    reference = replace(real, image=None)
     template = data.load_case(drawing.template)
     assert real.image is not None, "training cases have images"
     low, high = record.config.grid.intensity_range_hu

@@ -66,6 +66,11 @@ class GeneratorRecord:
     validation_cases: tuple[str, ...]
     images: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def draws_surroundings(self) -> bool:
+        """Whether the reference mask holds the surroundings, too."""
+        return self.tcdm.pairs.reference_surroundings and bool(self.surroundings)
+
 
 @dataclass(frozen=True)
 class Calibrated:

@@ -69,6 +69,11 @@ def train_generator(
             "frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser."
         )
     check_networks(config)
+    if config.tcdm.pairs.reference_surroundings and not data.surroundings:
+        raise ValueError(
+            "tcdm.pairs.reference_surroundings: must be off for a data set without surroundings, got true. Add "
+            "surroundingsTr and surroundings.json, or turn it off."
+        )
     config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
     _check_shares(config, accelerator)
     grids, hashes, images = _survey(data, accelerator, axial_alone=weights is not None)

@@ -21,6 +21,7 @@ from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_
 from fcas_nnunet.generator.masks import apply_recipe, generate_mask
 from fcas_nnunet.generator.quality import Bounds
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
+from fcas_nnunet.generator.resampling import deform_labels
 from fcas_nnunet.generator.sampling import synthesise
 from fcas_nnunet.seeds import derive_seed
 
@@ -168,10 +169,12 @@ def make_case(
     template = source if plan.template == plan.reference else load_case(plan.template)
     roles = label_roles(record.labels)
     mask, mask_record = reference_mask(plan, source, record.config.masks, roles, bounds_ml)
-    reference = Case(plan.case_id, None, mask, source.affine)
+    around = carried_surroundings(source, mask_record) if record.draws_surroundings else None
+    reference = Case(plan.case_id, None, mask, source.affine, around)
     drawing = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
     confidence = drawing.confidence
-    case = replace(reference, image=np.rint(drawing.image).astype(np.int16), confidence=confidence)
+    image = np.rint(drawing.image).astype(np.int16)
+    case = replace(reference, image=image, confidence=confidence, surroundings=None)
     return case, {
         **plan.to_record(),
         "mgm": mask_record,
@@ -195,7 +198,7 @@ def draw_image(
 
     Args:
         generator: trained, on `device`; its configuration says where confidence comes from.
-        reference: its mask is drawn, on its voxel grid.
+        reference: its mask is drawn, on its voxel grid; with surroundings where the generator draws them.
         template: with image, and surroundings where the generator knows them.
         seed: of the noise.
         device: where to run.
@@ -232,7 +235,7 @@ def draw_on_grid(
 
     Args:
         generator: trained, on `device`.
-        reference: its mask is drawn.
+        reference: its mask is drawn; with surroundings where the generator draws them.
         template: with image, and surroundings where the generator knows them.
         seed: of the noise.
         device: where to run.
@@ -312,6 +315,21 @@ def reference_mask(
     return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
 
 
+def carried_surroundings(reference: Case, mask_record: Mapping[str, Any]) -> np.ndarray | None:
+    """A reference's surroundings under the deformation of its new mask, as training deforms both.
+
+    Args:
+        reference: the case the mask was made from.
+        mask_record: what `reference_mask` said of it; empty for a given mask.
+
+    Returns:
+        uint8 [D, H, W]; None where the case has none.
+    """
+    if reference.surroundings is None or not mask_record:
+        return reference.surroundings
+    return deform_labels(reference.surroundings, Recipe.from_dict(mask_record).deformation, reference.spacing_mm)
+
+
 def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, roles: LabelRoles) -> np.ndarray:
     """The mask of a manifest record, from its stored recipe instead of its seed."""
     plan = CasePlan.from_record(record)
@@ -331,26 +349,37 @@ def embedded_condition(
 
     Args:
         generator: trained, on `device`.
-        reference: its mask is drawn.
+        reference: its mask is drawn; with surroundings where the generator draws them.
         template: with image, and surroundings where the generator knows them.
         grid: the reference's working grid.
         device: where to run.
 
     Returns:
-        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and uint8 [D, H, W] on the CPU, both on the working
-        grid.
+        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and the labels alone, uint8 [D, H, W] on the CPU, both
+        on the working grid.
+
+    Raises:
+        ValueError: when the generator draws surroundings and the reference has none.
     """
     record = generator.record
     assert template.image is not None, "a template has an image"
     num_labels = max(record.labels.values())
     codes = grid.labels_to_working(reference.mask)
+    to_draw = codes
+    if record.draws_surroundings:
+        if reference.surroundings is None:
+            raise ValueError(
+                f"{reference.case_id}: reference must have surroundings, since the generator was trained with "
+                "reference_surroundings, got none. Add its surroundingsTr, or train without that setting."
+            )
+        to_draw = grid.labels_to_working(label_codes(reference, num_labels)[1])
     template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
     template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1])
     template_image = to_unit_range(
         template_grid.image_to_working(template.image), record.config.grid.intensity_range_hu
     )
     condition = build_condition(
-        codes[None, None].to(device),
+        to_draw[None, None].to(device),
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
         _centred(template_image, template_grid.resampled_shape, grid)[None, None].to(device),
         guess_labels=num_labels if record.tcdm.prior else 0,

@@ -7,15 +7,20 @@ import pytest
 import torch
 from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config, small_case
+from safetensors.torch import load_file
 
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.config_files import load_config, save_config
-from fcas_nnunet.generator import checkpoint
+from fcas_nnunet.generator import checkpoint, production
+from fcas_nnunet.generator.conditions import build_condition
 from fcas_nnunet.generator.fitting import train_generator
-from fcas_nnunet.generator.production import CasePlan, make_case, plan_cases, replayed_mask
+from fcas_nnunet.generator.production import CasePlan, draw_image, make_case, plan_cases, replayed_mask
+from fcas_nnunet.generator.recipe import Recipe
+from fcas_nnunet.generator.resampling import deform_labels
 from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.generator.variants import REFERENCE, Variant, make_variants
 from fcas_nnunet.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -66,9 +71,9 @@ def test_same_settings_train_the_same_weights_interrupted_or_not_and_shown_or_no
 
 
 def test_other_settings_do_not_go_on_with_a_run(trained):
-    with pytest.raises(ValueError, match="got other config"):
+    with pytest.raises(ValueError, match=r"fcas__tiny: a run must go on with .*, got seed 1 instead of 0\. Give your"):
         train_generator(training_data(), replace(short_config(), seed=1), trained, Accelerator(cpu=True))
-    with pytest.raises(ValueError, match="got other cases"):
+    with pytest.raises(ValueError, match="data it began with, got cases"):
         train_generator(training_data(3), short_config(), trained, Accelerator(cpu=True))
 
 
@@ -104,6 +109,50 @@ def test_given_masks_are_drawn_as_they_are(trained):
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
     case, _ = make_case(generator, plan, load_small_case, CPU, torch.float32)
     np.testing.assert_array_equal(case.mask, load_small_case(plan.reference).mask)
+
+
+def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypatch):
+    """The paper's other setting: the reference mask holds lungs as well, in training and when drawing."""
+    generator = checkpoint.load_generator(trained, CPU)
+    record = generator.record
+    pairs = replace(record.tcdm.pairs, reference_surroundings=True)
+    record = replace(record, tcdm=replace(record.tcdm, pairs=pairs))
+    generator = replace(generator, record=record)
+    drawn = []
+
+    def seen(reference, *others, **options):
+        drawn.append(reference[0, 0])
+        return build_condition(reference, *others, **options)
+
+    monkeypatch.setattr(production, "build_condition", seen)
+    case, _ = make_case(
+        generator, CasePlan("a", 1, "p0", "p1", ReferenceSource.GIVEN), load_small_case, CPU, torch.float32
+    )
+    make_variants(
+        small_case(0), tmp_path, record.working_spacing_mm, LABELS, label_roles(LABELS), record.config.grid,
+        record.tcdm, record.config.masks, 0,
+    )  # fmt: skip
+    assert torch.equal(drawn[0], load_file(tmp_path / Variant("p0", 0, 0).shape_file)[REFERENCE])
+    assert drawn[0].unique().tolist() == [0, 1, 2, 3, 4]
+    assert case.surroundings is None  # the data set's labels are the structures alone
+    np.testing.assert_array_equal(case.mask, small_case(0).mask)
+
+    plan = CasePlan("b", 1, "p0", "p1", ReferenceSource.MGM)
+    case, made = make_case(generator, plan, load_small_case, CPU, torch.float32)
+    lungs = deform_labels(small_case(0).surroundings, Recipe.from_dict(made["mgm"]).deformation, (2.0, 2.0, 2.0))
+    np.testing.assert_array_equal(drawn[1].numpy(), np.where(case.mask > 0, case.mask, 4 * lungs))
+    assert not np.array_equal(lungs, small_case(0).surroundings)
+
+    with pytest.raises(ValueError, match="a: reference must have surroundings, since the generator was trained with"):
+        draw_image(generator, replace(case, case_id="a"), small_case(1), 0, CPU, torch.float32)
+
+
+def test_surroundings_that_are_not_there_cannot_be_drawn(tmp_path):
+    config = short_config()
+    pairs = replace(config.tcdm.pairs, reference_surroundings=True)
+    bare = TrainingData(["p0", "p1"], load_small_case, LABELS, {})
+    with pytest.raises(ValueError, match="reference_surroundings: must be off for a data set without surroundings"):
+        train_generator(bare, replace(config, tcdm=replace(config.tcdm, pairs=pairs)), tmp_path, Accelerator(cpu=True))
 
 
 def test_plan_of_fewer_is_the_beginning_of_more():

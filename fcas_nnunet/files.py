@@ -1,25 +1,44 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, whoever else writes them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".part"
+#: For PNGs that users name: what tells them from other files.
+PICTURE_METADATA = {"Software": "fcas-nnunet"}
+#: After that long without a change, a temporary file is a killed run's.
+STRAY_AGE_S = 24 * 3600.0
+
 _BLOCK_BYTES = 1 << 20
+_LONGEST_NAME = 50  # characters of a file's name in its temporary name: file systems take 255 bytes
+_NO_FILE_NAME = re.compile(r"^\.|[/\\:\x00-\x1f]|^$")
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
+
+
+def is_file_name(name: object) -> bool:
+    """Whether text from a file or a command line can name a file in a folder, and none elsewhere, on every system."""
+    return isinstance(name, str) and _NO_FILE_NAME.search(name) is None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends without an exception.
 
-    The temporary name is hidden and ends in `.part`, so a stray one is never taken for a case; it is the same for
-    every attempt, so a killed run's stray is overwritten by the next.
+    The temporary name is hidden and ends in `.part`, so a stray one is never taken for a case. It is another one at
+    every call: of two that write one file at once, the later one's whole file stays. What killed runs left in the
+    folder is removed when it is a day old.
 
     Args:
         path: the file to make or replace; its folder is made if needed.
@@ -28,13 +47,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
         The path to write to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    _remove_old_strays(path.parent)
+    temporary = _temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, hidden as `atomic_path`'s files are; what is still in it at the end is removed.
+
+    For what is made of several files, and for writers that go by a file's ending.
+
+    Args:
+        path: what the folder is for; its own folder is made if needed.
+
+    Yields:
+        The folder, empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_old_strays(path.parent)
+    folder = _temporary_name(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_strays(folder: Path, *, deep: bool = False, age_s: float = 0.0) -> None:
+    """Remove temporary files and folders of killed runs.
+
+    Args:
+        folder: where they lie; without `age_s`, nobody must be writing there.
+        deep: in all folders below, too.
+        age_s: only those that have not changed for so many seconds.
+    """
+    youngest = time.time() - age_s
+    for stray in list(folder.rglob(f".*{TEMPORARY_SUFFIX}") if deep else folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        if _TEMPORARY.fullmatch(stray.name):
+            with suppress(OSError):  # its writer has just ended, another has removed it, or it is another user's
+                if stray.stat().st_mtime <= youngest:
+                    shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -64,3 +122,13 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name[:_LONGEST_NAME]}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+@cache
+def _remove_old_strays(folder: Path) -> None:
+    """Once a process: a listing for every file would make long lists of cases slow."""
+    remove_strays(folder, age_s=STRAY_AGE_S)

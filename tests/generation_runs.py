@@ -1,4 +1,4 @@
-"""Runs of fcas_generate that start in a moment: forked from one process that has imported everything already.
+"""Runs of fcas_generate and fcas_train that start in a moment: forked from a process that has imported everything.
 
 A run's workers are forked, too. All else is as users have it: own process group, own exit code, real files and locks.
 """
@@ -35,18 +35,20 @@ class Runs:
         """End the process that runs are forked from."""
         self._process.communicate()
 
-    def start(self, argv: Sequence[str], raw: Path, log: Path) -> int:
+    def start(self, argv: Sequence[str], log: Path, *, command: str = "generate", **folders: Path) -> int:
         """Start a run in a process group of its own.
 
         Args:
-            argv: of fcas_generate.
-            raw: nnUNet_raw.
+            argv: of the command.
             log: gets its output.
+            command: `generate` or `train`.
+            folders: nnUNet_raw and others, where they are not the environment's.
 
         Returns:
             Its process id.
         """
-        return int(self._ask({"start": list(argv), "raw": str(raw), "log": str(log)}))
+        own = {name: str(folder) for name, folder in folders.items()}
+        return int(self._ask({"start": list(argv), "command": command, "folders": own, "log": str(log)}))
 
     def wait(self, pid: int) -> int:
         """The exit code of a run; -9 when it was killed."""
@@ -71,18 +73,19 @@ class Runs:
 
 
 def _serve() -> None:
-    from fcas_nnunet.commands import generation, generation_checks, outlook, pool  # noqa: F401
-    from fcas_nnunet.commands.generate import main
+    from fcas_nnunet.commands import generate, generation, generation_checks, outlook, pool, train  # noqa: F401
+    from fcas_nnunet.generator import fitting  # noqa: F401
+    from fcas_nnunet.integration import locks
 
     pool.START_METHOD = "fork"
-    generation.POLL_S = 0.05
+    generation.POLL_S = locks._POLL_S = 0.05
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         question = json.loads(line)
         if "start" in question:
             pid = os.fork()
             if pid == 0:
-                _run(main, question)
+                _run({"generate": generate, "train": train}[question["command"]].main, question)
             while os.getpgid(pid) != pid:  # else a kill of the group could come before there is one
                 time.sleep(0.001)
             answer: Any = pid
@@ -98,7 +101,7 @@ def _run(main: Any, question: dict[str, Any]) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ["nnUNet_raw"] = question["raw"]
+    os.environ |= question["folders"]
     code = 0
     try:
         main(question["start"])

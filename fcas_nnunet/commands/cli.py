@@ -60,6 +60,11 @@ def process_number() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def process_count() -> int:
+    """How many processes a parallel run has, as `torchrun` and `accelerate launch` say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(text: str) -> None:
     """Print a result; of several processes, only the main one does."""
     if process_number() == 0:

@@ -11,13 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.demo_scale import DemoSize, Names
 from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.integration.locks import exclusive
+from fcas_nnunet.integration.ownership import refuse_foreign_folder
 
 logger = logging.getLogger(__name__)
+
+SIZE_FILE = "size.txt"  # written first: the folder is a demo's
 
 EXAMPLE = """
 fcas_demo                     # everything below ./fcas_demo, about 20 minutes on two cores
@@ -67,12 +72,16 @@ class Clock:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_demo."""
     args = build_parser().parse_args(argv)
+    folder = args.o.resolve()
+    with exclusive(folder, refuse=partial(_refuse_foreign, folder, args.size)):
+        _run_stages(folder, args.size)
+
+
+def _run_stages(folder: Path, size: DemoSize) -> None:
     from fcas_nnunet.commands.demo_stages import demo_stages
 
-    folder = args.o.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    names = Names(folder, args.size)
-    _claim(folder, args.size)
+    names = Names(folder, size)
+    atomic_write_text(folder / SIZE_FILE, str(size))
     os.environ.update(names.environment())
     for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         Path(os.environ[root]).mkdir(exist_ok=True)
@@ -88,16 +97,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"picture: {folder / 'demo.png'}")
 
 
-def _claim(folder: Path, size: DemoSize) -> None:
-    """A folder belongs to one size of demo.
+def _refuse_foreign(folder: Path, size: DemoSize) -> None:
+    """A folder belongs to one size of demo, and to nothing else.
 
     Raises:
-        ValueError: when it holds another.
+        ValueError: when it holds another, or other files.
     """
-    path = folder / "size.txt"
+    path = folder / SIZE_FILE
+    refuse_foreign_folder(folder, "fcas_demo", SIZE_FILE)
     if path.is_file() and path.read_text() != size:
         raise ValueError(f"{folder}: must hold a demo of size {size}, got {path.read_text()}. Choose another -o.")
-    atomic_write_text(path, str(size))
 
 
 def _run(name: str, *arguments: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from fcas_nnunet.commands.case_files import default_workers
 from fcas_nnunet.commands.cli import command
 from fcas_nnunet.commands.evaluate_arguments import build_parser
+from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.files import atomic_path, atomic_write_text
 
@@ -39,13 +40,6 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _refuse_unwritable(paths: Sequence[Path | None]) -> None:
-    """Before the work, not after it."""
-    for path in paths:
-        if path is not None and path.is_dir():
-            raise ValueError(f"{path}: result must go into a file, got a folder. Add a file name.")
-
-
 def _refuse_files(paths: Sequence[Path | None]) -> None:
     for path in paths:
         if path is not None and path.exists() and not path.is_dir():
@@ -66,10 +60,13 @@ def _notes(report: dict[str, Any]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_evaluate."""
     args = build_parser().parse_args(argv)
-    _refuse_unwritable([args.o, args.csv])
+    part = import_module(f"fcas_nnunet.commands.evaluate_{args.what}")  # not before: --help stays quick
+    check_outputs(args, [
+        Output("o", "result", ".json", [f'"{part.SCHEMA}"'.encode()]), Output("csv", "table", ".csv", TABLE_MARKS),
+        Output("tsne", "map", ".png", PICTURE_MARKS), Output("picture", "picture", ".png", PICTURE_MARKS),
+    ])  # fmt: skip
     _refuse_files([getattr(args, name, None) for name in ("predictions", "pictures")])
     workers = args.np or default_workers()
-    part = import_module(f"fcas_nnunet.commands.evaluate_{args.what}")  # not before: --help stays quick
     report = part.run(args, workers)
     if args.o:
         write_json(args.o, report)

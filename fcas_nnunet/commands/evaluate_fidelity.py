@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fcas_nnunet.evaluation.segmentation import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.folders import LABELS
+from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdated_cases, predict_cases
 from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
@@ -54,10 +56,12 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     predictions = args.predictions or default_predictions(synthetic, model)
     images = {case_id: synthetic.image_path(case_id) for case_id in synthetic.case_ids}
     hashes = run_cases(file_sha256, images, workers=workers, description="hashes of the scans")
-    todo = outdated_cases(predictions, hashes, model, model.dataset_json["file_ending"])
-    if todo:
-        logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
-        predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
+    outdated = partial(outdated_cases, predictions, hashes, model, model.dataset_json["file_ending"])
+    if outdated():
+        with exclusive(predictions):
+            todo = outdated()  # again: another run may have been waited for
+            logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
+            predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
     return evaluate_fidelity(synthetic, model, predictions, real, workers=workers, overlap_only=args.overlap_only)
 
 

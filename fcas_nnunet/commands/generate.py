@@ -37,6 +37,7 @@ from fcas_nnunet.integration.case_library import CaseLibrary, check_library, mak
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
+from fcas_nnunet.integration.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, dict[str, int], Pa
     """The labelled data set, the labels to write, and the folder to write into.
 
     Raises:
-        ValueError: when the folder is that of a data set that is read, or --for's labels are other structures.
+        ValueError: when the folder holds a data set that is read or was not made by this command, or --for's labels are
+            other structures.
     """
     source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
     target_labels = RawDataset.open(resolve_dataset(args.real)).labels if args.real else source.labels
@@ -182,6 +184,7 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, dict[str, int], Pa
             f"-o: must be another data set than -d and --for, got {output.name}. "
             "Give another id, or none for a free one."
         )
+    refuse_foreign_cases(output, GENERATE)
     match_labels(source.labels, target_labels)
     return source, target_labels, output
 

@@ -30,7 +30,8 @@ from fcas_nnunet.generator.production import CasePlan, make_case
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case
+from fcas_nnunet.integration.ownership import COMMAND, GENERATE, refuse_foreign_cases
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON, training_cases, write_case
 from fcas_nnunet.integration.synthetic_cases import (
     case_bytes,
     case_is_written,
@@ -137,6 +138,8 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
         How many cases of the plan are not there yet, 0 when all are.
     """
     with Workplace(job.output) as workplace:
+        refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
+        Manifest(job.output).begin()
         done = finished_cases(job.output)
         if any(plan.case_id not in done for plan in plans):
             (job.output / DATASET_JSON).unlink(missing_ok=True)  # without it the data set is unfinished
@@ -159,7 +162,7 @@ def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Call
         plans: all cases of the set.
         share: of this process.
         output: the data set's folder.
-        describe: writes dataset.json, given the number of cases.
+        describe: writes dataset.json, given the number of training cases; real ones that lie there count.
 
     Returns:
         Whether the data set is finished; else others are still at work there, and will do it.
@@ -172,7 +175,7 @@ def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Call
         assert complete.issuperset(plan.case_id for plan in plans), "cases vanished"
         remove_leftovers(output, complete, _CASE_ID)
         Manifest(output).finalise(complete)
-        describe(len(complete))
+        describe(len(training_cases(output)))
         workplace.remove()
     return True
 
@@ -281,10 +284,9 @@ class _Worker:
         for source_id, target_id in self.job.label_map.items():
             lookup[source_id] = target_id
         written = replace(case, mask=lookup[case.mask])
+        line = {**record, **self.job.shared, COMMAND: GENERATE}
         with _full_disk_named(self.job.output):
-            write_case(
-                self.job.output, written, before_label=lambda: self.journal.append({**record, **self.job.shared})
-            )
+            write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
         return case.mask.size
 
 

@@ -16,7 +16,8 @@ from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, has_p
 from fcas_nnunet.generator.production import CasePlan, made_otherwise
 from fcas_nnunet.generator.run_file import FileIdentity, generator_faults
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset
+from fcas_nnunet.integration.synthetic_cases import label_path
 from fcas_nnunet.integration.volumes import read_volume
 
 logger = logging.getLogger(__name__)
@@ -98,9 +99,17 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
     """See that what lies in the output folder belongs to this plan.
 
     Raises:
-        ValueError: when any case of it was made otherwise.
+        ValueError: when any case of it was made otherwise, or would be written over though the manifest lacks it.
     """
-    strangers = made_otherwise(Manifest(job.output).read(), plans, job.shared)
+    records = Manifest(job.output).read()
+    if is_dataset(job.output):  # a finished one, so the manifest is, too
+        unknown = [p.case_id for p in plans if p.case_id not in records and label_path(job.output, p.case_id).exists()]
+        if unknown:
+            raise ValueError(
+                f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
+                f"{', '.join(unknown[:5])}. Restore their lines, move them away, or choose another -o."
+            )
+    strangers = made_otherwise(records, plans, job.shared)
     if strangers:
         raise ValueError(
             f"{job.output}: its cases must have been made with the same generator, seed, masks and labels and the same "

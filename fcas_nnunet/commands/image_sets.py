@@ -34,7 +34,7 @@ from fcas_nnunet.evaluation.perceptual import (
 from fcas_nnunet.evaluation.pretrained_weights import hub_checkpoints
 from fcas_nnunet.evaluation.slice_extractor import FidExtractor, SliceExtractor, open_slice_extractor
 from fcas_nnunet.evaluation.statistics import summarise
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 from fcas_nnunet.integration.volumes import read_grid, read_volume
 
 Files = Mapping[str, Path]
@@ -72,8 +72,6 @@ def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
         raise ValueError("--fid_extractor: weights must be given with it, got none. Add --fid_weights FILE.")
     if args.tsne and not args.network:
         raise ValueError("--tsne: a network must be given with it, got none. Add --network MODEL_FOLDER.")
-    if args.tsne and args.tsne.is_dir():
-        raise ValueError(f"{args.tsne}: map must go into a file, got a folder. Add a file name.")
     if args.tsne and number_of_cases < LEAST_POINTS:
         raise ValueError(f"--tsne: there must be at least {LEAST_POINTS} cases, got {number_of_cases}. Leave it out.")
     device = resolve_device(args.device)
@@ -235,4 +233,4 @@ def draw_map(path: Path, features: Mapping[str, Any], names: Mapping[str, str]) 
     axes.legend()
     figure.supxlabel(features["name"], fontsize=6)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=150, metadata=PICTURE_METADATA)

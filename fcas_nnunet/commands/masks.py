@@ -32,6 +32,7 @@ from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
+from fcas_nnunet.integration.ownership import COMMAND, MASKS, sole_writer
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import FILE_ENDING, read_volume, write_volume
 
@@ -97,6 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = mask_config(args, base)
     source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
     source.check(min_cases=1)
+    with sole_writer(args.o, MASKS):
+        _write_masks(args, config, source)
+
+
+def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDataset) -> None:
+    """Make the masks that are not there, and measure all."""
     from fcas_nnunet.generator.production import plan_cases
     from fcas_nnunet.generator.quality import volume_bounds_ml
 
@@ -142,7 +149,7 @@ def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
     case, source = _source(job.source, plan.reference, job.roles)
     mask, record = reference_mask(plan, case, job.config, job.roles, job.bounds_ml, source)
     write_volume(_path(job.output, plan.case_id), mask, case.affine)
-    return {**plan.to_record(), "mgm": record, **job.shared}
+    return {**plan.to_record(), "mgm": record, **job.shared, COMMAND: MASKS}
 
 
 @lru_cache(_CACHED_SOURCES)

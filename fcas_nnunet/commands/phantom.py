@@ -21,7 +21,14 @@ from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import new_dataset_folder
 from fcas_nnunet.integration.manifest import Manifest, versions
-from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case, write_dataset_json
+from fcas_nnunet.integration.ownership import COMMAND, PHANTOM, sole_writer
+from fcas_nnunet.integration.raw_dataset import (
+    DATASET_JSON,
+    is_dataset,
+    training_cases,
+    write_case,
+    write_dataset_json,
+)
 from fcas_nnunet.integration.volumes import FILE_ENDING
 
 logger = logging.getLogger(__name__)
@@ -131,6 +138,11 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
     Raises:
         ValueError: if the folder holds something else, listing every conflict.
     """
+    with sole_writer(folder, PHANTOM):
+        _write_phantoms(folder, scans, num_processes)
+
+
+def _write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> None:
     manifest = Manifest(folder)
     records = manifest.read()
     faults = _conflicts(folder, scans, records)
@@ -144,11 +156,10 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
             for record in tqdm(finished, total=len(missing), desc="phantoms", unit="case"):
                 manifest.append(record)
     manifest.finalise()
-    num_training = sum(record["split"] == "Tr" for record in manifest.read().values())
     write_dataset_json(
         folder,
         {BACKGROUND: 0} | LABELS,
-        num_training,
+        len(training_cases(folder)),
         surroundings=SURROUNDINGS,
         description="Invented patients, made by fcas_phantom; fcas_manifest.jsonl says which scans show the same one.",
     )
@@ -159,7 +170,7 @@ def _make(folder: Path, scan: Scan) -> dict[str, Any]:
     write_case(folder, phantom_case(scan.case_id, scan.shape, scan.seed, scan.acquisition), split=scan.split)
     image, label, _ = _files(folder, scan)
     hashes = {"image_sha256": file_sha256(image), "label_sha256": file_sha256(label)}
-    return scan.record() | hashes | {"command": "fcas_phantom", "versions": versions()}
+    return scan.record() | hashes | {COMMAND: PHANTOM, "versions": versions()}
 
 
 def _files(folder: Path, scan: Scan) -> tuple[Path, Path, Path]:
@@ -177,9 +188,14 @@ def _is_written(folder: Path, scan: Scan, records: Mapping[str, Any]) -> bool:
 
 def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) -> list[str]:
     """Why these cases cannot be written into a folder."""
-    if not records and (folder / DATASET_JSON).is_file():
-        return [f"{folder.name}: folder must be new or made by fcas_phantom, got another data set. Take another id."]
     faults = []
+    if is_dataset(folder):  # a finished one, so the manifest is, too
+        faults += [
+            f"{folder.name}, {scan.case_id}: must be new, got a case that the manifest does not name. Move it away, or "
+            "take another id."
+            for scan in scans
+            if scan.case_id not in records and any(path.exists() for path in _files(folder, scan))
+        ]
     splits = {record["patient"]: record["split"] for record in records.values() if "patient" in record}
     for scan in scans:
         made = records.get(scan.case_id, {})

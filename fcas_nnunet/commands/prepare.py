@@ -6,10 +6,13 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.environment import preprocessing_processes
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.planning import (
     ensure_plans,
     move_plans,
@@ -80,17 +83,25 @@ def prepare(
     faults = pair_faults(synthetic, real)
     if faults:
         raise ValueError("\n".join(faults))
-    ensure_checked([real, synthetic])
-    ensure_fingerprint(real, processes, keep_existing=True)
-    real_plans = ensure_plans(real, plans_name, configurations)
-    plans = move_plans(real, synthetic, plans_name)
-    stages = [name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])]
-    ensure_splits(preprocessed_folder(synthetic), synthetic.case_ids, feeds_cascade=bool(stages))
-    ensure_fingerprint(synthetic, processes, keep_existing=False)
-    for configuration in configurations:
-        ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
-        ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
-        ensure_confidence(synthetic, plans, configuration, processes)
+    with ExitStack() as locks:
+        for folder in sorted(
+            map(preprocessed_folder, (real, synthetic))
+        ):  # in one order, so that no two wait in a ring
+            locks.enter_context(exclusive(folder))
+            remove_strays(folder, deep=True)
+        ensure_checked([real, synthetic])
+        ensure_fingerprint(real, processes, keep_existing=True)
+        real_plans = ensure_plans(real, plans_name, configurations)
+        plans = move_plans(real, synthetic, plans_name)
+        stages = [
+            name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])
+        ]
+        ensure_splits(preprocessed_folder(synthetic), synthetic.case_ids, feeds_cascade=bool(stages))
+        ensure_fingerprint(synthetic, processes, keep_existing=False)
+        for configuration in configurations:
+            ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
+            ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
+            ensure_confidence(synthetic, plans, configuration, processes)
     return "\n\n".join(training_commands(synthetic, real, plans_name, c) for c in configurations)
 
 

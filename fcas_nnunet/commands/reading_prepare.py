@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from fcas_nnunet.evaluation.reading_views import (
     voxels_per_volume,
 )
 from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
+from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.volumes import read_volume
 from fcas_nnunet.seeds import derive_seed
@@ -100,13 +102,26 @@ class _Made:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose, blind, draw, write; the key comes last."""
-    key_path, page_path = args.o / KEY_FILE, args.o / PAGE_FILE
-    if key_path.exists():
+    """Choose, blind, draw, write; nothing of another reading is written over."""
+    with exclusive(args.o, refuse=partial(_refuse_another_reading, args.o)):
+        _prepare(args)
+
+
+def _refuse_another_reading(folder: Path) -> None:
+    if (folder / KEY_FILE).exists():
         raise ValueError(
-            f"{key_path}: folder must not hold the key of another reading, got one. Name another with -o: without its "
-            "key a reading cannot be unblinded."
+            f"{folder / KEY_FILE}: folder must not hold the key of another reading, got one. Name another with -o: "
+            "without its key a reading cannot be unblinded."
         )
+    if (folder / PAGE_FILE).exists():
+        raise ValueError(
+            f"{folder / PAGE_FILE}: must be new, got one that has no key. Name another folder with -o, or remove it."
+        )
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """The key comes last."""
+    key_path, page_path = args.o / KEY_FILE, args.o / PAGE_FILE
     if args.n < 1:
         raise ValueError(f"-n: number must be 1 or more, got {args.n}.")
     protocol = load_protocol(args.criteria) if args.criteria else Protocol()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fcas_nnunet.commands.evaluate import write_csv, write_json
+from fcas_nnunet.commands.outputs import TABLE_MARKS, Output, check_outputs
 from fcas_nnunet.evaluation.reading import load_key
 from fcas_nnunet.evaluation.reading_figures import write_box_plots, write_radar
 from fcas_nnunet.evaluation.reading_results import csv_rows, evaluate_reading, reading_table, tests_table
@@ -17,8 +18,7 @@ RESULTS_FILE, BOX_PLOTS_FILE, RADAR_FILE = "reading_results.json", "box_plots.pn
 
 def run(args: argparse.Namespace) -> None:
     """Check, unblind, compute, write, print."""
-    if args.csv is not None and args.csv.is_dir():
-        raise ValueError(f"{args.csv}: table must go into a file, got a folder. Add a file name.")
+    check_outputs(args, [Output("csv", "table", ".csv", TABLE_MARKS)])
     key = load_key(args.k)
     readers = load_readers(key, args.scores, partial=args.partial)
     report = evaluate_reading(key, readers) | {"versions": versions()}

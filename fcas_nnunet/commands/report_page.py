@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.commands.case_files import default_workers, run_cases
+from fcas_nnunet.commands.outputs import PAGE_MARKS, Output, check_outputs
 from fcas_nnunet.commands.report_cases import (
     CaseFiles,
     Packed,
@@ -88,8 +89,7 @@ def run(args: argparse.Namespace) -> None:
     """
     sets = _open(args.d, args.against)
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
-    if output.is_dir():
-        raise ValueError(f"{output}: the page must go into a file, got a folder. Add a file name.")
+    check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", PAGE_MARKS)])
     results = [show_result(read_result(path)) for path in args.results]
     workers = args.np or default_workers()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 import yaml
 
 from fcas_nnunet.choices import Precision
-from fcas_nnunet.commands.cli import command, fold_number, make_parser, say
+from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
 from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
+from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.folders import Root, model_name, resolve_dataset, root_folder
 from fcas_nnunet.integration.folds import training_fold
+from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.presets import PRESETS, preset
 
@@ -122,22 +125,43 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         keep_cache: keep variants and latents.
     """
     from fcas_nnunet.commands.devices import make_accelerator
-    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained
+    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
     from fcas_nnunet.generator.fitting import add_calibration, add_preview, train_generator
+    from fcas_nnunet.generator.run_file import generator_faults
     from fcas_nnunet.generator.training_data import TrainingData
 
     pretrained = pretrained_files(args)
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
-    accelerator = make_accelerator(args.device, args.precision)
     folder = model_folder(dataset, config, args.fold)
-    if not is_trained(folder):
-        train_generator(data, config, folder, accelerator, pretrained, keep_cache)
-    else:
-        if config.preview is not None and not has_preview(folder):
-            add_preview(data, config.preview, folder, accelerator, keep_cache)
-        if config.calibration is not None and not is_calibrated(folder):
-            add_calibration(data, config.calibration, folder, accelerator, keep_cache)
-    accelerator.end_training()
+    with _sole_training(folder):
+        accelerator = make_accelerator(args.device, args.precision)
+        accelerator.wait_for_everyone()  # the main process has the folder
+        if not is_trained(folder):
+            train_generator(data, config, folder, accelerator, pretrained, keep_cache)
+        else:  # by another run that was waited for, perhaps
+            if faults := generator_faults(folder, read_record(folder).config, config, pretrained.identity()):
+                raise ValueError("\n".join(faults))
+            if config.preview is not None and not has_preview(folder):
+                add_preview(data, config.preview, folder, accelerator, keep_cache)
+            if config.calibration is not None and not is_calibrated(folder):
+                add_calibration(data, config.calibration, folder, accelerator, keep_cache)
+        accelerator.end_training()
+
+
+@contextmanager
+def _sole_training(folder: Path) -> Iterator[None]:
+    """Have a generator's folder to this run. Of several processes the main one has it for all, and waits for no other
+    run: the rest of them cannot wait that long for it.
+
+    Raises:
+        ValueError: when another run trains there, and this one has several processes.
+    """
+    if process_number() > 0:
+        yield
+        return
+    with exclusive(folder, wait=process_count() == 1):
+        remove_strays(folder, deep=True)
+        yield
 
 
 def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:

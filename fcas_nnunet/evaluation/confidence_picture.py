@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 
 WINDOW_HU = (-200.0, 600.0)
 ERROR_HU = 150.0
@@ -83,4 +83,4 @@ def write_confidence_picture(path: Path, cases: Sequence[PicturedCase]) -> None:
             if colours != "gray":
                 part.colorbar(shown, ax=axis, fraction=0.046, pad=0.02).ax.tick_params(labelsize=7)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png")
+        figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png", metadata=PICTURE_METADATA)

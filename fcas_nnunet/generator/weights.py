@@ -66,13 +66,20 @@ def read_content(path: Path) -> Any:
 
 
 def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """`content`, seen to be a state dict.
+    """`content`, seen to be a state dict of finite numbers.
 
     Raises:
         ValueError: when it is none.
     """
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
+    broken = sorted(key for key, tensor in content.items() if not torch.isfinite(tensor).all())
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise ValueError(
+            f"{path}: weights must be finite, got NaN or infinity in {', '.join(broken[:3])}{more}. "
+            "Train or fetch them again."
+        )
     return content
 
 

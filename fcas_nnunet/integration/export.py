@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from scipy.ndimage import zoom
 from tqdm import tqdm
 
-from fcas_nnunet.files import TEMPORARY_SUFFIX, atomic_path, atomic_write_json
+from fcas_nnunet.files import atomic_path, atomic_write_json, temporary_folder
+from fcas_nnunet.integration.locks import exclusive
+from fcas_nnunet.integration.ownership import refuse_foreign_folder
 from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
@@ -26,6 +29,7 @@ _MODEL_FILES = ("dataset.json", "plans.json")
 _OTHER_FILES = ("dataset_fingerprint.json",)
 
 IMAGES, MASKS, CONFIDENCE, BOXES_FILE = "imgs", "gts", "confidence", "boxes.json"
+EXPORT_FILE = "export.json"
 
 
 def export_model(model: Path, target: Path) -> list[Path]:
@@ -53,20 +57,25 @@ def export_model(model: Path, target: Path) -> list[Path]:
         raise FileNotFoundError(
             f"{model}: folds must hold {' or '.join(CHECKPOINTS)}, got none. Finish a training first."
         )
+    _refuse_existing(target)
+    with temporary_folder(target) as folder:
+        unfinished = folder / target.name
+        unfinished.mkdir()
+        for name in (*_MODEL_FILES, *_OTHER_FILES):
+            if (model / name).is_file():
+                shutil.copyfile(model / name, unfinished / name)
+        for path in found:
+            written = unfinished / path.relative_to(model)
+            written.parent.mkdir(exist_ok=True)
+            torch.save(plain_checkpoint(read_checkpoint(path)), written)
+        _refuse_existing(target)  # again: another run may have been quicker
+        unfinished.rename(target)
+    return [target / path.relative_to(model) for path in found]
+
+
+def _refuse_existing(target: Path) -> None:
     if target.exists():
         raise ValueError(f"{target}: export folder must not exist yet. Choose another with -o, or remove it.")
-    unfinished = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    for name in (*_MODEL_FILES, *_OTHER_FILES):
-        if (model / name).is_file():
-            shutil.copyfile(model / name, unfinished / name)
-    for path in found:
-        written = unfinished / path.relative_to(model)
-        written.parent.mkdir(exist_ok=True)
-        torch.save(plain_checkpoint(read_checkpoint(path)), written)
-    unfinished.rename(target)
-    return [target / path.relative_to(model) for path in found]
 
 
 def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -109,31 +118,32 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
         Number of slices there are.
 
     Raises:
-        ValueError: when the folder holds slices of other settings.
+        ValueError: when the folder holds slices of other settings, or anything else.
     """
-    _claim(target, dataset, settings)
-    boxes: dict[str, dict[str, list[int]]] = {}
-    for case_id in tqdm(dataset.case_ids, desc="slices", unit="case"):
-        done = target / "cases" / f"{case_id}.json"
-        if not done.is_file():
-            atomic_write_json(done, _write_case(dataset, case_id, target, settings))
-        boxes |= json.loads(done.read_text(encoding="utf-8"))
-    atomic_write_json(target / BOXES_FILE, boxes)
+    with exclusive(target, refuse=partial(refuse_foreign_folder, target, "fcas_export", EXPORT_FILE)):
+        _claim(target, dataset, settings)
+        boxes: dict[str, dict[str, list[int]]] = {}
+        for case_id in tqdm(dataset.case_ids, desc="slices", unit="case"):
+            done = target / "cases" / f"{case_id}.json"
+            if not done.is_file():
+                atomic_write_json(done, _write_case(dataset, case_id, target, settings))
+            boxes |= json.loads(done.read_text(encoding="utf-8"))
+        atomic_write_json(target / BOXES_FILE, boxes)
     return len(boxes)
 
 
 def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     """Make the folder this export's own, or see that it is."""
-    path = target / "export.json"
+    path = target / EXPORT_FILE
     own = {"dataset": dataset.name, "size": settings.size, "window_hu": list(settings.window_hu),
            "min_pixels": settings.min_pixels}  # fmt: skip
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         if there != own:
             raise ValueError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
+    atomic_write_json(path, own)
     for name in (IMAGES, MASKS, CONFIDENCE, "cases"):
         (target / name).mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path, own)
 
 
 def _write_case(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fcas_nnunet import __version__
-from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.files import atomic_write_text, is_file_name
 from fcas_nnunet.integration.folders import WORK_FOLDER
 
 MANIFEST_FILE = "fcas_manifest.jsonl"
@@ -48,6 +48,11 @@ class Manifest:
         for journal in self.journals():
             records |= journal.read()
         return records
+
+    def begin(self) -> None:
+        """Make an empty manifest where there is none, which says that this package writes into the folder."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a case's record to the manifest itself, where one process writes; it is on disk when this returns.
@@ -105,7 +110,10 @@ class Journal:
         for number, line in enumerate(whole, start=1):
             try:
                 record = json.loads(line)
-                records[record[CASE_ID]] = record
+                case_id = record[CASE_ID]
+                if not is_file_name(case_id):
+                    raise ValueError(f"{case_id!r} cannot name a file")
+                records[case_id] = record
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r}. "

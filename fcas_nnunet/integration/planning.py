@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.folders import Root, root_folder
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset
 
@@ -38,7 +38,13 @@ def preprocessed_folder(dataset: RawDataset) -> Path:
 
 
 def plans_path(dataset: RawDataset, plans_name: str) -> Path:
-    """Where a data set's plans of a name lie."""
+    """Where a data set's plans of a name lie.
+
+    Raises:
+        ValueError: if the name cannot be a file's.
+    """
+    if not is_file_name(plans_name):
+        raise ValueError(f"-p: plans must have a name without folders, got {plans_name!r}. Fix -p.")
     return preprocessed_folder(dataset) / f"{plans_name}.json"
 
 
@@ -47,6 +53,7 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there are none of that name.
+        ValueError: if they name files or folders elsewhere.
     """
     path = plans_path(dataset, plans_name)
     if not path.is_file():
@@ -54,6 +61,14 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
             f"{path}: plans must exist, got none. Make them with nnUNetv2_plan_experiment, or leave out -p."
         )
     plans: dict[str, Any] = json.loads(path.read_text())
+    named = {"plans_name": plans["plans_name"]} | {
+        f"data_identifier of {name}": settings["data_identifier"]
+        for name, settings in plans["configurations"].items()
+        if "data_identifier" in settings
+    }
+    unfit = [f"{key} {name!r}" for key, name in named.items() if not is_file_name(name)]
+    if unfit:  # nnU-Net clears the folder of that name before it writes
+        raise ValueError(f"{path}: names must be those of files or folders there, got {', '.join(unfit)}. Fix them.")
     return plans
 
 

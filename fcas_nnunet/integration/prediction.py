@@ -17,7 +17,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
-from fcas_nnunet.files import TEMPORARY_SUFFIX, file_sha256
+from fcas_nnunet.files import file_sha256, temporary_folder
 from fcas_nnunet.integration.manifest import Journal
 from fcas_nnunet.integration.trained_models import MODEL_FILES, checkpoint_path, open_predictor
 from fcas_nnunet.integration.volumes import read_volume
@@ -190,12 +190,8 @@ def _write(
     segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     journal.append(record)
-    temporary = path.with_name(f".{TEMPORARY_SUFFIX.strip('.')}_{path.name}")  # writers go by the ending
-    try:
-        predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(temporary), properties)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_folder(path) as folder:  # writers go by the ending
+        predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(folder / path.name), properties)
+        os.replace(folder / path.name, path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fcas_nnunet.anatomy import BACKGROUND
 from fcas_nnunet.case import Case
-from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.folders import (
     CONFIDENCE,
     IMAGES,
@@ -250,7 +250,11 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
         case: image in HU (stored as int16), mask, surroundings, confidence; what is None is not written.
         split: "Tr" for training cases, "Ts" for held-out ones.
         before_label: called when all else is written; keeps what must be there of every whole case.
+
+    Raises:
+        ValueError: if a voxel of image or confidence is NaN or infinite; nothing is written then.
     """
+    _refuse_non_finite(case)
     if case.image is not None:
         write_image(
             folder / f"{IMAGES}{split}" / f"{case.case_id}{_CHANNEL_SUFFIX}{FILE_ENDING}", case.image, case.affine
@@ -262,6 +266,16 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
     if before_label is not None:
         before_label()
     write_labels(folder / f"{LABELS}{split}" / f"{case.case_id}{FILE_ENDING}", case.mask, case.affine)
+
+
+def _refuse_non_finite(case: Case) -> None:
+    faults = [
+        f"{case.case_id}: every voxel of the {what} must be finite, got {count} that are not. Nothing was written."
+        for what, volume in (("image", case.image), ("confidence", case.confidence))
+        if volume is not None and (count := volume.size - int(np.isfinite(volume).sum()))
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def write_dataset_json(
@@ -329,6 +343,12 @@ def _description_faults(content: dict[str, Any], any_kind: bool) -> list[str]:
             f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
             "Convert the volumes."
         )
+    unfit = [key for key in content.get("dataset", ()) if not is_file_name(key)]
+    if unfit:
+        faults.append(
+            f"dataset must name cases as files are named, without folders, got {', '.join(map(repr, unfit))}. "
+            "Rename them."
+        )
     labels = content["labels"]
     if not isinstance(labels, dict):
         return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
@@ -380,6 +400,11 @@ def _read_surroundings(folder: Path) -> dict[str, int]:
             f"{_MAX_LABEL_ID}, got labels {labels}. Fix the file."
         )
     return {name: label_id for name, label_id in labels.items() if label_id != 0}
+
+
+def training_cases(folder: Path) -> list[str]:
+    """Ids of all training cases that lie in a folder as this package writes them, whether finished or not, sorted."""
+    return _case_ids(folder, {}, FILE_ENDING)
 
 
 def _case_ids(folder: Path, content: dict[str, Any], ending: str) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fcas_nnunet.files import TEMPORARY_SUFFIX
+from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS
 from fcas_nnunet.integration.volumes import FILE_ENDING
 
@@ -42,16 +42,19 @@ def written_cases(folder: Path) -> set[str]:
 def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Pattern[str]) -> None:
     """Remove what killed runs left: temporary files, and the files of cases that are not complete.
 
+    A killed run leaves no label without the rest of its case, so what has one is somebody else's, and stays.
+
     Args:
         folder: the raw data set folder, in which nobody is at work.
         complete: ids of the cases to keep.
         pattern: of the ids whose files may be removed; others are not ours.
     """
     for part in (".", *_PARTS):
-        for stray in (folder / part).glob(f".*{TEMPORARY_SUFFIX}"):
-            stray.unlink(missing_ok=True)
-    for part, ids in _listed_parts(folder):
-        for case_id in sorted(ids - set(complete)):
+        remove_strays(folder / part)
+    parts = dict(_listed_parts(folder))
+    kept = {*complete, *parts[f"{LABELS}Tr"]}
+    for part, ids in parts.items():
+        for case_id in sorted(ids - kept):
             if pattern.fullmatch(case_id):
                 (folder / part / f"{case_id}{_PARTS[part]}").unlink(missing_ok=True)
 

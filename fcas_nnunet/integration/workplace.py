@@ -1,59 +1,36 @@
 """Several processes at work in one data set folder: who makes which case, and who is there.
 
-A hidden folder holds a file `lock`, whose bytes are locked by range: byte 0 is shared by all that work there, byte
-1 + i belongs to whoever makes case i. The operating system lets go of a lock when its process ends, however it ends, so
-nothing stale is ever left; and since one file serves for all cases, none has to be removed while others work.
+Of the folder's lock file, one byte is shared by all that work there, and the i-th behind it belongs to whoever makes
+case i. Since one file serves for all cases, none has to be removed while others work.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from enum import IntEnum
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from fcas_nnunet.integration.folders import WORK_FOLDER
+from fcas_nnunet.integration.locks import PRESENCE, Lock, LockFile
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger(__name__)
-
-LOCK_FILE = "lock"
-
-_PRESENCE, _FIRST_CASE = 0, 1
-_HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
-class _Lock(IntEnum):
-    """fcntl's numbers, which Windows lacks."""
-
-    NONE = getattr(fcntl, "LOCK_UN", 0)
-    SHARED = getattr(fcntl, "LOCK_SH", 1)
-    EXCLUSIVE = getattr(fcntl, "LOCK_EX", 2)
+_FIRST_CASE = PRESENCE + 1
 
 
 class Workplace:
     """One process' place in a data set folder. A process must have only one of a folder at a time (POSIX locks).
 
     Args:
-        folder: the raw data set folder; made if needed. Waits while another process is finishing the data set.
-
-    Attributes:
-        has_locks: whether the file system knows locks; without them every claim is granted, and `alone` is not known.
+        folder: the raw data set folder; made if needed. Waits while another process has it to itself.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / WORK_FOLDER
-        self.has_locks = fcntl is not None
-        self._file = self._enter()
+        self._lock = LockFile(folder)
+        while True:
+            self._lock.open()
+            self._lock.lock(Lock.SHARED, PRESENCE, wait=True)
+            if self._lock.is_current():
+                break
+            self._lock.close()
 
     def __enter__(self) -> Workplace:
         return self
@@ -62,6 +39,11 @@ class Workplace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.leave()
+
+    @property
+    def has_locks(self) -> bool:
+        """Whether the file system knows locks; without them every claim is granted, and `alone` is not known."""
+        return self._lock.has_locks and self._lock.can_share
 
     @contextmanager
     def claim(self, number: int) -> Iterator[bool]:
@@ -73,12 +55,12 @@ class Workplace:
         Yields:
             Whether it is held: False when another process makes it.
         """
-        held = self._lock(_Lock.EXCLUSIVE, _FIRST_CASE + number)
+        held = self._lock.lock(Lock.EXCLUSIVE, _FIRST_CASE + number)
         try:
             yield held
         finally:
             if held:
-                self._lock(_Lock.NONE, _FIRST_CASE + number)
+                self._lock.lock(Lock.NONE, _FIRST_CASE + number)
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -87,60 +69,17 @@ class Workplace:
         Yields:
             Whether nobody else was there.
         """
-        self._lock(_Lock.NONE, _PRESENCE)  # of two that end together, the later one finds itself alone
+        if self._lock.can_share:
+            self._lock.lock(Lock.NONE, PRESENCE)  # of two that end together, the later one finds itself alone
         try:
-            yield self._lock(_Lock.EXCLUSIVE, _PRESENCE) and self._is_current(self._file)
+            yield self._lock.lock(Lock.EXCLUSIVE, PRESENCE) and self._lock.is_current()
         finally:
             self.leave()
 
     def remove(self) -> None:
         """Remove the hidden folder, emptied by then; to be called alone."""
-        (self.folder / LOCK_FILE).unlink(missing_ok=True)
-        with suppress(OSError):  # a newcomer has put its own lock there: it will remove the folder
-            self.folder.rmdir()
+        self._lock.remove()
 
     def leave(self) -> None:
         """Let go of everything."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def _enter(self) -> int:
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self._file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:  # removed by one that finished
-                continue
-            self._lock(_Lock.SHARED, _PRESENCE, wait=True)
-            if self._is_current(self._file):
-                return self._file
-            self.leave()
-
-    def _is_current(self, file: int) -> bool:
-        """Whether the lock is still the one that newcomers find."""
-        try:
-            return os.path.samestat(os.fstat(file), os.stat(self.folder / LOCK_FILE))
-        except FileNotFoundError:
-            return False
-
-    def _lock(self, kind: _Lock, byte: int, *, wait: bool = False) -> bool:
-        """Change the lock on a byte; False when another process is in the way."""
-        if not self.has_locks:
-            return True
-        try:
-            if kind is _Lock.NONE or wait:
-                fcntl.lockf(self._file, kind, 1, byte)
-            else:
-                fcntl.lockf(self._file, kind | fcntl.LOCK_NB, 1, byte)
-        except OSError as error:
-            if error.errno in _HELD_BY_ANOTHER:
-                return False
-            if error.errno not in _NO_LOCKS:
-                raise
-            self.has_locks = False
-            logger.warning(
-                f"{self.folder.parent}: its file system has no locks ({error.strerror}), so give every worker its own "
-                "--part, and start none twice"
-            )
-        return True
+        self._lock.close()

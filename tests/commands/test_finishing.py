@@ -20,8 +20,8 @@ from fcas_nnunet.integration.workplace import Workplace
 
 PLANS = plan_cases(3, ["a", "b"], ["a", "b"], ReferenceSource.MGM, 0)
 STRAYS = (
-    "imagesTr/fcas_00007_0000.nii.gz", "labelsTr/.fcas_00001.nii.gz.part", ".dataset.json.part",
-    ".fcas_manifest.jsonl.part",
+    "imagesTr/fcas_00007_0000.nii.gz", "labelsTr/.fcas_00001.nii.gz.0a1b2c3d.part", ".dataset.json.0a1b2c3d.part",
+    ".fcas_manifest.jsonl.0a1b2c3d.part",
 )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def finish_in_child(output: Path) -> bool:
 
 def test_without_locks_no_part_finishes_but_a_whole_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = lay_out(tmp_path)
-    monkeypatch.setattr("fcas_nnunet.integration.workplace.fcntl", None)
+    monkeypatch.setattr("fcas_nnunet.integration.workplace.Workplace.has_locks", False)
     assert not finish_set(output, Share(0, 2, "--part"))
     assert not (output / DATASET_JSON).exists()
     assert finish_set(output)

@@ -1,4 +1,4 @@
-"""One data set made by many runs, at once, in turn, and killed at any moment: always the same bytes, no stray file."""
+"""One generator, one data set, many runs, at once, in turn, killed at any moment: always the same bytes, no stray."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,11 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 from generation_runs import Runs
 
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config_files import save_config
+from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.integration.folders import WORK_FOLDER
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case, write_dataset_json
@@ -28,6 +31,7 @@ from fcas_nnunet.integration.workplace import Workplace
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 
 SOURCE, OUTPUT = "Dataset901_Small", "Dataset902_SmallFCaS"
+MODEL = f"{SOURCE}/fcas__tiny"
 NUM_CASES = 12
 PARTS = ("imagesTr", "labelsTr", "confidenceTr")
 
@@ -52,8 +56,12 @@ class Bench:
         return ["-d", "901", "-o", OUTPUT, "-n", str(NUM_CASES), "--config", str(self.home / "short.yaml"),
                 "-device", "cpu", *more]  # fmt: skip
 
-    def start(self, raw: Path, *more: str, log: str = "log") -> int:
-        return self.runs.start(self.command("-np", "2", *more), raw, raw / f"{log}.txt")
+    def start(self, raw: Path, *more: str, log: str = "log", **folders: Path) -> int:
+        return self.runs.start(self.command("-np", "2", *more), raw / f"{log}.txt", nnUNet_raw=raw, **folders)
+
+    def start_training(self, results: Path, log: str) -> int:
+        argv = ["-d", "901", "--config", str(self.home / "short.yaml"), "-device", "cpu"]
+        return self.runs.start(argv, results / f"{log}.txt", command="train", nnUNet_results=results)
 
     def run(self, raw: Path, *more: str) -> str:
         """A run to its end. Returns what it printed."""
@@ -230,6 +238,36 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:
         time.sleep(0.0005)
 
 
+def weights(results: Path) -> dict[str, bytes]:
+    names = ("autoencoder/model.safetensors", "tcdm/model.safetensors", "tcdm/ema.safetensors", "tcdm/config.yaml")
+    return {name: (results / MODEL / name).read_bytes() for name in names}
+
+
+def test_of_two_trainings_of_one_folder_one_is_killed_and_the_model_is_whole(bench: Bench, tmp_path: Path) -> None:
+    first = bench.start_training(tmp_path, "first")
+    wait_for((tmp_path / MODEL / "autoencoder" / "training_state" / "state.pt").exists, "first validation")
+    os.kill(first, signal.SIGSTOP)  # it has the folder until the other one is seen to wait
+    second = bench.start_training(tmp_path, "second")
+    wait_for(lambda: f"(process {first}, since" in (tmp_path / "second.txt").read_text(), "message")
+    assert bench.runs.kill(first, group=True)
+    assert bench.runs.wait(second) == 0, (tmp_path / "second.txt").read_text()
+    assert weights(tmp_path) == weights(bench.home / "nnUNet_results")
+    load_generator(tmp_path / MODEL, torch.device("cpu"))
+    assert not [path for path in (tmp_path / MODEL).rglob("*") if path.name.startswith(".") or path.name == "cache"]
+
+
+def test_two_runs_without_a_generator_train_one_and_share_the_cases(bench: Bench, raw: Path) -> None:
+    results = raw / "results"
+    results.mkdir()
+    runs = [bench.start(raw, "-np", "1", log=f"log{number}", nnUNet_results=results) for number in range(2)]
+    ended = [bench.runs.wait(run) for run in runs]
+    said = [(raw / f"log{number}.txt").read_text() for number in range(2)]
+    assert ended == [0, 0], said
+    assert sum(f"{MODEL}: " in text and "is at work there, waiting for it" in text for text in said) == 1
+    assert weights(results) == weights(bench.home / "nnUNet_results")
+    assert tree(raw / OUTPUT) == bench.expected
+
+
 @pytest.mark.slow
 def test_torchrun_splits_the_cases(bench: Bench, raw: Path) -> None:
     environment = dict(os.environ) | {
@@ -248,10 +286,48 @@ def test_torchrun_splits_the_cases(bench: Bench, raw: Path) -> None:
     assert tree(raw / OUTPUT) == bench.expected
 
 
-def test_the_manifest_lost_all_cases_are_made_again(bench: Bench, raw: Path) -> None:
-    shutil.copytree(bench.home / "nnUNet_raw" / OUTPUT, raw / OUTPUT)
-    manifest = Manifest(raw / OUTPUT).path
-    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[2:]))
+def test_cases_without_a_line_of_an_unfinished_set_are_made_again(bench: Bench, raw: Path) -> None:
+    lose_lines(bench, raw)
+    (raw / OUTPUT / DATASET_JSON).unlink()
     (raw / OUTPUT / "labelsTr" / "fcas_00005.nii.gz").unlink()
     bench.run(raw)
     assert tree(raw / OUTPUT) == bench.expected
+
+
+def test_cases_without_a_line_of_a_finished_set_are_not_written_over(bench: Bench, raw: Path) -> None:
+    lose_lines(bench, raw)
+    before = tree(raw / OUTPUT)
+    assert bench.runs.wait(bench.start(raw)) == 2
+    assert "there without a line in the manifest: fcas_00000, fcas_00001. Restore" in (raw / "log.txt").read_text()
+    assert tree(raw / OUTPUT) == before
+
+
+def lose_lines(bench: Bench, raw: Path) -> None:
+    shutil.copytree(bench.home / "nnUNet_raw" / OUTPUT, raw / OUTPUT)
+    manifest = Manifest(raw / OUTPUT).path
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[2:]))
+
+
+def test_a_data_set_that_it_did_not_write_is_not_touched(bench: Bench, raw: Path) -> None:
+    shutil.copytree(bench.home / "nnUNet_raw" / SOURCE, raw / OUTPUT)
+    before = tree(raw / OUTPUT)
+    assert bench.runs.wait(bench.start(raw)) == 2
+    assert (
+        "must be new, empty or begun by fcas_generate, got other files: dataset.json" in (raw / "log.txt").read_text()
+    )
+    assert tree(raw / OUTPUT) == before
+
+
+def test_real_cases_among_the_synthetic_ones_count(bench: Bench, raw: Path) -> None:
+    shutil.copytree(bench.home / "nnUNet_raw" / OUTPUT, raw / OUTPUT)
+    for part in ("imagesTr", "labelsTr"):
+        for path in (raw / SOURCE / part).iterdir():
+            shutil.copy(path, raw / OUTPUT / part)
+    (raw / OUTPUT / "labelsTr" / "fcas_00011.nii.gz").unlink()
+    before = tree(raw / OUTPUT)
+    bench.run(raw)
+    after = tree(raw / OUTPUT)
+    assert json.loads(after.pop(DATASET_JSON) or b"")["numTraining"] == NUM_CASES + 4
+    assert after == {name: bench.expected.get(name, content) for name, content in before.items()
+                     if name != DATASET_JSON} | {name: bench.expected[name] for name in ("labelsTr/fcas_00011.nii.gz",)
+                                                 }  # fmt: skip

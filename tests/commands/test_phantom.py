@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peers import Peer
 
 from fcas_nnunet.commands import phantom
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
+from fcas_nnunet.integration import locks
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import read_volume
@@ -175,13 +177,62 @@ def test_other_arguments_for_the_same_cases_are_refused_and_change_nothing(
     assert digests(raw / "Dataset901_Phantom") == before
 
 
-def test_another_data_set_is_not_overwritten(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = raw / "Dataset901_Heart"
-    folder.mkdir()
-    (folder / "dataset.json").write_text("{}")
+@pytest.mark.parametrize("name", ["dataset.json", "labelsTr/phantom_0000.nii.gz"])
+def test_another_data_set_is_not_overwritten(raw: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = raw / "Dataset901_Heart" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
     message = fails(capsys, "-d", "901", "-n", "1", *SMALL)
-    assert "Dataset901_Heart: folder must be new or made by fcas_phantom, got another data set" in message
-    assert digests(folder) == {"dataset.json": hashlib.sha256(b"{}").hexdigest()}
+    assert f"Dataset901_Heart: must be new, empty or begun by fcas_phantom, got other files: {name[:8]}" in message
+    assert digests(raw / "Dataset901_Heart") == {name: hashlib.sha256(b"{}").hexdigest()}
+
+
+def test_a_set_of_another_command_is_not_overwritten(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = raw / "Dataset901_HeartFCaS"
+    Manifest(folder).append({"case_id": "fcas_00000", "command": "fcas_generate"})
+    (folder / "dataset.json").write_text("{}")
+    before = digests(folder)
+    message = fails(capsys, "-d", "901", "-n", "1", *SMALL)
+    assert "must be new, empty or begun by fcas_phantom, got cases of fcas_generate" in message
+    assert digests(folder) == before
+
+
+def test_a_users_case_among_the_phantoms_counts_and_is_not_overwritten(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantom.main(["-d", "901", "-n", "1", *SMALL])
+    folder = raw / "Dataset901_Phantom"
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (folder / part / f"phantom_0002{ending}").write_bytes((folder / part / f"phantom_0000{ending}").read_bytes())
+    phantom.main(["-d", "901", "-n", "2", *SMALL])
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 3
+    before = digests(folder)
+    message = fails(capsys, "-d", "901", "-n", "3", *SMALL)
+    assert "phantom_0002: must be new, got a case that the manifest does not name" in message
+    assert digests(folder) == before
+
+
+@pytest.mark.parametrize("name", ["a/../../x", "with space", "", "-x", "a\\b"])
+def test_a_name_that_is_none_is_refused(raw: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    message = fails(capsys, "-d", "905", "-n", "1", f"--name={name}", *SMALL)
+    assert "--name: must begin with a letter, a digit or '_'" in message
+    assert list(raw.parent.rglob("*905*")) == []
+
+
+def test_the_second_of_two_runs_waits_for_the_first(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(raw / "Dataset901_Phantom", "stack.enter_context(exclusive(folder))")
+    peer.ask("None")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        assert not (raw / "Dataset901_Phantom" / "imagesTr").exists()
+        peer.kill()
+
+    monkeypatch.setattr(locks.time, "sleep", wait)
+    phantom.main(["-d", "Dataset901_Phantom", "-n", "1", *SMALL])
+    assert waits
+    assert (raw / "Dataset901_Phantom" / "dataset.json").is_file()
 
 
 def test_wrong_numbers_are_all_named_at_once(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

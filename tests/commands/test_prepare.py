@@ -18,8 +18,11 @@ from nnunet_commands import (
     shell_environment,
     write_narrow_plans,
 )
+from peers import Peer
 
 from fcas_nnunet.commands.prepare import main
+from fcas_nnunet.integration import locks
+from fcas_nnunet.integration.folders import WORK_FOLDER
 from fcas_nnunet.integration.volumes import read_volume
 
 
@@ -55,6 +58,23 @@ def test_unfitting_labels_are_refused_and_nothing_is_written(root: Path, capsys:
     assert f"{SYNTHETIC}: labels must be those of {REAL}" in message
     assert "fcas_generate --for 901" in message
     assert list((root / "preprocessed").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [REAL, SYNTHETIC])
+def test_two_runs_on_one_data_set_wait_for_each_other(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def wait(_: float) -> None:
+        raise ValueError("seen to wait")
+
+    peer = Peer(root / "preprocessed" / name, "stack.enter_context(exclusive(folder))")
+    peer.ask("None")
+    monkeypatch.setattr(locks.time, "sleep", wait)
+    try:
+        assert "seen to wait" in refused(["-d", "902", "--for", "901"], capsys)
+        assert {path.name for path in (root / "preprocessed").rglob("*")} == {name, WORK_FOLDER, locks.LOCK_FILE}
+    finally:
+        peer.kill()
 
 
 def test_broken_volumes_are_listed_before_any_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

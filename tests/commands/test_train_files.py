@@ -1,13 +1,15 @@
-"""fcas_train: the files to start from."""
+"""fcas_train: the files to start from, and the folder that it has to itself."""
 
 from types import SimpleNamespace
 
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config
+from peers import Peer
 
 from fcas_nnunet.commands import train
 from fcas_nnunet.generator import fitting
 from fcas_nnunet.generator.maisi import PretrainedFiles
+from fcas_nnunet.integration.folders import WORK_FOLDER
 
 DATASET = SimpleNamespace(
     name="Dataset901_Heart", case_ids=["p0", "p1"], load_case=load_small_case, labels=LABELS, surroundings=SURROUNDINGS
@@ -41,3 +43,28 @@ def test_files_that_do_not_fit_together_are_refused(tmp_path, monkeypatch):
         started(monkeypatch, tmp_path, "--denoiser", str(tmp_path / "unet.pt"))
     with pytest.raises(FileNotFoundError, match=r"none\.pt: the weights must exist"):
         started(monkeypatch, tmp_path, "--autoencoder", str(tmp_path / "none.pt"))
+
+
+def test_of_several_processes_the_main_one_has_the_folder_and_does_not_wait(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with train._sole_training(tmp_path / "mine"):
+        assert (tmp_path / "mine" / WORK_FOLDER).is_dir()
+    peer = Peer(tmp_path / "others", "stack.enter_context(exclusive(folder))")
+    try:
+        peer.ask("None")
+        with pytest.raises(ValueError, match=rf"no other run at work, got .* \(process {peer.process.pid}, since"):
+            train._sole_training(tmp_path / "others").__enter__()
+        monkeypatch.setenv("RANK", "1")
+        with train._sole_training(tmp_path / "others"):  # the main process decides for all
+            pass
+    finally:
+        peer.kill()
+
+
+def test_what_a_killed_training_left_is_removed(tmp_path):
+    stray = tmp_path / "tcdm" / "training_state" / ".state.pt.0a1b2c3d.part"
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    with train._sole_training(tmp_path):
+        assert not stray.exists()

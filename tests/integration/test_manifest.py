@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -75,3 +76,19 @@ def test_a_broken_journal_is_named(tmp_path: Path) -> None:
     journal.path.write_bytes(b"nonsense\n")
     with pytest.raises(ValueError, match=re.escape(f"{journal.path}: line 1 must be a JSON record with a case_id")):
         Manifest(tmp_path).read()
+
+
+@pytest.mark.parametrize("case_id", ["../evil", "a/b", "", ".hidden", "a\\b", "C:evil", 3, None])
+def test_a_case_that_no_file_can_be_named_after_is_refused(tmp_path: Path, case_id: object) -> None:
+    (tmp_path / "fcas_manifest.jsonl").write_text(json.dumps({"case_id": case_id}) + "\n")
+    with pytest.raises(ValueError, match="line 1 must be a JSON record with a case_id"):
+        Manifest(tmp_path).read()
+
+
+def test_a_manifest_is_begun_without_losing_what_it_holds(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / "new")
+    manifest.begin()
+    assert manifest.path.read_bytes() == b""
+    manifest.append({"case_id": "a"})
+    manifest.begin()
+    assert list(manifest.read()) == ["a"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +66,26 @@ def test_plans_that_nobody_makes_and_missing_configurations_are_named(prepared: 
         ensure_plans(prepared.real, PLANS, ["3d_lowres"])
     with pytest.raises(FileNotFoundError, match="plans must exist, got none"):
         read_plans(prepared.real, "myPlans")
+
+
+@pytest.mark.parametrize("name", ["../../nnUNetPlans", "", "a/b"])
+def test_plans_must_not_lead_elsewhere(prepared: Prepared, name: str) -> None:
+    with pytest.raises(ValueError, match="-p: plans must have a name without folders"):
+        ensure_plans(prepared.real, name, ["3d_fullres"])
+
+
+def test_plans_that_name_folders_elsewhere_are_refused(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = read_plans(prepared.real, PLANS)
+    plans["configurations"]["3d_fullres"]["data_identifier"] = "../../precious"
+    plans["plans_name"] = "../other"
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    plans_path(prepared.real, PLANS).parent.mkdir()
+    plans_path(prepared.real, PLANS).write_text(json.dumps(plans))
+    sentence = "got plans_name '../other', data_identifier of 3d_fullres '../../precious'"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        ensure_plans(prepared.real, PLANS, ["3d_fullres"])
 
 
 def test_the_planner_gets_the_workers_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

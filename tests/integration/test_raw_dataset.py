@@ -236,6 +236,31 @@ def test_nnunets_other_kinds_are_opened_on_request(dataset: RawDataset) -> None:
         RawDataset.open(dataset.folder, any_kind=True)
 
 
+@pytest.mark.parametrize("case_id", ["../../../evil", "a/b", "..", ""])
+def test_a_described_case_must_not_lead_elsewhere(dataset: RawDataset, case_id: str) -> None:
+    path = dataset.folder / "dataset.json"
+    entry = {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    path.write_text(json.dumps(dataset.dataset_json | {"dataset": {"Patient 1": entry, case_id: entry}}))
+    with pytest.raises(
+        ValueError, match=f"dataset must name cases as files are named, without folders, got '{case_id}'"
+    ):
+        RawDataset.open(dataset.folder, any_kind=True)
+
+
+@pytest.mark.parametrize("what", ["image", "confidence"])
+def test_a_case_with_nan_is_not_written_at_all(tmp_path: Path, what: str) -> None:
+    case = random_case("a", 0, confidence=True)
+    volume = getattr(case, what).astype(np.float32)
+    volume[3, 4, 5], volume[6, 7, 8] = np.nan, np.inf
+    called: list[str] = []
+    with pytest.raises(ValueError, match=f"a: every voxel of the {what} must be finite, got 2 that are not"):
+        write_case(
+            tmp_path / "set", dataclasses.replace(case, **{what: volume}), before_label=lambda: called.append("")
+        )
+    assert not (tmp_path / "set").exists()
+    assert not called
+
+
 def test_broken_json_is_named(dataset: RawDataset) -> None:
     (dataset.folder / "dataset.json").write_text('{"labels": ')
     with pytest.raises(ValueError, match=r"dataset\.json: content must be JSON"):

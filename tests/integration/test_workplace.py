@@ -3,52 +3,15 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from peers import Peer
 
-from fcas_nnunet.integration import workplace as module
+from fcas_nnunet.integration import locks as module
 from fcas_nnunet.integration.folders import WORK_FOLDER
 from fcas_nnunet.integration.workplace import Workplace
-
-#: Runs lines of Python that use `place` and `folder`, and answers each with the value of an expression.
-_PEER = """
-import sys
-from pathlib import Path
-from contextlib import ExitStack
-from fcas_nnunet.integration.workplace import Workplace
-folder, stack = Path(sys.argv[1]), ExitStack()
-for line in sys.stdin:
-    print(repr(eval(line)), flush=True)
-"""
-
-
-class Peer:
-    """Another process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _PEER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.tell("globals().update(place=Workplace(folder))")
-
-    def tell(self, line: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def ask(self, line: str) -> object:
-        assert self.process.stdout is not None
-        self.process.stdout.readline()  # of `tell` in __init__
-        self.tell(line)
-        return self.process.stdout.readline().strip()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -109,9 +72,7 @@ def test_of_two_that_end_together_the_later_one_is_alone(tmp_path: Path, peer: P
     place = Workplace(tmp_path)
     with place.alone() as alone:
         assert not alone
-        peer.tell("stack.enter_context(place.alone())")
-        assert peer.process.stdout is not None
-        assert peer.process.stdout.readline().strip() == "True"
+        assert peer.ask("stack.enter_context(place.alone())") == "True"
 
 
 def test_without_locks_every_claim_is_granted_and_the_user_warned(

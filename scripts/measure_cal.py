@@ -37,7 +37,7 @@ from fcas_nnunet.anatomy import label_roles, match_labels
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
 from fcas_nnunet.commands.case_files import case_files
-from fcas_nnunet.commands.demo_stages import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
+from fcas_nnunet.commands.demo_arms import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
 from fcas_nnunet.commands.evaluate_segmentations import evaluate_segmentations
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.commands.train import model_folder

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
+from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, quick_nnunet, write_set
+from shared_folders import own_copy
+
+ROOT_IN_COMMANDS = "{root}"
 
 
 @pytest.fixture(scope="session")
 def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Both data sets through fcas_prepare, 3d_fullres and 2d; made once, to be left as they are."""
+    """Both data sets through fcas_prepare, 3d_fullres and 2d; to be left as they are."""
+    root = own_copy(tmp_path_factory, "nnunet", _prepare_both)
+    commands = (root / "commands.txt").read_text().replace(ROOT_IN_COMMANDS, str(root))
+    return Prepared(root, commands)
+
+
+def _prepare_both(root: Path) -> None:
     from fcas_nnunet.commands.prepare import prepare
 
-    root = tmp_path_factory.mktemp("nnunet")
     make_root(root)
     write_set(root / "raw" / REAL, [f"real_{i}" for i in range(5)], 0, confidence=False)
     write_set(root / "raw" / SYNTHETIC, [f"syn_{i}" for i in range(4)], 100, confidence=True)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_nnunet():
         for name, value in Prepared(root, "").environment.items():
             patch.setenv(name, value)
         commands = prepare("902", "901", ["3d_fullres", "2d"], PLANS, 2)
-    return Prepared(root, commands)
+    (root / "commands.txt").write_text(commands.replace(str(root), ROOT_IN_COMMANDS))
 
 
 @pytest.fixture

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+from nnunetv2.utilities import utils as nnunet_utils
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -97,6 +104,39 @@ class Prepared:
 
     def preprocessed(self, name: str) -> Path:
         return self.root / "preprocessed" / name
+
+
+class _Threads:
+    """A context of multiprocessing whose pools are threads of this process."""
+
+    Pool = staticmethod(ThreadPool)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+@contextmanager
+def quick_nnunet() -> Iterator[None]:
+    """nnU-Net's planning and preprocessing in this process, on fewer voxels.
+
+    Its pools become threads: a spawned process imports for seconds what it needs for a moment. And a fingerprint takes
+    a hundred thousand voxels, not a hundred million, which is more than these cases have.
+    """
+    get_context = multiprocessing.get_context
+    begin = fingerprint_extractor.DatasetFingerprintExtractor.__init__
+
+    def with_fewer_voxels(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self.num_foreground_voxels_for_intensitystats = 100_000
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda method=None: _Threads(get_context(method)))
+        patch.setattr(nnunet_utils, "Pool", ThreadPool)
+        patch.setattr(fingerprint_extractor.DatasetFingerprintExtractor, "__init__", with_fewer_voxels)
+        yield
 
 
 def make_root(root: Path) -> None:

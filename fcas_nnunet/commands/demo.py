@@ -1,4 +1,4 @@
-"""fcas_demo: the whole path on phantoms, from six labelled scans to a table and a picture."""
+"""fcas_demo: the whole path on phantoms, from eight labelled scans to a table and a picture."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "fcas_demo",
         "The whole path on phantoms: generate, pretrain, fine-tune, and compare with real-only training and with "
-        "pretraining on randomly painted masks. Killed and started again, it goes on where it was.",
+        "pretraining on warped real scans and on randomly painted masks, all from the same labelled scans and for as "
+        "many iterations. Killed and started again, it goes on where it was.",
         EXAMPLE,
     )
     parser.add_argument("-o", type=Path, default=Path("fcas_demo"), metavar="DIR", help="where (default: ./fcas_demo)")
     parser.add_argument(
         "--size", type=DemoSize, choices=list(DemoSize), default=DemoSize.FULL,
-        help="full: 64³ scans and the cpu preset; quick: 32³ and tiny, about three minutes, to see that all runs",
+        help="full: 64³ scans and the cpu preset; quick: 32³ and tiny, some minutes, to see that all runs",
     )  # fmt: skip
     return parser
 
@@ -92,8 +93,8 @@ def _run_stages(folder: Path, size: DemoSize) -> None:
         clock.run(stage.name, stage.estimate_s, left, stage.run)
     print((folder / "results.txt").read_text(), end="")
     seconds = clock.read()
-    print("\n".join(f"{name:<44}{value:>8.0f} s" for name, value in seconds.items()))
-    print(f"{'all stages':<44}{sum(seconds.values()):>8.0f} s")
+    print("\n".join(f"{name:<56}{value:>8.0f} s" for name, value in seconds.items()))
+    print(f"{'all stages':<56}{sum(seconds.values()):>8.0f} s")
     print(f"picture: {folder / 'demo.png'}")
 
 

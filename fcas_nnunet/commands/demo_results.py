@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,31 +16,89 @@ from matplotlib.figure import Figure
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.contact_sheet import LABEL_COLOURS
-from fcas_nnunet.files import atomic_path, atomic_write_text
+from fcas_nnunet.evaluation.comparison import compare
+from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
 WINDOW_HU = (-200, 600)
 
 
-def write_table(scores: Mapping[str, Path], path: Path, heading: str) -> None:
-    """Dice per class, one column per way of training.
+@dataclass(frozen=True)
+class Column:
+    """One way of training in the table.
+
+    Attributes:
+        title: of the column.
+        facts: what its network has seen, by name: the rows above the scores.
+        scores: JSON that `fcas_evaluate segmentations` wrote.
+    """
+
+    title: str
+    facts: Mapping[str, int]
+    scores: Path
+
+
+def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
+    """What every network has seen, its Dice per class, and how far the others are from the first.
+
+    The differences are of each held-out case's mean over the classes; the p-values are corrected for all of them.
 
     Args:
-        scores: title of the column → JSON that `fcas_evaluate segmentations` wrote.
-        path: text file to write.
-        heading: what was scored.
+        columns: the first is what the others are compared with.
+        path: text file to write; the same as JSON goes beside it.
+        num_test: held-out scans.
     """
-    labels = {title: json.loads(file.read_text())["summary"] for title, file in scores.items()}
-    first = next(iter(labels.values()))
-    width = max(len(title) for title in scores) + 2
-    lines = [f"Dice in %, {heading}", f"{'':<22}" + "".join(f"{title:>{width}}" for title in labels)]
-    for name in first["labels"]:
-        values = [summary["labels"][name]["dice"]["mean"] for summary in labels.values()]
-        lines.append(f"{name:<22}" + "".join(_percent(value, width) for value in values))
-    means = [summary["foreground_mean"]["dice"] for summary in labels.values()]
-    lines.append(f"{'mean':<22}" + "".join(_percent(value, width) for value in means))
-    atomic_write_text(path, "\n".join(lines) + "\n")
+    results = {column.title: json.loads(column.scores.read_text(encoding="utf-8")) for column in columns}
+    means = {title: _case_means(result) for title, result in results.items()}
+    baseline, *others = means
+    compared = compare({title: means[baseline] for title in others}, {title: means[title] for title in others})
+    dice = {
+        name: [result["summary"]["labels"][name]["dice"]["mean"] for result in results.values()]
+        for name in next(iter(results.values()))["summary"]["labels"]
+    }
+    dice["mean"] = [result["summary"]["foreground_mean"]["dice"] for result in results.values()]
+    differences = {title: vars(comparison) for title, comparison in compared.items()}
+
+    rows = {"": [column.title for column in columns]}
+    rows |= {fact: [str(column.facts[fact]) for column in columns] for fact in columns[0].facts}
+    rows |= {f"Dice %, {name}": [_percent(value) for value in values] for name, values in dice.items()}
+    rows |= {
+        f"mean less {baseline}": ["", *(f"{100 * c.difference:+.1f}" for c in compared.values())],
+        "  95 % over scans": [
+            "",
+            *(f"{100 * c.interval[0]:+.1f}…{100 * c.interval[1]:+.1f}" for c in compared.values()),
+        ],
+        f"  p, Holm over {len(others)} tests": ["", *(f"{c.holm_p_value:.3f}" for c in compared.values())],
+    }
+    first = max(map(len, rows)) + 2
+    width = max(len(cell) for cells in rows.values() for cell in cells) + 2
+    lines = [f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows.items()]
+    notes = [
+        f"{num_test} held-out phantoms. One training of each network with one seed: the intervals and p-values "
+        "(Wilcoxon,",
+        "paired by scan) are over these scans, and say nothing of how another seed, or other labelled scans, would do.",
+    ]
+    atomic_write_text(path, "\n".join([*lines, "", *notes]) + "\n")
+    atomic_write_json(
+        path.with_suffix(".json"),
+        {
+            "held_out_scans": num_test,
+            "columns": {column.title: dict(column.facts) for column in columns},
+            "dice": {name: dict(zip(results, values, strict=True)) for name, values in dice.items()},
+            "baseline": baseline,
+            "differences": differences,
+        },
+    )
+
+
+def _case_means(result: Mapping[str, Any]) -> list[float]:
+    """Mean Dice over the classes of every case that have one, cases in the order of their ids."""
+    means = []
+    for _, case in sorted(result["cases"].items()):
+        values = [label["dice"] for label in case.values() if label["dice"] is not None]
+        means.append(float(np.mean(values)) if values else math.nan)
+    return means
 
 
 def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
@@ -92,5 +153,5 @@ def _show(axis: Axes, image: np.ndarray) -> None:
     axis.set(xticks=[], yticks=[])
 
 
-def _percent(value: float | None, width: int) -> str:
-    return f"{'–':>{width}}" if value is None else f"{100 * value:>{width}.1f}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.trainer_lookup import (
-    DEMO_PRETRAIN_EPOCHS_VARIABLE,
-    DEMO_REAL_EPOCHS_VARIABLE,
-    ext_trainer_value,
-)
+from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
 
 
 class DemoSize(StrEnum):
@@ -30,21 +26,19 @@ class Scale:
     Attributes:
         shape: voxels of a phantom along (D, H, W).
         preset: of the generator.
-        num_real: labelled real scans.
-        num_source: labelled scans the generator is trained on.
+        num_real: labelled scans: the generator's only ones, and those that every network is trained on.
         num_test: held-out scans.
-        num_synthetic: synthetic scans, and painted ones.
+        num_synthetic: drawn scans, warped ones and painted ones, each.
         features_per_stage: width of the nnU-Net that a CPU trains in minutes.
         patch_size: of the nnU-Net.
         batch_size: of the nnU-Net.
-        pretrain_epochs: epochs of 25 iterations on synthetic scans.
-        real_epochs: epochs of 25 iterations on real scans, the same for all three results.
+        pretrain_epochs: epochs on synthetic scans, in the arms that have some.
+        real_epochs: epochs on real scans after them; real-only training takes the sum of both.
     """
 
     shape: tuple[int, int, int]
     preset: str
     num_real: int
-    num_source: int
     num_test: int
     num_synthetic: int
     features_per_stage: tuple[int, ...]
@@ -53,10 +47,15 @@ class Scale:
     pretrain_epochs: int
     real_epochs: int
 
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of every network."""
+        return self.pretrain_epochs + self.real_epochs
+
 
 SCALES = {
-    DemoSize.FULL: Scale((64, 64, 64), "cpu", 6, 16, 6, 12, (8, 16, 32, 64), (40, 40, 40), 2, 6, 7),
-    DemoSize.QUICK: Scale((32, 32, 32), "tiny", 4, 4, 2, 4, (4, 8, 16), (32, 32, 32), 2, 1, 1),
+    DemoSize.FULL: Scale((64, 64, 64), "cpu", 8, 12, 16, (8, 16, 32, 64), (40, 40, 40), 2, 12, 14),
+    DemoSize.QUICK: Scale((32, 32, 32), "tiny", 4, 2, 4, (4, 8, 16), (32, 32, 32), 2, 1, 1),
 }
 
 
@@ -71,10 +70,10 @@ class Names:
 
     folder: Path
     size: DemoSize
-    real: int = 900
-    source: int = 901
+    real: int = 901
     synthetic: int = 902
-    painted: int = 903
+    warped: int = 903
+    painted: int = 904
 
     @property
     def scale(self) -> Scale:
@@ -87,7 +86,7 @@ class Names:
 
     def environment(self) -> dict[str, str]:
         """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
-        cores = str(os.cpu_count() or 1)
+        cores = str(available_cores())
         return {
             "nnUNet_raw": str(self.folder / "nnUNet_raw"),
             "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
@@ -96,6 +95,5 @@ class Names:
             "nnUNet_n_proc_DA": "0",
             "nnUNet_def_n_proc": cores,
             "OMP_NUM_THREADS": cores,
-            DEMO_PRETRAIN_EPOCHS_VARIABLE: str(self.scale.pretrain_epochs),
-            DEMO_REAL_EPOCHS_VARIABLE: str(self.scale.real_epochs),
+            "OMP_WAIT_POLICY": "passive",  # threads that wait for each other must not keep a core from who has work
         }

@@ -14,6 +14,9 @@ EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
 #: How many epochs the trainers of demo size take; here, so that whoever sets them need not import the trainers.
 DEMO_PRETRAIN_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS"
 DEMO_REAL_EPOCHS_VARIABLE = "FCAS_DEMO_REAL_EPOCHS"
+#: Seed of their weights and batches; unset, they are as random as nnU-Net's.
+DEMO_SEED_VARIABLE = "FCAS_DEMO_SEED"
+DEMO_ITERATIONS_PER_EPOCH = 25
 #: Confidence is mapped from [0, 1] to [floor, 1]; nnU-Net's trainers take no arguments, so the environment says it.
 CONFIDENCE_FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
 SHIM = "fcas_nnunet_trainers.py"

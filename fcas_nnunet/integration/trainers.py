@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from fcas_nnunet.integration.pretrained import (
 from fcas_nnunet.integration.schedules import WarmupPolyLR
 from fcas_nnunet.integration.trainer_lookup import (
     CONFIDENCE_FLOOR_VARIABLE,
+    DEMO_ITERATIONS_PER_EPOCH,
     DEMO_PRETRAIN_EPOCHS_VARIABLE,
     DEMO_REAL_EPOCHS_VARIABLE,
+    DEMO_SEED_VARIABLE,
 )
 from fcas_nnunet.integration.transforms import unpack_confidence, with_doubt
+from fcas_nnunet.seeds import derive_seed
 
 SUPPORTED_NNUNET = ">=2.8,<2.9"
 
@@ -315,6 +319,8 @@ class _DemoSize(nnUNetTrainer):
     """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases.
 
     AdamW takes the place of nnU-Net's SGD, with which a network has hardly begun to learn in so few iterations.
+    OMP_NUM_THREADS holds, where nnU-Net on a CPU takes a thread for every core, so that several trainings can share
+    them; the environment's FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs.
     """
 
     EPOCHS_VARIABLE = DEMO_REAL_EPOCHS_VARIABLE
@@ -332,14 +338,31 @@ class _DemoSize(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.DEMO_LR
         self.num_epochs = self._epochs()
-        self.num_iterations_per_epoch = 25
+        self.num_iterations_per_epoch = DEMO_ITERATIONS_PER_EPOCH
         self.num_val_iterations_per_epoch = 2
         self.save_every = 1
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
+            torch.set_num_threads(int(threads))
+        self._seed("weights")
+
+    def on_epoch_start(self) -> None:
+        """nnU-Net's, with the epoch's own seed."""
+        self._seed(f"epoch {self.current_epoch}")
+        super().on_epoch_start()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
         """AdamW under nnU-Net's polynomial decay, after one epoch of warm-up."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, min(1, self.num_epochs - 1))
+
+    def _seed(self, what: str) -> None:
+        value = os.environ.get(DEMO_SEED_VARIABLE)
+        if value is not None:
+            seed = derive_seed(value, what) % 2**32
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
 
     def _epochs(self) -> int:
         value = os.environ.get(self.EPOCHS_VARIABLE, str(self.DEFAULT_EPOCHS))

@@ -11,7 +11,7 @@ from typing import Any
 import blosc2
 import numpy as np
 import pytest
-from nnunet_cases import MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, random_case
+from nnunet_cases import MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, quick_nnunet, random_case
 
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.integration import preprocessing
@@ -120,7 +120,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def again(root: Prepared) -> str:
-    return prepare("902", REAL, ["3d_fullres"], PLANS, 1)
+    with quick_nnunet():
+        return prepare("902", REAL, ["3d_fullres"], PLANS, 1)
 
 
 def test_a_second_call_does_nothing_anew(own_copy: Prepared, counted: list[str]) -> None:

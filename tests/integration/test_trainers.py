@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import random
 import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nnunet_cases import Prepared, build
@@ -90,6 +92,32 @@ def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pyte
     monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "two")
     with pytest.raises(ValueError, match="FCAS_DEMO_REAL_EPOCHS: number of epochs must be a positive integer, got two"):
         build(prepared, names[1])
+
+
+def test_a_demo_training_repeats_by_its_seed_and_keeps_to_its_threads(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nnU-Net's own command sets a thread for every core before it makes the trainer."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+
+    def drawn(seed: str, epoch: int = 0) -> list[float]:
+        monkeypatch.setenv("FCAS_DEMO_SEED", seed)
+        torch.set_num_threads(2)
+        trainer = build(prepared, "nnUNetTrainer_fcasDemo", real=True)
+        assert torch.get_num_threads() == 1
+        weights = torch.rand(1).item()
+        trainer.current_epoch = epoch
+        trainer.on_epoch_start()
+        return [weights, torch.rand(1).item(), np.random.rand(), random.random()]
+
+    try:
+        first, again, other, later = drawn("0"), drawn("0"), drawn("1"), drawn("0", epoch=1)
+    finally:
+        torch.set_num_threads(before)
+    assert first == again
+    assert not set(first) & set(other)
+    assert (first[0], len(set(first) & set(later))) == (later[0], 1), "an epoch's numbers are its own"
 
 
 def test_the_demos_trainers_differ_in_what_they_compare_only(prepared: Prepared) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import nibabel
 import numpy as np
 from scipy import ndimage
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.evaluation.diversity import GRID_MM, GRID_VOXELS, centred_mask, heart_centre
 from fcas_nnunet.evaluation.image_quality import IntensityRange
+from fcas_nnunet.orientation import Orientation
 
 MARGIN_MM = 10.0
 
@@ -116,11 +116,8 @@ def to_patient_axes(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         A view of the array, and its spacing in mm along the new axes.
     """
-    orientation = nibabel.orientations.io_orientation(affine)  # array axis → x, y or z of LPS, and its direction
-    turned = nibabel.orientations.apply_orientation(array, orientation).transpose(2, 1, 0)
-    spacing = spacing_of(affine)
-    along = {int(axis): spacing[number] for number, axis in enumerate(orientation[:, 0])}
-    return turned, tuple(along[axis] for axis in (2, 1, 0))
+    orientation = Orientation.of(affine)
+    return orientation.turn(array), orientation.reorder(spacing_of(affine))
 
 
 def _axis_weights(size: int, spacing_mm: float, centre: float, voxels: int, step_mm: float) -> np.ndarray:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from skimage.transform import resize
+
+from fcas_nnunet.case import spacing_of
+from fcas_nnunet.orientation import Orientation
 
 #: HU that become 0 and 255, in steps of 5.9 HU; the page's windows lie within.
 LOW_HU, HIGH_HU = -500.0, 1000.0
@@ -26,7 +28,6 @@ MOST_VOXELS, LEAST_VOXELS = 12_000_000, 500_000
 
 _MARGIN_MM = 15.0
 _BLOCK = 16  # WebP's: tiles that start on a block do not bleed into each other
-_UPRIGHT_ROWS = (2, 1, 0)  # of an affine into LPS: superior, posterior, left
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,8 @@ def upright(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[fl
     Returns:
         The volume [S, P, L], a view, and its voxel size in mm along these.
     """
-    columns = affine[:3, :3]
-    spacing_mm = np.linalg.norm(columns, axis=0)
-    cosines = (columns / spacing_mm)[list(_UPRIGHT_ROWS)]
-    _, axes = linear_sum_assignment(-np.abs(cosines))
-    turned = array.transpose(*axes)
-    flips = tuple(slice(None, None, -1 if cosines[row, axis] < 0 else 1) for row, axis in enumerate(axes))
-    s, p, left = (float(spacing_mm[axis]) for axis in axes)
-    return turned[flips], (s, p, left)
+    orientation = Orientation.of(affine)
+    return orientation.turn(array), orientation.reorder(spacing_of(affine))
 
 
 def voxels_per_volume(megabytes: float, num_volumes: int) -> int:

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
+
+from fcas_nnunet.case import spacing_of
+from fcas_nnunet.orientation import Orientation
 
 #: HU ↔ grey value of the page, linear in between: fine steps (4.2 HU) where hearts and contrast lie.
 GREY_HU = (-1024.0, -200.0, 600.0, 2000.0)
@@ -32,28 +34,23 @@ class Frame:
     """How a volume of the page lies in its file.
 
     Attributes:
-        axes: the file's array axis along z, y and x.
-        flips: whether the file's axis runs the other way.
+        orientation: how the file is turned until its axes run along z, y and x.
         starts: first voxel of the crop along (Z, Y, X), counted after turning.
         sizes: voxels of the crop along (Z, Y, X).
         full: voxels of the whole file along (Z, Y, X).
         spacing_mm: of the file along (Z, Y, X).
-        tilt_degrees: largest angle between an axis of the file and the body's axis it is named after.
     """
 
-    axes: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
+    orientation: Orientation
     starts: tuple[int, int, int]
     sizes: tuple[int, int, int]
     full: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    tilt_degrees: float
 
     def upright(self, volume: np.ndarray) -> np.ndarray:
         """The crop of a volume of the file [D, H, W], turned: a view [Z, Y, X]."""
-        steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
         boxes = tuple(slice(start, start + size) for start, size in zip(self.starts, self.sizes, strict=True))
-        return volume.transpose(self.axes)[steps][boxes]
+        return self.orientation.turn(volume)[boxes]
 
     def reduced_shape(self, longest: int) -> tuple[int, int, int]:
         """Voxels along (Z, Y, X) when the longest side has at most so many; an axis is never refined."""
@@ -98,9 +95,9 @@ class PackedScan:
         kind = "image/webp" if self.quality else "image/png"
         return {
             "shape": self.shape, "columns": self.columns, "labelStep": self.label_step, "quality": self.quality,
-            "axes": self.frame.axes, "flips": self.frame.flips, "starts": self.frame.starts,
+            "axes": self.frame.orientation.axes, "flips": self.frame.orientation.flips, "starts": self.frame.starts,
             "sizes": self.frame.sizes, "full": self.frame.full, "spacing": self.frame.spacing_mm,
-            "tilt": round(self.frame.tilt_degrees, 1),
+            "tilt": round(self.frame.orientation.tilt_degrees, 1),
             "image": data_uri(self.image, kind),
             "mask": data_uri(self.mask, "image/png"),
             "confidence": data_uri(self.confidence, kind) if self.confidence else None,
@@ -119,21 +116,9 @@ def frame_of(mask: np.ndarray, affine: np.ndarray) -> Frame:
         mask: label ids [D, H, W].
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
     """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = affine[:3, :3] / spacing  # rows: to the left, to the back, up
-    to_body, axes = linear_sum_assignment(-np.abs(cosines[[2, 1, 0]]))
-    signs = cosines[[2, 1, 0]][to_body, axes]
-    spacing_mm = [float(spacing[axis]) for axis in axes]
-    whole = Frame(
-        axes=_triple(int(axis) for axis in axes),
-        flips=(bool(signs[0] < 0), bool(signs[1] < 0), bool(signs[2] < 0)),
-        starts=(0, 0, 0),
-        sizes=_triple(mask.shape[axis] for axis in axes),
-        full=_triple(mask.shape[axis] for axis in axes),
-        spacing_mm=(spacing_mm[0], spacing_mm[1], spacing_mm[2]),
-        tilt_degrees=math.degrees(math.acos(min(1.0, float(np.abs(signs).min())))),
-    )
-    upright = whole.upright(mask)
+    orientation = Orientation.of(affine)
+    spacing_mm = orientation.reorder(spacing_of(affine))
+    upright = orientation.turn(mask)
     starts, ends = [], []
     for axis in range(3):
         shown = np.flatnonzero(_any_along(upright, axis))
@@ -141,10 +126,8 @@ def frame_of(mask: np.ndarray, affine: np.ndarray) -> Frame:
         first, last = (int(shown[0]), int(shown[-1])) if shown.size else (0, upright.shape[axis] - 1)
         starts.append(max(0, first - margin))
         ends.append(min(upright.shape[axis], last + 1 + margin))
-    return Frame(
-        whole.axes, whole.flips, _triple(starts), _triple(e - s for s, e in zip(starts, ends, strict=True)),
-        whole.full, whole.spacing_mm, whole.tilt_degrees,
-    )  # fmt: skip
+    sizes = _triple(end - start for start, end in zip(starts, ends, strict=True))
+    return Frame(orientation, _triple(starts), sizes, _triple(upright.shape), spacing_mm)
 
 
 def grey_values(image: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.autoencoder_training import train_autoencoder, variant_split
 from fcas_nnunet.generator.batches import Shares
 from fcas_nnunet.generator.calibrating import calibrate
-from fcas_nnunet.generator.grid import is_axial, working_spacing
+from fcas_nnunet.generator.grid import orientation_known_to, working_spacing
 from fcas_nnunet.generator.latents import cache_latents
 from fcas_nnunet.generator.maisi import PretrainedFiles
 from fcas_nnunet.generator.networks import check_networks
@@ -29,6 +29,7 @@ from fcas_nnunet.generator.tcdm_training import train_tcdm
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import all_variants, make_variants
 from fcas_nnunet.image_content import image_sha256
+from fcas_nnunet.orientation import Orientation
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def train_generator(
         )
     config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
     _check_shares(config, accelerator)
-    grids, hashes, images = _survey(data, accelerator, axial_alone=weights is not None)
+    grids, hashes, images = _survey(data, accelerator, orientation_known_to(config.tcdm))
     spacing = working_spacing(grids, config.grid)
     _claim(folder, data, asked, hashes, pretrained, accelerator)
     autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator)
@@ -187,7 +188,7 @@ def _calibrate(
 def _refuse_other_cases(
     data: TrainingData, record: checkpoint.GeneratorRecord, folder: Path, accelerator: Accelerator
 ) -> None:
-    if _survey(data, accelerator, axial_alone=False)[1] != record.cases:
+    if _survey(data, accelerator, orientation_known_to(record.tcdm))[1] != record.cases:
         raise ValueError(
             f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
         )
@@ -264,23 +265,17 @@ def _own_cases(data: TrainingData, accelerator: Accelerator, what: str) -> tqdm[
 
 
 def _survey(
-    data: TrainingData, accelerator: Accelerator, axial_alone: bool
-) -> tuple[list[tuple[tuple[int, ...], tuple[float, ...]]], dict[str, str], dict[str, str]]:
-    """Every case's grid, its hash, and that of its scan alone."""
-    found: list[tuple[str, tuple[tuple[int, ...], tuple[float, ...]], str, str, bool]] = []
+    data: TrainingData, accelerator: Accelerator, towards: str
+) -> tuple[list[tuple[tuple[float, ...], tuple[float, ...]]], dict[str, str], dict[str, str]]:
+    """Every case's grid, turned so that its axes run towards these directions, its hash, and that of its scan alone."""
+    found: list[tuple[str, tuple[tuple[float, ...], tuple[float, ...]], str, str]] = []
     for case_id in _own_cases(data, accelerator, "reading"):
         case = data.load_case(case_id)
         assert case.image is not None, "training cases have images"
-        grid, content = (case.shape, case.spacing_mm), image_sha256(case.image, case.affine)
-        found.append((case_id, grid, checkpoint.case_sha256(case), content, is_axial(case.affine)))
-    everyones = gather_object(found)
-    turned = sorted(case_id for case_id, *_, axial in everyones if not axial)
-    if axial_alone and turned:
-        raise ValueError(
-            f"{', '.join(turned)}: volumes must be axial slices for MAISI's weights, which know no other way, got "
-            "other axes. Reorient them."
-        )
-    of_case = {case_id: found for case_id, *found in everyones}
+        turn = Orientation.of(case.affine, towards)
+        grid, content = (turn.reorder(case.shape), turn.reorder(case.spacing_mm)), image_sha256(case.image, case.affine)
+        found.append((case_id, grid, checkpoint.case_sha256(case), content))
+    of_case = {case_id: found for case_id, *found in gather_object(found)}
     grids, hashes, images = ({case_id: of_case[case_id][n] for case_id in data.case_ids} for n in range(3))
     return list(grids.values()), hashes, images
 

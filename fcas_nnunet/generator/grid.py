@@ -1,4 +1,4 @@
-"""The working grid: every volume resampled to one spacing and padded to what the networks divide, and back."""
+"""The working grid: every volume turned one way, resampled to one spacing and padded to what the networks divide."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import zoom
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import Architecture
 from fcas_nnunet.config import GridConfig, TCDMConfig
+from fcas_nnunet.generator.spline_projection import blend, project
+from fcas_nnunet.orientation import SAR, SPL, Orientation
 
 #: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
 LARGEST_WORKING_VOLUME = 1 << 30
@@ -21,19 +22,19 @@ LARGEST_WORKING_VOLUME = 1 << 30
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """Where a volume lies on the working grid. Sizes are voxels along (D, H, W).
+    """Where a volume lies on the working grid. Sizes are voxels along (D, H, W) of the turned volume.
 
     Attributes:
         native_shape: of the volume itself.
         resampled_shape: the same extent at working spacing.
         shape: padded to what the networks divide; the volume lies in the corner at index 0.
-        flipped_axes: along which the working grid runs the other way.
+        orientation: how the stored volume is turned.
     """
 
     native_shape: tuple[int, int, int]
     resampled_shape: tuple[int, int, int]
     shape: tuple[int, int, int]
-    flipped_axes: tuple[int, ...] = ()
+    orientation: Orientation = Orientation()
 
     @classmethod
     def of(
@@ -43,31 +44,33 @@ class WorkingGrid:
         working_spacing_mm: Sequence[float],
         multiple: int,
         at_least: Sequence[int] = (0, 0, 0),
-        flipped_axes: Sequence[int] = (),
+        orientation: Orientation | None = None,
     ) -> WorkingGrid:
         """The grid of a volume.
 
         Args:
-            shape: voxels along (D, H, W).
-            spacing_mm: of the volume.
+            shape: voxels along (D, H, W) of the stored volume.
+            spacing_mm: of the stored volume.
             working_spacing_mm: of the working grid.
             multiple: what the networks divide (`grid_multiple` of the configuration).
             at_least: voxels along (D, H, W) that smaller volumes are padded up to: a training crop.
-            flipped_axes: along which the working grid shall run the other way.
+            orientation: how the stored volume is turned; None = not at all.
         """
+        orientation = orientation or Orientation()
+        turned, turned_mm = orientation.reorder(shape), orientation.reorder(spacing_mm)
         resampled = [
             max(1, round(n * native / working))
-            for n, native, working in zip(shape, spacing_mm, working_spacing_mm, strict=True)
+            for n, native, working in zip(turned, turned_mm, working_spacing_mm, strict=True)
         ]
         if math.prod(resampled) > LARGEST_WORKING_VOLUME:
-            extent = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+            extent = [n * mm for n, mm in zip(turned, turned_mm, strict=True)]
             raise ValueError(
                 f"working volume: must hold at most {LARGEST_WORKING_VOLUME:,} voxels, got {_shown(resampled)}, "
                 f"{_shown(extent)} mm at a working spacing of {_shown(working_spacing_mm)} mm. Correct the spacing in "
                 "the scan's header, or raise grid.spacing_mm."
             )
         padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
-        return cls(_triple(shape), _triple(resampled), _triple(padded), tuple(flipped_axes))
+        return cls(_triple(turned), _triple(resampled), _triple(padded), orientation)
 
     @classmethod
     def of_case(
@@ -77,70 +80,59 @@ class WorkingGrid:
         config: TCDMConfig,
         at_least: Sequence[int] = (0, 0, 0),
     ) -> WorkingGrid:
-        """The grid of a case for a model: padded to what it divides, and turned the way it knows.
+        """The grid of a case for a model: padded to what it divides, and turned the way that all its scans are."""
+        orientation = Orientation.of(case.affine, orientation_known_to(config))
+        return cls.of(case.shape, case.spacing_mm, working_spacing_mm, config.grid_multiple, at_least, orientation)
 
-        MAISI's networks have seen hearts in scans that run towards right, anterior and superior alone.
-        """
-        plain = config.architecture == Architecture.PLAIN
-        flipped_axes = () if plain else axes_against_ras(case.affine)
-        return cls.of(case.shape, case.spacing_mm, working_spacing_mm, config.grid_multiple, at_least, flipped_axes)
-
-    def image_to_working(self, image: np.ndarray) -> torch.Tensor:
-        """Resample an image by cubic splines (by area averages when coarsening) and pad it with its border.
-
-        Linear interpolation there and back would take a third of a thin vessel's contrast.
+    def image_to_working(self, image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Turn an image, project it onto the working grid's splines and pad it with its border.
 
         Args:
-            image: [D, H, W] in any unit.
+            image: [D, H, W] as stored, in any unit.
+            device: where to compute.
 
         Returns:
-            [D', H', W'] float32 of `shape`.
+            [D', H', W'] float32 of `shape`, on the device.
         """
-        image = np.flip(image, self.flipped_axes)
-        tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]
-        if self.resampled_shape != self.native_shape:
-            if all(r <= n for r, n in zip(self.resampled_shape, self.native_shape, strict=True)):
-                tensor = F.interpolate(tensor, size=self.resampled_shape, mode="area")
-            else:
-                tensor = torch.from_numpy(_cubic(tensor[0, 0].numpy(), self.resampled_shape))[None, None]
-        return F.pad(tensor, self._padding(), mode="replicate")[0, 0]
+        content = project(self._turned(image, torch.float32).to(device), self.resampled_shape)
+        return F.pad(content[None, None], self._padding(), mode="replicate")[0, 0]
 
     def labels_to_working(self, labels: np.ndarray) -> torch.Tensor:
-        """Resample a label map by nearest neighbours and pad it with its border; uint8."""
-        labels = np.flip(labels, self.flipped_axes)
-        tensor = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))[None, None]
+        """Turn a label map, resample it by nearest neighbours and pad it with its border; uint8."""
+        tensor = self._turned(labels, torch.uint8)[None, None]
         if self.resampled_shape != self.native_shape:
             tensor = F.interpolate(tensor, size=self.resampled_shape, mode="nearest-exact")
         return F.pad(tensor.float(), self._padding(), mode="replicate")[0, 0].to(torch.uint8)
 
     def image_to_native(self, image: torch.Tensor) -> np.ndarray:
-        """Take the padding off an image and resample it by cubic splines to the volume's own grid; float32."""
-        content = self._content(image)
-        if self.resampled_shape != self.native_shape:
-            content = _cubic(content, self.native_shape)
-        return np.ascontiguousarray(np.flip(content, self.flipped_axes))
+        """Take the padding off an image, project it onto the volume's own grid and turn it back; float32."""
+        return self._turned_back(project(self._content(image), self.native_shape))
 
     def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
-        """Take the padding off a confidence map and resample it linearly, which never leaves its range; float32."""
-        tensor = torch.from_numpy(self._content(confidence))[None, None]
-        if self.resampled_shape != self.native_shape:
-            tensor = F.interpolate(tensor, size=self.native_shape, mode="trilinear", align_corners=False)
-        return np.ascontiguousarray(np.flip(tensor[0, 0].numpy(), self.flipped_axes))
+        """As `image_to_native`, but linearly: a map never leaves its range; float32."""
+        return self._turned_back(blend(self._content(confidence), self.native_shape))
 
-    def _content(self, volume: torch.Tensor) -> np.ndarray:
+    def _turned(self, volume: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        turned = self.orientation.turn(volume)
+        return torch.empty(turned.shape, dtype=dtype).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
+
+    def _turned_back(self, volume: torch.Tensor) -> np.ndarray:
+        return np.ascontiguousarray(self.orientation.turn_back(volume.cpu().numpy()))
+
+    def _content(self, volume: torch.Tensor) -> torch.Tensor:
         d, h, w = self.resampled_shape
-        return volume[:d, :h, :w].float().cpu().numpy()
+        return volume[:d, :h, :w].float()
 
     def _padding(self) -> list[int]:
         missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
         return [pad for n in reversed(missing) for pad in (0, n)]
 
 
-def working_spacing(cases: Sequence[tuple[Sequence[int], Sequence[float]]], config: GridConfig) -> tuple[float, ...]:
+def working_spacing(cases: Sequence[tuple[Sequence[float], Sequence[float]]], config: GridConfig) -> tuple[float, ...]:
     """Working spacing of a data set in mm along (D, H, W).
 
     Args:
-        cases: (shape, spacing_mm) of every case.
+        cases: (shape, spacing_mm) of every case, turned.
         config: an explicit spacing wins.
 
     Returns:
@@ -156,24 +148,9 @@ def working_spacing(cases: Sequence[tuple[Sequence[int], Sequence[float]]], conf
     return tuple(round(float(s) * factor, 4) for s in spacing)
 
 
-def is_axial(affine: np.ndarray) -> bool:
-    """Whether D, H and W run mostly along the body's axis, front to back, and side to side.
-
-    Args:
-        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
-    """
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return np.abs(directions).argmax(axis=0).tolist() == [2, 1, 0]
-
-
-def axes_against_ras(affine: np.ndarray) -> tuple[int, ...]:
-    """Which of D, H and W run away from superior, anterior and right.
-
-    Args:
-        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm; of an axial volume.
-    """
-    along = (affine[2, 0], -affine[1, 1], -affine[0, 2])  # mm towards S, A and R per voxel
-    return tuple(axis for axis, step in enumerate(along) if step < 0)
+def orientation_known_to(config: TCDMConfig) -> str:
+    """Where a model's D, H and W run: MAISI's networks have seen hearts one way round alone."""
+    return SPL if config.architecture == Architecture.PLAIN else SAR
 
 
 def to_unit_range(image_hu: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
@@ -202,12 +179,6 @@ def label_codes(case: Case, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
         return case.mask, case.mask
     outside = np.where(case.surroundings > 0, case.surroundings.astype(np.int16) + num_labels, 0)
     return case.mask, np.where(case.mask > 0, case.mask, outside).astype(np.uint8)
-
-
-def _cubic(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Resample an image to another number of voxels over the same extent."""
-    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
-    return zoom(image, factors, order=3, mode="nearest", grid_mode=True)
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -376,12 +376,12 @@ def embedded_condition(
     template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
     template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1])
     template_image = to_unit_range(
-        template_grid.image_to_working(template.image), record.config.grid.intensity_range_hu
+        template_grid.image_to_working(template.image, device), record.config.grid.intensity_range_hu
     )
     condition = build_condition(
         to_draw[None, None].to(device),
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
-        _centred(template_image, template_grid.resampled_shape, grid)[None, None].to(device),
+        _centred(template_image, template_grid.resampled_shape, grid)[None, None],
         guess_labels=num_labels if record.tcdm.prior else 0,
     )
     return generator.tcdm.embed_condition(condition), codes
@@ -390,6 +390,6 @@ def embedded_condition(
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:
     """Lay a volume's content over another working grid, centre on centre; its border continues outside."""
     for axis, (own, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True)):
-        index = (torch.arange(size) + (own - wanted) // 2).clamp(0, own - 1)
+        index = (torch.arange(size, device=volume.device) + (own - wanted) // 2).clamp(0, own - 1)
         volume = volume.index_select(axis, index)
     return volume

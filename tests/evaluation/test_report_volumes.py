@@ -31,12 +31,12 @@ THIN = [LABELS["coronary_arteries"]]
 def test_a_file_of_any_orientation_is_turned_upright(axes: tuple[int, ...], flips: tuple[bool, ...]) -> None:
     image, mask = heart()
     frame = frame_of(turned(mask, axes, flips), turned_affine(axes, flips))
-    assert (frame.axes, frame.flips, frame.full) == (axes, flips, SHAPE)
+    assert (frame.orientation.axes, frame.orientation.flips, frame.full) == (axes, flips, SHAPE)
     assert frame.spacing_mm == pytest.approx(SPACING_MM)
     # the mask's box 3–17, 2–19, 4–23 with 6, 8 and 12 voxels to each side, within 20 × 24 × 28
     assert (frame.starts, frame.sizes) == ((0, 0, 0), (20, 24, 28))
     np.testing.assert_array_equal(frame.upright(turned(image, axes, flips)), image)
-    assert frame.tilt_degrees == pytest.approx(0, abs=1e-6)
+    assert frame.orientation.tilt_degrees == pytest.approx(0, abs=1e-6)
 
 
 def test_a_tilted_grid_is_named_by_its_angle_and_cropped_by_its_margin() -> None:
@@ -48,7 +48,7 @@ def test_a_tilted_grid_is_named_by_its_angle_and_cropped_by_its_margin() -> None
     mask = np.zeros((60, 60, 60), dtype=np.uint8)
     mask[30, 20:31, 40] = 1
     frame = frame_of(mask, affine)
-    assert frame.tilt_degrees == pytest.approx(20)
+    assert frame.orientation.tilt_degrees == pytest.approx(20)
     assert (frame.starts, frame.sizes) == ((18, 8, 28), (25, 35, 25))
 
 

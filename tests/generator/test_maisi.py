@@ -295,9 +295,3 @@ def test_a_random_denoiser_is_not_frozen(tmp_path):
     config = replace(config, grid=replace(config.grid, crop_size=(32, 32, 32)))
     with pytest.raises(ValueError, match="frozen_denoiser: must be off where no denoiser is loaded"):
         train_generator(training_data(), config, tmp_path / "run", Accelerator(cpu=True))
-
-
-def test_scans_that_are_no_axial_slices_are_refused(tmp_path):
-    files = files_of(tmp_path, "ddpm")
-    with pytest.raises(ValueError, match="p0, p1, p2, p3: volumes must be axial slices"):
-        train_generator(training_data(load_small_case), short_config(), tmp_path / "run", Accelerator(cpu=True), files)

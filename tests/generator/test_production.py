@@ -21,6 +21,7 @@ from fcas_nnunet.generator.recipe import Recipe
 from fcas_nnunet.generator.resampling import deform_labels
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import REFERENCE, Variant, make_variants
+from fcas_nnunet.orientation import Orientation
 from fcas_nnunet.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -140,7 +141,8 @@ def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypa
     plan = CasePlan("b", 1, "p0", "p1", ReferenceSource.MGM)
     case, made = make_case(generator, plan, load_small_case, CPU, torch.float32)
     lungs = deform_labels(small_case(0).surroundings, Recipe.from_dict(made["mgm"]).deformation, (2.0, 2.0, 2.0))
-    np.testing.assert_array_equal(drawn[1].numpy(), np.where(case.mask > 0, case.mask, 4 * lungs))
+    turn = Orientation.of(case.affine).turn
+    np.testing.assert_array_equal(drawn[1].numpy(), turn(np.where(case.mask > 0, case.mask, 4 * lungs)))
     assert not np.array_equal(lungs, small_case(0).surroundings)
 
     with pytest.raises(ValueError, match="a: reference must have surroundings, since the generator was trained with"):

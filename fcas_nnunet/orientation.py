@@ -1,0 +1,69 @@
+"""Which way round a volume lies: its axes turned to the body's, and back again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+Number = TypeVar("Number", int, float)
+
+#: Letter → row of an LPS affine, and the sign of its direction.
+_DIRECTIONS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+#: D towards the head, H to the back, W to the patient's left: as most scans are stored.
+SPL = "SPL"
+#: D towards the head, H to the front, W to the patient's right: as MAISI's networks know scans.
+SAR = "SAR"
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored volume is turned until its axes run as wanted; voxels are swapped, never resampled.
+
+    Attributes:
+        axes: the stored array axis along each axis of the turned volume.
+        flips: whether that stored axis runs the other way.
+        tilt_degrees: largest angle between an axis and the direction of the body that it is named after.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    tilt_degrees: float = 0.0
+
+    @classmethod
+    def of(cls, affine: np.ndarray, towards: str = SPL) -> Orientation:
+        """The turn that brings each axis nearest to a direction of the body; oblique volumes stay oblique.
+
+        Args:
+            affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
+            towards: where D, H and W shall run: L or R, P or A, S or I, each axis of the body once.
+        """
+        rows, signs = zip(*(_DIRECTIONS[letter] for letter in towards), strict=True)
+        cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        along = cosines[list(rows)] * np.array(signs)[:, None]
+        _, axes = linear_sum_assignment(-np.abs(along))
+        chosen = along[np.arange(3), axes]
+        a, b, c = (int(axis) for axis in axes)
+        tilt = math.degrees(math.acos(min(1.0, float(np.abs(chosen).min()))))
+        return cls((a, b, c), (bool(chosen[0] < 0), bool(chosen[1] < 0), bool(chosen[2] < 0)), tilt)
+
+    def turn(self, array: np.ndarray) -> np.ndarray:
+        """A stored volume [D, H, W], turned; a view."""
+        return array.transpose(self.axes)[self._steps()]
+
+    def turn_back(self, array: np.ndarray) -> np.ndarray:
+        """A turned volume as it is stored; a view."""
+        return array[self._steps()].transpose(np.argsort(self.axes).tolist())
+
+    def reorder(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
+        """One value per stored axis (voxels, mm) in the order of the turned axes."""
+        a, b, c = (values[axis] for axis in self.axes)
+        return a, b, c
+
+    def _steps(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)

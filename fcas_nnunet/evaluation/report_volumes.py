@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,13 @@ import numpy as np
 from PIL import Image
 
 from fcas_nnunet.case import spacing_of
+from fcas_nnunet.label_resampling import ThinStructure, reduce_labels, shares, thin_structures
 from fcas_nnunet.orientation import Orientation
 
 #: HU ↔ grey value of the page, linear in between: fine steps (4.2 HU) where hearts and contrast lie.
 GREY_HU = (-1024.0, -200.0, 600.0, 2000.0)
 GREY_VALUES = (0.0, 32.0, 224.0, 255.0)
 MARGIN_MM = 12.0
-#: A thin structure is kept where it fills this part of a reduced voxel.
-THIN_PART = 0.25
 #: (longest side in voxels, WebP quality), finest first; quality 0 = PNG, without loss.
 LADDER = ((160, 0), (160, 85), (160, 75), (144, 75), (128, 75), (112, 70), (96, 65), (80, 60), (64, 50), (48, 40))
 _PROBED = 8  # every so manyth slice tells how large a volume becomes
@@ -145,7 +144,7 @@ def average_down(volume: np.ndarray, shape: tuple[int, int, int]) -> Iterator[np
     Yields:
         Slices [shape[1], shape[2]], float32; the volume's own values where the shape is its own.
     """
-    along_z, along_y, along_x = (_shares(n, m) for n, m in zip(volume.shape, shape, strict=True))
+    along_z, along_y, along_x = (shares(n, m) for n, m in zip(volume.shape, shape, strict=True))
     for weights in along_z:
         inside = np.flatnonzero(weights)
         merged = np.zeros(volume.shape[1:], dtype=np.float32)
@@ -153,26 +152,6 @@ def average_down(volume: np.ndarray, shape: tuple[int, int, int]) -> Iterator[np
             merged += weights[index] * volume[index].astype(np.float32)
         in_rows = merged if shape[1] == volume.shape[1] else along_y @ merged
         yield in_rows if shape[2] == volume.shape[2] else in_rows @ along_x.T
-
-
-def reduce_mask(mask: np.ndarray, shape: tuple[int, int, int], thin: Collection[int]) -> np.ndarray:
-    """The label in the middle of every reduced voxel; a thin structure wherever it fills a quarter of it.
-
-    Args:
-        mask: label ids [Z, Y, X].
-        shape: not finer than the mask.
-        thin: ids of thin structures.
-
-    Returns:
-        uint8, of that shape.
-    """
-    middles = [((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(mask.shape, shape, strict=True)]
-    reduced = mask[np.ix_(*middles)].astype(np.uint8)
-    if reduced.shape != mask.shape:
-        for label in thin:
-            for index, part in enumerate(average_down(mask == label, shape)):
-                reduced[index][part >= THIN_PART] = label
-    return reduced
 
 
 def pack_scan(
@@ -197,12 +176,13 @@ def pack_scan(
     frame = frame_of(mask, affine)
     parts = [frame.upright(volume) if volume is not None else None for volume in (image, mask, confidence)]
     assert parts[0] is not None and parts[1] is not None, "image and mask are given"
+    structures = thin_structures(parts[1], thin)
     for rung, (longest, quality) in enumerate(LADDER):
         last = rung == len(LADDER) - 1
         shape = frame.reduced_shape(longest)
         if not last and _too_large(parts[0], shape, quality, budget):
             continue
-        packed = _pack(frame, parts[0], parts[1], parts[2], shape, quality, thin)
+        packed = _pack(frame, parts[0], parts[1], parts[2], shape, quality, structures)
         if last or packed.num_bytes <= budget:
             return packed
     raise AssertionError("the last rung is always taken")
@@ -210,10 +190,10 @@ def pack_scan(
 
 def _pack(
     frame: Frame, image: np.ndarray, mask: np.ndarray, confidence: np.ndarray | None, shape: tuple[int, int, int],
-    quality: int, thin: Collection[int],
+    quality: int, thin: Sequence[ThinStructure],
 ) -> PackedScan:  # fmt: skip
     greys = np.stack([grey_values(part) for part in average_down(image, shape)])
-    labels = reduce_mask(mask, shape, thin)
+    labels = reduce_labels(mask, shape, thin)
     step = 255 // max(1, int(labels.max(initial=0)))
     trust = None
     if confidence is not None:
@@ -240,15 +220,6 @@ def _too_large(image: np.ndarray, shape: tuple[int, int, int], quality: int, bud
 def _any_along(volume: np.ndarray, axis: int) -> np.ndarray:
     others = tuple({0, 1, 2} - {axis})
     return np.any(volume, axis=others)
-
-
-def _shares(size: int, parts: int) -> np.ndarray:
-    """Weights [parts, size] that average `size` voxels into `parts` equal stretches; rows sum to 1."""
-    edges = np.arange(parts + 1) * (size / parts)
-    lower, upper = np.arange(size), np.arange(size) + 1
-    overlap = np.minimum(edges[1:, None], upper) - np.maximum(edges[:-1, None], lower)
-    shares = np.clip(overlap, 0, None) * (parts / size)
-    return shares.astype(np.float32)
 
 
 def _atlas(volume: np.ndarray, columns: int) -> np.ndarray:

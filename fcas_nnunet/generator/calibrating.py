@@ -196,7 +196,8 @@ def _draw(
     drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
     assert drawn.spread_hu is not None, "SSV was asked for"
     scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
-    structures = drawn.grid.labels_to_working(label_codes(real, max(record.labels.values()))[1]).numpy()
+    codes = label_codes(real, max(record.labels.values()))[1]
+    structures = drawn.grid.labels_to_working(codes, label_roles(record.labels).thin).numpy()
     error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
     voxels = _chosen_voxels(drawn.codes.cpu().numpy(), config.num_voxels, derive_seed(seed, "voxels"))
     there = voxels.to(accelerator.device)

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from fcas_nnunet.generator.deformation import Deformation, Triple, as_triple, output_points_mm
-from fcas_nnunet.generator.morphology import erode_box3
 from fcas_nnunet.generator.topology import FACES, ClassTopology, class_boxes
+from fcas_nnunet.morphology import erode_box3
 
 _VIEW_POINTS = 600  # per class, besides the outermost
 _POLAR, _AZIMUTH = np.meshgrid(np.linspace(0.0, np.pi, 9), np.linspace(0.0, 2 * np.pi, 16, endpoint=False))

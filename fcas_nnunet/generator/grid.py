@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.choices import Architecture
 from fcas_nnunet.config import GridConfig, TCDMConfig
 from fcas_nnunet.generator.spline_projection import blend, project
+from fcas_nnunet.label_resampling import resample_labels
 from fcas_nnunet.orientation import SAR, SPL, Orientation
 
 #: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
@@ -94,15 +95,24 @@ class WorkingGrid:
         Returns:
             [D', H', W'] float32 of `shape`, on the device.
         """
-        content = project(self._turned(image, torch.float32).to(device), self.resampled_shape)
+        turned = self.orientation.turn(image)
+        content = torch.empty(turned.shape).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
+        content = project(content.to(device), self.resampled_shape)
         return F.pad(content[None, None], self._padding(), mode="replicate")[0, 0]
 
-    def labels_to_working(self, labels: np.ndarray) -> torch.Tensor:
-        """Turn a label map, resample it by nearest neighbours and pad it with its border; uint8."""
-        tensor = self._turned(labels, torch.uint8)[None, None]
-        if self.resampled_shape != self.native_shape:
-            tensor = F.interpolate(tensor, size=self.resampled_shape, mode="nearest-exact")
-        return F.pad(tensor.float(), self._padding(), mode="replicate")[0, 0].to(torch.uint8)
+    def labels_to_working(self, labels: np.ndarray, thin: Collection[int] = ()) -> torch.Tensor:
+        """Turn a label map, resample it by nearest neighbours and pad it with its border.
+
+        Args:
+            labels: ids [D, H, W] as stored.
+            thin: ids of the structures that keep their pieces and tunnels on a coarser grid.
+
+        Returns:
+            uint8 [D', H', W'] of `shape`, on the CPU.
+        """
+        content = resample_labels(self.orientation.turn(labels), self.resampled_shape, thin)
+        missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
+        return torch.from_numpy(np.pad(content, [(0, n) for n in missing], mode="edge"))
 
     def image_to_native(self, image: torch.Tensor) -> np.ndarray:
         """Take the padding off an image, project it onto the volume's own grid and turn it back; float32."""
@@ -111,10 +121,6 @@ class WorkingGrid:
     def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
         """As `image_to_native`, but linearly: a map never leaves its range; float32."""
         return self._turned_back(blend(self._content(confidence), self.native_shape))
-
-    def _turned(self, volume: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        turned = self.orientation.turn(volume)
-        return torch.empty(turned.shape, dtype=dtype).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
 
     def _turned_back(self, volume: torch.Tensor) -> np.ndarray:
         return np.ascontiguousarray(self.orientation.turn_back(volume.cpu().numpy()))

@@ -19,10 +19,10 @@ from scipy.spatial import cKDTree
 
 from fcas_nnunet.anatomy import LabelRoles
 from fcas_nnunet.generator.deformation import Triple, uniform_numbers
-from fcas_nnunet.generator.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.generator.mask_config import MaskConfig
-from fcas_nnunet.generator.morphology import dilate_box3, voxel_graph
 from fcas_nnunet.generator.topology import Box, class_boxes
+from fcas_nnunet.homotopy import HomotopicObject, skeleton
+from fcas_nnunet.morphology import dilate_box3, voxel_graph
 
 #: What stays of a label that another advances into, against any third one.
 _REST_MM = 2.0

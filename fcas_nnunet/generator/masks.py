@@ -32,16 +32,16 @@ from fcas_nnunet.generator.deformation import (
     source_points_mm,
 )
 from fcas_nnunet.generator.framing import kept_in_view
-from fcas_nnunet.generator.homotopy import HomotopicObject
 from fcas_nnunet.generator.local_changes import apply_local_changes, draw_local_changes
 from fcas_nnunet.generator.mask_config import MaskConfig, Padding
-from fcas_nnunet.generator.morphology import close_box2, dilate_box3
 from fcas_nnunet.generator.quality import Bounds, topology_faults
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.reconnection import reconnect_class
 from fcas_nnunet.generator.resampling import Region, deform_labels
 from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes, describe_mask, union_box
 from fcas_nnunet.generator.vessels import fit_vessel, is_like
+from fcas_nnunet.homotopy import HomotopicObject
+from fcas_nnunet.morphology import close_box2, dilate_box3
 
 logger = logging.getLogger(__name__)
 

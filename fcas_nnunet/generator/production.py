@@ -364,7 +364,8 @@ def embedded_condition(
     record = generator.record
     assert template.image is not None, "a template has an image"
     num_labels = max(record.labels.values())
-    codes = grid.labels_to_working(reference.mask)
+    thin = label_roles(record.labels).thin
+    codes = grid.labels_to_working(reference.mask, thin)
     to_draw = codes
     if record.draws_surroundings:
         if reference.surroundings is None:
@@ -372,9 +373,10 @@ def embedded_condition(
                 f"{reference.case_id}: reference must have surroundings, since the generator was trained with "
                 "reference_surroundings, got none. Add its surroundingsTr, or train without that setting."
             )
-        to_draw = grid.labels_to_working(label_codes(reference, num_labels)[1])
+        to_draw = grid.labels_to_working(label_codes(reference, num_labels)[1], thin)
+        codes = torch.where(to_draw <= num_labels, to_draw, 0)
     template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
-    template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1])
+    template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1], thin)
     template_image = to_unit_range(
         template_grid.image_to_working(template.image, device), record.config.grid.intensity_range_hu
     )

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from fcas_nnunet.components import label_components
 from fcas_nnunet.generator.deformation import Deformation, Triple, output_points_mm, source_points_mm
-from fcas_nnunet.generator.morphology import loose_pairs
 from fcas_nnunet.generator.topology import Box
+from fcas_nnunet.morphology import loose_pairs
 
 #: Half of the 26 neighbours; the other half are the same pairs seen from the other side.
 _HALF_NEIGHBOURS = [

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from fcas_nnunet.components import count_tunnels, label_components
-from fcas_nnunet.generator.morphology import dilate_box3
+from fcas_nnunet.morphology import dilate_box3
 
 Box = tuple[slice, slice, slice]
 

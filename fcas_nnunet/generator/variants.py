@@ -97,18 +97,22 @@ def make_variants(
     assert case.image is not None, "training cases have images"
     working = WorkingGrid.of_case(case, working_spacing_mm, tcdm, grid.crop_size)
     image = working.image_to_working(case.image).numpy()
-    mask = working.labels_to_working(case.mask).numpy()
-    surroundings = None if case.surroundings is None else working.labels_to_working(case.surroundings).numpy()
+    num_labels = max(labels.values())
+    codes = working.labels_to_working(label_codes(case, num_labels)[1], roles.thin).numpy()
+    mask = np.where(codes <= num_labels, codes, 0).astype(np.uint8)
+    surroundings = None
+    if case.surroundings is not None:
+        surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
     d, h, w = working_spacing_mm
     spacing = (d, h, w)
-    offsets = _contrast_offsets(case.case_id, max(labels.values()), pairs, seed)
+    offsets = _contrast_offsets(case.case_id, num_labels, pairs, seed)
     for shape in range(pairs.num_shapes):
         if shape > 0:
             shape_seed = derive_seed(seed, "shape", case.case_id, shape)
             shaped = in_new_shape(image, mask, surroundings, spacing, masks, roles, shape_seed)
         else:
             shaped = (image, mask, surroundings)
-        _write_shape(case.case_id, shape, *shaped, offsets, folder, max(labels.values()), grid, pairs)
+        _write_shape(case.case_id, shape, *shaped, offsets, folder, num_labels, grid, pairs)
 
 
 def in_new_shape(

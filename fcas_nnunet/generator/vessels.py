@@ -17,9 +17,9 @@ from scipy.spatial import cKDTree
 
 from fcas_nnunet.components import count_tunnels, label_components
 from fcas_nnunet.generator.deformation import Deformation, Triple, local_volume_ratio, output_points_mm
-from fcas_nnunet.generator.homotopy import HomotopicObject, skeleton
-from fcas_nnunet.generator.morphology import dilate_box3, voxel_graph
 from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes
+from fcas_nnunet.homotopy import HomotopicObject, skeleton
+from fcas_nnunet.morphology import dilate_box3, voxel_graph
 
 _LEVEL_VOXELS = 2.0  # growth goes along the skeleton in steps of this
 _VOLUME_POINTS = 2000

@@ -20,7 +20,6 @@ from fcas_nnunet.evaluation.report_volumes import (
     frame_of,
     grey_values,
     pack_scan,
-    reduce_mask,
 )
 
 THIN = [LABELS["coronary_arteries"]]
@@ -65,16 +64,6 @@ def test_averaging_by_hand() -> None:
     volume = np.arange(3.0).reshape(3, 1, 1)
     reduced = [float(part[0, 0]) for part in average_down(volume, (2, 1, 1))]
     assert reduced == pytest.approx([(0 + 1 * 0.5) / 1.5, (1 * 0.5 + 2) / 1.5])
-
-
-def test_thin_structures_survive_where_they_fill_a_quarter() -> None:
-    mask = np.ones((8, 8, 8), dtype=np.uint8)
-    mask[:, 0, 0] = 2  # an artery of one voxel: a quarter of a voxel of 2³
-    mask[0, 5, 5] = 2  # an eighth
-    reduced = reduce_mask(mask, (4, 4, 4), [2])
-    assert (reduced[:, 0, 0] == 2).all()
-    assert np.count_nonzero(reduced == 2) == 4
-    np.testing.assert_array_equal(reduce_mask(mask, (8, 8, 8), [2]), mask)
 
 
 def test_grey_values_at_their_knots() -> None:

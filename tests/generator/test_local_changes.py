@@ -13,7 +13,7 @@ from test_homotopy import betti
 from fcas_nnunet.anatomy import LabelRoles
 from fcas_nnunet.generator.local_changes import LocalChange, LocalKind, apply_local_changes, draw_local_changes
 from fcas_nnunet.generator.mask_config import MaskConfig
-from fcas_nnunet.generator.morphology import dilate_box3
+from fcas_nnunet.morphology import dilate_box3
 
 WALL, CHAMBER, OTHER, VESSEL = 1, 2, 3, 4
 ROLES = LabelRoles(thin=frozenset([VESSEL]), chambers=frozenset([CHAMBER, OTHER]), walls=frozenset([WALL]))

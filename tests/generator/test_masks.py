@@ -21,11 +21,11 @@ from fcas_nnunet.datasets.phantom import LABELS, phantom_case
 from fcas_nnunet.generator.deformation import Deformation, draw_deformation, identity_deformation, mask_center_mm
 from fcas_nnunet.generator.mask_config import MaskConfig
 from fcas_nnunet.generator.masks import apply_recipe, deform_mask, generate_mask
-from fcas_nnunet.generator.morphology import close_box2
 from fcas_nnunet.generator.quality import mask_faults
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.resampling import deform_labels
 from fcas_nnunet.generator.topology import describe_mask
+from fcas_nnunet.morphology import close_box2
 
 CHAMBER, VESSEL = 1, 2
 ROLES = LabelRoles(thin=frozenset([VESSEL]))

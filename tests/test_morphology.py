@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcas_nnunet.components import label_components
-from fcas_nnunet.generator.morphology import close_box2, loose_pairs
+from fcas_nnunet.morphology import close_box2, loose_pairs
 
 
 def test_closing_fills_one_voxel_and_adds_nothing_at_the_rim() -> None:

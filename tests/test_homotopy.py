@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skimage.measure import euler_number
 
 from fcas_nnunet.components import label_components
-from fcas_nnunet.generator.homotopy import HomotopicObject, is_simple, skeleton
+from fcas_nnunet.homotopy import HomotopicObject, is_simple, skeleton
 
 SEEDS = st.integers(0, 2**32)
 

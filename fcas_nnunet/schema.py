@@ -58,12 +58,13 @@ def settings(cls: type[T]) -> type[T]:
         ValueError: when one is built of wrong values; every fault is named, a line each.
     """
     checked = pydantic_dataclass(frozen=True, config=_CONFIG)(cls)
-    build = checked.__init__
+    build, names = checked.__init__, [field.name for field in dataclasses.fields(checked)]
 
     @functools.wraps(build)
     def __init__(self: Any, *args: Any, **values: Any) -> None:
+        assert len(args) <= len(names), f"{cls.__name__} takes {len(names)} values"
         try:
-            build(self, *args, **values)
+            build(self, **dict(zip(names, args, strict=False)), **values)  # by name, so that faults have one
         except ValidationError as error:
             raise ValueError("\n".join(_sentences(error))) from None
 

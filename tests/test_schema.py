@@ -99,6 +99,8 @@ def test_settings_built_in_code_are_checked_alike():
         replace(SamplingConfig(), overlap=1.0)
     with pytest.raises(ValueError, match=r"^crop_size: must be a list, got \[64, 64, 64\]\.$"):
         GridConfig(crop_size=[64, 64, 64])
+    with pytest.raises(ValueError, match=r"^spacing_mm\[1\]: must be greater than 0, got 0\.$"):
+        GridConfig((1.0, 0, 1.0))
     with pytest.raises(ValueError, match=r"^patch_size · 2\^\(levels − 1\): must be 4, got 8\.$"):
         AutoencoderConfig(channels=(8, 16, 32, 64), optimisation=TINY.autoencoder.optimisation)
 

@@ -77,6 +77,25 @@ def confidence_floor() -> float:
 class _Guarded(nnUNetTrainer):
     """nnU-Net's trainer, which never runs code that a checkpoint holds."""
 
+    def initialize(self) -> None:
+        """nnU-Net's network, once the weights it shall start from are looked at.
+
+        Raises:
+            ValueError: when the file holds anything but weights and plain values, or they do not fit.
+            FileNotFoundError: when it is not there.
+        """
+        self._look_at_weights()
+        super().initialize()
+
+    def _look_at_weights(self) -> None:
+        """Read the pretrained weights that nnU-Net is about to load, before it does."""
+        path = weights_to_load()
+        if path is not None:
+            self._check_weights(read_checkpoint(path))
+
+    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that do not fit; here, none."""
+
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """nnU-Net's, once the file is seen to hold weights and plain values alone.
 
@@ -215,30 +234,20 @@ class nnUNetTrainerCALFinetune(_Guarded):
         self.has_weights = False
 
     def initialize(self) -> None:
-        """nnU-Net's network, unless the weights it shall start from do not fit.
-
-        Raises:
-            ValueError: listing why they do not.
-            FileNotFoundError: when they are not there.
-        """
-        self._check_pretrained()
+        """nnU-Net's network, unless the weights it shall start from do not fit."""
         super().initialize()
         bare_network(self.network).register_load_state_dict_pre_hook(self._on_weights)
 
-    def _check_pretrained(self) -> None:
-        """Look at the weights that nnU-Net is about to load, before it does."""
-        path = weights_to_load()
-        if path is None or self.pretrained is not None:
-            return
-        pretrained = read_checkpoint(path)
-        faults = pretraining_faults(pretrained, self.plans_manager.plans, self.configuration_name, self.dataset_json)
+    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+        faults = pretraining_faults(checkpoint, self.plans_manager.plans, self.configuration_name, self.dataset_json)
         if faults:
             raise ValueError("\n".join(faults))
-        self.pretrained = pretrained
+        self.pretrained = checkpoint
 
     def _on_weights(self, *_: Any) -> None:
         """The network is about to take weights; from a file that was not looked at when the trainer was initialised."""
-        self._check_pretrained()
+        if self.pretrained is None:
+            self._look_at_weights()
         self.has_weights = True
 
     def on_train_start(self) -> None:

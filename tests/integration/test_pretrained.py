@@ -115,9 +115,8 @@ def test_code_in_a_checkpoint_is_not_run(prepared: Prepared, checkpoint: Path, t
     trainer = build(prepared, name, real=name.endswith("Finetune"))
     with pytest.raises(ValueError, match=r"evil\.pth: checkpoint must hold .* alone, got code"):
         trainer.load_checkpoint(str(evil))
-    if name == "nnUNetTrainerCALFinetune":
-        with pytest.raises(ValueError, match=r"evil\.pth: checkpoint must hold .* alone, got code"):
-            maybe_load_checkpoint(trainer, False, False, str(evil))
+    with pytest.raises(ValueError, match=r"evil\.pth: checkpoint must hold .* alone, got code"):
+        maybe_load_checkpoint(trainer, False, False, str(evil))
     assert not (tmp_path / "was_run").exists()
 
 

@@ -247,10 +247,10 @@ class Training(Generic[BatchT]):
             self.step, self.best = state["step"], state["best"]
             self.history = History(**state["history"])
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ").split(". ")[0].rstrip(".")
             raise ValueError(
-                f"{path}: training state must be whole and of this training, got an error: {reason}. Delete the file "
-                f"to train the {self.name} anew."
+                f"{path}: training state must be whole and of this training, got one that is not ({reason}). Delete "
+                f"the file to train the {self.name} anew."
             ) from error
 
 

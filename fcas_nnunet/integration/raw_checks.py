@@ -123,7 +123,7 @@ def _size_faults(case_id: str, image: Volume) -> list[str]:
     extent = np.linalg.norm(image.affine[:3, :3], axis=0) * image.array.shape
     low, high = _EXTENT_MM
     if not low <= extent.max() <= high:
-        shown = " × ".join(f"{length:.4g}" for length in extent)
+        shown = " × ".join(f"{length:.5g}" for length in extent)
         faults.append(
             f"{case_id}: image must be {low:g} to {high:g} mm long along its longest axis, got {shown} mm. "
             "Correct the spacing in its header."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field, replace
 from typing import Annotated
 
@@ -36,6 +37,10 @@ LATENT_CHANNELS = 4
 #: 8 bits of the reference mask, 8 of the template's mask, the template's image (paper §3.1.1).
 CONDITION_CHANNELS = 17
 
+#: Voxels of a training crop: 1024³, four times what a GPU of 80 GB trains on.
+LARGEST_CROP = 1 << 30
+#: Shapes, or contrasts, of a training case; each shape is a volume on disk, each contrast of it another.
+Variants = Annotated[int, Field(ge=1, le=1000)]
 ResidualBlocks = Annotated[int, Field(ge=1, le=16)]
 
 DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
@@ -70,6 +75,10 @@ class GridConfig:
                 "min_voxels", f"in [0, max_voxels = {self.max_voxels}]", self.min_voxels,
             ),
             (low < high, "intensity_range_hu", "increasing", self.intensity_range_hu),
+            (
+                math.prod(self.crop_size) <= LARGEST_CROP,
+                "crop_size", f"of at most {LARGEST_CROP:,} voxels", self.crop_size,
+            ),
         )  # fmt: skip
 
 
@@ -181,8 +190,8 @@ class PairConfig:
     """
 
     self_pair_probability: Share = 1.0
-    num_shapes: Count = 2
-    num_contrasts: Count = 8
+    num_shapes: Variants = 2
+    num_contrasts: Variants = 8
     contrast_jitter_hu: NotNegative = 80.0
     surroundings_jitter_hu: NotNegative = 20.0
     one_direction: bool = False

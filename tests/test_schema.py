@@ -57,6 +57,8 @@ def changed(path, value):
         ("grid.spacing_mm", [-1, 1, 1], "[0]: must be greater than 0, got -1"),
         ("grid.crop_size", [64, 64, 64, 64], "must be of at most 3 items, got [64, 64, 64, 64]"),
         ("grid.crop_size", [40, 32, 32], "must be multiples of 16 for 3 levels of the denoiser, got (40, 32, 32)"),
+        ("grid.crop_size", [4096, 4096, 4096], "must be of at most 1,073,741,824 voxels, got (4096, 4096, 4096)"),
+        ("tcdm.pairs.num_contrasts", 10**12, "must be at most 1000, got 1000000000000"),
         ("grid.crop_size", 64, "must be a list, got 64"),
         ("confidence.num_snapshots", 1, "must be at least 2, got 1"),
         ("confidence.percentiles", [95, 5], "must be increasing within [0, 100], got (95.0, 5.0)"),

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.anatomy import BACKGROUND
 from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.commands.mask_settings import MOST_CASES
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
@@ -37,7 +38,7 @@ _EXAMPLE = """
 fcas_phantom -d 901 -n 24 --shape 64 64 64 --seed 0
 fcas_phantom -d 903 -n 6 --num-test 6 --start 24 --acquisitions 3   # other patients, three scans of each
 """
-_SMALLEST_GRID = 16
+_SMALLEST_GRID, _LARGEST_GRID = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,14 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         f"{name}: must be at least {least}, got {value}. Give a higher number."
         for name, (value, least) in at_least.items()
         if value < least
+    ]
+    at_most = {"-n": (arguments.n, MOST_CASES), "--num-test": (arguments.num_test, MOST_CASES),
+               "--acquisitions": (arguments.acquisitions, MOST_CASES),
+               "--shape": (max(arguments.shape), _LARGEST_GRID)}  # fmt: skip
+    faults += [
+        f"{name}: must be at most {most:,}, got {value}. Give a lower number."
+        for name, (value, most) in at_most.items()
+        if value > most
     ]
     if faults:
         raise ValueError("\n".join(faults))

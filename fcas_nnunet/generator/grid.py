@@ -63,14 +63,14 @@ class WorkingGrid:
             max(1, round(n * native / working))
             for n, native, working in zip(turned, turned_mm, working_spacing_mm, strict=True)
         ]
-        if math.prod(resampled) > LARGEST_WORKING_VOLUME:
+        padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
+        if math.prod(padded) > LARGEST_WORKING_VOLUME:
             extent = [n * mm for n, mm in zip(turned, turned_mm, strict=True)]
             raise ValueError(
-                f"working volume: must hold at most {LARGEST_WORKING_VOLUME:,} voxels, got {_shown(resampled)}, "
+                f"working volume: must hold at most {LARGEST_WORKING_VOLUME:,} voxels, got {_shown(padded)}, "
                 f"{_shown(extent)} mm at a working spacing of {_shown(working_spacing_mm)} mm. Correct the spacing in "
                 "the scan's header, or raise grid.spacing_mm."
             )
-        padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
         return cls(_triple(turned), _triple(resampled), _triple(padded), orientation)
 
     @classmethod

@@ -243,6 +243,16 @@ def test_wrong_numbers_are_all_named_at_once(raw: Path, capsys: pytest.CaptureFi
     assert not list(raw.iterdir())
 
 
+def test_numbers_that_no_disk_holds_are_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(
+        capsys, "-d", "901", "-n", "1000000000000", "--acquisitions", "2000000", "--shape", "9999", "64", "64"
+    )
+    for fault in ("-n: must be at most 1,000,000, got 1000000000000", "--acquisitions: must be at most 1,000,000, got",
+                  "--shape: must be at most 1,024, got 9999"):  # fmt: skip
+        assert fault in message
+    assert not list(raw.iterdir())
+
+
 def test_wrong_identifier_is_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "data set heart: it must be an id from 1 to 999" in fails(capsys, "-d", "heart", "-n", "1", *SMALL)
     assert not list(raw.iterdir())

@@ -265,4 +265,4 @@ def test_unknown_preset_is_refused(capsys):
 
 def test_trained_generator_is_left_alone(home, capsys):
     train(["-d", "901", "--config", str(home / "short.yaml")])
-    assert "holds a trained generator already" in capsys.readouterr().out
+    assert "holds this generator already" in capsys.readouterr().out

@@ -104,5 +104,5 @@ def test_other_settings_are_refused(source: RawDataset, tmp_path: Path, capsys: 
     assert "stenosis: must be in [0, 1), got (0.5, 1.5)" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(["-d", "901", "-n", "0", "-o", out])
-    assert "-n: must be at least 1" in capsys.readouterr().err
+    assert "-n: must be 1 to 1,000,000, got 0" in capsys.readouterr().err
     assert contents(tmp_path / "out") == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def prepared(prepared_once: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepar
     for name, value in prepared_once.environment.items():
         monkeypatch.setenv(name, value)
     return prepared_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ready_workers() -> Iterator[None]:
+    """Commands' workers are forked from one process that has imported everything, instead of importing it each time.
+
+    That process keeps the environment it began with, so nothing that workers do may depend on a test's variables.
+    """
+    from fcas_nnunet.commands import pool
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            multiprocessing.set_forkserver_preload(["fcas_nnunet.commands.generation"])
+            patch.setattr(pool, "START_METHOD", "forkserver")
+        yield
 
 
 @pytest.fixture(autouse=True)

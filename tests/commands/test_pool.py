@@ -10,9 +10,15 @@ import time
 
 import pytest
 
+from fcas_nnunet.commands import pool
 from fcas_nnunet.commands.pool import as_finished
 
 _LIMIT = "__import__('sys').getrecursionlimit()"
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "START_METHOD", "spawn")
 
 
 @pytest.mark.parametrize(("jobs", "processes"), [([-1, -2, -3, -4, -5, -6, -7], 2), ([-1], 2), ([-1, -2], 1), ([], 2)])

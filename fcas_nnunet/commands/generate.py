@@ -119,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Plan
     record = _read_record(model, source, config, args) if is_trained(model) else None
-    library, plans = _plans(args, library, record)
+    volumes = given_volumes(library)
+    library, plans = _plans(args, library, record, volumes)
     trained_config = record.config if record else config
     drawing = _drawing_settings(trained_config, record, model, args)
     settings = cost_settings(*drawing)
@@ -140,11 +141,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
         train(source, config, args)
         record = _read_record(model, source, config, args)
-        library, plans = _plans(args, library, record)
+        library, plans = _plans(args, library, record, volumes)
         drawing = _drawing_settings(record.config, record, model, args)
 
     # Cases
-    job = _job(args, record, library, target_labels, model, output, *drawing)
+    job = _job(args, record, library, volumes, target_labels, model, output, *drawing)
     check_output(plans, job)
     report_overlaps(record, source)
     if share.count > 1:
@@ -210,15 +211,21 @@ def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argp
 
 
 def _plans(
-    args: argparse.Namespace, library: CaseLibrary, record: GeneratorRecord | None
+    args: argparse.Namespace,
+    library: CaseLibrary,
+    record: GeneratorRecord | None,
+    volumes: dict[str, dict[int, float]],
 ) -> tuple[CaseLibrary, list[CasePlan]]:
     """All cases, and what they are made from; before there is a generator, of one that is trained on all cases."""
-    from fcas_nnunet.commands.generation_checks import templates_of
+    from fcas_nnunet.commands.generation_checks import report_lacking_templates, templates_of
     from fcas_nnunet.generator.production import plan_cases
 
     if record is not None and args.templates is None:
         library = replace(library, templates=templates_of(record, library.source))
-    return library, plan_cases(args.n, library.references, library.templates, args.masks, args.seed)
+    labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
+    plans = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
+    report_lacking_templates(plans, labels_of, library.source.labels, record)
+    return library, plans
 
 
 def _drawing_settings(
@@ -239,6 +246,7 @@ def _job(
     args: argparse.Namespace,
     record: GeneratorRecord,
     library: CaseLibrary,
+    volumes: dict[str, dict[int, float]],
     target_labels: dict[str, int],
     model: Path,
     output: Path,
@@ -257,7 +265,8 @@ def _job(
     label_map = match_labels(library.source.labels, target_labels)
     return Job(
         cases=library, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
-        bounds_ml=volume_bounds_ml(given_volumes(library)), label_map=label_map, device_name=args.device,
+        bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=label_map,
+        device_name=args.device,
         shared={
             "source": library.source.name, "fold": args.fold, "references": _listed(library.named_references),
             "templates": _listed(library.named_templates), "run_seed": args.seed, "mask_config": to_dict(masks),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,35 @@ logger = logging.getLogger(__name__)
 def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
     """Cases that may guide the drawing: those the generator was trained on."""
     return [case_id for case_id in source.case_ids if case_id in record.cases] or source.case_ids
+
+
+def report_lacking_templates(
+    plans: Sequence[CasePlan],
+    labels_of: Mapping[str, Collection[int]],
+    labels: Mapping[str, int],
+    record: GeneratorRecord | None,
+) -> None:
+    """Warn of structures that a mask has and its template has not: how they look must be taken from elsewhere.
+
+    Args:
+        plans: all cases.
+        labels_of: case → ids of the structures that it has.
+        labels: label name → id.
+        record: of the generator, where there is one yet.
+    """
+    for name, label in labels.items():
+        lacking = [p for p in plans if label in labels_of[p.reference] and label not in labels_of[p.template]]
+        if not lacking:
+            continue
+        usual = "its mean over the training cases"
+        if record is not None:
+            mean_hu = record.label_means_hu.get(label) if record.tcdm.prior else None
+            usual = "no example" if mean_hu is None else f"{usual}, {mean_hu:.0f} HU"
+        templates = ", ".join(sorted({plan.template for plan in lacking})[:5])
+        logger.warning(
+            f"{len(lacking)} of {len(plans)} cases have {name}, which their templates ({templates}) lack: it is drawn "
+            f"after {usual}. Label it in more cases, or name --templates that have it."
+        )
 
 
 def check_model(

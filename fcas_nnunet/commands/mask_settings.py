@@ -84,13 +84,14 @@ def given_samples(source: RawDataset) -> dict[str, MaskSample]:
     return samples
 
 
-def given_volumes(cases: CaseLibrary) -> list[dict[int, float]]:
-    """Label id → mL, of each reference's own mask."""
+def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:
+    """Case → label id → mL, of the own mask of every reference and template; 0 where the label is missing."""
     from fcas_nnunet.generator.quality import label_volumes_ml
 
     ids = [label_id for label_id in cases.source.labels.values() if label_id]
-    masks = map(cases.load_mask, _with_progress(cases.references))
-    return [label_volumes_ml(case.mask, case.spacing_mm, ids) for case in masks]
+    names = list(dict.fromkeys([*cases.references, *cases.templates]))
+    masks = ((name, cases.load_mask(name)) for name in _with_progress(names))
+    return {name: label_volumes_ml(case.mask, case.spacing_mm, ids) for name, case in masks}
 
 
 def sampled_volumes(source: RawDataset, given: Mapping[str, MaskSample]) -> list[dict[int, float]]:

@@ -53,6 +53,7 @@ class GeneratorRecord:
         cases: case id → hash of image, mask and surroundings; all cases seen in training or validation.
         validation_cases: those held out for validation.
         images: case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
+        means_hu: label id → its mean over the cases; empty in generators of earlier versions.
     """
 
     config: FCaSConfig
@@ -65,6 +66,12 @@ class GeneratorRecord:
     cases: dict[str, str]
     validation_cases: tuple[str, ...]
     images: dict[str, str] = field(default_factory=dict)
+    means_hu: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label_means_hu(self) -> dict[int, float]:
+        """`means_hu` with ids as numbers."""
+        return {int(label): mean for label, mean in self.means_hu.items()}
 
     @property
     def draws_surroundings(self) -> bool:

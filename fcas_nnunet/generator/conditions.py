@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -30,6 +32,7 @@ def build_condition(
     template_codes: torch.Tensor,
     template_image: torch.Tensor,
     guess_labels: int = 0,
+    usual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """c_raw = M'_A © M'_B © I_B, and, on request, a first guess at the image.
 
@@ -38,6 +41,7 @@ def build_condition(
         template_codes: uint8 [B, 1, D, H, W], the template's mask with its surroundings.
         template_image: [B, 1, D, H, W] in [0, 1].
         guess_labels: append `transfer_template` for so many labels; 0 = do not.
+        usual: what a template that lacks a structure is helped out with, as `usual_intensities` gives it.
 
     Returns:
         float32 [B, 17, D, H, W], or 18 channels with the guess.
@@ -53,26 +57,32 @@ def build_condition(
     # bytes are turned into floats as they are joined: on a CPU, doing so before costs a tenth of a training step
     parts = [_bits(reference_codes), _bits(template_codes), template_image.float()]
     if guess_labels:
-        parts.append(transfer_template(reference_codes, template_codes, template_image, guess_labels))
+        parts.append(transfer_template(reference_codes, template_codes, template_image, guess_labels, usual))
     condition = torch.cat(parts, dim=1)
     assert condition.shape[1] == CONDITION_CHANNELS + (guess_labels > 0), "8 + 8 + 1, and 1 for the guess"
     return condition
 
 
 def transfer_template(
-    reference_codes: torch.Tensor, template_codes: torch.Tensor, template_image: torch.Tensor, num_labels: int
+    reference_codes: torch.Tensor,
+    template_codes: torch.Tensor,
+    template_image: torch.Tensor,
+    num_labels: int,
+    usual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """A first guess at the drawn image: the template, its structures replaced by the reference's.
 
     Every structure of the reference gets the template's mean intensity of that structure, as semantic image synthesis
     carries appearance over (SEAN, arXiv 1911.12861); elsewhere the template stays, with what its own structures leave
-    bare filled from around. A convolutional denoiser cannot gather means by itself in a short training.
+    bare filled from around. A structure that the template lacks gets its usual intensity. A convolutional denoiser
+    cannot gather means by itself in a short training.
 
     Args:
         reference_codes: uint8 [B, 1, D, H, W].
         template_codes: uint8 [B, 1, D, H, W].
         template_image: [B, 1, D, H, W] in [0, 1].
         num_labels: codes 1 … num_labels are labels, those above surroundings.
+        usual: float32 [256] in [0, 1], NaN where unknown; a structure without one stays as the template is there.
 
     Returns:
         float32 [B, 1, D, H, W] in [0, 1].
@@ -81,8 +91,28 @@ def transfer_template(
     structures = reference_codes > 0
     surroundings = _filled(image, (template_codes == 0) | (template_codes > num_labels))
     means, known = _means_by_code(template_codes, image)
+    if usual is not None:
+        usual = usual.repeat(len(image))
+        means, known = torch.where(known, means, usual), known | ~usual.isnan()
     bins = _bins(reference_codes)
     return torch.where(structures & known[bins], means[bins], surroundings)
+
+
+def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequence[float]) -> torch.Tensor:
+    """What the structures look like in most scans.
+
+    Args:
+        means_hu: label id → mean HU.
+        intensity_range_hu: that is mapped to [0, 1].
+
+    Returns:
+        float32 [256] in [0, 1]; NaN for other codes.
+    """
+    usual = torch.full((NUM_CODES,), torch.nan)
+    low, high = intensity_range_hu
+    for label, mean_hu in means_hu.items():
+        usual[label] = min(max((mean_hu - low) / (high - low), 0.0), 1.0)
+    return usual
 
 
 def _means_by_code(codes: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
@@ -25,11 +23,10 @@ from fcas_nnunet.generator.maisi import PretrainedFiles
 from fcas_nnunet.generator.networks import check_networks
 from fcas_nnunet.generator.preview import train_preview
 from fcas_nnunet.generator.run_file import Run, read_run, run_faults, write_run
+from fcas_nnunet.generator.survey import own_cases, survey, usual_hu
 from fcas_nnunet.generator.tcdm_training import train_tcdm
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import all_variants, make_variants
-from fcas_nnunet.image_content import image_sha256
-from fcas_nnunet.orientation import Orientation
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +74,9 @@ def train_generator(
         )
     config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
     _check_shares(config, accelerator)
-    grids, hashes, images = _survey(data, accelerator, orientation_known_to(config.tcdm))
-    spacing = working_spacing(grids, config.grid)
+    cases = survey(data, accelerator, orientation_known_to(config.tcdm))
+    hashes, means_hu = {case_id: case.sha256 for case_id, case in cases.items()}, usual_hu(cases.values())
+    spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
     _claim(folder, data, asked, hashes, pretrained, accelerator)
     autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator)
     cache = folder / CACHE_FOLDER
@@ -90,12 +88,17 @@ def train_generator(
         scale = maisi.checked_scale(weights, scale)
     if config.preview is not None:
         _distil(data, config, folder, accelerator, autoencoder)
-    train_tcdm(data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, weights)
+    train_tcdm(
+        data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, means_hu,
+        weights,
+    )  # fmt: skip
     d, h, w = spacing
     record = checkpoint.GeneratorRecord(
         config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
         surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
-        cases=hashes, validation_cases=tuple(data.split()[1]), images=images,
+        cases=hashes, validation_cases=tuple(data.split()[1]),
+        images={case_id: case.image_sha256 for case_id, case in cases.items()},
+        means_hu={str(label): round(mean, 1) for label, mean in means_hu.items()},
     )  # fmt: skip
     accelerator.wait_for_everyone()  # the weights are written
     if config.calibration is not None:
@@ -188,7 +191,8 @@ def _calibrate(
 def _refuse_other_cases(
     data: TrainingData, record: checkpoint.GeneratorRecord, folder: Path, accelerator: Accelerator
 ) -> None:
-    if _survey(data, accelerator, orientation_known_to(record.tcdm))[1] != record.cases:
+    cases = survey(data, accelerator, orientation_known_to(record.tcdm))
+    if {case_id: case.sha256 for case_id, case in cases.items()} != record.cases:
         raise ValueError(
             f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
         )
@@ -207,7 +211,7 @@ def _cache_variants(
     data: TrainingData, config: FCaSConfig, cache: Path, spacing: Sequence[float], accelerator: Accelerator
 ) -> None:
     """Write all variants that are not there yet; returns when those of every process are."""
-    for case_id in _own_cases(data, accelerator, "variants"):
+    for case_id in own_cases(data, accelerator, "variants"):
         make_variants(
             data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels),
             config.grid, config.tcdm, config.masks, config.seed,
@@ -256,28 +260,6 @@ def _distil(
     )  # fmt: skip
     if accelerator.is_main_process:
         checkpoint.keep_preview(folder, preview)
-
-
-def _own_cases(data: TrainingData, accelerator: Accelerator, what: str) -> tqdm[str]:
-    """The cases that fall to this process."""
-    own = data.case_ids[accelerator.process_index :: accelerator.num_processes]
-    return tqdm(own, desc=what, unit="case", disable=not accelerator.is_main_process)
-
-
-def _survey(
-    data: TrainingData, accelerator: Accelerator, towards: str
-) -> tuple[list[tuple[tuple[float, ...], tuple[float, ...]]], dict[str, str], dict[str, str]]:
-    """Every case's grid, turned so that its axes run towards these directions, its hash, and that of its scan alone."""
-    found: list[tuple[str, tuple[tuple[float, ...], tuple[float, ...]], str, str]] = []
-    for case_id in _own_cases(data, accelerator, "reading"):
-        case = data.load_case(case_id)
-        assert case.image is not None, "training cases have images"
-        turn = Orientation.of(case.affine, towards)
-        grid, content = (turn.reorder(case.shape), turn.reorder(case.spacing_mm)), image_sha256(case.image, case.affine)
-        found.append((case_id, grid, checkpoint.case_sha256(case), content))
-    of_case = {case_id: found for case_id, *found in gather_object(found)}
-    grids, hashes, images = ({case_id: of_case[case_id][n] for case_id in data.case_ids} for n in range(3))
-    return list(grids.values()), hashes, images
 
 
 def _claim(

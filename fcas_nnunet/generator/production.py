@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from fcas_nnunet.choices import ConfidenceNorm, ReferenceSource
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.checkpoint import Generator
-from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.conditions import build_condition, usual_intensities
 from fcas_nnunet.generator.confidence import confidence_map
 from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range
 from fcas_nnunet.generator.masks import apply_recipe, generate_mask
@@ -92,7 +92,12 @@ class CasePlan:
 
 
 def plan_cases(
-    num_cases: int, references: Sequence[str], templates: Sequence[str], masks: ReferenceSource, seed: int
+    num_cases: int,
+    references: Sequence[str],
+    templates: Sequence[str],
+    masks: ReferenceSource,
+    seed: int,
+    labels_of: Mapping[str, Collection[int]] | None = None,
 ) -> list[CasePlan]:
     """Plan synthetic cases: references in turn, in a random order each round; a random template for each.
 
@@ -105,6 +110,8 @@ def plan_cases(
         masks: `given`: masks as they are, a template never its own; `mgm`: deformed; `both`: as they are once, then
             deformed.
         seed: of the run.
+        labels_of: case → ids of the structures that it has; of the templates, those are taken that lack fewest of the
+            reference's. None = all have all.
     """
     plans = []
     for number in range(num_cases):
@@ -112,10 +119,13 @@ def plan_cases(
         order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references))
         reference = references[int(order[place])]
         given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
-        others = [t for t in templates if t != reference] if given else list(templates)
+        others = ([t for t in templates if t != reference] if given else []) or list(templates)
+        if labels_of is not None:
+            lacking = [len(set(labels_of[reference]).difference(labels_of[t])) for t in others]
+            others = [t for t, count in zip(others, lacking, strict=True) if count == min(lacking)]
         case_seed = derive_seed(seed, "case", number)
         rng = np.random.default_rng(derive_seed(case_seed, "template"))
-        template = (others or list(templates))[int(rng.integers(len(others or templates)))]
+        template = others[int(rng.integers(len(others)))]
         source = ReferenceSource.GIVEN if given else ReferenceSource.MGM
         plans.append(CasePlan(f"fcas_{number:05d}", case_seed, reference, template, source))
     return plans
@@ -385,6 +395,7 @@ def embedded_condition(
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
         _centred(template_image, template_grid.resampled_shape, grid)[None, None],
         guess_labels=num_labels if record.tcdm.prior else 0,
+        usual=usual_intensities(record.label_means_hu, record.config.grid.intensity_range_hu).to(device),
     )
     return generator.tcdm.embed_condition(condition), codes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fcas_nnunet.config import FCaSConfig, TCDMConfig
 from fcas_nnunet.generator import checkpoint, maisi
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.batches import Batch
-from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.conditions import build_condition, usual_intensities
 from fcas_nnunet.generator.latents import LatentScale
 from fcas_nnunet.generator.maisi import MaisiWeights
 from fcas_nnunet.generator.pairs import PairEnd, PairSampler
@@ -109,11 +109,18 @@ class TCDMObjective(Objective[PairBatch]):
     """The bidirectional loss (Eq. 3, 4) as a module, so that it can be wrapped whole."""
 
     def __init__(
-        self, config: TCDMConfig, scale: LatentScale, num_labels: int, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+        self,
+        config: TCDMConfig,
+        scale: LatentScale,
+        num_labels: int,
+        spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+        usual: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.tcdm = TCDM(config, spacing_mm)
         self.guess_labels = num_labels if config.prior else 0
+        self.usual: torch.Tensor | None
+        self.register_buffer("usual", usual, persistent=False)  # the data's, not learnt
         self.scale = scale
         self.scheduler = forward_process(config)
         self.num_directions = 1 if config.pairs.one_direction else 2
@@ -141,7 +148,7 @@ class TCDMObjective(Objective[PairBatch]):
 
     def condition(self, target: PairEnd, template: PairEnd) -> torch.Tensor:
         """The raw condition for drawing one end of pairs with the other as the template, [B, 17 or 18, D, H, W]."""
-        return build_condition(target.reference, template.template, template.image, self.guess_labels)
+        return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
 
     def networks(self) -> list[nn.Module]:
         """What `torch.compile` is applied to: nearly all of the work, without a graph break."""
@@ -176,6 +183,7 @@ def train_tcdm(
     scale: LatentScale,
     spacing_mm: Sequence[float],
     autoencoder: Autoencoder,
+    means_hu: Mapping[int, float],
     weights: MaisiWeights | None = None,
 ) -> None:
     """Train TCDM on the cached latents; writes the last weights and the best averaged ones.
@@ -189,11 +197,13 @@ def train_tcdm(
         scale: raw latents ↔ scaled latents.
         spacing_mm: working spacing along (D, H, W).
         autoencoder: frozen; decodes the sample pictures.
+        means_hu: label id → its mean over the cases.
         weights: MAISI's, to begin with.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
-    objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()), spacing_mm)
+    usual = usual_intensities(means_hu, config.grid.intensity_range_hu)
+    objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()), spacing_mm, usual)
     if weights is not None:
         maisi.load_into(objective.tcdm, weights)
     objective.fit_prior(training.batch([-1 - i]) for i in range(PRIOR_PAIRS))

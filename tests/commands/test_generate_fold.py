@@ -102,7 +102,8 @@ def test_references_and_templates_of_another_data_set(home: Path) -> None:
     source = RawDataset.open(home / "nnUNet_raw" / SOURCE)
     library = make_library(source, record["references"], record["templates"], [])
     plan = CasePlan.from_record(record)
-    bounds = volume_bounds_ml(given_volumes(library))
+    volumes = given_volumes(library)
+    bounds = volume_bounds_ml([volumes[name] for name in library.references])
     precision = torch.bfloat16 if supports_bf16(CPU) else torch.float32
     again, _ = make_case(generator, plan, library.load_case, CPU, precision, bounds)
     made = RawDataset.open(output).load_case("fcas_00001")

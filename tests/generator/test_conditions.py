@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from fcas_nnunet.generator.conditions import binarize_labels, build_condition, transfer_template
+from fcas_nnunet.generator.conditions import (
+    binarize_labels,
+    build_condition,
+    transfer_template,
+    usual_intensities,
+)
 
 
 def test_bits_spell_the_code():
@@ -66,3 +71,19 @@ def test_guess_is_the_eighteenth_channel():
     condition = build_condition(reference, template, image, guess_labels=2)
     assert torch.equal(condition[:, :17], build_condition(reference, template, image))
     assert torch.equal(condition[:, 17:], transfer_template(reference, template, image, 2))
+
+
+def test_a_structure_that_the_template_lacks_is_guessed_at_its_usual_intensity():
+    reference, template, image = left_and_right()
+    usual = usual_intensities({2: 250.0}, (-1000, 1000))
+    assert usual[2] == 0.625
+    assert usual.isnan().sum() == 255
+    guess = transfer_template(reference, template, image, 2, usual)
+    assert (guess[reference == 2] == 0.625).all()
+    elsewhere = reference != 2
+    assert torch.equal(guess[elsewhere], transfer_template(reference, template, image, 2)[elsewhere])
+    twice = transfer_template(*(torch.cat([part, part]) for part in (reference, template, image)), 2, usual)
+    assert torch.equal(twice[1:], guess)
+    template[..., 0] = 2  # a template that has it knows better
+    known = transfer_template(reference, template, image, 2, usual)
+    assert torch.equal(known, transfer_template(reference, template, image, 2))

@@ -1,6 +1,7 @@
 """From a few labelled cases to synthetic ones: real networks, few steps."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -110,6 +111,34 @@ def test_given_masks_are_drawn_as_they_are(trained):
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
     case, _ = make_case(generator, plan, load_small_case, CPU, torch.float32)
     np.testing.assert_array_equal(case.mask, load_small_case(plan.reference).mask)
+
+
+def test_templates_that_have_the_masks_structures_are_taken():
+    """Where none has them all, those that lack fewest; where all do, the plan is that without a look."""
+    ids, plain = ["a", "b", "c"], partial(plan_cases, 30, ["a", "b", "c"], ["a", "b", "c"])
+    labels_of = {"a": [1, 2, 3], "b": [1, 2], "c": [1]}
+    for plan in plain(ReferenceSource.MGM, 0, labels_of):
+        assert plan.template in {"a": "a", "b": "ab", "c": "abc"}[plan.reference]
+    for plan in plain(ReferenceSource.GIVEN, 0, labels_of):
+        assert plan.template in {"a": "b", "b": "a", "c": "ab"}[plan.reference]
+    assert plain(ReferenceSource.BOTH, 0, dict.fromkeys(ids, [1, 2])) == plain(ReferenceSource.BOTH, 0)
+
+
+def test_a_structure_that_the_template_lacks_is_guessed_at_its_mean(trained, monkeypatch):
+    generator = checkpoint.load_generator(trained, CPU)
+    case = small_case(1)
+    expected = np.mean([small_case(n).image[small_case(n).mask == 3].mean() for n in range(4)])
+    assert generator.record.label_means_hu[3] == pytest.approx(expected, abs=0.1)
+    guesses = []
+
+    def seen(*parts, **options):
+        guesses.append(build_condition(*parts, **options)[0, 17][parts[0][0, 0] == 3])
+        return build_condition(*parts, **options)
+
+    monkeypatch.setattr(production, "build_condition", seen)
+    lacking = replace(case, mask=np.where(case.mask == 3, 0, case.mask))
+    draw_image(generator, small_case(0), lacking, 0, CPU, torch.float32)
+    assert guesses[0].mean() == pytest.approx((expected + 1000) / 2000, abs=1e-3)
 
 
 def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypatch):

@@ -1,0 +1,81 @@
+"""What is looked at in every training case before the long work: grid, content, and what its structures look like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.generator.checkpoint import case_sha256
+from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.image_content import image_sha256
+from fcas_nnunet.orientation import Orientation
+
+
+@dataclass(frozen=True)
+class SurveyedCase:
+    """A training case.
+
+    Attributes:
+        shape: voxels along the turned axes.
+        spacing_mm: voxel size along these.
+        sha256: hash of image, mask and surroundings.
+        image_sha256: hash of the scan alone, whatever its labels.
+        means_hu: label id → mean HU, of the labels that it has.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    sha256: str
+    image_sha256: str
+    means_hu: dict[int, float]
+
+
+def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[str, SurveyedCase]:
+    """Look at every case; each process reads its own.
+
+    Args:
+        data: the cases.
+        accelerator: processes.
+        towards: directions of the body that D, H and W run towards on the working grid.
+
+    Returns:
+        Case id → what was found, in the order of the cases; the same in every process.
+    """
+    mine = {case_id: _surveyed(data.load_case(case_id), towards) for case_id in own_cases(data, accelerator, "reading")}
+    found = dict(gather_object(list(mine.items())))
+    return {case_id: found[case_id] for case_id in data.case_ids}
+
+
+def own_cases(data: TrainingData, accelerator: Accelerator, what: str) -> tqdm[str]:
+    """The cases that fall to this process, with a progress bar."""
+    own = data.case_ids[accelerator.process_index :: accelerator.num_processes]
+    return tqdm(own, desc=what, unit="case", disable=not accelerator.is_main_process)
+
+
+def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, float]:
+    """Label id → mean of its means over the cases that have it."""
+    found: dict[int, list[float]] = {}
+    for case in cases:
+        for label, mean in case.means_hu.items():
+            found.setdefault(label, []).append(mean)
+    return {label: float(np.mean(means)) for label, means in sorted(found.items())}
+
+
+def _surveyed(case: Case, towards: str) -> SurveyedCase:
+    assert case.image is not None, "training cases have images"
+    turn = Orientation.of(case.affine, towards)
+    sums, counts = np.zeros(256), np.zeros(256)
+    for plane, labels in zip(case.image, case.mask, strict=True):  # planes: little memory
+        sums += np.bincount(labels.ravel(), plane.ravel(), minlength=256)
+        counts += np.bincount(labels.ravel(), minlength=256)
+    means = {int(label): float(sums[label] / counts[label]) for label in np.flatnonzero(counts) if label}
+    return SurveyedCase(
+        turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
+        image_sha256(case.image, case.affine), means,
+    )  # fmt: skip

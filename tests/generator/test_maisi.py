@@ -279,7 +279,7 @@ def test_another_file_of_the_same_name_does_not_go_on_with_a_run(tmp_path, autoe
         with pytest.raises(KeyboardInterrupt):
             train_generator(data, short_config(), run, Accelerator(cpu=True), files)
     write_autoencoder(autoencoder_file, width=16)
-    with pytest.raises(ValueError, match="got other pretrained"):
+    with pytest.raises(ValueError, match=r"got --autoencoder autoencoder_v1\.pt .* instead of autoencoder_v1\.pt"):
         train_generator(data, short_config(), run, Accelerator(cpu=True), files)
 
 

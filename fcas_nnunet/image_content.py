@@ -20,7 +20,7 @@ def image_sha256(image: np.ndarray, affine: np.ndarray) -> str:
         image: [D, H, W], scaling applied.
         affine: [4, 4], array index → position in mm; says which patient axis each array axis follows.
     """
-    upright = nibabel.orientations.apply_orientation(image, nibabel.orientations.io_orientation(affine))
+    upright = nibabel.orientations.apply_orientation(image, nibabel.orientations.io_orientation(affine)).T  # (z, y, x)
     values = np.round(np.ascontiguousarray(upright, dtype=np.float32), _DECIMALS) + np.float32(0)  # -0 => 0
     digest = hashlib.sha256(str(values.shape).encode())
     digest.update(values.tobytes())

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceNorm, Solver
 from fcas_nnunet.commands.evaluate_confidence import Anatomy, held_out_anatomies
+from fcas_nnunet.commands.leaks import generator_parents
 from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 from fcas_nnunet.evaluation.error_maps import mean_matched_error
@@ -56,10 +57,12 @@ def main() -> None:
     args = parser.parse_args()
     source, held_out = (RawDataset.open(resolve_dataset(name)) for name in (args.d, args.held_out))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generator = load_generator(model_folder(source, preset(args.preset)), device)
+    model = model_folder(source, preset(args.preset))
+    generator = load_generator(model, device)
     own = generator.record.config.sampling
     sampling = replace(own, solver=args.solver or own.solver, num_inference_steps=args.steps or own.num_inference_steps)
-    anatomies = held_out_anatomies(source, held_out, generator.record, None)[: args.cases]
+    known = generator_parents(model, source, generator.record)
+    anatomies = held_out_anatomies(held_out, held_out.case_ids, generator.record, known)[: args.cases]
     rows: dict[str, list[tuple[float, float]]] = {}
     pooled: dict[str, list[np.ndarray]] = {}
     errors = []

@@ -26,6 +26,7 @@ fcas_evaluate compare -a real_only.json -b with_synthetic.json --measure hd95_mm
 """
 _CONFIDENCE_EXAMPLE = """
 fcas_evaluate confidence -d 901 --held_out 904 --preset cpu -o confidence.json --picture confidence.png
+fcas_evaluate confidence -d 901 --fold 0 --preset cpu -o confidence.json    # fold 0's validation cases
 """
 _IMAGES_EXAMPLE = """
 fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv
@@ -122,7 +123,9 @@ def _add_confidence(parts: Any) -> None:
     part.add_argument("-d", required=True, metavar="ID", help="data set the generator was trained on")
     add_generator_arguments(part)
     part.add_argument(
-        "--held_out", metavar="ID", help="data set of other patients (default: the generator's own validation cases)"
+        "--held_out",
+        metavar="ID",
+        help="data set of patients that the generator has not seen (default: with --fold, the fold's validation cases)",
     )
     part.add_argument("--cases", nargs="+", metavar="CASE", help="only these of them")
     part.add_argument("--draws", type=positive, default=2, metavar="N", help="templates and seeds for each case (2)")
@@ -167,7 +170,7 @@ def _add_fidelity(parts: Any) -> None:
         "--real_scores",
         type=Path,
         metavar="FILE.json",
-        help="the same network on held-out real scans, written by segmentations -o: what it can find at all",
+        help="the same network on real scans, written by segmentations -o; training cases and others are told apart",
     )
     part.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
 

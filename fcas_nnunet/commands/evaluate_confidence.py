@@ -16,6 +16,7 @@ import torch
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.devices import resolve_device, supports_bf16
+from fcas_nnunet.commands.leaks import generator_parents
 from fcas_nnunet.commands.sampling_settings import resolved_confidence
 from fcas_nnunet.commands.train import generator_config, model_folder
 from fcas_nnunet.config import ConfidenceConfig
@@ -34,7 +35,6 @@ from fcas_nnunet.evaluation.error_maps import mean_matched_error, mean_raw_error
 from fcas_nnunet.generator.checkpoint import (
     Generator,
     GeneratorRecord,
-    case_sha256,
     is_trained,
     kept_calibration,
     load_generator,
@@ -43,8 +43,11 @@ from fcas_nnunet.generator.checkpoint import (
 )
 from fcas_nnunet.generator.grid import label_codes
 from fcas_nnunet.generator.production import Drawing, draw_image
+from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.folders import resolve_dataset
+from fcas_nnunet.integration.folds import read_splits, training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
+from fcas_nnunet.integration.parents import Parent, leaks, listed
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.seeds import derive_seed
 from fcas_nnunet.structures import matched_error
@@ -96,17 +99,19 @@ class _Evaluated:
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate confidence` does before it prints."""
-    source = RawDataset.open(resolve_dataset(args.d))
+    source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
     config = generator_config(args)
-    model = model_folder(source, config)
+    model = model_folder(source, config, args.fold)
     if not is_trained(model):
         raise FileNotFoundError(
             f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d}."
         )
     record = read_record(model)
-    held_out = RawDataset.open(resolve_dataset(args.held_out)) if args.held_out else source
-    anatomies = held_out_anatomies(source, held_out, record, args.cases)
-    templates = [case_id for case_id in source.case_ids if case_id not in record.validation_cases]
+    known = generator_parents(model, source, record)
+    held_out, chosen = _held_out(args, source)
+    anatomies = held_out_anatomies(held_out, chosen, record, known)
+    learnt = record.cases.keys() - set(record.validation_cases)
+    templates = [case_id for case_id in source.case_ids if case_id in learnt]
     asked = config.confidence if args.config or args.preset else record.config.confidence
     sampling = record.config.sampling.for_model(record.tcdm.prediction_type)
     confidence = resolved_confidence(
@@ -150,43 +155,52 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     }
 
 
+def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset, list[str]]:
+    """The data set whose patients are drawn, and their cases: those that were named, all of --held_out, or the fold's.
+
+    Raises:
+        ValueError: when nothing says which patients the generator has not seen.
+    """
+    if args.held_out:
+        other = RawDataset.open(resolve_dataset(args.held_out))
+        return other, list(dict.fromkeys(args.cases or other.case_ids))
+    whole = RawDataset.open(source.folder)
+    chosen = args.cases or ([] if args.fold is None else read_splits(whole)[args.fold]["val"])
+    if not chosen:
+        raise ValueError(
+            f"{source.name}: cases must be given that its generator has not seen, got none. Name a data set of other "
+            "patients with --held_out, or train the generator on a fold: with --fold K, its validation cases are drawn."
+        )
+    return whole, list(dict.fromkeys(chosen))
+
+
 def held_out_anatomies(
-    source: RawDataset, held_out: RawDataset, record: GeneratorRecord, cases: Sequence[str] | None
+    held_out: RawDataset, chosen: Sequence[str], record: GeneratorRecord, known: Sequence[Parent]
 ) -> list[Anatomy]:
     """The patients to draw; scans that the manifest calls one patient's count as renderings of one anatomy.
 
     Args:
-        source: the data set the generator was trained on.
         held_out: where the cases are.
+        chosen: their ids.
         record: of the generator.
-        cases: their ids; None = all of another data set, or the generator's validation cases.
+        known: cases that the generator was trained, validated or calibrated on.
 
     Raises:
-        ValueError: for ids that are not there, cases the generator was trained on, or labels that it does not know.
+        ValueError: for ids that are not there, cases that the generator knows by id or content, or labels that it does
+            not know.
     """
-    if cases:
-        chosen = list(dict.fromkeys(cases))
-    else:
-        chosen = list(record.validation_cases) if held_out.folder == source.folder else held_out.case_ids
     missing = [case_id for case_id in chosen if case_id not in held_out.case_ids]
     if missing:
         raise ValueError(f"{held_out.name}: cases must be its own, got {', '.join(missing)}. Name others with --cases.")
-    if not chosen:
-        raise ValueError(
-            f"{source.name}: its generator must have held cases out, got none of {len(source.case_ids)}. "
-            "Name a data set of other patients with --held_out."
-        )
     if held_out.labels != record.labels or held_out.surroundings != record.surroundings:
         raise ValueError(
-            f"{held_out.name}: labels and surroundings must be those of {source.name}, got others. Map them first."
+            f"{held_out.name}: labels and surroundings must be those of the generator, got others. Map them first."
         )
-    seen = {sha256: case_id for case_id, sha256 in record.cases.items() if case_id not in record.validation_cases}
-    hashes = {case_id: case_sha256(held_out.load_case(case_id)) for case_id in chosen}
-    overlap = [f"{case_id} is {seen[sha256]}" for case_id, sha256 in hashes.items() if sha256 in seen]
-    if overlap:
+    leaking = leaks(known, held_out.name, training_contents(held_out, chosen))
+    if leaking:
         raise ValueError(
-            f"{held_out.name}: cases must be held out from training, got {len(overlap)} the generator has learnt from "
-            f"({', '.join(overlap)}). Name others with --cases or --held_out."
+            f"{held_out.name}: cases must be unknown to the generator, got {listed(leaking)}. "
+            "Name others with --cases or --held_out."
         )
     records = Manifest(held_out.folder).read()
     patients: dict[str, list[str]] = {}

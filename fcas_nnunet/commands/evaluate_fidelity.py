@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fcas_nnunet.evaluation.segmentation import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.folders import LABELS
+from fcas_nnunet.integration.learnt_cases import derived_cases, learnt_cases
 from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdated_cases, predict_cases
@@ -97,8 +99,55 @@ def matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, int
     return {name: label for name, label in synthetic.labels.items() if label in shared}
 
 
-def real_dice(real: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Comparison:
+    """Which synthetic scans are judged, and by which real ones: both or neither are such as the network learnt from.
+
+    Attributes:
+        cases: ids of the synthetic ones.
+        real: ids of the real ones; empty where the Dice in real scans is assumed.
+        learnt: whether the synthetic ones were made from scans that the network has learnt from.
+        flattered: whether the real ones are others nevertheless, for want of such.
+        left_out: how many synthetic scans are not judged.
+    """
+
+    cases: list[str]
+    real: list[str]
+    learnt: bool
+    flattered: bool
+    left_out: int
+
+
+def comparison(
+    cases: Sequence[str], derived: Collection[str], real: Sequence[str], learnt: Collection[str]
+) -> Comparison:
+    """Choose what is compared.
+
+    Scans made from what the network learnt from are judged by its Dice in those, where that was measured; others by its
+    Dice in scans that it has not seen. Of two possible comparisons, that of more synthetic scans is taken.
+
+    Args:
+        cases: synthetic ones.
+        derived: those of them that were made from what the network has learnt from.
+        real: real ones that were scored.
+        learnt: real ones that the network has learnt from.
+    """
+    own, others = [i for i in cases if i in derived], [i for i in cases if i not in derived]
+    seen, unseen = [i for i in real if i in learnt], [i for i in real if i not in learnt]
+    if own and (not others or (seen and len(own) >= len(others))):
+        return Comparison(own, seen or unseen, True, not seen, len(others))
+    return Comparison(others, unseen, False, False, len(own))
+
+
+def real_dice(
+    real: Mapping[str, Any], labels: Mapping[str, int], case_ids: Collection[str] | None = None
+) -> dict[str, list[float]]:
     """Label → Dice per case of a result for real scans, matched by structure; labels that it lacks are left out.
+
+    Args:
+        real: what `segmentations -o` wrote.
+        labels: of the synthetic data set.
+        case_ids: which of its cases; all when None.
 
     Raises:
         ValueError: when it has none of them.
@@ -110,7 +159,8 @@ def real_dice(real: Mapping[str, Any], labels: Mapping[str, int]) -> dict[str, l
             f"--real_scores: labels must be some of {sorted(labels)}, got {sorted(theirs.values())}. "
             "Score the same network's segmentations of real scans."
         )
-    return {name: [_number(case[other]["dice"]) for case in real["cases"].values()] for name, other in names.items()}
+    cases = [case for case_id, case in real["cases"].items() if case_ids is None or case_id in case_ids]
+    return {name: [_number(case[other]["dice"]) for case in cases] for name, other in names.items()}
 
 
 def evaluate_fidelity(
@@ -146,12 +196,18 @@ def evaluate_fidelity(
         overlap_only=overlap_only, prediction_ids=to_synthetic,
         reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
     )  # fmt: skip
-    measured = real_dice(real, labels) if real is not None else {}
-    case_ids = list(scores["cases"])
+    learnt = learnt_cases(model.folder, model.folds)
+    compared = comparison(
+        list(scores["cases"]), derived_cases(synthetic, learnt), list(real["cases"]) if real else [], learnt.hashes
+    )
+    measured = real_dice(real, labels, compared.real) if real and compared.real else {}
     judged = {
-        name: judge_structure(name, [scores["cases"][i][name]["dice"] for i in case_ids], measured.get(name))
+        name: judge_structure(
+            name, [scores["cases"][i][name]["dice"] for i in compared.cases], measured.get(name),
+            flattered=compared.flattered,
+        )
         for name in labels
-    }
+    }  # fmt: skip
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -162,10 +218,15 @@ def evaluate_fidelity(
             "not_drawn_ratio": NOT_DRAWN_RATIO,
             "least_real_dice": LEAST_REAL_DICE,
             "assumed_dice": {"thin": ASSUMED_THIN_DICE, "other": ASSUMED_DICE},
-            "real_cases": len(real["cases"]) if real is not None else 0,
+            "real_cases": len(compared.real),
+            "judged_cases": len(compared.cases),
+            "left_out_cases": compared.left_out,
+            "learnt_from": compared.learnt,
+            "flattered": compared.flattered,
         },
         "labels": {
-            name: _label_entry(verdict, scores["summary"]["labels"][name], case_ids) for name, verdict in judged.items()
+            name: _label_entry(verdict, [scores["cases"][i][name] for i in compared.cases], compared.cases)
+            for name, verdict in judged.items()
         },
         "not_compared": {
             "unknown_to_the_model": [n for n, i in synthetic.labels.items() if i and n not in labels],
@@ -177,7 +238,7 @@ def evaluate_fidelity(
     }
 
 
-def _label_entry(judged: Fidelity, scores: Mapping[str, Any], case_ids: Sequence[str]) -> dict[str, Any]:
+def _label_entry(judged: Fidelity, scores: Sequence[Mapping[str, Any]], case_ids: Sequence[str]) -> dict[str, Any]:
     return {
         "verdict": judged.verdict,
         "dice": vars(judged.dice),
@@ -185,7 +246,7 @@ def _label_entry(judged: Fidelity, scores: Mapping[str, Any], case_ids: Sequence
         "real_dice_is": "measured" if judged.measured else "assumed",
         "ratio": judged.ratio,
         "ratio_interval": judged.ratio_interval,
-        "missed": scores["only_prediction_empty"],
+        "missed": sum(bool(score["reference_voxels"]) and not score["prediction_voxels"] for score in scores),
         "cases_not_drawn": [case_ids[number] for number in judged.cases_not_drawn],
     }
 
@@ -251,7 +312,15 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"segmented by {report['model']['name']}; drawn from {settings['drawn_ratio']:g} of the Dice in real scans on, "
         f"not drawn below {settings['not_drawn_ratio']:g} of it"
     ]
-    if not settings["real_cases"]:
+    made_from = "made from scans that this network has learnt from"
+    which = made_from if settings["learnt_from"] else f"not {made_from}"
+    lines.append(f"judged: {settings['judged_cases']} scans, {which}; {settings['left_out_cases']} others are left out")
+    if settings["flattered"]:
+        lines.append(
+            f"the Dice in real scans is {'of others' if settings['real_cases'] else 'assumed'}, though, and a network "
+            "finds more in what it knows: nothing is called drawn. Score it on its training cases (--real_scores)"
+        )
+    elif not settings["real_cases"]:
         lines.append(
             "the Dice in real scans is assumed, so what was not drawn may be what this network cannot find anywhere: "
             "score it on held-out real scans (--real_scores)"

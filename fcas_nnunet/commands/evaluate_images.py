@@ -27,6 +27,7 @@ from fcas_nnunet.evaluation.image_quality import (
 from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.intensities import IntensityComparison, compare_intensities, structure_histograms
 from fcas_nnunet.evaluation.statistics import summarise
+from fcas_nnunet.integration.case_library import name_in
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
@@ -142,7 +143,7 @@ def find_pairs(real: Scans, synthetic: Scans) -> _Pairs:
     left_out: dict[str, str] = {}
     faults: list[str] = []
     for case_id, path in synthetic.files.items():
-        reference = str(records.get(case_id, {}).get("reference", case_id))
+        reference = name_in(str(records.get(case_id, {}).get("reference", case_id)), real.name)
         if reference not in real.files:
             left_out[case_id] = f"no partner in {real.name}"
             continue

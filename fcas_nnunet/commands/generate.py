@@ -15,6 +15,12 @@ import numpy as np
 from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.choices import SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.commands.leaks import (
+    drawing_parents,
+    generator_parents,
+    refuse_leaking_parents,
+    training_parents,
+)
 from fcas_nnunet.commands.mask_settings import (
     add_mask_arguments,
     add_plan_arguments,
@@ -38,6 +44,7 @@ from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.ownership import GENERATE, refuse_foreign_cases
+from fcas_nnunet.integration.parents import PARENTS_KEY, Parent, merged, to_json
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json
 
 if TYPE_CHECKING:
@@ -110,10 +117,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     source, target_labels, output = _data_sets(args)
     model = model_folder(source, config, args.fold)
     library = make_library(source, args.references, args.templates, source.case_ids)
-    check_library(library)
+    if output.name in library.others:
+        raise ValueError(
+            f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
+        )
+    check_library(library, draws_surroundings=config.tcdm.pairs.reference_surroundings)
 
     from fcas_nnunet.commands.generation import cost_settings, finish, generate
-    from fcas_nnunet.commands.generation_checks import check_output, report_overlaps
+    from fcas_nnunet.commands.generation_checks import check_output, report_changes
     from fcas_nnunet.commands.outlook import look_ahead
     from fcas_nnunet.generator.checkpoint import is_trained
 
@@ -121,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = _read_record(model, source, config, args) if is_trained(model) else None
     volumes = given_volumes(library)
     library, plans = _plans(args, library, record, volumes)
+    parents = _parents(library, record, model)
+    refuse_leaking_parents(parents, source, args.fold, _tested(args, library))
     trained_config = record.config if record else config
     drawing = _drawing_settings(trained_config, record, model, args)
     settings = cost_settings(*drawing)
@@ -142,12 +155,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(source, config, args)
         record = _read_record(model, source, config, args)
         library, plans = _plans(args, library, record, volumes)
+        parents = _parents(library, record, model)
         drawing = _drawing_settings(record.config, record, model, args)
 
     # Cases
     job = _job(args, record, library, volumes, target_labels, model, output, *drawing)
     check_output(plans, job)
-    report_overlaps(record, source)
+    report_changes(record, source)
     if share.count > 1:
         logger.info(f"{share}: {len(share.of(plans))} of {len(plans)} cases")
     left = generate(plans, share, job, args.np)
@@ -160,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_dataset_json(
             output, target_labels, num_cases,
             description=f"Synthetic, made by fcas_generate from {source.name}; confidenceTr holds the confidence maps.",
+            more={PARENTS_KEY: to_json(parents)},
         )  # fmt: skip
 
     if finish(plans, share, output, describe):
@@ -226,6 +241,19 @@ def _plans(
     plans = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
     report_lacking_templates(plans, labels_of, library.source.labels, record)
     return library, plans
+
+
+def _parents(library: CaseLibrary, record: GeneratorRecord | None, model: Path) -> list[Parent]:
+    """Every real case that the set is made from; before there is a generator, of one that is trained on all cases."""
+    source = library.source
+    learnt = training_parents(source) if record is None else generator_parents(model, source, record)
+    return merged([*learnt, *drawing_parents(library)])
+
+
+def _tested(args: argparse.Namespace, library: CaseLibrary) -> list[RawDataset]:
+    """Data sets besides the source whose test scans nothing may learn from."""
+    real = [RawDataset.open(resolve_dataset(args.real))] if args.real else []
+    return [*real, *library.others.values()]
 
 
 def _drawing_settings(

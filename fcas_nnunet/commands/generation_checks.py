@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fcas_nnunet.choices import SnapshotDecoder
 from fcas_nnunet.commands.generation import Job
+from fcas_nnunet.commands.leaks import fold_faults
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
-from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, has_preview
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, has_preview
 from fcas_nnunet.generator.production import CasePlan, made_otherwise
 from fcas_nnunet.generator.run_file import FileIdentity, generator_faults
+from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset
 from fcas_nnunet.integration.synthetic_cases import label_path
-from fcas_nnunet.integration.volumes import read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +79,7 @@ def check_model(
     faults = []
     if dict(record.labels) != dict(source.labels):
         faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
-    strangers = sorted(set(record.cases) - set(source.case_ids)) if fold is not None else []
-    if strangers:
-        faults.append(
-            f"{folder}: the generator's cases must be training cases of fold {fold}, got {', '.join(strangers[:5])}. "
-            "The folds have changed since: delete it to train anew."
-        )
+    faults += fold_faults(folder, record, source, fold)
     faults += generator_faults(folder, record.config, asked, files)
     if faults:
         raise ValueError("\n".join(faults))
@@ -105,23 +98,12 @@ def check_preview(confidence: ConfidenceConfig, folder: Path) -> None:
         )
 
 
-def report_overlaps(record: GeneratorRecord, source: RawDataset) -> None:
-    """Name cases whose content changed since training, and held-out cases that training has seen."""
-    images = {}
-    for case_id in source.case_ids:
-        case = source.load_case(case_id)
-        if record.cases.get(case_id, "") not in ("", case_sha256(case)):
-            logger.warning(f"{case_id}: changed since the generator was trained")
-        assert case.image is not None, "training cases have images"
-        images[_image_sha256(case.image)] = case_id
-    for path in sorted((source.folder / "imagesTs").glob(f"*_0000{source.file_ending}")):
-        twin = images.get(_image_sha256(read_volume(path).array))
-        if twin is not None:
-            logger.warning(f"{path}: is the image of training case {twin}, so the test set leaks")
-
-
-def _image_sha256(image: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()
+def report_changes(record: GeneratorRecord, source: RawDataset) -> None:
+    """Name training cases whose scan has changed since the generator was trained."""
+    present = [case_id for case_id in source.case_ids if case_id in record.images]
+    for case_id, sha256 in training_contents(source, present).items():
+        if record.images[case_id] != sha256:
+            logger.warning(f"{case_id}: its scan has changed since the generator was trained")
 
 
 def check_output(plans: Sequence[CasePlan], job: Job) -> None:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.files import remove_strays
+from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.environment import preprocessing_processes
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.folds import read_splits
 from fcas_nnunet.integration.locks import exclusive
+from fcas_nnunet.integration.parents import (
+    PARENTS_KEY,
+    Parent,
+    fold_fault,
+    held_out_faults,
+    leaks,
+    leaks_allowed,
+    parents_of,
+    refuse_leaks,
+    to_json,
+)
 from fcas_nnunet.integration.planning import (
     ensure_plans,
     move_plans,
@@ -21,10 +36,13 @@ from fcas_nnunet.integration.planning import (
     preprocessed_folder,
 )
 from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.splits import ensure_splits
+from fcas_nnunet.integration.splits import Split, ensure_splits
+
+logger = logging.getLogger(__name__)
 
 _EXAMPLE = """
 fcas_prepare -d 902 --for 901
+fcas_prepare -d 902 --for 901 -f 0 1
 fcas_prepare -d 902 --for 901 -c 3d_fullres 2d -p nnUNetResEncUNetMPlans
 """
 _PRETRAIN, _FINETUNE = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"
@@ -47,12 +65,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-p", default="nnUNetPlans", metavar="PLANS", help="plans of REAL: existing ones are kept (nnUNetPlans)"
     )
+    parser.add_argument(
+        "-f", nargs="+", metavar="FOLD",
+        help="folds of REAL to print the commands for (default: those whose validation cases SYN was not made from)",
+    )  # fmt: skip
     parser.add_argument("-np", type=processes, metavar="N", help="worker processes (as nnU-Net, at most one a core)")
     return parser
 
 
 def prepare(
-    synthetic_id: str, real_id: str, configurations: Sequence[str], plans_name: str, num_processes: int | None = None
+    synthetic_id: str,
+    real_id: str,
+    configurations: Sequence[str],
+    plans_name: str,
+    num_processes: int | None = None,
+    folds: Sequence[str] | None = None,
 ) -> str:
     """Prepare both data sets.
 
@@ -62,12 +89,14 @@ def prepare(
         configurations: nnU-Net configurations.
         plans_name: name of the real data set's plans.
         num_processes: worker processes; as nnU-Net, but at most one a core, when None.
+        folds: of the real data set; those that are sound when None.
 
     Returns:
         The commands that train and predict, as text.
 
     Raises:
-        ValueError: if the data sets are broken or do not fit together, listing every fault.
+        ValueError: if the data sets are broken or do not fit together, or the synthetic one was made from what a fold
+            validates on or the real one tests on, listing every fault.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
     from fcas_nnunet.integration.preprocessing import (
@@ -80,7 +109,8 @@ def prepare(
     synthetic, real = (
         RawDataset.open(resolve_dataset(identifier), any_kind=True) for identifier in (synthetic_id, real_id)
     )
-    faults = pair_faults(synthetic, real)
+    splits = read_splits(real)
+    faults = pair_faults(synthetic, real) + _fold_faults(splits, folds or ())
     if faults:
         raise ValueError("\n".join(faults))
     with ExitStack() as locks:
@@ -90,9 +120,12 @@ def prepare(
             locks.enter_context(exclusive(folder))
             remove_strays(folder, deep=True)
         ensure_checked([real, synthetic])
+        parents = parents_of(synthetic)
+        sound = _sound_folds(synthetic, real, parents, splits, folds)
         ensure_fingerprint(real, processes, keep_existing=True)
         real_plans = ensure_plans(real, plans_name, configurations)
-        plans = move_plans(real, synthetic, plans_name)
+        told = synthetic.dataset_json | ({PARENTS_KEY: to_json(parents)} if parents else {})
+        plans = move_plans(real, replace(synthetic, dataset_json=told), plans_name)
         stages = [
             name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])
         ]
@@ -102,11 +135,59 @@ def prepare(
             ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
             ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
             ensure_confidence(synthetic, plans, configuration, processes)
-    return "\n\n".join(training_commands(synthetic, real, plans_name, c) for c in configurations)
+    return "\n\n".join(training_commands(synthetic, real, plans_name, c, sound) for c in configurations)
 
 
-def training_commands(synthetic: RawDataset, real: RawDataset, plans_name: str, configuration: str) -> str:
-    """What to type next: pretrain, fine-tune, predict, with the paths as they will be."""
+def _fold_faults(splits: Sequence[Split], folds: Sequence[str]) -> list[str]:
+    """Why folds cannot be trained; a sentence at most."""
+    known = [*map(str, range(len(splits))), "all"]
+    unknown = sorted(set(folds) - set(known))
+    return [f"-f: folds must be among {', '.join(known)}, got {', '.join(unknown)}. Name some of these."] * bool(
+        unknown
+    )
+
+
+def _sound_folds(
+    synthetic: RawDataset,
+    real: RawDataset,
+    parents: Sequence[Parent],
+    splits: Sequence[Split],
+    folds: Sequence[str] | None,
+) -> list[str]:
+    """The wanted folds of the real data set, or those that are sound; `all` where no other is.
+
+    The hashes of its scans are kept beside the preprocessed cases, where the trainers find them.
+    """
+    refuse_leaks(held_out_faults(parents, real), logger.warning)
+    contents = training_contents(real)
+    faults = {}
+    for fold, split in enumerate(splits):
+        leaking = leaks(parents, real.name, {case_id: contents.get(case_id) for case_id in split["val"]})
+        if leaking:
+            faults[str(fold)] = fold_fault(synthetic.name, real.name, fold, leaking)
+    if folds:
+        refuse_leaks([faults[fold] for fold in folds if fold in faults], logger.warning)
+        return list(dict.fromkeys(folds))
+    if faults:
+        logger.warning(
+            f"{real.name}: {synthetic.name} was made from validation cases of fold {', '.join(faults)}, so no command "
+            "is printed for it. Make a set for a fold with fcas_generate --fold, or train fold all."
+        )
+    return [fold for fold in map(str, range(len(splits))) if fold not in faults or leaks_allowed()] or ["all"]
+
+
+def training_commands(
+    synthetic: RawDataset, real: RawDataset, plans_name: str, configuration: str, folds: Sequence[str]
+) -> str:
+    """What to type next: pretrain, fine-tune, predict, with the paths as they will be.
+
+    Args:
+        synthetic: to pretrain on.
+        real: to fine-tune on.
+        plans_name: of the real data set.
+        configuration: of nnU-Net.
+        folds: of the real data set; commands are for the first, the others are named beside.
+    """
     import torch
 
     device = "" if torch.cuda.is_available() else " -device cpu"
@@ -114,6 +195,8 @@ def training_commands(synthetic: RawDataset, real: RawDataset, plans_name: str, 
     results = root_folder(Root.RESULTS)
     checkpoint = results / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}/fold_all/checkpoint_final.pth"
     syn, target = synthetic.dataset_id, real.dataset_id
+    others = [*folds[1:], *([] if "all" in folds else ["all"])]
+    also = f"  # and fold {', '.join(others)}" if others else ""
     lines = [f"# {configuration}: pretrain on {synthetic.name}, fine-tune on {real.name}, predict"]
     if device:
         cores = os.cpu_count() or 1
@@ -121,9 +204,9 @@ def training_commands(synthetic: RawDataset, real: RawDataset, plans_name: str, 
     lines += [
         'eval "$(fcas_env)"  # lets nnU-Net find the two trainers',
         f"nnUNetv2_train {syn} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",
-        f"nnUNetv2_train {target} {configuration} 0 -p {plans_name} -tr {_FINETUNE} "
-        f"-pretrained_weights {shlex.quote(str(checkpoint))}{device}  # and folds 1 to 4, or all",
-        f"nnUNetv2_predict -d {target} -c {configuration} -f 0 -p {plans_name} -tr {_FINETUNE} "
+        f"nnUNetv2_train {target} {configuration} {folds[0]} -p {plans_name} -tr {_FINETUNE} "
+        f"-pretrained_weights {shlex.quote(str(checkpoint))}{device}{also}",
+        f"nnUNetv2_predict -d {target} -c {configuration} -f {folds[0]} -p {plans_name} -tr {_FINETUNE} "
         f"-i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
     ]
     return "\n".join(lines)
@@ -133,7 +216,7 @@ def training_commands(synthetic: RawDataset, real: RawDataset, plans_name: str, 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_prepare."""
     arguments = build_parser().parse_args(argv)
-    commands = prepare(arguments.d, arguments.real, arguments.c, arguments.p, arguments.np)
+    commands = prepare(arguments.d, arguments.real, arguments.c, arguments.p, arguments.np, arguments.f)
     print(f"\nReady. Next:\n\n{commands}")
 
 

@@ -40,6 +40,7 @@ from fcas_nnunet.evaluation.reading_views import (
     voxels_per_volume,
 )
 from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
+from fcas_nnunet.integration.case_library import name_in
 from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.volumes import read_volume
@@ -243,9 +244,10 @@ def _candidates(name: str, scans: Scans, methods: Mapping[str, Scans]) -> dict[s
     dataset = scans.dataset
     records = Manifest(dataset.folder).read() if dataset is not None and name != REAL else {}
     table = None if dataset is None else _label_table(dataset.labels, methods)
+    real_name = methods[REAL].name if REAL in methods else ""
     found: dict[str, list[Candidate]] = {}
     for case_id, image in sorted(scans.files.items()):
-        reference = str(records.get(case_id, {}).get("reference", case_id))
+        reference = name_in(str(records.get(case_id, {}).get("reference", case_id)), real_name)
         mask = None if dataset is None else dataset.mask_path(case_id)
         found.setdefault(reference, []).append(Candidate(case_id, image, mask, table))
     return found

@@ -13,6 +13,13 @@ import yaml
 
 from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
+from fcas_nnunet.commands.leaks import (
+    fold_faults,
+    keep_weights_parents,
+    refuse_leaking_parents,
+    training_parents,
+    weights_parents,
+)
 from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import remove_strays
@@ -104,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     lacks_calibration = args.calibrate and not is_calibrated(folder)
     if is_trained(folder):
         files = pretrained_files(args).identity()
-        if faults := generator_faults(folder, read_record(folder).config, config, files):
+        record = read_record(folder)
+        faults = fold_faults(folder, record, dataset, args.fold)
+        if faults := [*faults, *generator_faults(folder, record.config, config, files)]:
             raise ValueError("\n".join(faults))
         if not (lacks_preview or lacks_calibration):
             say(f"{folder} holds this generator already. Delete it to train anew.")
@@ -133,10 +142,14 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     pretrained = pretrained_files(args)
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
     folder = model_folder(dataset, config, args.fold)
+    inherited = weights_parents(pretrained.autoencoder) if pretrained.autoencoder else []
+    refuse_leaking_parents([*training_parents(dataset), *inherited], dataset, args.fold)
     with _sole_training(folder):
         accelerator = make_accelerator(args.device, args.precision)
         accelerator.wait_for_everyone()  # the main process has the folder
         if not is_trained(folder):
+            if accelerator.is_main_process:
+                keep_weights_parents(folder, inherited or training_parents(dataset))
             train_generator(data, config, folder, accelerator, pretrained, keep_cache)
         else:  # by another run that was waited for, perhaps
             if faults := generator_faults(folder, read_record(folder).config, config, pretrained.identity()):

@@ -23,7 +23,7 @@ CONFIDENCE_LEVEL = 0.95
 
 
 class Verdict(StrEnum):
-    """Of a structure over all synthetic scans. UNDECIDED: too little is known of it, here or in real scans."""
+    """Of a structure over all judged scans. UNDECIDED: too little is known of it, here or in real scans."""
 
     DRAWN = "drawn"
     POORLY_DRAWN = "poorly drawn"
@@ -38,7 +38,7 @@ class Fidelity:
     Attributes:
         verdict: by the ratio.
         dice: over the synthetic cases that have a score.
-        real_dice: mean over real held-out cases, or what is assumed.
+        real_dice: mean over real cases, or what is assumed.
         measured: whether it was measured.
         ratio: mean Dice in synthetic scans / real_dice; NaN where either is missing.
         ratio_interval: 95 % percentile bootstrap over the cases of both sides; over the synthetic ones alone where
@@ -55,13 +55,17 @@ class Fidelity:
     cases_not_drawn: tuple[int, ...]
 
 
-def judge_structure(name: str, synthetic: Sequence[float], real: Sequence[float] | None, seed: int = 0) -> Fidelity:
+def judge_structure(
+    name: str, synthetic: Sequence[float], real: Sequence[float] | None, *, flattered: bool = False, seed: int = 0
+) -> Fidelity:
     """Judge a structure by the Dice of the network's segmentation and the mask.
 
     Args:
         name: of the label; thin structures are expected to score lower where nothing was measured.
         synthetic: Dice per synthetic case, NaN where it has none.
-        real: the same network's Dice per held-out real case; None = not measured.
+        real: the same network's Dice per real case; None = not measured.
+        flattered: the network has learnt from the scans that the synthetic ones were made from, but not from the real
+            ones. The ratio is then too high, and no structure is called drawn.
         seed: of the bootstrap.
     """
     dice = summarise(synthetic)
@@ -71,7 +75,7 @@ def judge_structure(name: str, synthetic: Sequence[float], real: Sequence[float]
     ratio = dice.mean / real_dice if able else math.nan
     limit = NOT_DRAWN_RATIO * real_dice
     return Fidelity(
-        verdict=_verdict(ratio),
+        verdict=_verdict(ratio, flattered),
         dice=dice,
         real_dice=real_dice,
         measured=real is not None,
@@ -81,11 +85,11 @@ def judge_structure(name: str, synthetic: Sequence[float], real: Sequence[float]
     )
 
 
-def _verdict(ratio: float) -> Verdict:
+def _verdict(ratio: float, flattered: bool) -> Verdict:
     if math.isnan(ratio):
         return Verdict.UNDECIDED
     if ratio >= DRAWN_RATIO:
-        return Verdict.DRAWN
+        return Verdict.UNDECIDED if flattered else Verdict.DRAWN
     return Verdict.POORLY_DRAWN if ratio >= NOT_DRAWN_RATIO else Verdict.NOT_DRAWN
 
 

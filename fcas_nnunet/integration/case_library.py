@@ -49,8 +49,13 @@ class CaseLibrary:
             cases.setdefault(dataset.name, []).append(case_id)
         return [self.others.get(name, self.source).only(case_ids) for name, case_ids in cases.items()]
 
-    def label_faults(self) -> list[str]:
-        """Why cases of other data sets cannot be drawn or guide a drawing; one sentence each."""
+    def label_faults(self, *, draws_surroundings: bool) -> list[str]:
+        """Why cases of other data sets cannot be drawn or guide a drawing; one sentence each.
+
+        Args:
+            draws_surroundings: references need surroundings, too, not templates alone.
+        """
+        needy = [*self.templates, *(self.references if draws_surroundings else ())]
         faults = []
         for name, dataset in self.others.items():
             try:
@@ -58,10 +63,10 @@ class CaseLibrary:
             except ValueError as error:
                 faults.append(f"{name}: {error}")
             lacking = sorted(set(self.source.surroundings) - set(dataset.surroundings))
-            if lacking and any(self.dataset_and_id(template)[0] is dataset for template in self.templates):
+            if lacking and any(self.dataset_and_id(case)[0] is dataset for case in needy):
                 faults.append(
-                    f"{name}: surroundings of templates must be those that the generator knows, got none for "
-                    f"{', '.join(lacking)}. Add them to surroundingsTr, or name other --templates."
+                    f"{name}: surroundings must be those that the generator knows, got none for {', '.join(lacking)}. "
+                    "Add them to surroundingsTr, or name cases of another data set."
                 )
         return faults
 
@@ -113,16 +118,9 @@ def split_name(name: str, source: str) -> tuple[str, str]:
     return (dataset, case_id) if separator else (source, name)
 
 
-def case_in(name: str, source: str, dataset: str) -> str | None:
-    """The id that a case of a manifest has in a data set; None where it is of another one.
-
-    Args:
-        name: a record's `reference` or `template`.
-        source: the record's `source`.
-        dataset: full name of the data set that is looked at.
-    """
-    home, case_id = split_name(name, source)
-    return case_id if home == dataset else None
+def name_in(name: str, dataset: str) -> str:
+    """A case's name as seen from a data set: its id alone where it is one of its own."""
+    return name.removeprefix(f"{dataset}{_SEPARATOR}")
 
 
 def make_library(
@@ -158,13 +156,20 @@ def make_library(
     return library
 
 
-def check_library(library: CaseLibrary) -> None:
+def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
     """Read every case and refuse what is wrong: the source of at least two, and what was named of other data sets.
+
+    Args:
+        library: references and templates.
+        draws_surroundings: references need surroundings, too, not templates alone.
 
     Raises:
         ValueError: listing all faults, one a line.
     """
-    faults = [*dataset_faults(library.source, min_cases=2), *library.label_faults()]
+    faults = [
+        *dataset_faults(library.source, min_cases=2),
+        *library.label_faults(draws_surroundings=draws_surroundings),
+    ]
     for dataset in library.named_datasets():
         known = set(library.source.case_ids) if dataset.folder == library.source.folder else set()
         rest = dataset.only([case_id for case_id in dataset.case_ids if case_id not in known])

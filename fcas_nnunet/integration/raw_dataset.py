@@ -285,6 +285,7 @@ def write_dataset_json(
     *,
     surroundings: Mapping[str, int] | None = None,
     description: str = "",
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `dataset.json`, last of all: a data set without it is unfinished.
 
@@ -294,6 +295,7 @@ def write_dataset_json(
         num_training: number of training cases.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
         description: a sentence for the reader of the file.
+        more: further entries, at the end.
     """
     if surroundings:
         named = {name: label_id for name, label_id in surroundings.items() if label_id != 0}
@@ -307,6 +309,7 @@ def write_dataset_json(
     }
     if description:
         content["description"] = description
+    content |= more or {}
     faults = _description_faults(content, any_kind=False)
     if faults:
         raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))

@@ -19,6 +19,7 @@ from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogge
 from fcas_nnunet.integration.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.losses import ConfidenceLoss
+from fcas_nnunet.integration.parents import from_json, pretraining_parents, refuse_leaking_validation
 from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.pretrained import (
     bare_network,
@@ -138,8 +139,15 @@ class nnUNetTrainerCAL(_Guarded):
         self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split; under fold `all`, a sample of the cases to validate on."""
+        """nnU-Net's split; under fold `all`, a sample of the cases to validate on.
+
+        Raises:
+            ValueError: when real cases among the validation ones are parents of the synthetic ones.
+        """
         training, validation = super().do_split()
+        folder = Path(self.preprocessed_dataset_folder_base)
+        parents = [p for p in from_json(self.dataset_json) or [] if p.dataset != folder.name]
+        refuse_leaking_validation(parents, folder.name, folder, self.fold, validation, self.print_to_log_file)
         feeds_next_stage = bool(self.configuration_manager.next_stage_names)
         if self.fold == "all" and len(validation) > _MAX_VALIDATION_CASES and not feeds_next_stage:
             picks = np.linspace(0, len(validation) - 1, _MAX_VALIDATION_CASES).round().astype(int)
@@ -249,6 +257,24 @@ class nnUNetTrainerCALFinetune(_Guarded):
         if self.pretrained is None:
             self._look_at_weights()
         self.has_weights = True
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, unless what was pretrained has learnt from the validation cases.
+
+        Raises:
+            ValueError: naming these cases.
+        """
+        training, validation = super().do_split()
+        if self.pretrained is not None:
+            name, parents = pretraining_parents(self.pretrained)
+            if parents is None and self.fold != "all":
+                self.print_to_log_file(
+                    f"WARNING: nothing tells which real cases {name or 'the pretraining'} was made from, so it may "
+                    "have seen the validation cases. Run fcas_prepare again on it."
+                )
+            folder = Path(self.preprocessed_dataset_folder_base)
+            refuse_leaking_validation(parents or [], name, folder, self.fold, validation, self.print_to_log_file)
+        return training, validation
 
     def on_train_start(self) -> None:
         """nnU-Net's preparations, and the pretrained segmentation layers, which nnU-Net does not load.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,18 @@ from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.commands.evaluate_confidence import _held_out
 from fcas_nnunet.config import CalibrationConfig
 from fcas_nnunet.evaluation.calibration import ErrorKind, evaluate_case, summarise_cases, verdict
 from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.integration.folds import training_fold
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 
+SOURCE = "Dataset901_Small"
+#: Scans of a training case and of the validation case under other names, with other labels.
+COPIES = {1: "new", 3: "p3x"}
 SMALL = CalibrationConfig(num_drawings=4, num_voxels=4000, width=8, num_steps=60, batch_voxels=512)
 
 
@@ -36,12 +42,14 @@ def write_set(folder: Path, cases: list[Case], patients: dict[str, str] | None =
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data set 901 with a calibrated generator; 904 with one other patient in two scans and a second one in one."""
+    """901 with a calibrated generator, 905 with copies of its scans; 904 with two others, one of them in two scans."""
     root = tmp_path_factory.mktemp("nnunet")
     source = write_set(root / "raw" / "Dataset901_Small", [small_case(i) for i in range(4)])
     first, second = small_case(10), small_case(11)
     again = replace(first, case_id="p10b", image=first.image + np.random.default_rng(0).normal(0, 30, first.shape))
     write_set(root / "raw" / "Dataset904_Others", [first, again, second], {"p10": "p10", "p10b": "p10", "p11": "p11"})
+    relabelled = [replace(small_case(n), case_id=new, mask=np.roll(small_case(n).mask, 1)) for n, new in COPIES.items()]
+    write_set(root / "raw" / "Dataset905_Copies", relabelled)
     data = TrainingData(source.case_ids, source.load_case, source.labels, source.surroundings)
     folder = root / "results" / "Dataset901_Small" / "fcas__tiny"
     train_generator(data, replace(short_config(30), calibration=SMALL), folder, Accelerator(cpu=True))
@@ -92,13 +100,13 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     assert f"expected {reliability['expected'][0]:.0f}, " in printed
 
 
-def test_own_validation_cases_are_the_default_and_the_same_seed_gives_the_same(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same(tmp_path: Path) -> None:
     results = []
     for name in ("a", "b"):
-        run("--draws", "1", "--ensemble", "0", "--prior_cases", "0", "--no_random_weights", "--confidence", "ssv", "-o",
-            str(tmp_path / name))  # fmt: skip
+        run("--held_out", "904", "--cases", "p11", "--draws", "1", "--ensemble", "0", "--prior_cases", "0",
+            "--no_random_weights", "--confidence", "ssv", "-o", str(tmp_path / name))  # fmt: skip
         results.append(json.loads((tmp_path / name).read_text()))
-    assert list(results[0]["cases"]) == ["p3, 0"]
+    assert list(results[0]["cases"]) == ["p11, 0"]
     assert results[0]["settings"]["confidence"]["norm"] == "robust_std"
     assert results[0]["summary"]["reliability"]["expected"] is None
     assert results[0]["cases"] == results[1]["cases"]
@@ -107,17 +115,34 @@ def test_own_validation_cases_are_the_default_and_the_same_seed_gives_the_same(t
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--cases", "p0"], "must be held out from training, got 1 the generator has learnt from (p0 is p0)"),
+        ([], "cases must be given that its generator has not seen, got none. Name a data set of other patients"),
+        (["--cases", "p0"], "cases must be unknown to the generator, got p0 (trained the generator)"),
+        (["--cases", "p3"], "cases must be unknown to the generator, got p3 (chose its weights, calibrated it)"),
+        (["--held_out", "905"], f"got new (the scan of {SOURCE}'s p1, which trained the generator), p3x (the scan of "
+         f"{SOURCE}'s p3, which chose its weights, calibrated it)"),
         (["--cases", "p9"], "cases must be its own, got p9"),
         (["--held_out", "904", "--cases", "p3"], "cases must be its own, got p3"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_judged_is_refused(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="^2$"):
         run(*arguments)
     assert sentence in capsys.readouterr().err
+
+
+def test_of_a_folds_generator_its_validation_cases_are_drawn(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = tmp_path / SOURCE / "splits_final.json"
+    splits.parent.mkdir()
+    splits.write_text(json.dumps([{"train": ["p0", "p1"], "val": ["p3", "p2"]}]))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    arguments = argparse.Namespace(held_out=None, cases=None, fold=0)
+    source = training_fold(RawDataset.open(root / "raw" / SOURCE), 0)
+    held_out, chosen = _held_out(arguments, source)
+    assert (held_out.name, chosen) == (SOURCE, ["p3", "p2"])
 
 
 def test_a_generator_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:

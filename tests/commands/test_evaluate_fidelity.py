@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnunet_cases import CPU, Prepared, save_untrained
+from nnunet_cases import CPU, REAL, Prepared, save_untrained
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.commands.evaluate_fidelity import Comparison, comparison
 from fcas_nnunet.files import atomic_write_json, file_sha256
 from fcas_nnunet.integration.manifest import Journal, Manifest
 from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.prediction import JOURNAL_FILE, find_model, fingerprint
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.splits import make_splits
 from fcas_nnunet.integration.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
 from fcas_nnunet.integration.volumes import read_volume, write_labels, write_volume
 
@@ -185,6 +187,49 @@ def test_verdicts_are_relative_to_what_the_network_finds_in_real_scans(
     scores.write_text(json.dumps(real))
     arguments = ["-d", synthetic.name, "-m", str(model), *more]
     assert_refused(capsys, arguments, "--real_scores: labels must be some of", "got ['liver']")
+
+
+def test_scans_made_from_what_the_network_knows_are_held_against_what_it_knows(
+    synthetic: RawDataset, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both were made from cases that fold 0 was trained on; a network finds more in those than in new ones."""
+    relabel(model, MODEL_LABELS)
+    splits = make_splits([f"real_{i}" for i in range(5)], feeds_cascade=False)
+    (held_out,), trained = splits[0]["val"], splits[0]["train"]
+    for case_id in synthetic.case_ids:
+        Manifest(synthetic.folder).append(
+            {"case_id": case_id, "source": REAL, "template": trained[0], "reference": trained[1]}
+        )
+    predictions, scores = tmp_path / "predictions", tmp_path / "real.json"
+    put_predictions(synthetic, model, predictions, erased={2})
+    more = ("--predictions", str(predictions), "--overlap_only")
+    report = evaluate(synthetic, model, tmp_path, *more)
+    assert {name: entry["verdict"] for name, entry in report["labels"].items()} == {
+        "left_ventricle": "undecided",  # a Dice of 1 proves nothing here
+        "coronary_arteries": "not drawn",  # and one of 0 everything
+    }
+    assert "nothing is called drawn" in capsys.readouterr().out
+    entry = {"coronary": {"dice": 0.9}, "pulmonary_artery": {"dice": 0.9}}
+    dice = {held_out: 0.5, trained[0]: 0.95, trained[3]: 0.97}
+    scores.write_text(json.dumps({
+        "schema": "fcas-nnunet/segmentations", "settings": {"labels": MODEL_LABELS},
+        "cases": {case_id: entry | {"LV": {"dice": value}} for case_id, value in dice.items()},
+    }))  # fmt: skip
+    report = evaluate(synthetic, model, tmp_path, *more, "--real_scores", str(scores))
+    ventricle = report["labels"]["left_ventricle"]
+    assert (ventricle["verdict"], ventricle["real_dice"]) == ("drawn", pytest.approx(0.96))  # without the held-out case
+    settings = report["settings"]
+    assert (settings["learnt_from"], settings["flattered"]) == (True, False)
+    assert (settings["judged_cases"], settings["left_out_cases"], settings["real_cases"]) == (2, 0, 2)
+
+
+def test_like_is_compared_with_like() -> None:
+    cases, real = ["own1", "own2", "new"], ["seen", "unseen"]
+    assert comparison(cases, {"own1", "own2"}, real, {"seen"}) == Comparison(["own1", "own2"], ["seen"], True, False, 1)
+    assert comparison(cases, {"own1"}, real, {"seen"}) == Comparison(["own2", "new"], ["unseen"], False, False, 1)
+    assert comparison(cases, {"own1", "own2"}, ["unseen"], ()) == Comparison(["new"], ["unseen"], False, False, 2)
+    assert comparison(["own1"], {"own1"}, ["unseen"], ()) == Comparison(["own1"], ["unseen"], True, True, 0)
+    assert comparison(["own1"], {"own1"}, [], ()) == Comparison(["own1"], [], True, True, 0)
 
 
 def test_labels_that_the_model_does_not_know_are_left_out(synthetic: RawDataset, model: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """901 with five cases and a generator of fold 0, whose validation case was not readable then; 903 with others."""
+    """901 with five cases and a generator of fold 0, its validation labels unreadable then; 903 with others."""
     home = tmp_path_factory.mktemp("home")
     for name in ROOTS:
         (home / name).mkdir()
@@ -46,7 +46,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_case(home / "nnUNet_raw" / name, small_case(number))
         write_dataset_json(home / "nnUNet_raw" / name, LABELS, len(numbers), surroundings=SURROUNDINGS)
     save_config(short_config(2), home / "short.yaml")
-    unseen = [path for path in (home / "nnUNet_raw" / SOURCE).glob("*Tr/*") if path.name.startswith(VALIDATION[0])]
+    unseen = [
+        home / "nnUNet_raw" / SOURCE / part / f"{VALIDATION[0]}.nii.gz" for part in ("labelsTr", "surroundingsTr")
+    ]
     contents = [path.read_bytes() for path in unseen]
     with pytest.MonkeyPatch.context() as patch:
         for name in ROOTS:
@@ -56,7 +58,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(["-d", "901", "--fold", "0", "--config", str(home / "short.yaml"), "-device", "cpu"])
     for path, content in zip(unseen, contents, strict=True):
         path.write_bytes(content)
-    assert len(unseen) == 3
     return home
 
 

@@ -1,48 +1,60 @@
 """fcas_train: the files to start from, and the folder that it has to itself."""
 
-from types import SimpleNamespace
+import json
 
 import pytest
-from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config
+from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 from peers import Peer
 
 from fcas_nnunet.commands import train
 from fcas_nnunet.generator import fitting
 from fcas_nnunet.generator.maisi import PretrainedFiles
+from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.folders import WORK_FOLDER
+from fcas_nnunet.integration.parents import Parent, Role, from_json
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 
-DATASET = SimpleNamespace(
-    name="Dataset901_Heart", case_ids=["p0", "p1"], load_case=load_small_case, labels=LABELS, surroundings=SURROUNDINGS
-)
+NAME = "Dataset901_Heart"
 
 
-def started(monkeypatch, folder, *options):
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """Four labelled cases."""
+    for kind in ("raw", "preprocessed", "results"):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
+    for number in range(4):
+        write_case(tmp_path / "raw" / NAME, small_case(number))
+    write_dataset_json(tmp_path / "raw" / NAME, LABELS, 4, surroundings=SURROUNDINGS)
+    return RawDataset.open(tmp_path / "raw" / NAME)
+
+
+def started(monkeypatch, dataset, *options):
     """What fcas_train with these options hands to the training."""
     handed = []
-    monkeypatch.setenv("nnUNet_results", str(folder))
     monkeypatch.setattr(fitting, "train_generator", lambda *args: handed.append(args))
     args = train.build_parser().parse_args(["-d", "901", "-device", "cpu", *options])
-    train.train(DATASET, short_config(), args)
+    train.train(dataset, short_config(), args)
     return handed[0][4]
 
 
-def test_files_reach_the_training(tmp_path, monkeypatch):
-    assert started(monkeypatch, tmp_path) == PretrainedFiles()
+def test_files_reach_the_training(tmp_path, monkeypatch, dataset):
+    assert started(monkeypatch, dataset) == PretrainedFiles()
     paths = [tmp_path / name for name in ("autoencoder_v1.pt", "diff_unet_3d_ddpm-ct.pt", "controlnet_3d_ddpm-ct.pt")]
     for path in paths:
         path.touch()
     autoencoder, denoiser, controlnet = map(str, paths)
     options = ["--autoencoder", autoencoder, "--denoiser", denoiser]
-    assert started(monkeypatch, tmp_path, *options) == PretrainedFiles(paths[0], paths[1])
-    assert started(monkeypatch, tmp_path, *options, "--controlnet", controlnet) == PretrainedFiles(*paths)
+    assert started(monkeypatch, dataset, *options) == PretrainedFiles(paths[0], paths[1])
+    assert started(monkeypatch, dataset, *options, "--controlnet", controlnet) == PretrainedFiles(*paths)
 
 
-def test_files_that_do_not_fit_together_are_refused(tmp_path, monkeypatch):
+def test_files_that_do_not_fit_together_are_refused(tmp_path, monkeypatch, dataset):
     (tmp_path / "unet.pt").touch()
     with pytest.raises(ValueError, match="--denoiser: must be given with --autoencoder"):
-        started(monkeypatch, tmp_path, "--denoiser", str(tmp_path / "unet.pt"))
+        started(monkeypatch, dataset, "--denoiser", str(tmp_path / "unet.pt"))
     with pytest.raises(FileNotFoundError, match=r"none\.pt: the weights must exist"):
-        started(monkeypatch, tmp_path, "--autoencoder", str(tmp_path / "none.pt"))
+        started(monkeypatch, dataset, "--autoencoder", str(tmp_path / "none.pt"))
 
 
 def test_of_several_processes_the_main_one_has_the_folder_and_does_not_wait(tmp_path, monkeypatch):
@@ -68,3 +80,21 @@ def test_what_a_killed_training_left_is_removed(tmp_path):
     stray.touch()
     with train._sole_training(tmp_path):
         assert not stray.exists()
+
+
+def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch, dataset):
+    started(monkeypatch, dataset.only(["p0", "p1"]))
+    folder = tmp_path / "results" / NAME / "fcas__tiny" / "autoencoder"
+    contents = training_contents(dataset)
+    own = [Parent(NAME, case_id, contents[case_id], (Role.TRAINING,)) for case_id in ("p0", "p1")]
+    assert from_json(json.loads((folder / "parents.json").read_text())) == own
+    kept = tmp_path / "kept"
+    folder.rename(kept)
+    (kept / "model.safetensors").touch()
+    weights = ["--autoencoder", str(kept / "model.safetensors")]
+    started(monkeypatch, dataset.only(["p2", "p3"]), *weights)
+    assert from_json(json.loads((folder / "parents.json").read_text())) == own  # handed on
+    splits = tmp_path / "preprocessed" / NAME / "splits_final.json"
+    splits.write_text(json.dumps([{"train": ["p2", "p3"], "val": ["p0", "p1"]}]))
+    with pytest.raises(ValueError, match=r"cases must stay unseen, got p0 \(trained the generator\), p1 "):
+        started(monkeypatch, dataset.only(["p2", "p3"]), "--fold", "0", *weights)

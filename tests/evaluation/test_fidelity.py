@@ -37,6 +37,11 @@ def test_without_real_scores_thin_structures_are_expected_to_score_lower() -> No
     assert not chamber.measured
 
 
+def test_a_flattered_ratio_calls_nothing_drawn_but_what_is_missing_stays_missing() -> None:
+    verdicts = [judge_structure("aorta", [dice], [0.8], flattered=True).verdict for dice in (0.8, 0.5, 0.1)]
+    assert verdicts == [Verdict.UNDECIDED, Verdict.POORLY_DRAWN, Verdict.NOT_DRAWN]
+
+
 @pytest.mark.parametrize("real", [[0.2, 0.3], [math.nan], []])
 def test_a_network_that_does_not_find_it_in_real_scans_cannot_judge(real: list[float]) -> None:
     judged = judge_structure("aorta", [0.0, 0.9], real)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, small_case
 
-from fcas_nnunet.integration.case_library import case_in, check_library, make_library, split_name
+from fcas_nnunet.integration.case_library import check_library, make_library, name_in, split_name
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 
 SOURCE, OTHER = "Dataset901_Small", "Dataset903_Other"
@@ -50,7 +50,7 @@ def test_data_sets_cases_and_lists_are_named(source: RawDataset, tmp_path: Path)
     assert library.named_references == (OTHER,)
     assert library.named_templates == (f"{OTHER}:p7", f"{SOURCE}:p1", f"{OTHER}:p7,p0")
     assert {d.name: d.case_ids for d in library.named_datasets()} == {OTHER: ["p0", "p7"], SOURCE: ["p1"]}
-    check_library(library)
+    check_library(library, draws_surroundings=True)
 
 
 def test_a_case_is_read_under_the_generators_labels(source: RawDataset) -> None:
@@ -85,19 +85,21 @@ def test_what_cannot_serve_is_refused_with_broken_files_at_once(source: RawDatas
     (folder / "surroundings.json").write_text(json.dumps({"labels": {"background": 0, "spine": 1, "ribs": 2}}))
     (folder / "imagesTr" / "p7_0000.nii.gz").unlink()
     with pytest.raises(ValueError, match="p7: image must exist") as caught:
-        check_library(make_library(source, ["903"], ["903:p7"], []))
-    assert "surroundings of templates must be those that the generator knows, got none for lungs" in str(caught.value)
+        check_library(make_library(source, ["903"], ["903:p7"], []), draws_surroundings=False)
+    assert "surroundings must be those that the generator knows, got none for lungs" in str(caught.value)
+    as_reference = make_library(source, ["903:p0"], None, ["p0"])
+    assert as_reference.label_faults(draws_surroundings=False) == []
+    assert len(as_reference.label_faults(draws_surroundings=True)) == 1
     (folder / "dataset.json").write_text(
         json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 2, "kidney": 3},
                     "numTraining": 2, "file_ending": ".nii.gz"})
     )  # fmt: skip
     with pytest.raises(ValueError, match=f"{OTHER}: labels"):
-        check_library(make_library(source, ["903:p0"], None, ["p0"]))
+        check_library(make_library(source, ["903:p0"], None, ["p0"]), draws_surroundings=False)
 
 
 def test_names_tell_the_data_set() -> None:
     assert split_name("Dataset903_Other:a", SOURCE) == (OTHER, "a")
     assert split_name("a", SOURCE) == (SOURCE, "a")
-    assert case_in("a", SOURCE, SOURCE) == "a"
-    assert case_in("a", SOURCE, OTHER) is None
-    assert case_in("Dataset903_Other:a", SOURCE, OTHER) == "a"
+    assert name_in("Dataset903_Other:a", OTHER) == name_in("a", SOURCE) == "a"
+    assert name_in("Dataset903_Other:a", SOURCE) == "Dataset903_Other:a"

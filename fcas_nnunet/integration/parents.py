@@ -1,0 +1,270 @@
+"""The real cases that a synthetic data set was made from: whoever learns from it must not be validated on them.
+
+They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so that fine-tuning finds them there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.integration.case_library import split_name
+from fcas_nnunet.integration.contents import CONTENTS_FILE, held_out_contents, known_contents, training_contents
+from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset
+
+#: Key in dataset.json: data set → case id → what is known of the parent.
+PARENTS_KEY = "fcas_parents"
+ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
+
+_MAX_LISTED = 10
+_ALLOWED = "1"
+
+
+class Role(StrEnum):
+    """What a real case gave to a synthetic data set."""
+
+    TRAINING = "trained the generator"
+    VALIDATION = "chose its weights"
+    CALIBRATION = "calibrated it"
+    REFERENCE = "gave masks"
+    TEMPLATE = "was a template"
+    PRETRAINING = "is among the synthetic cases"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A real case that a synthetic data set was made from.
+
+    Attributes:
+        dataset: full name of its data set.
+        case_id: its id there.
+        image_sha256: hash of its scan, as `image_sha256` gives it; None where it is not known.
+        roles: what it gave.
+    """
+
+    dataset: str
+    case_id: str
+    image_sha256: str | None
+    roles: tuple[Role, ...]
+
+
+def merged(parents: Iterable[Parent]) -> list[Parent]:
+    """Each case once, with all its roles, sorted."""
+    of_case: dict[tuple[str, str], Parent] = {}
+    for parent in parents:
+        before = of_case.get((parent.dataset, parent.case_id), replace(parent, roles=()))
+        roles = tuple(role for role in Role if role in (*before.roles, *parent.roles))
+        sha256 = before.image_sha256 or parent.image_sha256
+        of_case[parent.dataset, parent.case_id] = replace(parent, image_sha256=sha256, roles=roles)
+    return [of_case[key] for key in sorted(of_case)]
+
+
+def to_json(parents: Sequence[Parent]) -> dict[str, dict[str, Any]]:
+    """What stands in dataset.json under `PARENTS_KEY`."""
+    content: dict[str, dict[str, Any]] = {}
+    for parent in parents:
+        entry = {"image_sha256": parent.image_sha256, "roles": [role.name.lower() for role in parent.roles]}
+        content.setdefault(parent.dataset, {})[parent.case_id] = entry
+    return content
+
+
+def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
+    """The parents that a dataset.json names; None where it names none.
+
+    Raises:
+        ValueError: when the entry is broken.
+    """
+    if PARENTS_KEY not in dataset_json:
+        return None
+    try:
+        return [
+            Parent(dataset, case_id, entry["image_sha256"], tuple(Role[role.upper()] for role in entry["roles"]))
+            for dataset, cases in dataset_json[PARENTS_KEY].items()
+            for case_id, entry in cases.items()
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"dataset.json: {PARENTS_KEY} must be what fcas_generate wrote, got an error: {error!r}. "
+            "Run fcas_generate again: it writes the file anew and keeps the cases."
+        ) from error
+
+
+def parents_of(synthetic: RawDataset) -> list[Parent]:
+    """All parents of a synthetic data set, its own real cases included.
+
+    Of a set that an earlier version made, whose generator was trained on every case: all cases of its source, or those
+    that its manifest names where the source is not there.
+    """
+    own = from_json(synthetic.dataset_json)
+    records = Manifest(synthetic.folder).read()
+    if own is None:
+        own = [parent for source in {str(r["source"]) for r in records.values() if "source" in r}
+               for parent in _earlier_parents(source, records)]  # fmt: skip
+    real = sorted(set(synthetic.case_ids) - synthetic.needs_confidence()) if synthetic.has_confidence else []
+    contents = training_contents(synthetic, real)
+    return merged([*own, *(Parent(synthetic.name, i, contents[i], (Role.PRETRAINING,)) for i in real)])
+
+
+def _earlier_parents(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
+    try:
+        contents: Mapping[str, str | None] = training_contents(RawDataset.open(resolve_dataset(source), any_kind=True))
+    except (FileNotFoundError, ValueError):
+        names = {str(r[key]) for r in records.values() for key in ("reference", "template") if key in r}
+        contents = {split_name(name, source)[1]: None for name in names}
+    return [Parent(source, case_id, sha256, (Role.TRAINING,)) for case_id, sha256 in contents.items()]
+
+
+def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | None]) -> list[str]:
+    """Which cases are parents, by id or by content, each with what it gave.
+
+    Args:
+        parents: of the synthetic data set.
+        dataset: full name of the cases' data set.
+        cases: case id → hash of the scan, None where it is not known.
+    """
+    by_id = {parent.case_id: parent for parent in parents if parent.dataset == dataset}
+    by_content = {parent.image_sha256: parent for parent in parents if parent.image_sha256 is not None}
+    found = []
+    for case_id, sha256 in cases.items():
+        parent = by_id.get(case_id) or by_content.get(sha256 or "")
+        if parent is not None:
+            same = "" if (parent.dataset, parent.case_id) == (dataset, case_id) else (
+                f"the scan of {parent.dataset}'s {parent.case_id}, which "
+            )  # fmt: skip
+            found.append(f"{case_id} ({same}{', '.join(parent.roles)})")
+    return found
+
+
+def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) -> str:
+    """Why a fold must not be trained after pretraining on a synthetic data set, and what to do.
+
+    Args:
+        synthetic: the synthetic data set's name.
+        dataset: the real one's.
+        fold: of the real one.
+        leaking: what `leaks` found among the fold's validation cases.
+    """
+    return (
+        f"{dataset}, fold {fold}: validation cases must be none that {synthetic} was made from, got {listed(leaking)}. "
+        f"Pretrain on a set of this fold, fcas_generate --fold {fold}, or train fold all; {ALLOW_VARIABLE}=1 goes on, "
+        "and then the validation proves nothing."
+    )
+
+
+def refuse_leaking_validation(
+    parents: Iterable[Parent],
+    synthetic: str,
+    preprocessed: Path,
+    fold: int | str,
+    validation: Sequence[str],
+    warn: Callable[[str], Any],
+) -> None:
+    """Refuse a training whose validation cases are parents of what it was pretrained on; fold `all` holds none out.
+
+    Args:
+        parents: of the synthetic data set.
+        synthetic: its name.
+        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
+        fold: of the training.
+        validation: ids of its validation cases.
+        warn: takes a warning.
+
+    Raises:
+        ValueError: naming the cases, unless the environment allows leaks.
+    """
+    parents = list(parents)
+    if fold == "all" or not parents:
+        return
+    contents = validation_contents(preprocessed, validation)
+    unknown = sum(sha256 is None for sha256 in contents.values())
+    if unknown:
+        warn(
+            f"{preprocessed.name}: scans of {unknown} of {len(contents)} validation cases are not known here, so they "
+            f"are held against {synthetic} by id alone. Copy {CONTENTS_FILE} from where fcas_prepare ran."
+        )
+    leaking = leaks(parents, preprocessed.name, contents)
+    if leaking:
+        refuse_leaks([fold_fault(synthetic, preprocessed.name, int(fold), leaking)], warn)
+
+
+def pretraining_parents(checkpoint: Mapping[str, Any]) -> tuple[str, list[Parent] | None]:
+    """The data set that a checkpoint of nnU-Net was trained on, and its parents; None where nothing tells them.
+
+    Args:
+        checkpoint: as nnU-Net writes it; of an earlier fcas_prepare, the parents are those that a later one has found.
+    """
+    arguments = checkpoint.get("init_args")
+    if arguments is None:
+        return "", None
+    name = str(arguments["plans"]["dataset_name"])
+    parents = from_json(arguments["dataset_json"])
+    path = root_folder(Root.PREPROCESSED) / name / DATASET_JSON
+    if parents is None and path.is_file():
+        parents = from_json(json.loads(path.read_text(encoding="utf-8")))
+    return name, parents
+
+
+def held_out_faults(parents: Iterable[Parent], dataset: RawDataset) -> list[str]:
+    """Why a data set's imagesTs cannot test what learns from these parents; a sentence at most."""
+    leaking = leaks(parents, "", held_out_contents(dataset))
+    if not leaking:
+        return []
+    return [
+        f"{dataset.name}: scans of imagesTs must be none that the generator learns or draws from, got "
+        f"{listed(leaking)}. Take them out of imagesTs, or out of the training cases; {ALLOW_VARIABLE}=1 goes on, and "
+        "then the test proves nothing."
+    ]
+
+
+def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
+    """Refuse, or warn where the user's environment allows leaks.
+
+    Args:
+        faults: a sentence each.
+        warn: takes a warning.
+
+    Raises:
+        ValueError: listing all faults, one a line.
+    """
+    if not faults:
+        return
+    if not leaks_allowed():
+        raise ValueError("\n".join(faults))
+    for fault in faults:
+        warn(f"WARNING, allowed by {ALLOW_VARIABLE}: {fault}")
+
+
+def leaks_allowed() -> bool:
+    """Whether the user has set `FCAS_ALLOW_LEAKS` to 1."""
+    return os.environ.get(ALLOW_VARIABLE) == _ALLOWED
+
+
+def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str, str | None]:
+    """Hashes of validation cases: those that fcas_prepare kept, else of the raw data set; None where it is not there.
+
+    Args:
+        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
+        case_ids: of the validation cases.
+    """
+    known: dict[str, str | None] = {case_id: None for case_id in case_ids}
+    known |= {case_id: sha256 for case_id, sha256 in known_contents(preprocessed).items() if case_id in known}
+    missing = [case_id for case_id, sha256 in known.items() if sha256 is None]
+    try:
+        if missing:
+            known |= training_contents(RawDataset.open(resolve_dataset(preprocessed.name), any_kind=True), missing)
+    except (FileNotFoundError, ValueError):
+        pass  # a cluster has the preprocessed cases alone: their ids remain
+    return known
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words with commas between; of many, the first ones and how many more."""
+    rest = len(words) - _MAX_LISTED
+    return ", ".join(words[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -9,7 +9,7 @@ import numpy as np
 from fcas_nnunet.commands.centred_files import CentredFiles
 from fcas_nnunet.evaluation.centred_scans import centred_image
 from fcas_nnunet.evaluation.image_quality import IntensityRange
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 from fcas_nnunet.generator.progress import PIXELS_PER_INCH, Panel, plot_panels
 
 VOXELS, STEP_MM = 192, 1.0  # the cube that scans are compared in, twice as fine
@@ -37,7 +37,7 @@ def write_copy_picture(
     ]
     figure = plot_panels(panels, title)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH)
+        figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH, metadata=PICTURE_METADATA)
 
 
 def _upright(volume: np.ndarray, outside: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 from fcas_nnunet.commands.case_files import default_workers
 from fcas_nnunet.commands.cli import command
 from fcas_nnunet.commands.evaluate_arguments import build_parser
-from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs
+from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs, check_picture_folder
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.files import atomic_path, atomic_write_text
 
@@ -40,12 +40,6 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _refuse_files(paths: Sequence[Path | None]) -> None:
-    for path in paths:
-        if path is not None and path.exists() and not path.is_dir():
-            raise ValueError(f"{path}: folder must be one, or be new, got a file. Name a folder.")
-
-
 def _notes(report: dict[str, Any]) -> list[str]:
     """What a reader of the table has to know."""
     notes = []
@@ -65,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Output("o", "result", ".json", [f'"{part.SCHEMA}"'.encode()]), Output("csv", "table", ".csv", TABLE_MARKS),
         Output("tsne", "map", ".png", PICTURE_MARKS), Output("picture", "picture", ".png", PICTURE_MARKS),
     ])  # fmt: skip
-    _refuse_files([getattr(args, name, None) for name in ("predictions", "pictures")])
+    check_picture_folder(getattr(args, "pictures", None))
     workers = args.np or default_workers()
     report = part.run(args, workers)
     if args.o:

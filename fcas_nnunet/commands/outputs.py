@@ -58,6 +58,29 @@ def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
         raise ValueError("\n".join(faults))
 
 
+def check_picture_folder(folder: Path | None) -> None:
+    """See that a folder of pictures is one, or new, and that no picture of somebody else's can be written over.
+
+    Raises:
+        ValueError: when it is a file, or holds other pictures.
+    """
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
+    others = [path.name for path in sorted(folder.glob("*.png")) if not _is_marked(path, PICTURE_MARKS)]
+    if others:
+        raise ValueError(
+            f"{folder}: folder must hold no pictures but earlier results, got {', '.join(others[:3])}. Name another."
+        )
+
+
+def _is_marked(path: Path, marks: Sequence[bytes]) -> bool:
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    return any(mark in head for mark in marks)
+
+
 def _fault(path: Path, output: Output, inputs: Sequence[Path]) -> str:
     """Where a file must go instead; empty when it may be written."""
     if path.is_dir():
@@ -68,9 +91,7 @@ def _fault(path: Path, output: Output, inputs: Sequence[Path]) -> str:
         return ""
     if any(path.samefile(other) for other in inputs):
         return "another file than those that are read, got one of them. Rename it."
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    if not any(mark in head for mark in output.marks):
+    if not _is_marked(path, output.marks):
         return "a new file or an earlier one of its kind, got one that holds something else. Choose another name."
     return ""
 

@@ -94,6 +94,8 @@ def outdated_cases(folder: Path, image_sha256: Mapping[str, str], model: Trained
     Raises:
         ValueError: when the folder holds predictions of these cases that were made elsewhere: they are not overwritten.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
     records = Journal(folder / JOURNAL_FILE).read()
     present = [case_id for case_id in image_sha256 if (folder / f"{case_id}{ending}").is_file()]
     foreign = [case_id for case_id in present if case_id not in records]

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fcas_nnunet.commands.evaluate import write_csv, write_json
-from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs
+from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs, check_picture_folder
 from fcas_nnunet.files import PICTURE_METADATA
 
 OUTPUTS = [
@@ -66,3 +66,16 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
         f"{tmp_path / 'scan.nii.gz'}: table must go into a file that ends in .csv, got another. Rename it.",
         f"{tmp_path / 'p.jpg'}: picture must go into a file that ends in .png, got another. Rename it.",
     ]
+
+
+def test_a_folder_of_pictures_takes_earlier_ones_and_no_others(tmp_path: Path) -> None:
+    check_picture_folder(None)
+    check_picture_folder(tmp_path / "new")
+    Figure().savefig(tmp_path / "case.png", metadata=PICTURE_METADATA)
+    (tmp_path / "notes.txt").touch()
+    check_picture_folder(tmp_path)
+    with pytest.raises(ValueError, match="notes.txt: folder must be one, or be new, got a file"):
+        check_picture_folder(tmp_path / "notes.txt")
+    Figure().savefig(tmp_path / "mine.png")
+    with pytest.raises(ValueError, match="must hold no pictures but earlier results, got mine.png"):
+        check_picture_folder(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from fcas_nnunet.commands.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.integration.environment import available_cores, nnunet_processes
 from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
@@ -63,7 +64,12 @@ def grid_faults(first: Path, second: Path) -> list[str]:
 
 
 def run_cases(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, workers: int, description: str
+    work: Callable[[Job], Result],
+    jobs: Mapping[str, Job],
+    *,
+    workers: int,
+    description: str,
+    need: MemoryNeed | None = None,
 ) -> dict[str, Result]:
     """Do `work` for every case, in `workers` processes, with a progress bar.
 
@@ -72,6 +78,7 @@ def run_cases(
         jobs: case id → its argument.
         workers: processes; with one, the work is done in this one.
         description: for the progress bar.
+        need: what a case takes; no more processes are started than the free memory carries.
 
     Returns:
         case id → result, in the order of `jobs`.
@@ -79,15 +86,21 @@ def run_cases(
     Raises:
         ValueError: with every case's faults, one a line.
     """
-    results = dict(stream_cases(work, jobs, workers=workers, description=description))
+    results = dict(stream_cases(work, jobs, workers=workers, description=description, need=need))
     return {case_id: results[case_id] for case_id in jobs}
 
 
 def stream_cases(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, workers: int, description: str
+    work: Callable[[Job], Result],
+    jobs: Mapping[str, Job],
+    *,
+    workers: int,
+    description: str,
+    need: MemoryNeed | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """As `run_cases`, but a case at a time: yields (case id, result) in the order in which they get finished."""
     faults: dict[str, list[str]] = {}
+    workers = workers if need is None else workers_carried(min(workers, max(1, len(jobs))), need)
     settled = as_finished(partial(_settled, work), list(jobs.items()), workers)
     for case_id, result, fault in tqdm(settled, total=len(jobs), desc=description, unit="case", disable=None):
         if fault is None:

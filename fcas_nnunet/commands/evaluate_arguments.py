@@ -258,5 +258,10 @@ def _add_part(parts: Any, name: str, description: str, example: str) -> argparse
     )
     part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
     part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
-    part.add_argument("-np", type=processes, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    part.add_argument(
+        "-np",
+        type=processes,
+        metavar="N",
+        help="most processes (default: nnUNet_def_n_proc, or the cores); fewer run where memory is short",
+    )
     return part

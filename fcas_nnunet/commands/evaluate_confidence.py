@@ -17,6 +17,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.devices import resolve_device, supports_bf16
 from fcas_nnunet.commands.leaks import generator_parents
+from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.commands.sampling_settings import resolved_confidence
 from fcas_nnunet.commands.train import generator_config, model_folder
 from fcas_nnunet.config import ConfidenceConfig
@@ -56,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = "fcas-nnunet/confidence"
 SCHEMA_VERSION = 1
+BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as much in passing
 JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
 ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
 KNOWN = (BOUNDARY, GRADIENT, CLASS_PRIOR)
@@ -130,7 +132,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
                 held_out=held_out.folder, anatomy=anatomy, template=template, seed=seed, prior=prior,
                 num_ensemble=args.ensemble, random_weights=not args.no_random_weights, **shared,
             )  # fmt: skip
-    evaluated = run_cases(_evaluate, jobs, workers=workers, description="drawing held-out cases")
+    need = MemoryNeed.of(map(held_out.mask_path, held_out.case_ids), BYTES_PER_VOXEL)
+    evaluated = run_cases(_evaluate, jobs, workers=workers, description="drawing held-out cases", need=need)
     cases = {name: found.case for name, found in evaluated.items()}
     summary = summarise_cases(list(cases.values()), JUDGED, EXPECTED)
     controls = [name for name in summary["pooled"] if name not in (JUDGED, EXPECTED, SPREAD)]
@@ -223,7 +226,8 @@ def _training_errors(
             held_out=source.folder, anatomy=Anatomy(case_id, (case_id,)), template=template,
             seed=derive_seed(seed, "class prior", number), prior=None, num_ensemble=0, random_weights=False, **shared,
         )  # fmt: skip
-    found = run_cases(_training_error, jobs, workers=workers, description="drawing training cases")
+    need = MemoryNeed.of(map(source.mask_path, source.case_ids), BYTES_PER_VOXEL)
+    found = run_cases(_training_error, jobs, workers=workers, description="drawing training cases", need=need)
     return class_prior([error for error, _ in found.values()], [codes for _, codes in found.values()])
 
 

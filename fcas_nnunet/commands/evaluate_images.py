@@ -14,6 +14,7 @@ import numpy as np
 
 from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
+from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.evaluation import image_set_table
 from fcas_nnunet.evaluation.image_quality import (
     SSIM_SIGMA_VOXELS,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 SCHEMA = "fcas-nnunet/image-quality"
 SCHEMA_VERSION = 1
 OTHER_MASK = "its mask is not its reference's: nothing to compare it with"
+#: Bytes a voxel: measured for SSIM (1.2 GB at 256³); a scan as it is read and its mask, twice over while converted.
+SSIM_BYTES, READING_BYTES = 75.0, 24.0
 MEASURES = ("ssim", "rmse", "rmse_hu")
 
 
@@ -128,7 +131,8 @@ def real_intensity_range(argument: str, *, workers: int) -> IntensityRange:
             "State it: --range LOW HIGH (in HU)."
         )
     paths = {case_id: (dataset.image_path(case_id), dataset.mask_path(case_id)) for case_id in dataset.case_ids}
-    histograms = run_cases(_histogram, paths, workers=workers, description="intensity range")
+    need = MemoryNeed.of((image for image, _ in paths.values()), READING_BYTES)
+    histograms = run_cases(_histogram, paths, workers=workers, description="intensity range", need=need)
     return foreground_range(histograms.values(), dataset.name)
 
 
@@ -193,7 +197,8 @@ def evaluate_images(
     scores: dict[str, ImageScores | None] = {}
     if found.pairs and intensity_range:
         work = partial(_score, intensity_range)
-        scores = run_cases(work, found.pairs, workers=workers, description="image pairs")
+        need = MemoryNeed.of((pair.synthetic for pair in found.pairs.values()), SSIM_BYTES)
+        scores = run_cases(work, found.pairs, workers=workers, description="image pairs", need=need)
     cases = {case_id: score for case_id, score in scores.items() if score is not None}
     left_out = found.left_out | {case_id: OTHER_MASK for case_id, score in scores.items() if score is None}
     structures = _structures(real, synthetic, workers)
@@ -248,7 +253,10 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
         paths = {
             case_id: (dataset.image_path(case_id), dataset.mask_path(case_id), labels) for case_id in dataset.case_ids
         }
-        found = run_cases(_structure_histograms, paths, workers=workers, description=f"intensities of {dataset.name}")
+        need = MemoryNeed.of((image for image, *_ in paths.values()), READING_BYTES)
+        found = run_cases(
+            _structure_histograms, paths, workers=workers, description=f"intensities of {dataset.name}", need=need
+        )
         sets.append(list(found.values()))
     return compare_intensities(*sets)
 

@@ -16,6 +16,7 @@ from fcas_nnunet.commands.case_files import stream_cases
 from fcas_nnunet.commands.centred_files import Cases, CentredFiles, open_all
 from fcas_nnunet.commands.copy_pictures import write_copy_picture
 from fcas_nnunet.commands.evaluate_images import real_intensity_range
+from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.evaluation.centred_scans import MARGIN_MM, CentredScan, centre_scan
 from fcas_nnunet.evaluation.diversity import GRID_MM, GRID_VOXELS
 from fcas_nnunet.evaluation.image_quality import IntensityRange
@@ -39,6 +40,7 @@ from fcas_nnunet.integration.manifest import versions
 
 SCHEMA = "fcas-nnunet/memorisation"
 SCHEMA_VERSION = 1
+BYTES_PER_VOXEL = 24.0  # a scan as it is read and its mask, twice over while converted
 HELD_OUT, LEAVE_ONE_OUT = "held-out", "leave-one-out"
 
 _FLAGGED_SHOWN = 10
@@ -173,7 +175,8 @@ def _sample(job: tuple[CentredFiles, IntensityRange]) -> CentredScan:
 
 def _stream(cases: Cases, intensity_range: IntensityRange, workers: int) -> Iterator[tuple[str, CentredScan]]:
     jobs = {case_id: (files, intensity_range) for case_id, files in cases.files.items()}
-    return stream_cases(_sample, jobs, workers=workers, description=f"scans of {Path(cases.name).name}")
+    need = MemoryNeed.of((files.image for files in cases.files.values()), BYTES_PER_VOXEL)
+    return stream_cases(_sample, jobs, workers=workers, description=f"scans of {Path(cases.name).name}", need=need)
 
 
 def _read_library(training: Cases, extracted: Extracted, intensity_range: IntensityRange, workers: int) -> _Library:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
+from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.evaluation.segmentation import (
     EMPTY_MASK_POLICY,
     FURTHER_MEASURES,
@@ -29,6 +30,7 @@ from fcas_nnunet.integration.volumes import read_volume
 
 SCHEMA = "fcas-nnunet/segmentations"
 SCHEMA_VERSION = 1
+BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def evaluate_segmentations(
         faults += [f"{case_id}: {fault}" for fault in grid_faults(job.reference, job.prediction)]
     if faults:
         raise ValueError("\n".join(faults))
-    cases = run_cases(_score, jobs, workers=workers, description="segmentations")
+    need = MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL)
+    cases = run_cases(_score, jobs, workers=workers, description="segmentations", need=need)
     summaries = summarise_labels(list(cases.values()))
     return {
         "schema": SCHEMA,

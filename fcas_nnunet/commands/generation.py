@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.commands.devices import device_label, resolve_device, supports_bf16
 from fcas_nnunet.commands.measurements import KEPT_PER_RUN, Measurement, append_measurement
+from fcas_nnunet.commands.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.commands.shares import Share, local_size
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
@@ -43,7 +44,9 @@ from fcas_nnunet.integration.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
-CACHED_CASES = 8
+CACHED_CASES, CACHED_BYTES = 8, 1e9
+#: Bytes a voxel: of a case that is kept (image, mask, surroundings), and of one that is made, on a CPU.
+CASE_BYTES, BYTES_PER_VOXEL = 6.0, 120.0
 POLL_S = 2.0  # how often a run that waits for another's cases looks at them
 
 _CASE_ID = re.compile(r"fcas_\d{5,}")
@@ -107,9 +110,26 @@ class Outcome:
     first: bool = False
 
 
-def processes_for(device: torch.device, asked: int | None) -> int:
-    """How many processes work side by side: as asked, else one on a GPU, or one for each core that is this process'."""
-    return asked or (1 if device.type == "cuda" else max(1, available_cores() // local_size(os.environ)))
+def processes_for(device: torch.device, asked: int | None, cases: CaseLibrary) -> int:
+    """How many processes work side by side.
+
+    Args:
+        device: where they run.
+        asked: by the user; None = one on a GPU, else one for each core that is this process', as far as memory carries.
+        cases: the largest reference tells what a process takes.
+    """
+    if asked or device.type == "cuda":
+        return asked or 1
+    return workers_carried(max(1, available_cores() // local_size(os.environ)), _need(cases))
+
+
+def kept_cases(cases: CaseLibrary) -> int:
+    """How many cases a process keeps after reading them."""
+    return max(1, min(CACHED_CASES, int(CACHED_BYTES / (1 + _need(cases).largest_voxels() * CASE_BYTES))))
+
+
+def _need(cases: CaseLibrary) -> MemoryNeed:
+    return MemoryNeed.of(map(cases.mask_path, cases.references), BYTES_PER_VOXEL)
 
 
 def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dict[str, Any]:
@@ -185,7 +205,7 @@ def _make_all(
 ) -> None:
     """Make cases in worker processes until each is there, by them or by another run."""
     device = resolve_device(job.device_name)
-    processes = processes_for(device, num_processes)
+    processes = processes_for(device, num_processes, job.cases)
     measured = 0
     with tqdm(total=num_mine, initial=num_mine - len(missing), desc="generating", unit="case") as bar:
         while missing:
@@ -261,7 +281,7 @@ class _Worker:
         generator = load_generator(job.model, self.device)
         config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
         self.generator = replace(generator, record=replace(generator.record, config=config))
-        self.load_case = lru_cache(CACHED_CASES)(job.cases.load_case)
+        self.load_case = lru_cache(kept_cases(job.cases))(job.cases.load_case)
         self.workplace = Workplace(job.output)  # kept to the end of the process
         self.journal = Manifest(job.output).new_journal()
         self.made = 0

@@ -142,7 +142,7 @@ def look_ahead(
         num_processes: as asked for; None = as many as suit the device.
     """
     device = resolve_device(device_name)
-    label, processes = device_label(device), processes_for(device, num_processes)
+    label, processes = device_label(device), processes_for(device, num_processes, cases)
     done = frozenset(finished_cases(output))
     voxels = {case: int(np.prod(read_grid(cases.mask_path(case))[0])) for case in {plan.reference for plan in plans}}
     missing = [plan for plan in plans if plan.case_id not in done]

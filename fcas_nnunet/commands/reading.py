@@ -61,7 +61,12 @@ def _add_prepare(parts: Any) -> None:
         "--megabytes", type=float, default=55.0, metavar="MB", help="size of the page, about (default: 55)"
     )
     part.add_argument("-o", type=Path, default=Path("reading"), metavar="DIR", help="default: reading")
-    part.add_argument("-np", type=processes, metavar="N", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    part.add_argument(
+        "-np",
+        type=processes,
+        metavar="N",
+        help="most processes (default: nnUNet_def_n_proc, or the cores); fewer run where memory is short",
+    )
 
 
 def _add_results(parts: Any) -> None:

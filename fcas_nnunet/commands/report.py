@@ -40,7 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--cases", type=positive, default=20, metavar="N",
         help="how many cases can be scrolled through (default: 20); all are measured",
     )  # fmt: skip
-    parser.add_argument("-np", type=processes, metavar="P", help="processes (default: nnUNet_def_n_proc, or the cores)")
+    parser.add_argument(
+        "-np",
+        type=processes,
+        metavar="P",
+        help="most processes (default: nnUNet_def_n_proc, or the cores); fewer run where memory is short",
+    )
     return parser
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.commands.case_files import default_workers, run_cases
+from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.commands.outputs import PAGE_MARKS, Output, check_outputs
 from fcas_nnunet.commands.report_cases import (
     CaseFiles,
@@ -60,6 +61,7 @@ from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 SCANS_BUDGET = 17_000_000
 REAL_SHARE = 0.6  # of a synthetic scan's budget: a real one has no confidence
 CARDS = 3
+BYTES_PER_VOXEL = 32.0  # image, mask and confidence as they are read, and twice over while converted
 Records = Mapping[str, Mapping[str, Any]]
 
 
@@ -156,7 +158,8 @@ def _measure_synthetic(
     Raises:
         ValueError: if no case is whole.
     """
-    found = run_cases(measure, files, workers=workers, description=f"measuring {sets.synthetic.name}")
+    description, need = f"measuring {sets.synthetic.name}", _need(files.values())
+    found = run_cases(measure, files, workers=workers, description=description, need=need)
     faults = [fault for case in found.values() for fault in case.faults]
     measures = {case_id: case.measures for case_id, case in found.items() if case.measures is not None}
     if not measures:
@@ -172,6 +175,10 @@ def _measure_synthetic(
     return measures, faults
 
 
+def _need(files: Iterable[CaseFiles]) -> MemoryNeed:
+    return MemoryNeed.of((case.image for case in files), BYTES_PER_VOXEL)
+
+
 def _measure_real(sets: _Sets, workers: int) -> list[CaseMeasures] | None:
     """Measures of the real cases; None without a real set.
 
@@ -181,7 +188,8 @@ def _measure_real(sets: _Sets, workers: int) -> list[CaseMeasures] | None:
     if sets.real is None:
         return None
     files = real_files(sets.real, sets.synthetic.labels)
-    found = run_cases(measure, files, workers=workers, description=f"measuring {sets.real.name}")
+    description, need = f"measuring {sets.real.name}", _need(files.values())
+    found = run_cases(measure, files, workers=workers, description=description, need=need)
     faults = [fault for case in found.values() for fault in case.faults]
     if faults or not found:
         raise ValueError("\n".join(faults) or f"{sets.real.folder}: at least one case must be there, got none.")
@@ -254,7 +262,8 @@ def _pack(
     thin = thin_ids(ids)
     jobs = {f"synthetic {row.case_id}": PackJob(files[row.case_id], budget, colours, thin) for row in shown}
     jobs |= {f"real {case_id}": PackJob(beside[case_id], int(REAL_SHARE * budget), {}, thin) for case_id in real_ids}
-    packed = run_cases(pack, jobs, workers=workers, description="packing scans")
+    need = _need(job.files for job in jobs.values())
+    packed = run_cases(pack, jobs, workers=workers, description="packing scans", need=need)
     place = {key: number for number, key in enumerate(packed)}
     viewer = [
         ViewerCase(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,18 +62,7 @@ def train_generator(
     if weights is not None:
         config = replace(config, tcdm=maisi.config_of(weights, config.tcdm))
         maisi.check_fit(weights, config.tcdm)
-    elif config.tcdm.frozen_denoiser:
-        raise ValueError(
-            "frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser."
-        )
-    check_networks(config)
-    if config.tcdm.pairs.reference_surroundings and not data.surroundings:
-        raise ValueError(
-            "tcdm.pairs.reference_surroundings: must be off for a data set without surroundings, got true. Add "
-            "surroundingsTr and surroundings.json, or turn it off."
-        )
-    config.sampling.for_model(config.tcdm.prediction_type)  # a solver that cannot run it is better named now
-    _check_shares(config, accelerator)
+    _check_settings(config, data, accelerator, loaded=weights is not None)
     cases = survey(data, accelerator, orientation_known_to(config.tcdm))
     hashes, means_hu = {case_id: case.sha256 for case_id, case in cases.items()}, usual_hu(cases.values())
     spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
@@ -196,6 +185,41 @@ def _refuse_other_cases(
         raise ValueError(
             f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
         )
+
+
+def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
+    """What can be wrong with a training before its scans are read, listed at once.
+
+    Args:
+        config: with the settings of loaded weights, where there are any.
+        data: the labelled cases; none is read.
+        accelerator: processes.
+        loaded: whether a denoiser is loaded.
+
+    Raises:
+        ValueError: naming every fault, a line each.
+    """
+    faults: list[str] = []
+    if config.tcdm.frozen_denoiser and not loaded:
+        faults.append("frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser.")
+    if config.tcdm.pairs.reference_surroundings and not data.surroundings:
+        faults.append(
+            "tcdm.pairs.reference_surroundings: must be off for a data set without surroundings, got true. Add "
+            "surroundingsTr and surroundings.json, or turn it off."
+        )
+    checks: list[Callable[[], object]] = [
+        lambda: check_networks(config),
+        lambda: config.sampling.for_model(config.tcdm.prediction_type),
+        lambda: _check_shares(config, accelerator),
+        lambda: variant_split(data, config.tcdm.pairs),
+    ]
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def _check_shares(config: FCaSConfig, accelerator: Accelerator) -> None:

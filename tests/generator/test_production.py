@@ -11,7 +11,7 @@ from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_confi
 from safetensors.torch import load_file
 
 from fcas_nnunet.anatomy import label_roles
-from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
+from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource, Solver
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.config_files import load_config, save_config
 from fcas_nnunet.generator import checkpoint, production
@@ -178,12 +178,22 @@ def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypa
         draw_image(generator, replace(case, case_id="a"), small_case(1), 0, CPU, torch.float32)
 
 
-def test_surroundings_that_are_not_there_cannot_be_drawn(tmp_path):
+def test_all_that_is_wrong_with_a_training_is_listed_before_a_scan_is_read(tmp_path):
+    """Three cases leave one shape to validate on, which two shapes do not give."""
+
+    def unread(case_id):
+        raise AssertionError(case_id)
+
     config = short_config()
-    pairs = replace(config.tcdm.pairs, reference_surroundings=True)
-    bare = TrainingData(["p0", "p1"], load_small_case, LABELS, {})
-    with pytest.raises(ValueError, match="reference_surroundings: must be off for a data set without surroundings"):
-        train_generator(bare, replace(config, tcdm=replace(config.tcdm, pairs=pairs)), tmp_path, Accelerator(cpu=True))
+    tcdm = replace(config.tcdm, pairs=replace(config.tcdm.pairs, num_shapes=2, reference_surroundings=True))
+    sampling = replace(config.sampling, solver=Solver.EULER)
+    data = TrainingData(["p0", "p1", "p2"], unread, LABELS, {})
+    with pytest.raises(ValueError, match="must be") as error:
+        train_generator(data, replace(config, tcdm=tcdm, sampling=sampling), tmp_path, Accelerator(cpu=True))
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        "tcdm.pairs.reference_surroundings", "solver", "num_shapes",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plan_of_fewer_is_the_beginning_of_more():

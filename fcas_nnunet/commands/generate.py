@@ -28,6 +28,7 @@ from fcas_nnunet.commands.mask_settings import (
     given_volumes,
     mask_config,
 )
+from fcas_nnunet.commands.resolution import warn_of_thin_structures
 from fcas_nnunet.commands.sampling_settings import (
     add_sampling_arguments,
     confidence_config,
@@ -131,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Plan
     record = _read_record(model, source, config, args) if is_trained(model) else None
     volumes = given_volumes(library)
+    warn_of_thin_structures(source, config.grid, record)
     library, plans = _plans(args, library, record, volumes)
     parents = _parents(library, record, model)
     refuse_leaking_parents(parents, source, args.fold, _tested(args, library))

@@ -20,6 +20,7 @@ from fcas_nnunet.commands.leaks import (
     training_parents,
     weights_parents,
 )
+from fcas_nnunet.commands.resolution import warn_of_thin_structures
 from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
 from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import remove_strays
@@ -119,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
     dataset.check(min_cases=2)
+    if not is_trained(folder):
+        warn_of_thin_structures(dataset, config.grid)
     train(dataset, config, args, keep_cache=args.keep_cache)
     say(f"done: the generator is in {folder}")
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
+from fcas_nnunet.commands import resolution
 from fcas_nnunet.commands.generate import main as generate
 from fcas_nnunet.commands.measurements import read_measurements
 from fcas_nnunet.commands.outlook import MAX_LISTED
@@ -195,6 +196,23 @@ def test_dry_run_prints_plan_disk_and_time_and_writes_nothing(home, capsys):
     assert re.search(r"disk: about 0\.00 GB \(measured on this generator's cases\), [\d.]+ GB free\n", printed)
     assert re.search(r"time: about \d+ s on one \S.* \(from \d cases? measured\)", printed)
     assert not list((home / "nnUNet_raw").glob("Dataset907*"))
+
+
+def test_structures_too_thin_for_the_working_grid_are_named_before_anything_is_done(home, caplog, monkeypatch):
+    """By a dry run, and by a training before it begins."""
+    monkeypatch.setattr(resolution, "FEW_VOXELS", 30.0)
+    generate(command(home, "907", "--dry-run", "-np", "1"))
+    warning = "voxels across on the working grid of 2 × 2 × 2 mm"
+    assert [warning in message for message in caplog.messages].count(True) == 1
+    caplog.clear()
+
+    def begins(*_, **__):
+        raise ValueError("begun")
+
+    monkeypatch.setattr("fcas_nnunet.generator.fitting.train_generator", begins)
+    with pytest.raises(SystemExit, match="^2$"):
+        train(["-d", "901", "--preset", "cpu"])
+    assert "voxels across on the working grid of 0.727 × 0.727 × 0.727 mm" in caplog.text
 
 
 def test_dry_run_makes_no_time_up(home, capsys):

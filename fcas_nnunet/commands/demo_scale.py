@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from fcas_nnunet.integration.environment import available_cores
+from fcas_nnunet.integration.environment import cpu_settings
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
@@ -86,14 +86,10 @@ class Names:
 
     def environment(self) -> dict[str, str]:
         """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
-        cores = str(available_cores())
         return {
             "nnUNet_raw": str(self.folder / "nnUNet_raw"),
             "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
             "nnUNet_results": str(self.folder / "nnUNet_results"),
             "nnUNet_extTrainer": ext_trainer_value(),
-            "nnUNet_n_proc_DA": "0",
-            "nnUNet_def_n_proc": cores,
-            "OMP_NUM_THREADS": cores,
-            "OMP_WAIT_POLICY": "passive",  # threads that wait for each other must not keep a core from who has work
+            **cpu_settings(),
         }

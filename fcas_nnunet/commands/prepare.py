@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from dataclasses import replace
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.contents import training_contents
-from fcas_nnunet.integration.environment import preprocessing_processes
+from fcas_nnunet.integration.environment import cpu_settings, preprocessing_processes
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.folds import read_splits
 from fcas_nnunet.integration.locks import exclusive
@@ -199,8 +198,8 @@ def training_commands(
     also = f"  # and fold {', '.join(others)}" if others else ""
     lines = [f"# {configuration}: pretrain on {synthetic.name}, fine-tune on {real.name}, predict"]
     if device:
-        cores = os.cpu_count() or 1
-        lines.append(f"export nnUNet_n_proc_DA=0 nnUNet_def_n_proc={cores} OMP_NUM_THREADS={cores}  # no GPU here")
+        variables = " ".join(f"{name}={value}" for name, value in cpu_settings().items())
+        lines.append(f"export {variables}  # no GPU here")
     lines += [
         'eval "$(fcas_env)"  # lets nnU-Net find the two trainers',
         f"nnUNetv2_train {syn} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",

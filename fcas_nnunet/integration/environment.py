@@ -144,11 +144,23 @@ def check_device() -> Iterator[Finding]:
     cores = available_cores()
     remedy = "Give nnU-Net's commands `-device cpu`; full-size training wants a GPU and a CUDA build of torch."
     yield Finding(Status.WARNING, "device", f"no GPU: torch {torch.__version__} on {cores} CPU cores", remedy)
-    wanted = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": str(cores), "OMP_NUM_THREADS": str(cores)}
-    unset = [f"{name}={value}" for name, value in wanted.items() if name not in os.environ]
+    unset = [f"{name}={value}" for name, value in cpu_settings().items() if name not in os.environ]
     if unset:
         remedy = "export " + " ".join(unset) + " (but nnUNet_n_proc_DA=2 for planning, which fails with 0)."
         yield Finding(Status.WARNING, "threads", "nnU-Net's defaults start more workers than the CPU carries", remedy)
+
+
+def cpu_settings() -> dict[str, str]:
+    """Environment variables for nnU-Net on a CPU: no workers beside the training, a thread for each core, and threads
+    that sleep while they wait. Spinning, as they do by default, two that wait for each other beside any other work on
+    the machine take many times as long."""
+    cores = str(available_cores())
+    return {
+        "nnUNet_n_proc_DA": "0",
+        "nnUNet_def_n_proc": cores,
+        "OMP_NUM_THREADS": cores,
+        "OMP_WAIT_POLICY": "passive",
+    }
 
 
 def available_cores() -> int:

@@ -114,6 +114,8 @@ def test_the_commands_it_prints(prepared: Prepared) -> None:
     assert f"-tr nnUNetTrainerCALFinetune -i INPUT_FOLDER -o OUTPUT_FOLDER{_device()}" in predict
     assert 'eval "$(fcas_env)"' in prepared.commands
     assert len([line for line in lines if line.startswith("nnUNetv2_train 902 2d")]) == 1
+    if _device():
+        assert "OMP_WAIT_POLICY=passive" in next(line for line in lines if line.startswith("export "))
 
 
 def _device() -> str:

@@ -80,12 +80,13 @@ def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float
 
 def test_a_cpu_without_settings_gets_them_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
+    for name in environment.cpu_settings():
         monkeypatch.delenv(name, raising=False)
     device, threads = environment.check_device()
     assert (device.status, threads.status) == (Status.WARNING, Status.WARNING)
     assert f"nnUNet_def_n_proc={environment.available_cores()}" in threads.remedy
-    for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
+    assert "OMP_WAIT_POLICY=passive" in threads.remedy
+    for name in environment.cpu_settings():
         monkeypatch.setenv(name, "1")
     assert [finding.subject for finding in environment.check_device()] == ["device"]
 

@@ -17,6 +17,7 @@ from fcas_nnunet.generator.recipe import Recipe
 from fcas_nnunet.generator.resampling import deform_image
 from fcas_nnunet.integration.folders import new_dataset_folder
 from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.parents import PARENTS_KEY, parents_of, to_json
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.synthetic_cases import case_is_written
 from fcas_nnunet.seeds import derive_seed
@@ -107,8 +108,9 @@ def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: 
             case = paint_case(case, derive_seed(seed, "paint", case_id))
         write_case(output, case, before_label=partial(Manifest(output).append, _manifest_record(record, rival)))
     write_dataset_json(
-        output, synthetic.labels, len(synthetic.case_ids), description=f"Masks of {synthetic.name}, scans {rival}."
-    )
+        output, synthetic.labels, len(synthetic.case_ids), description=f"Masks of {synthetic.name}, scans {rival}.",
+        more={PARENTS_KEY: to_json(parents_of(synthetic))},
+    )  # fmt: skip
 
 
 def _manifest_record(record: Mapping[str, Any], rival: Rival) -> dict[str, Any]:

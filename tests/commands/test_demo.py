@@ -23,6 +23,7 @@ from fcas_nnunet.commands.demo_stages import demo_stages
 from fcas_nnunet.commands.rivals import Rival, paint_case, warp_case, write_rivals
 from fcas_nnunet.generator.masks import generate_mask
 from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.parents import parents_of
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.trainer_lookup import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
 
@@ -94,6 +95,7 @@ def test_rivals_share_masks_and_parents_with_the_drawn_scans(tmp_path, monkeypat
         write_case(tmp_path / name, replace(case, image=case.image.astype(np.int16)))
         write_dataset_json(tmp_path / name, LABELS, 1, surroundings=SURROUNDINGS)
     record = {"case_id": "fcas_00000", "seed": 5, "reference": "p0", "template": "p0", "masks": "mgm"}
+    record |= {"source": "Dataset901_Real", "confidence": {}}
     Manifest(tmp_path / "Dataset902_Drawn").append(record | {"mgm": made.recipe.to_dict()})
     sets = [RawDataset.open(tmp_path / name) for name in ("Dataset902_Drawn", "Dataset901_Real")]
     for rival in Rival:
@@ -105,6 +107,8 @@ def test_rivals_share_masks_and_parents_with_the_drawn_scans(tmp_path, monkeypat
         assert (case.confidence == 1).all()
         line = Manifest(dataset.folder).read()["fcas_00000"]
         assert (line["reference"], line["template"], line["scan"]) == ("p0", "p0", rival)
+        (parent,) = parents_of(dataset)
+        assert (parent.dataset, parent.case_id) == ("Dataset901_Real", "p0"), "whoever validates on it is told"
     np.testing.assert_array_equal(written[0].load_case("fcas_00000").image, warped.image)
 
 

@@ -286,6 +286,7 @@ def _job(
     """What the workers need to know."""
     from fcas_nnunet.commands.generation import Job
     from fcas_nnunet.generator.checkpoint import weights_sha256
+    from fcas_nnunet.generator.grid import GEOMETRY
     from fcas_nnunet.generator.quality import volume_bounds_ml
 
     masks = mask_config(args, record.config.masks)
@@ -301,7 +302,7 @@ def _job(
             "source": library.source.name, "fold": args.fold, "references": _listed(library.named_references),
             "templates": _listed(library.named_templates), "run_seed": args.seed, "mask_config": to_dict(masks),
             "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
-            "confidence": to_dict(confidence), "preset": record.config.preset,
+            "confidence": to_dict(confidence), "preset": record.config.preset, "geometry": GEOMETRY,
             "weights_sha256": weights_sha256(model, confidence),
             "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
         },

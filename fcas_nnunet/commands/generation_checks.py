@@ -11,6 +11,7 @@ from fcas_nnunet.commands.generation import Job
 from fcas_nnunet.commands.leaks import fold_faults
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, has_preview
+from fcas_nnunet.generator.grid import GEOMETRY
 from fcas_nnunet.generator.production import CasePlan, made_otherwise
 from fcas_nnunet.generator.run_file import FileIdentity, generator_faults
 from fcas_nnunet.integration.contents import training_contents
@@ -83,6 +84,11 @@ def check_model(
     faults += generator_faults(folder, record.config, asked, files)
     if faults:
         raise ValueError("\n".join(faults))
+    if record.geometry != GEOMETRY:
+        logger.warning(
+            f"{folder}: the generator was trained by another version, which brought scans to the working grid "
+            "otherwise: it draws worse than it could. Delete the folder to train it anew."
+        )
 
 
 def check_preview(confidence: ConfidenceConfig, folder: Path) -> None:

@@ -54,6 +54,7 @@ class GeneratorRecord:
         validation_cases: those held out for validation.
         images: case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
         means_hu: label id → its mean over the cases; empty in generators of earlier versions.
+        geometry: how its scans came to the working grid (`grid.GEOMETRY`).
     """
 
     config: FCaSConfig
@@ -67,6 +68,7 @@ class GeneratorRecord:
     validation_cases: tuple[str, ...]
     images: dict[str, str] = field(default_factory=dict)
     means_hu: dict[str, float] = field(default_factory=dict)
+    geometry: int = 1
 
     @property
     def label_means_hu(self) -> dict[int, float]:

@@ -17,7 +17,7 @@ from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.autoencoder_training import train_autoencoder, variant_split
 from fcas_nnunet.generator.batches import Shares
 from fcas_nnunet.generator.calibrating import calibrate
-from fcas_nnunet.generator.grid import orientation_known_to, working_spacing
+from fcas_nnunet.generator.grid import GEOMETRY, orientation_known_to, working_spacing
 from fcas_nnunet.generator.latents import cache_latents
 from fcas_nnunet.generator.maisi import PretrainedFiles
 from fcas_nnunet.generator.networks import check_networks
@@ -88,6 +88,7 @@ def train_generator(
         cases=hashes, validation_cases=tuple(data.split()[1]),
         images={case_id: case.image_sha256 for case_id, case in cases.items()},
         means_hu={str(label): round(mean, 1) for label, mean in means_hu.items()},
+        geometry=GEOMETRY,
     )  # fmt: skip
     accelerator.wait_for_everyone()  # the weights are written
     if config.calibration is not None:
@@ -295,7 +296,7 @@ def _claim(
     accelerator: Accelerator,
 ) -> None:
     """Make the folder this run's own, or see that it is."""
-    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity())
+    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity(), GEOMETRY)
     before = read_run(folder)
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     faults = run_faults(before, run) if before is not None else []

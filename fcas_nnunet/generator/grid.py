@@ -17,6 +17,9 @@ from fcas_nnunet.generator.spline_projection import blend, project
 from fcas_nnunet.label_resampling import resample_labels
 from fcas_nnunet.orientation import SAR, SPL, Orientation
 
+#: How scans and label maps come to the working grid; raised whenever that changes what is drawn. 1: area averages,
+#: nearest labels, axes as stored. 2: spline projection, thin structures whole, all scans turned one way.
+GEOMETRY = 2
 #: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
 LARGEST_WORKING_VOLUME = 1 << 30
 

@@ -42,6 +42,7 @@ class Run:
         surroundings: surrounding name → id.
         cases: case id → hash of its content.
         pretrained: part of the generator → the file it was loaded from; None where it is trained.
+        geometry: how scans came to the working grid (`grid.GEOMETRY`).
     """
 
     config: FCaSConfig
@@ -49,6 +50,7 @@ class Run:
     surroundings: dict[str, int]
     cases: dict[str, str]
     pretrained: dict[str, FileIdentity | None]
+    geometry: int = 1
 
 
 def read_run(folder: Path) -> Run | None:
@@ -70,6 +72,8 @@ def run_faults(before: Run, now: Run) -> list[str]:
     """What differs between two runs in what is learnt; a phrase each."""
     faults = setting_faults(before.config, now.config)
     faults += [name for name in ("labels", "surroundings", "cases") if getattr(before, name) != getattr(now, name)]
+    if before.geometry != now.geometry:
+        faults.append("scans that another version of this package brought to the working grid otherwise")
     return faults + file_faults(before.pretrained, now.pretrained)
 
 

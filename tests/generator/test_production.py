@@ -17,6 +17,7 @@ from fcas_nnunet.config_files import load_config, save_config
 from fcas_nnunet.generator import checkpoint, production
 from fcas_nnunet.generator.conditions import build_condition
 from fcas_nnunet.generator.fitting import train_generator
+from fcas_nnunet.generator.grid import GEOMETRY
 from fcas_nnunet.generator.production import CasePlan, draw_image, make_case, plan_cases, replayed_mask
 from fcas_nnunet.generator.recipe import Recipe
 from fcas_nnunet.generator.resampling import deform_labels
@@ -46,6 +47,7 @@ def test_training_leaves_weights_and_a_record(trained):
     assert record.working_spacing_mm == (2, 2, 2)
     assert record.validation_cases == ("p3",)
     assert record.cases["p2"] == checkpoint.case_sha256(small_case(2))
+    assert record.geometry == GEOMETRY
     assert not (trained / "cache").exists()
     for part in ("autoencoder", "tcdm"):
         assert (trained / part / "progress.png").is_file()

@@ -53,6 +53,11 @@ def test_what_differs_is_named_with_both_values():
     )
 
 
+def test_a_training_that_began_with_scans_resampled_otherwise_does_not_go_on():
+    (fault,) = run_faults(RUN, replace(RUN, geometry=RUN.geometry + 1))
+    assert fault == "scans that another version of this package brought to the working grid otherwise"
+
+
 def test_the_first_of_many_differences_are_named():
     other = replace(RUN, config=replace(RUN.config, masks=replace(
         RUN.config.masks, rotation_deg=1.0, translation_mm=1.0, control_spacing_mm=1.0, min_jacobian=0.5, max_tries=1,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nnunet_cases import CPU, MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, make_root, random_case, write_set
 from nnunetv2.run.run_training import run_training_entry
 
@@ -150,6 +151,7 @@ def train(fold: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, *, datas
     arguments = [dataset, "3d_fullres", fold, "-p", PLANS, "-tr", "nnUNetTrainerCALFinetune_1epoch", "-device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", *arguments, "-pretrained_weights", str(checkpoint)])
     monkeypatch.setattr(trainers.nnUNetTrainerCALFinetune, "on_epoch_start", _stop)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # the tests that follow keep theirs
     run_training_entry()
 
 

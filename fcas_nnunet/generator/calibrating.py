@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fcas_nnunet.anatomy import label_roles
@@ -24,7 +23,7 @@ from fcas_nnunet.generator.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.grid import label_codes
 from fcas_nnunet.generator.production import draw_on_grid
 from fcas_nnunet.generator.training_data import TrainingData
-from fcas_nnunet.generator.variants import in_new_shape, save_tensors
+from fcas_nnunet.generator.variants import in_new_shape, read_tensors, save_tensors
 from fcas_nnunet.seeds import derive_seed
 from fcas_nnunet.structures import matched_error
 
@@ -100,10 +99,10 @@ def calibrate(
         if not path.is_file():
             _draw(generator, data, drawing, config, path, accelerator)
     accelerator.wait_for_everyone()
-    learnt = [load_file(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
+    learnt = [read_tensors(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
     model = fit_error_model(learnt, config, derive_seed(generator.record.config.seed, "error model"))
     held_out = [drawing for drawing in planned if drawing.held_out]
-    inside, outside = _scales(model, [load_file(_path(cache, drawing)) for drawing in held_out], config)
+    inside, outside = _scales(model, [read_tensors(_path(cache, drawing)) for drawing in held_out], config)
     record = generator.record
     calibration = Calibration(
         config=config,

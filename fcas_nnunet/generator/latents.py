@@ -9,13 +9,12 @@ from typing import Annotated
 import torch
 from accelerate import Accelerator
 from pydantic import Field
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fcas_nnunet.config import LATENT_CHANNELS
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
-from fcas_nnunet.generator.variants import IMAGE, Variant, save_tensors
+from fcas_nnunet.generator.variants import IMAGE, Variant, read_tensors, save_tensors
 from fcas_nnunet.schema import Positive, settings
 
 MEAN, LOG_STD = "mean", "log_std"
@@ -73,11 +72,11 @@ def cache_latents(
     for variant in tqdm(own, desc="encoding", unit="volume", disable=not accelerator.is_main_process):
         path = folder / variant.latents_file
         if not path.exists():
-            image = load_file(folder / variant.image_file)[IMAGE].to(accelerator.device).float()[None, None]
+            image = read_tensors(folder / variant.image_file)[IMAGE].to(accelerator.device).float()[None, None]
             with accelerator.autocast():
                 mean, std = autoencoder.encode(image, SLAB_ELEMENTS)
             save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
-        moments = load_file(path)
+        moments = read_tensors(path)
         latents, variance = moments[MEAN].double().flatten(1), (2 * moments[LOG_STD].double()).exp().flatten(1)
         sums[0] += latents.shape[1]
         sums[1 : 1 + LATENT_CHANNELS] += latents.sum(dim=1)

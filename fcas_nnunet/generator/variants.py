@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
@@ -144,16 +146,42 @@ def in_new_shape(
     )
 
 
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """The tensors that `save_tensors` wrote, to be read in whole or in part.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: cached tensors must be whole, got a damaged file ({error}). Delete {path.parent}, a cache."
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors that `save_tensors` wrote.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    with open_tensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}
+
+
 def read_crop(path: Path, key: str, crop: tuple[slice, slice, slice]) -> torch.Tensor:
     """Read a part of one stored tensor, whose last three axes are spatial, without reading the rest."""
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         view = file.get_slice(key)
         return view[crop] if len(view.get_shape()) == 3 else view[(slice(None), *crop)]
 
 
 def stored_shape(path: Path, key: str) -> tuple[int, int, int]:
     """Spatial shape of a stored tensor."""
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         d, h, w = file.get_slice(key).get_shape()[-3:]
     return d, h, w
 

@@ -2,13 +2,24 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from fcas_nnunet_small import LABELS, small_case
 from safetensors.torch import load_file
 
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.config import GridConfig
-from fcas_nnunet.generator.variants import IMAGE, REFERENCE, Variant, make_variants, variants_of
+from fcas_nnunet.generator.variants import (
+    IMAGE,
+    REFERENCE,
+    Variant,
+    make_variants,
+    read_crop,
+    read_tensors,
+    save_tensors,
+    stored_shape,
+    variants_of,
+)
 from fcas_nnunet.presets import TINY
 
 
@@ -34,3 +45,22 @@ def test_a_small_volume_is_padded_up_to_the_crop_with_its_border(tmp_path):
         assert torch.equal(large[:32, :, :32], small)
         assert torch.equal(large[32:, :, :32], small[31:].expand(16, -1, -1))
         assert torch.equal(large[:32, :, 32:], small[..., 31:].expand(-1, -1, 32))
+
+
+def test_stored_tensors_are_read_in_whole_and_in_part(tmp_path):
+    path, tensor = tmp_path / "a.safetensors", torch.arange(2 * 4 * 5 * 6.0).view(2, 4, 5, 6)
+    save_tensors({"x": tensor}, path)
+    assert torch.equal(read_tensors(path)["x"], tensor)
+    assert stored_shape(path, "x") == (4, 5, 6)
+    assert torch.equal(read_crop(path, "x", (slice(1, 3), slice(5), slice(2, 4))), tensor[:, 1:3, :, 2:4])
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200])
+def test_a_damaged_cache_is_named(tmp_path, kept):
+    path = tmp_path / "a.safetensors"
+    save_tensors({"x": torch.zeros(4, 5, 6)}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    crop = (slice(1), slice(1), slice(1))
+    for read in (read_tensors, lambda p: stored_shape(p, "x"), lambda p: read_crop(p, "x", crop)):
+        with pytest.raises(ValueError, match=r"a\.safetensors: cached tensors must be whole, got a damaged .* Delete"):
+            read(path)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.evaluation.report_results import ShownResult, show_result
+from fcas_nnunet.evaluation.results import read_result
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
 from fcas_nnunet.seeds import derive_seed
@@ -118,3 +120,10 @@ def write_result(path: Path, content: dict[str, Any]) -> Path:
     """Write a result as fcas_evaluate does."""
     path.write_text(json.dumps(content))
     return path
+
+
+def assert_shown_by_the_report(path: Path) -> ShownResult:
+    """A result that fcas_evaluate has written goes through what fcas_report does with it."""
+    shown = show_result(read_result(path))
+    assert shown.notes or any(table.rows for table in shown.tables)
+    return shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,22 @@ def fold_number(text: str) -> int | None:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a fold's number or all, got {text}")
     return int(text)
+
+
+def finite(text: str) -> float:
+    """A number that is neither NaN nor infinite."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite number from 0."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
 
 
 def process_number() -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.choices import ConfidenceChoice
-from fcas_nnunet.commands.cli import make_parser, positive, processes
+from fcas_nnunet.commands.cli import finite, make_parser, not_negative, positive, processes
 from fcas_nnunet.commands.train import add_generator_arguments
 
 _EXAMPLE = """
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     segmentations.add_argument(
-        "--tolerance_mm", type=float, default=1.0, metavar="MM", help="of the surface Dice (default: 1)"
+        "--tolerance_mm", type=not_negative, default=1.0, metavar="MM", help="of the surface Dice (default: 1)"
     )
     segmentations.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
 
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument("-s", required=True, metavar="SYN", help="synthetic data set, or folder of scans, likewise")
     images.add_argument(
         "--range",
-        type=float,
+        type=finite,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)",
@@ -196,7 +196,7 @@ def _add_memorisation(parts: Any) -> None:
     _add_network_choice(part)
     part.add_argument(
         "--range",
-        type=float,
+        type=finite,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="HU that scans are clipped to (default: 0.5 and 99.5 %% of the training set's labelled voxels)",

@@ -33,6 +33,7 @@ from fcas_nnunet.evaluation.calibration import (
 from fcas_nnunet.evaluation.confidence_picture import PicturedCase, write_confidence_picture
 from fcas_nnunet.evaluation.controls import BOUNDARY, CLASS_PRIOR, GRADIENT, class_prior, control_maps
 from fcas_nnunet.evaluation.error_maps import mean_matched_error, mean_raw_error
+from fcas_nnunet.evaluation.results import CONFIDENCE, header
 from fcas_nnunet.generator.checkpoint import (
     Generator,
     GeneratorRecord,
@@ -55,8 +56,6 @@ from fcas_nnunet.structures import matched_error
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "fcas-nnunet/confidence"
-SCHEMA_VERSION = 1
 BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as much in passing
 JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
 ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
@@ -140,8 +139,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     if args.picture:
         write_confidence_picture(args.picture, _best_and_worst(evaluated))
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        **header(CONFIDENCE),
         "source": source.name,
         "held_out": held_out.name,
         "settings": {

@@ -15,7 +15,6 @@ from fcas_nnunet.anatomy import match_labels, structure_of
 from fcas_nnunet.commands import evaluate_segmentations as segmentations
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.devices import resolve_device
-from fcas_nnunet.commands.evaluate_compare import read_result
 from fcas_nnunet.evaluation.fidelity import (
     ASSUMED_DICE,
     ASSUMED_THIN_DICE,
@@ -25,6 +24,7 @@ from fcas_nnunet.evaluation.fidelity import (
     Fidelity,
     judge_structure,
 )
+from fcas_nnunet.evaluation.results import FIDELITY, SEGMENTATIONS, header, read_result
 from fcas_nnunet.evaluation.segmentation import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.files import file_sha256
@@ -36,8 +36,6 @@ from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdate
 from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 from fcas_nnunet.integration.trained_models import channel_faults
 
-SCHEMA = "fcas-nnunet/fidelity"
-SCHEMA_VERSION = 1
 PREDICTIONS_FOLDER = "fcas_predictions"
 WORST_CASES = 10
 
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     synthetic = open_dataset(args.d)
     model = find_model(args.m, args.f, args.chk)
     labels = matching_labels(synthetic, model)
-    real = read_result(args.real_scores) if args.real_scores else None
+    real = read_result(args.real_scores, [SEGMENTATIONS]) if args.real_scores else None
     if real is not None:
         real_dice(real, labels)  # refuses before the long work
     device = resolve_device(args.device)
@@ -209,8 +207,7 @@ def evaluate_fidelity(
         for name in labels
     }  # fmt: skip
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        **header(FIDELITY),
         "synthetic": synthetic.name,
         "model": {"name": model.name, "sha256": model.sha256},
         "settings": {

@@ -27,6 +27,7 @@ from fcas_nnunet.evaluation.image_quality import (
 )
 from fcas_nnunet.evaluation.image_set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.intensities import IntensityComparison, compare_intensities, structure_histograms
+from fcas_nnunet.evaluation.results import IMAGE_QUALITY, header
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.integration.case_library import name_in
 from fcas_nnunet.integration.manifest import Manifest, versions
@@ -36,8 +37,6 @@ from fcas_nnunet.integration.volumes import read_volume
 if TYPE_CHECKING:
     from fcas_nnunet.commands.image_sets import Networks
 
-SCHEMA = "fcas-nnunet/image-quality"
-SCHEMA_VERSION = 1
 OTHER_MASK = "its mask is not its reference's: nothing to compare it with"
 #: Bytes a voxel: measured for SSIM (1.2 GB at 256³); a scan as it is read and its mask, twice over while converted.
 SSIM_BYTES, READING_BYTES = 75.0, 24.0
@@ -213,8 +212,7 @@ def evaluate_images(
         summary = {name: entry | {NOT_COMPUTED: why} for name, entry in summary.items()}
     paths = {case_id: (found.pairs[case_id].real, found.pairs[case_id].synthetic) for case_id in cases}
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        **header(IMAGE_QUALITY),
         "real": real.name,
         "synthetic": synthetic.name,
         "settings": {

@@ -36,10 +36,9 @@ from fcas_nnunet.evaluation.memorisation import (
     template_copy_rate,
     without,
 )
+from fcas_nnunet.evaluation.results import MEMORISATION, header
 from fcas_nnunet.integration.manifest import versions
 
-SCHEMA = "fcas-nnunet/memorisation"
-SCHEMA_VERSION = 1
 BYTES_PER_VOXEL = 24.0  # a scan as it is read and its mask, twice over while converted
 HELD_OUT, LEAVE_ONE_OUT = "held-out", "leave-one-out"
 
@@ -145,8 +144,7 @@ def evaluate_memorisation(
             _draw(pictures, case_id, entry, synthetic, training, intensity_range, thresholds)
     cases = {case_id: cases[case_id] for case_id in synthetic.files}
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        **header(MEMORISATION),
         "synthetic": synthetic.name,
         "training": training.name,
         "settings": {

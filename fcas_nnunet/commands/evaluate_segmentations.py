@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.commands.memory import MemoryNeed
+from fcas_nnunet.evaluation.results import SEGMENTATIONS, header
 from fcas_nnunet.evaluation.segmentation import (
     EMPTY_MASK_POLICY,
     FURTHER_MEASURES,
@@ -28,8 +30,6 @@ from fcas_nnunet.evaluation.statistics import Summary, summarise
 from fcas_nnunet.integration.manifest import versions
 from fcas_nnunet.integration.volumes import read_volume
 
-SCHEMA = "fcas-nnunet/segmentations"
-SCHEMA_VERSION = 1
 BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
 
 
@@ -43,6 +43,12 @@ class _Job:
     overlap_only: bool
     reference_ids: Mapping[int, int] | None = None
     prediction_ids: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    labels: dict[str, LabelScores]
+    reference_sha256: str
 
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
@@ -136,11 +142,11 @@ def evaluate_segmentations(
     if faults:
         raise ValueError("\n".join(faults))
     need = MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL)
-    cases = run_cases(_score, jobs, workers=workers, description="segmentations", need=need)
+    found = run_cases(_score, jobs, workers=workers, description="segmentations", need=need)
+    cases = {case_id: scored.labels for case_id, scored in found.items()}
     summaries = summarise_labels(list(cases.values()))
     return {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        **header(SEGMENTATIONS),
         "references": str(references),
         "predictions": str(predictions),
         "settings": {
@@ -151,6 +157,7 @@ def evaluate_segmentations(
             "overlap_only": overlap_only,
             "empty_masks": EMPTY_MASK_POLICY,
         },
+        "references_sha256": {case_id: scored.reference_sha256 for case_id, scored in found.items()},
         "summary": {
             "labels": {name: _summary_entry(summary) for name, summary in summaries.items()},
             "foreground_mean": _foreground_mean(summaries, radii),
@@ -161,14 +168,23 @@ def evaluate_segmentations(
     }
 
 
-def _score(job: _Job) -> dict[str, LabelScores]:
+def _score(job: _Job) -> _Scored:
     reference, prediction = read_volume(job.reference), read_volume(job.prediction)
     spacing_mm = None if job.overlap_only else spacing_of(reference.affine)
     masks = (
         _translated(reference.array, job.reference_ids, "reference"),
         _translated(prediction.array, job.prediction_ids, "prediction"),
     )
-    return score_case(*masks, job.labels, job.radii, spacing_mm, job.tolerance_mm)
+    scores = score_case(*masks, job.labels, job.radii, spacing_mm, job.tolerance_mm)
+    return _Scored(scores, _reference_sha256(masks[0], reference.affine))
+
+
+def _reference_sha256(labels: np.ndarray, affine: np.ndarray) -> str:
+    """A hash of what a prediction is held against: label ids and where they lie, whatever the file's type."""
+    place = np.round(affine, 3) + 0.0  # no negative zeros
+    digest = hashlib.sha256(f"{labels.shape} {place.tolist()}".encode())
+    digest.update(np.ascontiguousarray(labels, dtype=np.int32).tobytes())
+    return digest.hexdigest()
 
 
 def _translated(labels: np.ndarray, becomes: Mapping[int, int] | None, name: str) -> np.ndarray:
@@ -236,7 +252,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         "label",
         "Dice %",
         *(f"RDice {radius} %" for radius in radii),
-        *(title for title, _, _ in columns.values()),
+        *(f"{title} (n)" for title, _, _ in columns.values()),
     ]
     header += ["cases", "missed", "false", "no score"]
     rows = []
@@ -249,7 +265,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             entry["both_empty"],
         ]
         cells = [f"{100 * m['mean']:.2f} ± {100 * m['std']:.2f}" for m in measures]
-        cells += [_number(entry[measure]["mean"], *how) for measure, (_, *how) in columns.items()]
+        cells += [f"{_number(entry[m]['mean'], *how)} ({entry[m]['count']})" for m, (_, *how) in columns.items()]
         rows.append([name, *cells, *map(str, counts)])
     mean = report["summary"]["foreground_mean"]
     values = [mean["dice"], *(mean["rdice"][str(radius)] for radius in radii)]

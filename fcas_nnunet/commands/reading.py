@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import make_parser, processes
+from fcas_nnunet.commands.cli import finite, make_parser, processes
 
 _EXAMPLE = """
 fcas_report reading prepare --methods FCaS=902 MAISI=903 --real 901 -n 20 -o reading
@@ -58,7 +58,7 @@ def _add_prepare(parts: Any) -> None:
         "--criteria", type=Path, metavar="FILE.yaml", help="other criteria, scale or words (docs/reading.md)"
     )
     part.add_argument(
-        "--megabytes", type=float, default=55.0, metavar="MB", help="size of the page, about (default: 55)"
+        "--megabytes", type=finite, default=55.0, metavar="MB", help="size of the page, about (default: 55)"
     )
     part.add_argument("-o", type=Path, default=Path("reading"), metavar="DIR", help="default: reading")
     part.add_argument(

@@ -52,7 +52,8 @@ from fcas_nnunet.evaluation.report_page import (
 )
 from fcas_nnunet.evaluation.report_pictures import Pictures
 from fcas_nnunet.evaluation.report_provenance import common_fields, flat_fields, remake_command, run_seed
-from fcas_nnunet.evaluation.report_results import ShownResult, read_result, show_result
+from fcas_nnunet.evaluation.report_results import ShownResult, show_result
+from fcas_nnunet.evaluation.results import read_result
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset

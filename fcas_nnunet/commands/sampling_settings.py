@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fcas_nnunet.choices import ConfidenceChoice, ConfidenceNorm, SnapshotDecoder, Solver
+from fcas_nnunet.commands.cli import finite
 from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--window", type=int, nargs=3, metavar=("D", "H", "W"),
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
     )  # fmt: skip
-    group.add_argument("--overlap", type=float, metavar="SHARE", help="by which windows overlap, in [0, 1)")
+    group.add_argument("--overlap", type=finite, metavar="SHARE", help="by which windows overlap, in [0, 1)")
     group.add_argument(
         "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice),
         help="where confidence comes from: error_model, fitted with the generator, says how many HU a voxel is off; "

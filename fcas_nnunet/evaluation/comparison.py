@@ -15,7 +15,7 @@ CONFIDENCE_LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second minus first, over the cases that both have a score for.
+    """Second minus first, over the cases that have scores.
 
     Attributes:
         first_mean: of the first.
@@ -42,17 +42,24 @@ def compare(
     """Compare two results label by label.
 
     Args:
-        first: label → score per case; NaN where a case has none.
+        first: label → score per case; NaN where a case has none in either.
         second: the same labels and cases in the same order.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: when labels or numbers of cases differ.
+        ValueError: when labels or numbers of cases differ, or a case has a score in one result alone: leaving it out
+            would hide what the other lacks.
     """
     if first.keys() != second.keys() or any(len(first[label]) != len(second[label]) for label in first):
         raise ValueError(
             f"comparison: both results must have the same labels and cases, got {sorted(first)} and {sorted(second)}. "
             "Score them against the same references."
+        )
+    lopsided = [label for label in first if np.any(np.isnan(first[label]) != np.isnan(second[label]))]
+    if lopsided:
+        raise ValueError(
+            f"comparison: each case must have a score in both results or in neither, got one alone for {lopsided}. "
+            "Compare another measure."
         )
     plain = {label: _compare(np.asarray(first[label]), np.asarray(second[label]), seed) for label in first}
     corrected = holm([c.p_value for c in plain.values()])
@@ -77,8 +84,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _compare(first: np.ndarray, second: np.ndarray, seed: int) -> Comparison:
-    both = ~(np.isnan(first) | np.isnan(second))
-    first, second = first[both], second[both]
+    first, second = first[~np.isnan(first)], second[~np.isnan(second)]
     differences = second - first
     if not len(differences):
         nan = math.nan

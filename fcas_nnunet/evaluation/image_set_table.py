@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,15 +17,21 @@ def table_rows(report: Mapping[str, Any]) -> list[list[str]]:
     perceptual, fid, network = (report[name] for name in (PERCEPTUAL, FID, NETWORK))
     if NOT_COMPUTED not in perceptual:
         summary = perceptual["summary"]
-        rows.append(["LPIPS", f"{summary['mean']:.4f}", f"{summary['std']:.4f}", str(summary["count"])])
+        rows.append(["LPIPS", _number(summary["mean"], 4), _number(summary["std"], 4), str(summary["count"])])
     if NOT_COMPUTED not in fid:
-        rows.append(["FID 2.5D", f"{fid['fid']:.3f}", "", f"{fid['real_cases']}, {fid['synthetic_cases']}"])
+        rows.append(["FID 2.5D", _number(fid["fid"], 3), "", f"{fid['real_cases']}, {fid['synthetic_cases']}"])
     if NOT_COMPUTED not in network:
         counts = f"{network['real_cases']}, {network['synthetic_cases']}"
         kid = network["kid"]
-        rows.append(["FID, features of nnU-Net", f"{network['fid']:.3f}", "", counts])
-        rows.append(["KID, features of nnU-Net", f"{kid['value']:.4f}", f"SE {kid['standard_error']:.4f}", counts])
+        rows.append(["FID, features of nnU-Net", _number(network["fid"], 3), "", counts])
+        error = f"SE {_number(kid['standard_error'], 4)}"
+        rows.append(["KID, features of nnU-Net", _number(kid["value"], 4), error, counts])
     return rows
+
+
+def _number(value: float | None, digits: int) -> str:
+    """A score, or a dash where it does not exist: NaN as measured, None as read back from JSON."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:

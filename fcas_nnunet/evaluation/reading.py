@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fcas_nnunet.config_files import load_config, to_dict
+from fcas_nnunet.json_files import check_schema, read_json
 from fcas_nnunet.schema import from_dict, settings
 from fcas_nnunet.seeds import derive_seed
 
@@ -219,8 +219,9 @@ def load_key(path: Path) -> Key:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no key, or a broken one.
     """
-    content = read_json(path)
-    check_schema(path, content, KEY_SCHEMA, KEY_VERSION, "Name the key.json of this reading.")
+    advice = "Name the key.json of this reading."
+    content = read_json(path, advice)
+    check_schema(path, content, {KEY_SCHEMA: KEY_VERSION}, advice)
     try:
         bags = {
             bag_id: Bag(bag_id, bag["reference"], {letter: entry["method"] for letter, entry in bag["letters"].items()})
@@ -241,36 +242,3 @@ def load_key(path: Path) -> Key:
         raise ValueError(
             f"{path}: key must be whole, got an error at {error}. Take the file as it was written."
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is none.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: file must exist, got none. Fix the path.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: content must be JSON, got an error: {error}. Take the file as it was saved."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. Name another file.")
-    return content
-
-
-def check_schema(path: Path, content: Mapping[str, Any], schema: str, version: int, advice: str) -> None:
-    """Refuse a file of another kind or a later version.
-
-    Raises:
-        ValueError: saying which it is.
-    """
-    got = (content.get("schema"), content.get("schema_version"))
-    if got != (schema, version):
-        raise ValueError(
-            f"{path}: schema must be {schema}, version {version}, got {got[0]}, version {got[1]}. {advice}"
-        )

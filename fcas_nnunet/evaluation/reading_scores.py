@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.evaluation.reading import Bag, Key, Protocol, check_schema, read_json
+from fcas_nnunet.evaluation.reading import Bag, Key, Protocol
+from fcas_nnunet.json_files import check_schema, read_json
 
 SCORES_SCHEMA, SCORES_VERSION = "fcas-nnunet/reading-scores", 1
 
@@ -111,8 +112,9 @@ def order_by_total(totals: Mapping[str, int]) -> list[list[str]]:
 
 
 def _load_reader(key: Key, path: Path) -> Reader:
-    content = read_json(path)
-    check_schema(path, content, SCORES_SCHEMA, SCORES_VERSION, "Name files that the reading's page has saved.")
+    advice = "Name files that the reading's page has saved."
+    content = read_json(path, advice)
+    check_schema(path, content, {SCORES_SCHEMA: SCORES_VERSION}, advice)
     if content.get("reading_id") != key.reading_id:
         raise ValueError(
             f"{path}: reading must be {key.reading_id}, the key's, got {content.get('reading_id')}. "

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.evaluation import image_set_table
-
-SEGMENTATIONS = "fcas-nnunet/segmentations"
-COMPARISON = "fcas-nnunet/comparison"
-IMAGE_QUALITY = "fcas-nnunet/image-quality"
-CONFIDENCE = "fcas-nnunet/confidence"
-#: Shown as they come: their numbers, nested tables, and settings.
-GENERIC = ("fcas-nnunet/fidelity", "fcas-nnunet/memorisation")
-SCHEMAS = (SEGMENTATIONS, COMPARISON, IMAGE_QUALITY, CONFIDENCE, *GENERIC)
+from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY, SEGMENTATIONS, VERSIONS
 
 _ASIDE = {"schema", "schema_version", "settings", "versions", "cases", "left_out", "ignored_predictions", "notes"}
 _SUMMARY = {"mean", "std", "count"}
@@ -60,30 +51,6 @@ class ShownResult:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Read a result of fcas_evaluate.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is no JSON, or of a schema that is not known.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: the result must exist, got no file. Make it: fcas_evaluate ... -o {path.name}."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Run fcas_evaluate again.") from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema not in SCHEMAS:
-        raise ValueError(
-            f"{path}: schema must be one of {', '.join(SCHEMAS)}, got {schema}. "
-            "Give JSON that fcas_evaluate wrote with -o."
-        )
-    return content
-
-
 def show_result(content: Mapping[str, Any]) -> ShownResult:
     """Turn a result into tables.
 
@@ -112,10 +79,12 @@ def _segmentations(content: Mapping[str, Any]) -> ShownResult:
     further = [("HD95 mm", ("hd95_mm",), 1, 2), ("Surface Dice %", ("surface_dice",), 100, 1),
                ("clDice %", ("centreline_dice",), 100, 1), ("β0 error", ("pieces_error",), 1, 1),
                ("β1 error", ("tunnels_error",), 1, 1)]  # fmt: skip
-    columns = measures + [m for m in further if any(m[1][0] in entry for entry in summary["labels"].values())]
+    shown = [m for m in further if any(m[1][0] in entry for entry in summary["labels"].values())]
+    columns = measures + [(f"{title} (n)", *how) for title, *how in shown]
     rows = []
     for name, entry in summary["labels"].items():
-        cells = [_mean_and_spread(_at(entry, path), factor, digits) for _, path, factor, digits in columns]
+        cells = [_mean_and_spread(_at(entry, path), factor, digits) for _, path, factor, digits in measures]
+        cells += [f"{_mean_and_spread(entry[m], f, digits)} ({entry[m]['count']})" for _, (m,), f, digits in shown]
         missed = f"{entry['only_prediction_empty']} missed, {entry['only_reference_empty']} false"
         rows.append([name, *cells, str(entry["dice"]["count"]), missed])
     mean = summary["foreground_mean"]
@@ -151,9 +120,12 @@ def _comparison(content: Mapping[str, Any]) -> ShownResult:
 def _image_quality(content: Mapping[str, Any]) -> ShownResult:
     titles = {"ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "rmse_hu": ("RMSE HU", 1)}
     rows = [[titles[m][0], _number(s["mean"], 1, titles[m][1]), _number(s["std"], 1, titles[m][1]), str(s["count"])]
-            for m, s in content["summary"].items() if m in titles]  # fmt: skip
+            for m, s in content["summary"].items() if m in titles and s["count"]]  # fmt: skip
     used = content["settings"]["intensity_range"]
-    notes = [f"On {used['low_hu']:g} HU to {used['high_hu']:g} HU ({used['source']})"]
+    if used is not None:
+        notes = [f"On {used['low_hu']:g} HU to {used['high_hu']:g} HU ({used['source']})"]
+    else:
+        notes = [f"SSIM, RMSE: not computed: {content['summary']['ssim']['not_computed']}"]
     if content.get("left_out"):
         notes.append(f"{len(content['left_out'])} synthetic cases left out: no real scan under the same mask")
     if image_set_table.NETWORK in content:
@@ -206,7 +178,7 @@ def _generic(content: Mapping[str, Any]) -> ShownResult:
     scores: dict[str, dict[str, float]] = {}
     for name in sorted(parts, key=lambda key: key != "summary"):
         value = parts[name]
-        if isinstance(value, dict) and value.get("schema") in SCHEMAS:  # a result within a result
+        if isinstance(value, dict) and value.get("schema") in VERSIONS:  # a result within a result
             inner = show_result(value)
             scores |= inner.scores
             tables += [Table(f"{inner.title}: {table.title}", table.header, table.rows) for table in inner.tables]

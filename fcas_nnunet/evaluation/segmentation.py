@@ -2,7 +2,9 @@
 (HD95, surface Dice) and, for vessels, centrelines and topology.
 
 Empty masks, one policy throughout: a label that is empty in reference and prediction has no score (NaN), is left out
-of the means and counted; a label that is empty in only one of the two scores 0, and has no distance (HD95 NaN).
+of the means and counted; a label that is empty in only one of the two gets the worst score there is: 0, and for HD95
+the largest distance that two voxels of the image can have (Metrics Reloaded, arXiv 2206.01653), so that a miss never
+improves a mean.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from fcas_nnunet.evaluation.vessels import centreline_dice, topology_errors
 RDICE_RADII_VOXELS = (1, 2, 3)
 TOLERANCE_MM = 1.0
 EMPTY_MASK_POLICY = (
-    "both empty: no score, left out of the means and counted; only one of the two empty: 0, and no HD95; errors of "
-    "pieces and tunnels count an empty mask as none"
+    "both empty: no score, left out of the means and counted; only one of the two empty: 0, and for HD95 the largest "
+    "distance between two voxels of the image; errors of pieces and tunnels count an empty mask as none"
 )
 #: Measures besides Dice and RDice, by their field in `LabelScores`.
 FURTHER_MEASURES = ("hd95_mm", "surface_dice", "centreline_dice", "pieces_error", "tunnels_error")
@@ -39,7 +41,7 @@ class LabelScores:
         rdice: radius in voxels → relaxed Dice in [0, 1], likewise.
         reference_voxels: |Q|.
         prediction_voxels: |P|.
-        hd95_mm: 95 % Hausdorff distance in mm.
+        hd95_mm: 95 % Hausdorff distance in mm; `worst_distance_mm` where one mask is empty.
         surface_dice: share of both surfaces within the tolerance, in [0, 1].
         centreline_dice: clDice in [0, 1]; NaN for what is no vessel.
         pieces_error: |difference of β0|, the numbers of pieces.
@@ -183,12 +185,22 @@ def _further_scores(
     distances = surface_distances(q, p, spacing_mm)
     topology = topology_errors(q, p)
     return {
-        "hd95_mm": hausdorff_95_mm(distances),
+        "hd95_mm": worst_distance_mm(q.shape, spacing_mm) if one_empty else hausdorff_95_mm(distances),
         "surface_dice": 0.0 if one_empty else surface_dice(distances, tolerance_mm),
         "centreline_dice": centreline_dice(q, p) if vessel else math.nan,
         "pieces_error": topology.pieces,
         "tunnels_error": topology.tunnels,
     }
+
+
+def worst_distance_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+    """The largest distance between two voxels of an image, in mm: from corner to corner.
+
+    Args:
+        shape: voxels along (D, H, W).
+        spacing_mm: along (D, H, W).
+    """
+    return math.dist([0.0] * len(shape), [(n - 1) * step for n, step in zip(shape, spacing_mm, strict=True)])
 
 
 def _dice(overlap: int, p: int, q: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,22 @@ MEAN, SHARES = "confidence_mean", "confidence_shares"
 _STRIDE = 2
 
 
+def target_names(labels: Mapping[str, Any], has_regions: bool) -> list[str]:
+    """Names of a target's labels, by id, or of its regions, by channel; `dataset.json` may list labels in any order.
+
+    Args:
+        labels: name → id, or the ids of a region, as `dataset.json` has them.
+        has_regions: whether the target holds regions; nnU-Net's channels then follow `dataset.json`.
+    """
+    names = [name for name in labels if name not in ("background", "ignore")]
+    return names if has_regions else sorted(names, key=lambda name: int(labels[name]))
+
+
 class ConfidenceTally:
     """Sums of an epoch's confidence, on the device, so that no step waits for them.
 
     Args:
-        num_labels: labels without the background, or regions.
+        num_labels: labels without the background, whose ids are 1 to this, or regions.
         has_regions: whether targets are regions [B, C, ...] instead of label ids [B, 1, ...].
     """
 

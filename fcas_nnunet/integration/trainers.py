@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from packaging.specifiers import SpecifierSet
 from torch import nn
 
-from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally
+from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally, target_names
 from fcas_nnunet.integration.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.losses import ConfidenceLoss
@@ -134,7 +134,7 @@ class nnUNetTrainerCAL(_Guarded):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.EPOCHS
         labels = self.label_manager
-        names = [name for name in dataset_json["labels"] if name not in ("background", "ignore")]
+        names = target_names(dataset_json["labels"], labels.has_regions)
         self.tally = ConfidenceTally(len(names), labels.has_regions)
         self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
 

@@ -6,9 +6,11 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
@@ -54,7 +56,7 @@ def test_segmentations_to_json_csv_and_table(folders: tuple[Path, Path], capsys:
     out, table = folders[0] / "out.json", folders[0] / "out.csv"
     run_segmentations(folders, "-o", str(out), "--csv", str(table))
     report = json.loads(out.read_text())
-    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/segmentations", 1)
+    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/segmentations", 2)
     # Six of eight slabs overlap; one, two, two more lie within 1, 2, 3 voxels.
     assert report["cases"]["a"]["left_ventricle"]["dice"] == pytest.approx(0.75)
     assert report["cases"]["a"]["left_ventricle"]["rdice"] == pytest.approx({"1": 12 / 15, "2": 12 / 16, "3": 12 / 16})
@@ -68,11 +70,14 @@ def test_segmentations_to_json_csv_and_table(folders: tuple[Path, Path], capsys:
     assert [(row["case_id"], row["label"]) for row in rows] == [
         ("a", "left_ventricle"), ("a", "aorta"), ("b", "left_ventricle"), ("b", "aorta"),
     ]  # fmt: skip
+    assert_shown_by_the_report(out)
     assert float(rows[0]["dice"]) == 0.75
     assert rows[1]["dice"] == ""
     printed = capsys.readouterr().out
     assert "37.50 ± 53.03" in printed
     assert "empty masks: both empty: no score" in printed
+    assert "HD95 mm (n)" in printed
+    assert f"{report['summary']['labels']['left_ventricle']['hd95_mm']['mean']:.2f} (2)" in printed  # as many as Dice
 
 
 def test_surfaces_and_topology_are_in_mm_of_the_files(folders: tuple[Path, Path]) -> None:
@@ -83,7 +88,8 @@ def test_surfaces_and_topology_are_in_mm_of_the_files(folders: tuple[Path, Path]
     assert scores["surface_dice"] == 1.0
     assert (scores["pieces_error"], scores["tunnels_error"], scores["centreline_dice"]) == (0, 0, None)
     missed = json.loads(out.read_text())["cases"]["b"]["left_ventricle"]
-    assert (missed["hd95_mm"], missed["surface_dice"], missed["pieces_error"]) == (None, 0, 1)
+    diagonal = math.hypot(13 * 1.5, 15 * 0.7, 17 * 0.7)
+    assert (missed["hd95_mm"], missed["surface_dice"], missed["pieces_error"]) == (pytest.approx(diagonal), 0, 1)
     run_segmentations(folders, "-o", str(out), "--overlap_only")
     assert json.loads(out.read_text())["cases"]["a"]["left_ventricle"]["hd95_mm"] is None
 
@@ -105,13 +111,112 @@ def test_two_results_side_by_side(folders: tuple[Path, Path], capsys: pytest.Cap
     main(["compare", "-a", str(first), "-b", str(second), "--measure", "rdice.1"])
     refused = (["compare", "-a", str(first), "-b", str(second), "--measure", "beauty"], "--measure: must be one of")
     assert_refused(capsys, *refused)
-    assert_refused(capsys, ["compare", "-a", str(first), "-b", str(out)], "schema must be fcas-nnunet/segmentations")
-    partly = json.loads(second.read_text())
-    del partly["cases"]["b"]
-    second.write_text(json.dumps(partly))
-    assert_refused(
-        capsys, ["compare", "-a", str(first), "-b", str(second)], "cases must be the same, got b in one only"
-    )
+    assert_refused(capsys, ["compare", "-a", str(first), "-b", str(out)], "schema must be one of fcas-nnunet/segm")
+    assert_shown_by_the_report(out)
+
+
+def compared(folder: Path, measure: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    out = folder / "comparison.json"
+    main(["compare", "-a", str(folder / "a.json"), "-b", str(folder / "b.json"), "--measure", measure, "-o", str(out)])
+    assert_shown_by_the_report(out)
+    return json.loads(out.read_text())
+
+
+def test_a_missed_structure_never_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A is off by 2 to 5 voxels throughout; B misses four of six cases, and finds the others a little better."""
+    references = tmp_path / "heart" / "labelsTs"
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": LABELS}))
+    for number in range(6):
+        case = f"c{number}.nii.gz"
+        write_labels(references / case, cube(2), AFFINE)
+        write_labels(tmp_path / "a" / case, cube(2 + [5, 4, 5, 4, 3, 3][number]), AFFINE)
+        write_labels(tmp_path / "b" / case, cube(4) * (number > 3), AFFINE)
+    for name in "ab":
+        run_segmentations((references, tmp_path / name), "--labels", str(tmp_path / "labels.json"), "-o",
+                          str(tmp_path / f"{name}.json"))  # fmt: skip
+    report = compared(tmp_path, "hd95_mm", capsys)
+    ventricle = report["labels"]["left_ventricle"]
+    assert (ventricle["count"], ventricle["first_missed"], ventricle["second_missed"]) == (6, 0, 4)
+    assert ventricle["difference"] > 10  # mm: B is worse, though nearer where it finds anything
+    assert "the largest distance between two voxels" in report["settings"]["empty_masks"]
+    capsys.readouterr()
+    compared(tmp_path, "pieces_error", capsys)
+    assert "one result misses left_ventricle more often" in capsys.readouterr().out
+
+
+def test_leaving_out_what_is_not_there_counts_as_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": LABELS}))
+    write_labels(tmp_path / "r" / "c.nii.gz", cube(2), AFFINE)
+    write_labels(tmp_path / "a" / "c.nii.gz", cube(2), AFFINE)
+    write_labels(tmp_path / "b" / "c.nii.gz", np.maximum(cube(2), np.roll(cube(2, 2), -7, 1)), AFFINE)
+    for name in "ab":
+        run_segmentations((tmp_path / "r", tmp_path / name), "--labels", str(tmp_path / "labels.json"), "-o",
+                          str(tmp_path / f"{name}.json"))  # fmt: skip
+    for measure, right in (("dice", 1), ("rdice.2", 1), ("hd95_mm", 0), ("centreline_dice", 1), ("pieces_error", 0)):
+        aorta = compared(tmp_path, measure, capsys)["labels"]["aorta"]
+        assert (aorta["count"], aorta["first_mean"]) == (1, right)
+        assert aorta["second_mean"] != right
+
+
+def other_tolerance(result: dict[str, Any]) -> None:
+    result["settings"]["surface_dice_tolerance_mm"] = 3.0
+
+
+def other_reference(result: dict[str, Any]) -> None:
+    result["references_sha256"]["b"] = "0"
+
+
+def other_cases(result: dict[str, Any]) -> None:
+    del result["references_sha256"]["b"], result["cases"]["b"]
+
+
+def other_ids(result: dict[str, Any]) -> None:
+    result["settings"]["labels"] = {"left_ventricle": 2, "aorta": 1}
+
+
+def other_policy(result: dict[str, Any]) -> None:
+    result["settings"]["empty_masks"] = "left out"
+
+
+def overlap_alone(result: dict[str, Any]) -> None:
+    result["settings"]["overlap_only"] = True
+
+
+def later_version(result: dict[str, Any]) -> None:
+    result["schema_version"] = 7
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (other_tolerance, "surface_dice_tolerance_mm must be the same, got 1.0 and 3.0. Score both against the same"),
+        (other_reference, "references must be the same, got others for b"),
+        (other_cases, "cases must be the same, got b in one only"),
+        (other_ids, "labels must be the same, got {'left_ventricle': 1, 'aorta': 2} and"),
+        (other_policy, "empty_masks must be the same"),
+        (overlap_alone, "must be one of dice, rdice.1, rdice.2, rdice.3 of"),
+        (later_version, "schema_version of fcas-nnunet/segmentations must be 2, got 7"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str], change: Any, sentence: str
+) -> None:
+    first, second = folders[0] / "first.json", folders[0] / "second.json"
+    run_segmentations(folders, "-o", str(first))
+    result = json.loads(first.read_text())
+    change(result)
+    second.write_text(json.dumps(result))
+    assert_refused(capsys, ["compare", "-a", str(first), "-b", str(second), "--measure", "surface_dice"], sentence)
+    if change is other_tolerance:  # of no matter for Dice
+        main(["compare", "-a", str(first), "-b", str(second), "--measure", "dice"])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_a_tolerance_is_a_finite_number(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    arguments = ["segmentations", "-r", str(folders[0]), "-p", str(folders[1]), "--tolerance_mm", value]
+    assert_refused(capsys, arguments, "argument --tolerance_mm: must be")
 
 
 def test_workers_change_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -208,6 +313,7 @@ def test_images_pair_by_the_manifest_under_equal_masks(
     assert report["cases"]["syn_0"]["reference"] == "heart_1"
     assert report["cases"]["syn_0"]["rmse_hu"] == pytest.approx(30.0)
     assert "its mask is not its reference's" in report["left_out"]["syn_1"]
+    assert_shown_by_the_report(out)
     used = report["settings"]["intensity_range"]
     assert "labelled voxels of Dataset901_Heart" in used["source"]
     assert -50 < used["low_hu"] < 60 < 340 < used["high_hu"] < 450

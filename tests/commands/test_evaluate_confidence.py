@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
+from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
@@ -70,6 +71,7 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     out, picture, table = tmp_path / "c.json", tmp_path / "c.png", tmp_path / "c.csv"
     run("--held_out", "904", "--draws", "1", "--ensemble", "2", "-o", str(out), "--picture", str(picture), "--csv",
         str(table))  # fmt: skip
+    assert_shown_by_the_report(out)
     report = json.loads(out.read_text())
     assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/confidence", 1)
     assert report["settings"]["confidence"]["estimator"] == "error_model"

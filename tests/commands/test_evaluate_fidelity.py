@@ -13,6 +13,7 @@ import torch
 from nnunet_cases import CPU, REAL, Prepared, save_untrained
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.commands.evaluate import main
 from fcas_nnunet.commands.evaluate_fidelity import Comparison, comparison
@@ -62,6 +63,7 @@ def synthetic(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def evaluate(synthetic: RawDataset, model: Path, tmp_path: Path, *more: str) -> dict[str, Any]:
     out = tmp_path / "drawn.json"
     main(["fidelity", "-d", synthetic.name, "-m", str(model), "-device", "cpu", "-np", "1", "-o", str(out), *more])
+    assert_shown_by_the_report(out)
     report: dict[str, Any] = json.loads(out.read_text())
     return report
 

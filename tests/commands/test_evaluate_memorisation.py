@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from nnunet_cases import CPU, Prepared, save_untrained
+from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
@@ -81,6 +82,7 @@ def raw(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def evaluate(tmp_path: Path, *more: str) -> dict[str, Any]:
     out = tmp_path / "copies.json"
     main(["memorisation", "-d", "902", "--train", "901", "-np", "1", "-o", str(out), *more])
+    assert_shown_by_the_report(out)
     report: dict[str, Any] = json.loads(out.read_text())
     return report
 

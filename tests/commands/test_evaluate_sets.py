@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from nnunet_cases import CPU, PLANS, Prepared
+from report_sets import assert_shown_by_the_report
 from scipy import ndimage
 from trunk_files import write_keras_resnet50, write_trunk
 
@@ -56,6 +57,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def run(real: Path | str, synthetic: Path | str, out: Path, *more: str) -> dict[str, Any]:
     main(["images", "-r", str(real), "-s", str(synthetic), "-np", "1", "-device", "cpu", "-o", str(out), *more])
+    assert_shown_by_the_report(out)
     report: dict[str, Any] = json.loads(out.read_text())
     return report
 

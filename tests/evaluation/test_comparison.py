@@ -33,12 +33,17 @@ def test_interval_and_test_agree_with_theory():
 
 
 def test_cases_without_a_score_are_left_out():
-    result = compare({"a": [0.5, math.nan, 0.7, 0.1]}, {"a": [0.6, 0.9, math.nan, 0.2]})["a"]
+    result = compare({"a": [0.5, math.nan, 0.1]}, {"a": [0.6, math.nan, 0.2]})["a"]
     assert result.count == 2
     assert result.difference == pytest.approx(0.1)
-    nothing = compare({"a": [math.nan]}, {"a": [0.5]})["a"]
+    nothing = compare({"a": [math.nan]}, {"a": [math.nan]})["a"]
     assert nothing.count == 0
     assert math.isnan(nothing.difference)
+
+
+def test_a_score_in_one_result_alone_is_refused():
+    with pytest.raises(ValueError, match=r"a score in both results or in neither, got one alone for \['b'\]"):
+        compare({"a": [0.5], "b": [0.5]}, {"a": [0.6], "b": [math.nan]})
 
 
 def test_no_difference_is_no_evidence():

@@ -270,7 +270,7 @@ def test_every_fault_of_every_file_is_listed(tmp_path: Path) -> None:
     for expected in (
         f"{twice}: reader must be another than in {good}, got 'ADA' in both",
         f"{other}: reading must be abc, the key's, got xyz",
-        f"{kind}: schema must be fcas-nnunet/reading-scores, version 1, got fcas-nnunet/reading-scores, version 2",
+        f"{kind}: schema_version of fcas-nnunet/reading-scores must be 1, got 2",
         f"{nameless}: reader must have a name",
         f"{wrong}: bags must be those of the key, got bag-09",
         f"{wrong}: bag-01: A: visual_realism must be a whole number from 1 to 5, got 6",

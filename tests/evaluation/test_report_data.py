@@ -37,7 +37,8 @@ from fcas_nnunet.evaluation.report_measures import (
 )
 from fcas_nnunet.evaluation.report_page import label_colours
 from fcas_nnunet.evaluation.report_provenance import common_fields, remake_command, run_seed
-from fcas_nnunet.evaluation.report_results import read_result, show_result
+from fcas_nnunet.evaluation.report_results import show_result
+from fcas_nnunet.evaluation.results import COMPARISON, SEGMENTATIONS, VERSIONS, read_result
 
 NAMES = [name for name in LABELS if LABELS[name]]
 
@@ -195,8 +196,8 @@ def test_segmentations_as_a_table() -> None:
         "cases": {"a": {"aorta": {"dice": 0.5}, "lv": {"dice": None}}},
     }  # fmt: skip
     shown = show_result(content)
-    assert shown.tables[0].header == ["label", "Dice %", "RDice 1 %", "HD95 mm", "cases", "empty in one"]
-    assert shown.tables[0].rows[0] == ["aorta", "91.2 ± 2.0", "95.0", "–", "4", "1 missed, 0 false"]
+    assert shown.tables[0].header == ["label", "Dice %", "RDice 1 %", "HD95 mm (n)", "cases", "empty in one"]
+    assert shown.tables[0].rows[0] == ["aorta", "91.2 ± 2.0", "95.0", "– (0)", "4", "1 missed, 0 false"]
     assert shown.scores == {"mean Dice": {"a": 0.5}}
 
 
@@ -245,7 +246,7 @@ def test_a_result_within_a_result_and_lists_of_records() -> None:
 
 
 def test_results_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none.json: the result must exist, got no file"):
+    with pytest.raises(FileNotFoundError, match=r"none.json: file must exist, got none. Make it again"):
         read_result(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken.json: content must be JSON"):
@@ -254,6 +255,12 @@ def test_results_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
         read_result(write_result(tmp_path / "other.json", {"schema": "other/thing"}))
     with pytest.raises(ValueError, match=r"schema must be one of .*, got None"):
         read_result(write_result(tmp_path / "list.json", {}))
+    for version in (0, 99, None):
+        with pytest.raises(ValueError, match=rf"schema_version of fcas-nnunet/comparison must be 1, got {version}"):
+            read_result(write_result(tmp_path / "old.json", {"schema": COMPARISON, "schema_version": version}))
+    known = write_result(tmp_path / "other.json", {"schema": COMPARISON, "schema_version": VERSIONS[COMPARISON]})
+    with pytest.raises(ValueError, match=r"schema must be one of fcas-nnunet/segmentations, got fcas-nnunet/comp"):
+        read_result(known, [SEGMENTATIONS])
     with pytest.raises(ValueError, match=r"fcas-nnunet/comparison: fields must be those of docs/evaluation.md"):
         show_result({"schema": "fcas-nnunet/comparison"})
 

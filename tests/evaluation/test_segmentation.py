@@ -171,7 +171,19 @@ def test_further_measures_of_a_vessel_and_of_a_chamber() -> None:
     assert alone["left_ventricle"].dice == scores["left_ventricle"].dice
 
 
-def test_a_missed_label_has_no_distance_and_no_overlap() -> None:
-    scores = score_case(row(3, 4), row(), ONE_LABEL, spacing_mm=(1, 1, 1))["heart"]
-    assert math.isnan(scores.hd95_mm)
+@pytest.mark.parametrize("missed", [True, False])
+def test_a_label_in_one_mask_alone_gets_the_images_diagonal_and_no_overlap(missed: bool) -> None:
+    masks = np.zeros((2, 4, 5, 3), dtype=np.uint8)
+    masks[0 if missed else 1, 1, 1, 1] = 1
+    scores = score_case(*masks, ONE_LABEL, spacing_mm=(2, 1, 4))["heart"]
+    assert scores.hd95_mm == pytest.approx(math.sqrt(6**2 + 4**2 + 8**2))  # from corner to corner, voxel centres
     assert (scores.surface_dice, scores.pieces_error) == (0.0, 1)
+
+
+@given(st.integers(0, 59), st.integers(0, 59))
+def test_no_found_label_is_further_away_than_a_missed_one(first: int, second: int) -> None:
+    masks = np.zeros((3, 3, 4, 5), dtype=np.uint8)
+    masks[0].flat[first], masks[1].flat[second] = 1, 1
+    found = score_case(masks[0], masks[1], ONE_LABEL, spacing_mm=(1, 2, 0.5))["heart"]
+    missed = score_case(masks[0], masks[2], ONE_LABEL, spacing_mm=(1, 2, 0.5))["heart"]
+    assert found.hd95_mm <= missed.hd95_mm + 1e-6

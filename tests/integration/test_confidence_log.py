@@ -11,7 +11,7 @@ import pytest
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally
+from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally, target_names
 
 
 def epoch_of(logger: LocalLogger, epoch: int) -> None:
@@ -45,6 +45,13 @@ def test_tally_by_hand_for_labels_and_regions() -> None:
     tally = ConfidenceTally(2, has_regions=True)
     tally.add(regions, confidence)
     assert tally.close(is_ddp=False)[1] == pytest.approx([2 / 3, 1])
+
+
+def test_names_follow_ids_and_regions_their_channels() -> None:
+    ids = {"background": 0, "coronary_arteries": 3, "aorta": 1, "left_ventricle": 2, "ignore": 4}
+    assert target_names(ids, has_regions=False) == ["aorta", "left_ventricle", "coronary_arteries"]
+    regions = {"background": 0, "heart": [1, 2], "aorta": 1}
+    assert target_names(regions, has_regions=True) == ["heart", "aorta"]
 
 
 def test_an_epoch_starts_from_nothing() -> None:

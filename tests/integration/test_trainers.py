@@ -183,3 +183,16 @@ def test_fold_all_validates_on_an_even_sample(prepared: Prepared, monkeypatch: p
     trainer.fold = "all"
     monkeypatch.setattr(type(trainer.configuration_manager), "next_stage_names", ["3d_cascade_fullres"])
     assert trainer.do_split() == (many, many), "the next stage needs a prediction of every case"
+
+
+def test_shares_go_to_the_labels_own_names_in_whatever_order_they_are_listed(prepared: Prepared) -> None:
+    made = build(prepared, "nnUNetTrainerCAL")
+    listed = made.dataset_json | {"labels": dict(reversed(made.dataset_json["labels"].items()))}
+    trainer = trainers.nnUNetTrainerCAL(
+        made.plans_manager.plans | {"continue_training": False}, made.configuration_name, made.fold, listed, made.device
+    )
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[..., :2] = made.dataset_json["labels"]["coronary_arteries"]
+    trainer.tally.add(target, torch.ones_like(target))
+    shares = dict(zip(trainer.logger.local_logger.labels, trainer.tally.close(is_ddp=False)[1], strict=True))
+    assert shares == {"left_ventricle": 0.0, "coronary_arteries": pytest.approx(0.5)}

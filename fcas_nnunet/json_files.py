@@ -1,0 +1,51 @@
+"""JSON that this package has written, read back: an object, of a schema and a version that is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA, SCHEMA_VERSION = "schema", "schema_version"
+
+
+def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: of the file.
+        advice: how to get a sound file, for messages.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: file must exist, got none. {advice}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the JSON, or of its encoding
+        raise ValueError(f"{path}: content must be JSON, got an error: {error}. {advice}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. {advice}")
+    return content
+
+
+def check_schema(path: Path, content: Mapping[str, Any], known: Mapping[str, int], advice: str) -> None:
+    """Refuse a file of another kind, or of another version.
+
+    Args:
+        path: of the file, for messages.
+        content: of the file.
+        known: schema → the version that is read.
+        advice: what to do, for messages.
+
+    Raises:
+        ValueError: saying which schema and version it is.
+    """
+    schema, version = content.get(SCHEMA), content.get(SCHEMA_VERSION)
+    if not isinstance(schema, str) or schema not in known:
+        raise ValueError(f"{path}: schema must be one of {', '.join(known)}, got {schema}. {advice}")
+    if version != known[schema]:
+        raise ValueError(f"{path}: schema_version of {schema} must be {known[schema]}, got {version}. {advice}")

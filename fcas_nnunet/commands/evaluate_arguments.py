@@ -8,7 +8,7 @@ from typing import Any
 
 from fcas_nnunet.choices import ConfidenceChoice
 from fcas_nnunet.commands.cli import finite, make_parser, not_negative, positive, processes
-from fcas_nnunet.commands.train import add_generator_arguments
+from fcas_nnunet.commands.train import add_generator_choice
 
 _EXAMPLE = """
 fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
@@ -121,7 +121,7 @@ def _add_confidence(parts: Any) -> None:
         _CONFIDENCE_EXAMPLE,
     )
     part.add_argument("-d", required=True, metavar="ID", help="data set the generator was trained on")
-    add_generator_arguments(part)
+    add_generator_choice(part)
     part.add_argument(
         "--held_out",
         metavar="ID",

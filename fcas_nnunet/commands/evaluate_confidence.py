@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.choices import ConfidenceEstimator
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.devices import resolve_device, supports_bf16
 from fcas_nnunet.commands.leaks import generator_parents
@@ -134,8 +135,9 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     need = MemoryNeed.of(map(held_out.mask_path, held_out.case_ids), BYTES_PER_VOXEL)
     evaluated = run_cases(_evaluate, jobs, workers=workers, description="drawing held-out cases", need=need)
     cases = {name: found.case for name, found in evaluated.items()}
-    summary = summarise_cases(list(cases.values()), JUDGED, EXPECTED)
-    controls = [name for name in summary["pooled"] if name not in (JUDGED, EXPECTED, SPREAD)]
+    summary = summarise_cases(list(cases.values()), [jobs[n].anatomy.case_id for n in cases], JUDGED, EXPECTED)
+    own = {EXPECTED} if confidence.estimator == ConfidenceEstimator.ERROR_MODEL else {EXPECTED, SPREAD}
+    controls = [name for name in summary["better_by"] if name not in own]
     if args.picture:
         write_confidence_picture(args.picture, _best_and_worst(evaluated))
     return {

@@ -30,10 +30,10 @@ from fcas_nnunet.evaluation.memorisation import (
     feature_distances,
     held_out_threshold,
     mean_features,
-    nearer_p_value,
+    nearer_share,
     nearest,
+    parent_copy_rate,
     rmse_hu,
-    template_copy_rate,
     without,
 )
 from fcas_nnunet.evaluation.results import MEMORISATION, header
@@ -261,7 +261,7 @@ def _summary(
         "threshold": vars(threshold),
         "flagged": sum(measure in entry["flagged_by"] for entry in cases.values()),
         "expected_flagged": threshold.expected_share * len(cases),
-        "nearer_p_value": nearer_p_value(synthetic, own),
+        "nearer": vars(nearer_share(synthetic, [_parents(entry) for entry in cases.values()], own)),
     }
 
 
@@ -277,10 +277,20 @@ def _copy_rates(cases: Mapping[str, Any], key: str, training: Cases) -> dict[str
     known = [entry for entry in cases.values() if entry[key] in training.files]
     measures = [measure for measure in Measure if any(measure in entry for entry in known)]
     rates = {
-        measure: vars(template_copy_rate([entry[measure]["nearest"] for entry in known], [e[key] for e in known]))
+        measure: vars(
+            parent_copy_rate(
+                [entry[measure]["nearest"] for entry in known],
+                [entry[key] for entry in known],
+                [_parents(entry) for entry in known],
+            )
+        )
         for measure in measures
     }
     return {"cases": len(known), "cases_without": len(cases) - len(known), "measures": rates}
+
+
+def _parents(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    return entry["template"], entry["reference"]
 
 
 def _open_extractor(args: argparse.Namespace) -> Any:
@@ -307,8 +317,8 @@ def _extract(extractor: Any, sets: Sequence[Cases]) -> Extracted:
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the printed table, a row per measure."""
-    header = ["distance to the nearest training scan", "synthetic", "real", "threshold", "flagged", "expected", "p"]
-    header += ["nearest is template", "by chance"]
+    header = ["distance to the nearest training scan", "synthetic", "real", "threshold", "flagged", "expected"]
+    header += ["nearer than real", "nearest is template", "by chance"]
     rates = report["nearest_is_template"]["measures"]
     rows = []
     for measure, entry in report["summary"].items():
@@ -316,7 +326,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 _TITLES[measure], *(f"{value:.4f}" for value in numbers), str(entry["flagged"]),
-                f"{entry['expected_flagged']:.1f}", f"{entry['nearer_p_value']:.2g}", *_rate_cells(rates, measure),
+                f"{entry['expected_flagged']:.1f}", _share(entry["nearer"]), *_rate_cells(rates, measure),
             ]
         )  # fmt: skip
     rows.append([_TITLES[Measure.CONTRAST], *[""] * 6, *_rate_cells(rates, Measure.CONTRAST)])
@@ -329,6 +339,11 @@ _TITLES = {
     Measure.FEATURES: "features (1 − cosine)",
     Measure.CONTRAST: "contrast alone: meant to follow",
 }
+
+
+def _share(nearer: Mapping[str, Any]) -> str:
+    low, high = nearer["interval"]
+    return f"{nearer['share']:.2f} ({low:.2f} … {high:.2f})"
 
 
 def _rate_cells(rates: Mapping[str, Any], measure: str) -> list[str]:
@@ -344,6 +359,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     rules = sorted({entry["threshold"]["rule"] for entry in report["summary"].values()})
     kind = "held-out scans" if real["kind"] == HELD_OUT else "training scans, each against the others (no --held_out)"
     lines = [f"real: {real['count']} {kind}; flagged below the {' or '.join(rules)}"]
+    lines.append(
+        "nearer than real: share of pairs in which the synthetic scan is the nearer one, 0.5 = as near as real scans, "
+        "and its 95 % interval over templates, masks and real scans"
+    )
     missing = report["nearest_is_template"]["cases_without"]
     if missing:
         lines.append(f"{missing} synthetic cases without a template in {report['training']}")

@@ -67,10 +67,15 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
     """The generator's settings of SSV, changed as asked.
 
     Raises:
-        ValueError: when a value is out of range.
+        ValueError: when a value is out of range, or would be without effect.
     """
     margin = default.box_margin if args.box_margin is None else args.box_margin
     asked_for_ssv = any(value is not None for value in (args.snapshots, args.snapshot_decoder, args.box_margin))
+    if args.confidence == ConfidenceChoice.ERROR_MODEL and asked_for_ssv:
+        raise ValueError(
+            "--snapshots, --snapshot_decoder, --box_margin: must go with a confidence that looks at intermediate "
+            f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."
+        )
     choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
     return replace(
         default.chosen(choice),

@@ -68,9 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
-    """What fcas_train and fcas_generate share: which generator, and where it runs."""
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="size of the networks and the run (default: cpu)")
-    parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
+    """What fcas_train and fcas_generate share: which generator, how it is trained, and where it runs."""
+    add_generator_choice(parser)
     parser.add_argument(
         "--autoencoder", metavar="FILE",
         help="load this autoencoder, MAISI's or one of ours, instead of training one: a path or hf:OWNER/REPO/PATH",
@@ -80,15 +79,21 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
         "--controlnet", metavar="FILE", help="begin with MAISI's ControlNet, not with the denoiser's encoder"
     )
     parser.add_argument(
-        "--fold", type=fold_number, metavar="K",
-        help="train the generator on the training cases of this fold alone, nnU-Net's own (splits_final.json), so that "
-        "the fold's validation cases stay unseen (default: all, on every case)",
-    )  # fmt: skip
-    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
-    parser.add_argument(
         "--precision", type=Precision, default=Precision.AUTO, choices=list(Precision),
         help="arithmetic of the training (default: auto, bf16 where the hardware has it)",
     )  # fmt: skip
+
+
+def add_generator_choice(parser: argparse.ArgumentParser) -> None:
+    """Which generator, and where it runs."""
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="size of the networks and the run (default: cpu)")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
+    parser.add_argument(
+        "--fold", type=fold_number, metavar="K",
+        help="the generator of the training cases of this fold alone, nnU-Net's own (splits_final.json), so that "
+        "the fold's validation cases stay unseen (default: all, on every case)",
+    )  # fmt: skip
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
 
 
 @command

@@ -9,8 +9,10 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
+from fcas_nnunet.evaluation.comparison import CONFIDENCE_LEVEL
 from fcas_nnunet.evaluation.error_maps import wall_shell
 from fcas_nnunet.evaluation.sparsification import ause, partial_spearman, reliability, sampled_voxels, spearman
 from fcas_nnunet.evaluation.statistics import summarise
@@ -124,13 +126,17 @@ def evaluate_case(
     )
 
 
-def summarise_cases(cases: Sequence[CaseEvaluation], judged: str, expecting: str | None = None) -> dict[str, Any]:
-    """Over all cases: each map's mean scores, scores over the cases' pooled voxels, and the judged map's reliability.
+def summarise_cases(
+    cases: Sequence[CaseEvaluation], patients: Sequence[str], judged: str, expecting: str | None = None
+) -> dict[str, Any]:
+    """Over patients: each map's mean scores, scores over the cases' pooled voxels, and the judged map's reliability.
 
-    Pooled, a value has to mean the same in every case; within a case the order alone counts.
+    Several drawings of one patient count as one: means are of patients' means, and so are their spread and their
+    number. Pooled, a value has to mean the same in every case; within a case the order alone counts.
 
     Args:
         cases: with the same maps.
+        patients: whose each case is.
         judged: name of the map that stands for the confidence.
         expecting: name of the map that is minus the expected error in HU, where there is one.
 
@@ -138,6 +144,10 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str, expecting: str
         JSON-able but for NaN.
     """
     first = cases[0]
+
+    def over_patients(values: Mapping[int, float]) -> dict[str, Any]:
+        return vars(summarise(list(_patients_means(values, patients).values())))
+
     error = np.concatenate([case.pooled_error for case in cases])
     pooled = {name: np.concatenate([case.pooled_maps[name] for case in cases]) for name in first.pooled_maps}
     return {
@@ -145,8 +155,8 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str, expecting: str
             kind: {
                 region: {
                     name: {
-                        measure: vars(
-                            summarise([getattr(maps[name], measure) for maps in _of_region(cases, kind, region)])
+                        measure: over_patients(
+                            {n: getattr(maps[name], measure) for n, maps in _of_region(cases, kind, region).items()}
                         )
                         for measure in ("ause", "spearman")
                     }
@@ -159,34 +169,76 @@ def summarise_cases(cases: Sequence[CaseEvaluation], judged: str, expecting: str
         "pooled": {
             name: {"ause": ause(values, error), "spearman": spearman(values, error)} for name, values in pooled.items()
         },
+        "better_by": _better_by(cases, patients, judged),
         "partial_spearman": {
-            region: vars(summarise([c.partial_spearman[region] for c in cases if region in c.partial_spearman]))
+            region: over_patients(
+                {n: c.partial_spearman[region] for n, c in enumerate(cases) if region in c.partial_spearman}
+            )
             for region in first.partial_spearman
         },
         "reliability": asdict(reliability(pooled[judged], error, -pooled[expecting] if expecting in pooled else None)),
-        "mean_confidence": vars(summarise([case.mean_confidence for case in cases])),
-        "std_confidence": vars(summarise([case.std_confidence for case in cases])),
-        "mean_error_hu": vars(summarise([case.mean_error_hu for case in cases])),
+        **{
+            name: over_patients({n: getattr(case, name) for n, case in enumerate(cases)})
+            for name in ("mean_confidence", "std_confidence", "mean_error_hu")
+        },
     }
 
 
-def _of_region(cases: Sequence[CaseEvaluation], kind: str, region: str) -> list[dict[str, MapScores]]:
-    """The maps of the cases that have such a region."""
-    return [case.scores[kind][region] for case in cases if region in case.scores[kind]]
+def _of_region(cases: Sequence[CaseEvaluation], kind: str, region: str) -> dict[int, dict[str, MapScores]]:
+    """Number of a case → its maps, of the cases that have such a region."""
+    return {n: case.scores[kind][region] for n, case in enumerate(cases) if region in case.scores[kind]}
+
+
+def _patients_means(values: Mapping[int, float], patients: Sequence[str]) -> dict[str, float]:
+    """Patient → mean over his cases' values, without NaN."""
+    own: dict[str, list[float]] = {}
+    for number, value in values.items():
+        own.setdefault(patients[number], []).append(value)
+    return {patient: summarise(found).mean for patient, found in own.items()}
+
+
+def _better_by(cases: Sequence[CaseEvaluation], patients: Sequence[str], judged: str) -> dict[str, Any]:
+    """By how much the judged map's AUSE lies below each other map's inside the structures, patient by patient."""
+    found = _of_region(cases, ErrorKind.MATCHED, Region.STRUCTURES)
+    others = [name for name in next(iter(found.values()), {}) if name != judged]
+    result = {}
+    for name in others:
+        values = {n: maps[name].ause - maps[judged].ause for n, maps in found.items()}
+        differences = [v for v in _patients_means(values, patients).values() if not math.isnan(v)]
+        result[name] = {
+            "difference": summarise(differences).mean,
+            "interval": _t_interval(differences),
+            "patients": len(differences),
+        }
+    return result
+
+
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean by Student's t; NaN for fewer than two values."""
+    summary = summarise(values)
+    if summary.count < 2:
+        return math.nan, math.nan
+    half = float(student_t.ppf(0.5 + CONFIDENCE_LEVEL / 2, summary.count - 1)) * summary.std / math.sqrt(summary.count)
+    return summary.mean - half, summary.mean + half
 
 
 def verdict(summary: Mapping[str, Any], judged: str, controls: Sequence[str]) -> list[str]:
-    """What a reader should know, in sentences: which controls are not beaten, and whether CAL can see the map at all.
+    """What a reader should know, in sentences: which controls are beaten, and whether CAL can see the map at all.
+
+    A control is beaten when the interval of the difference over patients leaves out zero.
 
     Args:
         summary: of `summarise_cases`.
         judged: name of the map that stands for the confidence.
         controls: names of the maps it has to beat inside the structures.
     """
-    inside = summary["scores"][ErrorKind.MATCHED][Region.STRUCTURES]
-    own = inside[judged]["ause"]["mean"]
-    better = [name for name in controls if not own < inside[name]["ause"]["mean"]]
-    lines = [f"inside structures {judged} beats " + (f"all but {', '.join(better)}" if better else "every control")]
+    found: dict[str, list[str]] = {"better than": [], "not to be told from": [], "worse than": []}
+    for name in controls:
+        low, high = summary["better_by"][name]["interval"]
+        found["better than" if low > 0 else "worse than" if high < 0 else "not to be told from"].append(name)
+    count = max((summary["better_by"][name]["patients"] for name in controls), default=0)
+    parts = [f"{how} {', '.join(names)}" for how, names in found.items() if names]
+    lines = [f"inside structures, over {count} patients, {judged} is {'; '.join(parts)}"] if parts else []
     spread = summary["std_confidence"]["mean"]
     if not math.isnan(spread) and spread < FLAT_CONFIDENCE_STD:
         lines.append(

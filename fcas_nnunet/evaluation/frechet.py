@@ -97,39 +97,6 @@ def kernel_distance(
     return KernelDistance(float(value), math.sqrt(variance))
 
 
-def block_kernel_distance(first: np.ndarray, second: np.ndarray, block_size: int, seed: int = 0) -> KernelDistance:
-    """Unbiased KID averaged over disjoint blocks of drawn samples, as papers that quote KID mostly do it.
-
-    Args:
-        first: [N, C].
-        second: [M, C].
-        block_size: samples of either set in a block, at least 2.
-        seed: of the order in which samples are dealt out.
-
-    Returns:
-        Mean over the blocks, and its standard error (NaN for a single block).
-
-    Raises:
-        ValueError: when a set has fewer samples than a block, and see `feature_faults`.
-
-    Source: Zaremba et al., NeurIPS 2013 (the B-test).
-    """
-    _check(first, second)
-    smaller = min(len(first), len(second))
-    if not 2 <= block_size <= smaller:
-        raise ValueError(
-            f"features: a block must have 2 to {smaller} samples, as the smaller set has, got {block_size}. Take less."
-        )
-    generator = np.random.default_rng(seed)
-    orders = [generator.permutation(len(features)) for features in (first, second)]
-    values = []
-    for start in range(0, smaller - block_size + 1, block_size):
-        block, other = (order[start : start + block_size] for order in orders)
-        values.append(kernel_distance(first[block], second[other]).value)
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return KernelDistance(float(np.mean(values)), float(error))
-
-
 def feature_faults(first: np.ndarray, second: np.ndarray) -> list[str]:
     """What keeps two sets of features from being compared, a sentence each."""
     faults = []

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 
 from fcas_nnunet.evaluation.centred_scans import CentredScan
+from fcas_nnunet.evaluation.shared_parents import BOOTSTRAP_SAMPLES, interval_over_parents
 
 FEW_HELD_OUT = 20
 PERCENTILE = 5.0
-PERMUTATIONS = 10_000
 #: Two scans at less than this are one scan: independent noise alone keeps others further apart.
 IDENTICAL = 1e-4
 #: Of a query's voxels; pairs that share fewer have no distance.
@@ -77,22 +76,36 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class Nearer:
+    """How a set of synthetic scans lies beside real ones.
+
+    Attributes:
+        share: of all pairs of a synthetic and a real scan, those in which the synthetic one is nearer to its nearest
+            training scan; 0.5 = as near as real scans, 1 = all of them nearer.
+        interval: 95 %, over templates, references and real scans.
+    """
+
+    share: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class CopyRate:
-    """How often the nearest training case is the template.
+    """How often the nearest training case is the template, or the source of the mask.
 
     Attributes:
         matches: cases for which it is.
         count: cases looked at.
         rate: matches / count.
-        chance: what the rate would be if templates were dealt anew to the same cases at random.
-        p_value: share of 10,000 such deals with at least as many matches (one is added to both).
+        chance: what the rate would be if the parents were dealt anew to the same cases at random.
+        excess_interval: of rate − chance, 95 %, over templates and references.
     """
 
     matches: int
     count: int
     rate: float
     chance: float
-    p_value: float
+    excess_interval: tuple[float, float]
 
 
 def distances(query: CentredScan, library: Sequence[CentredScan]) -> dict[Measure, np.ndarray]:
@@ -174,39 +187,82 @@ def held_out_threshold(found: Sequence[float]) -> Threshold:
     return Threshold(value, f"{PERCENTILE:g}th percentile of {count} real scans", count, PERCENTILE / 100)
 
 
-def nearer_p_value(synthetic: Sequence[float], held_out: Sequence[float]) -> float:
-    """Mann–Whitney's one-sided p that synthetic scans as a whole lie no nearer than held-out ones; NaN without either.
+def nearer_share(
+    synthetic: Sequence[float],
+    parents: Sequence[tuple[str | None, str | None]],
+    held_out: Sequence[float],
+    seed: int = 0,
+) -> Nearer:
+    """How often a synthetic scan lies nearer to the training scans than a real one does.
 
-    Source: Meehan et al., A non-parametric test to detect data-copying in generative models, AISTATS 2020.
+    No test is made: synthetic scans share their parents, and so are no independent cases, and the real scans come from
+    other patients than the masks and contrasts of the synthetic ones.
+
+    Args:
+        synthetic: distance of each synthetic scan to its nearest training scan; NaN are left out.
+        parents: template and reference of the same.
+        held_out: real scans' distances likewise.
+        seed: of the interval's samples.
+
+    Source: Meehan et al., A non-parametric test to detect data-copying in generative models, AISTATS 2020, whose
+    statistic this is.
     """
-    first, second = ([value for value in values if not math.isnan(value)] for values in (synthetic, held_out))
-    if not first or not second:
-        return math.nan
-    return float(mannwhitneyu(first, second, alternative="less").pvalue)
+    kept = [number for number, value in enumerate(synthetic) if not math.isnan(value)]
+    real = np.array([value for value in held_out if not math.isnan(value)])
+    if not kept or not len(real):
+        return Nearer(math.nan, (math.nan, math.nan))
+    own = np.array([synthetic[number] for number in kept])[:, None]
+    nearer = (own < real) + 0.5 * (own == real)  # [synthetic, real]
+    times = np.random.default_rng(seed + 1).multinomial(len(real), np.full(len(real), 1 / len(real)), BOOTSTRAP_SAMPLES)
+
+    def shares(weights: np.ndarray) -> np.ndarray:
+        reals = times[: len(weights)]
+        return np.einsum("bs,sr,br->b", weights, nearer, reals, optimize=True) / weights.sum(axis=1) / len(real)
+
+    interval = interval_over_parents(shares, [parents[number] for number in kept], seed)
+    return Nearer(float(nearer.mean()), interval)
 
 
-def template_copy_rate(nearest_ids: Sequence[str | None], templates: Sequence[str], seed: int = 0) -> CopyRate:
-    """How often the nearest training case is the one that guided the drawing, beside chance.
+def parent_copy_rate(
+    nearest_ids: Sequence[str | None],
+    dealt_ids: Sequence[str],
+    parents: Sequence[tuple[str | None, str | None]],
+    seed: int = 0,
+) -> CopyRate:
+    """How often the nearest training case is a parent of the drawing, its template or its mask's source, beside chance.
 
-    Chance takes into account that some training cases are everyone's nearest, and some templates picked more often.
+    Chance takes into account that some training cases are everyone's nearest, and some parents picked more often.
 
     Args:
         nearest_ids: of each synthetic case; None matches nothing.
-        templates: of the same cases.
-        seed: of the permutations.
+        dealt_ids: the parent that is asked for, of the same cases.
+        parents: both parents of the same, for the interval.
+        seed: of the interval's samples.
     """
-    count = len(templates)
+    count = len(dealt_ids)
     if not count:
-        return CopyRate(0, 0, math.nan, math.nan, math.nan)
-    numbers = {case_id: number for number, case_id in enumerate(sorted({*templates, *filter(None, nearest_ids)}))}
-    found = np.array([numbers[case_id] if case_id is not None else -1 for case_id in nearest_ids])
-    dealt = np.array([numbers[case_id] for case_id in templates])
-    matches = int(np.count_nonzero(found == dealt))
-    times_found = np.bincount(found[found >= 0], minlength=len(numbers))
-    chance = float(times_found @ np.bincount(dealt, minlength=len(numbers))) / count**2
-    rng = np.random.default_rng(seed)
-    as_many = sum(int(np.count_nonzero(found == rng.permutation(dealt)) >= matches) for _ in range(PERMUTATIONS))
-    return CopyRate(matches, count, matches / count, chance, (as_many + 1) / (PERMUTATIONS + 1))
+        return CopyRate(0, 0, math.nan, math.nan, (math.nan, math.nan))
+    numbers = {case_id: number for number, case_id in enumerate(sorted({*dealt_ids, *filter(None, nearest_ids)}))}
+    found, dealt = np.zeros((2, count, len(numbers)), dtype=np.float32)
+    for row, (nearest_id, dealt_id) in enumerate(zip(nearest_ids, dealt_ids, strict=True)):
+        dealt[row, numbers[dealt_id]] = 1
+        if nearest_id is not None:
+            found[row, numbers[nearest_id]] = 1
+    matched = (found * dealt).sum(axis=1)
+
+    def chances(weights: np.ndarray) -> np.ndarray:
+        return np.sum((weights @ found) * (weights @ dealt), axis=1) / weights.sum(axis=1) ** 2
+
+    def excess(weights: np.ndarray) -> np.ndarray:
+        return weights @ matched / weights.sum(axis=1) - chances(weights)
+
+    return CopyRate(
+        matches=int(matched.sum()),
+        count=count,
+        rate=float(matched.mean()),
+        chance=float(chances(np.ones((1, count)))[0]),
+        excess_interval=interval_over_parents(excess, parents, seed),
+    )
 
 
 def without(found: Mapping[Measure, np.ndarray], index: int) -> dict[Measure, np.ndarray]:

@@ -16,7 +16,7 @@ FIDELITY = "fcas-nnunet/fidelity"
 MEMORISATION = "fcas-nnunet/memorisation"
 
 #: Schema → version; it rises when a field changes its meaning or goes away (docs/evaluation.md lists the changes).
-VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 1, FIDELITY: 1, MEMORISATION: 1}
+VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 2, FIDELITY: 1, MEMORISATION: 2}
 
 
 def header(schema: str) -> dict[str, Any]:

@@ -93,6 +93,15 @@ def test_flags_of_snapshots_ask_for_ssv(home: Path) -> None:
     assert (record["confidence"]["estimator"], record["confidence"]["num_snapshots"]) == ("ssv", 3)
 
 
+def test_what_the_error_model_does_not_look_at_is_refused_beside_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags in (["--snapshots", "20"], ["--box_margin", "4"], ["--snapshot_decoder", "preview"]):
+        with pytest.raises(SystemExit, match="^2$"):
+            made(home, "909", "--confidence", "error_model", *flags)
+        assert "must go with a confidence that looks at intermediate images" in capsys.readouterr().err
+
+
 def test_other_steps_than_calibrated(
     home: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,7 +118,9 @@ def test_other_steps_than_calibrated(
 def test_a_set_is_not_continued_with_another_confidence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="^2$"):
         generate(["-d", "901", "-o", "902", "-n", "1", "-np", "1", "--config", str(home / "calibrated.yaml")])
-    assert "902" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "its cases must have been made with the same generator, seed, masks and labels" in error
+    assert "got others: fcas_00000" in error
     record = Manifest(next((home / "nnUNet_raw").glob("Dataset902_*"))).read()["fcas_00000"]
     assert record["confidence"]["estimator"] == "ssv"  # untouched
 

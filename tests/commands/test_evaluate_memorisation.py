@@ -100,7 +100,7 @@ def test_copies_are_flagged_with_pictures_and_others_are_not(
 ) -> None:
     held_out, pictures, table = str(raw / "Dataset901_Heart" / "imagesTs"), tmp_path / "pictures", tmp_path / "c.csv"
     report = evaluate(tmp_path, "--held_out", held_out, "--pictures", str(pictures), "--csv", str(table))
-    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/memorisation", 1)
+    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/memorisation", 2)
     assert report["settings"]["real_scans"] == {"kind": "held-out", "source": held_out, "count": 2}
     assert report["settings"]["features"] is None
     assert {"fcas_0", "fcas_1"} <= set(report["flagged"])
@@ -118,6 +118,7 @@ def test_copies_are_flagged_with_pictures_and_others_are_not(
     assert image["threshold"]["value"] == image["real"]["min"] > 0.1
     assert image["expected_flagged"] == pytest.approx(4 / 3)
     assert image["flagged"] == sum("image" in case["flagged_by"] for case in report["cases"].values())
+    assert 0 <= image["nearer"]["interval"][0] <= image["nearer"]["share"] <= image["nearer"]["interval"][1] <= 1
     assert {path.stem for path in pictures.iterdir()} == set(report["flagged"])
     picture = imread(pictures / "fcas_0.png")
     assert picture.shape[0] > 700  # three planes

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.metrics import FIDMetric
 from scipy.linalg import sqrtm
 
-from fcas_nnunet.evaluation.frechet import block_kernel_distance, frechet_distance, kernel_distance
+from fcas_nnunet.evaluation.frechet import frechet_distance, kernel_distance
 
 
 def with_moments(mean: np.ndarray, covariance: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -138,21 +138,6 @@ def test_kid_of_a_shift_is_that_of_the_moments() -> None:
     found = kernel_distance(first, second)
     assert abs(found.value - wanted) < 4 * found.standard_error
     assert 0.2 < found.standard_error < 2
-
-
-def test_blocks_average_the_same_distance() -> None:
-    generator = np.random.default_rng(0)
-    first, second = generator.normal(size=(60, 3)), generator.normal(0.5, 1, size=(80, 3))
-    whole = block_kernel_distance(first, second[:60], 60)
-    assert whole.value == pytest.approx(kernel_distance(first, second[:60]).value)
-    assert math.isnan(whole.standard_error)
-    blocks = block_kernel_distance(first, second, 20, seed=3)
-    order, other_order = (lambda g: (g.permutation(60), g.permutation(80)))(np.random.default_rng(3))
-    values = [kernel_distance(first[order[i : i + 20]], second[other_order[i : i + 20]]).value for i in (0, 20, 40)]
-    assert blocks.value == pytest.approx(np.mean(values))
-    assert blocks.standard_error == pytest.approx(np.std(values, ddof=1) / math.sqrt(3))
-    with pytest.raises(ValueError, match="a block must have 2 to 60 samples, .* got 61"):
-        block_kernel_distance(first, second, 61)
 
 
 @settings(max_examples=20)

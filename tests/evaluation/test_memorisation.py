@@ -19,12 +19,13 @@ from fcas_nnunet.evaluation.memorisation import (
     feature_distances,
     held_out_threshold,
     mean_features,
-    nearer_p_value,
+    nearer_share,
     nearest,
+    parent_copy_rate,
     rmse_hu,
-    template_copy_rate,
     without,
 )
+from fcas_nnunet.evaluation.shared_parents import parents_weights
 
 RANGE = IntensityRange(-200, 800, "stated")
 SHAPE = (36, 36, 36)
@@ -155,28 +156,64 @@ def test_few_held_out_scans_give_the_minimum_and_many_a_percentile() -> None:
     assert none.count == 0
 
 
+def strangers(count: int) -> list[tuple[str | None, str | None]]:
+    """Cases that share no parent."""
+    return [(f"t{number}", f"r{number}") for number in range(count)]
+
+
 def test_nearer_as_a_whole() -> None:
-    """Of the 20 ways to deal six distances to two sets of three, one puts all small ones into the first."""
-    assert nearer_p_value([1, 2, 3], [4, 5, 6]) == pytest.approx(1 / 20)
-    assert nearer_p_value([4, 5, 6], [1, 2, 3]) == pytest.approx(1)
-    assert math.isnan(nearer_p_value([], [1.0]))
+    assert nearer_share([1, 2, 3], strangers(3), [4, 5, 6]).share == 1
+    assert nearer_share([4, 5, 6], strangers(3), [1, 2, 3]).share == 0
+    assert nearer_share([1, 2, math.nan], strangers(3), [2, 0, 3, math.nan]).share == pytest.approx(3.5 / 6)
+    assert math.isnan(nearer_share([], [], [1.0]).share)
 
 
-def test_template_copy_rate_by_hand() -> None:
+@pytest.mark.parametrize("copies", [1, 50])
+def test_more_scans_of_the_same_parents_are_no_more_evidence(copies: int) -> None:
+    """Six templates and masks, half of them near; drawn once, and fifty times over: the interval must not shrink."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(1.0, 0.1, 40).tolist()
+    parents = strangers(6) * copies
+    found = nearer_share([0.2, 2, 0.3, 2, 0.1, 2] * copies, parents, real)
+    assert found.share == pytest.approx(0.5)
+    assert found.interval[0] < 0.2
+    assert found.interval[1] > 0.8
+    rate = parent_copy_rate(["t0", "x", "t2", "x", "t4", "x"] * copies, [t for t, _ in parents], parents)
+    assert rate.rate == 0.5
+    assert rate.excess_interval[0] < 0.2
+    assert rate.excess_interval[1] > 0.6
+
+
+def test_what_shares_one_parent_says_nothing_of_others() -> None:
+    one = [("t", f"r{number}") for number in range(5)]
+    assert math.isnan(nearer_share([1.0] * 5, one, [2.0]).interval[0])
+    assert math.isnan(parent_copy_rate(["t"] * 5, ["t"] * 5, one).excess_interval[1])
+
+
+def test_weights_are_products_of_how_often_parents_are_drawn() -> None:
+    parents = [("a", "x"), ("a", "y"), ("b", "x"), (None, "y"), (None, None)]
+    weights = parents_weights(parents, 0, 4000)
+    assert weights.mean(axis=0) == pytest.approx(np.ones(5), abs=0.1)  # every case counts once on average
+    assert np.all(weights[:, 0] * weights[:, 4] >= 0)
+    # drawing both a and x k times each: independent of one another, so that the second moments multiply
+    assert np.mean(weights[:, 0] ** 2) == pytest.approx((2 - 1 / 4) * (2 - 1 / 3), rel=0.15)  # 4 templates, 3 masks
+
+
+def test_copy_rate_by_hand() -> None:
     """Found a, a, b, c; templates a, b, b, a: two match.
 
     Dealt anew: a is found twice and a template twice, b once and twice, c once and never: (2·2 + 1·2) / 4² of the
-    cases match on average. Of the six ways to deal two a and two b, those that leave a at the places 1 and 2, 1 and 4,
-    or 2 and 4 match twice or more.
+    cases match on average.
     """
-    rate = template_copy_rate(["a", "a", "b", "c"], ["a", "b", "b", "a"])
+    rate = parent_copy_rate(["a", "a", "b", "c"], ["a", "b", "b", "a"], strangers(4))
     assert (rate.matches, rate.count, rate.rate) == (2, 4, 0.5)
     assert rate.chance == pytest.approx(6 / 16)
-    assert rate.p_value == pytest.approx(0.5, abs=0.02)
-    all_copied = template_copy_rate(list("abcdefgh"), list("abcdefgh"))
+    low, high = rate.excess_interval
+    assert low < 0.5 - 6 / 16 < high
+    all_copied = parent_copy_rate(list("abcdefgh"), list("abcdefgh"), strangers(8))
     assert all_copied.rate == 1
     assert all_copied.chance == pytest.approx(1 / 8)
-    assert all_copied.p_value < 0.001
-    unknown = template_copy_rate([None, "a"], ["a", "a"])
+    assert all_copied.excess_interval[0] > 0.5
+    unknown = parent_copy_rate([None, "a"], ["a", "a"], strangers(2))
     assert (unknown.matches, unknown.chance) == (1, 0.5)
-    assert math.isnan(template_copy_rate([], []).rate)
+    assert math.isnan(parent_copy_rate([], [], []).rate)

@@ -49,7 +49,7 @@ def test_confidence_is_a_row_per_map_and_a_curve(expecting: str | None) -> None:
     case = evaluate_case(maps, {ErrorKind.RAW: error, ErrorKind.MATCHED: error}, mask, "confidence", [])
     shown = show_result({
         "schema": "fcas-nnunet/confidence", "source": "A", "held_out": "B", "settings": {"draws": 1},
-        "summary": summarise_cases([case], "confidence", expecting),
+        "summary": summarise_cases([case], ["p"], "confidence", expecting),
         "verdict": ["inside structures confidence beats every control"],
     })  # fmt: skip
     table, curve = shown.tables

@@ -1,0 +1,66 @@
+"""Intervals for synthetic cases that share templates and masks: resampling the parents, not the cases.
+
+Four hundred scans drawn from twenty templates and twenty masks are no four hundred patients. What they have in common
+with their parents makes tests over cases arbitrarily sure as their number grows; the parents' number stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+BOOTSTRAP_SAMPLES = 1_000
+CONFIDENCE_LEVEL = 0.95
+
+
+def parents_weights(
+    parents: Sequence[tuple[str | None, str | None]], seed: int, samples: int = BOOTSTRAP_SAMPLES
+) -> np.ndarray:
+    """How often each case counts in each sample: as often as its template was drawn, times as often as its reference.
+
+    Args:
+        parents: template and reference of each case; a parent that is not known is the case's own.
+        seed: of the samples.
+        samples: how many.
+
+    Returns:
+        float32 [samples, cases].
+
+    Source: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007).
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.ones((samples, len(parents)), dtype=np.float32)
+    for side in range(2):
+        names = [pair[side] if pair[side] is not None else f"unknown {number}" for number, pair in enumerate(parents)]
+        known, places = np.unique(names, return_inverse=True)
+        times = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=samples)
+        weights *= times[:, places]
+    return weights
+
+
+def interval_over_parents(
+    statistic: Callable[[np.ndarray], np.ndarray], parents: Sequence[tuple[str | None, str | None]], seed: int
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of cases over their parents.
+
+    Args:
+        statistic: weights of the cases [samples, cases] → its value in each sample [samples]; NaN where it has none.
+        parents: as for `parents_weights`.
+        seed: of the samples.
+
+    Returns:
+        Both ends; NaN where all cases have one template, or one reference: nothing is then known of others.
+    """
+    nothing = math.nan, math.nan
+    if any(len({pair[side] or number for number, pair in enumerate(parents)}) < 2 for side in range(2)):
+        return nothing
+    weights = parents_weights(parents, seed)
+    found = statistic(weights[weights.sum(axis=1) > 0])
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return nothing
+    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return float(low), float(high)

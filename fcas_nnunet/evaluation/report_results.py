@@ -80,7 +80,7 @@ def _segmentations(content: Mapping[str, Any]) -> ShownResult:
                ("clDice %", ("centreline_dice",), 100, 1), ("β0 error", ("pieces_error",), 1, 1),
                ("β1 error", ("tunnels_error",), 1, 1)]  # fmt: skip
     shown = [m for m in further if any(m[1][0] in entry for entry in summary["labels"].values())]
-    columns = measures + [(f"{title} (n)", *how) for title, *how in shown]
+    columns = measures + [(f"{title} (n)", path, factor, digits) for title, path, factor, digits in shown]
     rows = []
     for name, entry in summary["labels"].items():
         cells = [_mean_and_spread(_at(entry, path), factor, digits) for _, path, factor, digits in measures]

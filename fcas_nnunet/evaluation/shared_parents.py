@@ -33,8 +33,8 @@ def parents_weights(
     rng = np.random.default_rng(seed)
     weights = np.ones((samples, len(parents)), dtype=np.float32)
     for side in range(2):
-        names = [pair[side] if pair[side] is not None else f"unknown {number}" for number, pair in enumerate(parents)]
-        known, places = np.unique(names, return_inverse=True)
+        names = [pair[side] or f"unknown {number}" for number, pair in enumerate(parents)]
+        known, places = np.unique(np.array(names), return_inverse=True)
         times = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=samples)
         weights *= times[:, places]
     return weights

@@ -17,6 +17,7 @@ from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.commands.evaluate import main
 from fcas_nnunet.commands.evaluate_fidelity import Comparison, comparison
+from fcas_nnunet.evaluation.results import SEGMENTATIONS, header
 from fcas_nnunet.files import atomic_write_json, file_sha256
 from fcas_nnunet.integration.manifest import Journal, Manifest
 from fcas_nnunet.integration.plain_files import read_checkpoint
@@ -168,7 +169,7 @@ def test_verdicts_are_relative_to_what_the_network_finds_in_real_scans(
     predictions, scores = tmp_path / "predictions", tmp_path / "real.json"
     put_predictions(synthetic, model, predictions, erased={2})
     real = {
-        "schema": "fcas-nnunet/segmentations",
+        **header(SEGMENTATIONS),
         "settings": {"labels": MODEL_LABELS},
         "cases": {
             "a": {"LV": {"dice": 0.75}, "coronary": {"dice": 0.2}, "pulmonary_artery": {"dice": 0.9}},

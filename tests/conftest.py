@@ -1,4 +1,4 @@
-"""Fixtures for all tests: two small data sets that nnU-Net itself has planned and preprocessed."""
+"""Fixtures for all tests: two small data sets that nnU-Net itself has planned and preprocessed; a small generator."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from fcas_nnunet_small import set_roots, write_small_set
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, quick_nnunet, write_set
 from shared_folders import own_copy
 
@@ -56,6 +57,26 @@ def ready_workers() -> Iterator[None]:
             multiprocessing.set_forkserver_preload(["fcas_nnunet.commands.generation"])
             patch.setattr(pool, "START_METHOD", "forkserver")
         yield
+
+
+@pytest.fixture(scope="module")
+def small_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """nnU-Net's folders with 901, four labelled cases; its generator of four training steps, without calibration; 902,
+    four cases that it drew; and `short.yaml`, its configuration. A copy for a module's tests to change, with nnU-Net's
+    environment variables set."""
+    folder = own_copy(tmp_path_factory, "small", _generate_small)
+    with pytest.MonkeyPatch.context() as patch:
+        set_roots(patch, folder)
+        yield folder
+
+
+def _generate_small(folder: Path) -> None:
+    from fcas_nnunet.commands.generate import main as generate
+
+    write_small_set(folder, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        set_roots(patch, folder)
+        generate(["-d", "901", "-o", "902", "-n", "4", "--config", str(folder / "short.yaml"), "-np", "1"])
 
 
 @pytest.fixture(autouse=True)

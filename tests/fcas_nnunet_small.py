@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import FCaSConfig
+from fcas_nnunet.config_files import save_config
+from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
 from fcas_nnunet.presets import TINY
 
 LABELS = {"background": 0, "left_ventricle": 1, "left_myocardium": 2, "coronary_arteries": 3}
 SURROUNDINGS = {"lungs": 1}
 SHAPE = (32, 32, 32)
+ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def small_case(number: int) -> Case:
@@ -36,6 +41,23 @@ def small_case(number: int) -> Case:
 def load_small_case(case_id: str) -> Case:
     """`small_case` by id."""
     return small_case(int(case_id[1:]))
+
+
+def write_small_set(folder: Path, num_cases: int) -> None:
+    """nnU-Net's three folders with data set 901 of `small_case`s, and `short_config` as short.yaml."""
+    for name in ROOTS:
+        (folder / name).mkdir()
+    source = folder / "nnUNet_raw" / "Dataset901_Small"
+    for number in range(num_cases):
+        write_case(source, small_case(number))
+    write_dataset_json(source, LABELS, num_cases, surroundings=SURROUNDINGS)
+    save_config(short_config(), folder / "short.yaml")
+
+
+def set_roots(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """nnU-Net's environment variables for the folders of `write_small_set`."""
+    for name in ROOTS:
+        patch.setenv(name, str(folder / name))
 
 
 def short_config(num_steps: int = 4) -> FCaSConfig:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.choices import ConfidenceChoice, Solver
+from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.evaluation.report_results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import read_result
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.presets import preset
 from fcas_nnunet.seeds import derive_seed
 
 LABELS = {"background": 0, "left_ventricle": 1, "ascending_aorta": 2, "coronary_arteries": 3}
 SPACING_MM = (2.0, 1.5, 1.0)  # along z, y, x
 SHAPE = (20, 24, 28)  # [Z, Y, X]: z up, y to the back, x to the left
 NAME, REAL = "Dataset712_HeartFCaS", "Dataset711_Heart"
+_TINY = preset("tiny")
+#: Those of `fcas_generate --preset tiny --steps 12 --confidence ssv`, as a manifest holds them.
+SETTINGS = {
+    "sampling": to_dict(replace(_TINY.sampling, solver=Solver.DPMSOLVER, num_inference_steps=12)),
+    "confidence": to_dict(_TINY.confidence.chosen(ConfidenceChoice.SSV)),
+    "mask_config": to_dict(_TINY.masks),
+}
 #: Where the bright block lies: patient's left, front, top.
 MARKER = (slice(13, 17), slice(5, 9), slice(19, 23))
 MARKER_HU, HEART_HU, OUTSIDE_HU = 500, 100, -100
@@ -61,7 +72,8 @@ def record(case_id: str, number: int, **more: Any) -> dict[str, Any]:
     return {
         "case_id": case_id, "seed": derive_seed(7, "case", number), "reference": f"real_{number}", "template": "real_0",
         "masks": "mgm", "mgm": {"rejections": ["seed 1, try 1: it folded"] if number == 0 else []},
-        "sampling": {"solver": "dpmsolver++", "num_inference_steps": 12}, "confidence": {"norm": "robust_std"},
+        **SETTINGS, "run_seed": 7, "label_map": {"0": 0, "1": 1, "2": 2, "3": 3},
+        "expected_error_hu": {"mean": 50.0, "at_confidence_1": 20.0, "at_confidence_0": 110.0},
         "preset": "tiny", "source": REAL, "weights_sha256": "ab" * 32, "versions": {"fcas-nnunet": "0.1.0"},
     } | more  # fmt: skip
 
@@ -74,11 +86,12 @@ def write_sets(
     flips: Sequence[bool] = (False, False, False),
     manifest: bool = True,
     confidence: bool = True,
+    **more: Any,
 ) -> tuple[Path, Path]:
     """Write both sets; returns the folders of the synthetic and of the real one.
 
     Synthetic case n is `heart` 10·n HU brighter; its confidence is 0.9 − 0.1·n in the ventricle, 0.4 elsewhere. The
-    real cases hold the same masks, 20·n HU brighter.
+    real cases hold the same masks, 20·n HU brighter. `more` goes into every record of the manifest.
     """
     image, mask = heart()
     affine = turned_affine(axes, flips)
@@ -95,7 +108,7 @@ def write_sets(
             )  # fmt: skip
             write_case(folder, case)
         if manifest:
-            Manifest(raw / NAME).append(record(f"fcas_{number:05d}", number))
+            Manifest(raw / NAME).append(record(f"fcas_{number:05d}", number, **more))
     for name in (NAME, REAL):
         write_dataset_json(raw / name, LABELS, num_cases)
     return raw / NAME, raw / REAL

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,7 @@ from fcas_nnunet.commands.train import add_generator_arguments, generator_config
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, PreviewConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
+from fcas_nnunet.evaluation.report_checks import Level, check_expected_error
 from fcas_nnunet.integration.case_library import CaseLibrary, check_library, make_library
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.folds import training_fold
@@ -55,12 +58,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+REPLAY = "--replay"
+
 EXAMPLE = """
 fcas_generate -d 901 -o 902 -n 40
 fcas_generate -d 901 --fold 0 -n 400       # fold 0's validation cases stay unseen: fine-tune fold 0 on it
 fcas_generate -d Dataset901_Heart -n 400 --masks both --seed 1
 fcas_generate -d 901 -o 903 --for 900      # labels under the ids and names of data set 900
 fcas_generate -d 901 -o 904 --references 905 --templates 906:case_a,case_b   # masks and templates of other cases
+fcas_generate --replay 902 -o 907 fcas_00007      # that case again, from its line in 902's manifest
 fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate -d 901 -o 902 -n 10000   # four GPUs
 """
@@ -74,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
         "Interrupted, the same command goes on.",
         EXAMPLE,
     )
+    parser.add_argument(
+        REPLAY, metavar="MANIFEST",
+        help=f"make cases again from their manifest lines, without -d and the rest: see fcas_generate {REPLAY} --help",
+    )  # fmt: skip
     parser.add_argument("-d", metavar="ID", required=True, help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named after -d + FCaS)")
     parser.add_argument("--for", dest="real", metavar="ID", help="write labels under this data set's ids and names")
@@ -109,7 +119,11 @@ def build_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_generate."""
-    args = build_parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if any(word.split("=")[0] == REPLAY for word in arguments):
+        import_module("fcas_nnunet.commands.replay").run(arguments)  # not before: --help stays quick
+        return
+    args = build_parser().parse_args(arguments)
     check_count(args.n)
     share = share_of(args.part, os.environ)
     config = generator_config(args)
@@ -299,7 +313,8 @@ def _job(
         bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=label_map,
         device_name=args.device,
         shared={
-            "source": library.source.name, "fold": args.fold, "references": _listed(library.named_references),
+            "source": library.source.name, "for": resolve_dataset(args.real).name if args.real else None,
+            "fold": args.fold, "references": _listed(library.named_references),
             "templates": _listed(library.named_templates), "run_seed": args.seed, "mask_config": to_dict(masks),
             "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(confidence), "preset": record.config.preset, "geometry": GEOMETRY,
@@ -324,6 +339,9 @@ def _report(output: Path, plans: Sequence[CasePlan]) -> None:
         f"confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f} over cases, "
         f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
     )
+    for check in check_expected_error({plan.case_id: records[plan.case_id] for plan in plans}):
+        warning = "" if check.level == Level.OK else f"warning: {check.advice} "
+        print(f"{warning}{check.title}: {check.value}")
     if spread < FLAT_CONFIDENCE_STD:
         print(
             f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weigh all of them alike. "

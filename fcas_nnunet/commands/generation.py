@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.production import CasePlan, make_case
+from fcas_nnunet.generator.remaking import remake_case
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
@@ -67,6 +68,7 @@ class Job:
         label_map: source label id → written label id.
         device_name: where to run.
         shared: what every manifest record repeats.
+        replayed: case id → its record, for cases that are made again from it.
     """
 
     cases: CaseLibrary
@@ -79,6 +81,7 @@ class Job:
     label_map: Mapping[int, int]
     device_name: str
     shared: Mapping[str, Any]
+    replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class State(StrEnum):
@@ -299,7 +302,11 @@ class _Worker:
 
     def _write(self, plan: CasePlan) -> int:
         """Make and write a case; returns its number of voxels."""
-        case, record = make_case(self.generator, plan, self.load_case, self.device, self.precision, self.job.bounds_ml)
+        where = self.load_case, self.device, self.precision
+        if plan.case_id in self.job.replayed:
+            case, record = remake_case(self.generator, self.job.replayed[plan.case_id], *where)
+        else:
+            case, record = make_case(self.generator, plan, *where, self.job.bounds_ml)
         lookup = np.zeros(256, dtype=np.uint8)
         for source_id, target_id in self.job.label_map.items():
             lookup[source_id] = target_id

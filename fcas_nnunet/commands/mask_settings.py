@@ -28,6 +28,9 @@ _RANGES = {
     "stenosis": ("--stenosis", "part of the radius that one stenosis takes, say 0.3 0.7"),
 }
 
+#: Range of MGM's configuration → its flag.
+MASK_FLAGS = {name: flag for name, (flag, _) in _RANGES.items()}
+
 
 def add_plan_arguments(parser: argparse.ArgumentParser, count: int, of_what: str) -> None:
     """Which masks there shall be: how many, from where, and the seed; the same ones give the same masks everywhere.

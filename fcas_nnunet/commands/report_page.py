@@ -13,6 +13,7 @@ from typing import Any
 from fcas_nnunet.commands.case_files import default_workers, run_cases
 from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.commands.outputs import PAGE_MARKS, Output, check_outputs
+from fcas_nnunet.commands.remake import remake_command, replay_command
 from fcas_nnunet.commands.report_cases import (
     CaseFiles,
     Packed,
@@ -30,6 +31,7 @@ from fcas_nnunet.evaluation.report_checks import (
     check_confidence,
     check_contrast,
     check_count,
+    check_expected_error,
     check_files,
     check_masks,
     check_structures,
@@ -51,7 +53,7 @@ from fcas_nnunet.evaluation.report_page import (
     render,
 )
 from fcas_nnunet.evaluation.report_pictures import Pictures
-from fcas_nnunet.evaluation.report_provenance import common_fields, flat_fields, remake_command, run_seed
+from fcas_nnunet.evaluation.report_provenance import common_fields, flat_fields, run_seed
 from fcas_nnunet.evaluation.report_results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import read_result
 from fcas_nnunet.files import atomic_write_text
@@ -122,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
             scans=[json.dumps(entry.scan.to_json()) for entry in packed.values()],
             reduction=_reduction(packed, len(shown), len(cases)), results=results, curves=curves,
             curves_note=curves_note, provenance=flat_fields(common) if common else [],
+            replay=replay_command(sets.synthetic.name, sets.records),
             remake=remake_command(sets.synthetic.name, sets.records),
             records={case_id: json.dumps(record, indent=1) for case_id, record in sorted(sets.records.items())},
             faults=faults, command=_command(args),
@@ -204,7 +207,8 @@ def _checks(
     inside = confidence_spread([case.inside for case in synthetic.values() if case.inside is not None])
     without_map = [case_id for case_id in synthetic if files[case_id].confidence is None]
     weights, masks = check_weights(structures), check_masks(sets.records)
-    checks = [check_count(len(synthetic)), *check_confidence(inside, without_map), *([weights] if weights else [])]
+    checks = [check_count(len(synthetic)), *check_expected_error(sets.records)]
+    checks += [*check_confidence(inside, without_map), *([weights] if weights else [])]
     if sets.real is not None:
         checks += check_contrast(structures, sets.real.name)
     checks.append(check_structures(structures, len(synthetic), len(real) if real is not None else None))

@@ -14,6 +14,8 @@ from fcas_nnunet.evaluation.report_measures import Spread, StructureSummary
 FEW_CASES = (50, 10)
 FLAT_CONFIDENCE = (FLAT_CONFIDENCE_STD, 0.02)  # standard deviation inside the structures: below, CAL is plain nnU-Net
 LOW_CONFIDENCE = (0.5, 0.2)  # mean inside the structures: below, most of the loss is switched off
+EXPECTED_ERROR_HU = (80.0, 120.0)  # mean inside the structures, after matching contrast
+SCALE_RATIO = (1.5, 1.2)  # expected error at confidence 0 over that at confidence 1
 LOW_WEIGHT = (0.3, 0.1)  # mean inside one structure: below, CAL hardly looks at it
 MOVED_HU = (60.0, 150.0)  # Wasserstein distance of a structure
 VARIETY = (0.5, 0.25)  # spread between cases, synthetic / real
@@ -103,8 +105,8 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
     low = (
         "Most of the loss is kept."
         if mean == Level.OK
-        else f"Below {LOW_CONFIDENCE[0]:g} much of the loss is switched off: train the generator longer, "
-        "or set FCAS_CONFIDENCE_FLOOR."
+        else f"Below {LOW_CONFIDENCE[0]:g} much of the loss is switched off: set FCAS_CONFIDENCE_FLOOR, or take "
+        "another --confidence."
     )
     checks = [
         Check("Confidence spread", spread, f"± {inside.std:.3f}", advice),
@@ -114,6 +116,52 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
         advice = "Their maps are missing: run fcas_generate again, it makes them anew."
         checks.append(Check("Cases without a map", Level.BAD, _listed(without_map), advice))
     return checks
+
+
+def check_expected_error(records: Mapping[str, Mapping[str, Any]]) -> list[Check]:
+    """What the confidence stands for in HU: how far off the scans are, and whether confidence 1 and 0 differ in it.
+
+    The maps themselves cannot tell: a calibrated confidence lies between two percentiles of the generator's own
+    errors, so that its mean and spread are the same for a good generator and for one ten times worse.
+
+    Args:
+        records: of the manifest.
+
+    Returns:
+        Nothing without a manifest.
+    """
+    if not records:
+        return []
+    known = [record["expected_error_hu"] for record in records.values() if record.get("expected_error_hu")]
+    if len(known) < len(records):
+        advice = (
+            "Nothing says how many HU these scans are off: calibrate the generator with fcas_train --calibrate, and "
+            "generate with --confidence error_model."
+        )
+        return [Check("Expected error", Level.LOOK, "not known in HU", advice)]
+    mean = sum(entry["mean"] for entry in known) / len(known)
+    error = _above(mean, EXPECTED_ERROR_HU)
+    advice = (
+        "Beside the noise of CT, which is part of it, structures look as they should."
+        if error == Level.OK
+        else f"Over {EXPECTED_ERROR_HU[0]:g} HU: the scans are crude. Train the generator longer, or on more scans."
+    )
+    ratios = [entry["at_confidence_0"] / max(entry["at_confidence_1"], 1e-6) for entry in known]
+    ratio, scale = min(ratios), _below(min(ratios), SCALE_RATIO)
+    entry = known[ratios.index(ratio)]
+    meaning = (
+        "Voxels that are weighed differently differ in error."
+        if scale == Level.OK
+        else f"Below a factor of {SCALE_RATIO[0]:g} voxels weighed 0 are hardly worse than those weighed 1: train with "
+        "nnUNetTrainer, or take another --confidence."
+    )
+    return [
+        Check("Expected error", error, f"{mean:.0f} HU inside the structures", advice),
+        Check(
+            "Confidence scale", scale,
+            f"1 = {entry['at_confidence_1']:.0f} HU, 0 = {entry['at_confidence_0']:.0f} HU", meaning,
+        ),
+    ]  # fmt: skip
 
 
 def check_weights(structures: Sequence[StructureSummary]) -> Check | None:
@@ -126,8 +174,7 @@ def check_weights(structures: Sequence[StructureSummary]) -> Check | None:
     advice = (
         "No structure is left out by its confidence."
         if level == Level.OK
-        else f"Below {LOW_WEIGHT[0]:g}: {_names(worst)}. CAL learns little of it: set FCAS_CONFIDENCE_FLOOR, "
-        "or train the generator longer."
+        else f"Below {LOW_WEIGHT[0]:g}: {_names(worst)}. CAL learns little of it: set FCAS_CONFIDENCE_FLOOR."
     )
     return Check("Confidence by structure", level, f"{means[name]:.2f} at least: {_words(name)}", advice)
 

@@ -138,7 +138,8 @@ class Report:
         curves: of trainings found.
         curves_note: where was looked, and what was not found.
         provenance: (field, value) that all cases share.
-        remake: the command that makes the set again; None where unknown.
+        replay: the command that makes its cases again from their lines; None where there are no such lines.
+        remake: the command line of the run that made the set; None where unknown.
         records: case id → its whole record as text.
         faults: what does not agree, a sentence each.
         command: that made this page.
@@ -162,6 +163,7 @@ class Report:
     curves: Sequence[Curves]
     curves_note: str
     provenance: Sequence[tuple[str, str]]
+    replay: str | None
     remake: str | None
     records: Mapping[str, str]
     faults: Sequence[str] = field(default_factory=tuple)

@@ -1,8 +1,7 @@
-"""How a synthetic set was made, from its manifest, and the command that makes it again."""
+"""How a synthetic set was made, from its manifest."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,34 +29,6 @@ def run_seed(records: Mapping[str, Mapping[str, Any]]) -> int | None:
         if number.isdecimal() and isinstance(record.get("seed"), int):
             return next((s for s in range(TRIED_SEEDS) if derive_seed(s, "case", int(number)) == record["seed"]), None)
     return None
-
-
-def remake_command(name: str, records: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The command line that makes a set again, as far as its manifest tells; None where fcas_generate did not make it.
-
-    Args:
-        name: of the data set.
-        records: its manifest.
-    """
-    common = common_fields(records)
-    if "source" not in common or not all("template" in record for record in records.values()):
-        return None
-    kinds = {str(record.get("masks")) for record in records.values()}
-    words = ["fcas_generate", "-d", common["source"], "-o", name, "-n", len(records)]
-    if common.get("fold") is not None:
-        words += ["--fold", common["fold"]]
-    for key in ("references", "templates"):
-        words += [f"--{key}", *common[key]] if common.get(key) else []
-    words += ["--masks", kinds.pop() if len(kinds) == 1 else "both"]
-    if common.get("preset"):
-        words += ["--preset", common["preset"]]
-    sampling = common.get("sampling", {})
-    for flag, key in (("--solver", "solver"), ("--steps", "num_inference_steps")):
-        if sampling.get(key):
-            words += [flag, sampling[key]]
-    seed = run_seed(records)
-    words += ["--seed", "?" if seed is None else seed]
-    return " ".join(shlex.quote(str(word)) if word != "?" else "SEED" for word in words)
 
 
 def flat_fields(value: Any, prefix: str = "") -> list[tuple[str, str]]:

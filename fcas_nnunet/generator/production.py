@@ -14,11 +14,11 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceNorm, ReferenceSource
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig
 from fcas_nnunet.config_files import to_dict
-from fcas_nnunet.generator.checkpoint import Generator
+from fcas_nnunet.generator.checkpoint import Generator, case_sha256
 from fcas_nnunet.generator.conditions import build_condition, usual_intensities
 from fcas_nnunet.generator.confidence import confidence_map
 from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range
-from fcas_nnunet.generator.masks import apply_recipe, generate_mask
+from fcas_nnunet.generator.masks import generate_mask
 from fcas_nnunet.generator.quality import Bounds
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.resampling import deform_labels
@@ -174,24 +174,65 @@ def make_case(
     Raises:
         ValueError: when no acceptable mask could be drawn.
     """
-    record = generator.record
+    config = generator.record.config
     source = load_case(plan.reference)
+    mask, mask_record = reference_mask(plan, source, config.masks, label_roles(generator.record.labels), bounds_ml)
+    return drawn_case(generator, plan, source, mask, mask_record, load_case, device, precision)
+
+
+def drawn_case(
+    generator: Generator,
+    plan: CasePlan,
+    source: Case,
+    mask: np.ndarray,
+    mask_record: Mapping[str, Any],
+    load_case: LoadCase,
+    device: torch.device,
+    precision: torch.dtype,
+) -> tuple[Case, dict[str, Any]]:
+    """The case of a mask, and what the manifest keeps of it.
+
+    Args:
+        generator: trained, on `device`.
+        plan: of the case.
+        source: the case that the mask is of, or was made from.
+        mask: label ids [D, H, W], on the source's voxel grid.
+        mask_record: what `reference_mask` said of it.
+        load_case: reads the template by id.
+        device: where to run.
+        precision: of the autocast.
+    """
+    record = generator.record
     template = source if plan.template == plan.reference else load_case(plan.template)
-    roles = label_roles(record.labels)
-    mask, mask_record = reference_mask(plan, source, record.config.masks, roles, bounds_ml)
     around = carried_surroundings(source, mask_record) if record.draws_surroundings else None
     reference = Case(plan.case_id, None, mask, source.affine, around)
     drawing = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
-    confidence = drawing.confidence
     image = np.rint(drawing.image).astype(np.int16)
-    case = replace(reference, image=image, confidence=confidence, surroundings=None)
+    case = replace(reference, image=image, confidence=drawing.confidence, surroundings=None)
+    inside = drawing.confidence[mask > 0]
     return case, {
         **plan.to_record(),
         "mgm": mask_record,
+        "parents_sha256": {"reference": case_sha256(source), "template": case_sha256(template)},
         "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
         "confidence": to_dict(record.config.confidence.for_generator(generator.calibrated is not None)),
-        "mean_confidence_in_structures": round(float(confidence[mask > 0].mean()), 6),
-        "std_confidence_in_structures": round(float(confidence[mask > 0].std()), 6),
+        "mean_confidence_in_structures": round(float(inside.mean()), 6),
+        "std_confidence_in_structures": round(float(inside.std()), 6),
+        "expected_error_hu": _error_record(generator, drawing, mask),
+    }
+
+
+def _error_record(generator: Generator, drawing: Drawing, mask: np.ndarray) -> dict[str, float] | None:
+    """What the confidence stands for inside the structures, in HU; None where it is on no such scale."""
+    if drawing.expected_error_hu is None:
+        return None
+    assert generator.calibrated is not None, "it said what to expect"
+    scale = generator.calibrated.calibration.inside
+    mean = float(drawing.expected_error_hu[mask > 0].mean())
+    return {
+        "mean": round(mean, 3),
+        "at_confidence_1": round(scale.certain_hu, 3),
+        "at_confidence_0": round(scale.uncertain_hu, 3),
     }
 
 
@@ -338,15 +379,6 @@ def carried_surroundings(reference: Case, mask_record: Mapping[str, Any]) -> np.
     if reference.surroundings is None or not mask_record:
         return reference.surroundings
     return deform_labels(reference.surroundings, Recipe.from_dict(mask_record).deformation, reference.spacing_mm)
-
-
-def replayed_mask(record: Mapping[str, Any], load_case: LoadCase, roles: LabelRoles) -> np.ndarray:
-    """The mask of a manifest record, from its stored recipe instead of its seed."""
-    plan = CasePlan.from_record(record)
-    reference = load_case(plan.reference)
-    if plan.masks == ReferenceSource.GIVEN:
-        return reference.mask
-    return apply_recipe(reference.mask, Recipe.from_dict(record["mgm"]), reference.spacing_mm, roles)
 
 
 def embedded_condition(

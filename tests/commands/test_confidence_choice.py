@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
+from fcas_nnunet_small import short_config
 
 from fcas_nnunet.commands.generate import main as generate
 from fcas_nnunet.commands.train import main as train
@@ -15,39 +15,24 @@ from fcas_nnunet.config import CalibrationConfig
 from fcas_nnunet.config_files import save_config
 from fcas_nnunet.generator.checkpoint import is_calibrated
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset, read_confidence, write_case, write_dataset_json
+from fcas_nnunet.integration.raw_dataset import RawDataset, read_confidence
 
 SOURCE = "Dataset901_Small"
 SMALL = CalibrationConfig(num_drawings=4, num_voxels=4000, width=8, num_steps=30, batch_voxels=512)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four labelled cases, and a generator that was trained without calibration and has drawn data set 902."""
-    folder = tmp_path_factory.mktemp("home")
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (folder / name).mkdir()
-    for number in range(4):
-        write_case(folder / "nnUNet_raw" / SOURCE, small_case(number))
-    write_dataset_json(folder / "nnUNet_raw" / SOURCE, LABELS, 4, surroundings=SURROUNDINGS)
-    save_config(short_config(), folder / "short.yaml")
-    save_config(replace(short_config(), calibration=SMALL), folder / "calibrated.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        set_environment(patch, folder)
-        generate(["-d", "901", "-o", "902", "-n", "1", "--config", str(folder / "short.yaml"), "-np", "1"])
-        assert not is_calibrated(folder / "nnUNet_results" / SOURCE / "fcas__tiny")
-        train(["-d", "901", "--config", str(folder / "calibrated.yaml"), "--calibrate"])
-    return folder
+def home(small_home: Path) -> Path:
+    """Four labelled cases, and a generator that has drawn data set 902 before it was calibrated."""
+    save_config(replace(short_config(), calibration=SMALL), small_home / "calibrated.yaml")
+    assert not is_calibrated(small_home / "nnUNet_results" / SOURCE / "fcas__tiny")
+    train(["-d", "901", "--config", str(small_home / "calibrated.yaml"), "--calibrate"])
+    return small_home
 
 
 @pytest.fixture(autouse=True)
-def environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_environment(monkeypatch, home)
-
-
-def set_environment(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        patch.setenv(name, str(folder / name))
+def calibrated(home: Path) -> None:
+    """All tests of this module are of the calibrated generator."""
 
 
 def made(home: Path, output: str, *more: str) -> tuple[RawDataset, dict]:
@@ -127,4 +112,4 @@ def test_a_set_is_not_continued_with_another_confidence(home: Path, capsys: pyte
 
 def test_calibrating_again_is_no_work(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(["-d", "901", "--config", str(home / "short.yaml"), "--calibrate"])
-    assert "holds a trained generator already" in capsys.readouterr().out
+    assert "holds this generator already" in capsys.readouterr().out

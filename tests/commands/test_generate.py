@@ -30,31 +30,13 @@ from fcas_nnunet.integration.synthetic_cases import case_bytes
 SOURCE = "Dataset901_Small"
 NUM_CASES = 4
 
+pytestmark = pytest.mark.usefixtures("home")
+
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """nnU-Net's folders with four labelled cases, and a configuration of four training steps."""
-    folder = tmp_path_factory.mktemp("home")
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (folder / name).mkdir()
-    for number in range(4):
-        write_case(folder / "nnUNet_raw" / SOURCE, small_case(number))
-    write_dataset_json(folder / "nnUNet_raw" / SOURCE, LABELS, 4, surroundings=SURROUNDINGS)
-    save_config(short_config(), folder / "short.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        _set_environment(patch, folder)
-        generate(["-d", "901", "-o", "902", "-n", str(NUM_CASES), "--config", str(folder / "short.yaml"), "-np", "1"])
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def environment(home, monkeypatch):
-    _set_environment(monkeypatch, home)
-
-
-def _set_environment(patch, folder):
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        patch.setenv(name, str(folder / name))
+def home(small_home):
+    """Four labelled cases, a generator of four training steps, and what it drew, for this module to change."""
+    return small_home
 
 
 def command(home, output, *more):
@@ -267,7 +249,7 @@ def test_every_fault_of_the_data_is_listed_before_anything_is_made(home, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-d", "899"], "899"),
+        (["-d", "899"], "data set 899: it must be a folder in nnUNet_raw"),
         (["-d", "901", "-n", "0"], "-n: must be 1 to 1,000,000, got 0"),
         (["-d", "901", "-n", "1000000000000", "--dry-run"], "-n: must be 1 to 1,000,000, got 1000000000000"),
         (["-d", "901", "-o", "901"], "-o: must be another data set"),

@@ -12,8 +12,8 @@ from PIL import Image
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.commands import masks as command
 from fcas_nnunet.commands import phantom
-from fcas_nnunet.generator.production import replayed_mask
 from fcas_nnunet.generator.quality import mask_faults
+from fcas_nnunet.generator.remaking import replayed_mask
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import read_volume
@@ -49,7 +49,7 @@ def test_masks_are_whole_measured_and_shown(source: RawDataset, tmp_path: Path, 
         volume = read_volume(tmp_path / "out" / f"{case_id}.nii.gz")
         assert not mask_faults(volume.array, given.mask, given.spacing_mm, roles=roles)
         np.testing.assert_allclose(volume.affine, given.affine, atol=1e-4)
-        np.testing.assert_array_equal(replayed_mask(record, source.load_mask, roles), volume.array)
+        np.testing.assert_array_equal(replayed_mask(record, source.load_mask(record["reference"]), roles), volume.array)
         assert [change["kind"] for change in record["mgm"]["local_changes"]] == ["stenosis"]
     report = json.loads((tmp_path / "out" / command.DIVERSITY_FILE).read_text())
     assert set(report["labels"]) == set(source.labels) - {"background"}

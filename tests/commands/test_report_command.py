@@ -65,6 +65,8 @@ def test_a_page_with_everything(sets: tuple[Path, Path], tmp_path: Path, capsys:
     assert found["Structures"] == ("ok", "all 3 shown")
     assert found["Masks drawn again"] == ("ok", "1 for 3 new masks")
     assert found["Manifest and files"] == ("ok", "agree")
+    assert found["Expected error"] == ("ok", "50 HU inside the structures")
+    assert found["Confidence scale"] == ("ok", "1 = 20 HU, 0 = 110 HU")
     # 90, 80 and 70 % in the ventricle, 40 % elsewhere
     assert found["Confidence by structure"] == ("ok", "0.40 at least: ascending aorta")
     data = viewer_data(page)
@@ -76,11 +78,24 @@ def test_a_page_with_everything(sets: tuple[Path, Path], tmp_path: Path, capsys:
     assert page.count('id="scan-') == 6  # each real scan once
     assert "3 synthetic cases drawn from Dataset711_Heart by the tiny generator" in page
     assert "12 steps of dpmsolver++, seed 7, fcas-nnunet 0.1.0" in page
-    assert "fcas_generate -d Dataset711_Heart -o Dataset712_HeartFCaS -n 3" in page
+    assert f"<code>fcas_generate --replay {NAME}</code>" in page
+    assert (
+        f"<code>fcas_generate -d {REAL} -o {NAME} -n 3 --masks mgm --solver dpmsolver++ --steps 12 --window 16 16 16 "
+        "--overlap 0.25 --confidence ssv --snapshots 9 --snapshot_decoder full --box_margin none" in page
+    )
+    assert "--seed 7 --preset tiny</code>" in page
     assert "SSIM 0.800" in page
     assert "SSIM 0.600" in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_a_set_without_a_scale_in_hu_is_looked_at(tmp_path: Path) -> None:
+    synthetic, _ = write_sets(tmp_path, expected_error_hu=None)
+    main(["-d", str(synthetic), "-o", str(tmp_path / "page.html"), "-np", "1", "--cases", "1"])
+    found = checks((tmp_path / "page.html").read_text())
+    assert found["Expected error"] == ("look", "not known in HU")
+    assert "Confidence scale" not in found
 
 
 def test_the_default_file_and_the_same_bytes_from_two_processes(sets: tuple[Path, Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fcas_nnunet.evaluation.report_checks import (
     check_confidence,
     check_contrast,
     check_count,
+    check_expected_error,
     check_files,
     check_masks,
     check_structures,
@@ -36,10 +38,12 @@ from fcas_nnunet.evaluation.report_measures import (
     summarise_structures,
 )
 from fcas_nnunet.evaluation.report_page import label_colours
-from fcas_nnunet.evaluation.report_provenance import common_fields, remake_command, run_seed
+from fcas_nnunet.evaluation.report_provenance import common_fields, run_seed
 from fcas_nnunet.evaluation.report_results import show_result
 from fcas_nnunet.evaluation.results import COMPARISON, SEGMENTATIONS, VERSIONS, read_result
+from fcas_nnunet.generator.calibration import Curve, Scale
 
+LINE = Curve((0.0, 1.0), (0.0, 1.0))
 NAMES = [name for name in LABELS if LABELS[name]]
 
 
@@ -152,6 +156,47 @@ def test_structures_that_are_missing_or_hardly_weighed() -> None:
     weights = check_weights(summarise_structures(cases, None, NAMES))
     assert weights is not None
     assert (weights.level, weights.value[:4]) == ("look", "0.20")
+
+
+def drawn_by(factor: float) -> tuple[Spread, dict[str, dict[str, Any]]]:
+    """Confidence and manifest of 60 cases whose errors are so many times those of a good generator, calibrated anew."""
+    errors = factor * np.random.default_rng(0).exponential(50, (60, 500))
+    scale = Scale(LINE, LINE, *np.percentile(errors, (5, 95)))
+    shares = [np.bincount(np.rint(255 * scale.to_confidence(case)).astype(int), minlength=256) / 500 for case in errors]
+    records = {
+        f"c{number}": {"expected_error_hu": {"mean": float(case.mean()), "at_confidence_1": scale.certain_hu,
+                                             "at_confidence_0": scale.uncertain_hu}}
+        for number, case in enumerate(errors)
+    }  # fmt: skip
+    spread = confidence_spread(shares)
+    assert spread is not None
+    return spread, records
+
+
+def test_a_generator_made_worse_lowers_the_verdict() -> None:
+    """Its maps are those of the good one, since they lie between percentiles of its own errors: only HU can tell."""
+    verdicts = {}
+    for factor in (1.0, 2.0, 10.0):
+        spread, records = drawn_by(factor)
+        assert vars(spread) == pytest.approx(vars(drawn_by(1.0)[0]), abs=1e-3)
+        checks = [check_count(60), *check_confidence(spread, []), *check_expected_error(records)]
+        verdicts[factor] = verdict(checks).level
+    assert verdicts == {1.0: Level.OK, 2.0: Level.LOOK, 10.0: Level.BAD}
+
+
+def test_a_generator_that_is_126_hu_off_is_not_worth_training_on() -> None:
+    entry = {"mean": 126.0, "at_confidence_1": 40.0, "at_confidence_0": 300.0}
+    error, scale = check_expected_error({"a": {"expected_error_hu": entry}})
+    assert (error.level, error.value) == (Level.BAD, "126 HU inside the structures")
+    assert (scale.level, scale.value) == (Level.OK, "1 = 40 HU, 0 = 300 HU")
+
+
+def test_a_scale_without_a_difference_and_none_at_all() -> None:
+    entry = {"mean": 60.0, "at_confidence_1": 55.0, "at_confidence_0": 65.0}
+    assert check_expected_error({"a": {"expected_error_hu": entry}})[1].level == Level.BAD
+    (unknown,) = check_expected_error({"a": {"expected_error_hu": entry}, "b": {"expected_error_hu": None}})
+    assert (unknown.level, unknown.value) == (Level.LOOK, "not known in HU")
+    assert check_expected_error({}) == []
 
 
 def test_masks_and_files() -> None:
@@ -311,19 +356,12 @@ def test_nnunets_log_is_read() -> None:
 # ---- Provenance
 
 
-def test_what_records_share_and_the_command_they_come_from() -> None:
+def test_what_records_share() -> None:
     records = {f"fcas_{n:05d}": record(f"fcas_{n:05d}", n) for n in range(3)}
     common = common_fields(records)
     assert common["source"] == "Dataset711_Heart"
     assert not {"case_id", "seed", "reference", "mgm"} & common.keys()
     assert run_seed(records) == 7
-    assert remake_command("Dataset712_HeartFCaS", records) == (
-        "fcas_generate -d Dataset711_Heart -o Dataset712_HeartFCaS -n 3 --masks mgm --preset tiny "
-        "--solver dpmsolver++ --steps 12 --seed 7"
-    )
-    unknown = {case_id: {**entry, "seed": 5} for case_id, entry in records.items()}
-    assert str(remake_command("Dataset712_HeartFCaS", unknown)).endswith("--seed SEED")
-    assert remake_command("x", {"phantom_0000": {"command": "fcas_phantom"}}) is None
     assert common_fields({}) == {}
 
 

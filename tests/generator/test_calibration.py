@@ -113,8 +113,7 @@ def test_default_confidence_is_the_error_models(calibrated: Path) -> None:
     drawing = draw_image(generator, reference, template, 1, CPU, torch.float32)
     assert drawing.spread_hu is None  # no intermediate image was decoded
     assert 0 <= drawing.confidence.min() < drawing.confidence.max() <= 1
-    config = replace(generator.record.config, confidence=ConfidenceConfig().chosen(ConfidenceChoice.SSV_CALIBRATED))
-    by_ssv = replace(generator, record=replace(generator.record, config=config))
+    by_ssv = with_confidence(generator, ConfidenceChoice.SSV_CALIBRATED)
     other = draw_image(by_ssv, reference, template, 1, CPU, torch.float32)
     assert np.array_equal(drawing.image, other.image)  # how confidence is found does not change what is drawn
     assert other.spread_hu is not None
@@ -130,6 +129,13 @@ def test_a_case_says_where_its_confidence_comes_from(calibrated: Path) -> None:
     assert record["confidence"]["estimator"] == "error_model"
     inside = case.confidence[case.mask > 0]
     assert record["std_confidence_in_structures"] == pytest.approx(inside.std(), abs=1e-5)
+    scale, error = generator.calibrated.calibration.inside, record["expected_error_hu"]
+    ends = scale.certain_hu, scale.uncertain_hu
+    assert (error["at_confidence_1"], error["at_confidence_0"]) == pytest.approx(ends, abs=1e-3)
+    # where the confidence is neither 0 nor 1, it is a line of the expected error between these two
+    assert ends[0] < error["mean"]
+    by_ssv = with_confidence(generator, ConfidenceChoice.SSV)
+    assert make_case(by_ssv, plan, load_small_case, CPU, torch.float32)[1]["expected_error_hu"] is None
 
 
 def test_a_generator_trained_before_learns_the_same(calibrated: Path, tmp_path: Path) -> None:
@@ -178,6 +184,11 @@ def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: 
     for label, tolerance in ((1, 30), (2, 30), (3, 100)):
         before, after = case.image[case.mask == label].mean(), shaped.image[shaped.mask == label].mean()
         assert after == pytest.approx(before, abs=tolerance)
+
+
+def with_confidence(generator: checkpoint.Generator, choice: ConfidenceChoice) -> checkpoint.Generator:
+    config = replace(generator.record.config, confidence=ConfidenceConfig().chosen(choice))
+    return replace(generator, record=replace(generator.record, config=config))
 
 
 def calibration() -> Calibration:

@@ -1,5 +1,6 @@
 """From a few labelled cases to synthetic ones: real networks, few steps."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -18,8 +19,9 @@ from fcas_nnunet.generator import checkpoint, production
 from fcas_nnunet.generator.conditions import build_condition
 from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.grid import GEOMETRY
-from fcas_nnunet.generator.production import CasePlan, draw_image, make_case, plan_cases, replayed_mask
+from fcas_nnunet.generator.production import CasePlan, draw_image, make_case, plan_cases
 from fcas_nnunet.generator.recipe import Recipe
+from fcas_nnunet.generator.remaking import remake_case, replayed_mask
 from fcas_nnunet.generator.resampling import deform_labels
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import REFERENCE, Variant, make_variants
@@ -104,8 +106,23 @@ def test_same_plan_same_case(trained):
     assert -1000 <= case.image.min() < case.image.max() <= 1000
     assert 0 <= case.confidence.min() < case.confidence.max() <= 1
     np.testing.assert_array_equal(case.affine, small_case(0).affine)
-    np.testing.assert_array_equal(replayed_mask(record, load_small_case, label_roles(LABELS)), case.mask)
+    np.testing.assert_array_equal(
+        replayed_mask(record, load_small_case(plan.reference), label_roles(LABELS)), case.mask
+    )
     assert not np.array_equal(case.mask, load_small_case(plan.reference).mask)
+
+
+def test_a_case_is_made_again_from_its_line(trained):
+    generator = checkpoint.load_generator(trained, CPU)
+    for masks in (ReferenceSource.MGM, ReferenceSource.GIVEN):
+        plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], masks, seed=3)[0]
+        case, record = make_case(generator, plan, load_small_case, CPU, torch.float32)
+        stored = json.loads(json.dumps(record))
+        again, its_record = remake_case(generator, stored, load_small_case, CPU, torch.float32)
+        for name in ("image", "mask", "confidence"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(case, name))
+        assert json.loads(json.dumps(its_record)) == stored
+        assert record["parents_sha256"]["template"] == checkpoint.case_sha256(load_small_case(plan.template))
 
 
 def test_given_masks_are_drawn_as_they_are(trained):

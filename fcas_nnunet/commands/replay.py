@@ -1,0 +1,213 @@
+"""`fcas_generate --replay`: make cases again from their manifest lines, each from its own recipe and seeds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.commands.cli import make_parser, positive
+from fcas_nnunet.commands.generation import Job, finish, generate
+from fcas_nnunet.commands.generation_checks import check_output
+from fcas_nnunet.commands.shares import Share
+from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.generator.checkpoint import case_sha256, is_trained, read_record, weights_sha256
+from fcas_nnunet.generator.production import CasePlan
+from fcas_nnunet.integration.case_library import CaseLibrary, make_library, split_name
+from fcas_nnunet.integration.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
+from fcas_nnunet.integration.manifest import MANIFEST_FILE, Journal, Manifest, versions
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
+from fcas_nnunet.schema import from_dict
+
+logger = logging.getLogger(__name__)
+
+Records = Mapping[str, Mapping[str, Any]]
+
+#: What all cases of one run share, and a line must hold to be made again; beside these, what depends on the case.
+_NEEDED = ("source", "preset", "weights_sha256", "sampling", "confidence", "mask_config", "label_map")
+_SHARED = (*_NEEDED, "for", "fold", "references", "templates", "run_seed")
+_OF_CASE = ("seed", "reference", "template", "masks", "mgm")
+
+_EXAMPLE = """
+fcas_generate --replay $nnUNet_raw/Dataset902_HeartFCaS/fcas_manifest.jsonl -o 903
+fcas_generate --replay 902 -o 903 fcas_00007 fcas_00012     # these two cases alone
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of `fcas_generate --replay`."""
+    parser = make_parser(
+        "fcas_generate --replay",
+        "Make synthetic cases again from their manifest lines, into a data set of their own; on a CPU, with the same "
+        "versions of the packages, to the same bytes. The generator and the scans that they were made from must be "
+        "there as they were.",
+        _EXAMPLE,
+    )
+    parser.add_argument(
+        "--replay", required=True, metavar="MANIFEST", help=f"a {MANIFEST_FILE}, or the data set that holds it"
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="these cases alone (default: all)")
+    parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named … + Replay)")
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
+    parser.add_argument("-np", type=positive, metavar="P", help="processes (default: one per core; 1 on a GPU)")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """What `fcas_generate --replay` does.
+
+    Raises:
+        FileNotFoundError: if manifest, data sets or generator are missing.
+        ValueError: if a line cannot be made again, or what it was made from is not what it was; every fault listed.
+    """
+    args = build_parser().parse_args(argv)
+    path = manifest_path(args.replay)
+    records = _chosen(path, args.cases)
+    shared = _shared(records, path)
+    library = _library(records, shared)
+    model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
+    output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]))
+    if output.resolve() == path.parent.resolve():
+        raise ValueError(f"-o: must be another data set than the one that is made again, got {output.name}.")
+    confidence = from_dict(ConfidenceConfig, shared["confidence"])
+    _check_generator(model, confidence, shared, library)
+    _check_parents(records, library)
+    _name_other_versions(records)
+    plans = [CasePlan.from_record(record) for record in records.values()]
+    job = Job(
+        cases=library, model=model, output=output, sampling=from_dict(SamplingConfig, shared["sampling"]),
+        confidence=confidence, masks=from_dict(MaskConfig, shared["mask_config"]), bounds_ml={},
+        label_map={int(source): target for source, target in shared["label_map"].items()}, device_name=args.device,
+        shared=shared | {"versions": versions()}, replayed=records,
+    )  # fmt: skip
+    check_output(plans, job)
+    generate(plans, Share(), job, args.np)
+    labels = _labels(path, library.source, job.label_map)
+
+    def describe(num_cases: int) -> None:
+        note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
+        write_dataset_json(output, labels, num_cases, description=note)
+
+    finish(plans, Share(), output, describe)
+    print(f"done: {len(plans)} cases made again in {output}")
+
+
+def manifest_path(argument: str) -> Path:
+    """The manifest that `--replay` names: a file, a data set's folder, id or name.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(argument)
+    if not path.exists():
+        path = resolve_dataset(argument)
+    path = path / MANIFEST_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the manifest must be there, got no file. Name a set that fcas_generate made.")
+    return path
+
+
+def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The lines of the cases that are asked for, which must hold all that making them again needs."""
+    records = Manifest(path.parent).read() if path.name == MANIFEST_FILE else Journal(path).read()
+    unknown = [case_id for case_id in cases if case_id not in records]
+    if unknown or not records:
+        raise ValueError(
+            f"{path}: cases must be in it, got {', '.join(unknown) or 'an empty file'}. It has {len(records)}."
+        )
+    chosen = {case_id: records[case_id] for case_id in dict.fromkeys(cases or records)}
+    faults = [
+        f"{path}: {case_id}: the line must hold {', '.join(missing)}, got none. Only cases that fcas_generate drew can "
+        "be made again."
+        for case_id, record in chosen.items()
+        if (missing := [key for key in (*_NEEDED, *_OF_CASE) if key not in record])
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return chosen
+
+
+def _shared(records: Records, path: Path) -> dict[str, Any]:
+    """What the lines share, as lines made now would hold it."""
+    first = next(iter(records.values()))
+    shared = {key: first.get(key) for key in _SHARED}
+    others = [case_id for case_id, record in records.items() if any(record.get(k) != shared[k] for k in _SHARED)]
+    if others:
+        raise ValueError(
+            f"{path}: cases that are made again together must be of one run, got others: {', '.join(others[:5])}. "
+            "Name them apart."
+        )
+    return shared
+
+
+def _library(records: Records, shared: Mapping[str, Any]) -> CaseLibrary:
+    """The references and templates of the lines, wherever they are from."""
+    source = RawDataset.open(resolve_dataset(shared["source"]))
+    names = {
+        key: [":".join(split_name(record[key], source.name)) for record in records.values()]
+        for key in ("reference", "template")
+    }
+    library = make_library(source, names["reference"], names["template"], source.case_ids)
+    faults = library.label_faults()
+    if faults:
+        raise ValueError("\n".join(faults))
+    return library
+
+
+def _check_generator(
+    model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any], library: CaseLibrary
+) -> None:
+    """See that the generator is the one that made the cases."""
+    if not is_trained(model):
+        raise FileNotFoundError(
+            f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
+            "with the same settings on another machine, draws other scans."
+        )
+    if dict(read_record(model).labels) != dict(library.source.labels):
+        raise ValueError(f"{library.source.name}: labels must be those that its generator was trained on, got others.")
+    found = weights_sha256(model, confidence)
+    if found != shared["weights_sha256"]:
+        raise ValueError(
+            f"{model}: weights must be those that made the cases, SHA-256 {shared['weights_sha256'][:12]}…, got "
+            f"{found[:12]}…. Put the original generator back."
+        )
+
+
+def _check_parents(records: Records, library: CaseLibrary) -> None:
+    """See that every scan and mask that the cases were made from holds what it held then."""
+    wanted: dict[str, set[str]] = {}
+    for record in records.values():
+        for key, sha256 in record.get("parents_sha256", {}).items():
+            wanted.setdefault(record[key], set()).add(sha256)
+    if not wanted:
+        logger.warning("these lines are of an older version and hold no hashes: whether scans changed is not known")
+    changed = [name for name, hashes in wanted.items() if hashes != {case_sha256(library.load_case(name))}]
+    if changed:
+        raise ValueError(
+            f"{library.source.name}: scans and masks must be those that the cases were made from, got other content "
+            f"for {', '.join(sorted(changed))}. Put the originals back."
+        )
+
+
+def _name_other_versions(records: Records) -> None:
+    now = versions()
+    then = {(name, version) for record in records.values() for name, version in record.get("versions", {}).items()}
+    other = sorted(f"{name} {version} then, {now.get(name, 'none')} now" for name, version in then
+                   if now.get(name) != version)  # fmt: skip
+    if other:
+        logger.warning(f"packages are of other versions, so that scans may differ in places: {'; '.join(other)}")
+
+
+def _labels(path: Path, source: RawDataset, label_map: Mapping[int, int]) -> dict[str, int]:
+    """Name → id of the written labels: those of the original set, else the source's names under the written ids."""
+    if (path.parent / DATASET_JSON).is_file():
+        return RawDataset.open(path.parent).labels
+    written = {name: label_map[label] for name, label in source.labels.items() if label and label_map[label]}
+    return {"background": 0, **written}
+
+
+def _default_name(path: Path, source: str) -> str:
+    own = path.parent.name if path.name == MANIFEST_FILE and path.parent.name.startswith("Dataset") else f"{source}FCaS"
+    return f"{own.split('_', 1)[1]}Replay"

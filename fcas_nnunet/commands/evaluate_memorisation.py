@@ -343,7 +343,7 @@ _TITLES = {
 
 def _share(nearer: Mapping[str, Any]) -> str:
     low, high = nearer["interval"]
-    return f"{nearer['share']:.2f} ({low:.2f} … {high:.2f})"
+    return f"{nearer['share']:.2f}" + ("" if math.isnan(low) else f" ({low:.2f} … {high:.2f})")
 
 
 def _rate_cells(rates: Mapping[str, Any], measure: str) -> list[str]:

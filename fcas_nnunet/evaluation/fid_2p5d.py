@@ -26,7 +26,8 @@ MEAN = (0.406, 0.456, 0.485)  # ImageNet's, in the order B, G, R
 PLANES = {"xy": 2, "yz": 0, "zx": 1}
 RECIPE = (
     "RAS, 1 mm linear, padded with -1000 HU and cropped about the centre, clipped to ±1000 HU, the middle 40 % of the "
-    "slices, min-max over a scan's slices of a plane, three equal channels minus ImageNet's means"
+    "slices but those of padding alone, min-max over a scan's slices of a plane, three equal channels minus ImageNet's "
+    "means"
 )
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -38,7 +39,7 @@ class Fid25d:
     Attributes:
         fid: mean of the planes.
         planes: xy, yz, zx → FID over all their slices.
-        real_slices: in a plane, of all scans.
+        real_slices: of all scans, in the plane that has fewest.
         synthetic_slices: likewise.
     """
 
@@ -78,7 +79,8 @@ def fid_2p5d(real: Iterable[dict[str, np.ndarray]], synthetic: Iterable[dict[str
     """
     sets = [_stacked(scans, name) for scans, name in ((real, "real"), (synthetic, "synthetic"))]
     planes = {plane: frechet_distance(sets[0][plane], sets[1][plane]) for plane in PLANES}
-    return Fid25d(float(np.mean(list(planes.values()))), planes, len(sets[0]["xy"]), len(sets[1]["xy"]))
+    fewest = [min(map(len, features.values())) for features in sets]
+    return Fid25d(float(np.mean(list(planes.values()))), planes, *fewest)
 
 
 def prepared_volume(image: np.ndarray, affine: np.ndarray, size: int) -> torch.Tensor:
@@ -100,13 +102,18 @@ def prepared_volume(image: np.ndarray, affine: np.ndarray, size: int) -> torch.T
 
 
 def prepared_slices(volume: torch.Tensor, axis: int) -> torch.Tensor:
-    """HU [X, Y, Z] → the middle slices along an axis, as the extractor wants them, float32 [N, 3, ·, ·]."""
+    """HU [X, Y, Z] → the middle slices along an axis, as the extractor wants them, float32 [N, 3, ·, ·].
+
+    A heart's scan is often shorter than the middle of the padded volume. What lies beyond it is the same in every scan,
+    real or drawn, and would pull any two sets together; it is left out.
+    """
     length = volume.shape[axis]
     start, stop = int((1 - MIDDLE_SHARE) / 2 * length), int((1 + MIDDLE_SHARE) / 2 * length)
     slices = volume.movedim(axis, 0)[start:stop]
     low, high = slices.min(), slices.max()
     scaled = (slices - low) / (high - low + 1e-10)
-    return torch.stack([scaled - mean for mean in MEAN], dim=1)
+    shown = scaled[slices.amax(dim=(1, 2)) > slices.amin(dim=(1, 2))]
+    return torch.stack([(shown if len(shown) else scaled) - mean for mean in MEAN], dim=1)
 
 
 def _stacked(scans: Iterable[dict[str, np.ndarray]], name: str) -> dict[str, np.ndarray]:

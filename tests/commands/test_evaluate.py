@@ -343,13 +343,16 @@ def test_images_in_bare_folders_pair_by_id(tmp_path: Path, capsys: pytest.Captur
 def test_images_without_partners_are_refused(
     datasets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    against = ["images", "-s", "902", "-np", "1", "-r"]
     stranger = tmp_path / "Dataset903_Other"
     write_case(stranger, Case("other", scan(0), cube(2), AFFINE))
     write_dataset_json(stranger, LABELS, 1)
-    assert_refused(capsys, ["images", "-r", "903", "-s", "902"], "cases must have a partner in Dataset903_Other")
+    assert_refused(capsys, [*against, "903"], "cases must have a partner in Dataset903_Other")
     write_case(stranger, Case("heart_1", scan(0), cube(6), AFFINE))
     write_dataset_json(stranger, LABELS, 2)
     assert_refused(
-        capsys, ["images", "-r", "903", "-s", "902"], "masks must be those of Dataset903_Other, got 2 others"
+        capsys,
+        [*against, "903"],
+        "masks must be those of Dataset903_Other, got 2 others",
     )
-    assert_refused(capsys, ["images", "-r", "999", "-s", "902"], "999")
+    assert_refused(capsys, [*against, "999"], "999")

@@ -69,6 +69,14 @@ def test_slices_by_hand() -> None:
             np.testing.assert_allclose(found[:, channel], scaled - mean, atol=1e-6)
 
 
+def test_slices_of_padding_alone_are_left_out() -> None:
+    """A scan of 10 slices of 1 mm in a padded volume of 32: its middle 12 slices hold two of padding."""
+    volume = prepared_volume(scan(0, (10, 40, 40)), affine((1, 1, 1), (1, 1, 1)), SIZE)
+    assert [len(prepared_slices(volume, axis)) for axis in range(3)] == [13, 13, 10]
+    empty = torch.full((SIZE, SIZE, SIZE), -1000.0)
+    assert len(prepared_slices(empty, 2)) == 13  # a scan without anything counts as it is
+
+
 def recipe(path: Path, forward: torch.nn.Module) -> Iterator[np.ndarray]:
     """MAISI's steps in its order, from the file, with its indices into [1, 3, H, W, D]: XY, YZ, ZX."""
     load = Compose([LoadImage(image_only=True), EnsureChannelFirst(),

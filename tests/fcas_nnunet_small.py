@@ -60,11 +60,11 @@ def set_roots(patch: pytest.MonkeyPatch, folder: Path) -> None:
         patch.setenv(name, str(folder / name))
 
 
-def short_config(num_steps: int = 4) -> FCaSConfig:
-    """The tiny preset with a handful of training steps, validated every second one, and no calibration."""
+def short_config(num_steps: int = 4, validate_every: int = 2) -> FCaSConfig:
+    """The tiny preset with a handful of training steps and no calibration."""
 
     def shortened(part: Any) -> Any:
-        schedule = replace(part.optimisation, num_steps=num_steps, validate_every=2, warmup_steps=1)
+        schedule = replace(part.optimisation, num_steps=num_steps, validate_every=validate_every, warmup_steps=1)
         return replace(part, optimisation=schedule)
 
     return replace(TINY, autoencoder=shortened(TINY.autoencoder), tcdm=shortened(TINY.tcdm), calibration=None)

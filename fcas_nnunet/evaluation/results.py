@@ -15,6 +15,11 @@ CONFIDENCE = "fcas-nnunet/confidence"
 FIDELITY = "fcas-nnunet/fidelity"
 MEMORISATION = "fcas-nnunet/memorisation"
 
+#: Part of fcas_evaluate → schema of what it writes.
+SCHEMAS = {
+    "segmentations": SEGMENTATIONS, "compare": COMPARISON, "images": IMAGE_QUALITY, "confidence": CONFIDENCE,
+    "fidelity": FIDELITY, "memorisation": MEMORISATION,
+}  # fmt: skip
 #: Schema → version; it rises when a field changes its meaning or goes away (docs/evaluation.md lists the changes).
 VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 2, FIDELITY: 1, MEMORISATION: 2}
 

@@ -14,6 +14,8 @@ from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.commands.evaluate_fidelity import real_dice
+from fcas_nnunet.evaluation.results import SEGMENTATIONS, read_result
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
 from fcas_nnunet.integration.volumes import write_labels, write_volume
@@ -71,6 +73,9 @@ def test_segmentations_to_json_csv_and_table(folders: tuple[Path, Path], capsys:
         ("a", "left_ventricle"), ("a", "aorta"), ("b", "left_ventricle"), ("b", "aorta"),
     ]  # fmt: skip
     assert_shown_by_the_report(out)
+    found = real_dice(read_result(out, [SEGMENTATIONS]), LABELS)  # as fidelity --real_scores reads it
+    assert found["left_ventricle"] == [0.75, 0.0]
+    assert all(map(math.isnan, found["aorta"]))
     assert float(rows[0]["dice"]) == 0.75
     assert rows[1]["dice"] == ""
     printed = capsys.readouterr().out

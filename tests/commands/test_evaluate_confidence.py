@@ -52,7 +52,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_set(root / "raw" / "Dataset905_Copies", relabelled)
     data = TrainingData(source.case_ids, source.load_case, source.labels, source.surroundings)
     folder = root / "results" / "Dataset901_Small" / "fcas__tiny"
-    train_generator(data, replace(short_config(30), calibration=SMALL), folder, Accelerator(cpu=True))
+    train_generator(
+        data, replace(short_config(30, validate_every=30), calibration=SMALL), folder, Accelerator(cpu=True)
+    )
     return root
 
 

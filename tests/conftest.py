@@ -12,8 +12,6 @@ from fcas_nnunet_small import set_roots, write_small_set
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, quick_nnunet, write_set
 from shared_folders import own_copy
 
-from fcas_nnunet.commands import pool
-
 ROOT_IN_COMMANDS = "{root}"
 
 
@@ -79,14 +77,6 @@ def _generate_small(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         set_roots(patch, folder)
         generate(["-d", "901", "-o", "902", "-n", "4", "--config", str(folder / "short.yaml"), "-np", "1"])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_workers() -> None:
-    """Worker processes fork from a server that has imported what they need, instead of importing it anew each."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        multiprocessing.set_forkserver_preload(["fcas_nnunet.commands.generation"])
-        pool.START_METHOD = "forkserver"
 
 
 @pytest.fixture(autouse=True)

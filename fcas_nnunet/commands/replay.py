@@ -11,13 +11,15 @@ from typing import Any
 from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generation import Job, finish, generate
 from fcas_nnunet.commands.generation_checks import check_output
+from fcas_nnunet.commands.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.shares import Share
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
-from fcas_nnunet.generator.checkpoint import case_sha256, is_trained, read_record, weights_sha256
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, is_trained, read_record, weights_sha256
 from fcas_nnunet.generator.production import CasePlan
 from fcas_nnunet.integration.case_library import CaseLibrary, make_library, split_name
 from fcas_nnunet.integration.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
 from fcas_nnunet.integration.manifest import MANIFEST_FILE, Journal, Manifest, versions
+from fcas_nnunet.integration.parents import PARENTS_KEY, merged, to_json
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
 from fcas_nnunet.schema import from_dict
 
@@ -66,13 +68,13 @@ def run(argv: Sequence[str]) -> None:
     path = manifest_path(args.replay)
     records = _chosen(path, args.cases)
     shared = _shared(records, path)
-    library = _library(records, shared)
     model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
     output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]))
     if output.resolve() == path.parent.resolve():
         raise ValueError(f"-o: must be another data set than the one that is made again, got {output.name}.")
     confidence = from_dict(ConfidenceConfig, shared["confidence"])
-    _check_generator(model, confidence, shared, library)
+    generator = _generator_record(model, confidence, shared)
+    library = _library(records, shared, generator)
     _check_parents(records, library)
     _name_other_versions(records)
     plans = [CasePlan.from_record(record) for record in records.values()]
@@ -85,10 +87,11 @@ def run(argv: Sequence[str]) -> None:
     check_output(plans, job)
     generate(plans, Share(), job, args.np)
     labels = _labels(path, library.source, job.label_map)
+    parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
 
     def describe(num_cases: int) -> None:
         note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
-        write_dataset_json(output, labels, num_cases, description=note)
+        write_dataset_json(output, labels, num_cases, description=note, more={PARENTS_KEY: to_json(parents)})
 
     finish(plans, Share(), output, describe)
     print(f"done: {len(plans)} cases made again in {output}")
@@ -142,37 +145,36 @@ def _shared(records: Records, path: Path) -> dict[str, Any]:
     return shared
 
 
-def _library(records: Records, shared: Mapping[str, Any]) -> CaseLibrary:
-    """The references and templates of the lines, wherever they are from."""
+def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRecord) -> CaseLibrary:
+    """The references and templates of the lines, wherever they are from, under the generator's labels."""
     source = RawDataset.open(resolve_dataset(shared["source"]))
     names = {
         key: [":".join(split_name(record[key], source.name)) for record in records.values()]
         for key in ("reference", "template")
     }
     library = make_library(source, names["reference"], names["template"], source.case_ids)
-    faults = library.label_faults()
+    faults = library.label_faults(draws_surroundings=generator.draws_surroundings)
+    if dict(generator.labels) != dict(source.labels):
+        faults.append(f"{source.name}: labels must be those that its generator was trained on, got others.")
     if faults:
         raise ValueError("\n".join(faults))
     return library
 
 
-def _check_generator(
-    model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any], library: CaseLibrary
-) -> None:
-    """See that the generator is the one that made the cases."""
+def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any]) -> GeneratorRecord:
+    """The record of the generator, which must be the one that made the cases."""
     if not is_trained(model):
         raise FileNotFoundError(
             f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
             "with the same settings on another machine, draws other scans."
         )
-    if dict(read_record(model).labels) != dict(library.source.labels):
-        raise ValueError(f"{library.source.name}: labels must be those that its generator was trained on, got others.")
     found = weights_sha256(model, confidence)
     if found != shared["weights_sha256"]:
         raise ValueError(
             f"{model}: weights must be those that made the cases, SHA-256 {shared['weights_sha256'][:12]}…, got "
             f"{found[:12]}…. Put the original generator back."
         )
+    return read_record(model)
 
 
 def _check_parents(records: Records, library: CaseLibrary) -> None:

@@ -13,13 +13,6 @@ import pytest
 from fcas_nnunet.commands import pool
 from fcas_nnunet.commands.pool import as_finished
 
-
-@pytest.fixture(autouse=True)
-def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that start anew, not the tests' quicker ones."""
-    monkeypatch.setattr(pool, "START_METHOD", "spawn")
-
-
 _LIMIT = "__import__('sys').getrecursionlimit()"
 
 

@@ -49,6 +49,9 @@ def test_one_case_again_is_the_same_to_the_byte(raw: Path) -> None:
         assert (again / name).read_bytes() == (first / name).read_bytes(), name
     assert Manifest(again).read()["fcas_00001"] == Manifest(first).read()["fcas_00001"]
     assert RawDataset.open(again).labels == LABELS
+    made, remade = (RawDataset.open(folder).dataset_json["fcas_parents"] for folder in (first, again))
+    # what the generator learnt from stays known, so that leaking folds are refused
+    assert {name: set(cases) for name, cases in remade.items()} == {name: set(cases) for name, cases in made.items()}
     assert Manifest(first).read()["fcas_00001"]["masks"] == "mgm"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from accelerate import Accelerator
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 from report_sets import assert_shown_by_the_report
+from scipy import stats
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
@@ -80,6 +82,10 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     assert {name: case["renderings"] for name, case in cases.items()} == {"p10, 0": ["p10", "p10b"], "p11, 0": ["p11"]}
     for case in cases.values():
         assert case["template"] in ("p0", "p1", "p2")  # p3 validated the training
+        for maps in case["scores"]["matched"].values():  # everywhere, and around the walls, where it is decided
+            assert {"departure", "confidence", "expected error"} < maps.keys()
+            assert 0 <= maps["departure"]["ause"] <= 1
+        assert case["scores"]["matched"].keys() == {"volume", "structures", "shell"}
         for kind in ("raw", "matched"):
             maps = case["scores"][kind]["structures"]
             assert maps["uniform"] == {"ause": pytest.approx(0.5), "spearman": 0}
@@ -95,7 +101,14 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     assert np.all(np.diff(reliability["confidence"]) >= 0)
     assert reliability["error"][0] > reliability["error"][-1]
     assert reliability["expected"][0] > reliability["expected"][-1]
-    assert 0.4 < np.mean(reliability["expected"]) / np.mean(reliability["error"]) < 2.5
+    assert stats.spearmanr(reliability["expected"], reliability["error"]).statistic > 0.6  # over tenths of the voxels
+    better = report["summary"]["better_by"]
+    assert better.keys() == inside.keys() - {"confidence"}
+    found = inside["departure"]["ause"]["mean"] - inside["confidence"]["ause"]["mean"]
+    assert better["departure"]["difference"] == pytest.approx(found)
+    low, high = better["departure"]["interval"]
+    said = "better than" if low > 0 else "worse than" if high < 0 else "not to be told from"
+    assert re.search(rf"{said} [^;]*departure", report["verdict"][0])
     assert picture.stat().st_size > 20_000
     assert len(table.read_text().splitlines()) == 1 + 2 * 2 * 3 * len(inside)
     printed = capsys.readouterr().out
@@ -109,8 +122,8 @@ def test_the_same_seed_gives_the_same(tmp_path: Path) -> None:
     results = []
     for name in ("a", "b"):
         run("--held_out", "904", "--cases", "p11", "--draws", "1", "--ensemble", "0", "--prior_cases", "0",
-            "--no_random_weights", "--confidence", "ssv", "-o", str(tmp_path / name))  # fmt: skip
-        results.append(json.loads((tmp_path / name).read_text()))
+            "--no_random_weights", "--confidence", "ssv", "-o", str(tmp_path / f"{name}.json"))  # fmt: skip
+        results.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert list(results[0]["cases"]) == ["p11, 0"]
     assert results[0]["settings"]["confidence"]["norm"] == "robust_std"
     assert results[0]["summary"]["reliability"]["expected"] is None

@@ -15,6 +15,7 @@ from fcas_nnunet.commands.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.shares import Share
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, is_trained, read_record, weights_sha256
+from fcas_nnunet.generator.grid import GEOMETRY
 from fcas_nnunet.generator.production import CasePlan
 from fcas_nnunet.integration.case_library import CaseLibrary, make_library, split_name
 from fcas_nnunet.integration.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
@@ -29,7 +30,7 @@ Records = Mapping[str, Mapping[str, Any]]
 
 #: What all cases of one run share, and a line must hold to be made again; beside these, what depends on the case.
 _NEEDED = ("source", "preset", "weights_sha256", "sampling", "confidence", "mask_config", "label_map")
-_SHARED = (*_NEEDED, "for", "fold", "references", "templates", "run_seed")
+_SHARED = (*_NEEDED, "geometry", "for", "fold", "references", "templates", "run_seed")
 _OF_CASE = ("seed", "reference", "template", "masks", "mgm")
 
 _EXAMPLE = """
@@ -167,6 +168,11 @@ def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping
         raise FileNotFoundError(
             f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
             "with the same settings on another machine, draws other scans."
+        )
+    if shared["geometry"] != GEOMETRY:
+        raise ValueError(
+            f"{model}: scans must come to the working grid as they did for the cases, way {shared['geometry']}, got "
+            f"{GEOMETRY} of this version. Make them again with the version that their lines name."
         )
     found = weights_sha256(model, confidence)
     if found != shared["weights_sha256"]:

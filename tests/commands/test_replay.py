@@ -80,6 +80,8 @@ def test_another_generator_is_refused(raw: Path, capsys: pytest.CaptureFixture[s
     manifest = raw / "Dataset923_Elsewhere" / "fcas_manifest.jsonl"
     rewrite(manifest, weights_sha256="0" * 64)
     assert f"weights must be those that made the cases, SHA-256 {'0' * 12}…, got" in refused(capsys, str(manifest))
+    rewrite(manifest, geometry=0)
+    assert "scans must come to the working grid as they did for the cases, way 0, got" in refused(capsys, str(manifest))
     rewrite(manifest, preset="other")
     assert "the generator that made the cases must be there, got none" in refused(capsys, str(manifest))
     assert not list(raw.glob("*Replay"))

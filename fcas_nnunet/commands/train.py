@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,9 +157,8 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         accelerator = make_accelerator(args.device, args.precision)
         accelerator.wait_for_everyone()  # the main process has the folder
         if not is_trained(folder):
-            if accelerator.is_main_process:
-                keep_weights_parents(folder, inherited or training_parents(dataset))
-            train_generator(data, config, folder, accelerator, pretrained, keep_cache)
+            keep_parents = partial(keep_weights_parents, folder, inherited or training_parents(dataset))
+            train_generator(data, config, folder, accelerator, pretrained, keep_cache, keep_parents)
         else:  # by another run that was waited for, perhaps
             if faults := generator_faults(folder, read_record(folder).config, config, pretrained.identity()):
                 raise ValueError("\n".join(faults))

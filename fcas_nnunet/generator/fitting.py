@@ -40,6 +40,7 @@ def train_generator(
     accelerator: Accelerator,
     pretrained: PretrainedFiles | None = None,
     keep_cache: bool = False,
+    when_claimed: Callable[[], None] = lambda: None,
 ) -> None:
     """Train (or go on training) a generator in `folder`; in several processes, all of them call it alike.
 
@@ -51,6 +52,7 @@ def train_generator(
         pretrained: weights to start from; with a denoiser among them, the ControlNet alone is trained, and the networks
             and the process are those of the files.
         keep_cache: keep the variants and latents on disk when done.
+        when_claimed: called by the main process when all is checked, before anything else is written.
 
     Raises:
         ValueError: when the folder holds a run with other settings or other data, the data is too small, weights do not
@@ -67,6 +69,8 @@ def train_generator(
     hashes, means_hu = {case_id: case.sha256 for case_id, case in cases.items()}, usual_hu(cases.values())
     spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
     _claim(folder, data, asked, hashes, pretrained, accelerator)
+    if accelerator.is_main_process:
+        when_claimed()
     autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator)
     cache = folder / CACHE_FOLDER
     _cache_variants(data, config, cache, spacing, accelerator)

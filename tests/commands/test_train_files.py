@@ -32,7 +32,12 @@ def dataset(tmp_path, monkeypatch):
 def started(monkeypatch, dataset, *options):
     """What fcas_train with these options hands to the training."""
     handed = []
-    monkeypatch.setattr(fitting, "train_generator", lambda *args: handed.append(args))
+
+    def begin(*arguments):
+        handed.append(arguments)
+        arguments[6]()  # the folder is claimed
+
+    monkeypatch.setattr(fitting, "train_generator", begin)
     args = train.build_parser().parse_args(["-d", "901", "-device", "cpu", *options])
     train.train(dataset, short_config(), args)
     return handed[0][4]

@@ -18,14 +18,13 @@ from torch import nn
 from fcas_nnunet.integration.confidence_log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally, target_names
 from fcas_nnunet.integration.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
+from fcas_nnunet.integration.guarded_trainer import GuardedTrainer
 from fcas_nnunet.integration.losses import ConfidenceLoss
 from fcas_nnunet.integration.parents import from_json, pretraining_parents, refuse_leaking_validation
-from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.pretrained import (
     bare_network,
     copy_segmentation_layers,
     pretraining_faults,
-    weights_to_load,
 )
 from fcas_nnunet.integration.schedules import WarmupPolyLR
 from fcas_nnunet.integration.trainer_lookup import (
@@ -75,40 +74,7 @@ def confidence_floor() -> float:
     return floor
 
 
-class _Guarded(nnUNetTrainer):
-    """nnU-Net's trainer, which never runs code that a checkpoint holds."""
-
-    def initialize(self) -> None:
-        """nnU-Net's network, once the weights it shall start from are looked at.
-
-        Raises:
-            ValueError: when the file holds anything but weights and plain values, or they do not fit.
-            FileNotFoundError: when it is not there.
-        """
-        self._look_at_weights()
-        super().initialize()
-
-    def _look_at_weights(self) -> None:
-        """Read the pretrained weights that nnU-Net is about to load, before it does."""
-        path = weights_to_load()
-        if path is not None:
-            self._check_weights(read_checkpoint(path))
-
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that do not fit; here, none."""
-
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """nnU-Net's, once the file is seen to hold weights and plain values alone.
-
-        Raises:
-            ValueError: when it holds anything else.
-        """
-        if not isinstance(filename_or_checkpoint, dict):
-            read_checkpoint(Path(filename_or_checkpoint))
-        super().load_checkpoint(filename_or_checkpoint)
-
-
-class nnUNetTrainerCAL(_Guarded):
+class nnUNetTrainerCAL(GuardedTrainer):
     """Confidence-aware learning on synthetic scans: nnU-Net's trainer with every voxel weighted by its confidence.
 
     Data, augmentation, network, optimiser and logs are nnU-Net's own, in every configuration, with regions and an
@@ -211,7 +177,7 @@ class nnUNetTrainerCAL(_Guarded):
         return batch | {"target": native_target}, confidence
 
 
-class nnUNetTrainerCALFinetune(_Guarded):
+class nnUNetTrainerCALFinetune(GuardedTrainer):
     """Fine-tuning on real scans what `nnUNetTrainerCAL` pretrained; start it with `-pretrained_weights`, or with
     `pretrained_weights` of nnU-Net's `run_training`.
 
@@ -350,7 +316,7 @@ class nnUNetTrainerCALFinetune_250epochs(nnUNetTrainerCALFinetune):
     EPOCHS = 250
 
 
-class _DemoSize(nnUNetTrainer):
+class _DemoSize(GuardedTrainer):
     """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases.
 
     AdamW takes the place of nnU-Net's SGD, with which a network has hardly begun to learn in so few iterations.

@@ -120,7 +120,7 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
 
 def test_the_same_seed_gives_the_same(tmp_path: Path) -> None:
     results = []
-    for name in ("a", "b"):
+    for name in ("a.json", "b.json"):
         run("--held_out", "904", "--cases", "p11", "--draws", "1", "--ensemble", "0", "--prior_cases", "0",
             "--no_random_weights", "--confidence", "ssv", "-o", str(tmp_path / f"{name}.json"))  # fmt: skip
         results.append(json.loads((tmp_path / f"{name}.json").read_text()))

@@ -32,7 +32,7 @@ from fcas_nnunet.evaluation.calibration import (
     verdict,
 )
 from fcas_nnunet.evaluation.confidence_picture import PicturedCase, write_confidence_picture
-from fcas_nnunet.evaluation.controls import BOUNDARY, CLASS_PRIOR, GRADIENT, class_prior, control_maps
+from fcas_nnunet.evaluation.controls import BOUNDARY, CLASS_PRIOR, DEPARTURE, GRADIENT, class_prior, control_maps
 from fcas_nnunet.evaluation.error_maps import mean_matched_error, mean_raw_error
 from fcas_nnunet.evaluation.results import CONFIDENCE, header
 from fcas_nnunet.generator.checkpoint import (
@@ -60,7 +60,8 @@ logger = logging.getLogger(__name__)
 BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as much in passing
 JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
 ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
-KNOWN = (BOUNDARY, GRADIENT, CLASS_PRIOR)
+#: Controls whose knowledge is taken out of confidence and error before what is left of their correlation is given.
+KNOWN = (BOUNDARY, GRADIENT, DEPARTURE, CLASS_PRIOR)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fcas_nnunet.commands.evaluate_confidence import KNOWN
 from fcas_nnunet.evaluation.calibration import (
     CaseEvaluation,
     ErrorKind,
@@ -17,6 +18,7 @@ from fcas_nnunet.evaluation.calibration import (
     summarise_cases,
     verdict,
 )
+from fcas_nnunet.evaluation.controls import DEPARTURE, control_maps
 
 
 def test_summary_of_known_maps() -> None:
@@ -90,3 +92,17 @@ def test_a_flat_map_is_warned_about() -> None:
     error, flat = rng.random(mask.shape), 0.98 + 0.01 * rng.random(mask.shape)
     case = evaluate_case({"c": flat}, {ErrorKind.RAW: error, ErrorKind.MATCHED: error}, mask, "c", [])
     assert "CAL will weigh all voxels alike" in verdict(summarise_cases([case], ["p"], "c"), "c", [])[-1]
+
+
+def test_a_map_that_is_the_departure_from_the_mean_knows_nothing_beside_the_controls() -> None:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((12, 12, 12), dtype=np.uint8)
+    mask[2:10, 2:10, 2:10] = 1
+    image = (300.0 * mask + rng.normal(0, 40, mask.shape)).astype(np.float32)
+    maps = control_maps(np.ones(mask.shape, np.float32), image, mask, mask, (1, 1, 1), None, 0)
+    error = np.abs(maps[DEPARTURE]) + rng.exponential(10, mask.shape)
+    errors = {ErrorKind.RAW: error, ErrorKind.MATCHED: error}
+    for own, expected in ((maps[DEPARTURE], 0.0), (-error, 1.0)):
+        known = [name for name in KNOWN if name in maps]
+        case = evaluate_case(maps | {"own": own}, errors, mask, "own", known)
+        assert case.partial_spearman["structures"] == pytest.approx(expected, abs=1e-6)

@@ -74,7 +74,7 @@ def test_distillation_comes_closer_to_the_decoder_than_the_linear_fit(cache, tmp
     with torch.no_grad():
         fitted.fit_linear(known, teacher.decode(known))
     trained = train_preview(
-        config(40), teacher, (VARIANTS[:2], VARIANTS[2:]), cache, tmp_path / "run", Accelerator(cpu=True), seed=0
+        config(24), teacher, (VARIANTS[:2], VARIANTS[2:]), cache, tmp_path / "run", Accelerator(cpu=True), seed=0
     )
     latents = LatentSampler(VARIANTS[2:], cache, (8, 8, 8), 0, "test").batch(range(4)).latents
     with torch.no_grad():

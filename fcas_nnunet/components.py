@@ -6,7 +6,12 @@ from typing import Literal
 
 import cc3d
 import numpy as np
+from scipy import ndimage
 from skimage.measure import euler_number
+
+from fcas_nnunet.morphology import dilate_box3
+
+_SPECK_PART = 0.005  # of a class's volume
 
 
 def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tuple[np.ndarray, int]:
@@ -38,3 +43,27 @@ def count_pieces_and_tunnels(binary: np.ndarray) -> tuple[int, int]:
     _, num_background = label_components(~padded, connectivity=6)
     tunnels = components + (num_background - 1) - euler_number(padded, connectivity=3)
     return int(components), int(tunnels)
+
+
+def absorb_specks(labels: np.ndarray, label: int, num_components: int) -> None:
+    """Give a class's tiny surplus pieces to what surrounds them most, in place.
+
+    They are left where sampling or the border cuts a corner off, or where another class holds the place of a joint.
+
+    Args:
+        labels: ids, uint8 [D, H, W].
+        label: the class.
+        num_components: how many pieces it is to have; the largest stay.
+    """
+    d, h, w = next(iter(ndimage.find_objects((labels == label).view(np.uint8))), None) or (slice(0, 0),) * 3
+    part = labels[max(d.start - 1, 0) : d.stop + 1, max(h.start - 1, 0) : h.stop + 1, max(w.start - 1, 0) : w.stop + 1]
+    pieces, _ = label_components(part == label)
+    sizes = np.bincount(pieces.ravel())
+    surplus = 1 + np.argsort(-sizes[1:], kind="stable")[num_components:]
+    for piece in surplus:
+        if sizes[piece] > _SPECK_PART * sizes[1:].sum():
+            continue
+        voxels = np.argwhere(pieces == piece)
+        around = tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
+        rim = dilate_box3(pieces[around] == piece) & (part[around] != label)
+        part[tuple(voxels.T)] = np.bincount(part[around][rim]).argmax()

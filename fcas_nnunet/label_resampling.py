@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, sparse
 
-from fcas_nnunet.components import count_tunnels
+from fcas_nnunet.components import absorb_specks, count_tunnels, label_components
 from fcas_nnunet.homotopy import HomotopicObject
 from fcas_nnunet.morphology import dilate_box3, voxel_graph
 
@@ -76,6 +76,8 @@ def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence
     reduced = labels[np.ix_(*middles)].astype(np.uint8)
     if reduced.shape == labels.shape:
         return reduced
+    if any(new < old for new, old in zip(shape, labels.shape, strict=True)):
+        _absorb_torn_specks(labels, reduced, {structure.label for structure in structures})
     taken = np.zeros(reduced.shape, dtype=bool)
     for structure in structures:
         torn = reduced == structure.label
@@ -87,6 +89,22 @@ def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence
         reduced[box][whole] = structure.label
         taken[box] |= whole
     return reduced
+
+
+def _absorb_torn_specks(labels: np.ndarray, reduced: np.ndarray, whole: Collection[int]) -> None:
+    """Rid the other labels of specks that sampling has torn off them, in place."""
+    pieces, count = label_components(reduced)
+    label_of_piece = np.zeros(count + 1, dtype=np.uint8)
+    label_of_piece[pieces.ravel()] = reduced.ravel()
+    counts = np.bincount(label_of_piece[1:], minlength=256)
+    boxes = None
+    for label in np.flatnonzero(counts > 1):
+        if label in whole:
+            continue
+        boxes = boxes or ndimage.find_objects(labels)
+        before = label_components(labels[boxes[label - 1]] == label)[1]
+        if before < counts[label]:
+            absorb_specks(reduced, int(label), before)
 
 
 def shares(size: int, parts: int) -> np.ndarray:

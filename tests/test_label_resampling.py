@@ -100,6 +100,20 @@ def test_two_thin_structures_keep_their_pieces_and_what_lies_around_closes_behin
     assert set(np.unique(reduced)) == {CHAMBER, ARTERY, OTHER}  # no hole in the chamber
 
 
+def test_a_speck_torn_off_a_chamber_goes_to_what_lies_around_and_an_island_stays() -> None:
+    labels = np.zeros((39, 39, 39), dtype=np.uint8)
+    labels[4:30, 4:30, 4:30] = CHAMBER
+    labels[20, 30:34, 20] = CHAMBER  # a thread to ...
+    labels[19:22, 34:36, 19:22] = CHAMBER  # ... a bud
+    labels[33:, 33:, 33:] = CHAMBER
+    assert count_pieces_and_tunnels(labels == CHAMBER)[0] == 2
+    shape = (13, 13, 13)
+    assert count_pieces_and_tunnels(labels[1::3, 1::3, 1::3] == CHAMBER)[0] == 3
+    reduced = resample_labels(labels, shape)
+    assert count_pieces_and_tunnels(reduced == CHAMBER)[0] == 2
+    assert (reduced[12, 12, 12], reduced[6, 11, 6]) == (CHAMBER, 0)
+
+
 def test_known_structures_give_the_same_map() -> None:
     labels = np.zeros((24, 24, 24), dtype=np.uint8)
     labels[2:22, 11:13, 11:13] = ARTERY

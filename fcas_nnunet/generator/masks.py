@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from fcas_nnunet.anatomy import LabelRoles
-from fcas_nnunet.components import label_components
+from fcas_nnunet.components import absorb_specks, label_components
 from fcas_nnunet.generator.deformation import (
     Deformation,
     Triple,
@@ -41,11 +41,10 @@ from fcas_nnunet.generator.resampling import Region, deform_labels
 from fcas_nnunet.generator.topology import Box, ClassTopology, class_boxes, describe_mask, union_box
 from fcas_nnunet.generator.vessels import fit_vessel, is_like
 from fcas_nnunet.homotopy import HomotopicObject
-from fcas_nnunet.morphology import close_box2, dilate_box3
+from fcas_nnunet.morphology import close_box2
 
 logger = logging.getLogger(__name__)
 
-_SPECK_PART = 0.005  # of a class's volume
 _MARGIN_VOXELS = 2  # half a voxel of sampling, one of closing
 
 
@@ -225,7 +224,7 @@ def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation:
     thick = sorted(source.boxes.keys() - thin_ids)
     torn = _torn(part, source, thick)
     for label in torn:  # crumbs of a chamber's surface are not worth a joint
-        _absorb_specks(part, label, source.topology[label].components)
+        absorb_specks(part, label, source.topology[label].components)
     torn = _torn(part, source, torn)
     for label in torn:
         box = source.boxes[label]
@@ -244,7 +243,7 @@ def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation:
         else:
             _cut_bridges(part[moved[label]], label, source.topology[label])
     for label in _torn(part, source, thick if torn or pierced else []):  # what was drawn may cut what it crosses
-        _absorb_specks(part, label, source.topology[label].components)
+        absorb_specks(part, label, source.topology[label].components)
 
 
 def _cut_bridges(part: np.ndarray, label: int, topology: ClassTopology) -> None:
@@ -334,25 +333,6 @@ def _torn(part: np.ndarray, source: SourceMask, labels: list[int]) -> list[int]:
         return []
     pieces = {label: topology.components for label, topology in describe_mask(part).items()}
     return [label for label in labels if pieces.get(label, 0) != source.topology[label].components]
-
-
-def _absorb_specks(part: np.ndarray, label: int, num_components: int) -> None:
-    """Give a class's tiny surplus pieces to what surrounds them most.
-
-    They are left where the border cuts a corner off, or where another class holds the place of a joint.
-    """
-    d, h, w = class_boxes((part == label).view(np.uint8)).get(1, (slice(0, 0),) * 3)
-    part = part[max(d.start - 1, 0) : d.stop + 1, max(h.start - 1, 0) : h.stop + 1, max(w.start - 1, 0) : w.stop + 1]
-    pieces, _ = label_components(part == label)
-    sizes = np.bincount(pieces.ravel())
-    surplus = 1 + np.argsort(-sizes[1:], kind="stable")[num_components:]
-    for piece in surplus:
-        if sizes[piece] > _SPECK_PART * sizes[1:].sum():
-            continue
-        voxels = np.argwhere(pieces == piece)
-        around = tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
-        rim = dilate_box3(pieces[around] == piece) & (part[around] != label)
-        part[tuple(voxels.T)] = np.bincount(part[around][rim]).argmax()
 
 
 def _thin_last(labels: Collection[int], thin_ids: Collection[int]) -> list[int]:

@@ -29,6 +29,7 @@ from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.production import CasePlan, make_case
 from fcas_nnunet.generator.remaking import remake_case
+from fcas_nnunet.integration.case_contents import CONTENTS, case_contents
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
@@ -311,7 +312,7 @@ class _Worker:
         for source_id, target_id in self.job.label_map.items():
             lookup[source_id] = target_id
         written = replace(case, mask=lookup[case.mask])
-        line = {**record, **self.job.shared, COMMAND: GENERATE}
+        line = {**record, **self.job.shared, COMMAND: GENERATE, CONTENTS: case_contents(written)}
         with _full_disk_named(self.job.output):
             write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
         return case.mask.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,9 @@ def ensure_preprocessed(
         configuration: name of the configuration.
         num_processes: worker processes.
         keep_existing: keep what nnU-Net's own commands made, if it is complete and younger than the raw files.
+
+    Raises:
+        ValueError: listing the preprocessed files that are damaged, one a line.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 
@@ -145,12 +148,14 @@ def ensure_preprocessed(
     adopted = known is None and keep_existing and complete and _oldest_case(folder) >= newest_raw_change(dataset)
     if complete and known == digest or adopted:
         logger.info("%s %s: preprocessed already, kept.", dataset.name, configuration)
-        stamps.put(step, digest)
-        return
-    stamps.drop(step)
-    if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
-        shutil.rmtree(preprocessed_folder(dataset) / "gt_segmentations", ignore_errors=True)
-    preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
+    else:
+        stamps.drop(step)
+        if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
+            shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
+        preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
+    damaged = _damaged_files(dataset, folder)
+    if damaged:
+        raise ValueError("\n".join(damaged))
     stamps.put(step, digest)
 
 
@@ -227,8 +232,37 @@ def _write_map(dataset: RawDataset, plans_file: Path, configuration: str, folder
 def _is_complete(folder: Path, case_ids: list[str]) -> bool:
     """Whether the folder holds these cases and no others; nnU-Net writes a case's `.pkl` last."""
     done = {path.stem for path in folder.glob("*.pkl")}
-    arrays = (folder / f"{case_id}{ending}" for case_id in case_ids for ending in (".b2nd", "_seg.b2nd"))
-    return done == set(case_ids) and all(path.is_file() for path in arrays)
+    return done == set(case_ids) and all(path.is_file() for path in _arrays(folder, case_ids))
+
+
+def _arrays(folder: Path, case_ids: Iterable[str]) -> Iterator[Path]:
+    return (folder / f"{case_id}{ending}" for case_id in case_ids for ending in (".b2nd", "_seg.b2nd"))
+
+
+def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
+    """A sentence for each preprocessed array, and each copy of a label map, that lost a part."""
+    faults = []
+    for path in _arrays(folder, dataset.case_ids):
+        try:
+            blosc2.open(str(path), mode="r")  # finds the end of the data by what the end of the file says
+        except (RuntimeError, ValueError) as error:
+            faults.append(
+                f"{path}: preprocessed array must be whole, got '{error}'. Delete {folder.name} beside the plans: "
+                "the same command then preprocesses it again."
+            )
+    for case_id in dataset.case_ids:
+        raw, copy = dataset.mask_path(case_id), _ground_truth(dataset) / f"{case_id}{dataset.file_ending}"
+        if copy.is_file() and copy.stat().st_size != raw.stat().st_size:
+            faults.append(
+                f"{copy}: copy of {raw} must have its {raw.stat().st_size} bytes, got {copy.stat().st_size}. "
+                "Copy the file again."
+            )
+    return faults
+
+
+def _ground_truth(dataset: RawDataset) -> Path:
+    """Where nnU-Net keeps the label maps that it validates with."""
+    return preprocessed_folder(dataset) / "gt_segmentations"
 
 
 def _oldest_case(folder: Path) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from fcas_nnunet.integration.case_contents import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
 from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
+from fcas_nnunet.integration.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_volume, same_grid
 
 if TYPE_CHECKING:
     from fcas_nnunet.integration.raw_dataset import RawDataset
+
+logger = logging.getLogger(__name__)
+
+#: How far beyond [0, 1] confidence may lie: what arithmetic in float32 adds to 1. It is clipped wherever it is used.
+CONFIDENCE_TOLERANCE = 1e-4
 
 _MAX_LISTED = 10
 _MAX_THREADS = 4
@@ -47,11 +55,26 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1) -> list[str]:
         )
     faults += _extra_channels(dataset)
     threads = min(_MAX_THREADS, os.cpu_count() or 1)  # reading releases the interpreter lock
+    synthetic, contents = dataset.needs_confidence(), _written_contents(dataset)
     with ThreadPoolExecutor(threads) as pool:
-        synthetic = dataset.needs_confidence()
-        per_case = pool.map(lambda case_id: _case_faults(dataset, case_id, case_id in synthetic), dataset.case_ids)
+        per_case = pool.map(
+            lambda case_id: _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {})),
+            dataset.case_ids,
+        )
         progress = tqdm(per_case, f"checking {dataset.name}", len(dataset.case_ids), leave=False, disable=None)
         return faults + [fault for case in progress for fault in case]
+
+
+def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
+    """Case id → hashes of what was written for it; without those of cases that an older version has made."""
+    records = Manifest(dataset.folder).read()
+    unknown = sum(CONFIDENCE in record and CONTENTS not in record for record in records.values())
+    if unknown:
+        logger.warning(
+            f"{dataset.folder / MANIFEST_FILE}: an older version wrote {unknown} of its cases, without hashes of what "
+            "they hold: files of two such cases that were swapped are not noticed"
+        )
+    return {case_id: record.get(CONTENTS, {}) for case_id, record in records.items()}
 
 
 def _extra_channels(dataset: RawDataset) -> list[str]:
@@ -62,12 +85,14 @@ def _extra_channels(dataset: RawDataset) -> list[str]:
     return [f"{name}: images must have {wanted}, got another. Remove it." for name in extra]
 
 
-def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool) -> list[str]:
+def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool, contents: Mapping[str, str]) -> list[str]:
     faults: list[str] = []
     names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
     image, *others = (
         _read(path, case_id, name, faults) for name, path in zip(names, dataset.image_paths(case_id), strict=False)
     )
+    if image is not None:
+        faults += contents_faults(case_id, IMAGE, image.array, contents)
     for name, other in zip(names[1:], others, strict=False):
         faults += [] if other is None else _grid_faults(case_id, name, other, "image", image)
     if image is not None:
@@ -75,6 +100,7 @@ def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool) -> list[str
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
         faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")
+        faults += contents_faults(case_id, LABEL, mask.array, contents)
         if not mask.array.any():
             faults.append(f"{case_id}: label must mark at least one voxel, got an empty mask. Annotate or remove it.")
     if image is not None and mask is not None:
@@ -90,6 +116,7 @@ def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool) -> list[str
         confidence = _read(dataset.confidence_path(case_id), case_id, CONFIDENCE, faults)
         if confidence is not None:
             faults += _confidence_faults(case_id, confidence.array)
+            faults += contents_faults(case_id, CONFIDENCE_MAP, confidence.array, contents)
             faults += _grid_faults(case_id, CONFIDENCE, confidence, "label", reference)
     return faults
 
@@ -144,11 +171,10 @@ def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int
 
 
 def _confidence_faults(case_id: str, array: np.ndarray) -> list[str]:
-    if array.min() >= 0 and array.max() <= 1:
+    if array.min() >= -CONFIDENCE_TOLERANCE and array.max() <= 1 + CONFIDENCE_TOLERANCE:
         return []
-    return [
-        f"{case_id}: confidence must lie in [0, 1], got {array.min():g} to {array.max():g}. Generate the case again."
-    ]
+    low, high = float(array.min()), float(array.max())
+    return [f"{case_id}: confidence must lie in [0, 1], got {low:.6g} to {high:.6g}. Generate the case again."]
 
 
 def _grid_faults(case_id: str, what: str, volume: Volume, other_what: str, other: Volume | None) -> list[str]:

@@ -116,8 +116,13 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
 
 def write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
     """Write HU as int16, rounded to the nearest and clipped to what int16 holds."""
+    write_volume(path, quantise_image(image), affine)
+
+
+def quantise_image(image: np.ndarray) -> np.ndarray:
+    """HU → int16, rounded to the nearest and clipped to what int16 holds."""
     limits = np.iinfo(np.int16)
-    write_volume(path, np.clip(np.rint(image), limits.min, limits.max).astype(np.int16), affine)
+    return np.clip(np.rint(image), limits.min, limits.max).astype(np.int16)
 
 
 def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:

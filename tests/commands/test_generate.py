@@ -23,6 +23,7 @@ from fcas_nnunet.commands.outlook import MAX_LISTED
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config import OptimisationConfig, PreviewConfig
 from fcas_nnunet.config_files import save_config
+from fcas_nnunet.integration.case_contents import case_contents
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.synthetic_cases import case_bytes
@@ -68,6 +69,7 @@ def test_the_synthetic_data_set_is_whole(home):
     record = Manifest(dataset.folder).read()["fcas_00000"]
     assert record["source"] == SOURCE
     assert set(record["versions"]) >= {"torch", "monai", "fcas-nnunet"}
+    assert record["contents"] == case_contents(case), "hashes of what is read are those of what was made"
 
 
 def test_two_processes_write_the_same_bytes_as_one(home):

@@ -188,6 +188,23 @@ def test_preprocessing_cut_short_is_redone(own_copy: Prepared, counted: list[str
     assert all(preprocessed_confidence_path(folder, i).is_file() for i in own_copy.synthetic.case_ids)
 
 
+@pytest.mark.parametrize("name", [REAL, SYNTHETIC])
+def test_preprocessed_files_that_lost_a_part_are_refused(own_copy: Prepared, counted: list[str], name: str) -> None:
+    folder = own_copy.preprocessed(name)
+    case_id = own_copy.real.case_ids[1] if name == REAL else own_copy.synthetic.case_ids[1]
+    damaged = [next(folder.glob(f"*_3d_fullres/{case_id}{ending}")) for ending in (".b2nd", "_seg.b2nd")]
+    damaged.append(folder / "gt_segmentations" / f"{case_id}.nii.gz")
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="must") as caught:
+        again(own_copy)
+    faults = str(caught.value).splitlines()
+    assert [fault.split(": ")[0] for fault in faults] == [str(path) for path in damaged]
+    assert "preprocessed array must be whole" in faults[0]
+    assert "bytes, got" in faults[2]
+    assert counted == [], "nothing is written over"
+
+
 def test_a_changed_synthetic_data_set_is_not_taken_for_prepared(own_copy: Prepared, counted: list[str]) -> None:
     synthetic = own_copy.synthetic
     shutil.copyfile(synthetic.confidence_path("syn_0"), kept := own_copy.root / "old.nii.gz")

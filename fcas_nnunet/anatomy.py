@@ -1,11 +1,12 @@
-"""Label names ↔ the structures: the eight fine-grained cardiac classes of FCaS and what surrounds them."""
+"""The structures: the eight fine-grained cardiac classes of FCaS, what surrounds them, and the roles of labels."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from fcas_nnunet.label_names import term_of
 
 
 class Structure(StrEnum):
@@ -32,6 +33,8 @@ class Surrounding(StrEnum):
 
 
 BACKGROUND = "background"
+#: nnU-Net's name of the label that nothing is learnt from.
+IGNORE = "ignore"
 
 #: Structures a few voxels wide: they win where classes meet, and weigh more in the autoencoder's loss.
 THIN_STRUCTURES = frozenset({Structure.CORONARY_ARTERIES})
@@ -44,58 +47,41 @@ WIDE_VESSELS = frozenset({Structure.ASCENDING_AORTA, Structure.PULMONARY_ARTERY}
 #: Where the thin structures spring from.
 ROOTS = frozenset({Structure.ASCENDING_AORTA})
 
-_ALIASES: dict[Structure, tuple[str, ...]] = {
-    Structure.LEFT_MYOCARDIUM: (
-        "myocardium", "myo", "lv_myocardium", "lvmyo", "left_ventricle_myocardium", "left_ventricular_myocardium",
-        "myocardium_of_the_left_ventricle", "heart_myocardium",
-    ),
-    Structure.LEFT_ATRIUM: ("la", "left_atrium_blood_cavity", "heart_atrium_left"),
-    Structure.LEFT_VENTRICLE: ("lv", "left_ventricle_blood_cavity", "heart_ventricle_left"),
-    Structure.RIGHT_ATRIUM: ("ra", "right_atrium_blood_cavity", "heart_atrium_right"),
-    Structure.RIGHT_VENTRICLE: ("rv", "right_ventricle_blood_cavity", "heart_ventricle_right"),
-    Structure.ASCENDING_AORTA: ("aorta", "ao", "aa"),
-    Structure.PULMONARY_ARTERY: ("pa", "pulmonary_trunk", "pulmonary"),
-    Structure.CORONARY_ARTERIES: ("coronary", "coronaries", "coronary_artery", "coronary_tree", "ca", "vessel"),
-}  # fmt: skip
-_BY_NAME: dict[str, Structure] = {s.value: s for s in Structure} | {
-    alias: structure for structure, aliases in _ALIASES.items() for alias in aliases
+
+class Role(StrEnum):
+    """What a label is to the generator of masks and to the measures of vessels."""
+
+    THIN = "thin"  # vessels a few voxels wide: they win where classes meet
+    WIDE = "wide"  # other vessels; these and the thin ones keep their tunnels
+    ROOT = "root"  # what the thin ones spring from and must keep touching
+    CHAMBER = "chamber"  # its size can be changed within the heart
+    WALL = "wall"  # its thickness can be changed
+
+
+#: Label name → roles that a user has given it; they replace those that follow from its name.
+GivenRoles = Mapping[str, Sequence[Role]]
+
+_STRUCTURES = {
+    Role.THIN: THIN_STRUCTURES,
+    Role.WIDE: WIDE_VESSELS,
+    Role.ROOT: ROOTS,
+    Role.CHAMBER: CHAMBERS,
+    Role.WALL: WALLS,
 }
 
 
 def structure_of(label_name: str) -> Structure | None:
-    """The structure that a label name of some data set means, or None when it is none of the eight."""
-    key = re.sub(r"[^a-z0-9]+", "_", label_name.strip().lower()).strip("_")
-    return _BY_NAME.get(key)
+    """The structure that a label name of some data set means, whole or in part; None when it is none of the eight."""
+    term = term_of(label_name)
+    return None if term is None else Structure(term.structure)
 
 
-def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[int, int]:
-    """Which target id each source id becomes; what the target does not label becomes background.
-
-    Labels match by structure, or by equal names where a name is no known structure.
-
-    Args:
-        source: label name → id of the data set that is read.
-        target: label name → id of the data set whose labels are wanted.
-
-    Returns:
-        source id → target id, for every source id.
-
-    Raises:
-        ValueError: when no label but the background matches.
-    """
-    by_key = {structure_of(name) or name.lower(): label_id for name, label_id in target.items()}
-    mapping = {label_id: by_key.get(structure_of(name) or name.lower(), 0) for name, label_id in source.items()}
-    if not any(mapping.values()):
-        raise ValueError(
-            f"labels: at least one must match between {sorted(source)} and {sorted(target)}, got none. "
-            "Rename them in dataset.json to standard structure names."
-        )
-    return mapping
-
-
-def thin_label_ids(labels: Mapping[str, int]) -> list[int]:
-    """Ids of the thin structures among a data set's labels."""
-    return [label_id for name, label_id in labels.items() if structure_of(name) in THIN_STRUCTURES]
+def roles_of(label_name: str, given: GivenRoles | None = None) -> list[Role]:
+    """The roles of a label: those given, or else those of the structure that its name means."""
+    if given is not None and label_name in given:
+        return list(given[label_name])
+    structure = structure_of(label_name)
+    return [role for role, structures in _STRUCTURES.items() if structure in structures]
 
 
 @dataclass(frozen=True)
@@ -122,10 +108,28 @@ class LabelRoles:
         return self.thin | self.wide
 
 
-def label_roles(labels: Mapping[str, int]) -> LabelRoles:
-    """The roles of a data set's labels, by their names."""
+def label_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -> LabelRoles:
+    """The roles of a data set's labels.
 
-    def ids(structures: frozenset[Structure]) -> frozenset[int]:
-        return frozenset(label_id for name, label_id in labels.items() if structure_of(name) in structures)
+    Args:
+        labels: label name → id.
+        given: roles that a user has given some labels; the others have those that follow from their names.
+    """
+    by_role = {role: frozenset(i for name, i in labels.items() if role in roles_of(name, given)) for role in Role}
+    return LabelRoles(*(by_role[role] for role in (Role.THIN, Role.WIDE, Role.ROOT, Role.CHAMBER, Role.WALL)))
 
-    return LabelRoles(ids(THIN_STRUCTURES), ids(WIDE_VESSELS), ids(ROOTS), ids(CHAMBERS), ids(WALLS))
+
+def thin_label_ids(labels: Mapping[str, int], given: GivenRoles | None = None) -> list[int]:
+    """Ids of the thin vessels among a data set's labels."""
+    return sorted(label_roles(labels, given).thin)
+
+
+def describe_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -> list[str]:
+    """Which label plays which role: one line for each role, and one for the labels without any."""
+    names = [name for name, label_id in labels.items() if label_id]
+    players = {role: [name for name in names if role in roles_of(name, given)] for role in Role}
+    lines = [f"  {role:<8}{', '.join(players[role])}" for role in Role if players[role]]
+    without = [name for name in names if not roles_of(name, given)]
+    if without:
+        lines.append(f"  no role {', '.join(without)}")
+    return lines

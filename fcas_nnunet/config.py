@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.choices import (
     Architecture,
     Conditioning,
@@ -364,7 +365,12 @@ class PreviewConfig:
 
 @settings
 class FCaSConfig:
-    """Everything a run of the generator depends on besides its data and seed."""
+    """Everything a run of the generator depends on besides its data and seed.
+
+    Attributes:
+        roles: label name → roles (thin, wide, root, chamber, wall; none = []), where they do not follow from the name
+            or from `fcas_roles` in dataset.json.
+    """
 
     preset: PlainName
     grid: GridConfig
@@ -375,6 +381,7 @@ class FCaSConfig:
     masks: MaskConfig = field(default_factory=MaskConfig)
     preview: PreviewConfig | None = None
     calibration: CalibrationConfig | None = None
+    roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     seed: CountOrZero = 0
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ def in_another_shape(case: Case, dataset: RawDataset, number: int) -> Case:
     assert case.image is not None, "a checked data set has images"
     image, mask, around = in_new_shape(
         case.image.astype(np.float32), case.mask, case.surroundings, case.spacing_mm, MaskConfig(),
-        label_roles(dataset.labels), derive_seed(0, "leave one patient out", case.case_id, number),
+        label_roles(dataset.labels, dataset.roles), derive_seed(0, "leave one patient out", case.case_id, number),
     )  # fmt: skip
     return replace(case, case_id=f"{case.case_id}_copy{number + 1}", image=image, mask=mask, surroundings=around)
 

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from fcas_nnunet.anatomy import label_roles, match_labels
+from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
 from fcas_nnunet.commands.case_files import case_files
@@ -62,6 +62,7 @@ from fcas_nnunet.integration.trainer_lookup import (
     DEMO_REAL_EPOCHS_VARIABLE,
     ext_trainer_value,
 )
+from fcas_nnunet.label_matching import match_labels
 from fcas_nnunet.presets import PRESETS, preset
 from fcas_nnunet.seeds import derive_seed
 from fcas_nnunet.structures import matched_error
@@ -171,7 +172,7 @@ def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -
             if args.known_scans:
                 case = new_shape(given, generator.record, derive_seed(plan.seed, "shape"))
             else:
-                roles = label_roles(generator.record.labels)
+                roles = label_roles(generator.record.labels, generator.record.roles)
                 mask, _ = reference_mask(plan, given, generator.record.config.masks, roles)
                 case = Case(plan.case_id, None, mask, given.affine)
             case, mask = replace(case, case_id=plan.case_id), case.mask

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.case_files import case_files
 from fcas_nnunet.integration.folders import IMAGES, LABELS
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.label_matching import match_labels
 
 
 @dataclass(frozen=True)

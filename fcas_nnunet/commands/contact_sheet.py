@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from fcas_nnunet.anatomy import thin_label_ids
 from fcas_nnunet.evaluation.diversity import MaskSample
 from fcas_nnunet.files import atomic_path
 
@@ -28,7 +27,11 @@ def label_colours(num_labels: int) -> ListedColormap:
 
 
 def write_contact_sheet(
-    given: Mapping[str, MaskSample], generated: Mapping[str, MaskSample], labels: Mapping[str, int], path: Path
+    given: Mapping[str, MaskSample],
+    generated: Mapping[str, MaskSample],
+    labels: Mapping[str, int],
+    thin: Collection[int],
+    path: Path,
 ) -> None:
     """Draw up to four given masks, then up to 28 generated ones.
 
@@ -36,6 +39,7 @@ def write_contact_sheet(
         given: case id → sample.
         generated: case id → sample.
         labels: name → id.
+        thin: ids of the thin vessels, which are seen before all others.
         path: PNG to write.
     """
     shown = [(f"given {case_id}", sample) for case_id, sample in list(given.items())[:MAX_GIVEN]]
@@ -47,22 +51,22 @@ def write_contact_sheet(
     for axis in axes:
         axis.axis("off")
     for (title, sample), axis in zip(shown, axes, strict=False):
-        picture = np.concatenate([_front(sample.centred, labels), _axial(sample.centred)], axis=1)
+        picture = np.concatenate([_front(sample.centred, thin), _axial(sample.centred)], axis=1)
         axis.imshow(np.ma.masked_equal(picture, 0), cmap=colours, vmin=1, vmax=colours.N, interpolation="nearest")
         axis.set_title(title, fontsize=7)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _front(mask: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
+def _front(mask: np.ndarray, thin: Collection[int]) -> np.ndarray:
     """Seen from the front, head up: the first label along H, thin ones before all others."""
 
     def first(volume: np.ndarray) -> np.ndarray:
         nearest = (volume > 0).argmax(axis=1)
         return np.take_along_axis(volume, nearest[:, None], axis=1)[:, 0]
 
-    thin = first(np.where(np.isin(mask, thin_label_ids(labels)), mask, 0))
-    return np.flipud(np.where(thin > 0, thin, first(mask)))
+    vessels = first(np.where(np.isin(mask, sorted(thin)), mask, 0))
+    return np.flipud(np.where(vessels > 0, vessels, first(mask)))
 
 
 def _axial(mask: np.ndarray) -> np.ndarray:

@@ -68,16 +68,21 @@ def unfix() -> None:
 
 def check_dataset(identifier: str) -> Iterator[Finding]:
     """Every fault of a raw data set, one finding each."""
-    from fcas_nnunet.integration.raw_dataset import open_dataset
+    from fcas_nnunet.commands.label_table import role_lines
+    from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 
     try:
-        dataset = open_dataset(identifier)
+        dataset = open_dataset(identifier, ignore_label=True)
+        if not dataset.has_confidence:  # a real one, which a generator is trained on
+            dataset = RawDataset.open(dataset.folder)
         dataset.check()
     except (ValueError, FileNotFoundError) as error:
         for line in str(error).splitlines():
             yield Finding(Status.PROBLEM, f"data set {identifier}", line.strip())
     else:
         yield Finding(Status.OK, f"data set {identifier}", f"{dataset.folder}: {len(dataset.case_ids)} cases are sound")
+        table = role_lines(dataset.labels, dataset.roles)
+        yield Finding(Status.OK, f"data set {identifier}", "\n".join(["roles of its labels:", *table]))
 
 
 def report(findings: Iterator[Finding]) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.anatomy import match_labels, structure_of
 from fcas_nnunet.commands import evaluate_segmentations as segmentations
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.devices import resolve_device
@@ -35,6 +35,7 @@ from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.prediction import TrainedModel, find_model, outdated_cases, predict_cases
 from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 from fcas_nnunet.integration.trained_models import channel_faults
+from fcas_nnunet.label_matching import compare_labels, match_labels
 
 PREDICTIONS_FOLDER = "fcas_predictions"
 WORST_CASES = 10
@@ -150,13 +151,16 @@ def real_dice(
     Raises:
         ValueError: when it has none of them.
     """
-    theirs = {_key(name): name for name in real["settings"]["labels"]}
-    names = {name: theirs[_key(name)] for name in labels if _key(name) in theirs}
-    if not names:
+    theirs = real["settings"]["labels"]
+    try:
+        matches = compare_labels(theirs, labels).names
+    except ValueError as error:
         raise ValueError(
-            f"--real_scores: labels must be some of {sorted(labels)}, got {sorted(theirs.values())}. "
-            "Score the same network's segmentations of real scans."
-        )
+            f"--real_scores: labels must be some of {sorted(labels)}, got {sorted(theirs)}. "
+            f"Score the same network's segmentations of real scans. ({error})"
+        ) from error
+    of_one = [name for name, count in Counter(matches.values()).items() if count == 1]  # parts have no common Dice
+    names = {target: source for source, target in matches.items() if target in of_one}
     cases = [case for case_id, case in real["cases"].items() if case_ids is None or case_id in case_ids]
     return {name: [_number(case[other]["dice"]) for case in cases] for name, other in names.items()}
 
@@ -191,7 +195,7 @@ def evaluate_fidelity(
     to_synthetic = match_labels(known, synthetic.labels)
     scores = segmentations.evaluate_segmentations(
         synthetic.folder / f"{LABELS}Tr", predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
-        overlap_only=overlap_only, prediction_ids=to_synthetic,
+        overlap_only=overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
         reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
     )  # fmt: skip
     learnt = learnt_cases(model.folder, model.folds)
@@ -202,7 +206,7 @@ def evaluate_fidelity(
     judged = {
         name: judge_structure(
             name, [scores["cases"][i][name]["dice"] for i in compared.cases], measured.get(name),
-            flattered=compared.flattered,
+            flattered=compared.flattered, roles=synthetic.roles,
         )
         for name in labels
     }  # fmt: skip
@@ -265,10 +269,6 @@ def _worst_cases(
                 }
             )  # fmt: skip
     return sorted(rows, key=lambda row: (row["mean_dice"], row["case_id"]))[:WORST_CASES]
-
-
-def _key(name: str) -> str:
-    return structure_of(name) or name.lower()
 
 
 def _number(value: float | None) -> float:

@@ -4,6 +4,7 @@ the sets."""
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.evaluation import image_set_table
@@ -33,6 +33,7 @@ from fcas_nnunet.integration.case_library import name_in
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.label_matching import compare_labels, match_labels
 
 if TYPE_CHECKING:
     from fcas_nnunet.commands.image_sets import Networks
@@ -109,7 +110,7 @@ def open_scans(argument: str) -> Scans:
     folder = bare_folder(argument)
     if folder is not None:
         return Scans(str(folder), case_files(folder))
-    dataset = open_dataset(argument)
+    dataset = open_dataset(argument, ignore_label=True)
     return Scans(dataset.name, {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}, dataset)
 
 
@@ -241,15 +242,17 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
     """Intensities per structure over all cases of both data sets, paired or not; nothing for bare folders."""
     if real.dataset is None or synthetic.dataset is None:
         return {}
-    mapping = match_labels(real.dataset.labels, synthetic.dataset.labels)
-    named = {name: mapping[label] for name, label in real.dataset.labels.items() if mapping[label]}
+    match = compare_labels(real.dataset.labels, synthetic.dataset.labels)
+    becomes = match.ids(real.dataset.labels, synthetic.dataset.labels)
+    parts = Counter(match.names.values())  # the name is the real data set's, but for parts that the other has as one
+    labels = {
+        target if parts[target] > 1 else name: synthetic.dataset.labels[target] for name, target in match.names.items()
+    }
     sets = []
-    for dataset, labels in (
-        (real.dataset, {name: real.dataset.labels[name] for name in named}),
-        (synthetic.dataset, named),
-    ):
+    for dataset, mapping in ((real.dataset, becomes), (synthetic.dataset, {i: i for i in labels.values()})):
         paths = {
-            case_id: (dataset.image_path(case_id), dataset.mask_path(case_id), labels) for case_id in dataset.case_ids
+            case_id: (dataset.image_path(case_id), dataset.mask_path(case_id), mapping, labels)
+            for case_id in dataset.case_ids
         }
         need = MemoryNeed.of((image for image, *_ in paths.values()), READING_BYTES)
         found = run_cases(
@@ -259,9 +262,10 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
     return compare_intensities(*sets)
 
 
-def _structure_histograms(job: tuple[Path, Path, Mapping[str, int]]) -> dict[str, np.ndarray]:
-    image_path, mask_path, labels = job
-    return structure_histograms(read_volume(image_path).array, read_volume(mask_path).array, labels)
+def _structure_histograms(job: tuple[Path, Path, Mapping[int, int], Mapping[str, int]]) -> dict[str, np.ndarray]:
+    image_path, mask_path, mapping, labels = job
+    mask = _translated(read_volume(mask_path).array, mapping)
+    return structure_histograms(read_volume(image_path).array, mask, labels)
 
 
 def _masks(real: Scans, synthetic: Scans, reference: str, case_id: str) -> _Masks | None:
@@ -283,10 +287,15 @@ def _equal_masks(masks: _Masks) -> bool:
     real, synthetic = read_volume(masks.real).array, read_volume(masks.synthetic).array
     if real.shape != synthetic.shape:
         return False
+    return bool(np.array_equal(_translated(real, masks.mapping), synthetic))
+
+
+def _translated(mask: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
+    """A label map under other ids; what the mapping does not name becomes background."""
     becomes = np.zeros(256, dtype=np.uint8)
-    for source, target in masks.mapping.items():
+    for source, target in mapping.items():
         becomes[source] = target
-    return bool(np.array_equal(becomes[real.astype(np.uint8)], synthetic))
+    return becomes[mask.astype(np.uint8)]
 
 
 def _histogram(paths: tuple[Path, Path]) -> np.ndarray:

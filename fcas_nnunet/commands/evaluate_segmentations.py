@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.anatomy import GivenRoles, label_roles
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.commands.memory import MemoryNeed
@@ -28,6 +29,7 @@ from fcas_nnunet.evaluation.segmentation import (
 )
 from fcas_nnunet.evaluation.statistics import Summary, summarise
 from fcas_nnunet.integration.manifest import versions
+from fcas_nnunet.integration.raw_description import read_roles
 from fcas_nnunet.integration.volumes import read_volume
 
 BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
@@ -41,6 +43,7 @@ class _Job:
     radii: Sequence[int]
     tolerance_mm: float
     overlap_only: bool
+    roles: GivenRoles
     reference_ids: Mapping[int, int] | None = None
     prediction_ids: Mapping[int, int] | None = None
 
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     labels = read_labels(args.labels, args.r, args.p)
     return evaluate_segmentations(
         args.r, args.p, labels, radii=sorted(set(args.radii)), tolerance_mm=args.tolerance_mm,
-        overlap_only=args.overlap_only, workers=workers,
+        overlap_only=args.overlap_only, workers=workers, roles=read_roles(labels_file(args.labels, args.r, args.p)),
     )  # fmt: skip
 
 
@@ -64,20 +67,15 @@ def read_labels(dataset_json: Path | None, references: Path, predictions: Path) 
     """Label name → id from a `dataset.json`.
 
     Args:
-        dataset_json: the file; None takes the one that nnU-Net leaves beside predictions, else the references' own.
-        references: folder of the references.
-        predictions: folder of the predictions.
+        dataset_json: as `labels_file` has it.
+        references: likewise.
+        predictions: likewise.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is broken, or has regions or an ignore label.
     """
-    places = [dataset_json] if dataset_json else [predictions / "dataset.json", references.parent / "dataset.json"]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
-        )
+    found = labels_file(dataset_json, references, predictions)
     try:
         labels = json.loads(found.read_text(encoding="utf-8"))["labels"]
         plain = {str(name): label for name, label in labels.items()}
@@ -92,6 +90,26 @@ def read_labels(dataset_json: Path | None, references: Path, predictions: Path) 
     return plain
 
 
+def labels_file(dataset_json: Path | None, references: Path, predictions: Path) -> Path:
+    """The `dataset.json` that names the labels.
+
+    Args:
+        dataset_json: the file; None takes the one that nnU-Net leaves beside predictions, else the references' own.
+        references: folder of the references.
+        predictions: folder of the predictions.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    places = [dataset_json] if dataset_json else [predictions / "dataset.json", references.parent / "dataset.json"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
+        )
+    return found
+
+
 def evaluate_segmentations(
     references: Path,
     predictions: Path,
@@ -101,6 +119,7 @@ def evaluate_segmentations(
     workers: int,
     tolerance_mm: float = TOLERANCE_MM,
     overlap_only: bool = False,
+    roles: GivenRoles | None = None,
     reference_ids: Mapping[int, int] | None = None,
     prediction_ids: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
@@ -114,6 +133,7 @@ def evaluate_segmentations(
         workers: processes.
         tolerance_mm: of the surface Dice.
         overlap_only: Dice and RDice alone.
+        roles: label name → roles that a user has given it.
         reference_ids: id in the references' files → id in `labels`, or 0; None where they are the same.
         prediction_ids: likewise for the predictions' files.
 
@@ -132,7 +152,15 @@ def evaluate_segmentations(
     ]
     jobs = {
         case_id: _Job(
-            path, prediction_files[case_id], labels, radii, tolerance_mm, overlap_only, reference_ids, prediction_ids
+            path,
+            prediction_files[case_id],
+            labels,
+            radii,
+            tolerance_mm,
+            overlap_only,
+            roles or {},
+            reference_ids,
+            prediction_ids,
         )  # fmt: skip
         for case_id, path in reference_files.items()
         if case_id in prediction_files
@@ -155,6 +183,7 @@ def evaluate_segmentations(
             "rdice_structuring_element": "ball",
             "surface_dice_tolerance_mm": tolerance_mm,
             "overlap_only": overlap_only,
+            "vessels": [name for name in labels if labels[name] in label_roles(labels, roles).vessels],
             "empty_masks": EMPTY_MASK_POLICY,
         },
         "references_sha256": {case_id: scored.reference_sha256 for case_id, scored in found.items()},
@@ -175,7 +204,7 @@ def _score(job: _Job) -> _Scored:
         _translated(reference.array, job.reference_ids, "reference"),
         _translated(prediction.array, job.prediction_ids, "prediction"),
     )
-    scores = score_case(*masks, job.labels, job.radii, spacing_mm, job.tolerance_mm)
+    scores = score_case(*masks, job.labels, job.radii, spacing_mm, job.tolerance_mm, job.roles)
     return _Scored(scores, _reference_sha256(masks[0], reference.affine))
 
 

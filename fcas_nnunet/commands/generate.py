@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcas_nnunet.anatomy import match_labels
+from fcas_nnunet.anatomy import GivenRoles
 from fcas_nnunet.choices import SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.commands.label_table import (
+    WrittenLabels,
+    said_roles,
+    say_match,
+    say_roles,
+    settled_roles,
+    written_labels,
+)
 from fcas_nnunet.commands.leaks import (
     drawing_parents,
     generator_parents,
@@ -50,6 +58,7 @@ from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.parents import PARENTS_KEY, Parent, merged, to_json
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_dataset_json
+from fcas_nnunet.label_matching import Unmatched
 
 if TYPE_CHECKING:
     from fcas_nnunet.commands.generation import Job
@@ -87,6 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-d", metavar="ID", required=True, help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named after -d + FCaS)")
     parser.add_argument("--for", dest="real", metavar="ID", help="write labels under this data set's ids and names")
+    parser.add_argument(
+        "--unmatched", type=Unmatched, choices=list(Unmatched), default=Unmatched.REFUSE,
+        help="where --for has labels that no label of -d stands for: refuse; ignore: write what they may be part of as "
+        "nnU-Net's ignore label; background: pretrain as if they were not there (default: refuse)",
+    )  # fmt: skip
     parser.add_argument(
         "--references", nargs="+", metavar="ID[:CASE,...]",
         help="draw the masks of these cases, not -d's: data sets, single cases of them, or a text file with one such "
@@ -129,14 +143,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = generator_config(args)
     if confidence_config(config.confidence, args).decoder == SnapshotDecoder.PREVIEW and config.preview is None:
         config = replace(config, preview=PreviewConfig())  # a generator that is trained now gets one
-    source, target_labels, output = _data_sets(args)
+    source, real, output = _data_sets(args)
     model = model_folder(source, config, args.fold)
+    written = written_labels(source, real, args.unmatched)
+    settled_roles(source, config.roles)  # names what is wrong with them
     library = make_library(source, args.references, args.templates, source.case_ids)
     if output.name in library.others:
         raise ValueError(
             f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
         )
     check_library(library, draws_surroundings=config.tcdm.pairs.reference_surroundings)
+    for other in library.others.values():
+        say_match(other, source)
 
     from fcas_nnunet.commands.generation import cost_settings, finish, generate
     from fcas_nnunet.commands.generation_checks import check_output, report_changes
@@ -145,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Plan
     record = _read_record(model, source, config, args) if is_trained(model) else None
+    roles = settled_roles(source, (record.config if record and not config.roles else config).roles)
+    say_roles(source, roles)
     volumes = given_volumes(library)
     warn_of_thin_structures(source, config.grid, record)
     library, plans = _plans(args, library, record, volumes)
@@ -175,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         drawing = _drawing_settings(record.config, record, model, args)
 
     # Cases
-    job = _job(args, record, library, volumes, target_labels, model, output, *drawing)
+    job = _job(args, record, library, volumes, written, roles, model, output, *drawing)
     check_output(plans, job)
     report_changes(record, source)
     if share.count > 1:
@@ -188,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Data set
     def describe(num_cases: int) -> None:
         write_dataset_json(
-            output, target_labels, num_cases,
+            output, written.labels, num_cases, roles=roles if real is None else real.roles,
             description=f"Synthetic, made by fcas_generate from {source.name}; confidenceTr holds the confidence maps.",
             more={PARENTS_KEY: to_json(parents)},
         )  # fmt: skip
@@ -201,24 +221,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, dict[str, int], Path]:
-    """The labelled data set, the labels to write, and the folder to write into.
+def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, RawDataset | None, Path]:
+    """The labelled data set, that of --for, and the folder to write into.
 
     Raises:
-        ValueError: when the folder holds a data set that is read or was not made by this command, or --for's labels are
-            other structures.
+        ValueError: when the folder holds a data set that is read or was not made by this command.
     """
     source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
-    target_labels = RawDataset.open(resolve_dataset(args.real)).labels if args.real else source.labels
+    real = RawDataset.open(resolve_dataset(args.real)) if args.real else None
     output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold))
-    if output == source.folder or (args.real and output == resolve_dataset(args.real)):
+    if output in (source.folder, real and real.folder):
         raise ValueError(
             f"-o: must be another data set than -d and --for, got {output.name}. "
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
-    match_labels(source.labels, target_labels)
-    return source, target_labels, output
+    return source, real, output
 
 
 def _default_name(source: RawDataset, fold: int | None) -> str:
@@ -291,7 +309,8 @@ def _job(
     record: GeneratorRecord,
     library: CaseLibrary,
     volumes: dict[str, dict[int, float]],
-    target_labels: dict[str, int],
+    written: WrittenLabels,
+    roles: GivenRoles,
     model: Path,
     output: Path,
     sampling: SamplingConfig,
@@ -307,10 +326,10 @@ def _job(
     # what the model cannot be drawn with is better named now
     replace(record.config, tcdm=record.tcdm, sampling=sampling)
     sampling.for_model(record.tcdm.prediction_type)
-    label_map = match_labels(library.source.labels, target_labels)
     return Job(
         cases=library, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
-        bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=label_map,
+        bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=written.label_map,
+        roles=roles,
         device_name=args.device,
         shared={
             "source": library.source.name, "for": resolve_dataset(args.real).name if args.real else None,
@@ -319,7 +338,8 @@ def _job(
             "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(confidence), "preset": record.config.preset, "geometry": GEOMETRY,
             "weights_sha256": weights_sha256(model, confidence),
-            "label_map": {str(key): value for key, value in label_map.items()}, "versions": versions(),
+            "label_map": {str(key): value for key, value in written.label_map.items()},
+            "roles": said_roles(roles), "versions": versions(),
         },
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from fcas_nnunet.anatomy import GivenRoles
 from fcas_nnunet.commands.devices import device_label, resolve_device, supports_bf16
 from fcas_nnunet.commands.measurements import KEPT_PER_RUN, Measurement, append_measurement
 from fcas_nnunet.commands.memory import MemoryNeed, workers_carried
@@ -67,6 +68,7 @@ class Job:
         masks: ranges of new masks.
         bounds_ml: source label id → believable volumes of new masks.
         label_map: source label id → written label id.
+        roles: roles that a user gave the source's labels.
         device_name: where to run.
         shared: what every manifest record repeats.
         replayed: case id → its record, for cases that are made again from it.
@@ -80,6 +82,7 @@ class Job:
     masks: MaskConfig
     bounds_ml: Mapping[int, tuple[float, float]]
     label_map: Mapping[int, int]
+    roles: GivenRoles
     device_name: str
     shared: Mapping[str, Any]
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -284,7 +287,8 @@ class _Worker:
         self.precision = torch.bfloat16 if supports_bf16(self.device) else torch.float32
         generator = load_generator(job.model, self.device)
         config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
-        self.generator = replace(generator, record=replace(generator.record, config=config))
+        roles = {name: tuple(given) for name, given in job.roles.items()}
+        self.generator = replace(generator, record=replace(generator.record, config=config, roles=roles))
         self.load_case = lru_cache(kept_cases(job.cases))(job.cases.load_case)
         self.workplace = Workplace(job.output)  # kept to the end of the process
         self.journal = Manifest(job.output).new_journal()

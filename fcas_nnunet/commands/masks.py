@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from fcas_nnunet.anatomy import LabelRoles, label_roles
+from fcas_nnunet.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.case_files import run_cases
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, processes
+from fcas_nnunet.commands.label_table import said_roles, say_roles, settled_roles
 from fcas_nnunet.commands.mask_settings import (
     add_mask_arguments,
     add_plan_arguments,
@@ -94,24 +95,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_masks."""
     args = build_parser().parse_args(argv)
     check_count(args.n)
-    base = load_config(FCaSConfig, args.config).masks if args.config else MaskConfig()
-    config = mask_config(args, base)
-    source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
+    base = load_config(FCaSConfig, args.config) if args.config else None
+    config = mask_config(args, base.masks if base else MaskConfig())
+    source = training_fold(RawDataset.open(resolve_dataset(args.d), any_channel=True), args.fold)
+    given_roles = settled_roles(source, base.roles if base else None)
+    say_roles(source, given_roles)
     source.check(min_cases=1)
     with sole_writer(args.o, MASKS):
-        _write_masks(args, config, source)
+        _write_masks(args, config, source, given_roles)
 
 
-def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDataset) -> None:
+def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDataset, given_roles: GivenRoles) -> None:
     """Make the masks that are not there, and measure all."""
     from fcas_nnunet.generator.production import plan_cases
     from fcas_nnunet.generator.quality import volume_bounds_ml
 
-    roles = label_roles(source.labels)
+    roles = label_roles(source.labels, given_roles)
     given = given_samples(source)
     job = _Job(
         source.folder, args.o, config, roles, volume_bounds_ml(sampled_volumes(source, given)),
-        {"source": source.name, "fold": args.fold, "mask_config": to_dict(config), "versions": versions()},
+        {
+            "source": source.name, "fold": args.fold, "mask_config": to_dict(config), "roles": said_roles(given_roles),
+            "versions": versions(),
+        },
     )  # fmt: skip
     plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
     manifest = Manifest(args.o)
@@ -121,7 +127,7 @@ def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDatase
         for record in tqdm(finished, total=len(plans), initial=len(plans) - len(missing), desc="masks", unit="mask"):
             manifest.append(record)
     manifest.finalise()
-    _report(args.o, [plan.case_id for plan in plans], source, given, args.seed, processes)
+    _report(args.o, [plan.case_id for plan in plans], source, given, roles.thin, args.seed, processes)
 
 
 def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[CasePlan]:
@@ -160,7 +166,7 @@ def _source(folder: Path, case_id: str, roles: LabelRoles) -> tuple[Case, Source
     from fcas_nnunet.generator.recipe import SourceMask
 
     torch.set_num_threads(1)  # one thread a process; the masks do not depend on it
-    case = RawDataset.open(folder).load_mask(case_id)
+    case = RawDataset.open(folder, any_channel=True).load_mask(case_id)
     return case, SourceMask(case.mask, case.spacing_mm, roles)
 
 
@@ -173,6 +179,7 @@ def _report(
     case_ids: Sequence[str],
     source: RawDataset,
     given: Mapping[str, MaskSample],
+    thin: frozenset[int],
     seed: int,
     num_processes: int,
 ) -> None:
@@ -191,7 +198,7 @@ def _report(
     report["rejected"] = {"count": len(rejected), "share": round(len(rejected) / (len(rejected) + len(case_ids)), 4),
                           "reasons": rejected}  # fmt: skip
     atomic_write_json(folder / DIVERSITY_FILE, report)
-    write_contact_sheet(given, generated, labels, folder / SHEET_FILE)
+    write_contact_sheet(given, generated, labels, thin, folder / SHEET_FILE)
     columns = ("dice_between", "dice_to_source", "dice_between_given", "volume_ml", "volume_ml_given")
     rows = [[name, *(_cell(values[column]) for column in columns)] for name, values in report["labels"].items()]
     header = ["", "Dice between", "to source", "between given", "volume mL", "given mL"]

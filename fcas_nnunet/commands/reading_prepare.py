@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.commands.case_files import default_workers, grid_faults, run_cases
 from fcas_nnunet.commands.evaluate_images import Scans, open_scans
 from fcas_nnunet.config_files import to_dict
@@ -44,6 +43,7 @@ from fcas_nnunet.integration.case_library import name_in
 from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.label_matching import match_labels
 from fcas_nnunet.seeds import derive_seed
 
 PAGE_FILE, KEY_FILE = "reading.html", "key.json"

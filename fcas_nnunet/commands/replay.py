@@ -11,6 +11,7 @@ from typing import Any
 from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generation import Job, finish, generate
 from fcas_nnunet.commands.generation_checks import check_output
+from fcas_nnunet.commands.label_table import read_roles
 from fcas_nnunet.commands.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.shares import Share
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
@@ -30,7 +31,7 @@ Records = Mapping[str, Mapping[str, Any]]
 
 #: What all cases of one run share, and a line must hold to be made again; beside these, what depends on the case.
 _NEEDED = ("source", "preset", "weights_sha256", "sampling", "confidence", "mask_config", "label_map")
-_SHARED = (*_NEEDED, "geometry", "for", "fold", "references", "templates", "run_seed")
+_SHARED = (*_NEEDED, "roles", "geometry", "for", "fold", "references", "templates", "run_seed")
 _OF_CASE = ("seed", "reference", "template", "masks", "mgm")
 
 _EXAMPLE = """
@@ -82,7 +83,8 @@ def run(argv: Sequence[str]) -> None:
     job = Job(
         cases=library, model=model, output=output, sampling=from_dict(SamplingConfig, shared["sampling"]),
         confidence=confidence, masks=from_dict(MaskConfig, shared["mask_config"]), bounds_ml={},
-        label_map={int(source): target for source, target in shared["label_map"].items()}, device_name=args.device,
+        label_map={int(source): target for source, target in shared["label_map"].items()},
+        roles=read_roles(shared["roles"]), device_name=args.device,
         shared=shared | {"versions": versions()}, replayed=records,
     )  # fmt: skip
     check_output(plans, job)
@@ -211,7 +213,8 @@ def _name_other_versions(records: Records) -> None:
 def _labels(path: Path, source: RawDataset, label_map: Mapping[int, int]) -> dict[str, int]:
     """Name → id of the written labels: those of the original set, else the source's names under the written ids."""
     if (path.parent / DATASET_JSON).is_file():
-        return RawDataset.open(path.parent).labels
+        labels: dict[str, int] = RawDataset.open(path.parent, ignore_label=True).dataset_json["labels"]
+        return labels
     written = {name: label_map[label] for name, label in source.labels.items() if label and label_map[label]}
     return {"background": 0, **written}
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fcas_nnunet.anatomy import match_labels, thin_label_ids
+from fcas_nnunet.anatomy import GivenRoles, thin_label_ids
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.evaluation.report_measures import CaseMeasures, measure_case
 from fcas_nnunet.evaluation.report_pictures import Pictures, case_pictures
 from fcas_nnunet.evaluation.report_volumes import PackedScan, pack_scan
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_grid, read_volume, same_grid
+from fcas_nnunet.label_matching import match_labels
 
 _AIR_HU = -1024
 
@@ -81,7 +82,7 @@ class Packed:
 
 def synthetic_files(dataset: RawDataset) -> dict[str, CaseFiles]:
     """The cases of a data set under its own labels."""
-    ids = {label: label for label in dataset.labels.values()}
+    ids = {label: label for label in dataset.labels.values()} | dict.fromkeys(dataset.ignored_ids, 0)
     return {
         case_id: CaseFiles(
             case_id, dataset.image_path(case_id), dataset.mask_path(case_id),
@@ -98,8 +99,7 @@ def real_files(real: RawDataset, labels: Mapping[str, int]) -> dict[str, CaseFil
         ValueError: when no label matches.
     """
     becomes = match_labels(real.labels, labels)
-    name_of = {label: name for name, label in labels.items()}
-    named = {name_of[target]: source for source, target in becomes.items() if target}
+    named = {name: label for name, label in labels.items() if label in set(becomes.values()) - {0}}
     return {
         case_id: CaseFiles(case_id, real.image_path(case_id), real.mask_path(case_id), None, named, becomes)
         for case_id in real.case_ids
@@ -128,7 +128,7 @@ def measure(files: CaseFiles) -> Measured:
         )
         return Measured(None, faults)
     measures = measure_case(
-        _finite(image.array), mask.array.astype(np.uint8, copy=False),
+        _finite(image.array), _translated(mask.array, files.becomes),
         None if confidence is None else _finite(confidence.array), files.labels, spacing_of(mask.affine),
     )  # fmt: skip
     return Measured(measures, faults)
@@ -154,10 +154,7 @@ def pack(job: PackJob) -> Packed:
     """Read a case and make what the page holds of it."""
     files = job.files
     image, mask = read_volume(files.image), read_volume(files.mask)
-    lookup = np.zeros(256, dtype=np.uint8)
-    for source, target in files.becomes.items():
-        lookup[source] = target
-    labels = lookup[mask.array.astype(np.uint8)]
+    labels = _translated(mask.array, files.becomes)
     confidence = None if files.confidence is None else _finite(read_volume(files.confidence).array)
     hu = _finite(image.array)
     scan = pack_scan(hu, labels, confidence, mask.affine, budget=job.budget, thin=job.thin)
@@ -165,9 +162,17 @@ def pack(job: PackJob) -> Packed:
     return Packed(scan, pictures)
 
 
-def thin_ids(labels: Mapping[str, int]) -> list[int]:
+def _translated(mask: np.ndarray, becomes: Mapping[int, int]) -> np.ndarray:
+    """A label map under the synthetic set's ids."""
+    lookup = np.zeros(256, dtype=np.uint8)
+    for source, target in becomes.items():
+        lookup[source] = target
+    return lookup[mask.astype(np.uint8)]
+
+
+def thin_ids(labels: Mapping[str, int], roles: GivenRoles) -> list[int]:
     """Ids of the thin structures, which reduced masks keep."""
-    return thin_label_ids(labels)
+    return thin_label_ids(labels, roles)
 
 
 def on_one_grid(first: Path, second: Path) -> bool:

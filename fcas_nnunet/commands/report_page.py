@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open(synthetic: str, against: str | None) -> _Sets:
-    dataset = open_dataset(synthetic)
+    dataset = open_dataset(synthetic, ignore_label=True)
     if not dataset.case_ids:
         raise ValueError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
     records = Manifest(dataset.folder).read()
@@ -264,7 +264,7 @@ def _pack(
     budget = int(SCANS_BUDGET / (len(shown) + REAL_SHARE * len(real_ids)))
     ids = sets.synthetic.labels
     colours = {ids[name]: colour for name, colour in label_colours({n: i for n, i in ids.items() if i}).items()}
-    thin = thin_ids(ids)
+    thin = thin_ids(ids, sets.synthetic.roles)
     jobs = {f"synthetic {row.case_id}": PackJob(files[row.case_id], budget, colours, thin) for row in shown}
     jobs |= {f"real {case_id}": PackJob(beside[case_id], int(REAL_SHARE * budget), {}, thin) for case_id in real_ids}
     need = _need(job.files for job in jobs.values())

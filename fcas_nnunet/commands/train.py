@@ -14,6 +14,7 @@ import yaml
 
 from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
+from fcas_nnunet.commands.label_table import say_roles, settled_roles
 from fcas_nnunet.commands.leaks import (
     fold_faults,
     keep_weights_parents,
@@ -125,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (lacks_preview or lacks_calibration):
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
+    say_roles(dataset, settled_roles(dataset, config.roles))
     dataset.check(min_cases=2)
     if not is_trained(folder):
         warn_of_thin_structures(dataset, config.grid)
@@ -149,7 +151,8 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     from fcas_nnunet.generator.training_data import TrainingData
 
     pretrained = pretrained_files(args)
-    data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings)
+    roles = settled_roles(dataset, config.roles)
+    data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings, roles)
     folder = model_folder(dataset, config, args.fold)
     inherited = weights_parents(pretrained.autoencoder) if pretrained.autoencoder else []
     refuse_leaking_parents([*training_parents(dataset), *inherited], dataset, args.fold)

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from fcas_nnunet.anatomy import THIN_STRUCTURES, structure_of
+from fcas_nnunet.anatomy import GivenRoles, Role, roles_of
 from fcas_nnunet.evaluation.statistics import Summary, summarise
 
 #: Of the Dice in real scans: from here on drawn, below that not drawn, poorly in between.
@@ -56,7 +56,13 @@ class Fidelity:
 
 
 def judge_structure(
-    name: str, synthetic: Sequence[float], real: Sequence[float] | None, *, flattered: bool = False, seed: int = 0
+    name: str,
+    synthetic: Sequence[float],
+    real: Sequence[float] | None,
+    *,
+    flattered: bool = False,
+    seed: int = 0,
+    roles: GivenRoles | None = None,
 ) -> Fidelity:
     """Judge a structure by the Dice of the network's segmentation and the mask.
 
@@ -67,9 +73,10 @@ def judge_structure(
         flattered: the network has learnt from the scans that the synthetic ones were made from, but not from the real
             ones. The ratio is then too high, and no structure is called drawn.
         seed: of the bootstrap.
+        roles: label name → roles that a user has given it.
     """
     dice = summarise(synthetic)
-    assumed = ASSUMED_THIN_DICE if structure_of(name) in THIN_STRUCTURES else ASSUMED_DICE
+    assumed = ASSUMED_THIN_DICE if Role.THIN in roles_of(name, roles) else ASSUMED_DICE
     real_dice = assumed if real is None else summarise(real).mean
     able = real_dice >= LEAST_REAL_DICE  # not so for NaN either
     ratio = dice.mean / real_dice if able else math.nan

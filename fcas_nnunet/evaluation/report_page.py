@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -171,14 +172,10 @@ class Report:
 
 
 def label_colours(labels: Mapping[str, int]) -> dict[str, str]:
-    """Structure → colour: the eight have their own, whatever their ids; others take further ones in turn."""
-    order, others = list(Structure), iter(range(len(labels)))
-    return {
-        name: STRUCTURE_COLOURS[order.index(structure)]
-        if (structure := structure_of(name)) is not None
-        else OTHER_COLOURS[next(others) % len(OTHER_COLOURS)]
-        for name in labels
-    }
+    """Label → colour: each of the eight has its own, whatever its id; others, and parts of one, take further ones."""
+    free: dict[Structure | None, str] = dict(zip(Structure, STRUCTURE_COLOURS, strict=False))
+    others = itertools.cycle(OTHER_COLOURS)
+    return {name: free.pop(structure_of(name), "") or next(others) for name in labels}
 
 
 def render(report: Report) -> str:

@@ -17,7 +17,7 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from fcas_nnunet.anatomy import label_roles
+from fcas_nnunet.anatomy import GivenRoles, label_roles
 from fcas_nnunet.evaluation.statistics import Summary, summarise
 from fcas_nnunet.evaluation.surfaces import hausdorff_95_mm, surface_dice, surface_distances
 from fcas_nnunet.evaluation.vessels import centreline_dice, topology_errors
@@ -87,6 +87,7 @@ def score_case(
     radii: Sequence[int] = RDICE_RADII_VOXELS,
     spacing_mm: Sequence[float] | None = None,
     tolerance_mm: float = TOLERANCE_MM,
+    roles: GivenRoles | None = None,
 ) -> dict[str, LabelScores]:
     """Scores of every label but the background.
 
@@ -97,6 +98,7 @@ def score_case(
         radii: of the ball that dilates Q for RDice, in voxels.
         spacing_mm: voxel size along (D, H, W); None = Dice and RDice alone.
         tolerance_mm: of the surface Dice.
+        roles: label name → roles that a user has given it; thin and wide vessels have further scores.
 
     Raises:
         ValueError: if the shapes differ, or a value is no label id; all such faults at once.
@@ -107,7 +109,7 @@ def score_case(
     confusion = confusion_matrix(reference, prediction, max(labels.values()) + 1)
     reference_voxels, prediction_voxels = confusion.sum(axis=1), confusion.sum(axis=0)
     boxes = ndimage.find_objects(reference.astype(np.int32, copy=False))
-    vessels = label_roles(labels).vessels
+    vessels = label_roles(labels, roles).vessels
     scores = {}
     for name, label in labels.items():
         if label == 0:

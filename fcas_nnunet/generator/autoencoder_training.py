@@ -73,7 +73,7 @@ def train_autoencoder(
         for pool, name in zip(variants, ("training", "validation"), strict=True)
     )
     torch.manual_seed(derive_seed(seed, "autoencoder weights"))
-    objective = AutoencoderObjective(Autoencoder(config), thin_label_ids(data.labels))
+    objective = AutoencoderObjective(Autoencoder(config), thin_label_ids(data.labels, data.roles))
     objective.mean_weight = float(objective.weights(training.batch(range(-WEIGHED_CROPS, 0)).labels).mean())
     run = Training(objective, config.optimisation, folder, accelerator, "autoencoder")
     shown = validation.batch([0])

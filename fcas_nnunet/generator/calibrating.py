@@ -196,7 +196,7 @@ def _draw(
     assert drawn.spread_hu is not None, "SSV was asked for"
     scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]
-    structures = drawn.grid.labels_to_working(codes, label_roles(record.labels).thin).numpy()
+    structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()
     error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
     voxels = _chosen_voxels(drawn.codes.cpu().numpy(), config.num_voxels, derive_seed(seed, "voxels"))
     there = voxels.to(accelerator.device)
@@ -216,7 +216,7 @@ def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
     assert case.image is not None, "training cases have images"
     image, mask, around = in_new_shape(
         case.image.astype(np.float32), case.mask, case.surroundings, case.spacing_mm, record.config.masks,
-        label_roles(record.labels), seed,
+        label_roles(record.labels, record.roles), seed,
     )  # fmt: skip
     if around is not None:
         around = np.where(mask > 0, 0, around).astype(np.uint8)

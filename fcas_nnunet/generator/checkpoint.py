@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import yaml
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceNorm, SnapshotDecoder
 from fcas_nnunet.config import (
@@ -52,6 +53,7 @@ class GeneratorRecord:
         latent_scale: raw ↔ scaled latents.
         cases: case id → hash of image, mask and surroundings; all cases seen in training or validation.
         validation_cases: those held out for validation.
+        roles: label name → roles that a user has given it.
         images: case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
         means_hu: label id → its mean over the cases; empty in generators of earlier versions.
         geometry: how its scans came to the working grid (`grid.GEOMETRY`).
@@ -69,6 +71,7 @@ class GeneratorRecord:
     images: dict[str, str] = field(default_factory=dict)
     means_hu: dict[str, float] = field(default_factory=dict)
     geometry: int = 1
+    roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
 
     @property
     def label_means_hu(self) -> dict[int, float]:

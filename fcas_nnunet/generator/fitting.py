@@ -93,6 +93,7 @@ def train_generator(
         images={case_id: case.image_sha256 for case_id, case in cases.items()},
         means_hu={str(label): round(mean, 1) for label, mean in means_hu.items()},
         geometry=GEOMETRY,
+        roles={name: tuple(given) for name, given in data.roles.items()},
     )  # fmt: skip
     accelerator.wait_for_everyone()  # the weights are written
     if config.calibration is not None:
@@ -242,7 +243,7 @@ def _cache_variants(
     """Write all variants that are not there yet; returns when those of every process are."""
     for case_id in own_cases(data, accelerator, "variants"):
         make_variants(
-            data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels),
+            data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels, data.roles),
             config.grid, config.tcdm, config.masks, config.seed,
         )  # fmt: skip
     accelerator.wait_for_everyone()
@@ -300,7 +301,8 @@ def _claim(
     accelerator: Accelerator,
 ) -> None:
     """Make the folder this run's own, or see that it is."""
-    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity(), GEOMETRY)
+    roles = {name: tuple(given) for name, given in data.roles.items()}
+    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity(), GEOMETRY, roles)
     before = read_run(folder)
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     faults = run_faults(before, run) if before is not None else []

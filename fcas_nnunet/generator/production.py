@@ -176,7 +176,8 @@ def make_case(
     """
     config = generator.record.config
     source = load_case(plan.reference)
-    mask, mask_record = reference_mask(plan, source, config.masks, label_roles(generator.record.labels), bounds_ml)
+    roles = label_roles(generator.record.labels, generator.record.roles)
+    mask, mask_record = reference_mask(plan, source, config.masks, roles, bounds_ml)
     return drawn_case(generator, plan, source, mask, mask_record, load_case, device, precision)
 
 
@@ -406,7 +407,7 @@ def embedded_condition(
     record = generator.record
     assert template.image is not None, "a template has an image"
     num_labels = max(record.labels.values())
-    thin = label_roles(record.labels).thin
+    thin = label_roles(record.labels, record.roles).thin
     codes = grid.labels_to_working(reference.mask, thin)
     to_draw = codes
     if record.draws_surroundings:

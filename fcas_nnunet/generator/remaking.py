@@ -38,7 +38,7 @@ def remake_case(
     """
     plan = CasePlan.from_record(record)
     source = load_case(plan.reference)
-    mask = replayed_mask(record, source, label_roles(generator.record.labels))
+    mask = replayed_mask(record, source, label_roles(generator.record.labels, generator.record.roles))
     return drawn_case(generator, plan, source, mask, record["mgm"], load_case, device, precision)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.config import FCaSConfig
 from fcas_nnunet.config_files import load_config, to_dict
 from fcas_nnunet.files import atomic_write_text
@@ -43,6 +44,7 @@ class Run:
         cases: case id → hash of its content.
         pretrained: part of the generator → the file it was loaded from; None where it is trained.
         geometry: how scans came to the working grid (`grid.GEOMETRY`).
+        roles: label name → roles that a user gave it.
     """
 
     config: FCaSConfig
@@ -51,6 +53,7 @@ class Run:
     cases: dict[str, str]
     pretrained: dict[str, FileIdentity | None]
     geometry: int = 1
+    roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> Run | None:
@@ -71,7 +74,8 @@ def write_run(folder: Path, run: Run) -> None:
 def run_faults(before: Run, now: Run) -> list[str]:
     """What differs between two runs in what is learnt; a phrase each."""
     faults = setting_faults(before.config, now.config)
-    faults += [name for name in ("labels", "surroundings", "cases") if getattr(before, name) != getattr(now, name)]
+    data = ("labels", "surroundings", "roles", "cases")
+    faults += [name for name in data if getattr(before, name) != getattr(now, name)]
     if before.geometry != now.geometry:
         faults.append("scans that another version of this package brought to the working grid otherwise")
     return faults + file_faults(before.pretrained, now.pretrained)
@@ -121,10 +125,10 @@ def file_faults(before: dict[str, FileIdentity | None], now: dict[str, FileIdent
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
     found: list[str] = []
-    for field in fields(now):
-        if field.name in FREE_SETTINGS:
+    for setting in fields(now):
+        if setting.name in FREE_SETTINGS:
             continue
-        old, new, name = getattr(before, field.name), getattr(now, field.name), f"{path}{field.name}"
+        old, new, name = getattr(before, setting.name), getattr(now, setting.name), f"{path}{setting.name}"
         if is_dataclass(new) and is_dataclass(old):
             found += _differences(old, new, f"{name}.")
         elif old != new:

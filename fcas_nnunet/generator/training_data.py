@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fcas_nnunet.anatomy import GivenRoles
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import PairConfig
 
@@ -20,12 +21,14 @@ class TrainingData:
         load_case: reads one, with image and surroundings.
         labels: label name → id, background included.
         surroundings: surrounding name → id; empty where there are none.
+        roles: label name → roles that a user has given it.
     """
 
     case_ids: Sequence[str]
     load_case: Callable[[str], Case]
     labels: Mapping[str, int]
     surroundings: Mapping[str, int]
+    roles: GivenRoles = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)

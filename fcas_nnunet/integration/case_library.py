@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fcas_nnunet.anatomy import match_labels
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.folders import is_identifier, resolve_dataset
 from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.label_matching import match_labels
 
 _SEPARATOR = ":"
 

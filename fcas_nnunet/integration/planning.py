@@ -16,6 +16,7 @@ import numpy as np
 from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.folders import Root, root_folder
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset
+from fcas_nnunet.integration.raw_description import same_description
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +80,14 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
     if synthetic.name == real.name:
         return [f"{synthetic.name}: synthetic and real data set must differ, got one for both. Fix -d or --for."]
     labels, order = ([d.dataset_json.get(key) for d in (synthetic, real)] for key in ("labels", "regions_class_order"))
-    if labels[0] != labels[1]:
+    if not same_description("labels", *labels):
         faults.append(f"{synthetic.name}: labels must be those of {real.name}, {labels[1]}, got {labels[0]}. {remedy}")
     if order[0] != order[1]:
         faults.append(
             f"{synthetic.name}: regions_class_order must be that of {real.name}, {order[1]}, got {order[0]}. Copy it."
         )
     channels = [dataset.dataset_json["channel_names"] for dataset in (synthetic, real)]
-    if channels[0] != channels[1]:
+    if not same_description("channel_names", *channels):
         faults.append(
             f"{synthetic.name}: channel_names must be those of {real.name}, {channels[1]}, got {channels[0]}. "
             'nnU-Net normalises by that name: write {"0": "CT"} into both dataset.json.'

@@ -95,7 +95,7 @@ def ensure_checked(datasets: Iterable[RawDataset]) -> None:
     """
     digests = [(dataset, raw_digest(dataset)) for dataset in datasets]
     unknown = [(dataset, digest) for dataset, digest in digests if Stamps(dataset).read().get(_CHECK_STEP) != digest]
-    faults = [fault for dataset, _ in unknown for fault in dataset_faults(dataset)]
+    faults = [fault for dataset, _ in unknown for fault in dataset_faults(dataset, any_grid=True)]
     if faults:
         raise ValueError("\n".join(faults))
     for dataset, digest in unknown:
@@ -146,9 +146,8 @@ def ensure_preprocessed(
     known = stamps.read().get(step)
     complete = _is_complete(folder, dataset.case_ids)
     adopted = known is None and keep_existing and complete and _oldest_case(folder) >= newest_raw_change(dataset)
-    if complete and known == digest or adopted:
-        logger.info("%s %s: preprocessed already, kept.", dataset.name, configuration)
-    else:
+    kept = (complete and known == digest) or adopted
+    if not kept:
         stamps.drop(step)
         if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
             shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
@@ -156,6 +155,8 @@ def ensure_preprocessed(
     damaged = _damaged_files(dataset, folder)
     if damaged:
         raise ValueError("\n".join(damaged))
+    if kept:
+        logger.info("%s %s: preprocessed already, kept.", dataset.name, configuration)
     stamps.put(step, digest)
 
 
@@ -245,10 +246,10 @@ def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
     for path in _arrays(folder, dataset.case_ids):
         try:
             blosc2.open(str(path), mode="r")  # finds the end of the data by what the end of the file says
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError):
             faults.append(
-                f"{path}: preprocessed array must be whole, got '{error}'. Delete {folder.name} beside the plans: "
-                "the same command then preprocesses it again."
+                f"{path}: preprocessed array must be whole, got one that was cut short or damaged. Delete the folder "
+                f"{folder.name}; the same command then makes it again."
             )
     for case_id in dataset.case_ids:
         raw, copy = dataset.mask_path(case_id), _ground_truth(dataset) / f"{case_id}{dataset.file_ending}"

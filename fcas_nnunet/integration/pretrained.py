@@ -11,6 +11,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from fcas_nnunet.integration.raw_description import same_description
+
 _ARGUMENT = "-pretrained_weights"
 #: nnU-Net's functions that load pretrained weights, and the variable of each that holds the file.
 _LOADERS = {"maybe_load_checkpoint": "pretrained_weights_file", "load_pretrained_weights": "fname"}
@@ -73,10 +75,11 @@ def pretraining_faults(
         for key in _CONFIGURATION_KEYS
         if _plain(pretrained.get(key)) != _plain(wanted.get(key))
     ]
+    described = arguments["dataset_json"]
     faults += [
-        f"{key} must be those of the pretraining, {arguments['dataset_json'].get(key)}, got {dataset_json.get(key)}."
+        f"{key} must be those of the pretraining, {described.get(key)}, got {dataset_json.get(key)}."
         for key in ("labels", "regions_class_order", "channel_names")
-        if arguments["dataset_json"].get(key) != dataset_json.get(key)
+        if not same_description(key, described.get(key), dataset_json.get(key))
     ]
     if before.foreground_intensity_properties_per_channel != now.foreground_intensity_properties_per_channel:
         faults.append("intensity statistics must be those of the pretraining, got others.")

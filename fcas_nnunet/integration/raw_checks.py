@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fcas_nnunet.integration.case_contents import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
 from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.manifest import MANIFEST_FILE, Manifest
-from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_volume, same_grid
+from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_volume, same_grid, shear_fault
 
 if TYPE_CHECKING:
     from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -32,12 +32,13 @@ _EXTENT_MM = (1.0, 3000.0)
 _FEWEST_VOXELS = 4**3
 
 
-def dataset_faults(dataset: RawDataset, *, min_cases: int = 1) -> list[str]:
+def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False) -> list[str]:
     """Read every case and say what is wrong.
 
     Args:
         dataset: the data set.
         min_cases: how many cases there must be.
+        any_grid: take tilted grids, which nnU-Net reads, but no new case can be written on.
 
     Returns:
         One sentence per fault, in order of the cases; empty when all is well.
@@ -58,7 +59,7 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1) -> list[str]:
     synthetic, contents = dataset.needs_confidence(), _written_contents(dataset)
     with ThreadPoolExecutor(threads) as pool:
         per_case = pool.map(
-            lambda case_id: _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {})),
+            lambda case_id: _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {}), any_grid),
             dataset.case_ids,
         )
         progress = tqdm(per_case, f"checking {dataset.name}", len(dataset.case_ids), leave=False, disable=None)
@@ -85,7 +86,9 @@ def _extra_channels(dataset: RawDataset) -> list[str]:
     return [f"{name}: images must have {wanted}, got another. Remove it." for name in extra]
 
 
-def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool, contents: Mapping[str, str]) -> list[str]:
+def _case_faults(
+    dataset: RawDataset, case_id: str, synthetic: bool, contents: Mapping[str, str], any_grid: bool
+) -> list[str]:
     faults: list[str] = []
     names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
     image, *others = (
@@ -106,6 +109,8 @@ def _case_faults(dataset: RawDataset, case_id: str, synthetic: bool, contents: M
     if image is not None and mask is not None:
         faults += _grid_faults(case_id, "label", mask, "image", image)
     reference = mask or image
+    shear = None if reference is None or any_grid else shear_fault(reference.affine)
+    faults += [f"{case_id}: {shear}"] if shear else []
     if (dataset.folder / f"{SURROUNDINGS}Tr").is_dir():
         surroundings = _read(dataset.surroundings_path(case_id), case_id, SURROUNDINGS, faults)
         if surroundings is not None:

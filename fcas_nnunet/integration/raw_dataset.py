@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.anatomy import BACKGROUND
+from fcas_nnunet.anatomy import BACKGROUND, IGNORE, GivenRoles
 from fcas_nnunet.case import Case
-from fcas_nnunet.files import atomic_write_json, is_file_name
+from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.folders import (
     CONFIDENCE,
     IMAGES,
@@ -25,9 +25,15 @@ from fcas_nnunet.integration.folders import (
 )
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_checks import dataset_faults
+from fcas_nnunet.integration.raw_description import (
+    CT_CHANNEL,
+    MAX_LABEL_ID,
+    ROLES,
+    description_faults,
+    given_roles,
+)
 from fcas_nnunet.integration.volumes import (
     FILE_ENDING,
-    READABLE_FILE_ENDINGS,
     Volume,
     dequantise_confidence,
     quantise_confidence,
@@ -39,11 +45,8 @@ from fcas_nnunet.integration.volumes import (
 
 DATASET_JSON = "dataset.json"
 SURROUNDINGS_JSON = "surroundings.json"
-CT_CHANNEL = {"0": "CT"}
 
 _CHANNEL_SUFFIX = "_0000"
-_MAX_LABEL_ID = 255
-_IGNORE_LABEL = "ignore"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class RawDataset:
         case_ids: the training cases, sorted.
         dataset_json: the whole `dataset.json`.
         file_ending: of images and labels, `.nii.gz` as a rule.
+        roles: label name → roles that `fcas_roles` in `dataset.json` gives it.
     """
 
     folder: Path
@@ -65,15 +69,20 @@ class RawDataset:
     case_ids: list[str]
     dataset_json: dict[str, Any] = field(repr=False)
     file_ending: str = FILE_ENDING
+    roles: GivenRoles = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: Path, *, any_kind: bool = False) -> RawDataset:
+    def open(
+        cls, folder: Path, *, any_kind: bool = False, any_channel: bool = False, ignore_label: bool = False
+    ) -> RawDataset:
         """Read a data set's description and list its cases; `check` looks into the volumes.
 
         Args:
             folder: a raw data set folder, as `resolve_dataset` gives it.
             any_kind: take every data set that nnU-Net trains on; otherwise one CT channel and plain labels only, which
                 is what the generator and the scores are for.
+            any_channel: take scans of any kind, since only the labels are read.
+            ignore_label: take nnU-Net's ignore label, which a synthetic data set may have.
 
         Raises:
             FileNotFoundError: if `dataset.json` is missing.
@@ -81,17 +90,18 @@ class RawDataset:
         """
         parse_name(folder.name)
         content = _read_json(folder / DATASET_JSON)
-        faults = _description_faults(content, any_kind)
+        faults = description_faults(content, any_kind=any_kind, any_channel=any_channel, ignore_label=ignore_label)
         if faults:
             raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
         ending = content["file_ending"]
         return cls(
             folder=folder,
-            labels={name: i for name, i in content["labels"].items() if isinstance(i, int) and name != _IGNORE_LABEL},
+            labels={name: i for name, i in content["labels"].items() if isinstance(i, int) and name != IGNORE},
             surroundings=_read_surroundings(folder),
             case_ids=_case_ids(folder, content, ending),
             dataset_json=content,
             file_ending=ending,
+            roles=given_roles(content),
         )
 
     @property
@@ -109,6 +119,12 @@ class RawDataset:
         """Every id that a label map may hold: of labels, regions and the ignore label."""
         ids = self.dataset_json["labels"].values()
         return sorted({i for entry in ids for i in (entry if isinstance(entry, list) else [entry])})
+
+    @property
+    def ignored_ids(self) -> list[int]:
+        """The id of nnU-Net's ignore label, if there is one."""
+        labels = self.dataset_json["labels"]
+        return [labels[IGNORE]] if IGNORE in labels else []
 
     @property
     def num_channels(self) -> int:
@@ -211,8 +227,12 @@ class RawDataset:
             raise ValueError("\n".join(faults))
 
 
-def open_dataset(argument: str) -> RawDataset:
+def open_dataset(argument: str, *, ignore_label: bool = False) -> RawDataset:
     """The data set that an id, a full name or the path of its folder names; in doubt, the name.
+
+    Args:
+        argument: as typed.
+        ignore_label: as `RawDataset.open` has it.
 
     Raises:
         FileNotFoundError: if there is no such data set.
@@ -220,7 +240,7 @@ def open_dataset(argument: str) -> RawDataset:
     """
     folder = Path(argument)
     by_path = folder.is_dir() and not is_identifier(argument)
-    return RawDataset.open(folder.resolve() if by_path else resolve_dataset(argument))
+    return RawDataset.open(folder.resolve() if by_path else resolve_dataset(argument), ignore_label=ignore_label)
 
 
 def bare_folder(argument: str) -> Path | None:
@@ -284,6 +304,7 @@ def write_dataset_json(
     num_training: int,
     *,
     surroundings: Mapping[str, int] | None = None,
+    roles: GivenRoles | None = None,
     description: str = "",
     more: Mapping[str, Any] | None = None,
 ) -> None:
@@ -294,6 +315,7 @@ def write_dataset_json(
         labels: name → id, background 0 included.
         num_training: number of training cases.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
+        roles: label name → roles that do not follow from the name.
         description: a sentence for the reader of the file.
         more: further entries, at the end.
     """
@@ -309,8 +331,10 @@ def write_dataset_json(
     }
     if description:
         content["description"] = description
+    if roles:
+        content[ROLES] = {name: [str(role) for role in given] for name, given in roles.items()}
     content |= more or {}
-    faults = _description_faults(content, any_kind=False)
+    faults = description_faults(content, ignore_label=True)
     if faults:
         raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
     atomic_write_json(folder / DATASET_JSON, content)
@@ -331,76 +355,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _description_faults(content: dict[str, Any], any_kind: bool) -> list[str]:
-    """What is wrong with a `dataset.json`, each without the file's name."""
-    missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
-    if missing:
-        return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
-    faults = []
-    if len(content["channel_names"]) != 1 and not any_kind:
-        faults.append(
-            f"channel_names must name one channel, the CT, got {content['channel_names']}. Keep the CT channel only."
-        )
-    if content["file_ending"] not in READABLE_FILE_ENDINGS:
-        faults.append(
-            f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
-            "Convert the volumes."
-        )
-    unfit = [key for key in content.get("dataset", ()) if not is_file_name(key)]
-    if unfit:
-        faults.append(
-            f"dataset must name cases as files are named, without folders, got {', '.join(map(repr, unfit))}. "
-            "Rename them."
-        )
-    labels = content["labels"]
-    if not isinstance(labels, dict):
-        return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
-    return faults + (_any_label_faults(content) if any_kind else _label_faults(labels))
-
-
-def _any_label_faults(content: dict[str, Any]) -> list[str]:
-    """nnU-Net's own reading of the labels: regions and an ignore label are welcome."""
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-    try:
-        LabelManager(content["labels"], content.get("regions_class_order"))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return [f"labels must be what nnU-Net's dataset_format.md describes, got '{reason}'. Fix the file."]
-    return []
-
-
-def _label_faults(labels: dict[str, Any]) -> list[str]:
-    regions = [name for name, label_id in labels.items() if isinstance(label_id, list)]
-    if regions:
-        return [
-            f"labels must be plain ids, got regions for {', '.join(regions)}. "
-            "The generator draws labels: give it a data set with one id per label."
-        ]
-    if _IGNORE_LABEL in labels:
-        return ["labels must not have an ignore label, got one. The generator needs every voxel annotated."]
-    ids = list(labels.values())
-    wanted = list(range(len(ids)))
-    if not all(type(label_id) is int for label_id in ids) or sorted(ids) != wanted:
-        return [f"label ids must be 0, 1, 2, ... without gaps, got {ids}. Renumber them."]
-    if labels.get(BACKGROUND) != 0:
-        return [f"label 0 must be called {BACKGROUND}, got {labels}. Rename it."]
-    if not 1 < len(ids) <= _MAX_LABEL_ID + 1:
-        return [f"labels must name 1 to {_MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."]
-    return []
-
-
 def _read_surroundings(folder: Path) -> dict[str, int]:
     path = folder / SURROUNDINGS_JSON
     if not path.is_file():
         return {}
     labels = _read_json(path).get("labels")
     if not isinstance(labels, dict) or not all(
-        type(label_id) is int and 0 <= label_id <= _MAX_LABEL_ID for label_id in labels.values()
+        type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
     ):
         raise ValueError(
             f'{path}: content must be {{"labels": {{"background": 0, "lungs": 1, ...}}}} with ids up to '
-            f"{_MAX_LABEL_ID}, got labels {labels}. Fix the file."
+            f"{MAX_LABEL_ID}, got labels {labels}. Fix the file."
         )
     return {name: label_id for name, label_id in labels.items() if label_id != 0}
 

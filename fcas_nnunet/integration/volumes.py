@@ -101,7 +101,9 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
     Raises:
         ValueError: if the affine has shear, which NIfTI's quaternion and ITK cannot hold.
     """
-    _refuse_shear(path, affine)
+    fault = shear_fault(affine)
+    if fault:
+        raise ValueError(f"{path}: {fault}")
     ras_affine = _LPS_FROM_RAS @ affine[:, [2, 1, 0, 3]]  # (d, h, w) → LPS becomes (x, y, z) → RAS
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), ras_affine, dtype=array.dtype)
     image.set_qform(ras_affine, code="scanner")
@@ -178,14 +180,16 @@ def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> 
     return bool(distance_mm.max() < 0.1 * smallest_spacing_mm)
 
 
-def _refuse_shear(path: Path, affine: np.ndarray) -> None:
+def shear_fault(affine: np.ndarray) -> str | None:
+    """Why a grid cannot be written, as a sentence without the file's name; None when its axes are perpendicular."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if not shear < _MAX_SHEAR:
-        raise ValueError(
-            f"{path}: axes of the affine must be perpendicular, got a cosine of {shear:.3g} between two of them. "
-            "Resample the scan to a grid without shear."
-        )
+    if shear < _MAX_SHEAR:
+        return None
+    return (
+        f"axes of the affine must be perpendicular, got a cosine of {shear:.3g} between two of them. "
+        "Resample the scan to a grid without shear."
+    )
 
 
 def _reason(error: RuntimeError) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands import doctor
 from fcas_nnunet.integration import torchvision_fix
@@ -77,9 +78,12 @@ def test_a_data_set_is_read_and_its_faults_listed(
     mask[2:4, 2:4, 2:4] = 1
     for case_id in ("heart_0", "heart_1"):
         write_case(folder, Case(case_id, mask.astype(np.int16), mask, np.eye(4)[:, [2, 1, 0, 3]]))
-    write_dataset_json(folder, {"background": 0, "aorta": 1}, 2)
+    write_dataset_json(folder, {"background": 0, "aorta": 1, "vessel": 2, "tree": 3}, 2, roles={"tree": [Role.THIN]})
     doctor.main(["-d", "901"])
-    assert "2 cases are sound" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 cases are sound" in printed
+    assert "  thin    tree\n  wide    aorta\n  root    aorta\n  no role vessel\n" in printed
+    assert '"fcas_roles" in dataset.json' in printed
 
     (folder / "imagesTr" / "heart_0_0000.nii.gz").unlink()
     write_case(folder, Case("heart_1", mask.astype(np.int16), mask * 7, np.eye(4)[:, [2, 1, 0, 3]]))

@@ -99,6 +99,20 @@ def test_surfaces_and_topology_are_in_mm_of_the_files(folders: tuple[Path, Path]
     assert json.loads(out.read_text())["cases"]["a"]["left_ventricle"]["hd95_mm"] is None
 
 
+def test_vessels_are_those_that_dataset_json_says(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, description = folders[0] / "out.json", folders[0].parent / "dataset.json"
+    description.write_text(json.dumps({"labels": LABELS, "fcas_roles": {"left_ventricle": ["thin"], "aorta": []}}))
+    run_segmentations(folders, "-o", str(out))
+    report = json.loads(out.read_text())
+    assert report["settings"]["vessels"] == ["left_ventricle"]
+    assert report["cases"]["a"]["left_ventricle"]["centreline_dice"] is not None
+    description.write_text(json.dumps({"labels": LABELS, "fcas_roles": {"LV": ["thin"]}}))
+    arguments = ["segmentations", "-r", str(folders[0]), "-p", str(folders[1]), "-o", str(out)]
+    assert_refused(capsys, arguments, "dataset.json: fcas_roles must name labels of the data set, got LV")
+
+
 def test_two_results_side_by_side(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     first, second, out = (folders[0] / name for name in ("first.json", "second.json", "out.json"))
     run_segmentations(folders, "-o", str(first))

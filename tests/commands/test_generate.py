@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.commands import resolution
 from fcas_nnunet.commands.generate import main as generate
 from fcas_nnunet.commands.measurements import read_measurements
@@ -106,17 +107,57 @@ def test_more_cases_are_added_to_those_that_are_there(home):
     assert json.loads((home / "nnUNet_raw/Dataset902_SmallFCaS/dataset.json").read_text())["numTraining"] == 5
 
 
-def test_labels_under_another_data_sets_ids(home):
+def test_labels_under_another_data_sets_ids(home, capsys, caplog):
     real = home / "nnUNet_raw" / "Dataset950_Real"
     write_case(real, replace(small_case(0), mask=(small_case(0).mask == 1).astype(np.uint8), surroundings=None))
-    write_dataset_json(real, {"background": 0, "LV": 1}, 1)
-    generate(command(home, "Dataset905_ForReal", "--for", "950"))
+    write_dataset_json(real, {"background": 0, "LV": 1, "LCA": 2, "RCA": 3}, 1, roles={"LV": [Role.WALL]})
+    message = refused(capsys, generate, command(home, "Dataset905_ForReal", "--for", "950"))
+    assert "got none for LCA (part of coronary_arteries), RCA (part of coronary_arteries); -d has left_ven" in message
+    assert not (home / "nnUNet_raw" / "Dataset905_ForReal").exists()
+    with caplog.at_level("INFO"):
+        generate(command(home, "Dataset905_ForReal", "--for", "950", "--unmatched", "ignore"))
+    for line in (
+        "  LV <- left_ventricle",
+        "  ignore <- left_myocardium, coronary_arteries",
+        "  thin    coronary_arteries",
+    ):
+        assert line in caplog.text
     raw = home / "nnUNet_raw"
-    ours, all_labels = (RawDataset.open(raw / name) for name in ("Dataset905_ForReal", "Dataset902_SmallFCaS"))
-    assert ours.labels == {"background": 0, "LV": 1}
+    ours = RawDataset.open(raw / "Dataset905_ForReal", ignore_label=True)
+    all_labels = RawDataset.open(raw / "Dataset902_SmallFCaS")
+    ours.check()
+    assert ours.dataset_json["labels"] == {"background": 0, "LV": 1, "LCA": 2, "RCA": 3, "ignore": 4}
+    assert ours.roles == {"LV": (Role.WALL,)}
     case, original = ours.load_case("fcas_00001"), all_labels.load_case("fcas_00001")
-    np.testing.assert_array_equal(case.mask, original.mask == LABELS["left_ventricle"])
+    np.testing.assert_array_equal(case.mask, np.array([0, 1, 4, 4])[original.mask])
     np.testing.assert_array_equal(case.image, original.image)
+    with pytest.raises(ValueError, match="must not have an ignore label, got one"):
+        RawDataset.open(ours.folder)
+
+
+def test_scans_that_are_not_ct_are_refused_before_anything_is_made(home, capsys):
+    for number in range(2):
+        write_case(home / "nnUNet_raw" / "Dataset962_MR", small_case(number))
+    write_dataset_json(home / "nnUNet_raw" / "Dataset962_MR", LABELS, 2, surroundings=SURROUNDINGS)
+    path = home / "nnUNet_raw" / "Dataset962_MR" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": {"0": "MRI"}}))
+    for main, arguments in (
+        (train, ["-d", "962", "--preset", "tiny"]),
+        (generate, ["-d", "962", "--preset", "tiny"]),
+        (generate, command(home, "Dataset963_ForMR", "--for", "962")),
+        (generate, command(home, "Dataset963_FromMR", "--templates", "962")),
+    ):
+        message = refused(capsys, main, arguments)
+        assert "dataset.json: channel_names must be {'0': 'CT'}, got {'0': 'MRI'}" in message
+    assert not (home / "nnUNet_results" / "Dataset962_MR").exists()
+    assert not list((home / "nnUNet_raw").glob("Dataset963*"))
+
+
+def test_a_configuration_gives_labels_of_the_data_set_their_roles(home, capsys):
+    save_config(replace(short_config(), preset="other", roles={"left_ventricel": (Role.CHAMBER,)}), home / "roles.yaml")
+    message = refused(capsys, train, ["-d", "901", "--config", str(home / "roles.yaml")])
+    assert "roles: must name labels of Dataset901_Small, background, left_ventricle, left_m" in message
+    assert "got left_ventricel." in message
 
 
 @pytest.mark.parametrize(

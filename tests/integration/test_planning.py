@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from nnunet_cases import MOVED_PLANS, PLANS, Prepared
+from nnunet_cases import LABELS, MOVED_PLANS, PLANS, Prepared
 
 from fcas_nnunet.integration.planning import (
     _planner_workers,
@@ -34,6 +34,10 @@ def test_data_sets_that_fit_have_no_faults(prepared: Prepared) -> None:
     assert pair_faults(prepared.synthetic, prepared.real) == []
     other_ending = with_json(replace(prepared.real, file_ending=".nrrd"), file_ending=".nrrd")
     assert pair_faults(prepared.synthetic, other_ending) == [], "nnU-Net reads both with SimpleITK"
+    partly = with_json(prepared.synthetic, labels=LABELS | {"ignore": 3}, channel_names={"0": "ct"})
+    assert pair_faults(partly, prepared.real) == [], "the networks are the same"
+    (fault,) = pair_faults(prepared.synthetic, with_json(prepared.real, labels=LABELS | {"ignore": 3}))
+    assert "labels must be those of" in fault
 
 
 def test_everything_that_does_not_fit_is_listed_with_what_to_do(prepared: Prepared) -> None:

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunet_cases import LABELS, affine_of, quick_nnunet, random_case, write_set
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
+from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset, write_case
 from fcas_nnunet.integration.raw_dataset import write_dataset_json as write_json
 from fcas_nnunet.integration.volumes import (
@@ -148,6 +150,24 @@ def test_other_file_endings_are_read(raw: Path, ending: str) -> None:
     np.testing.assert_allclose(dataset.load_case("a").affine, case.affine, atol=1e-4)
 
 
+def test_a_tilted_grid_is_named_before_anything_is_drawn_on_it(raw: Path) -> None:
+    folder = raw / "Dataset001_Tilted"
+    header = (
+        "NRRD0004\ntype: {}\ndimension: 3\nspace: left-posterior-superior\nsizes: 6 5 4\nencoding: raw\n"
+        "endian: little\nspace directions: (1,0,0) (0,1,0) (0,0.17,0.98)\n"
+        "kinds: domain domain domain\nspace origin: (0,0,0)\n\n"
+    )
+    for path, kind, dtype in (("imagesTr/a_0000", "short", np.int16), ("labelsTr/a", "uchar", np.uint8)):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / f"{path}.nrrd").write_bytes(header.format(kind).encode() + np.ones((4, 5, 6), dtype).tobytes())
+    write_json(folder, LABELS, 1)
+    content = json.loads((folder / "dataset.json").read_text()) | {"file_ending": ".nrrd"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a: axes of the affine must be perpendicular, got a cosine of 0\.171"):
+        RawDataset.open(folder).check()
+    assert dataset_faults(RawDataset.open(folder), any_grid=True) == [], "nnU-Net trains on it"
+
+
 def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
     folder = dataset.folder
     cases = {name: random_case(name, 10 + i, confidence=True) for i, name in enumerate("cdefghij")}
@@ -201,6 +221,13 @@ def _drop(key: str) -> Callable[[dict], dict]:
     ("change", "message"),
     [
         (lambda c: c | {"channel_names": {"0": "CT", "1": "PET"}}, "channel_names must name one channel"),
+        (lambda c: c | {"channel_names": {"0": "MRI"}}, r"channel_names must be {'0': 'CT'}, got {'0': 'MRI'}"),
+        (lambda c: c | {"fcas_roles": ["LCA"]}, "fcas_roles must be an object of label name and list of roles"),
+        (lambda c: c | {"fcas_roles": {"LCA": ["thin"]}}, "fcas_roles must name labels of the data set, got LCA"),
+        (
+            lambda c: c | {"fcas_roles": {"left_ventricle": ["thick"]}},
+            "fcas_roles of left_ventricle must be a list of thin, wide, root, chamber, wall, got",
+        ),
         (_drop("labels"), "keys labels must be present"),
         (lambda c: c | {"file_ending": ".png"}, "file_ending must be one of"),
         (lambda c: c | {"labels": {"background": 0, "whole": [1, 2]}}, "got regions for whole"),
@@ -217,6 +244,27 @@ def test_a_description_that_cannot_be_served_is_refused(
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=message):
         RawDataset.open(dataset.folder)
+
+
+def test_roles_and_names_of_the_channel_are_read(dataset: RawDataset) -> None:
+    path = dataset.folder / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"channel_names": {"0": "ct"}, "fcas_roles": {"left_ventricle": ["wall"]}}))
+    assert RawDataset.open(dataset.folder).roles == {"left_ventricle": (Role.WALL,)}
+    path.write_text(json.dumps(content | {"channel_names": {"0": "T1"}}))
+    assert RawDataset.open(dataset.folder, any_channel=True).load_mask("a").mask.any()
+
+
+def test_an_ignore_label_is_for_synthetic_sets_alone(dataset: RawDataset) -> None:
+    path = dataset.folder / "dataset.json"
+    labels = LABELS | {"ignore": 3}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels}))
+    opened = RawDataset.open(dataset.folder, ignore_label=True)
+    assert (opened.labels, opened.ignored_ids) == (LABELS, [3])
+    opened.check()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels | {"ignore": 1, "left_ventricle": 3}}))
+    with pytest.raises(ValueError, match="ignore must have the highest label id, 3, got 1"):
+        RawDataset.open(dataset.folder, ignore_label=True)
 
 
 def test_nnunets_other_kinds_are_opened_on_request(dataset: RawDataset) -> None:

@@ -49,6 +49,8 @@ def supports_bf16(device: torch.device) -> bool:
     """Whether bf16 is fast there."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not torch.backends.mkldnn.is_available():  # Apple silicon: torch is built without it
+        return False
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

@@ -75,8 +75,12 @@ class LatentPrior(nn.Module):
                 self.weight[region], self.bias[region], self.variance[region] = weight, bias, variance
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
-        """Mean, standard deviation, and 1 inside of structures: [B, 18, D, H, W] => [B, 9, D/4, H/4, W/4]."""
-        means = torch.einsum("rok,bkdhw->rbodhw", self.weight, _guess_blocks(condition))
+        """Mean, standard deviation, and 1 inside of structures: [B, 18, D, H, W] => [B, 9, D/4, H/4, W/4].
+
+        In fp32 whatever the autocast: a bf16 mean would be up to 5 HU off.
+        """
+        with torch.autocast(condition.device.type, enabled=False):
+            means = torch.einsum("rok,bkdhw->rbodhw", self.weight, _guess_blocks(condition))
         means = means + self.bias.view(NUM_REGIONS, 1, -1, 1, 1, 1)
         stds = self.variance.sqrt().view(NUM_REGIONS, 1, -1, 1, 1, 1).expand_as(means)
         region = regions(condition)

@@ -179,14 +179,14 @@ class TCDM(nn.Module):
             condition: [B, 17 or 18, D, H, W].
 
         Returns:
-            [B, E, D/4, H/4, W/4], the same for all timesteps.
+            [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, whose mean bf16 would blur.
         """
         embed = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
         assert embed is not None, "concat has an embedding of its own"
         embedded: torch.Tensor = embed(condition)
         if self.prior is None:
             return embedded
-        return torch.cat([self.prior(condition).to(embedded.dtype), embedded], dim=1)
+        return torch.cat([self.prior(condition), embedded.float()], dim=1)
 
     def forward(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
@@ -250,7 +250,7 @@ def _attend_without_matrix(module: nn.Module) -> None:
 
 
 def _split_prior(embedded_condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return embedded_condition[:, :PRIOR_CHANNELS].float(), embedded_condition[:, PRIOR_CHANNELS:]
+    return embedded_condition[:, :PRIOR_CHANNELS], embedded_condition[:, PRIOR_CHANNELS:]
 
 
 def _controlnet_embedding(config: TCDMConfig) -> nn.Module:

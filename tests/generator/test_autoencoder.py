@@ -7,7 +7,7 @@ from maisi_files import maisi_autoencoder
 from fcas_nnunet.config import AutoencoderConfig
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.autoencoder import Autoencoder, autoencoder_loss, reconstruction_weights
-from fcas_nnunet.presets import TINY
+from fcas_nnunet.presets import CPU, TINY
 
 OPTIMISATION = TINY.autoencoder.optimisation
 
@@ -96,6 +96,22 @@ def test_linear_skip_starts_as_a_block_wise_linear_fit(channels, patch_size):
         residual = autoencoder.decode(autoencoder.encode(noise)[0]) - noise
     # 4 of 64 degrees of freedom are kept, so 60/64 of white noise's variance 1/12 is lost
     assert residual.var().item() == pytest.approx(60 / 64 / 12, rel=0.05)
+
+
+@pytest.mark.parametrize("config", [TINY.autoencoder, CPU.autoencoder], ids=["tiny", "cpu"])
+def test_bf16_costs_no_hu(config):
+    """A ramp from 0 to 600 HU, encoded under bf16 autocast and without, comes back alike."""
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(config).eval()
+    d, h, w = torch.meshgrid(*[torch.linspace(0, 1, 32)] * 3, indexing="ij")
+    ramp = (0.5 + 0.3 * (0.2 * d + 0.5 * h + 0.3 * w))[None, None]
+    with torch.no_grad():
+        expected = autoencoder.decode(autoencoder.encode(ramp)[0])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            latents, std = autoencoder.encode(ramp)
+    assert latents.dtype == std.dtype == torch.float32
+    with torch.no_grad():
+        assert 2000 * (autoencoder.decode(latents) - expected).abs().max() < 0.2  # 5.1 with latents of bf16
 
 
 def test_odd_sizes_are_refused():

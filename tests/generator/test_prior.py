@@ -8,7 +8,7 @@ import torch
 from fcas_nnunet.choices import PredictionType
 from fcas_nnunet.config import SamplingConfig
 from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.prior import INSIDE, LatentPrior
+from fcas_nnunet.generator.prior import INSIDE, PRIOR_CHANNELS, LatentPrior
 from fcas_nnunet.generator.sampling import sample_latents
 from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.presets import TINY
@@ -118,6 +118,22 @@ def test_loss_weighs_what_the_prior_leaves_open_less():
     weights = tcdm.loss_weights(torch.zeros(1, 4, 8, 8, 8), torch.tensor([900]), embedded)
     assert weights.mean().item() == pytest.approx(1, abs=1e-5)
     assert (weights[..., 4:] / weights[..., :4]).mean().item() == pytest.approx(5, rel=0.1)  # std 0.1 against 0.5
+
+
+def test_bf16_leaves_the_prior_as_it_is():
+    """Its mean would be up to 5 HU off, and every image drawn around it."""
+    torch.manual_seed(0)
+    codes = torch.zeros(1, 1, 16, 16, 16, dtype=torch.uint8)
+    codes[..., 4:12, 4:12, 4:12] = 1
+    condition = build_condition(codes, codes, torch.rand(1, 1, 16, 16, 16), guess_labels=1)
+    model = TCDM(TINY.tcdm).eval()
+    torch.nn.init.normal_(model.prior.weight)
+    with torch.no_grad():
+        expected = model.embed_condition(condition)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            embedded = model.embed_condition(condition)
+    assert torch.equal(embedded[:, :PRIOR_CHANNELS], expected[:, :PRIOR_CHANNELS])
+    assert not torch.equal(embedded[:, PRIOR_CHANNELS:], expected[:, PRIOR_CHANNELS:]), "the rest is bf16's"
 
 
 def test_prior_needs_a_model_that_predicts_clean_latents():

@@ -33,9 +33,21 @@ def make_parser(prog: str, description: str, example: str) -> argparse.ArgumentP
 
 def positive(text: str) -> int:
     """A whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return _whole(text, 1)
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text}")
     return value
 
 

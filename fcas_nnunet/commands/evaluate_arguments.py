@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.choices import ConfidenceChoice
-from fcas_nnunet.commands.cli import finite, make_parser, not_negative, positive, processes
+from fcas_nnunet.commands.cli import count, finite, make_parser, not_negative, positive, processes
 from fcas_nnunet.commands.train import add_generator_choice
 
 _EXAMPLE = """
@@ -135,10 +135,14 @@ def _add_confidence(parts: Any) -> None:
         help="the map that is judged, as in fcas_generate (default: own)",
     )  # fmt: skip
     part.add_argument(
-        "--ensemble", type=int, default=4, metavar="N", help="control: spread over N seeds; 0 = without (4)"
+        "--ensemble", type=count, default=4, metavar="N", help="control: spread over N seeds; 0 = without (4)"
     )
     part.add_argument(
-        "--prior_cases", type=int, default=4, metavar="N", help="training cases behind the class prior; 0 = without (4)"
+        "--prior_cases",
+        type=count,
+        default=4,
+        metavar="N",
+        help="training cases behind the class prior; 0 = without (4)",
     )
     part.add_argument("--no_random_weights", action="store_true", help="leave out the control with random weights")
     part.add_argument("--picture", type=Path, metavar="FILE.png", help="best and worst case: scan, error, confidence")

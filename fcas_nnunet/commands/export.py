@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import command, finite, make_parser
+from fcas_nnunet.commands.cli import command, finite, make_parser, positive
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
@@ -33,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     medsam.add_argument("-d", required=True, metavar="DATASET", help="id or name of a raw data set")
     medsam.add_argument("-o", dest="slices", type=Path, required=True, metavar="DIR", help="MedSAM's data_root")
-    medsam.add_argument("--size", type=int, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM")
+    medsam.add_argument(
+        "--size", type=positive, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM"
+    )
     medsam.add_argument("--window", type=finite, nargs=2, default=[-160.0, 640.0], metavar=("LOW", "HIGH"),
                         help="HU mapped to [0, 1]")  # fmt: skip
     return parser

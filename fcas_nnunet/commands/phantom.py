@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fcas_nnunet.anatomy import BACKGROUND
-from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.commands.cli import command, count, make_parser, positive, processes
 from fcas_nnunet.commands.mask_settings import MOST_CASES
 from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
@@ -83,21 +83,21 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="ID", help="data set to write: an id or DatasetXXX_Name")
-    parser.add_argument("-n", type=int, default=24, metavar="N", help="number of patients in imagesTr (24)")
+    parser.add_argument("-n", type=count, default=24, metavar="N", help="number of patients in imagesTr (24)")
     parser.add_argument(
-        "--num-test", type=int, default=0, metavar="N", help="further patients, in imagesTs and labelsTs (0)"
+        "--num-test", type=count, default=0, metavar="N", help="further patients, in imagesTs and labelsTs (0)"
     )
     parser.add_argument(
-        "--shape", type=int, nargs=3, default=[64, 64, 64], metavar=("D", "H", "W"),
+        "--shape", type=positive, nargs=3, default=[64, 64, 64], metavar=("D", "H", "W"),
         help="voxels; the field of view stays about 14 cm (64 64 64)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="names the population (0)")
     parser.add_argument(
-        "--start", type=int, default=0, metavar="I",
+        "--start", type=count, default=0, metavar="I",
         help="number of the first patient; sets whose numbers do not overlap share no patient (0)",
     )  # fmt: skip
     parser.add_argument(
-        "--acquisitions", type=int, default=1, metavar="K",
+        "--acquisitions", type=positive, default=1, metavar="K",
         help="scans of each patient: the same anatomy and mask, other contrast, texture and noise (1)",
     )  # fmt: skip
     parser.add_argument("--name", default="Phantom", help="name of a new data set when -d is an id (Phantom)")

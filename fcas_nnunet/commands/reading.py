@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import finite, make_parser, processes
+from fcas_nnunet.commands.cli import finite, make_parser, positive, processes
 
 _EXAMPLE = """
 fcas_report reading prepare --methods FCaS=902 MAISI=903 --real 901 -n 20 -o reading
@@ -52,7 +52,7 @@ def _add_prepare(parts: Any) -> None:
         help="a data set (id, name, folder), or a folder of scans, for each method",
     )
     part.add_argument("--real", metavar="REAL", help="the real scans as one more method, called 'real' in the key")
-    part.add_argument("-n", type=int, default=20, metavar="N", help="references at most, a bag each (default: 20)")
+    part.add_argument("-n", type=positive, default=20, metavar="N", help="references at most, a bag each (default: 20)")
     part.add_argument("--seed", type=int, metavar="S", help="of all shuffling (default: a new one, kept in the key)")
     part.add_argument(
         "--criteria", type=Path, metavar="FILE.yaml", help="other criteria, scale or words (docs/reading.md)"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fcas_nnunet.choices import ConfidenceChoice, ConfidenceNorm, SnapshotDecoder, Solver
-from fcas_nnunet.commands.cli import finite
+from fcas_nnunet.commands.cli import count, finite, positive
 from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """How an image is drawn, and how its confidence is found; all default to the generator's own settings."""
     group = parser.add_argument_group("drawing", "default: the settings of the preset or the configuration")
     group.add_argument("--solver", type=Solver, choices=list(Solver), help="reverse diffusion")
-    group.add_argument("--steps", type=int, metavar="K", help="steps of dpmsolver++ or euler")
+    group.add_argument("--steps", type=positive, metavar="K", help="steps of dpmsolver++ or euler")
     group.add_argument(
-        "--window", type=int, nargs=3, metavar=("D", "H", "W"),
+        "--window", type=positive, nargs=3, metavar=("D", "H", "W"),
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
     )  # fmt: skip
     group.add_argument("--overlap", type=finite, metavar="SHARE", help="by which windows overlap, in [0, 1)")
@@ -36,7 +36,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "expected error; paper is Eq. 7 to the letter (default: own, the error model where there is one, else ssv; "
         "ssv with any of the next three)",
     )  # fmt: skip
-    group.add_argument("--snapshots", type=int, metavar="N", help="intermediate images the confidence comes from")
+    group.add_argument("--snapshots", type=positive, metavar="N", help="intermediate images the confidence comes from")
     group.add_argument(
         "--snapshot_decoder", type=SnapshotDecoder, choices=list(SnapshotDecoder),
         help="what decodes them; `preview` is a small decoder made by fcas_train --preview",
@@ -122,4 +122,4 @@ def resolved_confidence(
 
 
 def _margin(text: str) -> int | str:
-    return EVERYWHERE if text == EVERYWHERE else int(text)
+    return EVERYWHERE if text == EVERYWHERE else count(text)

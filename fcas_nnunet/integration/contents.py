@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.image_content import image_sha256
+from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import IMAGES, Root
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import read_volume
@@ -60,7 +61,7 @@ def _contents(dataset: RawDataset, part: str, paths: Mapping[str, Path]) -> dict
     states = {name: _state(path) for name, path in paths.items()}
     missing = [name for name, state in states.items() if not _is_current(kept[part].get(name), state)]
     if missing:
-        threads = min(_MAX_THREADS, os.cpu_count() or 1)  # reading releases the interpreter lock
+        threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
         with ThreadPoolExecutor(threads) as pool:
             hashes = pool.map(lambda name: _hash(paths[name]), missing)
             bar = tqdm(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fcas_nnunet.integration.case_contents import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
+from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_volume, same_grid, shear_fault
@@ -55,7 +55,7 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = 
             f"got {dataset.dataset_json['numTraining']}. Correct it."
         )
     faults += _extra_channels(dataset)
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)  # reading releases the interpreter lock
+    threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
     synthetic, contents = dataset.needs_confidence(), _written_contents(dataset)
     with ThreadPoolExecutor(threads) as pool:
         per_case = pool.map(

@@ -20,6 +20,13 @@ class Architecture(StrEnum):
     MAISI_RFLOW = "maisi_rflow"
 
 
+class ItemsPerEpoch(StrEnum):
+    """What an epoch of the diffusion model's training is."""
+
+    CASES = "cases"
+    PAIRS = "pairs"
+
+
 class PredictionType(StrEnum):
     """What the denoiser predicts; diffusers' names, and `flow`: x_0 − noise on the straight line between the two."""
 

@@ -12,6 +12,7 @@ from fcas_nnunet.anatomy import Role
 from fcas_nnunet.choices import (
     Architecture,
     Conditioning,
+    ItemsPerEpoch,
     PredictionType,
     Solver,
 )
@@ -98,8 +99,8 @@ class OptimisationConfig:
         ema_decay: decay of the exponential moving average of the weights; 0 = none.
         validate_every: steps between validations and saved states.
         patience: validations without improvement after which training stops; 0 = never.
-        num_epochs: epochs at most, instead of `num_steps`. In one, every variant (autoencoder) or every pair of cases
-            (TCDM) is seen once: n cases make n · (n − 1) / 2 pairs, so that of many cases one epoch is long.
+        num_epochs: epochs at most, instead of `num_steps`. In one, every variant is seen once (autoencoder), or what
+            `PairConfig.items_per_epoch` says (TCDM).
         micro_batch_size: how many of the batch a process computes at once, at most; their gradients are accumulated.
             0 = all that fall to it. It changes memory and speed, not what is learnt.
         sample_every: steps between sample pictures; 0 = none.
@@ -186,6 +187,8 @@ class PairConfig:
         num_contrasts: contrasts per shape: the original and jittered ones.
         contrast_jitter_hu: standard deviation of the HU offset a contrast adds to each labelled structure.
         surroundings_jitter_hu: the same for each surrounding structure.
+        items_per_epoch: what an epoch of TCDM's training is: `pairs`, every pair of cases once; or `cases`, as many
+            items as there are cases, each of which is either end of a pair of different cases equally often.
         one_direction: only B@A instead of both directions of Eq. 4 (an ablation).
         reference_surroundings: the reference mask holds the surroundings, too (the paper's other setting).
     """
@@ -195,6 +198,7 @@ class PairConfig:
     num_contrasts: Variants = 8
     contrast_jitter_hu: NotNegative = 80.0
     surroundings_jitter_hu: NotNegative = 20.0
+    items_per_epoch: ItemsPerEpoch = ItemsPerEpoch.PAIRS
     one_direction: bool = False
     reference_surroundings: bool = False
 
@@ -231,6 +235,8 @@ class TCDMConfig:
         num_train_timesteps: steps of the diffusion (scaled linear betas), or what a flow's time 1 is to the model.
         beta_start: first beta.
         beta_end: last beta.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them: a fraction of
+            the memory for about a third more time. It changes nothing that is learnt.
         pairs: what it is trained on.
         optimisation: how it is trained.
     """
@@ -251,6 +257,7 @@ class TCDMConfig:
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0015
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.0195
+    gradient_checkpointing: bool = False
     pairs: PairConfig = field(default_factory=PairConfig)
 
     def __post_init__(self) -> None:

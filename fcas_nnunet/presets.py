@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fcas_nnunet.choices import Architecture, Conditioning, PredictionType
+from fcas_nnunet.choices import Architecture, Conditioning, ItemsPerEpoch, PredictionType
 from fcas_nnunet.config import (
     AutoencoderConfig,
     CalibrationConfig,
@@ -107,7 +107,7 @@ PAPER = FCaSConfig(
         condition_embedding_channels=(8, 32, 64),
         prediction_type=PredictionType.EPSILON,
         # the paper's are pairs of different patients; how many should be of one is not measured at this size
-        pairs=PairConfig(self_pair_probability=0.5, num_shapes=2, num_contrasts=2),
+        pairs=PairConfig(self_pair_probability=0.5, num_shapes=2, num_contrasts=2, items_per_epoch=ItemsPerEpoch.CASES),
         optimisation=OptimisationConfig(
             num_steps=0,
             num_epochs=200,

@@ -71,6 +71,7 @@ TCDMS: dict[str, TCDMConfig] = {
     "MAISI ddpm frozen": replace(PAPER.tcdm, frozen_denoiser=True, **_NARROW),
     "MAISI rflow": replace(PAPER.tcdm, **_RFLOW, **_NARROW),
     "MAISI rflow frozen": replace(PAPER.tcdm, frozen_denoiser=True, **_RFLOW, **_NARROW),
+    "MAISI ddpm checkpointed": replace(PAPER.tcdm, gradient_checkpointing=True, **_NARROW),
 }
 AUTOENCODERS: dict[str, AutoencoderConfig] = {
     "tiny": TINY.autoencoder,

@@ -16,7 +16,9 @@ from fcas_nnunet.schema import settings
 
 RUN_FILE = "run.yaml"
 #: Settings of a training that may change when it is resumed, since they do not change what is learnt.
-FREE_SETTINGS = ("micro_batch_size", "sample_every", "compile", "preview", "calibration", "confidence")
+FREE_SETTINGS = (
+    "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "preview", "calibration", "confidence",
+)  # fmt: skip
 _NAMED = 5
 
 

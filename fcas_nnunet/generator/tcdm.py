@@ -17,6 +17,7 @@ from fcas_nnunet.choices import Architecture, Conditioning
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.generator.blocks import fold_blocks
 from fcas_nnunet.generator.prior import PRIOR_CHANNELS, LatentPrior
+from fcas_nnunet.generator.recomputing import recompute
 
 #: What MAISI multiplies spacings (mm) and regions by before its embeddings.
 SPACING_SCALE = REGION_SCALE = 100.0
@@ -162,8 +163,25 @@ class TCDM(nn.Module):
             self.denoiser = Denoiser(in_channels=LATENT_CHANNELS + width, out_channels=LATENT_CHANNELS, **levels)
         if not plain:
             _attend_without_matrix(self)
+        if config.gradient_checkpointing:
+            self._recompute_blocks()
         if config.frozen_denoiser:
             self.denoiser.requires_grad_(False).eval()
+
+    def _recompute_blocks(self) -> None:
+        """Checkpoint what holds most activations: the blocks of the levels, and the embedding at full resolution."""
+        for network in (self.denoiser, self.controlnet):
+            if network is not None:
+                for block in (*network.down_blocks, network.middle_block, *getattr(network, "up_blocks", ())):
+                    recompute(block)
+        recompute(self._embedding)
+
+    @property
+    def _embedding(self) -> nn.Module:
+        """The condition's embedding: the ControlNet's, or one of its own where the condition is concatenated."""
+        embedding = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
+        assert isinstance(embedding, nn.Module), "concat has an embedding of its own"
+        return embedding
 
     def train(self, mode: bool = True) -> TCDM:
         """Switch to training or back; a frozen denoiser stays in eval mode."""
@@ -181,9 +199,7 @@ class TCDM(nn.Module):
         Returns:
             [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, whose mean bf16 would blur.
         """
-        embed = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
-        assert embed is not None, "concat has an embedding of its own"
-        embedded: torch.Tensor = embed(condition)
+        embedded: torch.Tensor = self._embedding(condition)
         if self.prior is None:
             return embedded
         return torch.cat([self.prior(condition), embedded.float()], dim=1)

@@ -1,5 +1,6 @@
 """TCDM: the ControlNet's zero start, joint training, and what the loss depends on."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -134,10 +135,12 @@ def test_a_pair_s_loss_does_not_depend_on_its_batch(prior):
     assert together == pytest.approx(sum(alone) / 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("conditioning", list(Conditioning))
-def test_what_is_compiled_has_no_graph_break_and_keeps_its_names(conditioning):
+def test_what_is_compiled_has_no_graph_break_and_keeps_its_names(conditioning, checkpointing):
     torch.manual_seed(0)
-    objective = TCDMObjective(config_of(conditioning), LatentScale(), num_labels=8)
+    config = replace(config_of(conditioning), gradient_checkpointing=checkpointing)
+    objective = TCDMObjective(config, LatentScale(), num_labels=8)
     unzero_output(objective.tcdm)
     batch, names = random_batch(objective.tcdm.config), list(objective.state_dict())
     with torch.no_grad():
@@ -149,6 +152,37 @@ def test_what_is_compiled_has_no_graph_break_and_keeps_its_names(conditioning):
     objective(batch).backward()
     assert objective(batch).item() == pytest.approx(expected, rel=1e-6)
     assert list(objective.state_dict()) == names
+
+
+CHECKPOINTED = {
+    "concat": config_of(Conditioning.CONCAT),
+    "ControlNet": config_of(Conditioning.CONTROLNET),
+    "MAISI's embedding": replace(config_of(Conditioning.CONTROLNET), condition_embedding_channels=(4, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("config", CHECKPOINTED.values(), ids=CHECKPOINTED.keys())
+def test_gradient_checkpointing_changes_memory_alone(config):
+    """The same loss, gradients and names, from less than half of what is kept for the backward pass."""
+    found = {}
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        objective = TCDMObjective(replace(config, gradient_checkpointing=checkpointing), LatentScale(), num_labels=8)
+        for parameter in objective.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+        objective = copy.deepcopy(objective)  # as for the average of the weights
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
+            loss = objective(random_batch(config))
+        loss.backward()
+        found[checkpointing] = loss.item(), sum(kept), {n: p.grad for n, p in objective.named_parameters()}
+    (plain_loss, plain_kept, plain), (loss, kept, gradients) = found[False], found[True]
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    assert kept < 0.5 * plain_kept
+    assert gradients.keys() == plain.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain[name], msg=name)
 
 
 def test_bf16_takes_the_tensors_as_they_are_stored():

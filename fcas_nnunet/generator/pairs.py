@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fcas_nnunet.choices import ItemsPerEpoch
 from fcas_nnunet.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, PairConfig
 from fcas_nnunet.generator.batches import Batch
 from fcas_nnunet.generator.latents import LOG_STD, MEAN
@@ -19,9 +20,9 @@ from fcas_nnunet.seeds import derive_seed
 
 Crop = tuple[slice, slice, slice]
 
-#: Share of autoencoder crops that are centred on a labelled voxel, as nnU-Net oversamples the foreground.
+#: Share of autoencoder crops that are centred on a labelled voxel.
 FOREGROUND_SHARE = 0.67
-FOREGROUND_POINTS = 20_000
+POINTS_OF_LABEL = 4000
 KEPT_FOREGROUNDS = 256
 KEPT_ORDERS = 8
 
@@ -64,10 +65,11 @@ class PairSampler:
     """An endless sequence of training pairs; stateless, so that every process and a resumed run see the same.
 
     Pairs of different cases come in rounds: a permutation of all {A, B}, another one every time. The two directions of
-    a pair are one item (`one_direction`: one each), so a round has every direction once. Between them, evenly spaced,
-    lie the self-pairs, in the share that their probability asks for; they visit the cases in turn, in another order
-    every time. An epoch is a round of the pairs, or of the cases where there are self-pairs only. Which end is A,
-    contrasts, shapes and the crop's position are drawn anew for every item.
+    a pair are one item (`one_direction`: one each), so a round has every direction once. Where an epoch is the cases, a
+    round is a permutation of the cases instead, each paired with the next: every case is either end once. Between the
+    pairs, evenly spaced, lie the self-pairs, in the share that their probability asks for; they visit the cases in
+    turn, in another order every time. An epoch is a round of the pairs with their self-pairs, or as many items as there
+    are cases. Which end is A, contrasts, shapes and the crop's position are drawn anew for every item.
 
     Args:
         case_ids: to draw from; of a single case only self-pairs can be made.
@@ -99,8 +101,8 @@ class PairSampler:
         self.crop_size = tuple(crop_size)
         self.seed = seed
         self.name = name
-        directed = len(self.case_ids) * (len(self.case_ids) - 1)
-        self._pairs_per_round = directed if pairs.one_direction else directed // 2
+        self._of_cases = pairs.items_per_epoch == ItemsPerEpoch.CASES
+        self._pairs_per_round = self._round()
         self._self_share = pairs.self_pair_probability if self._pairs_per_round else 1.0
         if self._self_share > 0 and new_shape is None and len(self.shapes) < 2:
             raise ValueError(
@@ -110,7 +112,7 @@ class PairSampler:
 
     def __len__(self) -> int:
         """Items of an epoch."""
-        if self._self_share == 1:
+        if self._of_cases or self._self_share == 1:
             return len(self.case_ids)
         return math.ceil(self._pairs_per_round / (1 - self._self_share))
 
@@ -124,7 +126,7 @@ class PairSampler:
             case_a = case_b = self.case_ids[self._in_turn("selves", len(self.case_ids), selves)]
             contrast_b = contrast_a
         else:
-            ends = self._ends(self._in_turn("pairs", self._pairs_per_round, number - selves))
+            ends = self._ends(number - selves)
             turned = not self.pairs.one_direction and rng.random() < 0.5
             case_a, case_b = (self.case_ids[end] for end in (ends[::-1] if turned else ends))
         shape_a, shape_b = self._shapes(rng, distinct=case_a == case_b)
@@ -147,8 +149,21 @@ class PairSampler:
         turn, place = divmod(number, count)
         return int(_order(derive_seed(self.seed, self.name, what, turn), count)[place])
 
+    def _round(self) -> int:
+        """Pairs of a round; none of a single case."""
+        cases = len(self.case_ids)
+        if self._of_cases:
+            return cases if cases > 1 else 0
+        return cases * (cases - 1) // (1 if self.pairs.one_direction else 2)
+
     def _ends(self, number: int) -> tuple[int, int]:
-        """The pair of cases at a place in the list of all; ordered pairs with `one_direction`."""
+        """The cases of a pair, by its place in the rounds; ordered with `one_direction`."""
+        if self._of_cases:
+            first = number - number % self._pairs_per_round
+            after = first + (number + 1) % self._pairs_per_round
+            a, b = (self._in_turn("cases", self._pairs_per_round, place) for place in (number, after))
+            return a, b
+        number = self._in_turn("pairs", self._pairs_per_round, number)
         if self.pairs.one_direction:
             a, b = divmod(number, len(self.case_ids) - 1)
             return a, b + (b >= a)
@@ -195,7 +210,8 @@ class CropBatch(Batch):
 class CropSampler:
     """An endless sequence of crops, most of them centred on a labelled voxel; stateless, as `PairSampler`.
 
-    In an epoch every variant is visited once, in another order every time.
+    As nnU-Net does, a label is drawn first, then one of its voxels: a coronary is as often the centre as a chamber of a
+    hundred times its volume. In an epoch every variant is visited once, in another order every time.
 
     Args:
         variants: to draw from.
@@ -231,9 +247,10 @@ class CropSampler:
         shape_path = self.folder / variant.shape_file
         shape = stored_shape(shape_path, REFERENCE)
         centre = rng.random(3) * shape
-        foreground = _foreground(shape_path)
-        if len(foreground) and rng.random() < FOREGROUND_SHARE:
-            centre = foreground[rng.integers(len(foreground))]
+        labels = _foreground(shape_path)
+        if labels and rng.random() < FOREGROUND_SHARE:
+            points = labels[rng.integers(len(labels))]
+            centre = points[rng.integers(len(points))]
         start = [int(np.clip(c - s // 2, 0, n - s)) for c, s, n in zip(centre, self.crop_size, shape, strict=True)]
         crop = _crop(start, self.crop_size)
         latent_size = (size // LATENT_DOWNSAMPLING for size in self.crop_size)
@@ -249,10 +266,13 @@ def _order(seed: int, count: int) -> np.ndarray:
 
 
 @lru_cache(KEPT_FOREGROUNDS)
-def _foreground(shape_path: Path) -> np.ndarray:
-    """Some of a shape's labelled voxels, int16 [N, 3]; kept, since finding them takes longer than a crop."""
-    found = read_crop(shape_path, REFERENCE, (slice(None),) * 3).nonzero().numpy()
-    return found[:: max(1, len(found) // FOREGROUND_POINTS)].astype(np.int16)
+def _foreground(shape_path: Path) -> list[np.ndarray]:
+    """Some voxels of each of a shape's labels, int16 [N, 3]; kept, since finding them takes longer than a crop."""
+    mask = read_crop(shape_path, REFERENCE, (slice(None),) * 3)
+    found = mask.nonzero()
+    labels = mask[tuple(found.T)]
+    points = [found[labels == label].numpy() for label in labels.unique()]
+    return [of_label[:: max(1, len(of_label) // POINTS_OF_LABEL)].astype(np.int16) for of_label in points]
 
 
 def _crop(start: Sequence[int], size: Sequence[int]) -> Crop:

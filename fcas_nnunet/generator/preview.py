@@ -82,18 +82,28 @@ class LatentSampler:
         return torch.lerp(latents, blurred, float(rng.random()))
 
 
+class _Teacher:
+    """A decoder that is no submodule: neither trained, averaged nor saved; copies of its holder share it."""
+
+    def __init__(self, decoder: Autoencoder) -> None:
+        self.decoder = decoder
+
+    def __deepcopy__(self, memo: object) -> _Teacher:
+        return self
+
+
 class DistillationObjective(Objective[LatentBatch]):
     """Mean absolute difference between the preview and the decoder it stands for."""
 
     def __init__(self, preview: PreviewDecoder, teacher: Autoencoder) -> None:
         super().__init__()
         self.preview = preview
-        self._teacher = [teacher]  # in a list, so that it is no submodule: neither trained, averaged nor saved
+        self._teacher = _Teacher(teacher)
 
     def forward(self, batch: LatentBatch) -> torch.Tensor:
         """Mean over a batch of crops."""
         with torch.no_grad():
-            wanted = self._teacher[0].decode(batch.latents)
+            wanted = self._teacher.decoder.decode(batch.latents)
         return (self.preview.decode(batch.latents) - wanted).abs().mean()
 
     def networks(self) -> list[nn.Module]:
@@ -102,7 +112,7 @@ class DistillationObjective(Objective[LatentBatch]):
 
     def panels(self, batch: LatentBatch) -> list[Panel]:
         """A crop by the full decoder and by the preview."""
-        decoders: dict[str, Autoencoder | PreviewDecoder] = {"decoder": self._teacher[0], "preview": self.preview}
+        decoders: dict[str, Autoencoder | PreviewDecoder] = {"decoder": self._teacher.decoder, "preview": self.preview}
         return [
             Panel(title, decoder.decode(batch.latents)[0, 0].float().cpu().numpy())
             for title, decoder in decoders.items()

@@ -24,6 +24,8 @@ from fcas_nnunet.generator.weights import read_content
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "training_state/state.pt"
+#: Steps whose losses are brought from the device at once.
+LOSSES_AT_ONCE = 20
 
 #: Volumes that show what an objective's networks can do; must draw nothing from torch's global generators.
 Sample = Callable[[nn.Module], Sequence[Panel]]
@@ -87,9 +89,8 @@ class Training(Generic[BatchT]):
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.average: AveragedModel | None = None
         if config.ema_decay:
-            self.average = AveragedModel(
-                self._unwrapped, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False
-            )
+            self.average = AveragedModel(self._unwrapped, multi_avg_fn=self._move_average, use_buffers=False)
+        self._unread: list[tuple[torch.Tensor, float]] = []
 
     def run(
         self, training: Items[BatchT], validation: Items[BatchT], num_validation: int, sample: Sample | None = None
@@ -119,13 +120,15 @@ class Training(Generic[BatchT]):
         ):  # fmt: skip
             while self.step < num_steps and not self._out_of_patience():
                 rate = learning_rate(self.config, self.step, num_steps)
-                self.history.train_losses.append(self._train_step(batches, rate))
+                self._unread.append((self._train_step(batches, rate), rate))
                 self.step += 1
                 bar.update()
-                progress.trained(self.step, self.history.train_losses[-1], rate)
+                validates = self.step % self.config.validate_every == 0 or self.step == num_steps
+                if validates or len(self._unread) == LOSSES_AT_ONCE:
+                    self._read_losses(progress)
                 if sample and self.config.sample_every and self.step % self.config.sample_every == 0:
                     self._sample(sample, progress)
-                if self.step % self.config.validate_every == 0 or self.step == num_steps:
+                if validates:
                     self._validate(validation, num_validation)
                     self._save()
                     progress.validated(
@@ -162,8 +165,8 @@ class Training(Generic[BatchT]):
             return lambda numbers: items.batch(numbers).pinned()
         return items.batch
 
-    def _train_step(self, batches: Iterator[BatchT], rate: float) -> float:
-        """One optimiser step; returns the loss over the whole batch of all processes."""
+    def _train_step(self, batches: Iterator[BatchT], rate: float) -> torch.Tensor:
+        """One optimiser step; returns the loss over the whole batch of all processes, on the device."""
         accelerator = self.accelerator
         self.objective.train()
         for group in self.optimizer.param_groups:
@@ -182,13 +185,29 @@ class Training(Generic[BatchT]):
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self._unwrapped)
-        value = float(accelerator.reduce(total / self.shares.accumulation, "mean"))
-        if not math.isfinite(value):
-            raise ValueError(
-                f"{self.name}: the loss must be finite, got {value} at step {self.step}. Lower learning_rate, or check "
-                "the data set with fcas_doctor -d."
-            )
-        return value
+        return accelerator.reduce(total / self.shares.accumulation, "mean")
+
+    def _read_losses(self, progress: ProgressFolder) -> None:
+        """Take the last steps' losses from the device: asking for each of them would make it wait for the host."""
+        losses = torch.stack([loss for loss, _ in self._unread]).tolist()
+        for step, (loss, (_, rate)) in enumerate(zip(losses, self._unread, strict=True), self.step - len(losses)):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"{self.name}: the loss must be finite, got {loss} at step {step}. Lower learning_rate, or check "
+                    "the data set with fcas_doctor -d."
+                )
+            self.history.train_losses.append(loss)
+            progress.trained(step + 1, loss, rate)
+        self._unread = []
+
+    def _move_average(self, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], _: object) -> None:
+        """The exponential moving average of the weights so far, without the bias towards those of the first step.
+
+        Source: Adam's correction, arXiv 1412.6980, §3.
+        """
+        decay, steps = self.config.ema_decay, self.step + 1
+        unbiased = (decay - decay**steps) / (1 - decay**steps)
+        get_ema_multi_avg_fn(unbiased)(averaged, current, steps)
 
     def _validate(self, validation: Items[BatchT], count: int) -> None:
         """Every process takes its share of the held-out items; the sum is everyone's."""

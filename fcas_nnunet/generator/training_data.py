@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fcas_nnunet.anatomy import GivenRoles
 from fcas_nnunet.case import Case
 from fcas_nnunet.config import PairConfig
+from fcas_nnunet.seeds import derive_seed
 
 MAX_CODE = 255
 
@@ -40,10 +41,17 @@ class TrainingData:
             )
 
     def split(self) -> tuple[list[str], list[str]]:
-        """(training, validation) cases: about one in eight held out, none of fewer than four."""
+        """(training, validation) cases: about one in eight held out, none of fewer than four.
+
+        Which ones is decided by a hash of their ids, since sorted ids begin with the hospital or scanner in many sets.
+        """
         held_out = 0 if len(self.case_ids) < 4 else max(1, len(self.case_ids) // 8)
-        ids = list(self.case_ids)
-        return ids[: len(ids) - held_out], ids[len(ids) - held_out :]
+        by_hash = sorted(self.case_ids, key=lambda case_id: derive_seed(0, "held out", case_id))
+        validation = set(by_hash[len(by_hash) - held_out :])
+        return (
+            [case_id for case_id in self.case_ids if case_id not in validation],
+            [case_id for case_id in self.case_ids if case_id in validation],
+        )
 
 
 def unseen_shape(pairs: PairConfig) -> int:

@@ -11,12 +11,14 @@ import torch
 from fcas_nnunet_small import small_case
 
 from fcas_nnunet.anatomy import label_roles
+from fcas_nnunet.choices import ItemsPerEpoch
 from fcas_nnunet.config import GridConfig, MaskConfig, PairConfig
 from fcas_nnunet.generator.batches import Batch
 from fcas_nnunet.generator.latents import LOG_STD, MEAN
 from fcas_nnunet.generator.pairs import CropSampler, PairSampler
+from fcas_nnunet.generator.training import total_steps
 from fcas_nnunet.generator.variants import make_variants, save_tensors, variants_of
-from fcas_nnunet.presets import TINY
+from fcas_nnunet.presets import PAPER, TINY
 
 CASES = [f"p{i}" for i in range(6)]
 PATIENTS = PairConfig(self_pair_probability=0.0, num_shapes=3, num_contrasts=4)
@@ -91,6 +93,33 @@ def test_a_mixture_keeps_rounds_of_all_pairs_and_the_share_of_self_pairs(share):
     assert np.mean(contrasts) == pytest.approx(0.25, abs=0.06)  # of different patients they are independent
 
 
+@pytest.mark.parametrize("one_direction", [False, True])
+def test_an_epoch_of_the_cases_has_each_of_them_twice(one_direction):
+    """Once to be drawn from another's template, once the other way round."""
+    per_case = replace(PATIENTS, items_per_epoch=ItemsPerEpoch.CASES, one_direction=one_direction)
+    items = sampler(per_case)
+    assert len(items) == 6
+    for number in (0, 1, 7):
+        pairs = cases_of(epoch(items, number))
+        assert all(a != b for a, b in pairs)
+        assert Counter(case for pair in pairs for case in pair) == dict.fromkeys(CASES, 2)
+        if one_direction:
+            assert sorted(a for a, _ in pairs) == sorted(b for _, b in pairs) == CASES
+    neighbours = {frozenset(pair) for number in range(60) for pair in cases_of(epoch(items, number))}
+    assert len(neighbours) == 15, "in time, every case meets every other"
+    half = sampler(replace(per_case, self_pair_probability=0.5))
+    assert len(half) == 6
+    ends = Counter(case for number in (0, 1) for pair in cases_of(epoch(half, number)) for case in pair)
+    assert ends == dict.fromkeys(CASES, 4)
+
+
+def test_the_papers_epochs_are_its_cases():
+    """200 epochs of 200 cases in batches of 4; of all pairs with their self-pairs it would be 1,990,000 steps."""
+    cases = [f"p{i}" for i in range(200)]
+    items = sampler(PAPER.tcdm.pairs, cases, shapes=(0, 1))
+    assert total_steps(PAPER.tcdm.optimisation, len(items)) == 10_000
+
+
 def test_an_unseen_shape_is_one_end_of_every_pair():
     for pairs in (PATIENTS, SELVES):
         drawn = [sampler(pairs, shapes=(0, 1), new_shape=2).pair(i) for i in range(200)]
@@ -154,3 +183,11 @@ def test_crops_visit_every_variant_once_an_epoch(folder):
     assert same(batch, small.batch([17]), slice(17, 18))
     centres = batch.labels[:, 0, 8, 8, 8] > 0
     assert centres.float().mean() > 0.6  # two thirds are centred on the heart, as far as the border lets them
+
+
+def test_crops_are_centred_on_every_label_alike(folder):
+    """A vessel of a fiftieth of the voxels is as often the centre as the chamber, as nnU-Net oversamples."""
+    crops = CropSampler(variants_of("p0", PairConfig())[:1], folder, (8, 8, 8), 0, "training")
+    centres = torch.cat([crops.batch(range(i, i + 50)).labels[:, 0, 4, 4, 4] for i in range(0, 400, 50)])
+    share = [float((centres == label).sum() / (centres > 0).sum()) for label in (1, 2, 3)]
+    assert share == pytest.approx([1 / 3] * 3, abs=0.12)  # the uniform third of the centres falls on large ones

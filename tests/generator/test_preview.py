@@ -1,5 +1,7 @@
 """The preview decoder: distilled from the frozen one, and as good in slabs as in one."""
 
+import copy
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,7 +10,7 @@ from torch import nn
 from fcas_nnunet.config import OptimisationConfig, PreviewConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder
 from fcas_nnunet.generator.latents import LOG_STD, MEAN
-from fcas_nnunet.generator.preview import LatentSampler, train_preview
+from fcas_nnunet.generator.preview import DistillationObjective, LatentSampler, train_preview
 from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.variants import Variant, save_tensors
 from fcas_nnunet.presets import TINY
@@ -84,6 +86,12 @@ def test_distillation_comes_closer_to_the_decoder_than_the_linear_fit(cache, tmp
     assert after < 0.97 * before
     assert not any(key.startswith("_teacher") for key in trained.state_dict())
     assert (tmp_path / "run" / "progress.png").is_file()
+
+
+def test_copies_share_the_teacher():
+    """The average of the weights is a copy of the objective: it needs no second decoder."""
+    objective = DistillationObjective(PreviewDecoder(config(1)), Autoencoder(TINY.autoencoder))
+    assert copy.deepcopy(objective)._teacher.decoder is objective._teacher.decoder
 
 
 def test_items_depend_on_their_number_alone_and_some_are_smoother(cache):

@@ -82,6 +82,27 @@ def test_it_learns_and_keeps_the_best_average(tmp_path):
     assert (tmp_path / "training.log").read_text().startswith("step 40: loss ")
 
 
+def test_the_average_is_that_of_the_steps_so_far(tmp_path):
+    """By hand: of w = 1, 2, 4 with a decay of 0.8, (0.8² · 1 + 0.8 · 2 + 4) / (0.8² + 0.8 + 1)."""
+    result = training(tmp_path, replace(CONFIG, ema_decay=0.8))
+    weight = result.objective.linear[0].weight
+    for step, value in enumerate([1.0, 2.0, 4.0]):
+        with torch.no_grad():
+            weight.fill_(value)
+        result.step = step
+        result.average.update_parameters(result.objective)
+    assert result.average.module.linear[0].weight.mean().item() == pytest.approx(6.24 / 2.44)
+
+
+def test_losses_are_read_from_the_device_many_at_once(tmp_path, monkeypatch):
+    reads = []
+    original = Training._read_losses
+    monkeypatch.setattr(Training, "_read_losses", lambda self, progress: reads.append(1) or original(self, progress))
+    result = run(tmp_path, replace(CONFIG, num_steps=100, validate_every=50))
+    assert len(result.history.train_losses) == 100
+    assert len(reads) == 6  # every 20 steps, and before each validation
+
+
 def test_without_average_the_weights_themselves_are_validated(tmp_path):
     result = run(tmp_path, replace(CONFIG, ema_decay=0.0))
     with torch.no_grad():

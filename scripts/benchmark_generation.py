@@ -31,10 +31,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from fcas_nnunet.commands.devices import supports_bf16
 from fcas_nnunet.config import AutoencoderConfig, PreviewConfig, TCDMConfig
 from fcas_nnunet.generator.autoencoder import Autoencoder, swap_group_norms
 from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.precision import drawing_precision
 from fcas_nnunet.generator.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.tcdm import TCDM
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("-device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     device = torch.device(args.device)
-    precision = torch.bfloat16 if supports_bf16(device) else torch.float32
+    precision = drawing_precision(device)
     setting = Setting(tuple(args.shape), args.width, args.roi, args.heart, device, precision)
     print(f"{' × '.join(map(str, setting.shape))}, width {setting.width:g}, {device}, {precision}")
     sides = [side for side in ("ours", "maisi") if args.only in (None, side)]

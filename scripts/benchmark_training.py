@@ -15,8 +15,8 @@ from statistics import median
 import torch
 from benchmark_generation import Setting, condition_parts, maisi_networks, maisi_step, tcdm_of, timed
 
-from fcas_nnunet.commands.devices import supports_bf16
 from fcas_nnunet.generator.conditions import build_condition
+from fcas_nnunet.generator.precision import drawing_precision
 from fcas_nnunet.presets import preset
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("-device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     device = torch.device(args.device)
-    precision = torch.bfloat16 if supports_bf16(device) else torch.float32
+    precision = drawing_precision(device)
     setting = Setting(tuple(args.shape), args.width, 0, 1.0, device, precision)
     print(f"{' × '.join(map(str, setting.shape))}, width {setting.width:g}, {device}, {precision}")
     torch.manual_seed(0)

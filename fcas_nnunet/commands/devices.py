@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.shares import local_rank
+from fcas_nnunet.generator.precision import supports_bf16
 
 #: How long processes wait for each other: caching shares of a data set may take one of them hours longer.
 PATIENCE = timedelta(hours=24)
@@ -43,15 +44,6 @@ def device_label(device: torch.device) -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def supports_bf16(device: torch.device) -> bool:
-    """Whether bf16 is fast there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not torch.backends.mkldnn.is_available():  # Apple silicon: torch is built without it
-        return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def make_accelerator(device_name: str, precision: Precision = Precision.AUTO) -> Accelerator:

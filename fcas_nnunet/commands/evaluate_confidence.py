@@ -16,7 +16,7 @@ import torch
 from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ConfidenceEstimator
 from fcas_nnunet.commands.case_files import run_cases
-from fcas_nnunet.commands.devices import resolve_device, supports_bf16
+from fcas_nnunet.commands.devices import resolve_device
 from fcas_nnunet.commands.leaks import generator_parents
 from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.commands.sampling_settings import resolved_confidence
@@ -45,6 +45,7 @@ from fcas_nnunet.generator.checkpoint import (
     weights_sha256,
 )
 from fcas_nnunet.generator.grid import label_codes
+from fcas_nnunet.generator.precision import drawing_precision
 from fcas_nnunet.generator.production import Drawing, draw_image
 from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.folders import resolve_dataset
@@ -299,7 +300,7 @@ def _untrained(generator: Generator, seed: int) -> Generator:
 
 def _draw(generator: Generator, case: Case, job: _Job, seed: int) -> Drawing:
     device = resolve_device(job.device_name)
-    precision = torch.bfloat16 if supports_bf16(device) else torch.float32
+    precision = drawing_precision(device)
     template = _template(job.source, job.template)
     reference = replace(case, image=None)
     return draw_image(generator, reference, template, seed, device, precision, with_spread=True)

@@ -144,6 +144,8 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         args: with `fold`, `device`, `precision` and the files of `add_generator_arguments`.
         keep_cache: keep variants and latents.
     """
+    from accelerate.utils.memory import clear_device_cache
+
     from fcas_nnunet.commands.devices import make_accelerator
     from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
     from fcas_nnunet.generator.fitting import add_calibration, add_preview, train_generator
@@ -170,6 +172,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
             if config.calibration is not None and not is_calibrated(folder):
                 add_calibration(data, config.calibration, folder, accelerator, keep_cache)
         accelerator.end_training()
+    clear_device_cache(garbage_collection=True)  # for the processes of fcas_generate, which share the GPU with this one
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from fcas_nnunet.generator.calibration import Calibration, Scale, fit_curve
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.grid import label_codes
+from fcas_nnunet.generator.precision import drawing_precision
 from fcas_nnunet.generator.production import draw_on_grid
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.generator.variants import in_new_shape, read_tensors, save_tensors
@@ -190,7 +191,7 @@ def _draw(
     template = data.load_case(drawing.template)
     assert real.image is not None, "training cases have images"
     low, high = record.config.grid.intensity_range_hu
-    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32  # as fcas_generate draws
+    precision = drawing_precision(accelerator.device)
     noise_seed = derive_seed(seed, "noise")
     drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
     assert drawn.spread_hu is not None, "SSV was asked for"

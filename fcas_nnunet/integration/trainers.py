@@ -168,10 +168,8 @@ class nnUNetTrainerCAL(GuardedTrainer):
 
     def _split_batch(self, batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
         """nnU-Net's own batch, and the confidence [B, 1, ...] on the device."""
-        targets, confidence = unpack_confidence(batch["target"])
-        targets = [target.to(self.device, non_blocking=True) for target in targets]
+        targets, confidence = unpack_confidence(batch["target"], self.device)
         native_target = targets if self.enable_deep_supervision else targets[0]
-        confidence = confidence.to(self.device, non_blocking=True)
         if self.confidence_floor:
             confidence = self.confidence_floor + (1 - self.confidence_floor) * confidence
         return batch | {"target": native_target}, confidence

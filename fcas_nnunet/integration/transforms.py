@@ -40,14 +40,15 @@ def with_doubt(native: BasicTransform) -> BasicTransform:
     return ComposeTransforms([SplitDoubt(), native, PackDoubt()])
 
 
-def unpack_confidence(targets: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """What the loader batched, taken apart.
+def unpack_confidence(targets: list[torch.Tensor], device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What the loader batched, taken apart and brought to a device.
 
     Args:
-        targets: nnU-Net's targets and, last, doubt [B, 1, ...].
+        targets: nnU-Net's targets and, last, doubt [B, 1, ...]; from pinned memory, the copy does not wait.
+        device: of the training.
 
     Returns:
         nnU-Net's targets and confidence [B, 1, ...] in [0, 1].
     """
-    *native, doubt = targets
+    *native, doubt = (target.to(device, non_blocking=True) for target in targets)
     return native, 1 - doubt

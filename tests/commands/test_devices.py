@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fcas_nnunet.commands.devices import make_accelerator, supports_bf16
+from fcas_nnunet.commands.devices import make_accelerator
+from fcas_nnunet.generator.precision import supports_bf16
 
 
 def test_a_torch_without_mkldnn_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,24 @@ def test_training_ends_with_a_calibration(calibrated: Path) -> None:
     assert not (calibrated / "cache").exists()
 
 
+def test_calibration_draws_as_generation_does(
+    calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 where it is fast, whatever the precision of the training."""
+    drawn = []
+
+    def stop(*args: object) -> None:
+        drawn.append(args[5])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fcas_nnunet.generator.precision.supports_bf16", lambda device: True)
+    monkeypatch.setattr(calibrating, "draw_on_grid", stop)
+    generator = checkpoint.load_generator(calibrated, CPU)
+    with pytest.raises(KeyboardInterrupt):
+        calibrating.calibrate(generator, training_data(), SMALL, tmp_path, Accelerator(cpu=True))
+    assert drawn == [torch.bfloat16]
+
+
 def test_default_confidence_is_the_error_models(calibrated: Path) -> None:
     generator = checkpoint.load_generator(calibrated, CPU)
     template = load_small_case("p1")

@@ -92,7 +92,7 @@ def test_full_confidence_gives_nnunets_batches_loss_and_gradients(
     for their, our in zip(theirs, with_confidence, strict=True):
         assert torch.equal(our["data"], their["data"])
         assert list(our["keys"]) == list(their["keys"])
-        targets, confidence = unpack_confidence(our["target"])
+        targets, confidence = unpack_confidence(our["target"], torch.device("cpu"))
         assert all(torch.equal(a, b) for a, b in zip(targets, their["target"], strict=True))
         assert confidence.shape == targets[0].shape
         assert torch.equal(confidence, torch.ones_like(confidence))
@@ -122,7 +122,7 @@ def test_confidence_reaches_the_loss_unpadded_places_and_all(prepared: Prepared)
     trainer = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres", [64, 64, 64])  # larger than the cases
     (first, validation) = batches(trainer, 1)
     for batch in (first, validation):
-        _, confidence = unpack_confidence(batch["target"])
+        _, confidence = unpack_confidence(batch["target"], torch.device("cpu"))
         assert confidence.min() >= 0
         assert confidence.max() <= 1
         assert confidence.std() > 0.05

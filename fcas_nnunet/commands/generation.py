@@ -20,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 from fcas_nnunet.anatomy import GivenRoles
-from fcas_nnunet.commands.devices import device_label, resolve_device, supports_bf16
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.devices import device_label, resolve_device
 from fcas_nnunet.commands.measurements import KEPT_PER_RUN, Measurement, append_measurement
 from fcas_nnunet.commands.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.pool import as_finished
@@ -28,9 +29,11 @@ from fcas_nnunet.commands.shares import Share, local_size
 from fcas_nnunet.config import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.checkpoint import load_generator
+from fcas_nnunet.generator.precision import drawing_precision
 from fcas_nnunet.generator.production import CasePlan, make_case
 from fcas_nnunet.generator.remaking import remake_case
 from fcas_nnunet.integration.case_contents import CONTENTS, case_contents
+from fcas_nnunet.generator.substitutes import make_with_substitutes
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
@@ -284,7 +287,7 @@ class _Worker:
         self.device = resolve_device(job.device_name)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self.precision = torch.bfloat16 if supports_bf16(self.device) else torch.float32
+        self.precision = drawing_precision(self.device)
         generator = load_generator(job.model, self.device)
         config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
         roles = {name: tuple(given) for name, given in job.roles.items()}
@@ -305,13 +308,27 @@ class _Worker:
             self.made += 1
             return Outcome(number, plan, State.MADE, time.monotonic() - start, voxels, self.made == 1)
 
+    def _remade(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
+        line = self.job.replayed[plan.case_id]
+        return remake_case(self.generator, line, self.load_case, self.device, self.precision)
+
+    def _made(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
+        """A case by its plan, or of the next reference where no mask can be made from the planned one."""
+        made: list[Case] = []
+
+        def make(plan: CasePlan) -> dict[str, Any]:
+            case, record = make_case(
+                self.generator, plan, self.load_case, self.device, self.precision, self.job.bounds_ml
+            )
+            made.append(case)
+            return record
+
+        record = make_with_substitutes(plan, self.job.cases.references, make)
+        return made[-1], record
+
     def _write(self, plan: CasePlan) -> int:
         """Make and write a case; returns its number of voxels."""
-        where = self.load_case, self.device, self.precision
-        if plan.case_id in self.job.replayed:
-            case, record = remake_case(self.generator, self.job.replayed[plan.case_id], *where)
-        else:
-            case, record = make_case(self.generator, plan, *where, self.job.bounds_ml)
+        case, record = self._remade(plan) if plan.case_id in self.job.replayed else self._made(plan)
         lookup = np.zeros(256, dtype=np.uint8)
         for source_id, target_id in self.job.label_map.items():
             lookup[source_id] = target_id

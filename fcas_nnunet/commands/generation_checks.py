@@ -12,8 +12,9 @@ from fcas_nnunet.commands.leaks import fold_faults
 from fcas_nnunet.config import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, has_preview
 from fcas_nnunet.generator.grid import GEOMETRY
-from fcas_nnunet.generator.production import CasePlan, made_otherwise
+from fcas_nnunet.generator.production import CasePlan
 from fcas_nnunet.generator.run_file import FileIdentity, generator_faults
+from fcas_nnunet.generator.substitutes import made_otherwise
 from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset

@@ -56,6 +56,7 @@ class _Job:
     """What every worker needs to know."""
 
     source: Path
+    references: Sequence[str]
     output: Path
     config: MaskConfig
     roles: LabelRoles
@@ -113,7 +114,7 @@ def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDatase
     roles = label_roles(source.labels, given_roles)
     given = given_samples(source)
     job = _Job(
-        source.folder, args.o, config, roles, volume_bounds_ml(sampled_volumes(source, given)),
+        source.folder, source.case_ids, args.o, config, roles, volume_bounds_ml(sampled_volumes(source, given)),
         {
             "source": source.name, "fold": args.fold, "mask_config": to_dict(config), "roles": said_roles(given_roles),
             "versions": versions(),
@@ -136,7 +137,7 @@ def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[C
     Raises:
         ValueError: when the folder holds masks that were made otherwise.
     """
-    from fcas_nnunet.generator.production import made_otherwise
+    from fcas_nnunet.generator.substitutes import made_otherwise
 
     records = manifest.read()
     strangers = made_otherwise(records, plans, job.shared)
@@ -151,11 +152,15 @@ def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[C
 def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
     """Write one mask; returns its manifest record."""
     from fcas_nnunet.generator.production import reference_mask
+    from fcas_nnunet.generator.substitutes import make_with_substitutes
 
-    case, source = _source(job.source, plan.reference, job.roles)
-    mask, record = reference_mask(plan, case, job.config, job.roles, job.bounds_ml, source)
-    write_volume(_path(job.output, plan.case_id), mask, case.affine)
-    return {**plan.to_record(), "mgm": record, **job.shared, COMMAND: MASKS}
+    def make(plan: CasePlan) -> dict[str, Any]:
+        case, source = _source(job.source, plan.reference, job.roles)
+        mask, record = reference_mask(plan, case, job.config, job.roles, job.bounds_ml, source)
+        write_volume(_path(job.output, plan.case_id), mask, case.affine)
+        return {**plan.to_record(), "mgm": record, **job.shared, COMMAND: MASKS}
+
+    return make_with_substitutes(plan, job.references, make)
 
 
 @lru_cache(_CACHED_SOURCES)

@@ -48,6 +48,10 @@ logger = logging.getLogger(__name__)
 _MARGIN_VOXELS = 2  # half a voxel of sampling, one of closing
 
 
+class NoMaskError(ValueError):
+    """No acceptable mask can be made from a reference; others may do."""
+
+
 @dataclass(frozen=True)
 class GeneratedMask:
     """A new mask and how it came about.
@@ -87,12 +91,12 @@ def generate_mask(
         device: where to sample.
 
     Raises:
-        ValueError: when the mask is empty, or every draw was rejected.
+        NoMaskError: when the mask is empty, or every draw was rejected.
     """
     config = config or MaskConfig()
     source = source or SourceMask(mask, spacing_mm, roles or LabelRoles())
     if not source.boxes:
-        raise ValueError("mask: at least one voxel must be labelled to deform it, got none. Leave this case out.")
+        raise NoMaskError("mask: at least one voxel must be labelled to deform it, got none. Leave this case out.")
     rejections: list[str] = []
     for attempt in range(config.max_tries):
         recipe, changed = _draw(source, config, _seed_of_try(seed, attempt), config.milder**attempt)
@@ -101,7 +105,7 @@ def generate_mask(
             return GeneratedMask(candidate, recipe, rejections)
         rejections.append(f"seed {seed}, try {attempt + 1}: {'; '.join(faults)}")
         logger.info("mask rejected: %s", rejections[-1])
-    raise ValueError(
+    raise NoMaskError(
         f"mask: one of {config.max_tries} deformations must keep its topology, got none (seed {seed}). "
         "Narrow the ranges of MaskConfig, or leave this case out. Rejected:\n" + "\n".join(rejections)
     )

@@ -18,7 +18,7 @@ from fcas_nnunet.generator.checkpoint import Generator, case_sha256
 from fcas_nnunet.generator.conditions import build_condition, usual_intensities
 from fcas_nnunet.generator.confidence import confidence_map
 from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu, to_unit_range
-from fcas_nnunet.generator.masks import generate_mask
+from fcas_nnunet.generator.masks import NoMaskError, generate_mask
 from fcas_nnunet.generator.quality import Bounds
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.resampling import deform_labels
@@ -131,25 +131,6 @@ def plan_cases(
     return plans
 
 
-def made_otherwise(
-    records: Mapping[str, Mapping[str, Any]], plans: Sequence[CasePlan], shared: Mapping[str, Any]
-) -> list[str]:
-    """Ids of the cases of a manifest that were made by another plan or with other settings, sorted.
-
-    Args:
-        records: of the manifest.
-        plans: of all cases of the run.
-        shared: what every record of the run repeats; versions may differ.
-    """
-    planned = {plan.case_id: plan for plan in plans}
-    return sorted(
-        case_id
-        for case_id, record in records.items()
-        if any(record.get(key) != value for key, value in shared.items() if key != "versions")
-        or (case_id in planned and CasePlan.from_record(record) != planned[case_id])
-    )
-
-
 def make_case(
     generator: Generator,
     plan: CasePlan,
@@ -172,7 +153,7 @@ def make_case(
         The case with image (HU), the mask it was drawn from and its confidence; and what the manifest keeps of it.
 
     Raises:
-        ValueError: when no acceptable mask could be drawn.
+        NoMaskError: when no acceptable mask could be drawn; names the reference.
     """
     config = generator.record.config
     source = load_case(plan.reference)
@@ -360,10 +341,13 @@ def reference_mask(
     """
     if plan.masks == ReferenceSource.GIVEN:
         return reference.mask, {}
-    made = generate_mask(
-        reference.mask, reference.spacing_mm, config, derive_seed(plan.seed, "mask"), roles,
-        bounds_ml=bounds_ml, source=source,
-    )  # fmt: skip
+    try:
+        made = generate_mask(
+            reference.mask, reference.spacing_mm, config, derive_seed(plan.seed, "mask"), roles,
+            bounds_ml=bounds_ml, source=source,
+        )  # fmt: skip
+    except NoMaskError as error:
+        raise NoMaskError(f"{plan.reference}: {error}") from error
     return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
 
 

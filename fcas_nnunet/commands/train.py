@@ -82,7 +82,7 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision", type=Precision, default=Precision.AUTO, choices=list(Precision),
-        help="arithmetic of the training (default: auto, bf16 where the hardware has it)",
+        help="arithmetic of the training (default: auto, bf16 where the hardware has it); drawing always is in that",
     )  # fmt: skip
 
 

@@ -38,8 +38,8 @@ PACKAGES = ("torch", "nnunetv2", "monai", "diffusers", "accelerate", "numpy", "s
 PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
 #: Of what a failed part printed, in characters.
 TAIL = 4000
-#: Seconds kept for writing the report.
-RESERVE_S = 5
+#: Seconds kept for writing the report, and without which no part is begun.
+RESERVE_S, LEAST_S = 5, 5
 #: By which a part's limit is longer without a GPU.
 SLOWER_CPU = 5
 
@@ -122,7 +122,7 @@ def run(part: Part, device: str, deadline: float) -> dict[str, Any]:
         printed: all of it that is short, for parts that failed.
     """
     limit_s = min(part.limit_s, deadline - time.monotonic())
-    if limit_s < 5:
+    if limit_s < LEAST_S:
         return {"status": "skipped", "tail": "no time left"}
     start = time.monotonic()
     environment = os.environ | part.environment | {"PYTHONUNBUFFERED": "1"}

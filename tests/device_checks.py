@@ -49,7 +49,8 @@ from fcas_nnunet.generator.tcdm import TCDM
 from fcas_nnunet.generator.tcdm_training import Draws, PairBatch, TCDMObjective
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.integration.losses import ConfidenceDiceBCELoss, ConfidenceDiceCELoss
-from fcas_nnunet.integration.pretrained import copy_segmentation_layers, read_checkpoint
+from fcas_nnunet.integration.plain_files import read_checkpoint
+from fcas_nnunet.integration.pretrained import copy_segmentation_layers
 from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 from fcas_nnunet.presets import CPU, PAPER, TINY
 
@@ -57,7 +58,7 @@ from fcas_nnunet.presets import CPU, PAPER, TINY
 Found = dict[str, Any]
 Check = Callable[[torch.device], Found]
 
-SIZE, NUM_LABELS = 32, 8
+SIZE, NUM_LABELS = 16, 8
 _NARROW: dict[str, Any] = {
     "channels": (32, 32, 64), "attention_levels": (False, False, True), "num_head_channels": (0, 0, 32),
     "num_res_blocks": 1, "norm_num_groups": 16,
@@ -78,15 +79,15 @@ AUTOENCODERS: dict[str, AutoencoderConfig] = {
     "cpu": CPU.autoencoder,
     "paper": replace(PAPER.autoencoder, channels=(8, 16, 32), norm_num_groups=8),
 }
-_STEPS = SamplingConfig(num_inference_steps=3, window=(8, 8, 8))
+_STEPS = SamplingConfig(num_inference_steps=3, window=(4, 4, 4))
 _SSV = ConfidenceConfig(num_snapshots=3)
 _FEW_STEPS = replace(TINY.tcdm, prior=False, num_train_timesteps=4)
-DRAWINGS: dict[str, tuple[TCDMConfig, SamplingConfig, ConfidenceConfig | None]] = {
+DRAWINGS: dict[str, tuple[Any, ...]] = {
     "image alone": (TINY.tcdm, _STEPS, None),
     "SSV": (TINY.tcdm, _STEPS, _SSV),
     "SSV of x_t": (TINY.tcdm, _STEPS, replace(_SSV, source=SnapshotSource.X_T)),
-    "SSV in a box": (TINY.tcdm, _STEPS, replace(_SSV, box_margin=4)),
-    "windows": (TINY.tcdm, replace(_STEPS, window=(4, 8, 8)), _SSV),
+    "SSV in a box": (TINY.tcdm, _STEPS, replace(_SSV, box_margin=2)),
+    "windows": (TINY.tcdm, replace(_STEPS, window=(4, 8, 8)), _SSV, 2 * SIZE),
     "DDPM": (_FEW_STEPS, replace(_STEPS, solver=Solver.DDPM), _SSV),
     "DPM-Solver++, noise": (TCDMS["MAISI ddpm"], _STEPS, _SSV),
     "Euler, flow": (TCDMS["MAISI rflow"], _STEPS, _SSV),
@@ -118,20 +119,22 @@ def _coding(config: AutoencoderConfig) -> Check:
         torch.manual_seed(0)
         autoencoder = Autoencoder(config).eval().to(device)
         with torch.no_grad():
-            mean, std = autoencoder.encode(_random(1, 1, SIZE).to(device), 2**12)
-            return {"mean": mean, "std": std, "image": autoencoder.decode(mean, 2**12)}
+            mean, std = autoencoder.encode(_random(1, 1, SIZE).to(device), 2**11)
+            return {"mean": mean, "std": std, "image": autoencoder.decode(mean, 2**11)}
 
     return run
 
 
-def _drawing(tcdm: TCDMConfig, sampling: SamplingConfig, confidence: ConfidenceConfig | None) -> Check:
+def _drawing(
+    tcdm: TCDMConfig, sampling: SamplingConfig, confidence: ConfidenceConfig | None, size: int = SIZE
+) -> Check:
     def run(device: torch.device) -> Found:
         torch.manual_seed(0)
         model = _unzeroed(TCDM(tcdm)).eval().to(device)
         autoencoder = Autoencoder(TINY.autoencoder).eval().to(device)
-        structures = np.zeros((SIZE,) * 3, bool)
-        structures[8:24, 8:24, 8:24] = True
-        embedded = model.embed_condition(_condition(NUM_LABELS if tcdm.prior else 0, device))
+        structures = np.zeros((size,) * 3, bool)
+        structures[4:12, 4:12, 4:12] = True
+        embedded = model.embed_condition(_condition(NUM_LABELS if tcdm.prior else 0, device, size))
         drawn = synthesise(
             model, autoencoder, LatentScale(), embedded, structures, sampling, confidence,
             torch.Generator().manual_seed(0),
@@ -144,7 +147,8 @@ def _drawing(tcdm: TCDMConfig, sampling: SamplingConfig, confidence: ConfidenceC
 def _prior(device: torch.device) -> Found:
     prior = LatentPrior(TINY.tcdm).to(device)
     condition, latents = _condition(NUM_LABELS, device), _random(1, 4, SIZE // 4).to(device)
-    prior.fit([(condition, latents)])
+    prior.fit([(condition, latents)] * 8)  # enough rows to be fitted
+    assert not torch.equal(prior.weight.cpu(), torch.zeros(prior.weight.shape))
     return {"weight": prior.weight, "variance": prior.variance, "prior": prior(condition)}
 
 
@@ -152,7 +156,7 @@ def _preview(device: torch.device) -> Found:
     torch.manual_seed(0)
     preview = PreviewDecoder(PreviewConfig(channels=(8, 8, 16), norm_num_groups=4)).to(device)
     with torch.no_grad():
-        return {"image": preview.decode(_random(1, 4, SIZE // 4).to(device), 2**12)}
+        return {"image": preview.decode(_random(1, 4, SIZE // 4).to(device), 2**11)}
 
 
 def _error_model(device: torch.device) -> Found:
@@ -161,12 +165,12 @@ def _error_model(device: torch.device) -> Found:
     nn.init.normal_(model.last.weight)
     image, codes = 400 * _random(1, 1, SIZE)[0, 0].to(device), _codes(1)[0, 0].to(device)
     voxels = torch.arange(0, codes.numel(), 7, device=device)
-    measures = measures_at(image, codes, voxels, slab_voxels=2**12)
+    measures = measures_at(image, codes, voxels, slab_voxels=2**11)
     fitted = fit_error_model(
         [{"measures": measures.cpu(), "codes": codes.flatten()[voxels].cpu(), "error_hu": measures[:, 0].abs().cpu()}],
         CalibrationConfig(width=8, num_steps=3, batch_voxels=64), seed=0,
     )  # fmt: skip
-    return {"measures": measures, "expected": model.to(device).expected_error(image, codes, 2**12),
+    return {"measures": measures, "expected": model.to(device).expected_error(image, codes, 2**11),
             "fitted": fitted.to(device).expected_error(image, codes)}  # fmt: skip
 
 
@@ -312,14 +316,14 @@ def _random(batch: int, channels: int, size: int, seed: int = 0) -> torch.Tensor
     return torch.rand((batch, channels, size, size, size), generator=torch.Generator().manual_seed(seed))
 
 
-def _codes(batch: int, seed: int = 0) -> torch.Tensor:
+def _codes(batch: int, seed: int = 0, size: int = SIZE) -> torch.Tensor:
     """Blocks of labels and background, uint8."""
-    coarse = (_random(batch, 1, SIZE // 8, seed) * (NUM_LABELS + 1)).to(torch.uint8)
-    return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3).repeat_interleave(8, 4)
+    coarse = (_random(batch, 1, size // 4, seed) * (NUM_LABELS + 1)).to(torch.uint8)
+    return coarse.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
 
 
-def _condition(guess_labels: int, device: torch.device) -> torch.Tensor:
-    parts: Sequence[torch.Tensor] = (_codes(1, 1), _codes(1, 2), _random(1, 1, SIZE))
+def _condition(guess_labels: int, device: torch.device, size: int = SIZE) -> torch.Tensor:
+    parts: Sequence[torch.Tensor] = (_codes(1, 1, size), _codes(1, 2, size), _random(1, 1, size))
     return build_condition(*(part.to(device) for part in parts), guess_labels)
 
 

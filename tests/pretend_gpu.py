@@ -77,6 +77,9 @@ class PretendTensor(torch.Tensor):
     def __repr__(self) -> str:
         return f"PretendTensor({self.held})"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # saved, it is a plain tensor
+
     def tolist(self) -> Any:
         return self.held.tolist()
 

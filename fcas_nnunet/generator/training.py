@@ -47,6 +47,28 @@ class Objective(nn.Module, Generic[BatchT]):
         return [self]
 
 
+class UnbiasedMean:
+    """The exponential moving average of the weights so far, without the bias towards those of the first step.
+
+    Source: Adam's correction, arXiv 1412.6980, §3.
+
+    Args:
+        decay: of the average.
+
+    Attributes:
+        steps: that there have been, with the one that is taken in.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+
+    def __call__(self, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], _: object) -> None:
+        """Move the average towards the current weights, in place."""
+        unbiased = (self.decay - self.decay**self.steps) / (1 - self.decay**self.steps)
+        get_ema_multi_avg_fn(unbiased)(averaged, current, self.steps)
+
+
 class Training(Generic[BatchT]):
     """A training run in a folder. Killed, the same call goes on from the last validation, bit for bit on a CPU.
 
@@ -88,8 +110,9 @@ class Training(Generic[BatchT]):
         )  # fmt: skip
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.average: AveragedModel | None = None
+        self._mean = UnbiasedMean(config.ema_decay)
         if config.ema_decay:
-            self.average = AveragedModel(self._unwrapped, multi_avg_fn=self._move_average, use_buffers=False)
+            self.average = AveragedModel(self._unwrapped, multi_avg_fn=self._mean, use_buffers=False)
         self._unread: list[tuple[torch.Tensor, float]] = []
 
     def run(
@@ -184,6 +207,7 @@ class Training(Generic[BatchT]):
         accelerator.clip_grad_norm_(self.objective.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
         if self.average is not None:
+            self._mean.steps = self.step + 1
             self.average.update_parameters(self._unwrapped)
         return accelerator.reduce(total / self.shares.accumulation, "mean")
 
@@ -199,15 +223,6 @@ class Training(Generic[BatchT]):
             self.history.train_losses.append(loss)
             progress.trained(step + 1, loss, rate)
         self._unread = []
-
-    def _move_average(self, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], _: object) -> None:
-        """The exponential moving average of the weights so far, without the bias towards those of the first step.
-
-        Source: Adam's correction, arXiv 1412.6980, §3.
-        """
-        decay, steps = self.config.ema_decay, self.step + 1
-        unbiased = (decay - decay**steps) / (1 - decay**steps)
-        get_ema_multi_avg_fn(unbiased)(averaged, current, steps)
 
     def _validate(self, validation: Items[BatchT], count: int) -> None:
         """Every process takes its share of the held-out items; the sum is everyone's."""

@@ -89,7 +89,7 @@ def test_the_average_is_that_of_the_steps_so_far(tmp_path):
     for step, value in enumerate([1.0, 2.0, 4.0]):
         with torch.no_grad():
             weight.fill_(value)
-        result.step = step
+        result._mean.steps = step + 1
         result.average.update_parameters(result.objective)
     assert result.average.module.linear[0].weight.mean().item() == pytest.approx(6.24 / 2.44)
 

@@ -32,8 +32,8 @@ from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.precision import drawing_precision
 from fcas_nnunet.generator.production import CasePlan, make_case
 from fcas_nnunet.generator.remaking import remake_case
-from fcas_nnunet.integration.case_contents import CONTENTS, case_contents
 from fcas_nnunet.generator.substitutes import make_with_substitutes
+from fcas_nnunet.integration.case_contents import CONTENTS, case_contents
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest

@@ -5,6 +5,7 @@ A case of another data set is written `DatasetNNN_Name:case_id`, one of the data
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.integration.folders import is_identifier, resolve_dataset
 from fcas_nnunet.integration.raw_checks import dataset_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.label_matching import match_labels
+from fcas_nnunet.label_matching import compare_labels, match_labels
+
+logger = logging.getLogger(__name__)
 
 _SEPARATOR = ":"
 
@@ -159,6 +162,8 @@ def make_library(
 def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
     """Read every case and refuse what is wrong: the source of at least two, and what was named of other data sets.
 
+    Says what their labels become, and which structures they lack.
+
     Args:
         library: references and templates.
         draws_surroundings: references need surroundings, too, not templates alone.
@@ -176,6 +181,10 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
         faults += dataset_faults(rest) if rest.case_ids else []
     if faults:
         raise ValueError("\n".join(faults))
+    for name, dataset in library.others.items():
+        lines = compare_labels(dataset.labels, library.source.labels).describe()
+        if lines:
+            logger.info("\n".join([f"labels of {name} as those of {library.source.name}:", *lines]))
 
 
 def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset]) -> tuple[str, ...]:

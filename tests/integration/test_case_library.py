@@ -41,7 +41,10 @@ def test_nothing_named_means_the_generators_own_cases(source: RawDataset) -> Non
     assert (library.references, library.templates, library.named_datasets()) == (["p0", "p1"], ["p1"], [])
 
 
-def test_data_sets_cases_and_lists_are_named(source: RawDataset, tmp_path: Path) -> None:
+def test_data_sets_cases_and_lists_are_named(
+    source: RawDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     listed = tmp_path / "cases.txt"
     listed.write_text("903:p7   # a comment\n\n901:p1\n")
     library = make_library(source, ["903"], [str(listed), f"{OTHER}:p7,p0"], ["p0"])
@@ -51,6 +54,8 @@ def test_data_sets_cases_and_lists_are_named(source: RawDataset, tmp_path: Path)
     assert library.named_templates == (f"{OTHER}:p7", f"{SOURCE}:p1", f"{OTHER}:p7,p0")
     assert {d.name: d.case_ids for d in library.named_datasets()} == {OTHER: ["p0", "p7"], SOURCE: ["p1"]}
     check_library(library, draws_surroundings=True)
+    assert f"labels of {OTHER} as those of {SOURCE}:\n  coronary_arteries <- coronaries" in caplog.text
+    assert "nothing stands for left_myocardium" in caplog.text
 
 
 def test_a_case_is_read_under_the_generators_labels(source: RawDataset) -> None:

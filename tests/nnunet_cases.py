@@ -151,11 +151,16 @@ def build(prepared: Prepared, name: str, *, real: bool = False, **plans_changes:
     return getattr(trainers, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
 
 
-def save_untrained(dataset: RawDataset) -> Path:
-    """A small network of random weights in nnU-Net's results folder, as a training leaves it; returns its folder."""
+def save_untrained(dataset: RawDataset, patch_size: int = 24) -> Path:
+    """A small network of random weights in nnU-Net's results folder, as a training leaves it; returns its folder.
+
+    Args:
+        dataset: whose plans it takes.
+        patch_size: voxels along each axis; many small windows take longer than a few large ones.
+    """
     plans = shrink_plans(
         read_plans(dataset, PLANS), "3d_fullres", plans_name="nnUNetPlansNarrow", features_per_stage=[4, 8, 16],
-        patch_size=[24, 24, 24],
+        patch_size=[patch_size] * 3,
     )  # fmt: skip
     torch.manual_seed(0)
     trainer = trainers.nnUNetTrainerCAL(

@@ -215,7 +215,7 @@ def test_scans_made_from_what_the_network_knows_are_held_against_what_it_knows(
     entry = {"coronary": {"dice": 0.9}, "pulmonary_artery": {"dice": 0.9}}
     dice = {held_out: 0.5, trained[0]: 0.95, trained[3]: 0.97}
     scores.write_text(json.dumps({
-        "schema": "fcas-nnunet/segmentations", "settings": {"labels": MODEL_LABELS},
+        **header(SEGMENTATIONS), "settings": {"labels": MODEL_LABELS},
         "cases": {case_id: entry | {"LV": {"dice": value}} for case_id, value in dice.items()},
     }))  # fmt: skip
     report = evaluate(synthetic, model, tmp_path, *more, "--real_scores", str(scores))

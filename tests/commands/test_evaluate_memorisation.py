@@ -167,7 +167,7 @@ def test_features_of_a_network_count_too(
         for name, value in prepared_once.environment.items():
             patch.setenv(name, value)
         patch.setenv("nnUNet_results", str(tmp_path / "results"))
-        model = save_untrained(prepared_once.real)
+        model = save_untrained(prepared_once.real, patch_size=96)
     held_out = str(raw / "Dataset901_Heart" / "imagesTs")
     report = evaluate(tmp_path, "--held_out", held_out, "-m", str(model), "-f", "0", "-device", "cpu")
     assert report["settings"]["features"].startswith(f"Dataset901_Heart/{model.name}, fold 0, checkpoint_final.pth")

@@ -20,6 +20,8 @@ from scipy.interpolate import BSpline
 
 _DEGREE = 3
 _KEPT_MATRICES = 32
+_BLOCK = 64  # rows of a matrix that are taken at once: each uses some columns alone
+_NOTHING = 1e-9  # what is left out changes no float32 sum
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(_DEGREE + 1)  # exact for products of two cubics
 
 
@@ -97,9 +99,18 @@ def _along_axes(
             size = volume.shape[axis]
             if size == shape[axis]:
                 continue
-            matrix = torch.tensor(matrix_of(size, shape[axis]), dtype=torch.float32).to(volume.device)
-            if axis == 0:
-                volume = (matrix @ volume.reshape(size, -1)).view(-1, *volume.shape[1:])
-            else:
-                volume = matrix @ volume if axis == 1 else volume @ matrix.T
-    return volume.contiguous()
+            matrix = matrix_of(size, shape[axis])
+            blocks = [matrix[start : start + _BLOCK] for start in range(0, shape[axis], _BLOCK)]
+            volume = torch.cat([_times(block, volume, axis) for block in blocks], dim=axis)
+    return volume
+
+
+def _times(matrix: np.ndarray, volume: torch.Tensor, axis: int) -> torch.Tensor:
+    """Some rows of a matrix times an axis, without the columns that weigh nothing there."""
+    columns = np.flatnonzero((np.abs(matrix) > _NOTHING).any(axis=0))
+    first, count = int(columns[0]), int(columns[-1] - columns[0]) + 1
+    weights = torch.tensor(matrix[:, first : first + count], dtype=torch.float32).to(volume.device)
+    part = volume.narrow(axis, first, count)
+    if axis == 0:
+        return (weights @ part.reshape(count, -1)).view(-1, *volume.shape[1:])
+    return weights @ part if axis == 1 else part @ weights.T

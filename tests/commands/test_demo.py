@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.commands import demo_arms
-from fcas_nnunet.commands.demo import Clock
+from fcas_nnunet.commands.demo import Clock, main
 from fcas_nnunet.commands.demo_results import Column, write_table
 from fcas_nnunet.commands.demo_scale import DemoSize, Names
 from fcas_nnunet.commands.demo_stages import demo_stages
@@ -26,6 +26,18 @@ from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.parents import parents_of
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.trainer_lookup import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("thesis.tex", "begun by fcas_demo, got other files: thesis.tex"), ("size.txt", "a demo of size quick, got full")],
+)
+def test_a_folder_of_something_else_is_not_taken(tmp_path, capsys, name, sentence):
+    (tmp_path / name).write_text("full")
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["-o", str(tmp_path), "--size", "quick"])
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_stage_that_is_done_is_not_run_again(tmp_path):

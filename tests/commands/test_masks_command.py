@@ -106,3 +106,12 @@ def test_other_settings_are_refused(source: RawDataset, tmp_path: Path, capsys: 
         command.main(["-d", "901", "-n", "0", "-o", out])
     assert "-n: must be 1 to 1,000,000, got 0" in capsys.readouterr().err
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("part", [".", "labelsTr"])
+def test_the_data_set_itself_is_not_written_into(source: RawDataset, capsys: pytest.CaptureFixture, part: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in source.folder.rglob("*")}
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["-d", "901", "-n", "1", "-o", str(source.folder / part), "-np", "1"])
+    assert "must be new, empty or begun by fcas_masks, got" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in source.folder.rglob("*")} == before

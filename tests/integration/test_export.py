@@ -117,6 +117,8 @@ def test_slices_go_on_and_other_settings_are_refused(prepared: Prepared, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "imgs").iterdir()} == done
     with pytest.raises(ValueError, match="Choose another folder with -o"):
         export_slices(prepared.synthetic, tmp_path, SliceSettings(size=32))
+    with pytest.raises(ValueError, match="must be new, empty or begun by fcas_export, got other files: confidence"):
+        export_slices(prepared.synthetic, prepared.synthetic.folder, SliceSettings(size=64))
 
 
 def test_bad_arguments_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

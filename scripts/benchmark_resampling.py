@@ -60,6 +60,9 @@ def contrast() -> None:
         size = round(64 / ratio)
         row = []
         for resample in METHODS.values():
+            if resample is area and ratio < 1:
+                row.append("–")
+                continue
             kept = []
             for place in PLACES:
                 profile = 300 * np.exp(-((d - place) ** 2 + (h - 0.8 * place) ** 2) / (2 * 0.85**2))

@@ -125,6 +125,28 @@ def test_a_case_is_made_again_from_its_line(trained):
         assert record["parents_sha256"]["template"] == checkpoint.case_sha256(load_small_case(plan.template))
 
 
+def test_scans_stored_along_other_axes_are_drawn_as_if_they_were_not(trained):
+    """A copy of reference or template with its axes swapped and flipped gives the same drawing, in its own geometry."""
+    generator = checkpoint.load_generator(trained, CPU)
+    reference, template = small_case(0), small_case(1)
+    expected = draw_image(generator, reference, template, 0, CPU, torch.float32)
+    swapped = draw_image(generator, swapped_copy(reference), swapped_copy(template), 0, CPU, torch.float32)
+    np.testing.assert_array_equal(swapped.image, swap(expected.image))
+    np.testing.assert_array_equal(swapped.confidence, swap(expected.confidence))
+
+
+def swap(volume):
+    return volume.transpose(2, 0, 1)[:, ::-1]
+
+
+def swapped_copy(case):
+    affine = case.affine[:, [2, 0, 1, 3]].copy()
+    affine[:3, 3] += 31 * affine[:3, 1]
+    affine[:3, 1] *= -1
+    parts = {name: swap(getattr(case, name)) for name in ("image", "mask", "surroundings")}
+    return replace(case, affine=affine, **parts)
+
+
 def test_given_masks_are_drawn_as_they_are(trained):
     generator = checkpoint.load_generator(trained, CPU)
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from fcas_nnunet_small import LABELS, small_case
 from safetensors.torch import load_file
 
 from fcas_nnunet.anatomy import label_roles
+from fcas_nnunet.components import label_components
 from fcas_nnunet.config import GridConfig
+from fcas_nnunet.generator.grid import WorkingGrid, label_codes
 from fcas_nnunet.generator.variants import (
     IMAGE,
     REFERENCE,
+    TEMPLATE,
     Variant,
     make_variants,
     read_crop,
@@ -64,3 +68,23 @@ def test_a_damaged_cache_is_named(tmp_path, kept):
     for read in (read_tensors, lambda p: stored_shape(p, "x"), lambda p: read_crop(p, "x", crop)):
         with pytest.raises(ValueError, match=r"a\.safetensors: cached tensors must be whole, got a damaged .* Delete"):
             read(path)
+
+
+def test_a_thin_vessel_is_one_piece_in_every_condition_on_a_coarser_grid(tmp_path):
+    """The masks that training sees, and the error model, are those that drawing sees: the vessel whole in each."""
+    case = small_case(0)
+    thread = np.arange(32)
+    mask = np.where(case.mask == 3, 2, case.mask)
+    mask[thread, 31 - thread, thread] = 3
+    case = replace(case, mask=mask, surroundings=np.where(mask > 0, 0, case.surroundings))
+    grid = replace(GridConfig(max_voxels=48**3), crop_size=(16, 16, 16))
+    roles = label_roles(LABELS)
+    make_variants(case, tmp_path, (5, 5, 5), LABELS, roles, grid, TINY.tcdm, TINY.masks, seed=0)
+    stored = load_file(tmp_path / Variant("p0", 0, 0).shape_file)
+    working = WorkingGrid.of_case(case, (5, 5, 5), TINY.tcdm, grid.crop_size)
+    assert working.resampled_shape == (13, 13, 13)
+    assert label_components(working.labels_to_working(mask).numpy() == 3)[1] > 1  # by the nearest label alone
+    for key, codes in ((REFERENCE, mask), (TEMPLATE, label_codes(case, 3)[1])):
+        assert label_components(stored[key].numpy() == 3)[1] == 1
+        drawn = working.labels_to_working(codes, roles.thin)
+        assert torch.equal(drawn == 3, stored[key] == 3)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from fcas_nnunet_small import set_roots, write_small_set
+from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, set_roots, short_config, write_small_set
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, quick_nnunet, write_set
 from shared_folders import own_copy
 
@@ -77,6 +78,20 @@ def _generate_small(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         set_roots(patch, folder)
         generate(["-d", "901", "-o", "902", "-n", "4", "--config", str(folder / "short.yaml"), "-np", "1"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator of four training steps on four small cases, without calibration; a module's own copy."""
+    return own_copy(tmp_path_factory, "trained", _train_small) / "fcas__tiny"
+
+
+def _train_small(folder: Path) -> None:
+    from fcas_nnunet.generator.fitting import train_generator
+    from fcas_nnunet.generator.training_data import TrainingData
+
+    data = TrainingData([f"p{i}" for i in range(4)], load_small_case, LABELS, SURROUNDINGS)
+    train_generator(data, short_config(), folder / "fcas__tiny", Accelerator(cpu=True))
 
 
 @pytest.fixture(autouse=True)

@@ -156,10 +156,9 @@ def test_a_case_says_where_its_confidence_comes_from(calibrated: Path) -> None:
     assert make_case(by_ssv, plan, load_small_case, CPU, torch.float32)[1]["expected_error_hu"] is None
 
 
-def test_a_generator_trained_before_learns_the_same(calibrated: Path, tmp_path: Path) -> None:
+def test_a_generator_trained_before_learns_the_same(calibrated: Path, trained: Path) -> None:
     """Trained without and calibrated later, killed in between: the same weights and scale."""
-    train_generator(training_data(), short_config(), tmp_path, Accelerator(cpu=True))
-    assert checkpoint.load_generator(tmp_path, CPU).calibrated is None
+    assert checkpoint.load_generator(trained, CPU).calibrated is None
     drawn, original = [], calibrating._draw
 
     def dies_at_the_third(*args: object) -> None:
@@ -170,15 +169,15 @@ def test_a_generator_trained_before_learns_the_same(calibrated: Path, tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrating, "_draw", dies_at_the_third)
         with pytest.raises(KeyboardInterrupt):
-            add_calibration(training_data(), SMALL, tmp_path, Accelerator(cpu=True))
-    assert not checkpoint.is_calibrated(tmp_path)
+            add_calibration(training_data(), SMALL, trained, Accelerator(cpu=True))
+    assert not checkpoint.is_calibrated(trained)
     again: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrating, "_draw", lambda *args: again.append(original(*args)))
-        add_calibration(training_data(), SMALL, tmp_path, Accelerator(cpu=True))
+        add_calibration(training_data(), SMALL, trained, Accelerator(cpu=True))
     assert len(again) == 2  # two drawings were there
     for name in (checkpoint.MODEL_FILE, checkpoint.CONFIG_FILE):
-        there, here = (folder / checkpoint.CALIBRATION / name for folder in (calibrated, tmp_path))
+        there, here = (folder / checkpoint.CALIBRATION / name for folder in (calibrated, trained))
         assert there.read_bytes() == here.read_bytes()
 
 

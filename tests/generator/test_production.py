@@ -36,13 +36,6 @@ def training_data(count=4):
     return TrainingData([f"p{i}" for i in range(count)], load_small_case, LABELS, SURROUNDINGS)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results") / "fcas__tiny"
-    train_generator(training_data(), short_config(), folder, Accelerator(cpu=True))
-    return folder
-
-
 def test_training_leaves_weights_and_a_record(trained):
     record = checkpoint.read_record(trained)
     assert record.labels == LABELS

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from fcas_nnunet_small import ROOTS, short_config
+from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 from generation_runs import Runs
 
+from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config_files import save_config
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.integration.folders import WORK_FOLDER
 from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import DATASET_JSON
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON, write_case, write_dataset_json
 from fcas_nnunet.integration.workplace import Workplace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
@@ -79,10 +80,14 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.fixture(scope="module")
-def bench(small_home: Path) -> Iterator[Bench]:
-    home = small_home
-    environment = {name: str(home / name) for name in ROOTS}
-    shutil.rmtree(home / "nnUNet_raw" / OUTPUT)
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    home = tmp_path_factory.mktemp("home")
+    environment = {name: str(home / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for folder in environment.values():
+        Path(folder).mkdir()
+    for number in range(4):
+        write_case(home / "nnUNet_raw" / SOURCE, small_case(number))
+    write_dataset_json(home / "nnUNet_raw" / SOURCE, LABELS, 4, surroundings=SURROUNDINGS)
     config = short_config()
     config = replace(
         config,
@@ -90,6 +95,10 @@ def bench(small_home: Path) -> Iterator[Bench]:
         confidence=replace(config.confidence, num_snapshots=2),
     )
     save_config(config, home / "short.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        train(["-d", "901", "--config", str(home / "short.yaml"), "-device", "cpu"])
     bench = Bench(home, Runs(environment), {}, 0.0)
     raw = home / "nnUNet_raw"
     bench.run(raw)

@@ -19,6 +19,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.commands.evaluate import main
 from fcas_nnunet.commands.evaluate_confidence import _held_out
 from fcas_nnunet.config import CalibrationConfig
+from fcas_nnunet.evaluation.controls import DEPARTURE
 from fcas_nnunet.generator.fitting import train_generator
 from fcas_nnunet.generator.training_data import TrainingData
 from fcas_nnunet.integration.folds import training_fold
@@ -83,8 +84,8 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     for case in cases.values():
         assert case["template"] in ("p0", "p1", "p2")  # p3 validated the training
         for maps in case["scores"]["matched"].values():  # everywhere, and around the walls, where it is decided
-            assert {"departure", "confidence", "expected error"} < maps.keys()
-            assert 0 <= maps["departure"]["ause"] <= 1
+            assert {DEPARTURE, "confidence", "expected error"} < maps.keys()
+            assert 0 <= maps[DEPARTURE]["ause"] <= 1
         assert case["scores"]["matched"].keys() == {"volume", "structures", "shell"}
         for kind in ("raw", "matched"):
             maps = case["scores"][kind]["structures"]
@@ -104,17 +105,17 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     assert stats.spearmanr(reliability["expected"], reliability["error"]).statistic > 0.6  # over tenths of the voxels
     better = report["summary"]["better_by"]
     assert better.keys() == inside.keys() - {"confidence"}
-    found = inside["departure"]["ause"]["mean"] - inside["confidence"]["ause"]["mean"]
-    assert better["departure"]["difference"] == pytest.approx(found)
-    low, high = better["departure"]["interval"]
+    found = inside[DEPARTURE]["ause"]["mean"] - inside["confidence"]["ause"]["mean"]
+    assert better[DEPARTURE]["difference"] == pytest.approx(found)
+    low, high = better[DEPARTURE]["interval"]
     said = "better than" if low > 0 else "worse than" if high < 0 else "not to be told from"
-    assert re.search(rf"{said} [^;]*departure", report["verdict"][0])
+    assert re.search(rf"{said} [^;]*{DEPARTURE}", report["verdict"][0])
     assert picture.stat().st_size > 20_000
     assert len(table.read_text().splitlines()) == 1 + 2 * 2 * 3 * len(inside)
     printed = capsys.readouterr().out
     assert "inside structures, over 2 patients, confidence is " in printed
     judged = report["verdict"][0]
-    assert all(name in judged for name in ("SSV spread", "random weights, its own scan", "departure", "uniform"))
+    assert all(name in judged for name in ("SSV spread", "random weights, its own scan", DEPARTURE, "uniform"))
     assert f"expected {reliability['expected'][0]:.0f}, " in printed
 
 

@@ -194,7 +194,7 @@ def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, caps
         (["--window", "10", "16", "16"], "sampling.window: must be positive multiples of 4 latents, got (10, 16, 16)"),
         (["--solver", "euler"], "solver: must be ddpm or dpmsolver++ for a model that predicts sample, got euler"),
         (["--steps", "100000"], "sampling.num_inference_steps: must be at most tcdm.num_train_timesteps (1000), got 1"),
-        (["--steps", "0"], "num_inference_steps: must be at least 2, got 0"),
+        (["--steps", "1"], "num_inference_steps: must be at least 2, got 1"),
         (["--overlap", "1.5"], "overlap: must be less than 1, got 1.5"),
     ):
         assert message in refused(capsys, generate, command(home, "Dataset909_Refused", *flags))

@@ -16,6 +16,7 @@ import numpy as np
 from fcas_nnunet.anatomy import GivenRoles, label_roles
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.case_files import case_files, grid_faults, run_cases
+from fcas_nnunet.commands.label_table import say_roles
 from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.evaluation.results import SEGMENTATIONS, header
 from fcas_nnunet.evaluation.segmentation import (
@@ -57,9 +58,11 @@ class _Scored:
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate segmentations` does before it prints."""
     labels = read_labels(args.labels, args.r, args.p)
+    roles = read_roles(labels_file(args.labels, args.r, args.p))
+    say_roles(str(args.r), labels, roles)
     return evaluate_segmentations(
         args.r, args.p, labels, radii=sorted(set(args.radii)), tolerance_mm=args.tolerance_mm,
-        overlap_only=args.overlap_only, workers=workers, roles=read_roles(labels_file(args.labels, args.r, args.p)),
+        overlap_only=args.overlap_only, workers=workers, roles=roles,
     )  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Plan
     record = _read_record(model, source, config, args) if is_trained(model) else None
     roles = settled_roles(source, (record.config if record and not config.roles else config).roles)
-    say_roles(source, roles)
+    say_roles(source.name, source.labels, roles)
     volumes = given_volumes(library)
     warn_of_thin_structures(source, config.grid, record)
     library, plans = _plans(args, library, record, volumes)

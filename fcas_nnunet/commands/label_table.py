@@ -41,9 +41,9 @@ def role_lines(labels: Mapping[str, int], roles: GivenRoles) -> list[str]:
     return lines
 
 
-def say_roles(dataset: RawDataset, roles: GivenRoles) -> None:
-    """Say which label plays which role."""
-    logger.info("\n".join([f"roles of the labels of {dataset.name}:", *role_lines(dataset.labels, roles)]))
+def say_roles(name: str, labels: Mapping[str, int], roles: GivenRoles) -> None:
+    """Say which label of a data set plays which role."""
+    logger.info("\n".join([f"roles of the labels of {name}:", *role_lines(labels, roles)]))
 
 
 def said_roles(roles: GivenRoles) -> dict[str, list[str]] | None:

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = mask_config(args, base.masks if base else MaskConfig())
     source = training_fold(RawDataset.open(resolve_dataset(args.d), any_channel=True), args.fold)
     given_roles = settled_roles(source, base.roles if base else None)
-    say_roles(source, given_roles)
+    say_roles(source.name, source.labels, given_roles)
     source.check(min_cases=1)
     with sole_writer(args.o, MASKS):
         _write_masks(args, config, source, given_roles)

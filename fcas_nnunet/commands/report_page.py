@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.commands.case_files import default_workers, run_cases
+from fcas_nnunet.commands.label_table import say_roles
 from fcas_nnunet.commands.memory import MemoryNeed
 from fcas_nnunet.commands.outputs import PAGE_MARKS, Output, check_outputs
 from fcas_nnunet.commands.remake import remake_command, replay_command
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
     sets = _open(args.d, args.against)
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
     check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", PAGE_MARKS)])
+    say_roles(sets.synthetic.name, sets.synthetic.labels, sets.synthetic.roles)
     results = [show_result(read_result(path)) for path in args.results]
     workers = args.np or default_workers()
 

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (lacks_preview or lacks_calibration):
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
-    say_roles(dataset, settled_roles(dataset, config.roles))
+    say_roles(dataset.name, dataset.labels, settled_roles(dataset, config.roles))
     dataset.check(min_cases=2)
     if not is_trained(folder):
         warn_of_thin_structures(dataset, config.grid)

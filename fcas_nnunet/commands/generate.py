@@ -20,7 +20,6 @@ from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.commands.label_table import (
     WrittenLabels,
     said_roles,
-    say_match,
     say_roles,
     settled_roles,
     written_labels,
@@ -153,8 +152,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
         )
     check_library(library, draws_surroundings=config.tcdm.pairs.reference_surroundings)
-    for other in library.others.values():
-        say_match(other, source)
 
     from fcas_nnunet.commands.generation import cost_settings, finish, generate
     from fcas_nnunet.commands.generation_checks import check_output, report_changes

@@ -123,8 +123,6 @@ def _refuse_another_reading(folder: Path) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     """The key comes last."""
     key_path, page_path = args.o / KEY_FILE, args.o / PAGE_FILE
-    if args.n < 1:
-        raise ValueError(f"-n: number must be 1 or more, got {args.n}.")
     protocol = load_protocol(args.criteria) if args.criteria else Protocol()
     methods = open_methods(args.methods, args.real)
     labels = common_labels(methods)

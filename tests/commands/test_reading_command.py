@@ -224,7 +224,7 @@ def test_what_cannot_be_prepared_is_refused(
     assert "got 'ours' again" in wrong
     assert "got 'REAL' again" in wrong
     assert "there must be two to compare, got ours" in refused("--methods", ours, "-o", out)
-    assert "number must be 1 or more, got 0" in refused("--methods", ours, "--real", real, "-o", out, "-n", "0")
+    assert "number of 1 or more, got 0" in refused("--methods", ours, "--real", real, "-o", out, "-n", "0")
     named = ["--methods", f"Aorta={folders['Zylindrix']}", "--real", real, "-o", out]
     refusal = refused(*named, "--criteria", str(_titled(tmp_path, "An aorta")))
     assert "title: text on the page must not name a method, got 'An aorta' with 'Aorta' in it" in refusal

@@ -145,9 +145,12 @@ def plot_progress(
         name: the title.
     """
     size = _panels_size(panels)
-    figure = Figure(figsize=(LOSSES_INCHES[0] + size[0], max(LOSSES_INCHES[1], size[1])), layout="constrained")
+    figure = Figure(figsize=(LOSSES_INCHES[0] + size[0], max(LOSSES_INCHES[1], size[1])))
     figure.suptitle(name)
-    if panels:
+    if not panels:  # by hand: working a layout out takes longer than all else of the picture
+        figure.subplots_adjust(left=0.11, right=0.98, bottom=0.1, top=0.92, hspace=0.06)
+    else:
+        figure.set_layout_engine("constrained")
         halves: Any = figure.subfigures(1, 2, width_ratios=[LOSSES_INCHES[0], size[0]])
         left, right = halves
         _draw_panels(right, panels)

@@ -49,8 +49,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_old_strays(path.parent)
     temporary = _temporary_name(path)
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    temporary.unlink()
     try:
         yield temporary
+        if temporary.is_file():
+            temporary.chmod(mode)  # as the umask says: some libraries write for the user alone
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -77,9 +77,12 @@ def test_a_file_may_be_read_by_whom_the_user_lets_read(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         atomic_write_text(tmp_path / "text.txt", "x")
+        with atomic_path(tmp_path / "private.bin") as temporary:
+            os.close(os.open(temporary, os.O_CREAT, 0o600))  # as safetensors does
     finally:
         os.umask(before)
-    assert (tmp_path / "text.txt").stat().st_mode & 0o777 == 0o640
+    for name in ("text.txt", "private.bin"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
 
 
 def test_what_killed_runs_left_goes_when_it_is_a_day_old_and_nothing_else(tmp_path: Path) -> None:

@@ -120,6 +120,11 @@ def prepare(
             remove_strays(folder, deep=True)
         ensure_checked([real, synthetic])
         parents = parents_of(synthetic)
+        if not parents:
+            logger.warning(
+                f"{synthetic.name}: nothing tells which real cases it was made from, so folds of {real.name} are not "
+                "held against it. Validation cases that it was made from prove nothing."
+            )
         sound = _sound_folds(synthetic, real, parents, splits, folds)
         ensure_fingerprint(real, processes, keep_existing=True)
         real_plans = ensure_plans(real, plans_name, configurations)

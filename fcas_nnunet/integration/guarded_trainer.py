@@ -33,6 +33,9 @@ class GuardedTrainer(nnUNetTrainer):
     def _check_weights(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that do not fit; here, none."""
 
+    def _check_resumed(self, checkpoint: dict[str, Any]) -> None:
+        """What a checkpoint of this training's own tells; here, nothing."""
+
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """nnU-Net's, once the file is seen to hold weights and plain values alone.
 
@@ -40,5 +43,5 @@ class GuardedTrainer(nnUNetTrainer):
             ValueError: when it holds anything else.
         """
         if not isinstance(filename_or_checkpoint, dict):
-            read_checkpoint(Path(filename_or_checkpoint))
+            self._check_resumed(read_checkpoint(Path(filename_or_checkpoint)))
         super().load_checkpoint(filename_or_checkpoint)

@@ -99,26 +99,50 @@ def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
 def parents_of(synthetic: RawDataset) -> list[Parent]:
     """All parents of a synthetic data set, its own real cases included.
 
-    Of a set that an earlier version made, whose generator was trained on every case: all cases of its source, or those
-    that its manifest names where the source is not there.
+    What dataset.json does not name is taken from the manifest: the reference and template of every line, also of one
+    that was copied from another set. Where the lines are of several generators, or dataset.json names no parents (of a
+    set that an earlier version made), all cases of the lines' sources count as the generators' training cases.
     """
     own = from_json(synthetic.dataset_json)
     records = Manifest(synthetic.folder).read()
-    if own is None:
-        own = [parent for source in {str(r["source"]) for r in records.values() if "source" in r}
-               for parent in _earlier_parents(source, records)]  # fmt: skip
+    generators = {record.get("weights_sha256") for record in records.values()}
+    found = [] if own is None else own
+    if own is None or len(generators) > 1:
+        for source in sorted({str(record["source"]) for record in records.values() if "source" in record}):
+            found = [*found, *_whole_source(source, records)]
     real = sorted(set(synthetic.case_ids) - synthetic.needs_confidence()) if synthetic.has_confidence else []
     contents = training_contents(synthetic, real)
-    return merged([*own, *(Parent(synthetic.name, i, contents[i], (Role.PRETRAINING,)) for i in real)])
+    pretrained = [Parent(synthetic.name, case_id, contents[case_id], (Role.PRETRAINING,)) for case_id in real]
+    return merged([*found, *_drawn_from(records), *pretrained])
 
 
-def _earlier_parents(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
-    try:
-        contents: Mapping[str, str | None] = training_contents(RawDataset.open(resolve_dataset(source), any_kind=True))
-    except (FileNotFoundError, ValueError):
+def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
+    """All cases of a source, or those that the manifest names where it is not there."""
+    contents = _contents_of(source)
+    if contents is None:
         names = {str(r[key]) for r in records.values() for key in ("reference", "template") if key in r}
-        contents = {split_name(name, source)[1]: None for name in names}
+        contents = {case_id: None for dataset, case_id in (split_name(n, source) for n in names) if dataset == source}
     return [Parent(source, case_id, sha256, (Role.TRAINING,)) for case_id, sha256 in contents.items()]
+
+
+def _drawn_from(records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
+    """References and templates of a manifest's lines."""
+    named = {
+        (*split_name(str(record[key]), str(record["source"])), role)
+        for record in records.values()
+        for key, role in (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
+        if key in record and "source" in record
+    }
+    contents = {dataset: _contents_of(dataset) or {} for dataset in {dataset for dataset, _, _ in named}}
+    return [Parent(dataset, case_id, contents[dataset].get(case_id), (role,)) for dataset, case_id, role in named]
+
+
+def _contents_of(dataset: str) -> Mapping[str, str | None] | None:
+    """Hashes of all scans of a data set; None where it is not there."""
+    try:
+        return training_contents(RawDataset.open(resolve_dataset(dataset), any_kind=True))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | None]) -> list[str]:
@@ -209,6 +233,25 @@ def pretraining_parents(checkpoint: Mapping[str, Any]) -> tuple[str, list[Parent
     if parents is None and path.is_file():
         parents = from_json(json.loads(path.read_text(encoding="utf-8")))
     return name, parents
+
+
+def same_set_faults(checkpoint: Mapping[str, Any], dataset: str, fold: int | str) -> list[str]:
+    """Why weights that were trained on the data set itself must not be fine-tuned on a fold; a sentence at most.
+
+    Args:
+        checkpoint: as nnU-Net writes it.
+        dataset: full name of the data set that is fine-tuned on.
+        fold: of it.
+    """
+    arguments = checkpoint.get("init_args") or {}
+    trained = arguments.get("fold")
+    if fold == "all" or arguments.get("plans", {}).get("dataset_name") != dataset or str(trained) == str(fold):
+        return []
+    return [
+        f"{dataset}, fold {fold}: its weights must not have seen the validation cases, got weights that were trained "
+        f"on fold {trained} of the same data set. Take those of fold {fold}; {ALLOW_VARIABLE}=1 goes on, and then "
+        "the validation proves nothing."
+    ]
 
 
 def held_out_faults(parents: Iterable[Parent], dataset: RawDataset) -> list[str]:

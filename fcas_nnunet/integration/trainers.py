@@ -20,7 +20,16 @@ from fcas_nnunet.integration.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.guarded_trainer import GuardedTrainer
 from fcas_nnunet.integration.losses import ConfidenceLoss
-from fcas_nnunet.integration.parents import from_json, pretraining_parents, refuse_leaking_validation
+from fcas_nnunet.integration.parents import (
+    PARENTS_KEY,
+    from_json,
+    merged,
+    pretraining_parents,
+    refuse_leaking_validation,
+    refuse_leaks,
+    same_set_faults,
+    to_json,
+)
 from fcas_nnunet.integration.pretrained import (
     bare_network,
     copy_segmentation_layers,
@@ -103,6 +112,17 @@ class nnUNetTrainerCAL(GuardedTrainer):
         names = target_names(dataset_json["labels"], labels.has_regions)
         self.tally = ConfidenceTally(len(names), labels.has_regions)
         self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
+
+    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Weights that were pretrained themselves bring their parents, which go on with this training's checkpoints."""
+        _, inherited = pretraining_parents(checkpoint)
+        if inherited:
+            own = from_json(self.dataset_json) or []
+            self.dataset_json[PARENTS_KEY] = to_json(merged([*own, *inherited]))  # nnU-Net's checkpoints hold this dict
+
+    def _check_resumed(self, checkpoint: dict[str, Any]) -> None:
+        """A training that is gone on with keeps the parents that its weights have brought."""
+        self._check_weights(checkpoint)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split; under fold `all`, a sample of the cases to validate on.
@@ -231,12 +251,13 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
         training, validation = super().do_split()
         if self.pretrained is not None:
             name, parents = pretraining_parents(self.pretrained)
-            if parents is None and self.fold != "all":
+            folder = Path(self.preprocessed_dataset_folder_base)
+            refuse_leaks(same_set_faults(self.pretrained, folder.name, self.fold), self.print_to_log_file)
+            if parents is None and name != folder.name and self.fold != "all":
                 self.print_to_log_file(
                     f"WARNING: nothing tells which real cases {name or 'the pretraining'} was made from, so it may "
                     "have seen the validation cases. Run fcas_prepare again on it."
                 )
-            folder = Path(self.preprocessed_dataset_folder_base)
             refuse_leaking_validation(parents or [], name, folder, self.fold, validation, self.print_to_log_file)
         return training, validation
 

@@ -23,10 +23,12 @@ from fcas_nnunet.integration.parents import (
     pretraining_parents,
     refuse_leaking_validation,
     refuse_leaks,
+    same_set_faults,
     to_json,
     validation_contents,
 )
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.trainers import nnUNetTrainerCAL
 
 REAL, SYNTHETIC = "Dataset901_Small", "Dataset902_SmallFCaS"
 PARENTS = [
@@ -95,10 +97,46 @@ def test_a_set_of_an_earlier_version_came_from_its_whole_source(root: Path) -> N
     Manifest(synthetic.folder).append(
         {"case_id": "fcas_00000", "source": REAL, "reference": "p0", "template": "p1", "confidence": {}}
     )
-    assert parents_of(synthetic) == [Parent(REAL, i, sha256, (Role.TRAINING,)) for i, sha256 in contents.items()]
+    drawn = {"p0": (Role.REFERENCE,), "p1": (Role.TEMPLATE,)}
+    assert parents_of(synthetic) == [
+        Parent(REAL, i, sha256, (Role.TRAINING, *drawn.get(i, ()))) for i, sha256 in contents.items()
+    ]
     for file in (root / "raw" / REAL).glob("*.json"):
         file.unlink()
     assert [(p.case_id, p.image_sha256) for p in parents_of(synthetic)] == [("p0", None), ("p1", None)]
+
+
+def test_lines_that_were_copied_from_another_set_bring_their_parents(root: Path) -> None:
+    contents = training_contents(write(root, REAL, {"p0": 0, "p1": 1, "p2": 2}))
+    synthetic = write(root, SYNTHETIC, {"fcas_00000": 5})
+    (synthetic.folder / "confidenceTr").mkdir()
+    own = Parent(REAL, "p0", contents["p0"], (Role.TRAINING,))
+    described = replace(synthetic, dataset_json=synthetic.dataset_json | {PARENTS_KEY: to_json([own])})
+    line = {"source": REAL, "reference": "p0", "template": "p0", "confidence": {}, "weights_sha256": "one"}
+    Manifest(synthetic.folder).append(line | {"case_id": "fcas_00000"})
+    assert [parent.case_id for parent in parents_of(described)] == ["p0"]
+    Manifest(synthetic.folder).append(line | {"case_id": "fcas_00001", "reference": "p1"})
+    assert parents_of(described)[1] == Parent(REAL, "p1", contents["p1"], (Role.REFERENCE,))
+    Manifest(synthetic.folder).append(line | {"case_id": "fcas_00002", "weights_sha256": "another generator's"})
+    assert [parent.case_id for parent in parents_of(described)] == ["p0", "p1", "p2"]
+
+
+def test_weights_of_the_set_itself_are_those_of_the_same_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = {"init_args": {"plans": {"dataset_name": REAL}, "fold": "all", "dataset_json": {}}}
+    (fault,) = same_set_faults(checkpoint, REAL, 0)
+    assert "got weights that were trained on fold all of the same data set" in fault
+    assert same_set_faults(checkpoint, REAL, "all") == same_set_faults(checkpoint, SYNTHETIC, 0) == []
+    checkpoint["init_args"]["fold"] = 0
+    assert same_set_faults(checkpoint, REAL, 0) == []
+
+
+def test_pretraining_that_starts_from_weights_passes_their_parents_on(root: Path) -> None:
+    trainer = nnUNetTrainerCAL.__new__(nnUNetTrainerCAL)
+    own = Parent(REAL, "c", "hash of c", (Role.TRAINING,))
+    told = trainer.dataset_json = {PARENTS_KEY: to_json([own])}
+    arguments = {"plans": {"dataset_name": "Dataset905_Earlier"}, "dataset_json": {PARENTS_KEY: to_json(PARENTS)}}
+    trainer._check_weights({"init_args": arguments})
+    assert from_json(told) == merged([own, *PARENTS])
 
 
 def test_real_cases_beside_synthetic_ones_are_pretrained_on(root: Path) -> None:

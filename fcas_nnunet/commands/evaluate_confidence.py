@@ -107,8 +107,10 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     config = generator_config(args)
     model = model_folder(source, config, args.fold)
     if not is_trained(model):
+        which = f"--config {args.config}" if args.config else f"--preset {config.preset}"
+        fold = "" if args.fold is None else f" --fold {args.fold}"
         raise FileNotFoundError(
-            f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d}."
+            f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d} {which}{fold}."
         )
     record = read_record(model)
     known = generator_parents(model, source, record)

@@ -93,7 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"make cases again from their manifest lines, without -d and the rest: see fcas_generate {REPLAY} --help",
     )  # fmt: skip
     parser.add_argument("-d", metavar="ID", required=True, help="labelled data set: an id or DatasetXXX_Name")
-    parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named after -d + FCaS)")
+    parser.add_argument(
+        "-o",
+        metavar="ID",
+        help="data set to write (default: the one begun for -d, named after it + FCaS; else the next free id)",
+    )
     parser.add_argument("--for", dest="real", metavar="ID", help="write labels under this data set's ids and names")
     parser.add_argument(
         "--unmatched", type=Unmatched, choices=list(Unmatched), default=Unmatched.REFUSE,
@@ -172,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = cost_settings(*drawing)
     outlook = look_ahead(plans, share, library, output, model, settings, args.device, args.np)
     if args.dry_run:
+        if record is not None:
+            check_output(plans, _job(args, record, library, volumes, written, roles, model, output, *drawing))
         print(outlook.describe(trained=record is not None))
         return
     if not args.ignore_disk:
@@ -211,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )  # fmt: skip
 
     if finish(plans, share, output, describe):
-        _report(output, plans)
+        _report(output, plans, args.real or source.name)
     else:
         print(
             f"all {len(plans)} cases are there. The last run at work in {output} finishes it; if none is, start again"
@@ -345,7 +351,7 @@ def _listed(entries: tuple[str, ...] | None) -> list[str] | None:
     return None if entries is None else list(entries)
 
 
-def _report(output: Path, plans: Sequence[CasePlan]) -> None:
+def _report(output: Path, plans: Sequence[CasePlan], real: str) -> None:
     records = Manifest(output).read()
     made = [records[plan.case_id] for plan in plans]
     means = [record["mean_confidence_in_structures"] for record in made]
@@ -357,14 +363,14 @@ def _report(output: Path, plans: Sequence[CasePlan]) -> None:
         f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
     )
     for check in check_expected_error({plan.case_id: records[plan.case_id] for plan in plans}):
-        warning = "" if check.level == Level.OK else f"warning: {check.advice} "
-        print(f"{warning}{check.title}: {check.value}")
+        fine = check.level == Level.OK
+        print(f"{check.title}: {check.value}" if fine else f"warning: {check.title}: {check.value}. {check.advice}")
     if spread < FLAT_CONFIDENCE_STD:
         print(
             f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weigh all of them alike. "
             "Look at fcas_report, or take another --confidence."
         )
-    print(f"next: fcas_prepare -d {output.name} --for <your labelled data set>")
+    print(f"next: fcas_prepare -d {output.name} --for {real}")
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def _sound_folds(
     if faults:
         logger.warning(
             f"{real.name}: {synthetic.name} was made from validation cases of fold {', '.join(faults)}, so no command "
-            "is printed for it. Make a set for a fold with fcas_generate --fold, or train fold all."
+            "is printed there. Make a set for a fold with fcas_generate --fold, or train fold all."
         )
     return [fold for fold in map(str, range(len(splits))) if fold not in faults or leaks_allowed()] or ["all"]
 

@@ -66,7 +66,10 @@ def run(argv: Sequence[str]) -> None:
         FileNotFoundError: if manifest, data sets or generator are missing.
         ValueError: if a line cannot be made again, or what it was made from is not what it was; every fault listed.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    if {"-h", "--help"} & set(argv):
+        parser.parse_args(["--help"])  # though --replay has no argument
+    args = parser.parse_args(argv)
     path = manifest_path(args.replay)
     records = _chosen(path, args.cases)
     shared = _shared(records, path)

@@ -164,9 +164,10 @@ def test_a_configuration_gives_labels_of_the_data_set_their_roles(home, capsys):
     "other", [("--seed", "7"), ("--steps", "7"), ("--masks", "given"), ("--stenosis", "0.3", "0.5")]
 )
 def test_other_settings_are_not_mixed_into_a_data_set(home, capsys, other):
-    message = refused(capsys, generate, command(home, "902", *other))
-    assert "its cases must have been made with the same generator, seed, masks and labels" in message
-    assert "fcas_00000" in message
+    for looking in ((), ("--dry-run",)):
+        message = refused(capsys, generate, command(home, "902", *other, *looking))
+        assert "its cases must have been made with the same generator, seed, masks and labels" in message
+        assert "fcas_00000" in message
 
 
 def test_confidence_by_a_preview_decoder_inside_the_box(home, capsys):

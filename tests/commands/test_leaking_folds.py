@@ -117,7 +117,9 @@ def test_folds_that_leak_are_left_out(
     real, synthetic = sets
     splits, parents = read_splits(real), parents_of(synthetic)
     assert _sound_folds(synthetic, real, parents, splits, None) == ["1"]
-    assert f"{SYNTHETIC} was made from validation cases of fold 0, 2, 3, 4, so no command is printed" in caplog.text
+    assert (
+        f"{SYNTHETIC} was made from validation cases of fold 0, 2, 3, 4, so no command is printed there" in caplog.text
+    )
     assert _sound_folds(synthetic, real, parents_in(real, real.case_ids), splits, None) == ["all"]
     assert _sound_folds(synthetic, real, parents, splits, ["all"]) == ["all"]
     monkeypatch.setenv("FCAS_ALLOW_LEAKS", "1")

@@ -34,6 +34,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+def test_help_needs_no_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^0$"):
+        generate(["--replay", "--help"])
+    assert "--replay MANIFEST" in capsys.readouterr().out
+
+
 def rewrite(path: Path, **changes: Any) -> None:
     """Change every line of a manifest."""
     lines = [json.dumps(json.loads(line) | changes, sort_keys=True) for line in path.read_text().splitlines()]

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 
 from fcas_nnunet.commands.evaluate import write_csv, write_json
-from fcas_nnunet.commands.outputs import TABLE_MARKS, Output, check_outputs
+from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs
 from fcas_nnunet.evaluation.reading import load_key
 from fcas_nnunet.evaluation.reading_figures import write_box_plots, write_radar
-from fcas_nnunet.evaluation.reading_results import csv_rows, evaluate_reading, reading_table, tests_table
+from fcas_nnunet.evaluation.reading_results import (
+    RESULTS_SCHEMA,
+    csv_rows,
+    evaluate_reading,
+    reading_table,
+    tests_table,
+)
 from fcas_nnunet.evaluation.reading_scores import load_readers
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.integration.manifest import versions
@@ -18,14 +24,23 @@ RESULTS_FILE, BOX_PLOTS_FILE, RADAR_FILE = "reading_results.json", "box_plots.pn
 
 def run(args: argparse.Namespace) -> None:
     """Check, unblind, compute, write, print."""
-    check_outputs(args, [Output("csv", "table", ".csv", TABLE_MARKS)])
+    folder = args.o or args.k.parent
+    files = {"results": folder / RESULTS_FILE, "box_plots": folder / BOX_PLOTS_FILE, "radar": folder / RADAR_FILE}
+    check_outputs(
+        argparse.Namespace(**vars(args) | files),
+        [
+            Output("csv", "table", ".csv", TABLE_MARKS),
+            Output("results", "results", ".json", [RESULTS_SCHEMA.encode()]),
+            Output("box_plots", "box plots", ".png", PICTURE_MARKS),
+            Output("radar", "radar chart", ".png", PICTURE_MARKS),
+        ],
+    )
     key = load_key(args.k)
     readers = load_readers(key, args.scores, partial=args.partial)
     report = evaluate_reading(key, readers) | {"versions": versions()}
-    folder = args.o or args.k.parent
-    write_box_plots(report, folder / BOX_PLOTS_FILE)
-    write_radar(report, folder / RADAR_FILE)
-    write_json(folder / RESULTS_FILE, report)
+    write_box_plots(report, files["box_plots"])
+    write_radar(report, files["radar"])
+    write_json(files["results"], report)
     if args.csv is not None:
         write_csv(args.csv, *csv_rows(report))
     print(format_table(*reading_table(report)))
@@ -36,4 +51,4 @@ def run(args: argparse.Namespace) -> None:
         left = f", {len(reader.incomplete)} not complete" if reader.incomplete else ""
         print(f"{reader.name}: {len(key.bags) - len(reader.incomplete)} of {len(key.bags)} bags{left}")
     print("mean ± sd (median) over readers and bags; alpha: Krippendorff's, ordinal; tests on bags' means over readers")
-    print(f"{folder / RESULTS_FILE}, {BOX_PLOTS_FILE}, {RADAR_FILE}")
+    print(f"{files['results']}, {BOX_PLOTS_FILE}, {RADAR_FILE}")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcas_nnunet.evaluation.reading_results import RANK
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 
 #: Okabe and Ito's, told apart with any colour vision; more methods get other strokes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#8c564b")
@@ -139,4 +139,4 @@ def _two_lines(name: str) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH)
+        figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH, metadata=PICTURE_METADATA)

@@ -117,7 +117,9 @@ def test_results_unblind_to_numbers_and_pictures(
 ) -> None:
     files = write_readers(reading, tmp_path)
     out, table = tmp_path / "out", tmp_path / "scores.csv"
-    run(["results", "-k", str(reading.key_path), *map(str, files), "-o", str(out), "--csv", str(table)])
+    command = ["results", "-k", str(reading.key_path), *map(str, files), "-o", str(out), "--csv", str(table)]
+    run(command)
+    run(command)  # over its own
     report = json.loads((out / "reading_results.json").read_text())
     assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/reading", 1)
     realism = report["summary"]["Zylindrix"]["visual_realism"]
@@ -146,6 +148,20 @@ def test_results_unblind_to_numbers_and_pictures(
             assert picture.width > 900
         # the second method's colour as a line: the box of its visual realism, its polygon
         assert (np.abs(pixels.astype(int) - (0xD5, 0x5E, 0x00)).max(axis=1) < 12).sum() > 100
+
+
+def test_results_take_no_other_files_place(
+    reading: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write_readers(reading, tmp_path)
+    for name in ("reading_results.json", "radar.png"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["reading", "results", "-k", str(reading.key_path), *map(str, files), "-o", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "reading_results.json: results must go into a new file or an earlier one of its kind" in error
+    assert "radar.png: radar chart must go into a new file" in error
+    assert (tmp_path / "radar.png").read_text() == "mine" and not (tmp_path / "box_plots.png").exists()
 
 
 def test_unfinished_readings_need_partial(

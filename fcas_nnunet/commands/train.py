@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
 from fcas_nnunet.commands.label_table import say_roles, settled_roles
 from fcas_nnunet.commands.leaks import (
+    WEIGHTS_PARENTS,
     fold_faults,
     keep_weights_parents,
     refuse_leaking_parents,
@@ -34,6 +36,8 @@ from fcas_nnunet.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.maisi import PretrainedFiles
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = """
 fcas_train -d 901 --preset cpu
@@ -157,6 +161,11 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings, roles)
     folder = model_folder(dataset, config, args.fold)
     inherited = weights_parents(pretrained.autoencoder) if pretrained.autoencoder else []
+    if pretrained.autoencoder and not inherited:
+        logger.warning(
+            f"{pretrained.autoencoder}: nothing tells which scans it was trained on, so none is held against it. "
+            f"Of a generator of this package, keep {WEIGHTS_PARENTS} beside it."
+        )
     refuse_leaking_parents([*training_parents(dataset), *inherited], dataset, args.fold)
     with _sole_training(folder):
         accelerator = make_accelerator(args.device, args.precision)

@@ -87,7 +87,7 @@ def test_what_a_killed_training_left_is_removed(tmp_path):
         assert not stray.exists()
 
 
-def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch, dataset):
+def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch, caplog, dataset):
     started(monkeypatch, dataset.only(["p0", "p1"]))
     folder = tmp_path / "results" / NAME / "fcas__tiny" / "autoencoder"
     contents = training_contents(dataset)
@@ -103,3 +103,7 @@ def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch
     splits.write_text(json.dumps([{"train": ["p2", "p3"], "val": ["p0", "p1"]}]))
     with pytest.raises(ValueError, match=r"cases must stay unseen, got p0 \(trained the generator\), p1 "):
         started(monkeypatch, dataset.only(["p2", "p3"]), "--fold", "0", *weights)
+    assert "nothing tells which scans" not in caplog.text
+    (kept / "parents.json").unlink()
+    started(monkeypatch, dataset.only(["p2", "p3"]), "--fold", "0", *weights)
+    assert "model.safetensors: nothing tells which scans it was trained on" in caplog.text

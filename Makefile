@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      the whole path on phantoms: about 20 minutes on two cores; started again, it goes on"
+	@echo "make demo      the whole path on phantoms: about half an hour on two cores; started again, it goes on"
 	@echo "make test      the tests that take seconds"
 	@echo "make test-all  the slow ones too"
 	@echo "make lint      ruff and mypy"

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SIZE_FILE = "size.txt"  # written first: the folder is a demo's
 
 EXAMPLE = """
-fcas_demo                     # everything below ./fcas_demo, about 20 minutes on two cores
+fcas_demo                     # everything below ./fcas_demo, about half an hour on two cores
 fcas_demo -o /data/demo --size quick
 """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -113,7 +113,7 @@ def parents_of(synthetic: RawDataset) -> list[Parent]:
     real = sorted(set(synthetic.case_ids) - synthetic.needs_confidence()) if synthetic.has_confidence else []
     contents = training_contents(synthetic, real)
     pretrained = [Parent(synthetic.name, case_id, contents[case_id], (Role.PRETRAINING,)) for case_id in real]
-    return merged([*found, *_drawn_from(records), *pretrained])
+    return merged([*found, *_drawn_from(records, found), *pretrained])
 
 
 def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
@@ -125,22 +125,31 @@ def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list
     return [Parent(source, case_id, sha256, (Role.TRAINING,)) for case_id, sha256 in contents.items()]
 
 
-def _drawn_from(records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
-    """References and templates of a manifest's lines."""
+def _drawn_from(records: Mapping[str, Mapping[str, Any]], known: Iterable[Parent]) -> list[Parent]:
+    """References and templates of a manifest's lines; only scans whose hash `known` does not hold are read."""
     named = {
         (*split_name(str(record[key]), str(record["source"])), role)
         for record in records.values()
         for key, role in (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
         if key in record and "source" in record
     }
-    contents = {dataset: _contents_of(dataset) or {} for dataset in {dataset for dataset, _, _ in named}}
-    return [Parent(dataset, case_id, contents[dataset].get(case_id), (role,)) for dataset, case_id, role in named]
+    hashed = {(parent.dataset, parent.case_id) for parent in known if parent.image_sha256 is not None}
+    unknown: dict[str, set[str]] = {}
+    for dataset, case_id, _ in named:
+        if (dataset, case_id) not in hashed:
+            unknown.setdefault(dataset, set()).add(case_id)
+    contents = {dataset: _contents_of(dataset, case_ids) or {} for dataset, case_ids in unknown.items()}
+    return [
+        Parent(dataset, case_id, contents.get(dataset, {}).get(case_id), (role,)) for dataset, case_id, role in named
+    ]
 
 
-def _contents_of(dataset: str) -> Mapping[str, str | None] | None:
-    """Hashes of all scans of a data set; None where it is not there."""
+def _contents_of(name: str, case_ids: Collection[str] | None = None) -> Mapping[str, str | None] | None:
+    """Hashes of a data set's scans, those of `case_ids` or all; None where it is not there."""
     try:
-        return training_contents(RawDataset.open(resolve_dataset(dataset), any_kind=True))
+        dataset = RawDataset.open(resolve_dataset(name), any_kind=True)
+        wanted = [case_id for case_id in dataset.case_ids if case_ids is None or case_id in case_ids]
+        return training_contents(dataset, wanted)
     except (FileNotFoundError, ValueError):
         return None
 

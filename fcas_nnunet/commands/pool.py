@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ def as_finished(
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> Generator[Result, None, None]:
-    """Do `work` for every job; yields results in the order in which they get finished.
+    """Do `work` for every job; yields results in the order in which they get finished, an error after those beside it.
 
     The processes end with this one, however it ends: a kill leaves none at work.
 
@@ -56,7 +56,7 @@ def as_finished(
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= {pool.submit(work, job) for job in islice(waiting, len(done))}
-                for future in done:
+                for future in sorted(done, key=_has_failed):
                     yield future.result()
         except BrokenProcessPool as error:
             raise RuntimeError(
@@ -64,6 +64,10 @@ def as_finished(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)  # waits: when this ends, so have the processes
+
+
+def _has_failed(future: Future[Any]) -> bool:
+    return future.exception() is not None
 
 
 def _start_process(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:

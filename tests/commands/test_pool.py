@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, wait
 
 import pytest
 
@@ -40,6 +41,18 @@ def test_an_error_reaches_the_caller_and_no_process_stays() -> None:
         list(results)
     with pytest.raises(ProcessLookupError, match="No such process"):
         os.kill(pid, 0)
+
+
+def test_what_is_finished_beside_an_error_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_for_all(futures: set[Future[int]], return_when: str) -> tuple[list[Future[int]], set[Future[int]]]:
+        done, running = wait(futures)
+        return sorted(done, key=lambda future: future.exception() is None), running
+
+    monkeypatch.setattr(pool, "wait", wait_for_all)
+    results = pool.as_finished(eval, ["int('x')", "7"], 1, initializer=sys.getrecursionlimit)
+    assert next(results) == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        next(results)
 
 
 def test_a_killed_process_is_named() -> None:

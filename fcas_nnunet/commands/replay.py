@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.anatomy import GivenRoles
 from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generation import Job, finish, generate
 from fcas_nnunet.commands.generation_checks import check_output
@@ -92,12 +93,13 @@ def run(argv: Sequence[str]) -> None:
     )  # fmt: skip
     check_output(plans, job)
     generate(plans, Share(), job, args.np)
-    labels = _labels(path, library.source, job.label_map)
+    labels, roles = _labels(path, library.source, job)
     parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
 
     def describe(num_cases: int) -> None:
         note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
-        write_dataset_json(output, labels, num_cases, description=note, more={PARENTS_KEY: to_json(parents)})
+        more = {PARENTS_KEY: to_json(parents)}
+        write_dataset_json(output, labels, num_cases, roles=roles, description=note, more=more)
 
     finish(plans, Share(), output, describe)
     print(f"done: {len(plans)} cases made again in {output}")
@@ -213,13 +215,14 @@ def _name_other_versions(records: Records) -> None:
         logger.warning(f"packages are of other versions, so that scans may differ in places: {'; '.join(other)}")
 
 
-def _labels(path: Path, source: RawDataset, label_map: Mapping[int, int]) -> dict[str, int]:
-    """Name → id of the written labels: those of the original set, else the source's names under the written ids."""
+def _labels(path: Path, source: RawDataset, job: Job) -> tuple[dict[str, int], GivenRoles]:
+    """Name → id of the written labels, and their roles: those of the original set, else the source's names and roles
+    under the written ids."""
     if (path.parent / DATASET_JSON).is_file():
-        labels: dict[str, int] = RawDataset.open(path.parent, ignore_label=True).dataset_json["labels"]
-        return labels
-    written = {name: label_map[label] for name, label in source.labels.items() if label and label_map[label]}
-    return {"background": 0, **written}
+        original = RawDataset.open(path.parent, ignore_label=True)
+        return original.dataset_json["labels"], original.roles
+    written = {name: job.label_map[label] for name, label in source.labels.items() if label and job.label_map[label]}
+    return {"background": 0, **written}, {name: given for name, given in job.roles.items() if name in written}
 
 
 def _default_name(path: Path, source: str) -> str:

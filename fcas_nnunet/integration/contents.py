@@ -23,6 +23,7 @@ CONTENTS_FILE = "fcas_contents.json"
 _TRAINING, _TEST = f"{IMAGES}Tr", f"{IMAGES}Ts"
 _MAX_THREADS = 4
 _BAR_FROM = 10
+_HASH = "image_sha256"
 
 
 def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None) -> dict[str, str]:
@@ -52,14 +53,15 @@ def known_contents(preprocessed: Path) -> dict[str, str]:
     Args:
         preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
     """
-    return {case_id: entry["image_sha256"] for case_id, entry in _read(preprocessed / CONTENTS_FILE)[_TRAINING].items()}
+    return {case_id: entry[_HASH] for case_id, entry in _read(preprocessed / CONTENTS_FILE)[_TRAINING].items()}
 
 
 def _contents(dataset: RawDataset, part: str, paths: Mapping[str, Path]) -> dict[str, str]:
     file = _file(dataset)
-    kept = _read(file)
     states = {name: _state(path) for name, path in paths.items()}
-    missing = [name for name, state in states.items() if not _is_current(kept[part].get(name), state)]
+    kept = _read(file)[part]
+    found = {name: kept[name] for name, state in states.items() if state.items() <= kept.get(name, {}).items()}
+    missing = [name for name in states if name not in found]
     if missing:
         threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
         with ThreadPoolExecutor(threads) as pool:
@@ -67,20 +69,15 @@ def _contents(dataset: RawDataset, part: str, paths: Mapping[str, Path]) -> dict
             bar = tqdm(
                 hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=len(missing) < _BAR_FROM or None
             )
-            new = {name: states[name] | {"image_sha256": sha256} for name, sha256 in zip(missing, bar, strict=True)}
-        kept = _read(file)  # another process may have added to it
-        kept[part] |= new
-        _keep(file, kept)
-    return {name: kept[part][name]["image_sha256"] for name in paths}
+            found |= {name: states[name] | {_HASH: sha256} for name, sha256 in zip(missing, bar, strict=True)}
+        others = _read(file)  # another process may have added to it
+        _keep(file, others | {part: others[part] | found})
+    return {name: found[name][_HASH] for name in paths}
 
 
 def _hash(path: Path) -> str:
     volume = read_volume(path)
     return image_sha256(volume.array, volume.affine)
-
-
-def _is_current(entry: Any, state: Mapping[str, int]) -> bool:
-    return isinstance(entry, dict) and "image_sha256" in entry and all(entry.get(k) == v for k, v in state.items())
 
 
 def _state(path: Path) -> dict[str, int]:
@@ -99,14 +96,18 @@ def _file(dataset: RawDataset) -> Path | None:
 
 
 def _read(file: Path | None) -> dict[str, dict[str, Any]]:
-    """What is kept; a missing or broken file only means more work."""
+    """What is kept; a missing or broken file, or an entry without a hash, only means more work."""
     empty: dict[str, dict[str, Any]] = {_TRAINING: {}, _TEST: {}}
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file else empty
     except (OSError, ValueError):
         return empty
-    whole = isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in empty)
-    return content if whole else empty
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in empty):
+        return empty
+    return {
+        part: {name: entry for name, entry in content[part].items() if isinstance(entry, dict) and _HASH in entry}
+        for part in empty
+    }
 
 
 def _keep(file: Path | None, content: dict[str, dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fcas_nnunet_small import LABELS, short_config, small_case
 
+from fcas_nnunet.anatomy import Role
 from fcas_nnunet.commands import generate as command
 from fcas_nnunet.commands.generate import main as generate
 from fcas_nnunet.commands.remake import differing_settings, remake_command, replay_command
@@ -47,8 +48,11 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 
 def test_one_case_again_is_the_same_to_the_byte(raw: Path) -> None:
-    generate(["--replay", MADE, "-o", "Dataset920_Again", "fcas_00001", "-device", "cpu", "-np", "1"])
     again, first = raw / "Dataset920_Again", raw / MADE
+    described = json.loads((first / "dataset.json").read_text()) | {"fcas_roles": {"left_ventricle": ["wall"]}}
+    (first / "dataset.json").write_text(json.dumps(described))
+    generate(["--replay", MADE, "-o", "Dataset920_Again", "fcas_00001", "-device", "cpu", "-np", "1"])
+    assert RawDataset.open(again).roles == {"left_ventricle": (Role.WALL,)}
     assert RawDataset.open(again).case_ids == ["fcas_00001"]
     for part in PARTS:
         name = f"{part.format('fcas_00001')}.nii.gz"
@@ -66,10 +70,14 @@ def test_a_set_with_other_settings_and_names_is_made_again_from_its_file_alone(r
     write_case(real, small_case(0))
     write_dataset_json(real, {"background": 0, "LV": 2, "coronaries": 1}, 1)
     flags = ["--steps", "4", "--window", "4", "8", "8", "--snapshots", "3", "--stenosis", "0.3", "0.5", "--for", "950"]
+    said = {"left_ventricle": ["wall"], "coronary_arteries": []}
+    source = raw / SOURCE / "dataset.json"
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"fcas_roles": said}))
     settings = ["--config", str(raw.parent / "short.yaml")]
     generate(["-d", "901", "-o", "Dataset921_Other", "-n", "2", "--masks", "both", "--seed", "5", *flags, *settings])
     manifest = tmp_path / "kept.jsonl"
     shutil.copy(raw / "Dataset921_Other" / "fcas_manifest.jsonl", manifest)
+    assert all(entry["roles"] == said for entry in Manifest(raw / "Dataset921_Other").read().values())
     hidden = (raw / "Dataset921_Other").rename(tmp_path / "Dataset921_Other")
     generate(["--replay", str(manifest), "-o", "Dataset922_Again", "-device", "cpu"])
     again = RawDataset.open(raw / "Dataset922_Again")
@@ -79,6 +87,7 @@ def test_a_set_with_other_settings_and_names_is_made_again_from_its_file_alone(r
             name = f"{part.format(case_id)}.nii.gz"
             assert (again.folder / name).read_bytes() == (hidden / name).read_bytes(), name
     assert again.labels == {"background": 0, "left_ventricle": 2, "coronary_arteries": 1}  # written ids, own names
+    assert again.roles == {"left_ventricle": (Role.WALL,), "coronary_arteries": ()}
 
 
 def test_another_generator_is_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -65,3 +66,26 @@ def test_where_nothing_can_be_kept_they_are_found_all_the_same(
     assert training_contents(dataset) == hashes
     monkeypatch.delenv("nnUNet_preprocessed")
     assert training_contents(dataset) == hashes
+
+
+@pytest.mark.parametrize("entry", [{"size": 1}, "a hash", None])
+def test_an_entry_without_a_hash_counts_as_none(dataset: RawDataset, tmp_path: Path, entry: object) -> None:
+    hashes = training_contents(dataset)
+    file = tmp_path / "preprocessed" / NAME / contents.CONTENTS_FILE
+    kept = json.loads(file.read_text())
+    kept["imagesTr"]["p0"] = entry
+    file.write_text(json.dumps(kept))
+    assert known_contents(file.parent) == {"p1": hashes["p1"]}
+    assert training_contents(dataset) == hashes
+    assert known_contents(file.parent) == hashes
+
+
+def test_hashes_hold_though_another_process_writes_the_file_anew(
+    dataset: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = training_contents(dataset, ["p0"])
+    file = tmp_path / "preprocessed" / NAME / contents.CONTENTS_FILE
+    hash_file = contents._hash
+    monkeypatch.setattr(contents, "_hash", lambda path: file.unlink() or hash_file(path))
+    assert training_contents(dataset)["p0"] == hashes["p0"]
+    assert known_contents(file.parent).keys() == {"p0", "p1"}

@@ -38,7 +38,7 @@ from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.ownership import COMMAND, GENERATE, refuse_foreign_cases
-from fcas_nnunet.integration.raw_dataset import DATASET_JSON, training_cases, write_case
+from fcas_nnunet.integration.raw_dataset import reopen_dataset, training_cases, write_case
 from fcas_nnunet.integration.synthetic_cases import (
     case_bytes,
     case_is_written,
@@ -172,7 +172,7 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
         Manifest(job.output).begin()
         done = finished_cases(job.output)
         if any(plan.case_id not in done for plan in plans):
-            (job.output / DATASET_JSON).unlink(missing_ok=True)  # without it the data set is unfinished
+            reopen_dataset(job.output)
         mine = share.of(list(enumerate(plans)))
         missing = [(number, plan) for number, plan in mine if plan.case_id not in done]
         _reopen(missing, job.output, workplace)

@@ -24,8 +24,8 @@ from fcas_nnunet.integration.folders import new_dataset_folder
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.ownership import COMMAND, PHANTOM, sole_writer
 from fcas_nnunet.integration.raw_dataset import (
-    DATASET_JSON,
     is_dataset,
+    reopen_dataset,
     training_cases,
     write_case,
     write_dataset_json,
@@ -152,7 +152,7 @@ def _write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> 
     missing = [scan for scan in scans if not _is_written(folder, scan, records)]
     logger.info(f"{folder.name}: {len(scans) - len(missing)} of {len(scans)} cases are there")
     if missing:
-        (folder / DATASET_JSON).unlink(missing_ok=True)  # without it the data set is unfinished
+        reopen_dataset(folder)
         with closing(as_finished(partial(_make, folder), missing, num_processes)) as finished:
             for record in tqdm(finished, total=len(missing), desc="phantoms", unit="case"):
                 manifest.append(record)

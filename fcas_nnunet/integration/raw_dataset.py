@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,14 @@ from fcas_nnunet.integration.folders import (
     IMAGES,
     LABELS,
     SURROUNDINGS,
+    WORK_FOLDER,
     is_identifier,
     parse_name,
     resolve_dataset,
 )
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_checks import dataset_faults
-from fcas_nnunet.integration.raw_description import (
-    CT_CHANNEL,
-    MAX_LABEL_ID,
-    ROLES,
-    description_faults,
-    given_roles,
-)
+from fcas_nnunet.integration.raw_description import CT_CHANNEL, MAX_LABEL_ID, ROLES, description_faults, given_roles
 from fcas_nnunet.integration.volumes import (
     FILE_ENDING,
     Volume,
@@ -47,6 +43,7 @@ DATASET_JSON = "dataset.json"
 SURROUNDINGS_JSON = "surroundings.json"
 
 _CHANNEL_SUFFIX = "_0000"
+_PUT_ASIDE = f"{WORK_FOLDER}/{DATASET_JSON}"
 
 
 @dataclass(frozen=True)
@@ -310,14 +307,16 @@ def write_dataset_json(
 ) -> None:
     """Write `dataset.json`, last of all: a data set without it is unfinished.
 
+    What the user has added to an earlier one, which `reopen_dataset` may have put aside, is kept.
+
     Args:
         folder: the raw data set folder, `DatasetNNN_Name`.
         labels: name → id, background 0 included.
         num_training: number of training cases.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
         roles: label name → roles that do not follow from the name.
-        description: a sentence for the reader of the file.
-        more: further entries, at the end.
+        description: a sentence for the reader.
+        more: further entries.
     """
     if surroundings:
         named = {name: label_id for name, label_id in surroundings.items() if label_id != 0}
@@ -334,10 +333,21 @@ def write_dataset_json(
     if roles:
         content[ROLES] = {name: [str(role) for role in given] for name, given in roles.items()}
     content |= more or {}
+    earlier = next((path for name in (DATASET_JSON, _PUT_ASIDE) if (path := folder / name).is_file()), None)
+    if earlier is not None:
+        content |= {key: value for key, value in _read_json(earlier).items() if key not in content}
     faults = description_faults(content, ignore_label=True)
     if faults:
-        raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
+        raise ValueError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
     atomic_write_json(folder / DATASET_JSON, content)
+    (folder / _PUT_ASIDE).unlink(missing_ok=True)
+
+
+def reopen_dataset(folder: Path) -> None:
+    """Make a data set an unfinished one, to which cases are added: put its `dataset.json` aside."""
+    (folder / WORK_FOLDER).mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # it was unfinished before, or another process does the same
+        os.replace(folder / DATASET_JSON, folder / _PUT_ASIDE)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -371,7 +381,7 @@ def _read_surroundings(folder: Path) -> dict[str, int]:
 
 
 def training_cases(folder: Path) -> list[str]:
-    """Ids of all training cases that lie in a folder as this package writes them, whether finished or not, sorted."""
+    """Ids of all training cases in a folder as this package writes them, whether finished or not, sorted."""
     return _case_ids(folder, {}, FILE_ENDING)
 
 

@@ -19,7 +19,14 @@ from fcas_nnunet.anatomy import Role
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.raw_checks import dataset_faults
-from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset, write_case
+from fcas_nnunet.integration.raw_dataset import (
+    RawDataset,
+    bare_folder,
+    is_dataset,
+    open_dataset,
+    reopen_dataset,
+    write_case,
+)
 from fcas_nnunet.integration.raw_dataset import write_dataset_json as write_json
 from fcas_nnunet.integration.volumes import (
     dequantise_confidence,
@@ -411,3 +418,22 @@ def test_sizes_that_no_scan_has_are_named(raw: Path) -> None:
         "spacing in its header.",
         "stamp: image must hold at least 64 voxels, got 2 × 2 × 2. Take the whole scan.",
     ]
+
+
+def test_what_the_user_adds_to_a_description_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset902_Own"
+    folder.mkdir()
+    write_json(folder, LABELS, 1, description="first", more={"made_by": "us"})
+    fresh = json.loads((folder / "dataset.json").read_text())
+    own = {"licence": "CC0", "numTraining": 7, "regions": {"a": [1, 2]}, "fcas_roles": {"left_ventricle": ["wall"]}}
+    (folder / "dataset.json").write_text(json.dumps(fresh | own))
+    wanted = fresh | own | {"numTraining": 2, "description": "second"}
+    for _ in range(2):  # a run that was killed while the set was unfinished leaves it put aside
+        reopen_dataset(folder)
+        assert not is_dataset(folder)
+    write_json(folder, LABELS, 2, description="second", more={"made_by": "us"})
+    assert json.loads((folder / "dataset.json").read_text()) == wanted
+    written = (folder / "dataset.json").read_bytes()
+    write_json(folder, LABELS, 2, description="second", more={"made_by": "us"})
+    assert (folder / "dataset.json").read_bytes() == written
+    (folder / ".fcas_unfinished").rmdir()  # which is empty

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.folds import read_splits
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_PARENTS = "parents.json"
+#: Beside an autoencoder of an earlier version.
+EARLIER_PARENTS = "parents.json"
 
 
 def training_parents(source: RawDataset) -> list[Parent]:
@@ -45,21 +45,25 @@ def training_parents(source: RawDataset) -> list[Parent]:
 def weights_parents(weights: Path) -> list[Parent]:
     """The cases that an autoencoder of ours was trained on; none of one that came from elsewhere.
 
+    They stand in the metadata of its file, which is copied with it; those of earlier versions in a file beside it.
+
     Args:
         weights: its file.
 
     Raises:
-        ValueError: when what is kept beside it is broken.
+        ValueError: when the file, or what is told of the parents, is broken.
     """
-    path = weights.with_name(WEIGHTS_PARENTS)
+    from fcas_nnunet.generator.weights import read_metadata
+
+    told, path = read_metadata(weights).get(PARENTS_KEY), weights.with_name(EARLIER_PARENTS)
+    if told is not None:
+        return from_json({PARENTS_KEY: json.loads(told)}) or []
     return (from_json(json.loads(path.read_text(encoding="utf-8"))) or []) if path.is_file() else []
 
 
-def keep_weights_parents(model: Path, parents: Sequence[Parent]) -> None:
-    """Write beside a generator's autoencoder what it is trained on, for generators that will load it; once."""
-    path = _weights(model).with_name(WEIGHTS_PARENTS)
-    if not path.is_file():
-        atomic_write_json(path, {PARENTS_KEY: to_json(parents)})
+def weights_metadata(parents: Sequence[Parent]) -> dict[str, str]:
+    """What `weights_parents` reads of a file's metadata; one key alone, so that equal weights make equal files."""
+    return {PARENTS_KEY: json.dumps(to_json(parents), sort_keys=True)} if parents else {}
 
 
 def _weights(model: Path) -> Path:

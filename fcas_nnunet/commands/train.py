@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,11 @@ from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
 from fcas_nnunet.commands.label_table import say_roles, settled_roles
 from fcas_nnunet.commands.leaks import (
-    WEIGHTS_PARENTS,
+    EARLIER_PARENTS,
     fold_faults,
-    keep_weights_parents,
     refuse_leaking_parents,
     training_parents,
+    weights_metadata,
     weights_parents,
 )
 from fcas_nnunet.commands.resolution import warn_of_thin_structures
@@ -164,15 +163,16 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     if pretrained.autoencoder and not inherited:
         logger.warning(
             f"{pretrained.autoencoder}: nothing tells which scans it was trained on, so none is held against it. "
-            f"Of a generator of this package, keep {WEIGHTS_PARENTS} beside it."
+            f"Of an earlier version's generator, copy {EARLIER_PARENTS} from beside its autoencoder as well."
         )
     refuse_leaking_parents([*training_parents(dataset), *inherited], dataset, args.fold)
     with _sole_training(folder):
         accelerator = make_accelerator(args.device, args.precision)
         accelerator.wait_for_everyone()  # the main process has the folder
         if not is_trained(folder):
-            keep_parents = partial(keep_weights_parents, folder, inherited or training_parents(dataset))
-            train_generator(data, config, folder, accelerator, pretrained, keep_cache, keep_parents)
+            learnt_from = inherited if pretrained.autoencoder else training_parents(dataset)
+            metadata = weights_metadata(learnt_from)
+            train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata)
         else:  # by another run that was waited for, perhaps
             if faults := generator_faults(folder, read_record(folder).config, config, pretrained.identity()):
                 raise ValueError("\n".join(faults))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,10 +194,16 @@ def load_autoencoder(path: Path, optimisation: OptimisationConfig) -> Autoencode
     return autoencoder
 
 
-def keep_autoencoder(folder: Path, autoencoder: Autoencoder) -> Autoencoder:
-    """Write a finished autoencoder into `folder` (fcas__<preset>), its config.yaml last; returns it."""
+def keep_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[str, str] | None = None) -> Autoencoder:
+    """Write a finished autoencoder into `folder` (fcas__<preset>), its config.yaml last; returns it.
+
+    Args:
+        folder: of the generator.
+        autoencoder: to write.
+        metadata: goes into the file of the weights.
+    """
     target = folder / AUTOENCODER
-    save_weights(autoencoder, target / MODEL_FILE)
+    save_weights(autoencoder, target / MODEL_FILE, metadata)
     with atomic_path(target / CONFIG_FILE) as temporary:
         save_config(autoencoder.config, temporary)
     return autoencoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def train_generator(
     accelerator: Accelerator,
     pretrained: PretrainedFiles | None = None,
     keep_cache: bool = False,
-    when_claimed: Callable[[], None] = lambda: None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Train (or go on training) a generator in `folder`; in several processes, all of them call it alike.
 
@@ -52,7 +52,7 @@ def train_generator(
         pretrained: weights to start from; with a denoiser among them, the ControlNet alone is trained, and the networks
             and the process are those of the files.
         keep_cache: keep the variants and latents on disk when done.
-        when_claimed: called by the main process when all is checked, before anything else is written.
+        metadata: goes into the autoencoder's file, which may be copied from here on its own.
 
     Raises:
         ValueError: when the folder holds a run with other settings or other data, the data is too small, weights do not
@@ -69,12 +69,10 @@ def train_generator(
     hashes, means_hu = {case_id: case.sha256 for case_id, case in cases.items()}, usual_hu(cases.values())
     spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
     _claim(folder, data, asked, hashes, pretrained, accelerator)
-    if accelerator.is_main_process:
-        when_claimed()
-    autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator)
+    autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator, metadata)
     cache = folder / CACHE_FOLDER
     _cache_variants(data, config, cache, spacing, accelerator)
-    autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator)
+    autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator, metadata)
     autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
     scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
     if weights is not None:
@@ -250,7 +248,11 @@ def _cache_variants(
 
 
 def _ready_autoencoder(
-    config: FCaSConfig, folder: Path, pretrained: PretrainedFiles, accelerator: Accelerator
+    config: FCaSConfig,
+    folder: Path,
+    pretrained: PretrainedFiles,
+    accelerator: Accelerator,
+    metadata: Mapping[str, str] | None,
 ) -> Autoencoder | None:
     """The autoencoder of this run, where it need not be trained: finished before, or loaded from a file."""
     file, optimisation = pretrained.autoencoder, config.autoencoder.optimisation
@@ -261,17 +263,19 @@ def _ready_autoencoder(
     if kept is None and file is not None:
         kept = checkpoint.load_autoencoder(file, optimisation)
         if accelerator.is_main_process:
-            checkpoint.keep_autoencoder(folder, kept)
+            checkpoint.keep_autoencoder(folder, kept, metadata)
     return kept
 
 
-def _trained_autoencoder(data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator) -> Autoencoder:
+def _trained_autoencoder(
+    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, metadata: Mapping[str, str] | None
+) -> Autoencoder:
     trained = train_autoencoder(
         data, config.autoencoder, variant_split(data, config.tcdm.pairs), folder / CACHE_FOLDER,
         folder / checkpoint.AUTOENCODER, accelerator, config.seed,
     )  # fmt: skip
     if accelerator.is_main_process:
-        checkpoint.keep_autoencoder(folder, trained)
+        checkpoint.keep_autoencoder(folder, trained, metadata)
     return trained
 
 

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.files import file_sha256 as file_sha256
 
+SAFETENSORS = ".safetensors"
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    Args:
+        module: whose state dict it is.
+        path: of the file.
+        metadata: kept in the file beside the tensors; of several keys, the order in the file is not fixed.
+    """
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        save_file(state, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_weights` kept beside the tensors; nothing in a file of another format.
+
+    Raises:
+        ValueError: when the file cannot be read.
+    """
+    if path.suffix != SAFETENSORS:
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -54,7 +78,7 @@ def read_content(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the weights must exist, got no file. Check the path.")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == SAFETENSORS:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:

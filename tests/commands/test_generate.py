@@ -19,6 +19,7 @@ from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 from fcas_nnunet.anatomy import Role
 from fcas_nnunet.commands import resolution
 from fcas_nnunet.commands.generate import main as generate
+from fcas_nnunet.commands.leaks import weights_parents
 from fcas_nnunet.commands.measurements import read_measurements
 from fcas_nnunet.commands.outlook import MAX_LISTED
 from fcas_nnunet.commands.train import main as train
@@ -73,6 +74,12 @@ def test_the_synthetic_data_set_is_whole(home):
     assert record["contents"] == case_contents(case), "hashes of what is read are those of what was made"
 
 
+def test_the_autoencoders_file_tells_what_it_learnt_from(home):
+    file = home / "nnUNet_results" / SOURCE / "fcas__tiny" / "autoencoder" / "model.safetensors"
+    assert [(p.dataset, p.case_id) for p in weights_parents(file)] == [(SOURCE, f"p{n}") for n in range(NUM_CASES)]
+    assert not file.with_name("parents.json").exists()
+
+
 def test_two_processes_write_the_same_bytes_as_one(home):
     generate(command(home, "Dataset903_SmallFCaS", "-np", "2"))
     raw = home / "nnUNet_raw"
@@ -100,11 +107,15 @@ def test_killed_and_started_again_it_writes_the_same_bytes(home):
 
 def test_more_cases_are_added_to_those_that_are_there(home):
     before = hashes(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
+    described = home / "nnUNet_raw/Dataset902_SmallFCaS/dataset.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"licence": "CC0"}))
     generate(["-d", "901", "-o", "902", "-n", str(NUM_CASES + 1), "--config", str(home / "short.yaml")])
     after = hashes(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
     del before["fcas_manifest.jsonl"]
     assert before.items() <= after.items()
-    assert json.loads((home / "nnUNet_raw/Dataset902_SmallFCaS/dataset.json").read_text())["numTraining"] == 5
+    content = json.loads(described.read_text())
+    assert (content["numTraining"], content["licence"]) == (5, "CC0")
+    assert not (described.parent / ".fcas_unfinished").exists()
 
 
 def test_labels_under_another_data_sets_ids(home, capsys, caplog):

@@ -5,13 +5,16 @@ import json
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 from peers import Peer
+from torch import nn
 
 from fcas_nnunet.commands import train
+from fcas_nnunet.commands.leaks import weights_parents
 from fcas_nnunet.generator import fitting
 from fcas_nnunet.generator.maisi import PretrainedFiles
+from fcas_nnunet.generator.weights import save_weights
 from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.folders import WORK_FOLDER
-from fcas_nnunet.integration.parents import Parent, Role, from_json
+from fcas_nnunet.integration.parents import PARENTS_KEY, Parent, Role, to_json
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 
 NAME = "Dataset901_Heart"
@@ -30,28 +33,23 @@ def dataset(tmp_path, monkeypatch):
 
 
 def started(monkeypatch, dataset, *options):
-    """What fcas_train with these options hands to the training."""
+    """What fcas_train with these options hands to the training: the files, and the metadata of the autoencoder's."""
     handed = []
-
-    def begin(*arguments):
-        handed.append(arguments)
-        arguments[6]()  # the folder is claimed
-
-    monkeypatch.setattr(fitting, "train_generator", begin)
+    monkeypatch.setattr(fitting, "train_generator", lambda *arguments: handed.append(arguments))
     args = train.build_parser().parse_args(["-d", "901", "-device", "cpu", *options])
     train.train(dataset, short_config(), args)
-    return handed[0][4]
+    return handed[0][4], handed[0][6]
 
 
 def test_files_reach_the_training(tmp_path, monkeypatch, dataset):
-    assert started(monkeypatch, dataset) == PretrainedFiles()
+    assert started(monkeypatch, dataset)[0] == PretrainedFiles()
     paths = [tmp_path / name for name in ("autoencoder_v1.pt", "diff_unet_3d_ddpm-ct.pt", "controlnet_3d_ddpm-ct.pt")]
     for path in paths:
         path.touch()
     autoencoder, denoiser, controlnet = map(str, paths)
     options = ["--autoencoder", autoencoder, "--denoiser", denoiser]
-    assert started(monkeypatch, dataset, *options) == PretrainedFiles(paths[0], paths[1])
-    assert started(monkeypatch, dataset, *options, "--controlnet", controlnet) == PretrainedFiles(*paths)
+    assert started(monkeypatch, dataset, *options)[0] == PretrainedFiles(paths[0], paths[1])
+    assert started(monkeypatch, dataset, *options, "--controlnet", controlnet)[0] == PretrainedFiles(*paths)
 
 
 def test_files_that_do_not_fit_together_are_refused(tmp_path, monkeypatch, dataset):
@@ -87,23 +85,31 @@ def test_what_a_killed_training_left_is_removed(tmp_path):
         assert not stray.exists()
 
 
-def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch, caplog, dataset):
-    started(monkeypatch, dataset.only(["p0", "p1"]))
-    folder = tmp_path / "results" / NAME / "fcas__tiny" / "autoencoder"
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch, caplog, dataset, beside):
+    """In its own file, wherever that is copied; beside it, where an earlier version has written it."""
     contents = training_contents(dataset)
     own = [Parent(NAME, case_id, contents[case_id], (Role.TRAINING,)) for case_id in ("p0", "p1")]
-    assert from_json(json.loads((folder / "parents.json").read_text())) == own
-    kept = tmp_path / "kept"
-    folder.rename(kept)
-    (kept / "model.safetensors").touch()
-    weights = ["--autoencoder", str(kept / "model.safetensors")]
-    started(monkeypatch, dataset.only(["p2", "p3"]), *weights)
-    assert from_json(json.loads((folder / "parents.json").read_text())) == own  # handed on
+    _, metadata = started(monkeypatch, dataset.only(["p0", "p1"]))
+    file = tmp_path / "copied" / "renamed.safetensors"
+    save_weights(nn.Linear(1, 1), file, None if beside else metadata)
+    if beside:
+        (file.parent / "parents.json").write_text(json.dumps({PARENTS_KEY: to_json(own)}))
+    assert weights_parents(file) == own
+    weights = ["--autoencoder", str(file)]
+    assert started(monkeypatch, dataset.only(["p2", "p3"]), *weights)[1] == metadata  # handed on
     splits = tmp_path / "preprocessed" / NAME / "splits_final.json"
     splits.write_text(json.dumps([{"train": ["p2", "p3"], "val": ["p0", "p1"]}]))
     with pytest.raises(ValueError, match=r"cases must stay unseen, got p0 \(trained the generator\), p1 "):
         started(monkeypatch, dataset.only(["p2", "p3"]), "--fold", "0", *weights)
     assert "nothing tells which scans" not in caplog.text
-    (kept / "parents.json").unlink()
-    started(monkeypatch, dataset.only(["p2", "p3"]), "--fold", "0", *weights)
-    assert "model.safetensors: nothing tells which scans it was trained on" in caplog.text
+
+
+def test_an_autoencoder_of_unknown_training_is_said_to_be_one(tmp_path, monkeypatch, caplog, dataset):
+    file = tmp_path / "model.safetensors"
+    save_weights(nn.Linear(1, 1), file)
+    assert started(monkeypatch, dataset, "--autoencoder", str(file))[1] == {}, "and is, wherever it is loaded next"
+    assert f"{file}: nothing tells which scans it was trained on" in caplog.text
+    file.write_bytes(b"cut short")
+    with pytest.raises(ValueError, match=r"model\.safetensors: must be a readable checkpoint, got"):
+        weights_parents(file)

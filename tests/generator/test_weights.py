@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fcas_nnunet.generator.weights import load_weights, save_weights
+from fcas_nnunet.generator.weights import load_weights, read_metadata, save_weights
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
@@ -31,3 +31,15 @@ def test_whole_numbers_and_all_that_is_finite_are_loaded(tmp_path: Path) -> None
     save_weights(network, tmp_path / "model.safetensors")
     load_weights(other, tmp_path / "model.safetensors")
     assert all(torch.equal(other.state_dict()[key], tensor) for key, tensor in network.state_dict().items())
+
+
+def test_metadata_stays_with_the_file_and_leaves_the_weights_alone(tmp_path: Path) -> None:
+    network, told, plain = nn.BatchNorm1d(5), tmp_path / "told.safetensors", tmp_path / "plain.safetensors"
+    save_weights(network, told, {"from": '{"é": 1}'})
+    save_weights(network, plain)
+    assert read_metadata(told) == {"from": '{"é": 1}'}
+    assert read_metadata(plain) == read_metadata(tmp_path / "maisis.pt") == {}
+    load_weights(nn.BatchNorm1d(5), told)
+    plain.write_bytes(told.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"plain\.safetensors: must be a readable checkpoint, got"):
+        read_metadata(plain)

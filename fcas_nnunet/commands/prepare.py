@@ -133,7 +133,7 @@ def prepare(
         stages = [
             name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])
         ]
-        ensure_splits(preprocessed_folder(synthetic), synthetic.case_ids, feeds_cascade=bool(stages))
+        ensure_splits(synthetic, feeds_cascade=bool(stages))
         ensure_fingerprint(synthetic, processes, keep_existing=False)
         for configuration in configurations:
             ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.planning import preprocessed_folder
+from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.stamps import Stamps, digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,34 +22,32 @@ NUM_FOLDS = 5
 #: Validation cases of a fold; up to a hundred cases, nnU-Net's own split has no more.
 MAX_VALIDATION_CASES = 20
 
+_STEP = "splits"
 _MAX_LISTED = 5
 
 Split = dict[str, list[str]]
 
 
-def ensure_splits(folder: Path, case_ids: Sequence[str], feeds_cascade: bool) -> None:
+def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
     """Write `splits_final.json` where there is none; one of the user's own is never touched.
 
-    Folds that this package or nnU-Net made for other cases are made anew.
+    Folds that this package wrote for other cases are made anew. A stamp, the digest of what was written, tells them: a
+    file that differs from it, or has none, is the user's own, even where it is what nnU-Net would have made.
 
     Args:
-        folder: `$nnUNet_preprocessed/DatasetNNN_Name`.
-        case_ids: all cases.
+        dataset: the data set.
         feeds_cascade: a cascade's second stage needs every case to be predicted in some fold.
 
     Raises:
         ValueError: when the user's own folds are broken, name other cases, or do not serve a cascade.
     """
-    path = folder / SPLITS_FILE
-    enough = len(case_ids) >= NUM_FOLDS
-    if not path.is_file():
-        if enough:
-            atomic_write_json(path, make_splits(case_ids, feeds_cascade))
-        return
-    splits = load_splits(path)
-    if _is_made(splits):
-        wanted = make_splits(case_ids, feeds_cascade) if enough else splits
-        if splits != wanted:
+    path, stamps = preprocessed_folder(dataset) / SPLITS_FILE, Stamps(dataset)
+    case_ids = dataset.case_ids
+    splits = load_splits(path) if path.is_file() else None
+    if splits is None or stamps.read().get(_STEP) == digest_of(splits):
+        wanted = make_splits(case_ids, feeds_cascade) if len(case_ids) >= NUM_FOLDS else splits
+        if wanted is not None and wanted != splits:
+            stamps.put(_STEP, digest_of(wanted))  # first: a kill in between must not leave ours without its stamp
             atomic_write_json(path, wanted)
         return
     faults = _faults(splits, set(case_ids), feeds_cascade)
@@ -56,7 +57,10 @@ def ensure_splits(folder: Path, case_ids: Sequence[str], feeds_cascade: bool) ->
         )
     left_out = len(set(case_ids) - _named(splits, "train", "val"))
     if left_out:
-        logger.warning(f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them")
+        logger.warning(
+            f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them. Delete the "
+            "file for folds of all cases."
+        )
 
 
 def load_splits(path: Path) -> list[Split]:
@@ -100,12 +104,6 @@ def _is_fold(fold: Any) -> bool:
     return isinstance(fold, dict) and all(
         isinstance(fold.get(key), list) and all(isinstance(case_id, str) for case_id in fold[key]) for key in keys
     )
-
-
-def _is_made(splits: list[Split]) -> bool:
-    """Whether `make_splits`, or nnU-Net, has made these folds, of whatever cases."""
-    cases = sorted(_named(splits, "train", "val"))
-    return len(cases) >= NUM_FOLDS and splits in (make_splits(cases, False), make_splits(cases, True))
 
 
 def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> list[str]:

@@ -66,7 +66,7 @@ def raw_digest(dataset: RawDataset) -> str:
     if dataset.has_confidence:
         paths += [dataset.confidence_path(case_id) for case_id in dataset.case_ids]
     states = [(path.parent.name, path.name, *_state(path)) for path in paths]
-    return _digest({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
+    return digest_of({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
 
 
 def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
@@ -78,7 +78,7 @@ def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configurati
         configuration: the configuration with what it inherits.
     """
     settings = [plans[key] for key in _PLANS_KEYS] + [configuration[key] for key in _CONFIGURATION_KEYS]
-    return _digest({"raw": raw_digest(dataset), "settings": settings})
+    return digest_of({"raw": raw_digest(dataset), "settings": settings})
 
 
 def newest_raw_change(dataset: RawDataset) -> float:
@@ -97,5 +97,6 @@ def _state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _digest(content: Any) -> str:
+def digest_of(content: Any) -> str:
+    """A digest of JSON content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,7 @@ from fcas_nnunet.integration.folds import read_splits
 from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.parents import (
     PARENTS_KEY,
+    UNKNOWN_KEY,
     Parent,
     fold_fault,
     held_out_faults,
@@ -26,6 +27,8 @@ from fcas_nnunet.integration.parents import (
     parents_of,
     refuse_leaks,
     to_json,
+    unknown_fault,
+    unknown_origins,
 )
 from fcas_nnunet.integration.planning import (
     ensure_plans,
@@ -119,16 +122,16 @@ def prepare(
             locks.enter_context(exclusive(folder))
             remove_strays(folder, deep=True)
         ensure_checked([real, synthetic])
-        parents = parents_of(synthetic)
-        if not parents:
+        parents, unknown = parents_of(synthetic), unknown_origins(synthetic)
+        if all(parent.dataset == synthetic.name for parent in parents):
             logger.warning(
-                f"{synthetic.name}: nothing tells which real cases it was made from, so folds of {real.name} are not "
-                "held against it. Validation cases that it was made from prove nothing."
+                f"{synthetic.name}: nothing tells which real cases it was made from, so folds of {real.name} are held "
+                "against its scans alone. Validation cases that it was made from prove nothing."
             )
-        sound = _sound_folds(synthetic, real, parents, splits, folds)
+        sound = _sound_folds(synthetic, real, parents, unknown, splits, folds)
         ensure_fingerprint(real, processes, keep_existing=True)
         real_plans = ensure_plans(real, plans_name, configurations)
-        told = synthetic.dataset_json | ({PARENTS_KEY: to_json(parents)} if parents else {})
+        told = synthetic.dataset_json | {PARENTS_KEY: to_json(parents), UNKNOWN_KEY: unknown}
         plans = move_plans(real, replace(synthetic, dataset_json=told), plans_name)
         stages = [
             name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])
@@ -155,6 +158,7 @@ def _sound_folds(
     synthetic: RawDataset,
     real: RawDataset,
     parents: Sequence[Parent],
+    unknown: Sequence[str],
     splits: Sequence[Split],
     folds: Sequence[str] | None,
 ) -> list[str]:
@@ -164,20 +168,24 @@ def _sound_folds(
     """
     refuse_leaks(held_out_faults(parents, real), logger.warning)
     contents = training_contents(real)
-    faults = {}
+    leaking: dict[str, str] = {}
     for fold, split in enumerate(splits):
-        leaking = leaks(parents, real.name, {case_id: contents.get(case_id) for case_id in split["val"]})
-        if leaking:
-            faults[str(fold)] = fold_fault(synthetic.name, real.name, fold, leaking)
+        found = leaks(parents, real.name, {case_id: contents.get(case_id) for case_id in split["val"]})
+        if found:
+            leaking[str(fold)] = fold_fault(synthetic.name, real.name, fold, found)
+    asked = [fold for fold in folds or map(str, range(len(splits))) if fold != "all"]
+    doubtful = [unknown_fault(synthetic.name, real.name, ", ".join(asked), unknown)] if unknown and asked else []
     if folds:
-        refuse_leaks([faults[fold] for fold in folds if fold in faults], logger.warning)
+        refuse_leaks([*(leaking[fold] for fold in folds if fold in leaking), *doubtful], logger.warning)
         return list(dict.fromkeys(folds))
-    if faults:
+    if leaking:
         logger.warning(
-            f"{real.name}: {synthetic.name} was made from validation cases of fold {', '.join(faults)}, so no command "
+            f"{real.name}: {synthetic.name} was made from validation cases of fold {', '.join(leaking)}, so no command "
             "is printed there. Make a set for a fold with fcas_generate --fold, or train fold all."
         )
-    return [fold for fold in map(str, range(len(splits))) if fold not in faults or leaks_allowed()] or ["all"]
+    for fault in doubtful:
+        logger.warning(fault)
+    return [fold for fold in asked if leaks_allowed() or not (fold in leaking or doubtful)] or ["all"]
 
 
 def training_commands(

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer behind a guard: no checkpoint that it loads runs code."""
+"""nnU-Net's trainer behind a guard: no checkpoint runs code, and no fold validates on what its weights have seen."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from fcas_nnunet.integration.plain_files import read_checkpoint
-from fcas_nnunet.integration.pretrained import weights_to_load
+from fcas_nnunet.integration.pretrained import Pretraining, weights_to_load
 
 
 class GuardedTrainer(nnUNetTrainer):
-    """nnU-Net's trainer, which never runs code that a checkpoint holds."""
+    """nnU-Net's trainer, which never runs code that a checkpoint holds, and knows what its weights have learnt from."""
 
     def initialize(self) -> None:
         """nnU-Net's network, once the weights it shall start from are looked at.
@@ -28,13 +28,21 @@ class GuardedTrainer(nnUNetTrainer):
         """Read the pretrained weights that nnU-Net is about to load, before it does."""
         path = weights_to_load()
         if path is not None:
-            self._check_weights(read_checkpoint(path))
+            self._look_at(read_checkpoint(path), resumed=False)
 
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that do not fit; here, none."""
+    def _look_at(self, checkpoint: dict[str, Any], *, resumed: bool) -> None:
+        """Keep what the weights had learnt from when this training began; its checkpoints hold this dataset.json.
 
-    def _check_resumed(self, checkpoint: dict[str, Any]) -> None:
-        """What a checkpoint of this training's own tells; here, nothing."""
+        Args:
+            checkpoint: that nnU-Net is about to load.
+            resumed: whether it is this training's own.
+        """
+        if resumed:
+            pretraining = Pretraining.kept_in(checkpoint.get("init_args", {}).get("dataset_json", {}))
+        else:
+            pretraining = Pretraining.of(checkpoint)
+        if pretraining is not None:
+            pretraining.keep_in(self.dataset_json)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """nnU-Net's, once the file is seen to hold weights and plain values alone.
@@ -43,5 +51,18 @@ class GuardedTrainer(nnUNetTrainer):
             ValueError: when it holds anything else.
         """
         if not isinstance(filename_or_checkpoint, dict):
-            self._check_resumed(read_checkpoint(Path(filename_or_checkpoint)))
+            self._look_at(read_checkpoint(Path(filename_or_checkpoint)), resumed=True)
         super().load_checkpoint(filename_or_checkpoint)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, unless what was pretrained has learnt from the validation cases.
+
+        Raises:
+            ValueError: naming these cases.
+        """
+        training, validation = super().do_split()
+        pretraining = Pretraining.kept_in(self.dataset_json)
+        if pretraining is not None:
+            folder = Path(self.preprocessed_dataset_folder_base)
+            pretraining.refuse_leaks(folder, self.fold, validation, self.print_to_log_file)
+        return training, validation

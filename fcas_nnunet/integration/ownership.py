@@ -60,7 +60,8 @@ def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
 def refuse_foreign_cases(folder: Path, command: str) -> None:
     """The same for a folder of cases, where the manifest says which command began it and made which case.
 
-    Files that the manifest does not name, a real case among synthetic ones say, may be there besides.
+    Files that the manifest does not name, or of which it gives the case's id alone, a real case among synthetic ones
+    say, may be there besides.
 
     Args:
         folder: to write cases into; it need not exist.
@@ -72,7 +73,7 @@ def refuse_foreign_cases(folder: Path, command: str) -> None:
     manifest = Manifest(folder)
     if not manifest.journals():  # of a run of old, which began no manifest
         refuse_foreign_folder(folder, command, MANIFEST_FILE)
-    others = sorted({_command_of(record) for record in manifest.read().values()} - {command})
+    others = sorted({_command_of(record) for record in manifest.read().values() if len(record) > 1} - {command})
     if others:
         raise ValueError(
             f"{folder}: must be new, empty or begun by {command}, got cases of {', '.join(others)}. "

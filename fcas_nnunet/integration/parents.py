@@ -5,7 +5,6 @@ They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +14,14 @@ from typing import Any
 
 from fcas_nnunet.integration.case_library import split_name
 from fcas_nnunet.integration.contents import CONTENTS_FILE, held_out_contents, known_contents, training_contents
-from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
-from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset
+from fcas_nnunet.integration.folders import resolve_dataset
+from fcas_nnunet.integration.manifest import CASE_ID, MANIFEST_FILE, Manifest
+from fcas_nnunet.integration.raw_dataset import RawDataset
 
 #: Key in dataset.json: data set → case id → what is known of the parent.
 PARENTS_KEY = "fcas_parents"
+#: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not tell.
+UNKNOWN_KEY = "fcas_unknown"
 ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
 
 _MAX_LISTED = 10
@@ -97,7 +98,7 @@ def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
 
 
 def parents_of(synthetic: RawDataset) -> list[Parent]:
-    """All parents of a synthetic data set, its own real cases included.
+    """All parents of a synthetic data set; also its own cases that are real, or of which no line tells the reference.
 
     What dataset.json does not name is taken from the manifest: the reference and template of every line, also of one
     that was copied from another set. Where the lines are of several generators, or dataset.json names no parents (of a
@@ -110,10 +111,23 @@ def parents_of(synthetic: RawDataset) -> list[Parent]:
     if own is None or len(generators) > 1:
         for source in sorted({str(record["source"]) for record in records.values() if "source" in record}):
             found = [*found, *_whole_source(source, records)]
-    real = sorted(set(synthetic.case_ids) - synthetic.needs_confidence()) if synthetic.has_confidence else []
-    contents = training_contents(synthetic, real)
-    pretrained = [Parent(synthetic.name, case_id, contents[case_id], (Role.PRETRAINING,)) for case_id in real]
+    drawn = {case_id for case_id, record in records.items() if "reference" in record}
+    own_scans = sorted(set(synthetic.case_ids) - drawn) if synthetic.has_confidence else []
+    contents = training_contents(synthetic, own_scans)
+    pretrained = [Parent(synthetic.name, case_id, contents[case_id], (Role.PRETRAINING,)) for case_id in own_scans]
     return merged([*found, *_drawn_from(records, found), *pretrained])
+
+
+def unknown_origins(synthetic: RawDataset) -> list[str]:
+    """Cases with a confidence map but no line in the manifest: nothing tells what they were made from.
+
+    Without any manifest the confidence maps are the user's own, and there is none to complete.
+    """
+    manifest = Manifest(synthetic.folder)
+    if not manifest.path.is_file():
+        return []
+    told = manifest.read().keys()
+    return [i for i in synthetic.case_ids if i not in told and synthetic.confidence_path(i).is_file()]
 
 
 def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
@@ -191,15 +205,33 @@ def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) 
     )
 
 
-def refuse_leaking_validation(
+def unknown_fault(synthetic: str, dataset: str, fold: int | str, unknown: Sequence[str]) -> str:
+    """Why a fold must not be trained after pretraining on cases of unknown origin, and what to do.
+
+    Args:
+        synthetic: the synthetic data set's name.
+        dataset: the real one's.
+        fold: of the real one, or several.
+        unknown: what `unknown_origins` found.
+    """
+    return (
+        f"{dataset}, fold {fold}: it must be known what every case of {synthetic} was made from, got no line in "
+        f"{MANIFEST_FILE} for {listed(unknown)}. Copy their lines from the set that they are from, or, of scans of "
+        f'your own, write lines {{"{CASE_ID}": "{unknown[0]}"}}; then prepare and pretrain again. Or train fold all; '
+        f"{ALLOW_VARIABLE}=1 goes on, and then the validation may prove nothing."
+    )
+
+
+def validation_faults(
     parents: Iterable[Parent],
     synthetic: str,
     preprocessed: Path,
     fold: int | str,
     validation: Sequence[str],
     warn: Callable[[str], Any],
-) -> None:
-    """Refuse a training whose validation cases are parents of what it was pretrained on; fold `all` holds none out.
+) -> list[str]:
+    """Why a fold whose validation cases are parents of what it was pretrained on must not be trained; a sentence at
+    most. Fold `all` holds none out.
 
     Args:
         parents: of the synthetic data set.
@@ -208,13 +240,10 @@ def refuse_leaking_validation(
         fold: of the training.
         validation: ids of its validation cases.
         warn: takes a warning.
-
-    Raises:
-        ValueError: naming the cases, unless the environment allows leaks.
     """
     parents = list(parents)
     if fold == "all" or not parents:
-        return
+        return []
     contents = validation_contents(preprocessed, validation)
     unknown = sum(sha256 is None for sha256 in contents.values())
     if unknown:
@@ -223,44 +252,7 @@ def refuse_leaking_validation(
             f"are held against {synthetic} by id alone. Copy {CONTENTS_FILE} from where fcas_prepare ran."
         )
     leaking = leaks(parents, preprocessed.name, contents)
-    if leaking:
-        refuse_leaks([fold_fault(synthetic, preprocessed.name, int(fold), leaking)], warn)
-
-
-def pretraining_parents(checkpoint: Mapping[str, Any]) -> tuple[str, list[Parent] | None]:
-    """The data set that a checkpoint of nnU-Net was trained on, and its parents; None where nothing tells them.
-
-    Args:
-        checkpoint: as nnU-Net writes it; of an earlier fcas_prepare, the parents are those that a later one has found.
-    """
-    arguments = checkpoint.get("init_args")
-    if arguments is None:
-        return "", None
-    name = str(arguments["plans"]["dataset_name"])
-    parents = from_json(arguments["dataset_json"])
-    path = root_folder(Root.PREPROCESSED) / name / DATASET_JSON
-    if parents is None and path.is_file():
-        parents = from_json(json.loads(path.read_text(encoding="utf-8")))
-    return name, parents
-
-
-def same_set_faults(checkpoint: Mapping[str, Any], dataset: str, fold: int | str) -> list[str]:
-    """Why weights that were trained on the data set itself must not be fine-tuned on a fold; a sentence at most.
-
-    Args:
-        checkpoint: as nnU-Net writes it.
-        dataset: full name of the data set that is fine-tuned on.
-        fold: of it.
-    """
-    arguments = checkpoint.get("init_args") or {}
-    trained = arguments.get("fold")
-    if fold == "all" or arguments.get("plans", {}).get("dataset_name") != dataset or str(trained) == str(fold):
-        return []
-    return [
-        f"{dataset}, fold {fold}: its weights must not have seen the validation cases, got weights that were trained "
-        f"on fold {trained} of the same data set. Take those of fold {fold}; {ALLOW_VARIABLE}=1 goes on, and then "
-        "the validation proves nothing."
-    ]
+    return [fold_fault(synthetic, preprocessed.name, int(fold), leaking)] if leaking else []
 
 
 def held_out_faults(parents: Iterable[Parent], dataset: RawDataset) -> list[str]:

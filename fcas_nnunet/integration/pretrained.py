@@ -1,8 +1,11 @@
-"""What `-pretrained_weights` brings: whether it fits the fine-tuning, and the segmentation layers nnU-Net omits."""
+"""What `-pretrained_weights` brings: what it has learnt from, whether it fits, and the layers that nnU-Net omits."""
 
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,24 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from fcas_nnunet.integration.folders import Root, root_folder
+from fcas_nnunet.integration.parents import (
+    ALLOW_VARIABLE,
+    PARENTS_KEY,
+    UNKNOWN_KEY,
+    Parent,
+    from_json,
+    merged,
+    refuse_leaks,
+    to_json,
+    unknown_fault,
+    validation_faults,
+)
+from fcas_nnunet.integration.raw_dataset import DATASET_JSON
 from fcas_nnunet.integration.raw_description import same_description
+
+#: Key in a trainer's own dataset.json, which its checkpoints hold: what its first weights had learnt from.
+PRETRAINING_KEY = "fcas_pretraining"
 
 _ARGUMENT = "-pretrained_weights"
 #: nnU-Net's functions that load pretrained weights, and the variable of each that holds the file.
@@ -35,6 +55,91 @@ def weights_to_load() -> Path | None:
             return None if path is None else Path(path)
         frame = frame.f_back
     return None
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What weights had learnt from when a training started with them.
+
+    Attributes:
+        trained_on: full name and fold of every data set that they were trained on, in this order; empty where nothing
+            tells.
+        parents: of these data sets.
+        unknown: ids of their cases whose origin nothing tells.
+    """
+
+    trained_on: Sequence[tuple[str, str]] = ()
+    parents: Sequence[Parent] = ()
+    unknown: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> Pretraining:
+        """What the weights of a checkpoint of nnU-Net have learnt from, those included that it started with itself.
+
+        Args:
+            checkpoint: as nnU-Net writes it; of an earlier fcas_prepare, the parents are those that a later one found.
+        """
+        arguments = checkpoint.get("init_args")
+        if arguments is None:
+            return cls()
+        told, name = arguments["dataset_json"], str(arguments["plans"]["dataset_name"])
+        before = cls.kept_in(told) or cls()
+        path = root_folder(Root.PREPROCESSED) / name / DATASET_JSON
+        if PARENTS_KEY not in told and path.is_file():
+            told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            trained_on=[*before.trained_on, (name, str(arguments.get("fold")))],
+            parents=merged([*before.parents, *(from_json(told) or [])]),
+            unknown=[*before.unknown, *told.get(UNKNOWN_KEY, [])],
+        )
+
+    @classmethod
+    def kept_in(cls, dataset_json: Mapping[str, Any]) -> Pretraining | None:
+        """What `keep_in` kept; None where a training did not start from weights, or with an earlier version."""
+        kept = dataset_json.get(PRETRAINING_KEY)
+        if kept is None:
+            return None
+        return cls([(name, fold) for name, fold in kept["trained_on"]], from_json(kept) or [], kept[UNKNOWN_KEY])
+
+    def keep_in(self, dataset_json: dict[str, Any]) -> None:
+        """Keep it in a trainer's dataset.json, and so in all its checkpoints."""
+        trained_on = [list(entry) for entry in self.trained_on]
+        told = {"trained_on": trained_on, PARENTS_KEY: to_json(self.parents), UNKNOWN_KEY: list(self.unknown)}
+        dataset_json[PRETRAINING_KEY] = told
+
+    def refuse_leaks(
+        self, preprocessed: Path, fold: int | str, validation: Sequence[str], warn: Callable[[str], Any]
+    ) -> None:
+        """Refuse a fold whose validation cases the weights may have seen; fold `all` holds none out.
+
+        Args:
+            preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
+            fold: of the training.
+            validation: ids of its validation cases.
+            warn: takes a warning.
+
+        Raises:
+            ValueError: listing all faults, unless the environment allows leaks.
+        """
+        if fold == "all":
+            return
+        dataset = preprocessed.name
+        name = self.trained_on[-1][0] if self.trained_on else "the pretraining"
+        faults = [
+            f"{dataset}, fold {fold}: its weights must not have seen the validation cases, got weights that were "
+            f"trained on fold {trained} of the same data set. Take those of fold {fold}; {ALLOW_VARIABLE}=1 goes on, "
+            "and then the validation proves nothing."
+            for before, trained in dict.fromkeys(self.trained_on)
+            if before == dataset and trained != str(fold)
+        ]
+        if self.unknown:
+            faults.append(unknown_fault(name, dataset, fold, self.unknown))
+        if name != dataset and all(parent.dataset == name for parent in self.parents):
+            warn(
+                f"WARNING: nothing tells which real cases {name} was made from, so it may have seen the validation "
+                "cases. Run fcas_prepare again on it."
+            )
+        refuse_leaks([*faults, *validation_faults(self.parents, name, preprocessed, fold, validation, warn)], warn)
 
 
 def bare_network(network: nn.Module) -> nn.Module:

@@ -21,16 +21,14 @@ from fcas_nnunet.integration.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.guarded_trainer import GuardedTrainer
 from fcas_nnunet.integration.losses import ConfidenceLoss
 from fcas_nnunet.integration.parents import (
-    PARENTS_KEY,
+    UNKNOWN_KEY,
     from_json,
-    merged,
-    pretraining_parents,
-    refuse_leaking_validation,
     refuse_leaks,
-    same_set_faults,
-    to_json,
+    unknown_fault,
+    validation_faults,
 )
 from fcas_nnunet.integration.pretrained import (
+    Pretraining,
     bare_network,
     copy_segmentation_layers,
     pretraining_faults,
@@ -113,27 +111,21 @@ class nnUNetTrainerCAL(GuardedTrainer):
         self.tally = ConfidenceTally(len(names), labels.has_regions)
         self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
 
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Weights that were pretrained themselves bring their parents, which go on with this training's checkpoints."""
-        _, inherited = pretraining_parents(checkpoint)
-        if inherited:
-            own = from_json(self.dataset_json) or []
-            self.dataset_json[PARENTS_KEY] = to_json(merged([*own, *inherited]))  # nnU-Net's checkpoints hold this dict
-
-    def _check_resumed(self, checkpoint: dict[str, Any]) -> None:
-        """A training that is gone on with keeps the parents that its weights have brought."""
-        self._check_weights(checkpoint)
-
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split; under fold `all`, a sample of the cases to validate on.
 
         Raises:
-            ValueError: when real cases among the validation ones are parents of the synthetic ones.
+            ValueError: when real cases among the validation ones are parents of the synthetic ones, or may be.
         """
         training, validation = super().do_split()
         folder = Path(self.preprocessed_dataset_folder_base)
-        parents = [p for p in from_json(self.dataset_json) or [] if p.dataset != folder.name]
-        refuse_leaking_validation(parents, folder.name, folder, self.fold, validation, self.print_to_log_file)
+        parents, unknown = from_json(self.dataset_json) or [], self.dataset_json.get(UNKNOWN_KEY, [])
+        others = [parent for parent in parents if parent.dataset != folder.name]
+        faults = validation_faults(others, folder.name, folder, self.fold, validation, self.print_to_log_file)
+        real = {parent.case_id for parent in parents if parent not in others} - set(unknown)
+        if unknown and self.fold != "all" and not real.isdisjoint(validation):
+            faults.append(unknown_fault(folder.name, folder.name, self.fold, unknown))
+        refuse_leaks(faults, self.print_to_log_file)
         feeds_next_stage = bool(self.configuration_manager.next_stage_names)
         if self.fold == "all" and len(validation) > _MAX_VALIDATION_CASES and not feeds_next_stage:
             picks = np.linspace(0, len(validation) - 1, _MAX_VALIDATION_CASES).round().astype(int)
@@ -230,36 +222,22 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
         super().initialize()
         bare_network(self.network).register_load_state_dict_pre_hook(self._on_weights)
 
-    def _check_weights(self, checkpoint: dict[str, Any]) -> None:
-        faults = pretraining_faults(checkpoint, self.plans_manager.plans, self.configuration_name, self.dataset_json)
-        if faults:
-            raise ValueError("\n".join(faults))
-        self.pretrained = checkpoint
+    def _look_at(self, checkpoint: dict[str, Any], *, resumed: bool) -> None:
+        if not resumed:
+            plans = self.plans_manager.plans
+            faults = pretraining_faults(checkpoint, plans, self.configuration_name, self.dataset_json)
+            if faults:
+                raise ValueError("\n".join(faults))
+            self.pretrained = checkpoint
+        super()._look_at(checkpoint, resumed=resumed)
+        if Pretraining.kept_in(self.dataset_json) is None:
+            Pretraining().keep_in(self.dataset_json)  # a training that an earlier version began
 
     def _on_weights(self, *_: Any) -> None:
         """The network is about to take weights; from a file that was not looked at when the trainer was initialised."""
         if self.pretrained is None:
             self._look_at_weights()
         self.has_weights = True
-
-    def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split, unless what was pretrained has learnt from the validation cases.
-
-        Raises:
-            ValueError: naming these cases.
-        """
-        training, validation = super().do_split()
-        if self.pretrained is not None:
-            name, parents = pretraining_parents(self.pretrained)
-            folder = Path(self.preprocessed_dataset_folder_base)
-            refuse_leaks(same_set_faults(self.pretrained, folder.name, self.fold), self.print_to_log_file)
-            if parents is None and name != folder.name and self.fold != "all":
-                self.print_to_log_file(
-                    f"WARNING: nothing tells which real cases {name or 'the pretraining'} was made from, so it may "
-                    "have seen the validation cases. Run fcas_prepare again on it."
-                )
-            refuse_leaking_validation(parents or [], name, folder, self.fold, validation, self.print_to_log_file)
-        return training, validation
 
     def on_train_start(self) -> None:
         """nnU-Net's preparations, and the pretrained segmentation layers, which nnU-Net does not load.

@@ -19,7 +19,8 @@ from fcas_nnunet.commands.prepare import _sound_folds, main, training_commands
 from fcas_nnunet.integration import trainers
 from fcas_nnunet.integration.contents import CONTENTS_FILE, training_contents
 from fcas_nnunet.integration.folds import read_splits
-from fcas_nnunet.integration.parents import PARENTS_KEY, Parent, Role, parents_of, to_json
+from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.parents import PARENTS_KEY, UNKNOWN_KEY, Parent, Role, parents_of, to_json, unknown_origins
 from fcas_nnunet.integration.planning import read_plans
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
@@ -116,14 +117,44 @@ def test_folds_that_leak_are_left_out(
 ) -> None:
     real, synthetic = sets
     splits, parents = read_splits(real), parents_of(synthetic)
-    assert _sound_folds(synthetic, real, parents, splits, None) == ["1"]
+    assert _sound_folds(synthetic, real, parents, [], splits, None) == ["1"]
     assert (
         f"{SYNTHETIC} was made from validation cases of fold 0, 2, 3, 4, so no command is printed there" in caplog.text
     )
-    assert _sound_folds(synthetic, real, parents_in(real, real.case_ids), splits, None) == ["all"]
-    assert _sound_folds(synthetic, real, parents, splits, ["all"]) == ["all"]
+    assert _sound_folds(synthetic, real, parents_in(real, real.case_ids), [], splits, None) == ["all"]
+    assert _sound_folds(synthetic, real, parents, [], splits, ["all"]) == ["all"]
     monkeypatch.setenv("FCAS_ALLOW_LEAKS", "1")
-    assert _sound_folds(synthetic, real, parents, splits, None) == ["0", "1", "2", "3", "4"]
+    assert _sound_folds(synthetic, real, parents, [], splits, None) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_case_of_unknown_origin_leaves_fold_all(
+    sets: tuple[RawDataset, RawDataset], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A case that was copied into a set with a manifest, without its line."""
+    real, synthetic = sets
+    Manifest(synthetic.folder).append({"case_id": "another", "source": real.name, "reference": "real_0"})
+    why = f"it must be known what every case of {SYNTHETIC} was made from, got no line in fcas_manifest.jsonl for syn_0"
+    for fold in ("0", "1"):
+        assert f"{REAL}, fold {fold}: {why}" in refused(["-d", "902", "--for", "901", "-f", fold], capsys)
+    splits, parents, unknown = read_splits(real), parents_of(synthetic), unknown_origins(synthetic)
+    assert _sound_folds(synthetic, real, parents, unknown, splits, None) == ["all"]
+    assert f"{REAL}, fold 0, 1, 2, 3, 4: {why}" in caplog.text
+    assert _sound_folds(synthetic, real, parents, unknown, splits, ["all"]) == ["all"]
+    Manifest(synthetic.folder).append({"case_id": "syn_0"})  # the user's own scan
+    assert unknown_origins(synthetic) == []
+
+
+def test_scans_with_maps_of_ones_own_are_held_by_their_content(
+    sets: tuple[RawDataset, RawDataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No manifest, no parents: scans of 901 under other names, with maps that the user has written."""
+    real, raw = sets[0], sets[0].folder.parent
+    (held_out,) = read_splits(real)[0]["val"]
+    case = random_case("mine", int(held_out[-1]), confidence=True)
+    write_case(raw / COPY, case)
+    write_dataset_json(raw / COPY, real.labels, 1)
+    message = refused(["-d", "910", "--for", "901", "-f", "0"], capsys)
+    assert f"got {held_out} (the scan of {COPY}'s mine, which is among the synthetic cases)" in message
 
 
 @pytest.fixture
@@ -188,21 +219,27 @@ def test_nnunet_refuses_a_renamed_case(pretrained: Path, monkeypatch: pytest.Mon
 
 
 def test_pretraining_refuses_real_cases_it_validates_on(prepared: Prepared) -> None:
-    """Real cases in a synthetic set, one of them a parent under another name."""
+    """Real cases in a synthetic set, one of them a parent under another name; or perhaps, of a case without origin."""
+    own = [Parent(SYNTHETIC, f"syn_{i}", None, (Role.PRETRAINING,)) for i in (0, 1, 3)]
     parent = Parent(REAL, "real_0", training_contents(prepared.synthetic)["syn_1"], (Role.TEMPLATE,))
     dataset_json = prepared.synthetic.dataset_json | {PARENTS_KEY: to_json([parent])}
     plans = deepcopy(read_plans(prepared.synthetic, MOVED_PLANS)) | {"continue_training": False}
-    for fold, leaking in ((0, True), (1, False)):
-        trainer = trainers.nnUNetTrainerCAL(deepcopy(plans), "3d_fullres", fold, dataset_json, CPU)
+    unsure = prepared.synthetic.dataset_json | {PARENTS_KEY: to_json(own), UNKNOWN_KEY: ["syn_3", "syn_0"]}
+    learnt, doubted = (
+        r"syn_1 \(the scan of Dataset901_Heart's real_0, which was a temp",
+        "got no line .* for syn_3, syn_0",
+    )
+    for fold, described, leaking in (
+        (0, dataset_json, learnt), (1, dataset_json, None), (0, unsure, doubted), (1, unsure, None),
+    ):  # fmt: skip
+        trainer = trainers.nnUNetTrainerCAL(deepcopy(plans), "3d_fullres", fold, described, CPU)
         splits = [{"train": ["syn_0"], "val": ["syn_1"]}, {"train": ["syn_1"], "val": ["syn_0"]}]
         path = Path(trainer.preprocessed_dataset_folder_base) / "splits_final.json"
         assert not path.exists(), "four cases have no folds of nnU-Net's own"
         path.write_text(json.dumps(splits))
         try:
             if leaking:
-                with pytest.raises(
-                    ValueError, match=r"syn_1 \(the scan of Dataset901_Heart's real_0, which was a temp"
-                ):
+                with pytest.raises(ValueError, match=leaking):
                     trainer.do_split()
             else:
                 assert trainer.do_split() == (["syn_1"], ["syn_0"])

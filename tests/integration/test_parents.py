@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, small_case
 
 from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.parents import (
     PARENTS_KEY,
     Parent,
@@ -20,15 +22,14 @@ from fcas_nnunet.integration.parents import (
     leaks,
     merged,
     parents_of,
-    pretraining_parents,
-    refuse_leaking_validation,
     refuse_leaks,
-    same_set_faults,
     to_json,
+    unknown_origins,
     validation_contents,
+    validation_faults,
 )
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.trainers import nnUNetTrainerCAL
+from fcas_nnunet.integration.volumes import write_confidence
 
 REAL, SYNTHETIC = "Dataset901_Small", "Dataset902_SmallFCaS"
 PARENTS = [
@@ -121,42 +122,32 @@ def test_lines_that_were_copied_from_another_set_bring_their_parents(root: Path)
     assert [parent.case_id for parent in parents_of(described)] == ["p0", "p1", "p2"]
 
 
-def test_weights_of_the_set_itself_are_those_of_the_same_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = {"init_args": {"plans": {"dataset_name": REAL}, "fold": "all", "dataset_json": {}}}
-    (fault,) = same_set_faults(checkpoint, REAL, 0)
-    assert "got weights that were trained on fold all of the same data set" in fault
-    assert same_set_faults(checkpoint, REAL, "all") == same_set_faults(checkpoint, SYNTHETIC, 0) == []
-    checkpoint["init_args"]["fold"] = 0
-    assert same_set_faults(checkpoint, REAL, 0) == []
+@pytest.fixture
+def mixed(root: Path) -> RawDataset:
+    """A case that a line tells the reference of, a real one, one with a map and no line, and a scan of one's own."""
+    write(root, REAL, {"p0": 0, "p1": 1})
+    synthetic = write(root, SYNTHETIC, {"fcas_00000": 5, "own": 6, "patient": 7, "stranger": 8})
+    for case_id in ("fcas_00000", "own", "stranger"):
+        write_confidence(synthetic.confidence_path(case_id), np.ones((32, 32, 32)), small_case(5).affine)
+    line = {"case_id": "fcas_00000", "source": REAL, "reference": "p0", "template": "p0", "confidence": {}}
+    Manifest(synthetic.folder).append(line | {"command": GENERATE})
+    Manifest(synthetic.folder).append({"case_id": "own"})
+    return synthetic
 
 
-def test_pretraining_that_starts_from_weights_passes_their_parents_on(root: Path) -> None:
-    trainer = nnUNetTrainerCAL.__new__(nnUNetTrainerCAL)
-    own = Parent(REAL, "c", "hash of c", (Role.TRAINING,))
-    told = trainer.dataset_json = {PARENTS_KEY: to_json([own])}
-    arguments = {"plans": {"dataset_name": "Dataset905_Earlier"}, "dataset_json": {PARENTS_KEY: to_json(PARENTS)}}
-    trainer._check_weights({"init_args": arguments})
-    assert from_json(told) == merged([own, *PARENTS])
+def test_cases_of_unknown_origin_are_held_by_content_and_named(mixed: RawDataset) -> None:
+    contents = training_contents(mixed)
+    own = [Parent(SYNTHETIC, i, contents[i], (Role.PRETRAINING,)) for i in ("own", "patient", "stranger")]
+    assert [parent for parent in parents_of(mixed) if parent.dataset == SYNTHETIC] == own
+    assert unknown_origins(mixed) == ["stranger"]
+    assert mixed.needs_confidence() == {"fcas_00000"}
+    refuse_foreign_cases(mixed.folder, GENERATE)  # a line of the id alone says of no other command
 
 
-def test_real_cases_beside_synthetic_ones_are_pretrained_on(root: Path) -> None:
-    synthetic = write(root, SYNTHETIC, {"fcas_00000": 5, "patient": 6})
-    (synthetic.folder / "confidenceTr").mkdir()
-    Manifest(synthetic.folder).append({"case_id": "fcas_00000", "confidence": {}})
-    sha256 = training_contents(synthetic, ["patient"])["patient"]
-    assert parents_of(synthetic) == [Parent(SYNTHETIC, "patient", sha256, (Role.PRETRAINING,))]
-
-
-def test_a_checkpoint_tells_its_parents(root: Path) -> None:
-    arguments = {"plans": {"dataset_name": SYNTHETIC}, "dataset_json": {PARENTS_KEY: to_json(PARENTS)}}
-    assert pretraining_parents({"init_args": arguments}) == (SYNTHETIC, PARENTS)
-    arguments["dataset_json"] = {}
-    assert pretraining_parents({"init_args": arguments}) == (SYNTHETIC, None)
-    assert pretraining_parents({}) == ("", None)
-    prepared = root / "preprocessed" / SYNTHETIC
-    prepared.mkdir()
-    (prepared / "dataset.json").write_text(json.dumps({PARENTS_KEY: to_json(PARENTS)}))  # fcas_prepare, run again
-    assert pretraining_parents({"init_args": arguments}) == (SYNTHETIC, PARENTS)
+def test_maps_of_ones_own_without_a_manifest_are_no_gap_and_their_scans_are_held_by_content(mixed: RawDataset) -> None:
+    Manifest(mixed.folder).path.unlink()
+    assert unknown_origins(mixed) == []
+    assert [(p.dataset, p.case_id) for p in parents_of(mixed)] == [(SYNTHETIC, i) for i in mixed.case_ids]
 
 
 def test_contents_of_validation_cases_come_from_whatever_is_there(root: Path) -> None:
@@ -172,8 +163,8 @@ def test_contents_of_validation_cases_come_from_whatever_is_there(root: Path) ->
 def test_cases_of_unknown_content_are_compared_by_id_and_said_so(root: Path) -> None:
     said: list[str] = []
     preprocessed = root / "preprocessed" / REAL
-    refuse_leaking_validation(PARENTS, SYNTHETIC, preprocessed, 0, ["new"], said.append)
+    assert validation_faults(PARENTS, SYNTHETIC, preprocessed, 0, ["new"], said.append) == []
     assert said[0].startswith(f"{REAL}: scans of 1 of 1 validation cases are not known here")
-    with pytest.raises(ValueError, match=r"got a \(trained the generator, was a template\)"):
-        refuse_leaking_validation(PARENTS, SYNTHETIC, preprocessed, 0, ["a"], said.append)
-    refuse_leaking_validation(PARENTS, SYNTHETIC, preprocessed, "all", ["a"], said.append)
+    (fault,) = validation_faults(PARENTS, SYNTHETIC, preprocessed, 0, ["a"], said.append)
+    assert "got a (trained the generator, was a template)" in fault
+    assert validation_faults(PARENTS, SYNTHETIC, preprocessed, "all", ["a"], said.append) == []

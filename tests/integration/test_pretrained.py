@@ -1,5 +1,6 @@
 """`-pretrained_weights`: what does not fit is refused before training, and segmentation layers are taken over."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from nnunet_cases import PLANS, Prepared, build
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from fcas_nnunet.integration.parents import PARENTS_KEY, UNKNOWN_KEY, Parent, Role, to_json
 from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.planning import read_plans
-from fcas_nnunet.integration.pretrained import pretraining_faults
+from fcas_nnunet.integration.pretrained import Pretraining, pretraining_faults
 
 
 @pytest.fixture
@@ -140,3 +142,92 @@ def test_every_kind_of_difference_is_a_fault(prepared: Prepared, checkpoint: Pat
     assert pretraining_faults(ignoring, plans, "3d_fullres", dataset_json) == []
     (fault,) = pretraining_faults(content, plans, "3d_fullres", dataset_json | {"channel_names": {"0": "MRI"}})
     assert "channel_names must be those of the pretraining" in fault
+
+
+REAL, SYNTHETIC = "Dataset901_Heart", "Dataset902_HeartFCaS"
+PARENT = Parent(REAL, "a", "hash of a", (Role.TRAINING,))
+
+
+def content_of(name: str, fold: int | str = "all", **dataset_json: Any) -> dict[str, Any]:
+    """What of a checkpoint tells what its weights have learnt from."""
+    return {"init_args": {"plans": {"dataset_name": name}, "fold": fold, "dataset_json": dataset_json}}
+
+
+def test_a_checkpoint_tells_what_it_has_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    told = {PARENTS_KEY: to_json([PARENT]), UNKNOWN_KEY: ["stranger"]}
+    known = Pretraining([(SYNTHETIC, "all")], [PARENT], ["stranger"])
+    assert Pretraining.of(content_of(SYNTHETIC, **told)) == known
+    assert Pretraining.of(content_of(SYNTHETIC)) == Pretraining([(SYNTHETIC, "all")], [], [])
+    assert Pretraining.of({}) == Pretraining()
+    (tmp_path / SYNTHETIC).mkdir()
+    (tmp_path / SYNTHETIC / "dataset.json").write_text(json.dumps(told))  # fcas_prepare, run again
+    assert Pretraining.of(content_of(SYNTHETIC)) == known
+    described: dict[str, Any] = {}
+    assert Pretraining.kept_in(described) is None
+    known.keep_in(described)
+    assert Pretraining.kept_in(json.loads(json.dumps(described))) == known
+    later = {PARENTS_KEY: to_json([Parent(REAL, "b", None, (Role.TEMPLATE,))])}
+    chain = Pretraining.of(content_of("Dataset903_Other", 1, **described, **later))
+    assert chain.trained_on == [(SYNTHETIC, "all"), ("Dataset903_Other", "1")]
+    assert ([parent.case_id for parent in chain.parents], chain.unknown) == (["a", "b"], ["stranger"])
+
+
+def test_a_fold_that_the_weights_may_have_seen_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set itself anywhere in the chain, a parent, and cases of unknown origin; all at once."""
+    said: list[str] = []
+    preprocessed = tmp_path / REAL
+    seen = Pretraining([(REAL, "all"), (REAL, "0"), (SYNTHETIC, "all")], [PARENT], ["stranger"])
+    seen.refuse_leaks(preprocessed, "all", ["a"], said.append)
+    assert said == []
+    with pytest.raises(ValueError, match=r"validation cases must be none that .* got a \(trained the gene") as caught:
+        seen.refuse_leaks(preprocessed, 0, ["a"], said.append)
+    first, second, _ = str(caught.value).splitlines()
+    assert "got weights that were trained on fold all of the same data set. Take those of fold 0" in first
+    assert f"what every case of {SYNTHETIC} was made from, got no line in fcas_manifest.jsonl for stranger." in second
+    assert 'write lines {"case_id": "stranger"}; then prepare and pretrain again' in second
+    Pretraining([(REAL, "0")], [PARENT]).refuse_leaks(preprocessed, 0, ["b"], said.append)
+    assert not any("nothing tells" in line for line in said)
+    Pretraining([(SYNTHETIC, "all")]).refuse_leaks(preprocessed, 0, ["b"], said.append)
+    assert said[-1].startswith(f"WARNING: nothing tells which real cases {SYNTHETIC} was made from")
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
+def test_what_weights_have_learnt_from_is_still_known_when_a_training_goes_on(
+    prepared: Prepared, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """nnU-Net's `--c` gives no pretrained weights: the training's own checkpoint has to tell."""
+    content = read_checkpoint(checkpoint)
+    content["init_args"]["dataset_json"] |= {PARENTS_KEY: to_json([Parent(REAL, "real_0", None, (Role.TRAINING,))])}
+    torch.save(content, checkpoint)
+    trainer = build(prepared, name, real=name.endswith("Finetune"))
+    maybe_load_checkpoint(trainer, False, False, str(checkpoint))
+    latest = tmp_path / "own" / "checkpoint_latest.pth"
+    latest.parent.mkdir()
+    trainer.save_checkpoint(str(latest))
+    for _ in range(2):  # what goes on once goes on again
+        trainer = build(prepared, name, real=name.endswith("Finetune"))
+        trainer.output_folder = str(latest.parent)
+        maybe_load_checkpoint(trainer, True, False, None)
+        trainer.save_checkpoint(str(latest))
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda self: ([], ["real_0"]))
+    monkeypatch.setattr(trainer, "preprocessed_dataset_folder_base", str(prepared.preprocessed(REAL)))
+    trainer.fold = 0
+    with pytest.raises(ValueError, match=rf"{REAL}, fold 0: .* that {SYNTHETIC} was made from, got real_0 \(trained"):
+        trainer.do_split()
+
+
+def test_a_fine_tuning_that_an_earlier_version_began_is_said_to_be_unknown(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = fine_tuning(prepared)
+    trainer.initialize()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    resumed = fine_tuning(prepared)
+    resumed.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    logged: list[str] = []
+    monkeypatch.setattr(resumed, "print_to_log_file", logged.append)
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda self: ([], ["real_0"]))
+    resumed.fold = 0
+    resumed.do_split()
+    assert "nothing tells which real cases the pretraining was made from" in logged[0]

@@ -12,10 +12,11 @@ TRIED_SEEDS = 10_000
 
 
 def common_fields(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What all records of a manifest agree on, in the first one's order; empty without records."""
-    if not records:
+    """What all records of a manifest agree on, in the first one's order; those that give an id alone do not count."""
+    told = [record for record in records.values() if len(record) > 1]
+    if not told:
         return {}
-    first, *others = records.values()
+    first, *others = told
     return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 

@@ -66,6 +66,9 @@ def made_otherwise(
     return sorted(
         case_id
         for case_id, record in records.items()
-        if any(record.get(key) != value for key, value in shared.items() if key != "versions")
-        or (case_id in by_id and planned(record) != by_id[case_id])
+        if (len(record) > 1 or case_id in by_id)  # of a scan of the user's own there is the id alone
+        and (
+            any(record.get(key) != value for key, value in shared.items() if key != "versions")
+            or (case_id in by_id and planned(record) != by_id[case_id])
+        )
     )

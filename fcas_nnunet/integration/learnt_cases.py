@@ -74,7 +74,8 @@ def derived_cases(synthetic: RawDataset, learnt: LearntCases) -> set[str]:
     hashes = {(p.dataset, p.case_id): p.image_sha256 for p in from_json(synthetic.dataset_json) or []}
 
     def is_derived(record: Mapping[str, Any]) -> bool:
-        origins = [split_name(str(record[key]), str(record["source"])) for key in ("reference", "template")]
+        names = [record[key] for key in ("reference", "template") if key in record]
+        origins = [split_name(str(name), str(record["source"])) for name in names]
         return any(learnt.has(*origin, hashes.get(origin)) for origin in origins)
 
     records = Manifest(synthetic.folder).read()

@@ -25,8 +25,10 @@ from fcas_nnunet.commands.outlook import MAX_LISTED
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config import OptimisationConfig, PreviewConfig
 from fcas_nnunet.config_files import save_config
+from fcas_nnunet.evaluation.report_provenance import common_fields
 from fcas_nnunet.integration.case_contents import case_contents
 from fcas_nnunet.integration.manifest import Manifest
+from fcas_nnunet.integration.parents import unknown_origins
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.synthetic_cases import case_bytes
 
@@ -109,12 +111,23 @@ def test_more_cases_are_added_to_those_that_are_there(home):
     before = hashes(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
     described = home / "nnUNet_raw/Dataset902_SmallFCaS/dataset.json"
     described.write_text(json.dumps(json.loads(described.read_text()) | {"licence": "CC0"}))
+    own = replace(small_case(9), case_id="own", surroundings=None, confidence=np.ones((32, 32, 32), np.float32))
+    write_case(described.parent, own)  # a scan of the user's own, with its line
+    Manifest(described.parent).append({"case_id": "own"})
     generate(["-d", "901", "-o", "902", "-n", str(NUM_CASES + 1), "--config", str(home / "short.yaml")])
     after = hashes(home / "nnUNet_raw" / "Dataset902_SmallFCaS")
     del before["fcas_manifest.jsonl"]
     assert before.items() <= after.items()
     content = json.loads(described.read_text())
-    assert (content["numTraining"], content["licence"]) == (5, "CC0")
+    assert (content["numTraining"], content["licence"]) == (6, "CC0")
+    records = Manifest(described.parent).read()
+    assert records["own"] == {"case_id": "own"}
+    assert common_fields(records)["source"] == SOURCE
+    assert unknown_origins(RawDataset.open(described.parent)) == []
+    for part in ("imagesTr/own_0000", "labelsTr/own", "confidenceTr/own"):
+        (described.parent / f"{part}.nii.gz").unlink()  # the tests that follow have the drawn cases alone
+    Manifest(described.parent).finalise(records.keys() - {"own"})
+    described.write_text(json.dumps(content | {"numTraining": 5}))
     assert not (described.parent / ".fcas_unfinished").exists()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from fcas_nnunet.anatomy import BACKGROUND, IGNORE
-from fcas_nnunet.label_names import Term, name_key, term_of, whole_terms
+from fcas_nnunet.label_names import Term, make_up, name_key, term_of, whole_terms
 
 
 class Unmatched(StrEnum):
@@ -26,11 +26,14 @@ class LabelMatch:
         names: source name → target name, of the labels that match.
         unmatched: source names that no target label stands for.
         missing: target names that no source label stands for → the source label that they are a part of, if any.
+        incomplete: unmatched source names → the missing target that they are a part of, whose other parts have no
+            label: `LCA` without `RCA` → `coronary_arteries`.
     """
 
     names: Mapping[str, str]
     unmatched: Sequence[str]
     missing: Mapping[str, str | None]
+    incomplete: Mapping[str, str] = field(default_factory=dict)
 
     def ids(self, source: Mapping[str, int], target: Mapping[str, int], rest: int = 0) -> dict[int, int]:
         """Source id → target id, for every source id.
@@ -50,16 +53,38 @@ class LabelMatch:
             sources.setdefault(target, []).append(name)
         lines = [f"  {target} <- {', '.join(names)}" for target, names in sources.items() if names != [target]]
         lines += [f"  {rest} <- {', '.join(self.unmatched)}"] if self.unmatched else []
-        return lines + ([f"  nothing stands for {', '.join(self.missing)}"] if self.missing else [])
+        missing = [name + self._why_missing(name) for name in self.missing]
+        return lines + ([f"  nothing stands for {', '.join(missing)}"] if missing else [])
+
+    def describe_missing(self) -> str:
+        """The target labels that nothing stands for, with what is near them."""
+        return ", ".join(
+            name + (f" (part of {whole})" if whole else self._why_missing(name)) for name, whole in self.missing.items()
+        )
+
+    def with_incomplete(self) -> LabelMatch:
+        """The match under which parts stand for their whole although other parts have no label."""
+        return replace(
+            self,
+            names={**self.names, **self.incomplete},
+            unmatched=[name for name in self.unmatched if name not in self.incomplete],
+            missing={name: whole for name, whole in self.missing.items() if name not in self.incomplete.values()},
+            incomplete={},
+        )
+
+    def _why_missing(self, name: str) -> str:
+        parts = [part for part, whole in self.incomplete.items() if whole == name]
+        return f" (only a part of it: {', '.join(parts)})" if parts else ""
 
 
 def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> LabelMatch:
     """Match the labels of two data sets.
 
     Equal names match, whatever their case and separators. Of the rest, names that mean one structure match (`LV`,
-    `left ventricle cavity`), and parts become their whole (`LCA` and `RCA` both `coronary_arteries`; not the other way,
-    since nothing says which voxels belong to which part). `aorta` and `ascending_aorta` match where each data set has
-    only one of them.
+    `left ventricle cavity`), and parts become their whole where all of them are there (`LCA` and `RCA` both
+    `coronary_arteries`, but not `LCA` alone, since the right one would be background; and not the other way, since
+    nothing says which voxels belong to which part). `aorta` and `ascending_aorta` match where each data set has only
+    one of them.
 
     Args:
         source: label name → id of the data set that is read.
@@ -74,21 +99,21 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
     keys: tuple[Callable[[str], Hashable | None], ...] = (name_key, term_of, _structure)
     for key in keys[:2]:
         _match(names, sources, targets, key, faults)
-    for name in sources:
-        for whole in _wholes(name) if name not in names else ():
-            found = [target for target in targets if term_of(target) == whole]
-            names |= {name: found[0]} if found and name not in names else {}
+    terms = {term for name in sources if (term := term_of(name)) is not None}
+    incomplete: dict[str, str] = {}
+    for name in [name for name in sources if name not in names]:
+        found = [(whole, target) for whole in _wholes(name) for target in targets if term_of(target) == whole]
+        if found:
+            whole, becomes = found[0]
+            (names if make_up(whole, terms) else incomplete)[name] = becomes
     _match(names, sources, targets, keys[2], faults)
     if faults:
         raise ValueError("\n".join(dict.fromkeys(faults)))
-    if not names:
-        raise ValueError(
-            f"labels: at least one must match between {sorted(source)} and {sorted(target)}, got none. "
-            "Rename them in dataset.json to standard structure names."
-        )
+    if not names and not incomplete:
+        raise _no_match(source, target)
     unmatched = [name for name in sources if name not in names]
     missing = [name for name in targets if name not in names.values()]
-    return LabelMatch(names, unmatched, {name: _holder(name, unmatched) for name in missing})
+    return LabelMatch(names, unmatched, {name: _holder(name, unmatched) for name in missing}, incomplete)
 
 
 def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[int, int]:
@@ -97,7 +122,10 @@ def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[i
     Raises:
         ValueError: as `compare_labels`.
     """
-    return compare_labels(source, target).ids(source, target)
+    match = compare_labels(source, target)
+    if not match.names:
+        raise _no_match(source, target)
+    return match.ids(source, target)
 
 
 def labels_to_write(
@@ -118,14 +146,14 @@ def labels_to_write(
     """
     match = compare_labels(source, target)
     if match.missing and unmatched == Unmatched.REFUSE:
-        listed = ", ".join(name + (f" (part of {whole})" if whole else "") for name, whole in match.missing.items())
         raise ValueError(
-            f"--for: every label must have a counterpart among those of -d, got none for {listed}; -d has "
+            f"--for: every label must have a counterpart among those of -d, got none for {match.describe_missing()}; "
+            "-d has "
             f"{', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means the same, "
             "or choose what pretraining is told where they may be: --unmatched ignore (nothing) or background."
         )
     if not match.missing or unmatched == Unmatched.BACKGROUND:
-        return dict(target), match.ids(source, target)
+        return dict(target), match.with_incomplete().ids(source, target)
     nowhere = [name for name in match.missing if not _may_hide(name, match)]
     if nowhere:
         raise ValueError(
@@ -134,6 +162,13 @@ def labels_to_write(
         )
     ignore = max(target.values()) + 1
     return dict(target) | {IGNORE: ignore}, match.ids(source, target, rest=ignore)
+
+
+def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> ValueError:
+    return ValueError(
+        f"labels: at least one must match between {sorted(source)} and {sorted(target)}, got none. "
+        "Rename them in dataset.json to standard structure names."
+    )
 
 
 def _match(

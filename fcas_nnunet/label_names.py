@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
@@ -104,3 +105,12 @@ def whole_terms(term: Term) -> list[Term]:
     while chain[-1].whole is not None:
         chain.append(_TERMS[chain[-1].whole])
     return chain
+
+
+def make_up(whole: Term, named: Collection[Term]) -> bool:
+    """Whether terms make up a whole: it is among them, or all its parts are made up by them.
+
+    The left main need not be: who names its two branches marks it as part of one of them.
+    """
+    parts = [term for term in _TERMS.values() if term.whole == whole.name and term != _LEFT_MAIN]
+    return whole in named or (bool(parts) and all(make_up(part, named) for part in parts))

@@ -83,3 +83,38 @@ def test_what_no_label_holds_cannot_be_ignored() -> None:
         labels_to_write(labels("LV", "coronaries"), labels("LV", "LCA", "RA"), Unmatched.IGNORE)
     written, becomes = labels_to_write(labels("LV", "structure 7"), labels("LV", "RA"), Unmatched.IGNORE)
     assert (written["ignore"], becomes) == (3, {0: 0, 1: 1, 2: 3})
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "incomplete"),
+    [
+        (("LV", "LCA"), ("LV", "coronary_arteries"), {"LCA": "coronary_arteries"}),
+        (("LV", "LAD", "RCA"), ("LV", "CA"), {"LAD": "CA", "RCA": "CA"}),
+        (("LV", "LM", "RCA"), ("LV", "CA"), {"LM": "CA", "RCA": "CA"}),
+        (("LAD", "RCA"), ("LCA", "RCA"), {"LAD": "LCA"}),
+        (("LAD", "LCX", "RCA"), ("CA",), {}),
+        (("CA", "LCA"), ("coronaries",), {}),
+    ],
+)
+def test_a_whole_needs_all_its_parts(ours: tuple[str], theirs: tuple[str], incomplete: dict[str, str]) -> None:
+    match = compare_labels(labels(*ours), labels(*theirs))
+    assert match.incomplete == incomplete
+    assert set(match.unmatched) == set(incomplete)
+    assert set(match.missing) == set(incomplete.values())
+    assert match.with_incomplete().missing == {}
+    assert match.with_incomplete().unmatched == []
+
+
+def test_a_part_does_not_stand_for_its_whole_without_a_word() -> None:
+    ours, theirs = labels("LV", "LCA"), labels("LV", "coronary_arteries")
+    with pytest.raises(ValueError, match=r"got none for coronary_arteries \(only a part of it: LCA\); -d has LV, LCA"):
+        labels_to_write(ours, theirs, Unmatched.REFUSE)
+    with pytest.raises(ValueError, match="ignore must find the labels of -d that hold coronary_arteries, got none"):
+        labels_to_write(ours, theirs, Unmatched.IGNORE)
+    assert labels_to_write(ours, theirs, Unmatched.BACKGROUND) == (theirs, {0: 0, 1: 1, 2: 2})
+    assert match_labels(ours, theirs) == {0: 0, 1: 1, 2: 0}
+    assert compare_labels(ours, theirs).describe() == [
+        "  background <- LCA", "  nothing stands for coronary_arteries (only a part of it: LCA)",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="labels: at least one must match between .* got none"):
+        match_labels(labels("LCA"), labels("coronary_arteries"))

@@ -33,7 +33,7 @@ from fcas_nnunet.integration.case_library import name_in
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.volumes import read_volume
-from fcas_nnunet.label_matching import compare_labels, match_labels
+from fcas_nnunet.label_matching import compare_labels
 
 if TYPE_CHECKING:
     from fcas_nnunet.commands.image_sets import Networks
@@ -272,7 +272,8 @@ def _masks(real: Scans, synthetic: Scans, reference: str, case_id: str) -> _Mask
     """The masks to compare, where both scans belong to data sets."""
     if real.dataset is None or synthetic.dataset is None:
         return None
-    mapping = match_labels(real.dataset.labels, synthetic.dataset.labels)
+    theirs, ours = real.dataset.labels, synthetic.dataset.labels
+    mapping = compare_labels(theirs, ours).with_incomplete().ids(theirs, ours)  # as --unmatched background writes them
     return _Masks(real.dataset.mask_path(reference), synthetic.dataset.mask_path(case_id), mapping)
 
 

@@ -19,6 +19,7 @@ from fcas_nnunet.choices import SnapshotDecoder
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.commands.label_table import (
     WrittenLabels,
+    open_target,
     said_roles,
     say_roles,
     settled_roles,
@@ -231,7 +232,7 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, RawDataset | None,
         ValueError: when the folder holds a data set that is read or was not made by this command.
     """
     source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
-    real = RawDataset.open(resolve_dataset(args.real)) if args.real else None
+    real = open_target(args.real) if args.real else None
     output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold))
     if output in (source.folder, real and real.folder):
         raise ValueError(
@@ -289,7 +290,7 @@ def _parents(library: CaseLibrary, record: GeneratorRecord | None, model: Path) 
 
 def _tested(args: argparse.Namespace, library: CaseLibrary) -> list[RawDataset]:
     """Data sets besides the source whose test scans nothing may learn from."""
-    real = [RawDataset.open(resolve_dataset(args.real))] if args.real else []
+    real = [open_target(args.real)] if args.real else []
     return [*real, *library.others.values()]
 
 

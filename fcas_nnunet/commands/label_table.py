@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fcas_nnunet.anatomy import BACKGROUND, IGNORE, GivenRoles, Role, describe_roles, roles_of
+from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.raw_description import ROLES
+from fcas_nnunet.integration.raw_description import REGIONS_REMEDY, ROLES
 from fcas_nnunet.label_matching import Unmatched, compare_labels, labels_to_write
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,23 @@ def say_match(source: RawDataset, target: RawDataset, rest: str = BACKGROUND) ->
 def read_roles(said: Mapping[str, Sequence[str]] | None) -> GivenRoles:
     """Roles from what `said_roles` gave."""
     return {name: tuple(map(Role, given)) for name, given in (said or {}).items()}
+
+
+def open_target(argument: str) -> RawDataset:
+    """The data set of --for, of which the labels and the test scans are read: it may have an ignore label.
+
+    Raises:
+        FileNotFoundError: when there is no such data set.
+        ValueError: when it has regions, or no network for it can be pretrained on CT.
+    """
+    folder = resolve_dataset(argument)
+    regions = RawDataset.open(folder, any_kind=True).regions
+    if regions:
+        raise ValueError(
+            f"--for: labels of {folder.name} must be plain ids, each with a name by which structures are matched, got "
+            f"regions {', '.join(regions)}. Do so: {REGIONS_REMEDY}"
+        )
+    return RawDataset.open(folder, ignore_label=True)
 
 
 @dataclass(frozen=True)

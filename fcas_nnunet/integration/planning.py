@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.files import atomic_write_json, is_file_name
-from fcas_nnunet.integration.folders import Root, root_folder
+from fcas_nnunet.integration.folders import CONFIDENCE, Root, root_folder
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset
-from fcas_nnunet.integration.raw_description import same_description
+from fcas_nnunet.integration.raw_description import REGIONS_REMEDY, same_description
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +77,18 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
     """What keeps a synthetic data set from being pretrained on under a real one's plans, one sentence each."""
     remedy = f"Generate it with `fcas_generate --for {real.dataset_id}`."
     faults = []
+    if real.has_confidence and not synthetic.has_confidence:
+        return [
+            f"-d, --for: -d must be the synthetic data set and --for the real one, got {synthetic.name} without "
+            f"{CONFIDENCE}Tr as -d and {real.name} with it as --for. Swap them: "
+            f"fcas_prepare -d {real.dataset_id} --for {synthetic.dataset_id}."
+        ]
     if synthetic.name == real.name:
         return [f"{synthetic.name}: synthetic and real data set must differ, got one for both. Fix -d or --for."]
     labels, order = ([d.dataset_json.get(key) for d in (synthetic, real)] for key in ("labels", "regions_class_order"))
     if not same_description("labels", *labels):
-        faults.append(f"{synthetic.name}: labels must be those of {real.name}, {labels[1]}, got {labels[0]}. {remedy}")
+        fault = f"{synthetic.name}: labels must be those of {real.name}, {labels[1]}, got {labels[0]}."
+        faults.append(f"{fault} {f'{real.name} has regions: {REGIONS_REMEDY}' if real.regions else remedy}")
     if order[0] != order[1]:
         faults.append(
             f"{synthetic.name}: regions_class_order must be that of {real.name}, {order[1]}, got {order[0]}. Copy it."

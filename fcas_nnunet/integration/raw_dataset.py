@@ -118,6 +118,11 @@ class RawDataset:
         return sorted({i for entry in ids for i in (entry if isinstance(entry, list) else [entry])})
 
     @property
+    def regions(self) -> list[str]:
+        """Names of the labels that stand for several ids."""
+        return [name for name, entry in self.dataset_json["labels"].items() if isinstance(entry, list)]
+
+    @property
     def ignored_ids(self) -> list[int]:
         """The id of nnU-Net's ignore label, if there is one."""
         labels = self.dataset_json["labels"]

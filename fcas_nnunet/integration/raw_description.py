@@ -14,6 +14,11 @@ from fcas_nnunet.integration.volumes import READABLE_FILE_ENDINGS
 ROLES = "fcas_roles"
 CT_CHANNEL = {"0": "CT"}
 MAX_LABEL_ID = 255
+#: How a data set with regions is pretrained for: nothing tells what a single id of a region is.
+REGIONS_REMEDY = (
+    "write a dataset.json with a name for every single id into a data set of its own, generate with --for that one, "
+    "then copy labels and regions_class_order into the dataset.json of what was generated."
+)
 
 
 def description_faults(
@@ -78,15 +83,20 @@ def same_description(key: str, synthetic: Any, real: Any) -> bool:
     """Whether a synthetic and a real data set agree in a key of `dataset.json`, as far as a network is concerned.
 
     Args:
-        key: the synthetic set's labels may have an ignore label besides; channel names count as nnU-Net reads them.
+        key: of labels, nnU-Net's ignore label does not count, for which a network has no output; channel names count as
+            nnU-Net reads them.
         synthetic: value of the key; None when it is missing.
         real: likewise.
     """
-    if key == "labels" and isinstance(synthetic, dict) and IGNORE not in (real or {}):
-        synthetic = {name: label_id for name, label_id in synthetic.items() if name != IGNORE}
+    if key == "labels":
+        synthetic, real = _learnt_labels(synthetic), _learnt_labels(real)
     if key == "channel_names":
         synthetic, real = _channel_kinds(synthetic), _channel_kinds(real)
     return bool(synthetic == real)
+
+
+def _learnt_labels(labels: Any) -> Any:
+    return {name: i for name, i in labels.items() if name != IGNORE} if isinstance(labels, dict) else labels
 
 
 def _channel_kinds(channels: Any) -> Any:

@@ -29,6 +29,7 @@ from fcas_nnunet.evaluation.report_provenance import common_fields
 from fcas_nnunet.integration.case_contents import case_contents
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.parents import unknown_origins
+from fcas_nnunet.integration.planning import pair_faults
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.synthetic_cases import case_bytes
 
@@ -134,7 +135,8 @@ def test_more_cases_are_added_to_those_that_are_there(home):
 def test_labels_under_another_data_sets_ids(home, capsys, caplog):
     real = home / "nnUNet_raw" / "Dataset950_Real"
     write_case(real, replace(small_case(0), mask=(small_case(0).mask == 1).astype(np.uint8), surroundings=None))
-    write_dataset_json(real, {"background": 0, "LV": 1, "LCA": 2, "RCA": 3}, 1, roles={"LV": [Role.WALL]})
+    wanted = {"background": 0, "LV": 1, "LCA": 2, "RCA": 3, "ignore": 4}
+    write_dataset_json(real, wanted, 1, roles={"LV": [Role.WALL]})
     message = refused(capsys, generate, command(home, "Dataset905_ForReal", "--for", "950"))
     assert "got none for LCA (part of coronary_arteries), RCA (part of coronary_arteries); -d has left_ven" in message
     assert not (home / "nnUNet_raw" / "Dataset905_ForReal").exists()
@@ -150,13 +152,26 @@ def test_labels_under_another_data_sets_ids(home, capsys, caplog):
     ours = RawDataset.open(raw / "Dataset905_ForReal", ignore_label=True)
     all_labels = RawDataset.open(raw / "Dataset902_SmallFCaS")
     ours.check()
-    assert ours.dataset_json["labels"] == {"background": 0, "LV": 1, "LCA": 2, "RCA": 3, "ignore": 4}
+    assert ours.dataset_json["labels"] == wanted
+    assert pair_faults(ours, RawDataset.open(real, any_kind=True)) == []
     assert ours.roles == {"LV": (Role.WALL,)}
     case, original = ours.load_case("fcas_00001"), all_labels.load_case("fcas_00001")
     np.testing.assert_array_equal(case.mask, np.array([0, 1, 4, 4])[original.mask])
     np.testing.assert_array_equal(case.image, original.image)
     with pytest.raises(ValueError, match="must not have an ignore label, got one"):
         RawDataset.open(ours.folder)
+
+
+def test_regions_have_no_names_to_match_and_the_message_says_what_to_do(home, capsys):
+    real = home / "nnUNet_raw" / "Dataset951_Regions"
+    write_dataset_json(real, {"background": 0, "LV": 1}, 0)
+    content = json.loads((real / "dataset.json").read_text())
+    regions = {"labels": {"background": 0, "heart": [1, 2], "LV": [2]}, "regions_class_order": [1, 2]}
+    (real / "dataset.json").write_text(json.dumps(content | regions))
+    message = refused(capsys, generate, command(home, "Dataset912_ForRegions", "--for", "951"))
+    assert "--for: labels of Dataset951_Regions must be plain ids" in message
+    assert "got regions heart, LV. Do so: write a dataset.json with a name for every single id" in message
+    assert not (home / "nnUNet_raw" / "Dataset912_ForRegions").exists()
 
 
 def test_scans_that_are_not_ct_are_refused_before_anything_is_made(home, capsys):

@@ -36,8 +36,18 @@ def test_data_sets_that_fit_have_no_faults(prepared: Prepared) -> None:
     assert pair_faults(prepared.synthetic, other_ending) == [], "nnU-Net reads both with SimpleITK"
     partly = with_json(prepared.synthetic, labels=LABELS | {"ignore": 3}, channel_names={"0": "ct"})
     assert pair_faults(partly, prepared.real) == [], "the networks are the same"
-    (fault,) = pair_faults(prepared.synthetic, with_json(prepared.real, labels=LABELS | {"ignore": 3}))
-    assert "labels must be those of" in fault
+    assert pair_faults(prepared.synthetic, with_json(prepared.real, labels=LABELS | {"ignore": 3})) == []
+    regions = {"labels": LABELS | {"both": [1, 2]}, "regions_class_order": [1, 2, 3]}
+    ours, theirs = (with_json(dataset, **regions) for dataset in (prepared.synthetic, prepared.real))
+    assert pair_faults(ours, theirs) == []
+    faults = pair_faults(prepared.synthetic, theirs)
+    assert "has regions: write a dataset.json with a name for every single id" in faults[0]
+    assert "regions_class_order must be that of" in faults[1]
+
+
+def test_data_sets_in_the_wrong_places_are_told_apart(prepared: Prepared) -> None:
+    (fault,) = pair_faults(prepared.real, prepared.synthetic)
+    assert fault.endswith("Swap them: fcas_prepare -d 902 --for 901.")
 
 
 def test_everything_that_does_not_fit_is_listed_with_what_to_do(prepared: Prepared) -> None:

@@ -140,6 +140,7 @@ def test_every_kind_of_difference_is_a_fault(prepared: Prepared, checkpoint: Pat
     partly = content["init_args"]["dataset_json"] | {"labels": dataset_json["labels"] | {"ignore": 3}}
     ignoring = content | {"init_args": content["init_args"] | {"dataset_json": partly}}
     assert pretraining_faults(ignoring, plans, "3d_fullres", dataset_json) == []
+    assert pretraining_faults(content, plans, "3d_fullres", dataset_json | {"labels": partly["labels"]}) == []
     (fault,) = pretraining_faults(content, plans, "3d_fullres", dataset_json | {"channel_names": {"0": "MRI"}})
     assert "channel_names must be those of the pretraining" in fault
 

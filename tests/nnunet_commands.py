@@ -37,9 +37,9 @@ def write_narrow_plans(real: RawDataset) -> None:
 
 
 def printed_commands(printed: str) -> list[str]:
-    """Pretrain, fine-tune and predict, as fcas_prepare printed them, with the trainers' demo sizes."""
-    lines = [line for line in printed.split("Ready. Next:")[1].splitlines() if line.startswith("nnUNetv2")]
-    commands = [re.sub(r"(-tr \w+)", r"\1_demo", line) for line in lines]
+    """Pretrain, fine-tune and predict, as fcas_prepare printed them, with the trainers' demo sizes; one fold's."""
+    lines = [line for line in printed.split("Ready. Next")[1].splitlines() if line.startswith("nnUNetv2")]
+    commands = [re.sub(r"(-tr \w+)", r"\1_demo", line) for line in lines if " -tr " in line]
     return [re.sub(r"(nnUNetTrainerCAL)(__)", r"\1_demo\2", line) for line in commands]
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.contents import training_contents
-from fcas_nnunet.integration.environment import cpu_settings, preprocessing_processes
+from fcas_nnunet.integration.environment import PLANNING_NOTE, cpu_settings, preprocessing_processes
 from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.folds import read_splits
 from fcas_nnunet.integration.locks import exclusive
@@ -94,7 +94,7 @@ def prepare(
         folds: of the real data set; those that are sound when None.
 
     Returns:
-        The commands that train and predict, as text.
+        The commands that pretrain, fine-tune, train the baseline and predict, as text.
 
     Raises:
         ValueError: if the data sets are broken or do not fit together, or the synthetic one was made from what a fold
@@ -142,7 +142,8 @@ def prepare(
             ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
             ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
             ensure_confidence(synthetic, plans, configuration, processes)
-    return "\n\n".join(training_commands(synthetic, real, plans_name, c, sound) for c in configurations)
+    steps = [training_commands(synthetic, real, plans_name, name, sound) for name in configurations]
+    return "\n\n".join(["\n".join(_shell_lines()), *steps])
 
 
 def _fold_faults(splits: Sequence[Split], folds: Sequence[str]) -> list[str]:
@@ -191,37 +192,61 @@ def _sound_folds(
 def training_commands(
     synthetic: RawDataset, real: RawDataset, plans_name: str, configuration: str, folds: Sequence[str]
 ) -> str:
-    """What to type next: pretrain, fine-tune, predict, with the paths as they will be.
+    """What to type next: pretrain, fine-tune, train the baseline, predict, with the paths as they will be.
 
     Args:
         synthetic: to pretrain on.
         real: to fine-tune on.
         plans_name: of the real data set.
         configuration: of nnU-Net.
-        folds: of the real data set; commands are for the first, the others are named beside.
+        folds: of the real data set.
     """
-    import torch
+    from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 
-    device = "" if torch.cuda.is_available() else " -device cpu"
-    moved = moved_plans_name(real, plans_name)
-    results = root_folder(Root.RESULTS)
-    checkpoint = results / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}/fold_all/checkpoint_final.pth"
-    syn, target = synthetic.dataset_id, real.dataset_id
-    others = [*folds[1:], *([] if "all" in folds else ["all"])]
-    also = f"  # and fold {', '.join(others)}" if others else ""
-    lines = [f"# {configuration}: pretrain on {synthetic.name}, fine-tune on {real.name}, predict"]
-    if device:
-        variables = " ".join(f"{name}={value}" for name, value in cpu_settings().items())
-        lines.append(f"export {variables}  # no GPU here")
-    lines += [
-        'eval "$(fcas_env)"  # lets nnU-Net find the two trainers',
-        f"nnUNetv2_train {syn} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",
-        f"nnUNetv2_train {target} {configuration} {folds[0]} -p {plans_name} -tr {_FINETUNE} "
-        f"-pretrained_weights {shlex.quote(str(checkpoint))}{device}{also}",
-        f"nnUNetv2_predict -d {target} -c {configuration} -f {folds[0]} -p {plans_name} -tr {_FINETUNE} "
-        f"-i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
+    pretraining, finetuning = nnUNetTrainerCAL.EPOCHS, nnUNetTrainerCALFinetune.EPOCHS
+    device, moved = _device_flag(), moved_plans_name(real, plans_name)
+    model = root_folder(Root.RESULTS) / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}"
+    weights = shlex.quote(str(model / "fold_all/checkpoint_final.pth"))
+    train = [f"nnUNetv2_train {real.dataset_id} {configuration} {fold} -p {plans_name}" for fold in folds]
+    lines = [
+        f"# {configuration}, step 1: pretrain on {synthetic.name} ({pretraining} epochs). Here, all means every "
+        "synthetic scan: none is held out.",
+        f"nnUNetv2_train {synthetic.dataset_id} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",
+        f"# Step 2: from those weights, fine-tune on {real.name} ({finetuning} epochs), each fold by itself.",
+        *(f"{line} -tr {_FINETUNE} -pretrained_weights {weights}{device}" for line in train),
+        *_about_all(real, folds),
+        "# Step 3: the baseline to compare step 2 with: real scans alone, for as many epochs as steps 1 and 2 together "
+        f"({pretraining + finetuning:,}).",
+        *(f"{line}{device}" for line in train),
+        "# Step 4: segment new scans with the networks of step 2, averaged over the folds that -f names; without "
+        f"-tr {_FINETUNE}, with those of step 3.",
+        f"nnUNetv2_predict -d {real.dataset_id} -c {configuration} -f {' '.join(folds)} -p {plans_name} "
+        f"-tr {_FINETUNE} -i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
     ]
     return "\n".join(lines)
+
+
+def _about_all(real: RawDataset, folds: Sequence[str]) -> list[str]:
+    """What fold `all` of the real data set is for, where commands for it are printed and where not."""
+    score = f"validation scores then say nothing: score it on a test set, imagesTs of {real.name} say."
+    if "all" in folds:
+        return [f"# (Fold all trains on every real scan, validation scans included. Its {score})"]
+    return [f"# (For a network to use, all in place of the fold trains on every real scan. Its {score})"]
+
+
+def _shell_lines() -> list[str]:
+    """What every shell needs before it trains or predicts."""
+    lines = ["# In every shell and job script, before steps 1 to 4:"]
+    if _device_flag():
+        variables = " ".join(f"{name}={value}" for name, value in cpu_settings().items())
+        lines += [f"# (no GPU here; {PLANNING_NOTE})", f"export {variables}"]
+    return [*lines, 'eval "$(fcas_env)"  # lets nnU-Net find the two trainers of steps 1 and 2']
+
+
+def _device_flag() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else " -device cpu"
 
 
 @command
@@ -229,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_prepare."""
     arguments = build_parser().parse_args(argv)
     commands = prepare(arguments.d, arguments.real, arguments.c, arguments.p, arguments.np, arguments.f)
-    print(f"\nReady. Next:\n\n{commands}")
+    print(f"\nReady. Next, one after the other:\n\n{commands}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,11 @@ from fcas_nnunet.integration import torchvision_fix
 DISTRIBUTION = "fcas-nnunet"
 OLDEST_PYTHON = (3, 11)
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+#: What to know of `cpu_settings`; fcas_doctor and fcas_prepare both say it.
+PLANNING_NOTE = (
+    "fcas_prepare and trainings run so; nnU-Net's own planning fails with nnUNet_n_proc_DA=0, so write "
+    "nnUNet_n_proc_DA=2 in front of nnUNetv2_plan_and_preprocess"
+)
 PROBE_TRAINER = "nnUNetTrainerCAL"
 PROCESSES_VARIABLE = "nnUNet_def_n_proc"
 #: Worker processes that a machine carries: hundreds of megabytes each.
@@ -146,7 +151,7 @@ def check_device() -> Iterator[Finding]:
     yield Finding(Status.WARNING, "device", f"no GPU: torch {torch.__version__} on {cores} CPU cores", remedy)
     unset = [f"{name}={value}" for name, value in cpu_settings().items() if name not in os.environ]
     if unset:
-        remedy = "export " + " ".join(unset) + " (but nnUNet_n_proc_DA=2 for planning, which fails with 0)."
+        remedy = f"export {' '.join(unset)} ({PLANNING_NOTE})."
         yield Finding(Status.WARNING, "threads", "nnU-Net's defaults start more workers than the CPU carries", remedy)
 
 

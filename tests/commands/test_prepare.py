@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from nnunet_cases import MOVED_PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
+from nnunet_cases import MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, make_root, write_set
 from nnunet_commands import (
     NARROW_PLANS,
     ONE_EPOCH,
@@ -18,11 +20,14 @@ from nnunet_commands import (
     shell_environment,
     write_narrow_plans,
 )
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from peers import Peer
 
-from fcas_nnunet.commands.prepare import main
+from fcas_nnunet.commands.prepare import main, training_commands
 from fcas_nnunet.integration import locks
+from fcas_nnunet.integration.environment import PLANNING_NOTE
 from fcas_nnunet.integration.folders import WORK_FOLDER
+from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 from fcas_nnunet.integration.volumes import read_volume
 
 
@@ -108,14 +113,30 @@ def test_the_commands_it_prints(prepared: Prepared) -> None:
     checkpoint = f"{prepared.root}/results/{SYNTHETIC}/nnUNetTrainerCAL__{MOVED_PLANS}__3d_fullres/fold_all/"
     lines = prepared.commands.splitlines()
     assert f"nnUNetv2_train 902 3d_fullres all -p {MOVED_PLANS} -tr nnUNetTrainerCAL{_device()}" in lines
-    (finetune,) = (line for line in lines if line.startswith("nnUNetv2_train 901 3d_fullres"))
+    finetune = next(line for line in lines if line.startswith("nnUNetv2_train 901 3d_fullres"))
     assert f"-tr nnUNetTrainerCALFinetune -pretrained_weights {checkpoint}checkpoint_final.pth{_device()}" in finetune
     (predict,) = (line for line in lines if line.startswith("nnUNetv2_predict") and "3d_fullres" in line)
     assert f"-tr nnUNetTrainerCALFinetune -i INPUT_FOLDER -o OUTPUT_FOLDER{_device()}" in predict
-    assert 'eval "$(fcas_env)"' in prepared.commands
+    assert prepared.commands.count('eval "$(fcas_env)"') == 1
     assert len([line for line in lines if line.startswith("nnUNetv2_train 902 2d")]) == 1
     if _device():
         assert "OMP_WAIT_POLICY=passive" in next(line for line in lines if line.startswith("export "))
+        assert PLANNING_NOTE in prepared.commands
+
+
+def test_the_baseline_trains_as_long_as_both_steps(prepared: Prepared) -> None:
+    lines = training_commands(prepared.synthetic, prepared.real, PLANS, "3d_fullres", ["0", "2"]).splitlines()
+    step = {n: next(i for i, line in enumerate(lines) if re.search(f"[Ss]tep {n}:", line)) for n in (1, 2, 3, 4)}
+    baselines = lines[step[3] + 1 : step[4]]
+    assert baselines == [f"nnUNetv2_train 901 3d_fullres {fold} -p {PLANS}{_device()}" for fold in (0, 2)]
+    finetunings = [line for line in lines[step[2] : step[3]] if line.startswith("nnUNetv2")]
+    assert [line.split()[3] for line in finetunings] == ["0", "2"]
+    epochs = nnUNetTrainerCAL.EPOCHS + nnUNetTrainerCALFinetune.EPOCHS
+    assert f"({epochs:,})" in lines[step[3]]
+    assert "self.num_epochs = 1000\n" in inspect.getsource(nnUNetTrainer.__init__), "what the baseline takes"
+    assert "(For a network to use, all in place of the fold trains on every real scan." in lines[step[3] - 1]
+    lines = training_commands(prepared.synthetic, prepared.real, PLANS, "3d_fullres", ["all"]).splitlines()
+    assert any("(Fold all trains on every real scan" in line for line in lines)
 
 
 def _device() -> str:
@@ -134,7 +155,7 @@ def test_from_raw_data_to_a_prediction_with_the_commands_as_printed(
     for name, value in (Prepared(tmp_path, "").environment | ONE_EPOCH).items():
         monkeypatch.setenv(name, value)
     write_narrow_plans(real)
-    main(["-d", "902", "--for", "901", "-p", NARROW_PLANS, "-np", "1"])
+    main(["-d", "902", "--for", "901", "-p", NARROW_PLANS, "-np", "1", "-f", "0"])
     pretrain, finetune, predict = printed_commands(capfd.readouterr().out)
     shell = shell_environment()
     out = run(pretrain, shell)

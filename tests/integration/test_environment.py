@@ -86,6 +86,7 @@ def test_a_cpu_without_settings_gets_them_named(monkeypatch: pytest.MonkeyPatch)
     assert (device.status, threads.status) == (Status.WARNING, Status.WARNING)
     assert f"nnUNet_def_n_proc={environment.available_cores()}" in threads.remedy
     assert "OMP_WAIT_POLICY=passive" in threads.remedy
+    assert environment.PLANNING_NOTE in threads.remedy
     for name in environment.cpu_settings():
         monkeypatch.setenv(name, "1")
     assert [finding.subject for finding in environment.check_device()] == ["device"]

@@ -9,13 +9,57 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from fcas_nnunet.integration.environment import checked_processes
+from fcas_nnunet.listing import few_of_a_kind
 
 EXIT_BAD_INPUT = 2
 
 
-def make_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser, as its parts' parsers are, that refuses options which would do nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle: list[tuple[Sequence[str], str, str]] = []
+
+    def idle(self, *flags: str, without: str = "", beside: str = "") -> None:
+        """Declare options that do nothing without another one, or beside one.
+
+        Args:
+            flags: of the options; one that has its default value is as good as absent.
+            without: flag of the option that they need.
+            beside: flag, or flag and value (`--masks given`), under which they do nothing.
+        """
+        self._idle.append((flags, without, beside))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # what parts are parsed by, too
+        """argparse's.
+
+        Raises:
+            ValueError: listing the options that would do nothing.
+        """
+        found, rest = super().parse_known_args(args, namespace)
+        faults = []
+        for flags, without, beside in self._idle:
+            idle = [flag for flag in flags if self._has(found, flag)]
+            if without and not self._has(found, without):
+                faults += [f"{flag}: must go with {without}, got it alone. Add that, or leave it out." for flag in idle]
+            if beside and self._has(found, *beside.split()):
+                fault = f"must go without {beside}, beside which it does nothing, got both. Leave one out."
+                faults += [f"{flag}: {fault}" for flag in idle]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return found, rest
+
+    def _has(self, found: argparse.Namespace, flag: str, value: str | None = None) -> bool:
+        action = self._option_string_actions[flag]
+        got = getattr(found, action.dest)
+        return got != action.default if value is None else str(got) == value
+
+
+def make_parser(prog: str, description: str, example: str) -> Parser:
     """A parser whose --help ends with an example.
 
     Args:
@@ -23,7 +67,7 @@ def make_parser(prog: str, description: str, example: str) -> argparse.ArgumentP
         description: what it does, in a sentence or two.
         example: shell lines that work as they stand.
     """
-    return argparse.ArgumentParser(
+    return Parser(
         prog=prog,
         description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
@@ -113,7 +157,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
         try:
             main(argv)
         except (ValueError, FileNotFoundError) as error:
-            print(f"error{f' in process {number}' if number else ''}: {error}", file=sys.stderr)
+            lines = "\n".join(few_of_a_kind(str(error).splitlines()))
+            print(f"error{f' in process {number}' if number else ''}: {lines}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)

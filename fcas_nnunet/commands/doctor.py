@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.integration import torchvision_fix
 from fcas_nnunet.integration.environment import Finding, Status, check_environment
+from fcas_nnunet.listing import few_of_a_kind
 
 _MARK = {Status.OK: "ok     ", Status.WARNING: "note   ", Status.PROBLEM: "PROBLEM"}
 _EXAMPLE = """
@@ -36,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     action.add_argument("--unfix", action="store_true", help="remove what --fix put there")
     parser.add_argument("--force", action="store_true", help="let --fix write outside a virtual environment")
+    parser.idle("--force", without="--fix")
+    parser.idle("-d", beside="--fix")
+    parser.idle("-d", beside="--unfix")
     return parser
 
 
@@ -77,7 +81,7 @@ def check_dataset(identifier: str) -> Iterator[Finding]:
             dataset = RawDataset.open(dataset.folder)
         dataset.check()
     except (ValueError, FileNotFoundError) as error:
-        for line in str(error).splitlines():
+        for line in few_of_a_kind(str(error).splitlines()):
             yield Finding(Status.PROBLEM, f"data set {identifier}", line.strip())
     else:
         yield Finding(Status.OK, f"data set {identifier}", f"{dataset.folder}: {len(dataset.case_ids)} cases are sound")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.choices import ConfidenceChoice
-from fcas_nnunet.commands.cli import count, finite, make_parser, not_negative, positive, processes
+from fcas_nnunet.commands.cli import Parser, count, finite, make_parser, not_negative, positive, processes
 from fcas_nnunet.commands.train import add_generator_choice
 
 _EXAMPLE = """
@@ -45,6 +45,8 @@ fcas_evaluate memorisation -d 902 --train 901 --held_out 903 --pictures copies \
     -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -f 0
 """
 
+_COMPARE = "compare"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of fcas_evaluate."""
@@ -75,10 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--tolerance_mm", type=not_negative, default=1.0, metavar="MM", help="of the surface Dice (default: 1)"
     )
     segmentations.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
+    segmentations.idle("--tolerance_mm", beside="--overlap_only")
 
     comparison = _add_part(
         parts,
-        "compare",
+        _COMPARE,
         "Two results for the same references: paired differences with bootstrap intervals and Holm-corrected tests.",
         _COMPARE_EXAMPLE,
     )
@@ -206,6 +209,7 @@ def _add_memorisation(parts: Any) -> None:
         help="HU that scans are clipped to (default: 0.5 and 99.5 %% of the training set's labelled voxels)",
     )
     part.add_argument("--pictures", type=Path, metavar="FOLDER", help="write a picture of every flagged case here")
+    part.idle("-f", "-chk", without="-m")
 
 
 def _add_network_choice(part: argparse.ArgumentParser) -> None:
@@ -218,7 +222,7 @@ def _add_network_choice(part: argparse.ArgumentParser) -> None:
     part.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
 
 
-def _add_networks_of_images(images: argparse.ArgumentParser) -> None:
+def _add_networks_of_images(images: Parser) -> None:
     networks = images.add_argument_group(
         "networks", "Weights come from files that you name; nothing is downloaded, and what has no network is left out."
     )
@@ -249,11 +253,13 @@ def _add_networks_of_images(images: argparse.ArgumentParser) -> None:
     )
     networks.add_argument("--tsne", type=Path, metavar="FILE.png", help="draw the cases by that network's features")
     networks.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
+    images.idle("--fid_extractor", "--fid_size", without="--fid_weights")
+    images.idle("--fold", "--chk", "--tsne", without="--network")
 
 
-def _add_part(parts: Any, name: str, description: str, example: str) -> argparse.ArgumentParser:
+def _add_part(parts: Any, name: str, description: str, example: str) -> Parser:
     frame = make_parser(f"fcas_evaluate {name}", description, example)
-    part: argparse.ArgumentParser = parts.add_parser(
+    part: Parser = parts.add_parser(
         name,
         help=description,
         description=description,
@@ -262,6 +268,9 @@ def _add_part(parts: Any, name: str, description: str, example: str) -> argparse
     )
     part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
     part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
+    if name == _COMPARE:  # of two files; the others read volumes
+        part.set_defaults(np=None)
+        return part
     part.add_argument(
         "-np",
         type=processes,

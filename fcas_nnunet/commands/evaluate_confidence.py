@@ -51,8 +51,9 @@ from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.folds import read_splits, training_fold
 from fcas_nnunet.integration.manifest import Manifest, versions
-from fcas_nnunet.integration.parents import Parent, leaks, listed
+from fcas_nnunet.integration.parents import Parent, leaks
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.listing import listed
 from fcas_nnunet.seeds import derive_seed
 from fcas_nnunet.structures import matched_error
 

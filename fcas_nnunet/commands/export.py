@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_export."""
     arguments = build_parser().parse_args(argv)
     if arguments.format == _MEDSAM:
+        if arguments.i or arguments.o:
+            raise ValueError(
+                "-i, -o: must not stand before medsam, which has -d and -o of its own, got one. Leave it out."
+            )
         _export_medsam(arguments)
         return
     if arguments.i is None:

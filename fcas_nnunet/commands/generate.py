@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fcas_nnunet.anatomy import GivenRoles
-from fcas_nnunet.choices import SnapshotDecoder
-from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.choices import Precision, SnapshotDecoder, Solver
+from fcas_nnunet.commands.cli import Parser, command, make_parser, processes
 from fcas_nnunet.commands.label_table import (
     WrittenLabels,
     open_target,
@@ -81,7 +81,7 @@ torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate -d 901 -o 902 -n 10
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The arguments of fcas_generate."""
     parser = make_parser(
         "fcas_generate",
@@ -105,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="where --for has labels that no label of -d stands for: refuse; ignore: write what they may be part of as "
         "nnU-Net's ignore label; background: pretrain as if they were not there (default: refuse)",
     )  # fmt: skip
+    parser.idle("--unmatched", without="--for")
     parser.add_argument(
         "--references", nargs="+", metavar="ID[:CASE,...]",
         help="draw the masks of these cases, not -d's: data sets, single cases of them, or a text file with one such "
@@ -174,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_leaking_parents(parents, source, args.fold, _tested(args, library))
     trained_config = record.config if record else config
     drawing = _drawing_settings(trained_config, record, model, args)
+    _say_what_does_nothing(args, record, drawing[0])
     settings = cost_settings(*drawing)
     outlook = look_ahead(plans, share, library, output, model, settings, args.device, args.np)
     if args.dry_run:
@@ -306,6 +308,14 @@ def _drawing_settings(
         return sampling, confidence.for_generator(config.calibration is not None)
     filled = sampling.for_model(record.tcdm.prediction_type)
     return sampling, resolved_confidence(confidence, kept_calibration(model), filled, record.config.preset)
+
+
+def _say_what_does_nothing(args: argparse.Namespace, record: GeneratorRecord | None, sampling: SamplingConfig) -> None:
+    """Options that are no error, since the same command, or one that a report prints, goes on with them."""
+    if record is not None and args.precision != Precision.AUTO:
+        logger.info("--precision: does nothing, since the generator is trained already")
+    if args.steps is not None and sampling.solver == Solver.DDPM:
+        logger.info("--steps: does nothing, since ddpm takes every timestep of the training")
 
 
 def _job(

@@ -19,6 +19,7 @@ from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset
 from fcas_nnunet.integration.synthetic_cases import label_path
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def report_lacking_templates(
         if record is not None:
             mean_hu = record.label_means_hu.get(label) if record.tcdm.prior else None
             usual = "no example" if mean_hu is None else f"{usual}, {mean_hu:.0f} HU"
-        templates = ", ".join(sorted({plan.template for plan in lacking})[:5])
+        templates = listed(sorted({plan.template for plan in lacking}))
         logger.warning(
             f"{len(lacking)} of {len(plans)} cases have {name}, which their templates ({templates}) lack: it is drawn "
             f"after {usual}. Label it in more cases, or name --templates that have it."
@@ -125,11 +126,11 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
         if unknown:
             raise ValueError(
                 f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
-                f"{', '.join(unknown[:5])}. Restore their lines, move them away, or choose another -o."
+                f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
             )
     strangers = made_otherwise(records, plans, job.shared)
     if strangers:
         raise ValueError(
             f"{job.output}: its cases must have been made with the same generator, seed, masks and labels and the same "
-            f"sampling, got others: {', '.join(strangers[:5])}. Choose another -o, or delete the folder."
+            f"sampling, got others: {listed(strangers)}. Choose another -o, or delete the folder."
         )

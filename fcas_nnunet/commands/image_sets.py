@@ -66,12 +66,8 @@ def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
 
     Raises:
         FileNotFoundError: when a file or folder is missing.
-        ValueError: when it holds another network, or an option lacks its partner.
+        ValueError: when it holds another network.
     """
-    if args.fid_extractor and not args.fid_weights:
-        raise ValueError("--fid_extractor: weights must be given with it, got none. Add --fid_weights FILE.")
-    if args.tsne and not args.network:
-        raise ValueError("--tsne: a network must be given with it, got none. Add --network MODEL_FOLDER.")
     if args.tsne and number_of_cases < LEAST_POINTS:
         raise ValueError(f"--tsne: there must be at least {LEAST_POINTS} cases, got {number_of_cases}. Leave it out.")
     device = resolve_device(args.device)

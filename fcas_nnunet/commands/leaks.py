@@ -19,12 +19,12 @@ from fcas_nnunet.integration.parents import (
     from_json,
     held_out_faults,
     leaks,
-    listed,
     merged,
     refuse_leaks,
     to_json,
 )
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.listing import listed
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.checkpoint import GeneratorRecord

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from fcas_nnunet.choices import ReferenceSource
-from fcas_nnunet.commands.cli import finite
+from fcas_nnunet.commands.cli import Parser, finite
 from fcas_nnunet.config import MaskConfig
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -59,11 +59,12 @@ def check_count(count: int) -> None:
         raise ValueError(f"-n: must be 1 to {MOST_CASES:,}, got {count}. Give another number.")
 
 
-def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
-    """Local changes of MGM; each is off unless given."""
+def add_mask_arguments(parser: Parser) -> None:
+    """Local changes of MGM; each is off unless given. The parser has `add_plan_arguments` already."""
     group = parser.add_argument_group("local changes of new masks, off unless given")
     for name, (flag, meaning) in _RANGES.items():
         group.add_argument(flag, dest=name, type=finite, nargs=2, metavar=("LOW", "HIGH"), help=meaning)
+    parser.idle(*MASK_FLAGS.values(), beside=f"--masks {ReferenceSource.GIVEN}")
 
 
 def mask_config(args: argparse.Namespace, base: MaskConfig) -> MaskConfig:

@@ -36,6 +36,7 @@ from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.ownership import COMMAND, MASKS, sole_writer
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import FILE_ENDING, read_volume, write_volume
+from fcas_nnunet.listing import listed
 
 if TYPE_CHECKING:
     from fcas_nnunet.evaluation.diversity import MaskSample
@@ -144,7 +145,7 @@ def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[C
     if strangers:
         raise ValueError(
             f"{job.output}: its masks must have been made from the same data set with the same seed and settings, got "
-            f"others: {', '.join(strangers[:5])}. Choose another -o, or delete the folder."
+            f"others: {listed(strangers)}. Choose another -o, or delete the folder."
         )
     return [plan for plan in plans if plan.case_id not in records or not _path(job.output, plan.case_id).is_file()]
 

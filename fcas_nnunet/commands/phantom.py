@@ -20,7 +20,7 @@ from fcas_nnunet.commands.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.environment import available_cores
-from fcas_nnunet.integration.folders import new_dataset_folder
+from fcas_nnunet.integration.folders import new_dataset_folder, parse_name
 from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.ownership import COMMAND, PHANTOM, sole_writer
 from fcas_nnunet.integration.raw_dataset import (
@@ -38,6 +38,7 @@ _EXAMPLE = """
 fcas_phantom -d 901 -n 24 --shape 64 64 64 --seed 0
 fcas_phantom -d 903 -n 6 --num-test 6 --start 24 --acquisitions 3   # other patients, three scans of each
 """
+_NAME = "Phantom"
 _SMALLEST_GRID, _LARGEST_GRID = 16, 1024
 
 
@@ -100,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--acquisitions", type=positive, default=1, metavar="K",
         help="scans of each patient: the same anatomy and mask, other contrast, texture and noise (1)",
     )  # fmt: skip
-    parser.add_argument("--name", default="Phantom", help="name of a new data set when -d is an id (Phantom)")
+    parser.add_argument("--name", help=f"name of a new data set when -d is an id ({_NAME})")
     parser.add_argument("-np", type=processes, default=available_cores(), metavar="P", help="processes (one per core)")
     return parser
 
@@ -192,8 +193,8 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
     faults = []
     if is_dataset(folder):  # a finished one, so the manifest is, too
         faults += [
-            f"{folder.name}, {scan.case_id}: must be new, got a case that the manifest does not name. Move it away, or "
-            "take another id."
+            f"{folder.name}, {scan.case_id}: case must be new, got a case that the manifest does not name. Move it away, "
+            "or take another id."
             for scan in scans
             if scan.case_id not in records and any(path.exists() for path in _files(folder, scan))
         ]
@@ -204,7 +205,7 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
         if different:
             wanted = {key: scan.record()[key] for key in different}
             faults.append(
-                f"{folder.name}, {scan.case_id}: must be made with {wanted}, got one with {different} there. "
+                f"{folder.name}, {scan.case_id}: case must be made with {wanted}, got one with {different} there. "
                 "Take another id or the same arguments as before."
             )
         elif splits.get(scan.patient, scan.split) != scan.split:
@@ -242,7 +243,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_phantom."""
     arguments = build_parser().parse_args(argv)
     _check_arguments(arguments)
-    folder = new_dataset_folder(arguments.d, default_name=arguments.name)
+    folder = new_dataset_folder(arguments.d, default_name=_NAME if arguments.name is None else arguments.name)
+    if arguments.name not in (None, parse_name(folder.name)[1]):
+        raise ValueError(
+            f"--name: must be the name that -d has, got {arguments.name} for {folder.name}. Leave it out, or "
+            "take a free id for -d."
+        )
     depth, height, width = arguments.shape
     scans = plan_scans(
         arguments.n, arguments.num_test, (depth, height, width), arguments.seed, arguments.start, arguments.acquisitions

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fcas_nnunet.choices import ConfidenceChoice
+from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
 from fcas_nnunet.commands.generate import build_parser
 from fcas_nnunet.commands.mask_settings import MASK_FLAGS, mask_config
 from fcas_nnunet.commands.sampling_settings import EVERYWHERE, confidence_config, sampling_config
@@ -46,11 +46,13 @@ def remake_command(name: str, records: Records) -> str | None:
         words += [f"--{key}", str(common[key])] if common.get(key) is not None else []
     for key in ("references", "templates"):
         words += [f"--{key}", *common[key]] if common.get(key) else []
-    words += ["--masks", kinds.pop() if len(kinds) == 1 else "both"]
+    masks = kinds.pop() if len(kinds) == 1 else "both"
+    words += ["--masks", masks]
     words += _sampling_words(common["sampling"])
     words += _confidence_words(common["confidence"])
     own = common["preset"]
-    words += _mask_words(common["mask_config"], to_dict(preset(own).masks) if own in PRESETS else {})
+    if masks != ReferenceSource.GIVEN:
+        words += _mask_words(common["mask_config"], to_dict(preset(own).masks) if own in PRESETS else {})
     seed = run_seed(records)
     words += ["--seed", "SEED" if seed is None else str(seed)]
     stock = own in PRESETS and not differing_settings(words[1:], preset(own), common, seed or 0)

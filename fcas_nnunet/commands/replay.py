@@ -24,6 +24,7 @@ from fcas_nnunet.integration.folders import Root, model_name, new_dataset_folder
 from fcas_nnunet.integration.manifest import MANIFEST_FILE, Journal, Manifest, versions
 from fcas_nnunet.integration.parents import PARENTS_KEY, merged, to_json
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
+from fcas_nnunet.listing import listed
 from fcas_nnunet.schema import from_dict
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _shared(records: Records, path: Path) -> dict[str, Any]:
     others = [case_id for case_id, record in records.items() if any(record.get(k) != shared[k] for k in _SHARED)]
     if others:
         raise ValueError(
-            f"{path}: cases that are made again together must be of one run, got others: {', '.join(others[:5])}. "
+            f"{path}: cases that are made again together must be of one run, got others: {listed(others)}. "
             "Name them apart."
         )
     return shared

@@ -71,7 +71,7 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
     """
     margin = default.box_margin if args.box_margin is None else args.box_margin
     asked_for_ssv = any(value is not None for value in (args.snapshots, args.snapshot_decoder, args.box_margin))
-    if args.confidence == ConfidenceChoice.ERROR_MODEL and asked_for_ssv:
+    if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:
         raise ValueError(
             "--snapshots, --snapshot_decoder, --box_margin: must go with a confidence that looks at intermediate "
             f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."

@@ -106,13 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_train."""
     args = build_parser().parse_args(argv)
     config = generator_config(args)
-    if args.show_config:
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
-        return
     if args.preview and config.preview is None:
         config = replace(config, preview=PreviewConfig())
     if args.calibrate and config.calibration is None:
         config = replace(config, calibration=CalibrationConfig())
+    if args.show_config:
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        return
     from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
     from fcas_nnunet.generator.run_file import generator_faults
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from fcas_nnunet.listing import listed
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.evaluation.report_measures import Spread, StructureSummary
 
@@ -114,7 +115,7 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
     ]
     if without_map:
         advice = "Their maps are missing: run fcas_generate again, it makes them anew."
-        checks.append(Check("Cases without a map", Level.BAD, _listed(without_map), advice))
+        checks.append(Check("Cases without a map", Level.BAD, listed(without_map, 3), advice))
     return checks
 
 
@@ -301,7 +302,3 @@ def _words(name: str) -> str:
 
 def _names(names: Sequence[str]) -> str:
     return ", ".join(_words(name) for name in names)
-
-
-def _listed(ids: Sequence[str], most: int = 3) -> str:
-    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")

@@ -190,7 +190,13 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
 def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset]) -> tuple[str, ...]:
     """Entries with full names, those of text files in place of the file; their data sets are opened into `opened`."""
     named = []
-    for line in _lines(entries):
+    lines = _lines(entries)
+    if not lines:
+        raise ValueError(
+            f"{', '.join(entries)}: list must name at least one data set or case, got none. Fill it, or leave out the "
+            "option."
+        )
+    for line in lines:
         identifier, separator, listed = line.partition(_SEPARATOR)
         folder = resolve_dataset(identifier)
         if folder.name not in opened:
@@ -205,10 +211,11 @@ def _cases(
     """Names of the cases that entries stand for, each once; what is missing is noted in `faults`."""
     names: list[str] = []
     for entry in entries:
-        dataset_name, _, listed = entry.partition(_SEPARATOR)
+        dataset_name, separator, listed = entry.partition(_SEPARATOR)
         own = dataset_name == source.name
         dataset = RawDataset.open(source.folder) if own else opened[dataset_name]  # of the source all, not a fold's
-        case_ids = [case_id.strip() for case_id in listed.split(",")] if listed else dataset.case_ids
+        named = [case_id for word in listed.split(",") if (case_id := word.strip())]
+        case_ids = named if separator else dataset.case_ids
         missing = sorted(set(case_ids) - set(dataset.case_ids))
         if missing or not case_ids:
             faults.append(

@@ -13,13 +13,13 @@ from typing import Any
 import blosc2
 
 from fcas_nnunet.files import atomic_write_json, file_sha256
+from fcas_nnunet.listing import listed
 
 #: Beneath nnU-Net's folder of preprocessed cases; a file beside the cases would be taken for one.
 CONFIDENCE_FOLDER = "confidence"
 CONFIDENCE_ENDING = ".b2nd"
 INDEX_FILE = "index.json"
 
-_MAX_LISTED = 20
 _HASHING_THREADS = 4
 
 
@@ -91,7 +91,7 @@ class ConfidenceStore:
             if open_confidence(preprocessed_confidence_path(self.folder, case_id)).shape != shape_of(case_id)
         ]
         faults = [
-            f"{self.folder}: {what}, got {problem} for {_listed(found)}. Run fcas_prepare again."
+            f"{self.folder}: {what}, got {problem} for {listed(found)}. Run fcas_prepare again."
             for what, problem, found in (
                 ("every case must be in the index of confidence maps", "no entry", unknown),
                 ("every synthetic case must have a confidence map", "none", missing),
@@ -123,8 +123,3 @@ def write_index(folder: Path, case_ids: Sequence[str], real: Iterable[str]) -> N
     without = set(real)
     hashes = {i: None if i in without else file_sha256(preprocessed_confidence_path(folder, i)) for i in case_ids}
     atomic_write_json(folder / CONFIDENCE_FOLDER / INDEX_FILE, {"sha256": hashes})
-
-
-def _listed(case_ids: Sequence[str]) -> str:
-    rest = len(case_ids) - _MAX_LISTED
-    return ", ".join(case_ids[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

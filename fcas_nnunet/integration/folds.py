@@ -8,6 +8,7 @@ from pathlib import Path
 from fcas_nnunet.integration.folders import Root, root_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.splits import NUM_FOLDS, SPLITS_FILE, Split, load_splits, make_splits
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
     unknown = sorted(set(training) - set(dataset.case_ids))
     if unknown:
         raise ValueError(
-            f"{path}: cases of fold {fold} must be in {dataset.name}, got {', '.join(unknown[:5])}. "
+            f"{path}: cases of fold {fold} must be in {dataset.name}, got {listed(unknown)}. "
             "Correct the file, or delete it for nnU-Net's own folds."
         )
     origin = str(path) if path.is_file() else "nnU-Net's own split, which it makes when it first trains"

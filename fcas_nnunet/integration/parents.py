@@ -17,6 +17,7 @@ from fcas_nnunet.integration.contents import CONTENTS_FILE, held_out_contents, k
 from fcas_nnunet.integration.folders import resolve_dataset
 from fcas_nnunet.integration.manifest import CASE_ID, MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.listing import listed
 
 #: Key in dataset.json: data set → case id → what is known of the parent.
 PARENTS_KEY = "fcas_parents"
@@ -24,7 +25,6 @@ PARENTS_KEY = "fcas_parents"
 UNKNOWN_KEY = "fcas_unknown"
 ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
 
-_MAX_LISTED = 10
 _ALLOWED = "1"
 
 
@@ -306,9 +306,3 @@ def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str
     except (FileNotFoundError, ValueError):
         pass  # a cluster has the preprocessed cases alone: their ids remain
     return known
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words with commas between; of many, the first ones and how many more."""
-    rest = len(words) - _MAX_LISTED
-    return ", ".join(words[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -21,6 +21,7 @@ from fcas_nnunet.files import file_sha256, temporary_folder
 from fcas_nnunet.integration.manifest import Journal
 from fcas_nnunet.integration.trained_models import MODEL_FILES, checkpoint_path, open_predictor
 from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.listing import listed
 
 JOURNAL_FILE = "fcas_predictions.jsonl"
 
@@ -101,7 +102,7 @@ def outdated_cases(folder: Path, image_sha256: Mapping[str, str], model: Trained
     foreign = [case_id for case_id in present if case_id not in records]
     if foreign:
         raise ValueError(
-            f"{folder}: predictions must be this command's own, got others of {', '.join(foreign[:5])}. "
+            f"{folder}: predictions must be this command's own, got others of {listed(foreign)}. "
             "Name another folder with --predictions, or score them with fcas_evaluate segmentations."
         )
     return [

@@ -16,6 +16,7 @@ from fcas_nnunet.integration.environment import available_cores
 from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.volumes import Volume, count_non_finite, read_volume, same_grid, shear_fault
+from fcas_nnunet.listing import listed
 
 if TYPE_CHECKING:
     from fcas_nnunet.integration.raw_dataset import RawDataset
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 #: How far beyond [0, 1] confidence may lie: what arithmetic in float32 adds to 1. It is clipped wherever it is used.
 CONFIDENCE_TOLERANCE = 1e-4
 
-_MAX_LISTED = 10
 _MAX_THREADS = 4
 #: What a body part measures along the longest axis of its scan; where a header says otherwise, the spacing is wrong.
 _EXTENT_MM = (1.0, 3000.0)
@@ -167,11 +167,9 @@ def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int
     unknown = sorted(set(np.unique(array).tolist()) - set(known))
     if not unknown:
         return []
-    rest = len(unknown) - _MAX_LISTED
-    shown = f"{unknown[:_MAX_LISTED]} and {rest} more" if rest > 0 else str(unknown)
     return [
-        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got {shown}. "
-        "Name them there or correct the mask."
+        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
+        f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."
     ]
 
 

@@ -14,6 +14,7 @@ from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.planning import preprocessed_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.stamps import Stamps, digest_of
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,6 @@ NUM_FOLDS = 5
 MAX_VALIDATION_CASES = 20
 
 _STEP = "splits"
-_MAX_LISTED = 5
 
 Split = dict[str, list[str]]
 
@@ -111,20 +111,15 @@ def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> lis
     faults = []
     unknown = sorted(_named(splits, "train", "val") - case_ids)
     if unknown:
-        faults.append(f"folds must name cases of the data set, got {_listed(unknown)}.")
+        faults.append(f"folds must name cases of the data set, got {listed(unknown)}.")
     twice = [str(number) for number, fold in enumerate(splits) if set(fold["train"]) & set(fold["val"])]
     if twice:
         faults.append(f"no case must be both in train and in val of a fold, got one in fold {', '.join(twice)}.")
     unpredicted = sorted(_named(splits, "train") - _named(splits, "val"))
     if feeds_cascade and unpredicted:
-        faults.append(f"a cascade needs every case in val of some fold, got none for {_listed(unpredicted)}.")
+        faults.append(f"a cascade needs every case in val of some fold, got none for {listed(unpredicted)}.")
     return faults
 
 
 def _named(splits: list[Split], *keys: str) -> set[str]:
     return {case_id for fold in splits for key in keys for case_id in fold[key]}
-
-
-def _listed(case_ids: Sequence[str]) -> str:
-    rest = len(case_ids) - _MAX_LISTED
-    return ", ".join(case_ids[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -81,9 +81,12 @@ def test_flags_of_snapshots_ask_for_ssv(home: Path) -> None:
 def test_what_the_error_model_does_not_look_at_is_refused_beside_it(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for flags in (["--snapshots", "20"], ["--box_margin", "4"], ["--snapshot_decoder", "preview"]):
+    for choice, *flags in (
+        ("error_model", "--snapshots", "20"), ("error_model", "--box_margin", "4"),
+        ("error_model", "--snapshot_decoder", "preview"), ("own", "--snapshots", "20"),
+    ):  # fmt: skip
         with pytest.raises(SystemExit, match="^2$"):
-            made(home, "909", "--confidence", "error_model", *flags)
+            made(home, "909", "--confidence", choice, *flags)
         assert "must go with a confidence that looks at intermediate images" in capsys.readouterr().err
 
 

@@ -227,9 +227,9 @@ def test_bad_networks_are_refused_before_the_work(
         ("weights must be those of torchvision's vgg16", ["--lpips_weights", str(alex), "--lpips_net", "vgg"]),
         ("none.pth: file of weights must exist", ["--fid_weights", str(tmp_path / "none.pth")]),
         ("weights must be those of radimagenet_resnet50", ["--fid_weights", str(alex)]),
-        ("--fid_extractor: weights must be given with it", ["--fid_extractor", "imagenet_resnet50"]),
+        ("--fid_extractor: must go with --fid_weights, got it alone", ["--fid_extractor", "imagenet_resnet50"]),
         ("model folder must hold dataset.json and plans.json", ["--network", str(tmp_path / "no_model")]),
-        ("--tsne: a network must be given with it", ["--tsne", str(tmp_path / "map.png")]),
+        ("--tsne: must go with --network, got it alone", ["--tsne", str(tmp_path / "map.png")]),
         ("map must go into a file, got a folder", ["--tsne", str(tmp_path), "--network", str(tmp_path)]),
     ):
         refused(*folders, out, sentence, *stated, *options)

@@ -241,6 +241,21 @@ def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, caps
     assert not list((home / "nnUNet_raw" / "Dataset909_Refused").glob("*/*"))
 
 
+def test_options_that_change_nothing_more_are_named(home, caplog):
+    idle = (
+        "--precision: does nothing, since the generator is",
+        "--steps: does nothing, since ddpm takes every timestep",
+    )
+    for flags, named in (
+        (["--solver", "ddpm", "--steps", "7", "--precision", "fp32"], idle),
+        (["--solver", "dpmsolver++", "--steps", "7"], ()),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            generate(command(home, "Dataset913_Idle", "--dry-run", *flags))
+        assert tuple(sentence for sentence in idle if sentence in caplog.text) == named
+
+
 def test_model_of_another_configuration_is_refused(home, capsys):
     message = refused(capsys, generate, ["-d", "901", "-o", "906", "-n", "1", "--preset", "tiny"])
     assert "fcas__tiny: the generator must be the one asked for, got another: " in message

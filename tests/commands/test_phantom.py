@@ -170,7 +170,7 @@ def test_other_arguments_for_the_same_cases_are_refused_and_change_nothing(
     phantom.main(["-d", "901", "-n", "2", *SMALL])
     before = digests(raw / "Dataset901_Phantom")
     message = fails(capsys, "-d", "901", "-n", "2", "--seed", "1", *SMALL)
-    assert message.count("must be made with {'seed'") == 2  # every case is named
+    assert message.count("case must be made with {'seed'") == 2  # every case is named
     assert "phantom_0000: a patient" not in message
     message = fails(capsys, "-d", "901", "-n", "1", "--num-test", "1", "--acquisitions", "2", *SMALL)
     assert "phantom_0001_a0: a patient must be in training or test cases, got both" in message
@@ -208,7 +208,7 @@ def test_a_users_case_among_the_phantoms_counts_and_is_not_overwritten(
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 3
     before = digests(folder)
     message = fails(capsys, "-d", "901", "-n", "3", *SMALL)
-    assert "phantom_0002: must be new, got a case that the manifest does not name" in message
+    assert "phantom_0002: case must be new, got a case that the manifest does not name" in message
     assert digests(folder) == before
 
 
@@ -217,6 +217,15 @@ def test_a_name_that_is_none_is_refused(raw: Path, capsys: pytest.CaptureFixture
     message = fails(capsys, "-d", "905", "-n", "1", f"--name={name}", *SMALL)
     assert "--name: must begin with a letter, a digit or '_'" in message
     assert list(raw.parent.rglob("*905*")) == []
+
+
+def test_a_name_beside_that_of_the_data_set_is_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = ["-d", "901", "--name", "Other", "-n", "1", *SMALL]
+    phantom.main(named)
+    phantom.main(named)
+    for identifier in ("901", "Dataset901_Other"):
+        message = fails(capsys, "-d", identifier, "--name", "Phantom", "-n", "1", *SMALL)
+        assert "--name: must be the name that -d has, got Phantom for Dataset901_Other." in message
 
 
 def test_the_second_of_two_runs_waits_for_the_first(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,17 @@ def test_broken_volumes_are_listed_before_any_work(root: Path, capsys: pytest.Ca
     assert list((root / "preprocessed").iterdir()) == []
 
 
+def test_of_many_cases_with_one_fault_the_first_are_listed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = root / "raw" / REAL / "labelsTr"
+    for number in range(2, 10):
+        (labels / f"real_{number}.nii.gz").write_bytes((labels / "real_0.nii.gz").read_bytes())
+    lines = refused(["-d", "902", "--for", "901"], capsys).splitlines()
+    assert [line.partition(": image must exist")[0] for line in lines if ": image must exist, got no file" in line] == [
+        f"real_{number}" for number in range(2, 7)
+    ]
+    assert lines.count("and 3 more: image must exist") == 1
+
+
 @pytest.mark.parametrize("number", ["0", "-4", "1000000", "many"])
 def test_processes_are_as_many_as_a_machine_carries(root: Path, capsys: pytest.CaptureFixture, number: str) -> None:
     message = refused(["-d", "902", "--for", "901", "-np", number], capsys)

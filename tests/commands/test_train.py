@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
 from fcas_nnunet.choices import Precision
@@ -124,6 +125,15 @@ def test_success_is_said_of_the_generator_that_was_asked_for_alone(home, capsys)
     assert f"tcdm.optimisation.learning_rate 0.5 instead of {config.tcdm.optimisation.learning_rate}; " in message
     assert "seed 3 instead of 0. Give your configuration another preset name" in message
     assert "none.pt: the weights must exist" in refused(capsys, *own, "--autoencoder", str(home / "none.pt"))
+
+
+def test_the_configuration_that_is_shown_has_what_was_asked_for(home, capsys):
+    shown = []
+    for more in ([], ["--preview", "--calibrate"]):
+        train(["-d", "901", "--config", str(home / "short.yaml"), "--show_config", *more])
+        shown.append(yaml.safe_load(capsys.readouterr().out))
+    assert [config["preview"] is None for config in shown] == [True, False]
+    assert shown[1]["calibration"] is not None
 
 
 def test_weights_are_told_by_their_content(home, capsys):

@@ -85,6 +85,15 @@ def test_what_is_not_there_is_listed(source: RawDataset) -> None:
         make_library(source, ["904"], None, ["p0"])
 
 
+@pytest.mark.parametrize("entry", ["903:", "903:,"])
+def test_no_case_is_not_every_case(source: RawDataset, tmp_path: Path, entry: str) -> None:
+    with pytest.raises(ValueError, match=f"{OTHER}:,?: cases must be in {OTHER}, got none"):
+        make_library(source, None, [entry], ["p0"])
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    with pytest.raises(ValueError, match="empty.txt: list must name at least one data set or case, got none"):
+        make_library(source, [str(tmp_path / "empty.txt")], None, ["p0"])
+
+
 def test_what_cannot_serve_is_refused_with_broken_files_at_once(source: RawDataset, tmp_path: Path) -> None:
     folder = tmp_path / OTHER
     (folder / "surroundings.json").write_text(json.dumps({"labels": {"background": 0, "spine": 1, "ribs": 2}}))

@@ -213,7 +213,7 @@ def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
         f"e: shape of confidence must be that of the label (4, 4, 4), got {cases['e'].shape}.",
         "f: affine of label must be that of the image",
         "g: image must be finite, got 2 NaN or infinite voxels.",
-        "h: label values must be those that dataset.json names, [0, 1, 2], got [7, 14].",
+        "h: label values must be those that dataset.json names, [0, 1, 2], got 7, 14.",
         "i: label must mark at least one voxel, got an empty mask.",
         "j: " + str(folder / "imagesTr/j_0000.nii.gz") + ": file must be a readable volume",
     ):

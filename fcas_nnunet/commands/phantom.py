@@ -193,7 +193,7 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
     faults = []
     if is_dataset(folder):  # a finished one, so the manifest is, too
         faults += [
-            f"{folder.name}, {scan.case_id}: case must be new, got a case that the manifest does not name. Move it away, "
+            f"{folder.name}, {scan.case_id}: case must be new, got one that the manifest does not name. Move it away, "
             "or take another id."
             for scan in scans
             if scan.case_id not in records and any(path.exists() for path in _files(folder, scan))

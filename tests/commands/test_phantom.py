@@ -208,7 +208,7 @@ def test_a_users_case_among_the_phantoms_counts_and_is_not_overwritten(
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 3
     before = digests(folder)
     message = fails(capsys, "-d", "901", "-n", "3", *SMALL)
-    assert "phantom_0002: case must be new, got a case that the manifest does not name" in message
+    assert "phantom_0002: case must be new, got one that the manifest does not name" in message
     assert digests(folder) == before
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from fcas_nnunet.listing import listed
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
 from fcas_nnunet.evaluation.report_measures import Spread, StructureSummary
+from fcas_nnunet.listing import listed
 
 # Where verdicts turn; docs/report.md says why. The first of two makes "look", the second "bad".
 FEW_CASES = (50, 10)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 def is_file_name(name: object) -> bool:
     """Whether text from a file or a command line can name a file in a folder, and none elsewhere, on every system."""
     return isinstance(name, str) and _NO_FILE_NAME.search(name) is None
+
+
+def free_path(path: Path) -> Path:
+    """This path, or one like it where nothing is yet: `dice_2.json` for `dice.json`."""
+    others = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(2))
+    return next(name for name in chain([path], others) if not name.exists())
 
 
 @contextmanager

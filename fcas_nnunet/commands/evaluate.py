@@ -14,7 +14,14 @@ from typing import Any
 from fcas_nnunet.commands.case_files import default_workers
 from fcas_nnunet.commands.cli import command
 from fcas_nnunet.commands.evaluate_arguments import build_parser
-from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs, check_picture_folder
+from fcas_nnunet.commands.outputs import (
+    Output,
+    check_outputs,
+    check_picture_folder,
+    holds_result,
+    holds_table,
+    is_picture,
+)
 from fcas_nnunet.evaluation.results import SCHEMAS
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.files import atomic_path, atomic_write_text
@@ -55,14 +62,14 @@ def _notes(report: dict[str, Any]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_evaluate."""
     args = build_parser().parse_args(argv)
-    schema = f'"{SCHEMAS[args.what]}"'.encode()
+    part = import_module(f"fcas_nnunet.commands.evaluate_{args.what}")  # not before: --help stays quick
     check_outputs(args, [
-        Output("o", "result", ".json", [schema]), Output("csv", "table", ".csv", TABLE_MARKS),
-        Output("tsne", "map", ".png", PICTURE_MARKS), Output("picture", "picture", ".png", PICTURE_MARKS),
+        Output("o", "result", ".json", holds_result(SCHEMAS[args.what])),
+        Output("csv", "table", ".csv", holds_table(part.CSV_COLUMNS)),
+        Output("tsne", "map", ".png", is_picture), Output("picture", "picture", ".png", is_picture),
     ])  # fmt: skip
     check_picture_folder(getattr(args, "pictures", None))
     workers = args.np or default_workers()
-    part = import_module(f"fcas_nnunet.commands.evaluate_{args.what}")  # not before: --help stays quick
     report = part.run(args, workers)
     if args.o:
         write_json(args.o, report)

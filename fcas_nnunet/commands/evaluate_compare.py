@@ -106,15 +106,20 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_PLAIN = ("first_mean", "second_mean", "difference")
+_FURTHER = ("p_value", "holm_p_value", "count", "first_missed", "second_missed")
+_CSV_HEADER = ["label", *_PLAIN, "low", "high", *_FURTHER]
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = ",".join(_CSV_HEADER)
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows for --csv, a row per label."""
-    plain = ["first_mean", "second_mean", "difference"]
-    further = ["p_value", "holm_p_value", "count", "first_missed", "second_missed"]
     rows = [
-        [label, *(e[key] for key in plain), *e["interval"], *(e[key] for key in further)]
+        [label, *(e[key] for key in _PLAIN), *e["interval"], *(e[key] for key in _FURTHER)]
         for label, e in report["labels"].items()
     ]
-    return ["label", *plain, "low", "high", *further], rows
+    return _CSV_HEADER, rows
 
 
 def _unknown(measure: str, result: Mapping[str, Any], path: Path) -> list[str]:

@@ -414,6 +414,11 @@ def _expected_and_found(reliability: Mapping[str, Any]) -> list[str]:
     return [f"tenths of the structures' voxels, from the least confident: expected {expected} HU, found {found} HU"]
 
 
+_CSV_HEADER = ["drawing", "error", "region", "map", "ause", "spearman"]
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = ",".join(_CSV_HEADER)
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows for --csv, a row per drawing, error, region and map."""
     rows = [
@@ -423,7 +428,7 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
         for region, maps in regions.items()
         for map_name, scores in maps.items()
     ]
-    return ["drawing", "error", "region", "map", "ause", "spearman"], rows
+    return _CSV_HEADER, rows
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,6 @@ from fcas_nnunet.evaluation.results import FIDELITY, SEGMENTATIONS, header, read
 from fcas_nnunet.evaluation.segmentation import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics import summarise
 from fcas_nnunet.files import file_sha256
-from fcas_nnunet.integration.folders import LABELS
 from fcas_nnunet.integration.learnt_cases import derived_cases, learnt_cases
 from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.manifest import Manifest, versions
@@ -193,10 +192,12 @@ def evaluate_fidelity(
     labels = matching_labels(synthetic, model)
     known: dict[str, int] = model.dataset_json["labels"]
     to_synthetic = match_labels(known, synthetic.labels)
+    masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
     scores = segmentations.evaluate_segmentations(
-        synthetic.folder / f"{LABELS}Tr", predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
+        masks[synthetic.case_ids[0]].parent, predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
         overlap_only=overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
         reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
+        reference_files=masks,
     )  # fmt: skip
     learnt = learnt_cases(model.folder, model.folds)
     compared = comparison(
@@ -333,6 +334,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             f"{row['worst_label']} {100 * row['worst_dice']:.2f} %"
         )
     return lines
+
+
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = segmentations.CSV_COLUMNS
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:

@@ -341,6 +341,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines + image_set_table.notes(report)
 
 
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = f"case_id,reference,{','.join(MEASURES)}(,lpips)?"
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], Sequence[list[Any]]]:
     """Header and rows for --csv, a row per pair; LPIPS where it was computed."""
     perceptual = report[PERCEPTUAL].get("cases")

@@ -376,6 +376,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines + ([f"and {more} more: see the result (-o) or the pictures (--pictures)"] if more > 0 else [])
 
 
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = rf"case_id,template,reference,flagged_by(,({'|'.join(Measure)})_(nearest|distance))+,rmse_hu"
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows for --csv, a row per synthetic case."""
     measures = [m for m in Measure if any(m in entry for entry in report["cases"].values())]

@@ -125,6 +125,7 @@ def evaluate_segmentations(
     roles: GivenRoles | None = None,
     reference_ids: Mapping[int, int] | None = None,
     prediction_ids: Mapping[int, int] | None = None,
+    reference_files: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Score every reference's prediction.
 
@@ -139,6 +140,7 @@ def evaluate_segmentations(
         roles: label name → roles that a user has given it.
         reference_ids: id in the references' files → id in `labels`, or 0; None where they are the same.
         prediction_ids: likewise for the predictions' files.
+        reference_files: case id → label map, where a folder does not tell.
 
     Returns:
         The report as docs/evaluation.md describes it, JSON-able but for NaN.
@@ -147,7 +149,7 @@ def evaluate_segmentations(
         FileNotFoundError: if a folder is missing.
         ValueError: if a prediction is missing, on another grid, or has values beside the labels; every fault listed.
     """
-    reference_files, prediction_files = case_files(references), case_files(predictions)
+    reference_files, prediction_files = reference_files or case_files(references), case_files(predictions)
     faults = [
         f"{case_id}: prediction must be in {predictions}, got none. Predict it, or remove its reference."
         for case_id in reference_files
@@ -309,6 +311,10 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _number(value: float, factor: int, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{factor * value:.{decimals}f}"
+
+
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = rf"case_id,label,dice(,rdice_\d+)+,reference_voxels,prediction_voxels,{','.join(FURTHER_MEASURES)}"
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fcas_nnunet.files import PICTURE_METADATA
+from fcas_nnunet.files import PICTURE_METADATA, free_path
+from fcas_nnunet.json_files import SCHEMA
 
-#: What stands at the head of what this package writes, by which it knows its own files again.
-TABLE_MARKS = (
-    b"case_id,label,", b"case_id,reference,", b"case_id,template,", b"label,first_mean,", b"drawing,error,",
-    b"reader,bag_id,",
-)  # fmt: skip
-PAGE_MARKS = (b'<meta name="generator" content="fcas_report">',)
-PICTURE_MARKS = (PICTURE_METADATA["Software"].encode(),)
+_PAGE_MARK = b'<meta name="generator" content="fcas_report">'
 _HEAD_BYTES = 8192
 
 
@@ -27,13 +24,43 @@ class Output:
         option: name under which the parser keeps its path, None where the user named none.
         what: it holds, for messages.
         ending: that it must have.
-        marks: bytes, one of which stands at the head of such a file.
+        is_earlier: whether an existing file is an earlier result of the same kind.
+        remedy: where it may go instead; by default another name after the same flag.
     """
 
     option: str
     what: str
     ending: str
-    marks: Sequence[bytes]
+    is_earlier: Callable[[Path], bool]
+    remedy: str = ""
+
+
+def holds_result(schema: str) -> Callable[[Path], bool]:
+    """Whether a file is JSON of a schema, whatever else it holds."""
+
+    def is_earlier(path: Path) -> bool:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # of the JSON, or of its encoding
+            return False
+        return isinstance(content, dict) and content.get(SCHEMA) == schema
+
+    return is_earlier
+
+
+def holds_table(columns: str) -> Callable[[Path], bool]:
+    """Whether a file is CSV with a header: all its columns, as a regular expression."""
+    return lambda path: re.fullmatch(columns, _head(path).split(b"\n")[0].decode(errors="replace").strip()) is not None
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of fcas_report."""
+    return _PAGE_MARK in _head(path)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture that this package drew."""
+    return PICTURE_METADATA["Software"].encode() in _head(path)
 
 
 def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
@@ -68,17 +95,16 @@ def check_picture_folder(folder: Path | None) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
-    others = [path.name for path in sorted(folder.glob("*.png")) if not _is_marked(path, PICTURE_MARKS)]
+    others = [path.name for path in sorted(folder.glob("*.png")) if not is_picture(path)]
     if others:
         raise ValueError(
             f"{folder}: folder must hold no pictures but earlier results, got {', '.join(others[:3])}. Name another."
         )
 
 
-def _is_marked(path: Path, marks: Sequence[bytes]) -> bool:
+def _head(path: Path) -> bytes:
     with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    return any(mark in head for mark in marks)
+        return stream.read(_HEAD_BYTES)
 
 
 def _fault(path: Path, output: Output, inputs: Sequence[Path]) -> str:
@@ -90,10 +116,15 @@ def _fault(path: Path, output: Output, inputs: Sequence[Path]) -> str:
     if not path.exists():
         return ""
     if any(path.samefile(other) for other in inputs):
-        return "another file than those that are read, got one of them. Rename it."
-    if not _is_marked(path, output.marks):
-        return "a new file or an earlier one of its kind, got one that holds something else. Choose another name."
+        return f"another file than those that are read, got one of them. {_remedy(path, output)}"
+    if not output.is_earlier(path):
+        return f"a new file or an earlier one of its kind, got one that holds something else. {_remedy(path, output)}"
     return ""
+
+
+def _remedy(path: Path, output: Output) -> str:
+    flag = "-" * min(len(output.option), 2) + output.option
+    return output.remedy or f"Choose another name: {flag} {free_path(path)}"
 
 
 def _paths(values: Iterable[object]) -> Iterator[Path]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from fcas_nnunet.commands.evaluate import write_csv, write_json
-from fcas_nnunet.commands.outputs import PICTURE_MARKS, TABLE_MARKS, Output, check_outputs
+from fcas_nnunet.commands.outputs import Output, check_outputs, holds_result, holds_table, is_picture
 from fcas_nnunet.evaluation.reading import load_key
 from fcas_nnunet.evaluation.reading_figures import write_box_plots, write_radar
 from fcas_nnunet.evaluation.reading_results import (
+    CSV_COLUMNS,
     RESULTS_SCHEMA,
     csv_rows,
     evaluate_reading,
@@ -26,13 +27,14 @@ def run(args: argparse.Namespace) -> None:
     """Check, unblind, compute, write, print."""
     folder = args.o or args.k.parent
     files = {"results": folder / RESULTS_FILE, "box_plots": folder / BOX_PLOTS_FILE, "radar": folder / RADAR_FILE}
+    remedy = "Name another folder: -o DIR"
     check_outputs(
         argparse.Namespace(**vars(args) | files),
         [
-            Output("csv", "table", ".csv", TABLE_MARKS),
-            Output("results", "results", ".json", [RESULTS_SCHEMA.encode()]),
-            Output("box_plots", "box plots", ".png", PICTURE_MARKS),
-            Output("radar", "radar chart", ".png", PICTURE_MARKS),
+            Output("csv", "table", ".csv", holds_table(CSV_COLUMNS)),
+            Output("results", "results", ".json", holds_result(RESULTS_SCHEMA), remedy),
+            Output("box_plots", "box plots", ".png", is_picture, remedy),
+            Output("radar", "radar chart", ".png", is_picture, remedy),
         ],
     )
     key = load_key(args.k)

@@ -13,7 +13,7 @@ from typing import Any
 from fcas_nnunet.commands.case_files import default_workers, run_cases
 from fcas_nnunet.commands.label_table import say_roles
 from fcas_nnunet.commands.memory import MemoryNeed
-from fcas_nnunet.commands.outputs import PAGE_MARKS, Output, check_outputs
+from fcas_nnunet.commands.outputs import Output, check_outputs, is_page
 from fcas_nnunet.commands.remake import remake_command, replay_command
 from fcas_nnunet.commands.report_cases import (
     CaseFiles,
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     """
     sets = _open(args.d, args.against)
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
-    check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", PAGE_MARKS)])
+    check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", is_page)])
     say_roles(sets.synthetic.name, sets.synthetic.labels, sets.synthetic.roles)
     results = [show_result(read_result(path)) for path in args.results]
     workers = args.np or default_workers()

@@ -242,15 +242,19 @@ def tests_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["measure", "alpha", "Friedman χ²", "p", "pairs with p < 0.05", "bags"], rows
 
 
+_NAMED = ("reader", "bag_id", "reference", "method", "case_id", "letter")
+#: Columns of --csv, as a regular expression: the criteria are the protocol's.
+CSV_COLUMNS = rf"{','.join(_NAMED)}(,\w+)+,{TOTAL},{RANK}"
+
+
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows for --csv, a row per reader, bag and method."""
     keys = [criterion["key"] for criterion in report["protocol"]["criteria"]]
-    named = ["reader", "bag_id", "reference", "method", "case_id", "letter"]
     rows = [
-        [*(image[name] for name in named), *(image["scores"].get(key, "") for key in keys), image[TOTAL], image[RANK]]
+        [*(image[name] for name in _NAMED), *(image["scores"].get(key, "") for key in keys), image[TOTAL], image[RANK]]
         for image in report["images"]
     ]
-    return [*named, *keys, TOTAL, RANK], [["" if cell is None else cell for cell in row] for row in rows]
+    return [*_NAMED, *keys, TOTAL, RANK], [["" if cell is None else cell for cell in row] for row in rows]
 
 
 def _mean_std(summary: Mapping[str, float]) -> str:

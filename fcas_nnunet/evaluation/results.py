@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.files import free_path
 from fcas_nnunet.json_files import SCHEMA, SCHEMA_VERSION, check_schema, read_json
 
 SEGMENTATIONS = "fcas-nnunet/segmentations"
@@ -21,7 +22,7 @@ SCHEMAS = {
     "fidelity": FIDELITY, "memorisation": MEMORISATION,
 }  # fmt: skip
 #: Schema → version; it rises when a field changes its meaning or goes away (docs/evaluation.md lists the changes).
-VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 2, FIDELITY: 1, MEMORISATION: 2}
+VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 2, FIDELITY: 2, MEMORISATION: 2}
 
 
 def header(schema: str) -> dict[str, Any]:
@@ -40,8 +41,12 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
         FileNotFoundError: if there is no file.
         ValueError: if it is no JSON, or of another schema or version.
     """
-    part = schemas[0].rsplit("/", 1)[-1] if len(schemas) == 1 else "..."
-    advice = f"Make it again with this version of fcas_evaluate: fcas_evaluate {part} ... -o {path.name}."
+    parts = {schema: part for part, schema in SCHEMAS.items()}
+    part = parts[schemas[0]] if len(schemas) == 1 else "..."
+    advice = f"Name a result of fcas_evaluate, or make one: fcas_evaluate {part} ... -o {free_path(path)}"
     content = read_json(path, advice)
+    schema = content.get(SCHEMA)
+    if isinstance(schema, str) and schema in schemas:  # its own kind may be written over
+        advice = f"Make it again with this version of fcas_evaluate: fcas_evaluate {parts[schema]} ... -o {path}"
     check_schema(path, content, {schema: VERSIONS[schema] for schema in schemas}, advice)
     return content

@@ -79,6 +79,8 @@ def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
 
 
 def _extra_channels(dataset: RawDataset) -> list[str]:
+    if "dataset" in dataset.dataset_json:  # which files count stands there
+        return []
     files = (dataset.folder / f"{IMAGES}Tr").glob(f"*_[0-9][0-9][0-9][0-9]{dataset.file_ending}")
     known = tuple(f"_{channel:04d}{dataset.file_ending}" for channel in range(dataset.num_channels))
     extra = sorted(path.name for path in files if not path.name.endswith(known))

@@ -44,12 +44,7 @@ def description_faults(
             f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
             "Convert the volumes."
         )
-    unfit = [key for key in content.get("dataset", ()) if not is_file_name(key)]
-    if unfit:
-        faults.append(
-            f"dataset must name cases as files are named, without folders, got {', '.join(map(repr, unfit))}. "
-            "Rename them."
-        )
+    faults += _entry_faults(content)
     labels = content["labels"]
     if not isinstance(labels, dict):
         return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
@@ -114,6 +109,29 @@ def _channel_faults(content: dict[str, Any], any_channel: bool) -> list[str]:
         f"channel_names must be {CT_CHANNEL}, got {channels}. Scans are drawn and judged in Hounsfield units, which "
         "only CT has. Correct the file if these scans are CT; other kinds are not supported."
     ]
+
+
+def _entry_faults(content: dict[str, Any]) -> list[str]:
+    """What is wrong with nnU-Net's own listing of files, where there is one."""
+    entries, channels = content.get("dataset", {}), content["channel_names"]
+    if not isinstance(entries, dict):
+        return [f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."]
+    faults = []
+    unfit = [key for key in entries if not is_file_name(key)]
+    if unfit:
+        faults.append(
+            f"dataset must name cases as files are named, without folders, got {', '.join(map(repr, unfit))}. "
+            "Rename them."
+        )
+    for key, entry in entries.items():
+        files = entry if isinstance(entry, dict) else {}
+        images = files.get("images")
+        paths = [*images, files.get("label")] if isinstance(images, list) else []
+        if len(paths) != len(channels) + 1 or not all(isinstance(path, str) for path in paths):
+            faults.append(
+                f"dataset must name {len(channels)} images and a label of each case, got {entry} for {key!r}. Fix it."
+            )
+    return faults
 
 
 def _any_label_faults(content: dict[str, Any]) -> list[str]:

@@ -13,8 +13,10 @@ import pytest
 from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands import evaluate_compare, evaluate_segmentations
 from fcas_nnunet.commands.evaluate import main
 from fcas_nnunet.commands.evaluate_fidelity import real_dice
+from fcas_nnunet.commands.outputs import holds_table
 from fcas_nnunet.evaluation.results import SEGMENTATIONS, read_result
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
@@ -69,6 +71,7 @@ def test_segmentations_to_json_csv_and_table(folders: tuple[Path, Path], capsys:
     assert aorta["both_empty"] == 2
     assert report["summary"]["foreground_mean"]["dice"] == pytest.approx(0.375)
     rows = list(csv.DictReader(table.open()))
+    assert holds_table(evaluate_segmentations.CSV_COLUMNS)(table), "which the same command may write over"
     assert [(row["case_id"], row["label"]) for row in rows] == [
         ("a", "left_ventricle"), ("a", "aorta"), ("b", "left_ventricle"), ("b", "aorta"),
     ]  # fmt: skip
@@ -119,7 +122,9 @@ def test_two_results_side_by_side(folders: tuple[Path, Path], capsys: pytest.Cap
     write_labels(folders[1] / "b.nii.gz", cube(3), AFFINE)
     run_segmentations(folders, "-o", str(second))
     capsys.readouterr()
-    main(["compare", "-a", str(first), "-b", str(second), "-o", str(out)])
+    table = out.with_suffix(".csv")
+    main(["compare", "-a", str(first), "-b", str(second), "-o", str(out), "--csv", str(table)])
+    assert holds_table(evaluate_compare.CSV_COLUMNS)(table), "which the same command may write over"
     report = json.loads(out.read_text())
     ventricle = report["labels"]["left_ventricle"]
     assert (ventricle["first_mean"], ventricle["second_mean"]) == (0.375, 0.875)

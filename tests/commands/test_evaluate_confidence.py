@@ -16,8 +16,10 @@ from report_sets import assert_shown_by_the_report
 from scipy import stats
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands import evaluate_confidence
 from fcas_nnunet.commands.evaluate import main
 from fcas_nnunet.commands.evaluate_confidence import _held_out
+from fcas_nnunet.commands.outputs import holds_table
 from fcas_nnunet.config import CalibrationConfig
 from fcas_nnunet.evaluation.controls import DEPARTURE
 from fcas_nnunet.generator.fitting import train_generator
@@ -112,6 +114,7 @@ def test_report_of_held_out_patients(root: Path, tmp_path: Path, capsys: pytest.
     assert re.search(rf"{said} [^;]*{DEPARTURE}", report["verdict"][0])
     assert picture.stat().st_size > 20_000
     assert len(table.read_text().splitlines()) == 1 + 2 * 2 * 3 * len(inside)
+    assert holds_table(evaluate_confidence.CSV_COLUMNS)(table), "which the same command may write over"
     printed = capsys.readouterr().out
     assert "inside structures, over 2 patients, confidence is " in printed
     judged = report["verdict"][0]

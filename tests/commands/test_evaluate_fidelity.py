@@ -141,7 +141,7 @@ def test_the_structure_that_was_not_drawn_is_named(
     put_predictions(synthetic, model, predictions, erased={2})
     table = tmp_path / "drawn.csv"
     report = evaluate(synthetic, model, tmp_path, "--predictions", str(predictions), "--csv", str(table))
-    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/fidelity", 1)
+    assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/fidelity", 2)
     verdicts = {name: entry["verdict"] for name, entry in report["labels"].items()}
     assert verdicts == {"left_ventricle": "drawn", "coronary_arteries": "not drawn"}
     ventricle, coronaries = report["labels"]["left_ventricle"], report["labels"]["coronary_arteries"]
@@ -155,6 +155,14 @@ def test_the_structure_that_was_not_drawn_is_named(
     assert (worst["mean_dice"], worst["worst_label"], worst["template"]) == (0.5, "coronary_arteries", "real_0")
     assert report["segmentations"]["cases"][synthetic.case_ids[0]]["left_ventricle"]["hd95_mm"] == 0
     assert len(table.read_text().splitlines()) == 1 + 2 * 2
+    masks = synthetic.mask_path(worst["case_id"]).parent
+    entries = {
+        i: {"images": [str(synthetic.image_path(i))], "label": f"elsewhere/{i}.nii.gz"} for i in synthetic.case_ids
+    }
+    atomic_write_json(synthetic.folder / "dataset.json", synthetic.dataset_json | {"dataset": entries})
+    masks.rename(synthetic.folder / "elsewhere")
+    again = evaluate(synthetic, model, tmp_path, "--predictions", str(predictions), "--csv", str(table))
+    assert again["labels"] == report["labels"], "where dataset.json places the masks"
     printed = capsys.readouterr().out
     assert "not drawn" in printed
     assert "the Dice in real scans is assumed" in printed

@@ -15,7 +15,9 @@ from nnunet_cases import CPU, Prepared, save_untrained
 from report_sets import assert_shown_by_the_report
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands import evaluate_memorisation
 from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.commands.outputs import holds_table
 from fcas_nnunet.datasets.phantom import LABELS, phantom_case
 from fcas_nnunet.evaluation.memorisation import mean_features
 from fcas_nnunet.integration.features import open_extractor
@@ -125,6 +127,7 @@ def test_copies_are_flagged_with_pictures_and_others_are_not(
     assert picture.shape[0] > 700  # three planes
     assert picture[..., :3].std() > 0.1
     rows = {row["case_id"]: row for row in csv.DictReader(table.open())}
+    assert holds_table(evaluate_memorisation.CSV_COLUMNS)(table), "which the same command may write over"
     assert rows["fcas_0"]["flagged_by"] == "image contrast_matched"
     assert rows["fcas_1"]["image_nearest"] == "heart_3"
     printed = capsys.readouterr().out

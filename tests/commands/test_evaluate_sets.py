@@ -18,7 +18,9 @@ from scipy import ndimage
 from trunk_files import write_keras_resnet50, write_trunk
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands import evaluate_images
 from fcas_nnunet.commands.evaluate import main
+from fcas_nnunet.commands.outputs import holds_table
 from fcas_nnunet.evaluation.embedding import embed
 from fcas_nnunet.evaluation.fid_2p5d import fid_2p5d, plane_features
 from fcas_nnunet.evaluation.frechet import frechet_distance, kernel_distance
@@ -115,6 +117,7 @@ def test_lpips_of_every_pair(
     assert report["name"] == distance.name
     assert report["name"].startswith("LPIPS 0.1, alex, alexnet-owt-7be5be79.pth, sha256 ")
     assert [float(row["lpips"]) for row in csv.DictReader(table.open())] == pytest.approx(wanted)
+    assert holds_table(evaluate_images.CSV_COLUMNS)(table), "which the same command may write over"
     printed = capsys.readouterr().out
     assert f"{np.mean(wanted):.4f}" in next(line for line in printed.splitlines() if line.startswith("LPIPS "))
     assert f"LPIPS: {distance.name}" in printed

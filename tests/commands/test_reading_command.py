@@ -15,8 +15,10 @@ from PIL import Image
 from reading_cases import BACKGROUND_LABELS, SHIFTS, Prepared, prepare, scores_file, write_sets
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands.outputs import holds_table
 from fcas_nnunet.commands.reading import run
 from fcas_nnunet.commands.report import main
+from fcas_nnunet.evaluation import reading_results
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
@@ -135,6 +137,7 @@ def test_results_unblind_to_numbers_and_pictures(
     assert report["tests"]["rank"]["friedman_statistic"] == pytest.approx(6)  # n (k − 1) for three bags ranked alike
     assert report["tests"]["rank"]["count"] == 3
     rows = list(csv.DictReader(table.open()))
+    assert holds_table(reading_results.CSV_COLUMNS)(table), "which the same command may write over"
     assert len(rows) == 2 * 3 * 3
     assert {(row["method"], row["total"], row["rank"]) for row in rows if row["reader"] == "Bob"} == {
         ("real", "25", "1.0"), ("Zylindrix", "19", "2.0"), ("Quastenflosser", "10", "3.0"),
@@ -156,11 +159,13 @@ def test_results_take_no_other_files_place(
     files = write_readers(reading, tmp_path)
     for name in ("reading_results.json", "radar.png"):
         (tmp_path / name).write_text("mine")
+    (tmp_path / "reading_results.json").write_text('{"schema": "fcas-nnunet/reading-key"}')
     with pytest.raises(SystemExit, match="^2$"):
         main(["reading", "results", "-k", str(reading.key_path), *map(str, files), "-o", str(tmp_path)])
     error = capsys.readouterr().err
     assert "reading_results.json: results must go into a new file or an earlier one of its kind" in error
     assert "radar.png: radar chart must go into a new file" in error
+    assert error.count("Name another folder: -o DIR") == 2
     assert (tmp_path / "radar.png").read_text() == "mine" and not (tmp_path / "box_plots.png").exists()
 
 

@@ -40,7 +40,7 @@ from fcas_nnunet.evaluation.report_measures import (
 from fcas_nnunet.evaluation.report_page import label_colours
 from fcas_nnunet.evaluation.report_provenance import common_fields, run_seed
 from fcas_nnunet.evaluation.report_results import show_result
-from fcas_nnunet.evaluation.results import COMPARISON, SEGMENTATIONS, VERSIONS, read_result
+from fcas_nnunet.evaluation.results import COMPARISON, FIDELITY, SEGMENTATIONS, VERSIONS, read_result
 from fcas_nnunet.generator.calibration import Curve, Scale
 
 LINE = Curve((0.0, 1.0), (0.0, 1.0))
@@ -291,20 +291,31 @@ def test_a_result_within_a_result_and_lists_of_records() -> None:
 
 
 def test_results_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none.json: file must exist, got none. Make it again"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none.json: file must exist, got none. Name a result .* -o .*/none.json$"
+    ):
         read_result(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"broken.json: content must be JSON"):
+    with pytest.raises(ValueError, match=r"broken.json: content must be JSON.* -o .*/broken_2.json$"):
         read_result(tmp_path / "broken.json")
-    with pytest.raises(ValueError, match=r"schema must be one of fcas-nnunet/segmentations.*, got other/thing"):
+    with pytest.raises(
+        ValueError, match=r"schema must be one of fcas-nnunet/seg.*, got other/thing.* -o .*/other_2.json$"
+    ):
         read_result(write_result(tmp_path / "other.json", {"schema": "other/thing"}))
     with pytest.raises(ValueError, match=r"schema must be one of .*, got None"):
         read_result(write_result(tmp_path / "list.json", {}))
+    old = write_result(tmp_path / "drawn.json", {"schema": FIDELITY, "schema_version": 1})  # of all scans alike
+    with pytest.raises(ValueError, match=r"must be 2, got 1\. .*: fcas_evaluate fidelity \.\.\. -o .*/drawn"):
+        read_result(old)
     for version in (0, 99, None):
-        with pytest.raises(ValueError, match=rf"schema_version of fcas-nnunet/comparison must be 1, got {version}"):
+        with pytest.raises(
+            ValueError, match=rf"version of .*/comparison must be 1, got {version}\. .* compare .* -o .*/old.json$"
+        ):
             read_result(write_result(tmp_path / "old.json", {"schema": COMPARISON, "schema_version": version}))
     known = write_result(tmp_path / "other.json", {"schema": COMPARISON, "schema_version": VERSIONS[COMPARISON]})
-    with pytest.raises(ValueError, match=r"schema must be one of fcas-nnunet/segmentations, got fcas-nnunet/comp"):
+    with pytest.raises(
+        ValueError, match=r"one of fcas-nnunet/segmentations, got fcas-nnunet/comp.* -o .*/other_2.json$"
+    ):
         read_result(known, [SEGMENTATIONS])
     with pytest.raises(ValueError, match=r"fcas-nnunet/comparison: fields must be those of docs/evaluation.md"):
         show_result({"schema": "fcas-nnunet/comparison"})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _MAX_THREADS = 4
 _BAR_FROM = 10
 _HASH = "image_sha256"
 
+logger = logging.getLogger(__name__)
+
 
 def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None) -> dict[str, str]:
     """Hash the scans of training cases; only files that are new or changed are read.
@@ -41,10 +44,13 @@ def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None
 
 
 def held_out_contents(dataset: RawDataset) -> dict[str, str]:
-    """File name in imagesTs → hash of the scan; empty where the data set has no test scans."""
+    """File name in imagesTs → hash of the scan; empty where the data set has no test scans.
+
+    A scan that cannot be read cannot be told from others, so it is warned about and left out.
+    """
     ending = f"_0000{dataset.file_ending}"
     paths = {path.name: path for path in sorted((dataset.folder / _TEST).glob(f"*{ending}")) if path.name[0] != "."}
-    return _contents(dataset, _TEST, paths)
+    return _contents(dataset, _TEST, paths, _hash_or_warn)
 
 
 def known_contents(preprocessed: Path) -> dict[str, str]:
@@ -56,7 +62,9 @@ def known_contents(preprocessed: Path) -> dict[str, str]:
     return {case_id: entry[_HASH] for case_id, entry in _read(preprocessed / CONTENTS_FILE)[_TRAINING].items()}
 
 
-def _contents(dataset: RawDataset, part: str, paths: Mapping[str, Path]) -> dict[str, str]:
+def _contents(
+    dataset: RawDataset, part: str, paths: Mapping[str, Path], hash_file: Callable[[Path], str | None] | None = None
+) -> dict[str, str]:
     file = _file(dataset)
     states = {name: _state(path) for name, path in paths.items()}
     kept = _read(file)[part]
@@ -65,19 +73,31 @@ def _contents(dataset: RawDataset, part: str, paths: Mapping[str, Path]) -> dict
     if missing:
         threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
         with ThreadPoolExecutor(threads) as pool:
-            hashes = pool.map(lambda name: _hash(paths[name]), missing)
+            hashes = pool.map(lambda name: (hash_file or _hash)(paths[name]), missing)
             bar = tqdm(
                 hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=len(missing) < _BAR_FROM or None
             )
-            found |= {name: states[name] | {_HASH: sha256} for name, sha256 in zip(missing, bar, strict=True)}
+            found |= {
+                name: states[name] | {_HASH: sha256}
+                for name, sha256 in zip(missing, bar, strict=True)
+                if sha256 is not None
+            }
         others = _read(file)  # another process may have added to it
         _keep(file, others | {part: others[part] | found})
-    return {name: found[name][_HASH] for name in paths}
+    return {name: found[name][_HASH] for name in paths if name in found}
 
 
 def _hash(path: Path) -> str:
     volume = read_volume(path)
     return image_sha256(volume.array, volume.affine)
+
+
+def _hash_or_warn(path: Path) -> str | None:
+    try:
+        return _hash(path)
+    except (OSError, ValueError) as error:
+        logger.warning(f"{error} Left out: whether it is a training scan is not known.")
+        return None
 
 
 def _state(path: Path) -> dict[str, int]:

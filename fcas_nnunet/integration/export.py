@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,21 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from scipy.ndimage import zoom
 from tqdm import tqdm
 
-from fcas_nnunet.files import atomic_path, atomic_write_json, temporary_folder
+from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256, temporary_folder
 from fcas_nnunet.integration.locks import exclusive
 from fcas_nnunet.integration.ownership import refuse_foreign_folder
 from fcas_nnunet.integration.plain_files import read_checkpoint
 from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.trained_models import FINAL_CHECKPOINT, MODEL_FILES, check_model_files
 
 PLAIN_TRAINER = "nnUNetTrainer"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-#: What nnU-Net's predictor reads beside the folds.
-_MODEL_FILES = ("dataset.json", "plans.json")
+CHECKPOINTS = (FINAL_CHECKPOINT, "checkpoint_best.pth")
 _OTHER_FILES = ("dataset_fingerprint.json",)
 
 IMAGES, MASKS, CONFIDENCE, BOXES_FILE = "imgs", "gts", "confidence", "boxes.json"
-EXPORT_FILE = "export.json"
+EXPORT_FILE, CASES = "export.json", "cases"
+#: Slice → label id → [x_min, y_min, x_max, y_max].
+Boxes = dict[str, dict[str, list[int]]]
 
 
 def export_model(model: Path, target: Path) -> list[Path]:
@@ -46,12 +47,7 @@ def export_model(model: Path, target: Path) -> list[Path]:
         FileNotFoundError: when the model folder lacks a file, or every checkpoint.
         ValueError: when the target is there; a result must not be overwritten.
     """
-    missing = [name for name in _MODEL_FILES if not (model / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{model}: model folder must hold {' and '.join(_MODEL_FILES)}, got none of {', '.join(missing)}. "
-            "Give nnU-Net's folder <trainer>__<plans>__<configuration>."
-        )
+    check_model_files(model)
     found = [path for name in CHECKPOINTS for path in sorted(model.glob(f"fold_*/{name}"))]
     if not found:
         raise FileNotFoundError(
@@ -61,7 +57,7 @@ def export_model(model: Path, target: Path) -> list[Path]:
     with temporary_folder(target) as folder:
         unfinished = folder / target.name
         unfinished.mkdir()
-        for name in (*_MODEL_FILES, *_OTHER_FILES):
+        for name in (*MODEL_FILES, *_OTHER_FILES):
             if (model / name).is_file():
                 shutil.copyfile(model / name, unfinished / name)
         for path in found:
@@ -106,8 +102,8 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
 
     `imgs/<slice>.npy` float32 [size, size, 3] in [0, 1]; `gts/<slice>.npy` uint8 [size, size], label ids;
     `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255; `boxes.json`: slice → label id →
-    [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all, and finished
-    cases are kept when the command is run again.
+    [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all. When the command
+    is run again, finished cases are kept while their files hold what they held; slices of others are removed.
 
     Args:
         dataset: raw, its first channel the CT; without confidence maps, confidence is 1.
@@ -122,14 +118,47 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
     """
     with exclusive(target, refuse=partial(refuse_foreign_folder, target, "fcas_export", EXPORT_FILE)):
         _claim(target, dataset, settings)
-        boxes: dict[str, dict[str, list[int]]] = {}
+        finished = _finished_cases(dataset, target)
+        _remove_others(target, finished)
+        boxes: Boxes = {}
         for case_id in tqdm(dataset.case_ids, desc="slices", unit="case"):
-            done = target / "cases" / f"{case_id}.json"
-            if not done.is_file():
-                atomic_write_json(done, _write_case(dataset, case_id, target, settings))
-            boxes |= json.loads(done.read_text(encoding="utf-8"))
+            if case_id not in finished:
+                sha256 = _files_sha256(dataset, case_id)  # before they are read: a later change is noticed
+                finished[case_id] = _write_case(dataset, case_id, target, settings)
+                content = {"sha256": sha256, "boxes": finished[case_id]}
+                atomic_write_json(target / CASES / f"{case_id}.json", content)
+            boxes |= finished[case_id]
         atomic_write_json(target / BOXES_FILE, boxes)
     return len(boxes)
+
+
+def _finished_cases(dataset: RawDataset, target: Path) -> dict[str, Boxes]:
+    """Boxes of the cases whose slices were cut from what their files hold now."""
+    finished = {}
+    there = [case_id for case_id in dataset.case_ids if (target / CASES / f"{case_id}.json").is_file()]
+    for case_id in tqdm(there, desc="checking", unit="case", leave=False, disable=None):
+        content = json.loads((target / CASES / f"{case_id}.json").read_text(encoding="utf-8"))
+        if content.get("sha256") == _files_sha256(dataset, case_id):
+            finished[case_id] = content["boxes"]
+    return finished
+
+
+def _files_sha256(dataset: RawDataset, case_id: str) -> list[str | None]:
+    """Of image, label map and confidence map, geometry included; None where there is none."""
+    paths = (dataset.image_path(case_id), dataset.mask_path(case_id), dataset.confidence_path(case_id))
+    return [file_sha256(path) if path.is_file() else None for path in paths]
+
+
+def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
+    """Remove what belongs to no finished case: to changed or removed ones, or to those of killed runs."""
+    for record in (target / CASES).glob("*.json"):  # first, so that no record lacks its slices
+        if record.stem not in finished:
+            record.unlink()
+    kept = {name for boxes in finished.values() for name in boxes}
+    for folder in (IMAGES, MASKS, CONFIDENCE):
+        for path in (target / folder).glob("CT_*-*.npy"):
+            if path.stem not in kept:
+                path.unlink()
 
 
 def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
@@ -142,13 +171,11 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
         if there != own:
             raise ValueError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
     atomic_write_json(path, own)
-    for name in (IMAGES, MASKS, CONFIDENCE, "cases"):
+    for name in (IMAGES, MASKS, CONFIDENCE, CASES):
         (target / name).mkdir(parents=True, exist_ok=True)
 
 
-def _write_case(
-    dataset: RawDataset, case_id: str, target: Path, settings: SliceSettings
-) -> dict[str, dict[str, list[int]]]:
+def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: SliceSettings) -> Boxes:
     """A case's slices; their boxes."""
     case = dataset.load_case(case_id)
     assert case.image is not None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.folders import CONFIDENCE, IMAGES, LABELS
 from fcas_nnunet.integration.planning import preprocessed_folder
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
@@ -62,10 +61,7 @@ class Stamps:
 def raw_digest(dataset: RawDataset) -> str:
     """A digest of every channel's, label map's and confidence map's name, size and time of change, and of the labels'
     meaning."""
-    paths = [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
-    if dataset.has_confidence:
-        paths += [dataset.confidence_path(case_id) for case_id in dataset.case_ids]
-    states = [(path.parent.name, path.name, *_state(path)) for path in paths]
+    states = [(path.parent.name, path.name, *_state(path)) for path in _raw_paths(dataset)]
     return digest_of({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
 
 
@@ -83,9 +79,13 @@ def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configurati
 
 def newest_raw_change(dataset: RawDataset) -> float:
     """When the youngest raw file was changed, in seconds since the epoch."""
-    folders = [dataset.folder / f"{kind}Tr" for kind in (IMAGES, LABELS, CONFIDENCE)]
-    paths = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    return max((path.stat().st_mtime for path in paths), default=0.0)
+    return max((path.stat().st_mtime for path in _raw_paths(dataset) if path.is_file()), default=0.0)
+
+
+def _raw_paths(dataset: RawDataset) -> list[Path]:
+    """Every channel, label map and confidence map, wherever dataset.json says they lie."""
+    paths = [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
+    return paths + [dataset.confidence_path(i) for i in dataset.case_ids if dataset.has_confidence]
 
 
 def _state(path: Path) -> tuple[int, int]:

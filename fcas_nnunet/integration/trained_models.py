@@ -19,6 +19,7 @@ from fcas_nnunet.integration.trainer_lookup import EXT_TRAINER_VARIABLE, ext_tra
 
 STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
 FINAL_CHECKPOINT = "checkpoint_final.pth"
+#: What nnU-Net's predictor reads beside the folds.
 MODEL_FILES = ("dataset.json", "plans.json")
 #: Of a checkpoint, what nnU-Net's predictor reads.
 _PREDICTOR_KEYS = ("network_weights", "trainer_name", "init_args")
@@ -66,12 +67,7 @@ def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
     Raises:
         FileNotFoundError: when folder, fold or checkpoint are missing.
     """
-    missing = [name for name in MODEL_FILES if not (model / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{model}: model folder must hold {' and '.join(MODEL_FILES)}, got no {' and no '.join(missing)}. "
-            "Give nnU-Net's folder <trainer>__<plans>__<configuration>."
-        )
+    check_model_files(model)
     folds = sorted(path.name.removeprefix("fold_") for path in model.glob("fold_*") if path.is_dir())
     if fold not in folds:
         raise FileNotFoundError(
@@ -84,6 +80,20 @@ def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
             f"{path}: checkpoint must be one of {found}, got {checkpoint}. Finish the training, or name another."
         )
     return path
+
+
+def check_model_files(model: Path) -> None:
+    """See that a folder holds what nnU-Net's predictor reads beside the folds.
+
+    Raises:
+        FileNotFoundError: when it does not.
+    """
+    missing = [name for name in MODEL_FILES if not (model / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{model}: model folder must hold {' and '.join(MODEL_FILES)}, got no {' and no '.join(missing)}. "
+            "Give nnU-Net's folder <trainer>__<plans>__<configuration>."
+        )
 
 
 def refuse_unfit(model: Path, configuration: str) -> None:

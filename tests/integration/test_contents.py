@@ -51,6 +51,23 @@ def test_a_file_is_read_once_and_again_when_it_changes(dataset: RawDataset, monk
     assert read[3:] == ["p1_0000.nii.gz"]
 
 
+def test_a_test_scan_that_cannot_be_read_is_named_and_left_out(
+    dataset: RawDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = held_out_contents(dataset)
+    scan = dataset.folder / "imagesTs" / "t0_0000.nii.gz"
+    shutil.copyfile(scan, scan.with_name("t1_0000.nii.gz"))
+    scan.with_name("t2_0000.nii.gz").symlink_to("gone.nii.gz")
+    scan.write_bytes(scan.read_bytes()[:-400])  # it was whole when it was hashed
+    assert list(held_out_contents(dataset).items()) == [("t1_0000.nii.gz", whole["t0_0000.nii.gz"])]
+    damaged, dangling = (record.message for record in caplog.records)
+    assert damaged.startswith(f"{scan}: ") and "t2_0000.nii.gz: file must exist" in dangling
+    assert damaged.endswith("Left out: whether it is a training scan is not known.")
+    shutil.copyfile(scan, dataset.image_path("p1"))
+    with pytest.raises(ValueError, match="p1_0000"):
+        training_contents(dataset)
+
+
 def test_they_are_known_without_the_raw_data_set(dataset: RawDataset, tmp_path: Path) -> None:
     hashes = training_contents(dataset)
     shutil.rmtree(dataset.folder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from fcas_nnunet.commands.export import main
 from fcas_nnunet.integration.export import SliceSettings, export_model, export_slices
 from fcas_nnunet.integration.plain_files import read_checkpoint
+from fcas_nnunet.integration.raw_dataset import RawDataset, write_case
 from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
 
 
@@ -119,6 +122,58 @@ def test_slices_go_on_and_other_settings_are_refused(prepared: Prepared, tmp_pat
         export_slices(prepared.synthetic, tmp_path, SliceSettings(size=32))
     with pytest.raises(ValueError, match="must be new, empty or begun by fcas_export, got other files: confidence"):
         export_slices(prepared.synthetic, prepared.synthetic.folder, SliceSettings(size=64))
+
+
+def test_slices_of_changed_cases_are_cut_again_and_stale_ones_are_removed(prepared: Prepared, tmp_path: Path) -> None:
+    folder, out, settings = tmp_path / prepared.synthetic.name, tmp_path / "out", SliceSettings(size=64, min_pixels=1)
+    shutil.copytree(prepared.synthetic.folder, folder)
+    dataset = RawDataset.open(folder, any_kind=True)
+    ids = dataset.case_ids
+    assert len(ids) >= 4
+    export_slices(dataset, out, settings)
+    before = {path: path.read_bytes() for path in out.rglob("*.npy")}
+    emptied, altered, doubted, *others = (dataset.load_case(case_id) for case_id in ids)
+    axis = int(np.abs(emptied.affine[2, :3]).argmax())
+    np.moveaxis(emptied.mask, axis, 0)[1:] = 0  # one slice at most is left
+    np.moveaxis(emptied.mask, axis, 0)[0, :5, :5] = 1
+    write_case(folder, emptied)
+    write_case(folder, replace(altered, image=altered.image + 100))
+    write_case(folder, replace(doubted, confidence=np.full(doubted.shape, 0.2)))
+    for path in (*dataset.image_paths(ids[-1]), dataset.mask_path(ids[-1])):
+        path.unlink()
+    changed = RawDataset.open(folder, any_kind=True)
+    assert changed.case_ids == ids[:-1]
+    number = export_slices(changed, out, settings)
+
+    after = {path: path.read_bytes() for path in out.rglob("*.npy")}
+
+    def parts(case_id: str) -> set[str]:
+        own = [path for path in before.keys() & after.keys() if path.stem.startswith(f"CT_{case_id}-")]
+        return {path.parent.name for path in own if before[path] != after[path]}
+
+    assert [path.name for path in after if emptied.case_id in path.name] == [f"CT_{emptied.case_id}-000.npy"] * 3
+    assert parts(altered.case_id) == {"imgs"}
+    assert parts(doubted.case_id) == {"confidence"}
+    assert not any(ids[-1] in path.name for path in after)
+    assert not (out / "cases" / f"{ids[-1]}.json").exists()
+    assert {path.stem for path in after} == set(json.loads((out / "boxes.json").read_text()))
+    assert len(after) == 3 * number
+    export_slices(changed, tmp_path / "new", settings)
+    new = {path.relative_to(tmp_path / "new"): path.read_bytes() for path in (tmp_path / "new").rglob("*.*")}
+    assert new == {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")}
+
+
+def test_slices_of_an_earlier_version_which_knew_no_content_are_cut_again(prepared: Prepared, tmp_path: Path) -> None:
+    settings = SliceSettings(size=64)
+    export_slices(prepared.synthetic, tmp_path, settings)
+    case_id = prepared.synthetic.case_ids[0]
+    record, stale = tmp_path / "cases" / f"{case_id}.json", tmp_path / "gts" / f"CT_{case_id}-999.npy"
+    whole = record.read_text()
+    record.write_text(json.dumps(json.loads(whole)["boxes"] | {stale.stem: {}}))
+    stale.touch()
+    export_slices(prepared.synthetic, tmp_path, settings)
+    assert record.read_text() == whole
+    assert not stale.exists()
 
 
 def test_bad_arguments_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +39,24 @@ def test_a_changed_file_is_noticed(two_channels: RawDataset, name: str) -> None:
     path.write_bytes(path.read_bytes() + b"0")
     assert raw_digest(two_channels) != before
     assert newest_raw_change(two_channels) == path.stat().st_mtime
+
+
+def test_files_that_dataset_json_places_elsewhere_are_looked_at(two_channels: RawDataset, tmp_path: Path) -> None:
+    folder, scans, entries = two_channels.folder, tmp_path / "scans", {}
+    scans.mkdir()
+    for case_id in two_channels.case_ids:
+        there = [*two_channels.image_paths(case_id), two_channels.mask_path(case_id)]
+        moved = [scans / f"{case_id}{number}.nii.gz" for number in range(3)]
+        for number, (old, new) in enumerate(zip(there, moved, strict=True)):
+            os.utime(old.rename(new), (1000 + number, 1000 + number))
+        entries[case_id] = {"images": [str(path) for path in moved[:2]], "label": str(moved[2])}
+    shutil.rmtree(folder / "confidenceTr")
+    (folder / "imagesTr" / "c_0007.nii.gz").touch()  # nobody's
+    (folder / "dataset.json").write_text(json.dumps(two_channels.dataset_json | {"dataset": entries}))
+    dataset = RawDataset.open(folder, any_kind=True)
+    dataset.check()
+    assert newest_raw_change(dataset) == 1002
+    before = raw_digest(dataset)
+    os.utime(scans / "b1.nii.gz", (2000, 2000))
+    assert newest_raw_change(dataset) == 2000
+    assert raw_digest(dataset) != before

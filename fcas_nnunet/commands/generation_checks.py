@@ -14,7 +14,7 @@ from fcas_nnunet.generator.checkpoint import GeneratorRecord, has_preview
 from fcas_nnunet.generator.grid import GEOMETRY
 from fcas_nnunet.generator.production import CasePlan
 from fcas_nnunet.generator.run_file import FileIdentity, generator_faults
-from fcas_nnunet.generator.substitutes import made_otherwise
+from fcas_nnunet.generator.substitutes import refuse_made_otherwise
 from fcas_nnunet.integration.contents import training_contents
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset, is_dataset
@@ -128,9 +128,5 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
                 f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
                 f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
             )
-    strangers = made_otherwise(records, plans, job.shared)
-    if strangers:
-        raise ValueError(
-            f"{job.output}: its cases must have been made with the same generator, seed, masks and labels and the same "
-            f"sampling, got others: {listed(strangers)}. Choose another -o, or delete the folder."
-        )
+    rule = "its cases must have been made with the same generator, seed, masks and labels and the same sampling"
+    refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}")

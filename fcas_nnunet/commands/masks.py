@@ -36,7 +36,6 @@ from fcas_nnunet.integration.manifest import Manifest, versions
 from fcas_nnunet.integration.ownership import COMMAND, MASKS, sole_writer
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import FILE_ENDING, read_volume, write_volume
-from fcas_nnunet.listing import listed
 
 if TYPE_CHECKING:
     from fcas_nnunet.evaluation.diversity import MaskSample
@@ -138,15 +137,11 @@ def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[C
     Raises:
         ValueError: when the folder holds masks that were made otherwise.
     """
-    from fcas_nnunet.generator.substitutes import made_otherwise
+    from fcas_nnunet.generator.substitutes import refuse_made_otherwise
 
     records = manifest.read()
-    strangers = made_otherwise(records, plans, job.shared)
-    if strangers:
-        raise ValueError(
-            f"{job.output}: its masks must have been made from the same data set with the same seed and settings, got "
-            f"others: {listed(strangers)}. Choose another -o, or delete the folder."
-        )
+    rule = "its masks must have been made from the same data set with the same seed and settings"
+    refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}")
     return [plan for plan in plans if plan.case_id not in records or not _path(job.output, plan.case_id).is_file()]
 
 

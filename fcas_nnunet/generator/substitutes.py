@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fcas_nnunet.generator.masks import NoMaskError
 from fcas_nnunet.generator.production import CasePlan
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
 #: References that are tried for a case: each that fails costs as many draws as a mask may take.
 MOST_REFERENCES = 4
+
+_VERSIONS, _PACKAGE = "versions", "fcas-nnunet"
+_MAPS = ("label_map", "roles")
+_NAMED, _LONGEST_VALUE = 5, 60
 
 
 def make_with_substitutes(
@@ -52,23 +58,57 @@ def planned(record: Mapping[str, Any]) -> CasePlan:
     return replace(plan, reference=record.get("planned_reference", plan.reference))
 
 
-def made_otherwise(
-    records: Mapping[str, Mapping[str, Any]], plans: Sequence[CasePlan], shared: Mapping[str, Any]
-) -> list[str]:
-    """Ids of the cases of a manifest that were made by another plan or with other settings, sorted.
+def refuse_made_otherwise(
+    records: Mapping[str, Mapping[str, Any]], plans: Sequence[CasePlan], shared: Mapping[str, Any], rule: str
+) -> None:
+    """See that all cases of a manifest were made by this plan and with these settings.
 
     Args:
         records: of the manifest.
         plans: of all cases of the run.
         shared: what every record of the run repeats; versions may differ.
+        rule: folder and what its cases must be, for the message.
+
+    Raises:
+        ValueError: when some were made otherwise, saying which, in what, and whether by another version.
     """
     by_id = {plan.case_id: plan for plan in plans}
-    return sorted(
+    wanted = {key: value for key, value in shared.items() if key != _VERSIONS}
+    strangers = sorted(
         case_id
         for case_id, record in records.items()
         if (len(record) > 1 or case_id in by_id)  # of a scan of the user's own there is the id alone
         and (
-            any(record.get(key) != value for key, value in shared.items() if key != "versions")
+            any(record.get(key) != value for key, value in wanted.items())
             or (case_id in by_id and planned(record) != by_id[case_id])
         )
     )
+    if not strangers:
+        return
+    record = records[strangers[0]]
+    if strangers[0] in by_id:
+        wanted |= by_id[strangers[0]].to_record()
+    was = {**record, "reference": record["planned_reference"]} if "planned_reference" in record else record
+    before, now = _flat({key: was[key] for key in wanted if key in was}), _flat(wanted)
+    differ = [key for key in now | before if before.get(key) != now.get(key)]
+    theirs, ours = (lines.get(_VERSIONS, {}).get(_PACKAGE, "(version unknown)") for lines in (record, shared))
+    said = [f"{key} {_shortened(now.get(key))} instead of {_shortened(before.get(key))}" for key in differ[:_NAMED]]
+    reason = ""
+    if theirs != ours or any((key in before) != (key in now) for key in differ):
+        which = f"{_PACKAGE} {theirs}, this is {ours}" if theirs != ours else f"an earlier state of {_PACKAGE} {ours}"
+        reason = f"They were made by {which}, where settings may be others: go on with that version. Or "
+    remedy = "choose another -o, or delete the folder." if reason else "Choose another -o, or delete the folder."
+    raise ValueError(f"{rule}, got others: {listed(strangers)} ({'; '.join(said)}). {reason}{remedy}")
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; maps from labels are taken whole."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        nested = isinstance(value, Mapping) and key not in _MAPS
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shortened(value: Any) -> str:
+    return textwrap.shorten("none" if value is None else str(value), _LONGEST_VALUE, placeholder=" …")

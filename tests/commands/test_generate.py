@@ -206,7 +206,9 @@ def test_other_settings_are_not_mixed_into_a_data_set(home, capsys, other):
     for looking in ((), ("--dry-run",)):
         message = refused(capsys, generate, command(home, "902", *other, *looking))
         assert "its cases must have been made with the same generator, seed, masks and labels" in message
-        assert "fcas_00000" in message
+        assert "got others: fcas_00000" in message
+        assert " instead of " in message
+        assert "fcas-nnunet 0.1.0" not in message, "the version is not the reason"
 
 
 def test_confidence_by_a_preview_decoder_inside_the_box(home, capsys):

@@ -15,7 +15,7 @@ from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.config import MaskConfig
 from fcas_nnunet.generator.masks import NoMaskError
 from fcas_nnunet.generator.production import CasePlan, reference_mask
-from fcas_nnunet.generator.substitutes import MOST_REFERENCES, made_otherwise, make_with_substitutes, planned
+from fcas_nnunet.generator.substitutes import MOST_REFERENCES, make_with_substitutes, planned, refuse_made_otherwise
 
 REFERENCES = [f"p{i}" for i in range(6)]
 PLAN = CasePlan("fcas_00000", 7, "p4", "p0", ReferenceSource.MGM)
@@ -38,9 +38,51 @@ def test_the_next_reference_takes_the_place_and_the_plan_stays_known(caplog: pyt
     assert tried == ["p4", "p5", "p0"]
     assert (record["reference"], record["planned_reference"]) == ("p0", "p4")
     assert planned(record) == PLAN
-    assert made_otherwise({"fcas_00000": record}, [PLAN], {"preset": "tiny"}) == []
-    assert made_otherwise({"fcas_00000": record | {"planned_reference": "p3"}}, [PLAN], {}) == ["fcas_00000"]
+    refuse_made_otherwise({"fcas_00000": record}, [PLAN], {"preset": "tiny"}, "out: same")
+    with pytest.raises(ValueError, match=r"^out: same, got others: fcas_00000 \(reference p4 instead of p3\)\. Choose"):
+        refuse_made_otherwise({"fcas_00000": record | {"planned_reference": "p3"}}, [PLAN], {}, "out: same")
     assert "fcas_00000: no mask can be made from p4" in caplog.text
+
+
+SHARED = {"preset": "tiny", "sampling": {"steps": 25, "overlap": 0.5}, "references": ["p1"], "label_map": {"1": 2},
+          "versions": {"fcas-nnunet": "0.2.0", "torch": "2.9"}}  # fmt: skip
+OLDER = {"versions": {"fcas-nnunet": "0.1.0", "torch": "2.9"}}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            SHARED | {"preset": "cpu", "label_map": {}},
+            r"\(preset tiny instead of cpu; label_map {'1': 2} instead of {}\). C",
+        ),
+        (SHARED | {"sampling": {"steps": 9, "overlap": 0.5}}, r"\(sampling.steps 25 instead of 9\). Choose"),
+        (
+            SHARED | {"sampling": {"steps": 25}},
+            r"\(sampling.overlap 0.5 instead of none\). They were made by an earlier state of fcas-nnunet 0.2.0, where",
+        ),
+        (
+            {key: value for key, value in (SHARED | OLDER).items() if key != "references"},
+            r"\(references \['p1'\] instead of none\). They were made by fcas-nnunet 0.1.0, this is 0.2.0, where "
+            r"settings may be others: go on with that version. Or choose another -o, or delete the folder.$",
+        ),
+        ({"preset": "cpu"}, r"They were made by fcas-nnunet \(version unknown\), this is 0.2.0"),
+        (SHARED | OLDER | {"seed": 8}, r"\(seed 7 instead of 8\). They were made by fcas-nnunet 0.1.0, this is 0.2.0"),
+    ],
+)
+def test_what_differs_is_said_and_whether_another_version_made_it(line: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^out: same, got others: fcas_00000 .*{message}"):
+        refuse_made_otherwise({"fcas_00000": PLAN.to_record() | line}, [PLAN], SHARED, "out: same")
+
+
+def test_a_line_of_an_id_alone_is_none_of_the_plan() -> None:
+    refuse_made_otherwise({"own": {"case_id": "own"}}, [PLAN], SHARED, "out: same")
+    with pytest.raises(ValueError, match=r"got others: fcas_00000 \(preset tiny instead of none; .*version unknown"):
+        refuse_made_otherwise({"fcas_00000": {"case_id": "fcas_00000"}}, [PLAN], SHARED, "out: same")
+
+
+def test_another_version_alone_is_no_hindrance() -> None:
+    refuse_made_otherwise({"fcas_00000": PLAN.to_record() | SHARED | OLDER}, [PLAN], SHARED, "out: same")
 
 
 def test_a_plan_that_can_be_made_is_followed() -> None:

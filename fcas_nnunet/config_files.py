@@ -56,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: when it is not YAML, empty, or no mapping.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the file must exist, got none. Check the path, or train first.")
+        raise FileNotFoundError(f"{path}: the file must exist, got none. Check the path.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -77,7 +77,7 @@ def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases
         FileNotFoundError: when one of them, or a file, is missing.
         ValueError: when they cannot be compared; every fault listed.
     """
-    own, real = open_dataset(synthetic), open_dataset(training)
+    own, real = open_dataset(synthetic, by="-d"), open_dataset(training, by="--train")
     if own.folder == real.folder:
         raise ValueError(f"--train: data set must be another than -d, got {real.name} twice. Name the real one.")
     to_real = match_labels(own.labels, real.labels)
@@ -117,7 +117,7 @@ def _files(dataset: RawDataset, becomes: dict[int, int]) -> dict[str, CentredFil
 def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int]) -> Cases:
     folder = bare_folder(argument)
     if folder is None:
-        dataset = open_dataset(argument)
+        dataset = open_dataset(argument, by="--held_out")
         if dataset.folder.resolve() == training.folder.resolve():
             raise ValueError(
                 f"--held_out: cases must not be training cases, got {dataset.name} for both. "

@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit code 0 when nothing does, 1 when something does.",
         _EXAMPLE,
     )
-    parser.add_argument("-d", metavar="ID", help="data set to check as well: an id or DatasetXXX_Name")
+    parser.add_argument("-d", metavar="ID", help="data set to check as well: id, name or folder")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--fix",
@@ -76,7 +76,7 @@ def check_dataset(identifier: str) -> Iterator[Finding]:
     from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
 
     try:
-        dataset = open_dataset(identifier, ignore_label=True)
+        dataset = open_dataset(identifier, by="-d", ignore_label=True)
         if not dataset.has_confidence:  # a real one, which a generator is trained on
             dataset = RawDataset.open(dataset.folder)
         dataset.check()

@@ -159,7 +159,7 @@ def _add_fidelity(parts: Any) -> None:
         "scored against the masks they were drawn from.",
         _FIDELITY_EXAMPLE,
     )
-    part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set (id or name)")
+    part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
     part.add_argument(
         "-m", required=True, type=Path, metavar="FOLDER", help="trained nnU-Net: <trainer>__<plans>__<configuration>"
     )
@@ -190,8 +190,10 @@ def _add_memorisation(parts: Any) -> None:
         "distances; and how often it is the template.",
         _MEMORISATION_EXAMPLE,
     )
-    part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set (id or name)")
-    part.add_argument("--train", required=True, metavar="REAL", help="data set that the generator was trained on")
+    part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
+    part.add_argument(
+        "--train", required=True, metavar="REAL", help="data set that the generator was trained on, likewise"
+    )
     part.add_argument(
         "--held_out",
         metavar="REAL",

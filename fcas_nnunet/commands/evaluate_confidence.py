@@ -104,7 +104,7 @@ class _Evaluated:
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate confidence` does before it prints."""
-    source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
+    source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     config = generator_config(args)
     model = model_folder(source, config, args.fold)
     if not is_trained(model):
@@ -170,7 +170,7 @@ def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset,
         ValueError: when nothing says which patients the generator has not seen.
     """
     if args.held_out:
-        other = RawDataset.open(resolve_dataset(args.held_out))
+        other = RawDataset.open(resolve_dataset(args.held_out, by="--held_out"))
         return other, list(dict.fromkeys(args.cases or other.case_ids))
     whole = RawDataset.open(source.folder)
     chosen = args.cases or ([] if args.fold is None else read_splits(whole)[args.fold]["val"])

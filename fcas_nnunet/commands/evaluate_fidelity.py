@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate fidelity` does before it prints."""
-    synthetic = open_dataset(args.d)
+    synthetic = open_dataset(args.d, by="-d")
     model = find_model(args.m, args.f, args.chk)
     labels = matching_labels(synthetic, model)
     real = read_result(args.real_scores, [SEGMENTATIONS]) if args.real_scores else None

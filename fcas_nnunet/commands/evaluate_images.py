@@ -93,7 +93,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate images` does before it prints."""
     from fcas_nnunet.commands import image_sets  # not at the top: worker processes need no networks
 
-    real, synthetic = open_scans(args.r), open_scans(args.s)
+    real, synthetic = open_scans(args.r, "-r"), open_scans(args.s, "-s")
     intensity_range = IntensityRange(args.range[0], args.range[1], "stated") if args.range else None
     networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files))
     found = find_pairs(real, synthetic)
@@ -105,12 +105,12 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     return report
 
 
-def open_scans(argument: str) -> Scans:
-    """The scans that `-r` or `-s` names: a data set's id, name or folder, or a bare folder of scans."""
+def open_scans(argument: str, by: str) -> Scans:
+    """The scans that a flag names: a data set's id, name or folder, or a bare folder of scans."""
     folder = bare_folder(argument)
     if folder is not None:
         return Scans(str(folder), case_files(folder))
-    dataset = open_dataset(argument, ignore_label=True)
+    dataset = open_dataset(argument, by=by, ignore_label=True)
     return Scans(dataset.name, {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}, dataset)
 
 

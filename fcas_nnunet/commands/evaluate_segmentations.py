@@ -57,6 +57,10 @@ class _Scored:
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """What `fcas_evaluate segmentations` does before it prints."""
+    missing = [f"{by} {folder}: folder must exist, got none. Fix the path."
+               for by, folder in (("-r", args.r), ("-p", args.p)) if not folder.is_dir()]  # fmt: skip
+    if missing:
+        raise FileNotFoundError("\n".join(missing))
     labels = read_labels(args.labels, args.r, args.p)
     roles = read_roles(labels_file(args.labels, args.r, args.p))
     say_roles(str(args.r), labels, roles)

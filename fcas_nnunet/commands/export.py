@@ -72,7 +72,7 @@ def _export_medsam(arguments: argparse.Namespace) -> None:
         )
     from fcas_nnunet.integration.export import SliceSettings, export_slices
 
-    dataset = RawDataset.open(resolve_dataset(arguments.d), any_kind=True)
+    dataset = RawDataset.open(resolve_dataset(arguments.d, by="-d"), any_kind=True)
     number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, (low, high)))
     print(f"{number} slices in {arguments.slices}")
 

@@ -233,9 +233,9 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, RawDataset | None,
     Raises:
         ValueError: when the folder holds a data set that is read or was not made by this command.
     """
-    source = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
+    source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = open_target(args.real) if args.real else None
-    output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold))
+    output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold), by="-o")
     if output in (source.folder, real and real.folder):
         raise ValueError(
             f"-o: must be another data set than -d and --for, got {output.name}. "

@@ -77,7 +77,7 @@ def open_target(argument: str) -> RawDataset:
         FileNotFoundError: when there is no such data set.
         ValueError: when it has regions, or no network for it can be pretrained on CT.
     """
-    folder = resolve_dataset(argument)
+    folder = resolve_dataset(argument, by="--for")
     regions = RawDataset.open(folder, any_kind=True).regions
     if regions:
         raise ValueError(

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_count(args.n)
     base = load_config(FCaSConfig, args.config) if args.config else None
     config = mask_config(args, base.masks if base else MaskConfig())
-    source = training_fold(RawDataset.open(resolve_dataset(args.d), any_channel=True), args.fold)
+    source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d"), any_channel=True), args.fold)
     given_roles = settled_roles(source, base.roles if base else None)
     say_roles(source.name, source.labels, given_roles)
     source.check(min_cases=1)

@@ -243,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_phantom."""
     arguments = build_parser().parse_args(argv)
     _check_arguments(arguments)
-    folder = new_dataset_folder(arguments.d, default_name=_NAME if arguments.name is None else arguments.name)
+    default_name = _NAME if arguments.name is None else arguments.name
+    folder = new_dataset_folder(arguments.d, default_name=default_name, by="-d")
     if arguments.name not in (None, parse_name(folder.name)[1]):
         raise ValueError(
             f"--name: must be the name that -d has, got {arguments.name} for {folder.name}. Leave it out, or "

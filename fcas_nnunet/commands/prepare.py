@@ -109,7 +109,8 @@ def prepare(
     )
 
     synthetic, real = (
-        RawDataset.open(resolve_dataset(identifier), any_kind=True) for identifier in (synthetic_id, real_id)
+        RawDataset.open(resolve_dataset(identifier, by=by), any_kind=True)
+        for by, identifier in (("-d", synthetic_id), ("--for", real_id))
     )
     splits = read_splits(real)
     faults = pair_faults(synthetic, real) + _fold_faults(splits, folds or ())

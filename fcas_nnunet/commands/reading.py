@@ -51,7 +51,9 @@ def _add_prepare(parts: Any) -> None:
         metavar="NAME=DATASET",
         help="a data set (id, name, folder), or a folder of scans, for each method",
     )
-    part.add_argument("--real", metavar="REAL", help="the real scans as one more method, called 'real' in the key")
+    part.add_argument(
+        "--real", metavar="REAL", help="likewise, the real scans as one more method, called 'real' in the key"
+    )
     part.add_argument("-n", type=positive, default=20, metavar="N", help="references at most, a bag each (default: 20)")
     part.add_argument("--seed", type=int, metavar="S", help="of all shuffling (default: a new one, kept in the key)")
     part.add_argument(

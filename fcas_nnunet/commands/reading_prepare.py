@@ -177,7 +177,8 @@ def open_methods(arguments: Sequence[str], real: str | None) -> dict[str, Scans]
         faults.append(f"--methods: there must be two to compare, got {', '.join(named)}. Name another, or --real.")
     if faults:
         raise ValueError("\n".join(faults))
-    return {name: open_scans(source) for name, source in ({**named, REAL: real} if real else named).items() if source}
+    methods = {name: open_scans(source, "--methods") for name, source in named.items()}
+    return methods | ({REAL: open_scans(real, "--real")} if real else {})
 
 
 def common_labels(methods: Mapping[str, Scans]) -> dict[str, int]:

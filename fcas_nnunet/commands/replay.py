@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> None:
     records = _chosen(path, args.cases)
     shared = _shared(records, path)
     model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
-    output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]))
+    output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]), by="-o")
     if output.resolve() == path.parent.resolve():
         raise ValueError(f"-o: must be another data set than the one that is made again, got {output.name}.")
     confidence = from_dict(ConfidenceConfig, shared["confidence"])
@@ -114,7 +114,7 @@ def manifest_path(argument: str) -> Path:
     """
     path = Path(argument)
     if not path.exists():
-        path = resolve_dataset(argument)
+        path = resolve_dataset(argument, by="--replay", also="manifest")
     path = path / MANIFEST_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the manifest must be there, got no file. Name a set that fcas_generate made.")

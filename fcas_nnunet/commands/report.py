@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
-    parser.add_argument("--against", metavar="REAL", help="real data set to show and measure it against")
+    parser.add_argument("--against", metavar="REAL", help="real data set to show and measure it against, likewise")
     parser.add_argument(
         "-o", type=Path, metavar="FILE.html", help="the page (default: <data set>_report.html in this folder)"
     )

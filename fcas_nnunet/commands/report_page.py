@@ -137,11 +137,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open(synthetic: str, against: str | None) -> _Sets:
-    dataset = open_dataset(synthetic, ignore_label=True)
+    dataset = open_dataset(synthetic, by="-d", ignore_label=True)
     if not dataset.case_ids:
         raise ValueError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
     records = Manifest(dataset.folder).read()
-    real = open_dataset(against) if against else None
+    real = open_dataset(against, by="--against") if against else None
     if real is not None and real.folder.resolve() == dataset.folder.resolve():
         raise ValueError(f"--against: must be another data set than -d, got {real.name} for both. Name the real one.")
     source_name = common_fields(records).get("source")

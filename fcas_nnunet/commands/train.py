@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
     from fcas_nnunet.generator.run_file import generator_faults
 
-    dataset = training_fold(RawDataset.open(resolve_dataset(args.d)), args.fold)
+    dataset = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     folder = model_folder(dataset, config, args.fold)
     lacks_preview = args.preview and not has_preview(folder)
     lacks_calibration = args.calibrate and not is_calibrated(folder)

@@ -42,7 +42,7 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
         ValueError: if it is no JSON, or of another schema or version.
     """
     parts = {schema: part for part, schema in SCHEMAS.items()}
-    part = parts[schemas[0]] if len(schemas) == 1 else "..."
+    part = parts[schemas[0]] if len(schemas) == 1 else "PART"
     advice = f"Name a result of fcas_evaluate, or make one: fcas_evaluate {part} ... -o {free_path(path)}"
     content = read_json(path, advice)
     schema = content.get(SCHEMA)

@@ -144,7 +144,8 @@ def make_library(
     opened = {source.name: source}
     faults: list[str] = []
     named_references, named_templates = (
-        None if entries is None else _named_entries(entries, opened) for entries in (references, templates)
+        None if entries is None else _named_entries(entries, opened, by)
+        for by, entries in (("--references", references), ("--templates", templates))
     )
     library = CaseLibrary(
         source,
@@ -187,7 +188,7 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
             logger.info("\n".join([f"labels of {name} as those of {library.source.name}:", *lines]))
 
 
-def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset]) -> tuple[str, ...]:
+def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: str) -> tuple[str, ...]:
     """Entries with full names, those of text files in place of the file; their data sets are opened into `opened`."""
     named = []
     lines = _lines(entries)
@@ -198,7 +199,7 @@ def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset]) -> tup
         )
     for line in lines:
         identifier, separator, listed = line.partition(_SEPARATOR)
-        folder = resolve_dataset(identifier)
+        folder = resolve_dataset(identifier, by=by, also="text file")
         if folder.name not in opened:
             opened[folder.name] = RawDataset.open(folder)
         named.append(f"{folder.name}{separator}{listed}")

@@ -16,6 +16,10 @@ IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "su
 WORK_FOLDER = ".fcas_unfinished"
 
 
+#: What begins messages about a data set that no flag names: another file does.
+DATA_SET = "data set"
+
+
 class Root(StrEnum):
     """nnU-Net's environment variables."""
 
@@ -41,11 +45,13 @@ def root_folder(root: Root) -> Path:
     return Path(value)
 
 
-def resolve_dataset(identifier: str) -> Path:
+def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> Path:
     """The raw folder of an existing data set.
 
     Args:
         identifier: an id ("901") or a full name ("Dataset901_Heart").
+        by: the flag that it was given by, for messages.
+        also: what else that flag takes, "folder" say, for messages: there was none of that name.
 
     Returns:
         `$nnUNet_raw/Dataset901_Heart`.
@@ -56,12 +62,12 @@ def resolve_dataset(identifier: str) -> Path:
     """
     raw = root_folder(Root.RAW)
     full_name = _FULL_NAME.fullmatch(identifier)
-    dataset_id = int(full_name.group(1)) if full_name else _parse_id(identifier)
+    dataset_id = int(full_name.group(1)) if full_name else _parse_id(identifier, by, also)
     name = identifier if full_name else _name_of_id(dataset_id)
     if name is None or not (raw / name).is_dir():
         known = ", ".join(sorted(path.name for path in raw.glob("Dataset*") if path.is_dir())) or "nothing"
         raise FileNotFoundError(
-            f"data set {identifier}: it must be a folder in {Root.RAW}={raw}, which holds {known}. "
+            f"{by} {identifier}: it must be a folder in {Root.RAW}={raw}, which holds {known}. "
             "Give the id or the full name of one of them, or put the data set there."
         )
     return raw / name
@@ -72,13 +78,14 @@ def is_identifier(argument: str) -> bool:
     return argument.isdecimal() or _FULL_NAME.fullmatch(argument) is not None
 
 
-def new_dataset_folder(identifier: str | None, *, default_name: str) -> Path:
+def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = DATA_SET) -> Path:
     """The raw folder that a data set to be written takes; nothing is created.
 
     Args:
         identifier: an id, a full name, or None for a free id: the data set already called `default_name`, so that the
             same command continues what it began, else the id after the highest in use.
         default_name: what follows "DatasetNNN_" when the identifier does not say.
+        by: the flag that the identifier was given by, for messages.
 
     Returns:
         The folder, which exists already if the data set was begun earlier.
@@ -93,14 +100,12 @@ def new_dataset_folder(identifier: str | None, *, default_name: str) -> Path:
         return begun[-1] if begun else raw / f"Dataset{_free_id():03d}_{default_name}"
     full_name = _FULL_NAME.fullmatch(identifier)
     if full_name is None:
-        dataset_id = _parse_id(identifier)
+        dataset_id = _parse_id(identifier, by)
         _refuse_unfit_name(default_name)
         return raw / (_name_of_id(dataset_id) or f"Dataset{dataset_id:03d}_{default_name}")
     taken = _name_of_id(int(full_name.group(1)))
     if taken not in (None, identifier):
-        raise ValueError(
-            f"data set {identifier}: its id must be free, got one that belongs to {taken}. Take another id."
-        )
+        raise ValueError(f"{by} {identifier}: its id must be free, got one that belongs to {taken}. Take another id.")
     return raw / identifier
 
 
@@ -129,11 +134,11 @@ def _refuse_unfit_name(name: str) -> None:
         )
 
 
-def _parse_id(identifier: str) -> int:
+def _parse_id(identifier: str, by: str, also: str = "") -> int:
     if not identifier.isdecimal() or not 0 < int(identifier) <= _MAX_ID:
-        raise ValueError(
-            f"data set {identifier}: it must be an id from 1 to {_MAX_ID} or a name like Dataset901_Heart. Fix -d/-o."
-        )
+        first, got = (f"a {also}, ", f"no such {also}") if also else ("", "neither")
+        kinds = f"{first}an id from 1 to {_MAX_ID} or a name like Dataset901_Heart"
+        raise ValueError(f"{by} {identifier}: it must be {kinds}, got {got}. Give one of them.")
     return int(identifier)
 
 

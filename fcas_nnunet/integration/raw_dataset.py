@@ -17,6 +17,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.folders import (
     CONFIDENCE,
+    DATA_SET,
     IMAGES,
     LABELS,
     SURROUNDINGS,
@@ -229,11 +230,12 @@ class RawDataset:
             raise ValueError("\n".join(faults))
 
 
-def open_dataset(argument: str, *, ignore_label: bool = False) -> RawDataset:
+def open_dataset(argument: str, *, by: str = DATA_SET, ignore_label: bool = False) -> RawDataset:
     """The data set that an id, a full name or the path of its folder names; in doubt, the name.
 
     Args:
         argument: as typed.
+        by: the flag that it was given by, for messages.
         ignore_label: as `RawDataset.open` has it.
 
     Raises:
@@ -242,7 +244,8 @@ def open_dataset(argument: str, *, ignore_label: bool = False) -> RawDataset:
     """
     folder = Path(argument)
     by_path = folder.is_dir() and not is_identifier(argument)
-    return RawDataset.open(folder.resolve() if by_path else resolve_dataset(argument), ignore_label=ignore_label)
+    found = folder.resolve() if by_path else resolve_dataset(argument, by=by, also="folder")
+    return RawDataset.open(found, ignore_label=ignore_label)
 
 
 def bare_folder(argument: str) -> Path | None:

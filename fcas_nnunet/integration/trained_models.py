@@ -90,8 +90,9 @@ def check_model_files(model: Path) -> None:
     """
     missing = [name for name in MODEL_FILES if not (model / name).is_file()]
     if missing:
+        got = f"no {' and no '.join(missing)}" if model.is_dir() else "no such folder"
         raise FileNotFoundError(
-            f"{model}: model folder must hold {' and '.join(MODEL_FILES)}, got no {' and no '.join(missing)}. "
+            f"{model}: model folder must hold {' and '.join(MODEL_FILES)}, got {got}. "
             "Give nnU-Net's folder <trainer>__<plans>__<configuration>."
         )
 

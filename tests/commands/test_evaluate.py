@@ -290,13 +290,17 @@ def test_labels_are_looked_for_and_checked(folders: tuple[Path, Path], capsys: p
     assert_refused(capsys, arguments, "labels must be a JSON object of names and ids")
     description.unlink()
     assert_refused(capsys, arguments, "the labels' names must be there, got no file", "--labels FILE")
+    gone, too = folders[0] / "gone", folders[0] / "too"
+    arguments = ["segmentations", "-r", str(gone), "-p", str(too)]
+    assert_refused(capsys, arguments, f"-r {gone}: folder must exist, got none", f"-p {too}: folder must exist")
 
 
 def test_empty_and_missing_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = tmp_path / "dataset.json"
     labels.write_text(json.dumps({"labels": LABELS}))
     arguments = ["segmentations", "-r", str(tmp_path), "-p", str(tmp_path / "none"), "--labels", str(labels)]
-    assert_refused(capsys, arguments, f"{tmp_path}: volumes (.nii.gz")
+    empty = [word.replace("none", "") for word in arguments]
+    assert_refused(capsys, empty, f"{tmp_path}: volumes (.nii.gz")
     write_labels(tmp_path / "a.nii.gz", cube(2), AFFINE)
     assert_refused(capsys, arguments, f"{tmp_path / 'none'}: folder must exist")
     assert_refused(capsys, [*arguments, "-o", str(tmp_path)], "result must go into a file, got a folder")

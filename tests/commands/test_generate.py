@@ -349,7 +349,7 @@ def test_every_fault_of_the_data_is_listed_before_anything_is_made(home, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-d", "899"], "data set 899: it must be a folder in nnUNet_raw"),
+        (["-d", "899"], "-d 899: it must be a folder in nnUNet_raw"),
         (["-d", "901", "-n", "0"], "-n: must be 1 to 1,000,000, got 0"),
         (["-d", "901", "-n", "1000000000000", "--dry-run"], "-n: must be 1 to 1,000,000, got 1000000000000"),
         (["-d", "901", "-o", "901"], "-o: must be another data set"),

@@ -263,5 +263,5 @@ def test_numbers_that_no_disk_holds_are_refused(raw: Path, capsys: pytest.Captur
 
 
 def test_wrong_identifier_is_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "data set heart: it must be an id from 1 to 999" in fails(capsys, "-d", "heart", "-n", "1", *SMALL)
+    assert "-d heart: it must be an id from 1 to 999" in fails(capsys, "-d", "heart", "-n", "1", *SMALL)
     assert not list(raw.iterdir())

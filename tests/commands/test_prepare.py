@@ -51,7 +51,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_unknown_data_sets_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(["-d", "903", "--for", "901"], capsys)
-    assert message.startswith("error: data set 903: it must be a folder in nnUNet_raw=")
+    assert message.startswith("error: -d 903: it must be a folder in nnUNet_raw=")
     assert f"holds {REAL}, {SYNTHETIC}" in message
 
 

@@ -209,7 +209,7 @@ def test_training_logs_are_drawn_where_they_are(
 def test_bad_input_is_refused_before_the_work(
     sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refused(capsys, ["-d", "799"], "data set 799: it must be a folder in nnUNet_raw")
+    assert_refused(capsys, ["-d", "799"], "-d 799: it must be a folder in nnUNet_raw")
     assert_refused(capsys, ["-d", "712", "-o", str(tmp_path)], "page must go into a file, got a folder")
     assert_refused(capsys, ["-d", "712", "--against", "712"], "--against: must be another data set than -d")
     other = write_result(tmp_path / "other.json", {"schema": "other/thing"})

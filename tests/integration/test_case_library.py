@@ -81,7 +81,7 @@ def test_what_is_not_there_is_listed(source: RawDataset) -> None:
     with pytest.raises(ValueError, match="903_Other:p7,p8: cases must be in") as caught:
         make_library(source, ["903:p7,p8"], ["901:p9"], ["p0"])
     assert "Dataset901_Small:p9: cases must be in Dataset901_Small, got p9" in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="data set 904"):
+    with pytest.raises(FileNotFoundError, match="--references 904: it must be a folder"):
         make_library(source, ["904"], None, ["p0"])
 
 

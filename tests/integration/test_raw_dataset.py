@@ -302,20 +302,6 @@ def test_a_described_case_must_not_lead_elsewhere(dataset: RawDataset, case_id: 
         RawDataset.open(dataset.folder, any_kind=True)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [None, {"images": ["imagesTr/a_0000.nii.gz"]}, {"images": ["a", "b"], "label": "c"}, {"images": [1], "label": "c"}],
-)
-def test_a_described_case_must_have_its_files(dataset: RawDataset, entry: object) -> None:
-    path = dataset.folder / "dataset.json"
-    path.write_text(json.dumps(dataset.dataset_json | {"dataset": {"a": entry}}))
-    with pytest.raises(ValueError, match="dataset must name 1 images and a label of each case, got .* for 'a'"):
-        RawDataset.open(dataset.folder, any_kind=True)
-    path.write_text(json.dumps(dataset.dataset_json | {"dataset": [entry]}))
-    with pytest.raises(ValueError, match="dataset must be an object of case and files, got a list"):
-        RawDataset.open(dataset.folder, any_kind=True)
-
-
 @pytest.mark.parametrize("what", ["image", "confidence"])
 def test_a_case_with_nan_is_not_written_at_all(tmp_path: Path, what: str) -> None:
     case = random_case("a", 0, confidence=True)

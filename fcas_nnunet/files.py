@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ STRAY_AGE_S = 24 * 3600.0
 _BLOCK_BYTES = 1 << 20
 _LONGEST_NAME = 50  # characters of a file's name in its temporary name: file systems take 255 bytes
 _NO_FILE_NAME = re.compile(r"^\.|[/\\:\x00-\x1f]|^$")
+_SAFETENSORS_ERROR = re.compile(r"\(os error (\d+)\)")
+_FULL_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
@@ -45,7 +48,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name is hidden and ends in `.part`, so a stray one is never taken for a case. It is another one at
     every call: of two that write one file at once, the later one's whole file stays. What killed runs left in the
-    folder is removed when it is a day old.
+    folder is removed when it is a day old. What the operating system refuses is an `OSError` with the file's name,
+    whatever the library made of it.
 
     Args:
         path: the file to make or replace; its folder is made if needed.
@@ -64,9 +68,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if temporary.is_file():
             temporary.chmod(mode)  # as the umask says: some libraries write for the user alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        refused = _system_error(error, temporary, path)
         temporary.unlink(missing_ok=True)
-        raise
+        if refused is None:
+            raise
+        raise refused from error
 
 
 @contextmanager
@@ -134,6 +141,18 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _system_error(error: BaseException, temporary: Path, path: Path) -> OSError | None:
+    """What the operating system said on writing, by the file's own name; None where it was something else."""
+    number = None
+    if isinstance(error, OSError):
+        number = error.errno if error.filename in (None, str(temporary)) else None
+    elif said := _SAFETENSORS_ERROR.search(str(error)):
+        number = int(said[1])
+    elif isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < _FULL_BYTES:
+        number = errno.ENOSPC  # torch.save names no reason
+    return None if number is None else OSError(number, os.strerror(number), str(path))
 
 
 def _temporary_name(path: Path) -> Path:

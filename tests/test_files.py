@@ -1,11 +1,14 @@
 """Whole files or none, whoever else writes them, and none touched for nothing."""
 
+import errno
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from peers import Peer
+from safetensors import SafetensorError
 
 from fcas_nnunet import files
 from fcas_nnunet.files import (
@@ -48,6 +51,36 @@ def test_a_write_cut_short_leaves_the_old_file(tmp_path: Path) -> None:
         interrupted()
     assert names(tmp_path) == ["a.nii.gz"]
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_what_the_system_refuses_is_said_of_the_file(tmp_path: Path, said: Exception) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(OSError, match="No space left on device") as raised, atomic_path(path):
+        raise said
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(path))
+    assert names(tmp_path) == []
+
+
+def test_of_a_full_disk_torch_says_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    with pytest.raises(RuntimeError, match="file write failed"), atomic_path(tmp_path / "state.pt"):
+        raise said
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: .*state\.pt"), atomic_path(tmp_path / "state.pt"):
+        raise said
+
+
+def test_errors_about_other_files_stay_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing") as raised, atomic_path(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+    assert raised.value.filename == str(tmp_path / "missing")
 
 
 def test_a_hash_is_that_of_the_published_example(tmp_path: Path) -> None:

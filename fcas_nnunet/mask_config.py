@@ -79,6 +79,12 @@ class MaskConfig:
     stenosis: Interval = (0.0, 0.0)
     stenosis_length_mm: Interval = (4.0, 12.0)
 
+    @property
+    def has_local_changes(self) -> bool:
+        """Whether a range of a local change is on."""
+        neutral = {"chamber_size_mm": 0, "wall_thickness_mm": 0, "vessel_calibre": 1, "stenosis": 0}
+        return any(set(getattr(self, name)) != {value} for name, value in neutral.items())
+
     def __post_init__(self) -> None:
         intervals = [(name, getattr(self, name)) for name in _INTERVALS]
         check(

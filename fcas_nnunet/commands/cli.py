@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from fcas_nnunet.integration.environment import checked_processes
 from fcas_nnunet.listing import few_of_a_kind
+
+Settings = TypeVar("Settings")
 
 EXIT_BAD_INPUT = 2
 
@@ -128,6 +133,39 @@ def not_negative(text: str) -> float:
     return value
 
 
+def of_flags(default: Settings, flags: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
+    """Settings with the values that flags gave; what is wrong with one is said of its flag.
+
+    Args:
+        default: settings that check themselves.
+        flags: name of a setting → its flag.
+        given: name of a setting → its value, of the flags that were given.
+
+    Raises:
+        ValueError: when a value is out of range; every fault is named, a line each.
+    """
+    with said_of_flags({name: flags[name] for name in given}):
+        return replace(default, **given)  # type: ignore[type-var]
+
+
+@contextmanager
+def said_of_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """Let faults of settings that came from the command line name the flag, and what to do.
+
+    Args:
+        flags: name of a setting, without the blocks it is in → the flag that gave its value.
+    """
+    try:
+        yield
+    except ValueError as error:
+        lines = []
+        for line in str(error).splitlines():
+            setting, _, rest = line.partition(": must be ")
+            flag = flags.get(setting.partition("[")[0].rpartition(".")[2])
+            lines.append(f"{flag}: must be {rest} Give another value, or leave it out." if flag else line)
+        raise ValueError("\n".join(lines)) from error
+
+
 def process_number() -> int:
     """Which process of a parallel run this is, as `torchrun` and `accelerate launch` say; 0 = the main or only one."""
     return int(os.environ.get("RANK", "0"))
@@ -144,6 +182,24 @@ def say(text: str) -> None:
         print(text)
 
 
+def _in_words(error: ValueError | OSError) -> str:
+    """What an error says to the user.
+
+    Raises:
+        OSError: the error itself, when it is of the operating system and about no file or disk: a fault of ours.
+    """
+    if isinstance(error, ValueError) or error.errno is None:
+        return str(error)
+    where, got = error.filename, f"got '{error.strerror}'"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where or 'disk'}: its disk must have room, {got}. Free some, and start again."
+    if where is None:
+        raise error
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}: must be yours to read and to write, {got}. Choose another folder, or have its rights changed."
+    return f"{where}: must be a path that can be used, {got}. Check it, and the disk that it is on."
+
+
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
     """Turn bad input into one clean message and exit code 2; a success returns with exit code 0.
 
@@ -156,8 +212,8 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
         logging.basicConfig(level=logging.ERROR if number else logging.INFO, format="%(message)s", stream=sys.stderr)
         try:
             main(argv)
-        except (ValueError, FileNotFoundError) as error:
-            lines = "\n".join(few_of_a_kind(str(error).splitlines()))
+        except (ValueError, OSError) as error:
+            lines = "\n".join(few_of_a_kind(_in_words(error).splitlines()))
             print(f"error{f' in process {number}' if number else ''}: {lines}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:

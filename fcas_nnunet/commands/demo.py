@@ -124,3 +124,7 @@ def _run(name: str, *arguments: object) -> None:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcas_nnunet.anatomy import GivenRoles
+from fcas_nnunet.anatomy import GivenRoles, label_roles
 from fcas_nnunet.choices import Precision, SnapshotDecoder, Solver
 from fcas_nnunet.commands.cli import Parser, command, make_parser, processes
 from fcas_nnunet.commands.label_table import (
@@ -37,10 +37,12 @@ from fcas_nnunet.commands.mask_settings import (
     check_count,
     given_volumes,
     mask_config,
+    refuse_hopeless_ranges,
 )
 from fcas_nnunet.commands.resolution import warn_of_thin_structures
 from fcas_nnunet.commands.sampling_settings import (
     add_sampling_arguments,
+    check_drawing,
     confidence_config,
     resolved_confidence,
     sampling_config,
@@ -48,7 +50,7 @@ from fcas_nnunet.commands.sampling_settings import (
 from fcas_nnunet.commands.shares import share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, pretrained_files, train
 from fcas_nnunet.confidence_config import FLAT_CONFIDENCE_STD
-from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, PreviewConfig, SamplingConfig
+from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, MaskConfig, PreviewConfig, SamplingConfig
 from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.evaluation.report_checks import Level, check_expected_error
 from fcas_nnunet.integration.case_library import CaseLibrary, check_library, make_library
@@ -176,11 +178,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained_config = record.config if record else config
     drawing = _drawing_settings(trained_config, record, model, args)
     _say_what_does_nothing(args, record, drawing[0])
+    masks = mask_config(args, trained_config.masks)
+    refuse_hopeless_ranges(
+        masks, plans, library.references, library.load_mask, source.labels, label_roles(source.labels, roles)
+    )
     settings = cost_settings(*drawing)
     outlook = look_ahead(plans, share, library, output, model, settings, args.device, args.np)
     if args.dry_run:
         if record is not None:
-            check_output(plans, _job(args, record, library, volumes, written, roles, model, output, *drawing))
+            check_output(plans, _job(args, record, library, volumes, written, roles, masks, model, output, *drawing))
         print(outlook.describe(trained=record is not None))
         return
     if not args.ignore_disk:
@@ -201,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         drawing = _drawing_settings(record.config, record, model, args)
 
     # Cases
-    job = _job(args, record, library, volumes, written, roles, model, output, *drawing)
+    job = _job(args, record, library, volumes, written, roles, masks, model, output, *drawing)
     check_output(plans, job)
     report_changes(record, source)
     if share.count > 1:
@@ -303,6 +309,8 @@ def _drawing_settings(
     from fcas_nnunet.generator.checkpoint import kept_calibration
 
     sampling = sampling_config(config.sampling, args)
+    if record is not None or args.denoiser is None:  # which has settings of its own, read when it is loaded
+        check_drawing(config if record is None else replace(config, tcdm=record.tcdm), sampling, args)
     confidence = confidence_config(config.confidence, args)
     if record is None:
         return sampling, confidence.for_generator(config.calibration is not None)
@@ -325,6 +333,7 @@ def _job(
     volumes: dict[str, dict[int, float]],
     written: WrittenLabels,
     roles: GivenRoles,
+    masks: MaskConfig,
     model: Path,
     output: Path,
     sampling: SamplingConfig,
@@ -336,10 +345,6 @@ def _job(
     from fcas_nnunet.generator.grid import GEOMETRY
     from fcas_nnunet.generator.quality import volume_bounds_ml
 
-    masks = mask_config(args, record.config.masks)
-    # what the model cannot be drawn with is better named now
-    replace(record.config, tcdm=record.tcdm, sampling=sampling)
-    sampling.for_model(record.tcdm.prediction_type)
     return Job(
         cases=library, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
         bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=written.label_map,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from fcas_nnunet.anatomy import GivenRoles
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.devices import device_label, resolve_device
+from fcas_nnunet.commands.mask_settings import narrowing
 from fcas_nnunet.commands.measurements import KEPT_PER_RUN, Measurement, append_measurement
 from fcas_nnunet.commands.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.pool import as_finished
@@ -323,7 +323,7 @@ class _Worker:
             made.append(case)
             return record
 
-        record = make_with_substitutes(plan, self.job.cases.references, make)
+        record = make_with_substitutes(plan, self.job.cases.references, make, narrowing(self.job.masks))
         return made[-1], record
 
     def _write(self, plan: CasePlan) -> int:
@@ -334,21 +334,8 @@ class _Worker:
             lookup[source_id] = target_id
         written = replace(case, mask=lookup[case.mask])
         line = {**record, **self.job.shared, COMMAND: GENERATE, CONTENTS: case_contents(written)}
-        with _full_disk_named(self.job.output):
-            write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
+        write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
         return case.mask.size
-
-
-@contextmanager
-def _full_disk_named(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ValueError(
-            f"{output}: its disk must have room, got '{error.strerror}'. Free some; the same command goes on."
-        ) from error
 
 
 _job: Job | None = None

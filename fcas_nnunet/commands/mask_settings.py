@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from fcas_nnunet.anatomy import LabelRoles
+from fcas_nnunet.case import Case
 from fcas_nnunet.choices import ReferenceSource
-from fcas_nnunet.commands.cli import Parser, finite
+from fcas_nnunet.commands.cli import Parser, finite, of_flags
 from fcas_nnunet.config import MaskConfig
 from fcas_nnunet.integration.case_library import CaseLibrary
 from fcas_nnunet.integration.raw_dataset import RawDataset
 
 if TYPE_CHECKING:
     from fcas_nnunet.evaluation.diversity import MaskSample
+    from fcas_nnunet.generator.production import CasePlan
 
 MOST_CASES = 1_000_000
 _BAR_FROM = 10
@@ -73,8 +75,61 @@ def mask_config(args: argparse.Namespace, base: MaskConfig) -> MaskConfig:
     Raises:
         ValueError: when one is out of bounds.
     """
-    given: dict[str, Any] = {name: tuple(getattr(args, name)) for name in _RANGES if getattr(args, name) is not None}
-    return replace(base, **given)
+    given = {name: tuple(getattr(args, name)) for name in _RANGES if getattr(args, name) is not None}
+    return of_flags(base, MASK_FLAGS, given)
+
+
+def narrowing(config: MaskConfig) -> str:
+    """What to do when no mask can be made: which ranges to narrow."""
+    flags = [flag for name, flag in MASK_FLAGS.items() if getattr(config, name) != getattr(MaskConfig(), name)]
+    first = f"Narrow {', '.join(flags)}, or " if flags else "Narrow "
+    return f"{first}the ranges under masks in a --config of your own, or leave these cases out."
+
+
+def refuse_hopeless_ranges(
+    config: MaskConfig,
+    plans: Sequence[CasePlan],
+    references: Sequence[str],
+    load_mask: Callable[[str], Case],
+    labels: Mapping[str, int],
+    roles: LabelRoles,
+) -> None:
+    """See that local changes leave masks that can pass, before many are drawn in vain.
+
+    The references of the first new mask are tried, as many as making it would try; one that may do is enough.
+
+    Args:
+        config: ranges.
+        plans: of all masks.
+        references: all of them.
+        load_mask: reads a reference by its name.
+        labels: label name → id.
+        roles: of the labels.
+
+    Raises:
+        ValueError: naming each range that can give no mask.
+    """
+    from fcas_nnunet.generator.local_changes import hopeless_ranges
+    from fcas_nnunet.generator.substitutes import candidates_for
+
+    names = {label: name for name, label in labels.items()}
+    drawn = next((plan for plan in plans if plan.masks == ReferenceSource.MGM), None)
+    faults: list[str] = []
+    for name in candidates_for(drawn, references) if drawn and config.has_local_changes else ():
+        case = load_mask(name)
+        hopeless = hopeless_ranges(case.mask, config, case.spacing_mm, roles)
+        if not hopeless:
+            return
+        low, high = config.volume_ratio_range
+        faults = faults or [
+            f"{MASK_FLAGS[each.setting]}: must leave every structure {low:g} to {high:g} of its volume "
+            f"(masks.volume_ratio_range), got {' '.join(f'{bound:g}' for bound in getattr(config, each.setting))}: of "
+            f"{name}, {each.mildest:g} leaves {names[each.label]} {each.ratio:.2f} of its own. Give values nearer to "
+            f"{each.neutral:g}."
+            for each in hopeless
+        ]
+    if faults:
+        raise ValueError("\n".join(faults))
 
 
 def given_samples(source: RawDataset) -> dict[str, MaskSample]:

@@ -23,6 +23,8 @@ from fcas_nnunet.commands.mask_settings import (
     check_count,
     given_samples,
     mask_config,
+    narrowing,
+    refuse_hopeless_ranges,
     sampled_volumes,
 )
 from fcas_nnunet.commands.pool import as_finished
@@ -121,6 +123,7 @@ def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDatase
         },
     )  # fmt: skip
     plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
+    refuse_hopeless_ranges(config, plans, source.case_ids, source.load_mask, source.labels, roles)
     manifest = Manifest(args.o)
     missing = _missing(plans, job, manifest)
     processes = args.np or available_cores()
@@ -156,7 +159,7 @@ def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
         write_volume(_path(job.output, plan.case_id), mask, case.affine)
         return {**plan.to_record(), "mgm": record, **job.shared, COMMAND: MASKS}
 
-    return make_with_substitutes(plan, job.references, make)
+    return make_with_substitutes(plan, job.references, make, narrowing(job.config))
 
 
 @lru_cache(_CACHED_SOURCES)
@@ -225,3 +228,7 @@ def _cell(summary: Mapping[str, float | None]) -> str:
     if mean is None:
         return "–"
     return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
+
+
+if __name__ == "__main__":
+    main()

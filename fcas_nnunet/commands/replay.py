@@ -22,6 +22,7 @@ from fcas_nnunet.generator.production import CasePlan
 from fcas_nnunet.integration.case_library import CaseLibrary, make_library, split_name
 from fcas_nnunet.integration.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
 from fcas_nnunet.integration.manifest import MANIFEST_FILE, Journal, Manifest, versions
+from fcas_nnunet.integration.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.parents import PARENTS_KEY, merged, to_json
 from fcas_nnunet.integration.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
 from fcas_nnunet.listing import listed
@@ -78,7 +79,11 @@ def run(argv: Sequence[str]) -> None:
     model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
     output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]), by="-o")
     if output.resolve() == path.parent.resolve():
-        raise ValueError(f"-o: must be another data set than the one that is made again, got {output.name}.")
+        raise ValueError(
+            f"-o: must be another data set than the one that is made again, got {output.name} for both. "
+            "Give another id, or none for a free one."
+        )
+    refuse_foreign_cases(output, GENERATE)
     confidence = from_dict(ConfidenceConfig, shared["confidence"])
     generator = _generator_record(model, confidence, shared)
     library = _library(records, shared, generator)
@@ -125,9 +130,12 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The lines of the cases that are asked for, which must hold all that making them again needs."""
     records = Manifest(path.parent).read() if path.name == MANIFEST_FILE else Journal(path).read()
     unknown = [case_id for case_id in cases if case_id not in records]
-    if unknown or not records:
+    if not records:
+        raise ValueError(f"{path}: cases must be in it, got none. Name a set that fcas_generate made.")
+    if unknown:
         raise ValueError(
-            f"{path}: cases must be in it, got {', '.join(unknown) or 'an empty file'}. It has {len(records)}."
+            f"{path}: cases must be in it, got {', '.join(unknown)}. Name some of its {len(records)}: "
+            f"{listed(list(records))}."
         )
     chosen = {case_id: records[case_id] for case_id in dict.fromkeys(cases or records)}
     faults = [
@@ -164,7 +172,10 @@ def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRe
     library = make_library(source, names["reference"], names["template"], source.case_ids)
     faults = library.label_faults(draws_surroundings=generator.draws_surroundings)
     if dict(generator.labels) != dict(source.labels):
-        faults.append(f"{source.name}: labels must be those that its generator was trained on, got others.")
+        faults.append(
+            f"{source.name}: labels must be those that its generator was trained on, got others. Put its "
+            "dataset.json back."
+        )
     if faults:
         raise ValueError("\n".join(faults))
     return library

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fcas_nnunet.choices import ConfidenceChoice, ConfidenceNorm, SnapshotDecoder, Solver
-from fcas_nnunet.commands.cli import count, finite, positive
-from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
+from fcas_nnunet.commands.cli import count, finite, of_flags, positive, said_of_flags
+from fcas_nnunet.config import ConfidenceConfig, FCaSConfig, SamplingConfig
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.calibration import Calibration
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERYWHERE = "none"
+
+_DRAWING_FLAGS = {"solver": "--solver", "num_inference_steps": "--steps", "window": "--window", "overlap": "--overlap"}
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +55,30 @@ def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> Sampli
     Raises:
         ValueError: when a value is out of range.
     """
-    window = default.window if args.window is None else tuple(args.window)
-    return replace(
-        default,
-        solver=args.solver or default.solver,
-        num_inference_steps=default.num_inference_steps if args.steps is None else args.steps,
-        window=window,
-        overlap=default.overlap if args.overlap is None else args.overlap,
-    )
+    return of_flags(default, _DRAWING_FLAGS, _given(args))
+
+
+def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.Namespace) -> None:
+    """See that a model can be drawn so.
+
+    Args:
+        config: of the generator, with the settings of the model in use.
+        sampling: of the drawing.
+        args: that changed it.
+
+    Raises:
+        ValueError: when it cannot.
+    """
+    with said_of_flags({name: _DRAWING_FLAGS[name] for name in _given(args)}):
+        replace(config, sampling=sampling)
+        sampling.for_model(config.tcdm.prediction_type)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the drawing that flags gave."""
+    asked = {"solver": args.solver, "num_inference_steps": args.steps, "overlap": args.overlap,
+             "window": None if args.window is None else tuple(args.window)}  # fmt: skip
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> ConfidenceConfig:
@@ -77,12 +95,13 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
             f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."
         )
     choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
-    return replace(
+    given = {} if args.snapshots is None else {"num_snapshots": args.snapshots}
+    config = replace(
         default.chosen(choice),
-        num_snapshots=default.num_snapshots if args.snapshots is None else args.snapshots,
         decoder=args.snapshot_decoder or default.decoder,
         box_margin=None if margin == EVERYWHERE else margin,
     )
+    return of_flags(config, {"num_snapshots": "--snapshots"}, given)
 
 
 def resolved_confidence(

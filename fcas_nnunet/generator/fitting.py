@@ -205,7 +205,9 @@ def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Acceler
     """
     faults: list[str] = []
     if config.tcdm.frozen_denoiser and not loaded:
-        faults.append("frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser.")
+        faults.append(
+            "tcdm.frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser."
+        )
     if config.tcdm.pairs.reference_surroundings and not data.surroundings:
         faults.append(
             "tcdm.pairs.reference_surroundings: must be off for a data set without surroundings, got true. Add "

@@ -134,6 +134,67 @@ def apply_local_changes(
     return changed
 
 
+@dataclass(frozen=True)
+class HopelessRange:
+    """A range of which even the value nearest to no change makes a label too small or too large.
+
+    Attributes:
+        setting: its name in `MaskConfig`.
+        mildest: that value.
+        neutral: the value that changes nothing.
+        label: id.
+        ratio: the label's volume then, as a part of the source's.
+    """
+
+    setting: str
+    mildest: float
+    neutral: float
+    label: int
+    ratio: float
+
+
+def hopeless_ranges(mask: np.ndarray, config: MaskConfig, spacing_mm: Triple, roles: LabelRoles) -> list[HopelessRange]:
+    """Ranges that can give no acceptable mask of this source, found without drawing one.
+
+    A volume counts as acceptable if the affine part could bring it into `volume_ratio_range` with all three axes at an
+    end of `scale_range`. Of a change that picks one of several labels, every one must fail. A stenosis always leaves
+    enough.
+
+    Args:
+        mask: label ids, uint8 [D, H, W].
+        config: ranges.
+        spacing_mm: voxel size along (D, H, W).
+        roles: which labels are chambers, walls and vessels.
+    """
+    volumes = np.bincount(mask.ravel(), minlength=256)
+    present = set(np.flatnonzero(volumes[1:]) + 1)
+    (least, most), (smallest, largest) = config.volume_ratio_range, config.scale_range
+    found = []
+    for setting, kind, neutral, picks in (
+        ("chamber_size_mm", LocalKind.CHAMBER_SIZE, 0.0, [[label] for label in sorted(roles.chambers & present)]),
+        ("wall_thickness_mm", LocalKind.WALL_THICKNESS, 0.0, [[label] for label in sorted(roles.walls & present)]),
+        ("vessel_calibre", LocalKind.VESSEL_CALIBRE, 1.0, [sorted(roles.thin & present)]),
+    ):
+        mildest = float(np.clip(neutral, *getattr(config, setting)))
+        if mildest == neutral:
+            continue
+        faults = []
+        for labels in filter(None, picks):
+            changes = [LocalChange(kind, int(label), mildest) for label in labels]
+            after = np.bincount(apply_local_changes(mask, changes, spacing_mm, roles).ravel(), minlength=256)
+            ratios = {int(label): float(after[label] / volumes[label]) for label in sorted(present)}
+            faults.append(
+                [
+                    (label, ratio)
+                    for label, ratio in ratios.items()
+                    if not least / largest**3 <= ratio <= most / smallest**3
+                ]
+            )
+        if faults and all(faults):
+            found.append(HopelessRange(setting, mildest, neutral, *faults[0][0]))
+    return found
+
+
 def _move_border(mask: np.ndarray, change: LocalChange, neighbours: Sequence[int], spacing_mm: Triple) -> None:
     """Let a label advance into its neighbours, or them into it."""
     for neighbour in neighbours:

@@ -34,7 +34,7 @@ from fcas_nnunet.generator.deformation import (
 from fcas_nnunet.generator.framing import kept_in_view
 from fcas_nnunet.generator.local_changes import apply_local_changes, draw_local_changes
 from fcas_nnunet.generator.mask_config import MaskConfig, Padding
-from fcas_nnunet.generator.quality import Bounds, topology_faults
+from fcas_nnunet.generator.quality import Bounds, counted_faults, topology_faults
 from fcas_nnunet.generator.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.reconnection import reconnect_class
 from fcas_nnunet.generator.resampling import Region, deform_labels
@@ -98,16 +98,18 @@ def generate_mask(
     if not source.boxes:
         raise NoMaskError("mask: at least one voxel must be labelled to deform it, got none. Leave this case out.")
     rejections: list[str] = []
+    found: list[str] = []
     for attempt in range(config.max_tries):
         recipe, changed = _draw(source, config, _seed_of_try(seed, attempt), config.milder**attempt)
         candidate, faults = _attempt(source, changed, recipe, config, bounds_ml, device)
         if candidate is not None and not faults:
             return GeneratedMask(candidate, recipe, rejections)
+        found += faults
         rejections.append(f"seed {seed}, try {attempt + 1}: {'; '.join(faults)}")
         logger.info("mask rejected: %s", rejections[-1])
     raise NoMaskError(
-        f"mask: one of {config.max_tries} deformations must keep its topology, got none (seed {seed}). "
-        "Narrow the ranges of MaskConfig, or leave this case out. Rejected:\n" + "\n".join(rejections)
+        f"mask: one of {config.max_tries} draws must be made as its source is, got none (seed {seed}): "
+        f"{counted_faults(found)}. Narrow the ranges, or leave this case out."
     )
 
 

@@ -107,7 +107,8 @@ class PairSampler:
         if self._self_share > 0 and new_shape is None and len(self.shapes) < 2:
             raise ValueError(
                 f"{name} cases: a case paired with itself needs num_shapes of at least 2, got {len(self.shapes)} "
-                f"({len(self.case_ids)} cases, self_pair_probability {pairs.self_pair_probability}). Raise num_shapes."
+                f"({len(self.case_ids)} cases, self_pair_probability {pairs.self_pair_probability}). Raise "
+                "tcdm.pairs.num_shapes."
             )
 
     def __len__(self) -> int:

@@ -398,7 +398,7 @@ def embedded_condition(
         if reference.surroundings is None:
             raise ValueError(
                 f"{reference.case_id}: reference must have surroundings, since the generator was trained with "
-                "reference_surroundings, got none. Add its surroundingsTr, or train without that setting."
+                "tcdm.pairs.reference_surroundings, got none. Add its surroundingsTr, or train without that setting."
             )
         to_draw = grid.labels_to_working(label_codes(reference, num_labels)[1], thin)
         codes = torch.where(to_draw <= num_labels, to_draw, 0)

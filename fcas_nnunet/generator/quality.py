@@ -5,6 +5,7 @@ faults = mask_faults(new_mask, source_mask, spacing_mm, roles=label_roles(labels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from fcas_nnunet.generator.topology import ClassTopology, describe_mask
 Bounds = Mapping[int, tuple[float, float]]
 
 _BOUND_SIGMAS = 3.0
+_SHOWN_KINDS = 4
 _LEAST_LOG_SPREAD = 0.3  # a factor of 2.5 either way: a few patients do not show all there is
 
 
@@ -76,6 +78,22 @@ def topology_faults(
         faults += _volume_faults(label, before, after, config, voxel_ml, (bounds_ml or {}).get(label))
     faults += [f"class {label} is not in the source" for label in sorted(candidate.keys() - source.keys())]
     return faults
+
+
+def counted_faults(faults: Sequence[str]) -> str:
+    """Faults of many draws in a line: each kind once, by an example, with how often it came; the most frequent first.
+
+    Args:
+        faults: sentences of `topology_faults`; those that differ in numbers or borders alone are of one kind.
+    """
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kind = re.sub(r"(?<!class )\b\d[\d.]*", "", fault.partition(" at ")[0])
+        kinds.setdefault(kind, []).append(fault)
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    shown = [f"{len(alike)} × {alike[0]}" for alike in ordered[:_SHOWN_KINDS]]
+    rest = sum(map(len, ordered[_SHOWN_KINDS:]))
+    return "; ".join([*shown, *([f"{rest} × others"] if rest else [])])
 
 
 def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tuple[float, float]]:

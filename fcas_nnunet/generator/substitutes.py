@@ -23,7 +23,7 @@ _NAMED, _LONGEST_VALUE = 5, 60
 
 
 def make_with_substitutes(
-    plan: CasePlan, references: Sequence[str], make: Callable[[CasePlan], dict[str, Any]]
+    plan: CasePlan, references: Sequence[str], make: Callable[[CasePlan], dict[str, Any]], remedy: str
 ) -> dict[str, Any]:
     """Make a case by its plan, or from the next reference where MGM refuses the planned one.
 
@@ -31,6 +31,7 @@ def make_with_substitutes(
         plan: of the case.
         references: of the whole set, in an order of their own; the planned one is among them.
         make: makes a case by a plan, and returns what the manifest keeps of it.
+        remedy: what the user can do when no reference will do.
 
     Returns:
         The manifest's record; with `planned_reference` where another one took its place.
@@ -38,10 +39,8 @@ def make_with_substitutes(
     Raises:
         ValueError: when no reference will do; each is named with what was wrong.
     """
-    first = references.index(plan.reference)
-    candidates = [*references[first:], *references[:first]][:MOST_REFERENCES]
     faults = []
-    for reference in candidates:
+    for reference in candidates_for(plan, references):
         try:
             record = make(replace(plan, reference=reference))
         except NoMaskError as error:
@@ -49,7 +48,13 @@ def make_with_substitutes(
             logger.warning(f"{plan.case_id}: no mask can be made from {reference}, the next reference takes its place")
             continue
         return record if reference == plan.reference else record | {"planned_reference": plan.reference}
-    raise ValueError("\n".join(faults))
+    raise ValueError("\n".join([*faults, f"{plan.case_id}: one of these must give a mask, got none. {remedy}"]))
+
+
+def candidates_for(plan: CasePlan, references: Sequence[str]) -> list[str]:
+    """The references that are tried for a case, the planned one first."""
+    first = references.index(plan.reference)
+    return [*references[first:], *references[:first]][:MOST_REFERENCES]
 
 
 def planned(record: Mapping[str, Any]) -> CasePlan:

@@ -63,7 +63,7 @@ def unseen_shape(pairs: PairConfig) -> int:
     needed = 3 if pairs.self_pair_probability > 0 else 2
     if pairs.num_shapes < needed:
         raise ValueError(
-            f"num_shapes: must be at least {needed} for fewer than four cases, since one shape is held out for "
-            f"validation, got {pairs.num_shapes}. Raise it in the configuration."
+            f"tcdm.pairs.num_shapes: must be at least {needed} for fewer than four cases, since one shape is held out "
+            f"for validation, got {pairs.num_shapes}. Raise it in the configuration."
         )
     return pairs.num_shapes - 1

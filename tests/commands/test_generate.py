@@ -233,11 +233,14 @@ def test_confidence_by_a_preview_decoder_inside_the_box(home, capsys):
 
 def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, capsys):
     for flags, message in (
-        (["--window", "10", "16", "16"], "sampling.window: must be positive multiples of 4 latents, got (10, 16, 16)"),
-        (["--solver", "euler"], "solver: must be ddpm or dpmsolver++ for a model that predicts sample, got euler"),
-        (["--steps", "100000"], "sampling.num_inference_steps: must be at most tcdm.num_train_timesteps (1000), got 1"),
-        (["--steps", "1"], "num_inference_steps: must be at least 2, got 1"),
-        (["--overlap", "1.5"], "overlap: must be less than 1, got 1.5"),
+        (["--window", "10", "16", "16"], "error: --window: must be positive multiples of 4 latents, got (10, 16, 16)"),
+        (["--solver", "euler"], "error: --solver: must be ddpm or dpmsolver++ for a model that predicts sample"),
+        (["--steps", "100000"], "error: --steps: must be at most tcdm.num_train_timesteps (1000), got 1"),
+        (["--steps", "1"], "error: --steps: must be at least 2, got 1. Give another value, or leave it out."),
+        (["--snapshots", "1"], "error: --snapshots: must be at least 2, got 1"),
+        (["--stenosis", "0.5", "1"], "error: --stenosis: must be in [0, 1), got (0.5, 1.0)"),
+        (["--calibre", "5", "9"], "error: --calibre: must leave every structure 0.4 to 2 of its volume"),
+        (["--overlap", "1.5"], "error: --overlap: must be less than 1, got 1.5"),
     ):
         assert message in refused(capsys, generate, command(home, "Dataset909_Refused", *flags))
     assert not list((home / "nnUNet_raw" / "Dataset909_Refused").glob("*/*"))
@@ -319,6 +322,20 @@ def test_work_is_not_split_before_the_generator_is_trained(home, capsys):
     message = refused(capsys, generate, ["-d", "961", "--preset", "tiny", "--part", "1/2"])
     assert "got none for part 1 of 2 (--part). Train it first: fcas_train -d Dataset961_New" in message
     assert not (home / "nnUNet_results" / "Dataset961_New").exists()
+
+
+def test_settings_are_checked_before_a_generator_is_trained(home, capsys):
+    """Training may take days; a wrong flag must not wait for it."""
+    for number in range(2):
+        write_case(home / "nnUNet_raw" / "Dataset969_New", small_case(number))
+    write_dataset_json(home / "nnUNet_raw" / "Dataset969_New", LABELS, 2, surroundings=SURROUNDINGS)
+    for flags, message in (
+        (["--window", "10", "16", "16"], "--window: must be positive multiples of 4 latents"),
+        (["--stenosis", "0.5", "1"], "--stenosis: must be in [0, 1), got (0.5, 1.0)"),
+        (["--calibre", "5", "9"], "--calibre: must leave every structure 0.4 to 2 of its volume"),
+    ):
+        assert message in refused(capsys, generate, ["-d", "969", "--config", str(home / "short.yaml"), *flags])
+    assert not (home / "nnUNet_results" / "Dataset969_New").exists()
 
 
 def test_what_is_measured_stays_out_of_the_data_set(home):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.commands import masks as command
 from fcas_nnunet.commands import phantom
+from fcas_nnunet.config_files import to_dict
 from fcas_nnunet.generator.quality import mask_faults
 from fcas_nnunet.generator.remaking import replayed_mask
 from fcas_nnunet.integration.manifest import Manifest
 from fcas_nnunet.integration.raw_dataset import RawDataset
 from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +107,80 @@ def test_other_settings_are_refused(source: RawDataset, tmp_path: Path, capsys: 
     assert "its masks must have been made from the same data set with the same seed" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(["-d", "901", "-o", out, "--stenosis", "0.5", "1.5"])
-    assert "stenosis: must be in [0, 1), got (0.5, 1.5)" in capsys.readouterr().err
+    assert "error: --stenosis: must be in [0, 1), got (0.5, 1.5). Give another value" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         command.main(["-d", "901", "-n", "0", "-o", out])
     assert "-n: must be 1 to 1,000,000, got 0" in capsys.readouterr().err
     assert contents(tmp_path / "out") == before
+
+
+def test_ranges_that_leave_no_mask_are_refused_at_once(
+    source: RawDataset, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["-d", "901", "-o", str(tmp_path), "-np", "1", "--calibre", "5", "9", "--wall_mm", "60", "70"])
+    error = capsys.readouterr().err
+    assert "--calibre: must leave every structure 0.4 to 2 of its volume" in error
+    assert ", got 5 9: of phantom_000" in error
+    assert "--wall_mm: must leave every structure" in error
+    assert "mask rejected" not in error
+
+
+def test_where_no_mask_can_be_made_the_flags_are_named_and_reasons_counted(
+    source: RawDataset, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    strict = {"max_tries": 3, "volume_tolerance": 1e-6}
+    content = to_dict(PRESETS["tiny"])
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content | {"masks": content["masks"] | strict}))
+    flags = ["--config", str(tmp_path / "own.yaml"), "--calibre", "0.9", "0.95"]
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["-d", "901", "-n", "1", "-o", str(tmp_path / "out"), "-np", "1", *flags])
+    *cases, last = capsys.readouterr().err.split("error: ")[1].splitlines()
+    assert len(cases) == 3  # each of the references a line
+    assert all(line.count("of the volume that its deformation predicts") == 1 for line in cases)
+    assert all("3 × class 8 has " in line for line in cases)
+    assert "Narrow --calibre, or the ranges under masks in a --config" in last
+    assert "MaskConfig" not in "".join(cases)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "{}: its disk must have room, got 'No space left on device'. Free some, and start again"),
+        (errno.EROFS, "{}: must be yours to read and to write, got 'Read-only file system'. Choose another folder"),
+        (errno.EIO, "{}: must be a path that can be used, got 'Input/output error'. Check it, and the disk"),
+    ],
+)
+def test_what_the_disk_refuses_is_a_sentence_and_the_same_command_goes_on(
+    source: RawDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    message: str,
+) -> None:
+    arguments = ["-d", "901", "-n", "2", "-np", "1", "--masks", "given", "-o", str(tmp_path / "out")]
+
+    def refuses(stream: object, content: bytes) -> int:
+        if (tmp_path / "out" / "fcas_00000.nii.gz").exists():
+            raise OSError(number, os.strerror(number))
+        return write(stream, content)
+
+    write = gzip.GzipFile.write
+    with monkeypatch.context() as patch:
+        patch.setattr(gzip.GzipFile, "write", refuses)
+        with pytest.raises(SystemExit, match="^2$"):
+            command.main(arguments)
+    assert "error: " + message.format(tmp_path / "out" / "fcas_00001.nii.gz") in capsys.readouterr().err
+    command.main(arguments)
+    assert sorted(Manifest(tmp_path / "out").read()) == ["fcas_00000", "fcas_00001"]
+
+
+def test_a_path_through_a_file_is_named(source: RawDataset, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="^2$"):
+        command.main(["-d", "901", "-n", "1", "-o", str(tmp_path / "file" / "out")])
+    assert "must be a path that can be used, got 'Not a directory'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", [".", "labelsTr"])

@@ -119,8 +119,16 @@ def test_changed_scans_are_refused_and_other_versions_named(
 
 
 def test_what_cannot_be_made_again_is_refused(raw: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "cases must be in it, got fcas_00099" in refused(capsys, MADE, "fcas_00099")
-    assert "-o: must be another data set than the one that is made again" in refused(capsys, MADE, "-o", "902")
+    error = refused(capsys, MADE, "fcas_00099")
+    assert "cases must be in it, got fcas_00099. Name some of its 4: fcas_00000, fcas_00001" in error
+    error = refused(capsys, MADE, "-o", "902")
+    assert (
+        f"-o: must be another data set than the one that is made again, got {MADE} for both. Give another id" in error
+    )
+    assert "must be new, empty or begun by fcas_generate" in refused(capsys, MADE, "-o", "901")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert "cases must be in it, got none. Name a set that fcas_generate made" in refused(capsys, str(empty))
     assert "the manifest must be there, got no file" in refused(capsys, SOURCE)
     painted = tmp_path / "painted.jsonl"
     painted.write_text('{"case_id": "a", "source": "x"}\n{"case_id": "b", "source": "x"}\n')

@@ -11,7 +11,13 @@ import pytest
 from test_homotopy import betti
 
 from fcas_nnunet.anatomy import LabelRoles
-from fcas_nnunet.generator.local_changes import LocalChange, LocalKind, apply_local_changes, draw_local_changes
+from fcas_nnunet.generator.local_changes import (
+    LocalChange,
+    LocalKind,
+    apply_local_changes,
+    draw_local_changes,
+    hopeless_ranges,
+)
 from fcas_nnunet.generator.mask_config import MaskConfig
 from fcas_nnunet.morphology import dilate_box3
 
@@ -117,6 +123,30 @@ def test_neutral_ranges_draw_nothing_and_each_range_draws_its_change() -> None:
     assert draw_local_changes(config, ROLES, present, 5) == drawn[5]
     no_vessel = draw_local_changes(config, ROLES, [WALL, CHAMBER], 0)
     assert [change.kind for change in no_vessel] == [LocalKind.CHAMBER_SIZE, LocalKind.WALL_THICKNESS]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "hopeless"),
+    [
+        ({"vessel_calibre": (5, 9)}, {"vessel_calibre": (5, VESSEL)}),
+        ({"vessel_calibre": (0.9, 9)}, {}),  # holds 1, which changes nothing
+        ({"wall_thickness_mm": (60, 70)}, {"wall_thickness_mm": (60, CHAMBER)}),
+        ({"chamber_size_mm": (-90, -80)}, {}),  # one of the two chambers keeps enough
+        ({"chamber_size_mm": (-1, -0.5), "stenosis": (0.3, 0.9)}, {}),
+    ],
+)
+def test_ranges_that_can_give_no_mask_are_known_before_one_is_drawn(
+    ranges: dict[str, tuple[float, float]], hopeless: dict[str, tuple[float, int]]
+) -> None:
+    mask = heart()
+    found = hopeless_ranges(mask, MaskConfig(**ranges), SPACING_MM, ROLES)
+    assert {each.setting: (each.mildest, each.label) for each in found} == hopeless
+    for each in found:
+        wide = each.setting == "vessel_calibre"
+        kind, label = (LocalKind.VESSEL_CALIBRE, VESSEL) if wide else (LocalKind.WALL_THICKNESS, WALL)
+        changed = apply_local_changes(mask, [LocalChange(kind, label, each.mildest)], SPACING_MM, ROLES)
+        assert each.ratio == (changed == each.label).sum() / (mask == each.label).sum()
+        assert not 0.4 <= each.ratio <= 2
 
 
 def test_a_change_survives_json() -> None:

@@ -129,7 +129,9 @@ def test_an_unseen_shape_is_one_end_of_every_pair():
 
 def test_a_single_case_is_paired_with_itself_if_it_has_two_shapes():
     assert set(cases_of(epoch(sampler(PATIENTS, cases=["p5"]), 0))) == {("p5", "p5")}
-    with pytest.raises(ValueError, match=r"training cases: .*num_shapes of at least 2, got 1 .*Raise num_shapes"):
+    with pytest.raises(
+        ValueError, match=r"training cases: .*num_shapes of at least 2, got 1 .*Raise tcdm.pairs.num_shapes"
+    ):
         sampler(PATIENTS, cases=["p5"], shapes=(0,))
 
 

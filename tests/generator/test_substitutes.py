@@ -34,7 +34,7 @@ def maker(refused: set[str], tried: list[str]) -> Any:
 def test_the_next_reference_takes_the_place_and_the_plan_stays_known(caplog: pytest.LogCaptureFixture) -> None:
     tried: list[str] = []
     with caplog.at_level(logging.WARNING):
-        record = make_with_substitutes(PLAN, REFERENCES, maker({"p4", "p5"}, tried))
+        record = make_with_substitutes(PLAN, REFERENCES, maker({"p4", "p5"}, tried), "Rest.")
     assert tried == ["p4", "p5", "p0"]
     assert (record["reference"], record["planned_reference"]) == ("p0", "p4")
     assert planned(record) == PLAN
@@ -86,13 +86,15 @@ def test_another_version_alone_is_no_hindrance() -> None:
 
 
 def test_a_plan_that_can_be_made_is_followed() -> None:
-    assert make_with_substitutes(PLAN, REFERENCES, maker(set(), [])) == PLAN.to_record() | {"preset": "tiny"}
+    assert make_with_substitutes(PLAN, REFERENCES, maker(set(), []), "Rest.") == PLAN.to_record() | {"preset": "tiny"}
 
 
 def test_when_no_reference_will_do_each_is_named() -> None:
     tried: list[str] = []
-    with pytest.raises(ValueError, match=r"p4: mask: no way\.\np5: mask: no way\.\np0: .*\np1: ") as raised:
-        make_with_substitutes(PLAN, REFERENCES, maker(set(REFERENCES), tried))
+    with pytest.raises(
+        ValueError, match=r"p4: mask: no way\.\np5: mask: no way\.\np0: .*\np1: .*\n.* Rest\.$"
+    ) as raised:
+        make_with_substitutes(PLAN, REFERENCES, maker(set(REFERENCES), tried), "Rest.")
     assert not isinstance(raised.value, NoMaskError)
     assert len(tried) == MOST_REFERENCES
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from fcas_nnunet.integration.folders import resolve_dataset
-from fcas_nnunet.integration.planning import read_plans
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.trainers import nnUNetTrainerCAL
+from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.plans import read_plans
 
 
 def main() -> None:

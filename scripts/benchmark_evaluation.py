@@ -50,13 +50,13 @@ def measure(what: str, path: Path, profiled: bool) -> dict[str, float]:
     arrays = {name: volumes[name] for name in volumes.files}
     if what == "segmentation":
         from fcas_nnunet.datasets.phantom import LABELS
-        from fcas_nnunet.evaluation.segmentation import score_case
+        from fcas_nnunet.evaluation.segmentation.overlap import score_case
 
         def work() -> None:
             spacing_mm = arrays["spacing_mm"].tolist()
             score_case(arrays["reference"], arrays["prediction"], LABELS, spacing_mm=spacing_mm)
     else:
-        from fcas_nnunet.evaluation.image_quality import IntensityRange, score_pair
+        from fcas_nnunet.evaluation.images.quality import IntensityRange, score_pair
 
         def work() -> None:
             score_pair(arrays["real"], arrays["synthetic"], IntensityRange(-200, 700, "stated"))

@@ -31,14 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from fcas_nnunet.config import AutoencoderConfig, PreviewConfig, TCDMConfig
-from fcas_nnunet.generator.autoencoder import Autoencoder, swap_group_norms
-from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.precision import drawing_precision
-from fcas_nnunet.generator.preview_decoder import PreviewDecoder
-from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
-from fcas_nnunet.generator.tcdm import TCDM
-from fcas_nnunet.presets import preset
+from fcas_nnunet.config.generator import AutoencoderConfig, PreviewConfig, TCDMConfig
+from fcas_nnunet.config.presets import preset
+from fcas_nnunet.generator.autoencoder.network import Autoencoder, swap_group_norms
+from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
+from fcas_nnunet.generator.optimisation.precision import drawing_precision
+from fcas_nnunet.generator.tcdm.conditions import build_condition
+from fcas_nnunet.generator.tcdm.network import TCDM
 
 MAISI_OVERLAP, RFLOW_STEPS, DDPM_STEPS = 0.4, 30, 1000
 

@@ -30,8 +30,8 @@ CONTROL_MM, DISPLACEMENT_MM = 40.0, 14.0
 
 
 def ours(mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int], seed: int) -> np.ndarray:
-    from fcas_nnunet.anatomy import LabelRoles
-    from fcas_nnunet.generator.masks import generate_mask
+    from fcas_nnunet.generator.mgm.masks import generate_mask
+    from fcas_nnunet.labels.anatomy import LabelRoles
 
     made = generate_mask(mask, spacing, None, seed, LabelRoles(thin=frozenset(thin)))
     for reason in made.rejections:
@@ -118,7 +118,7 @@ def measure(method: str, source: Path, seed: int) -> dict[str, Any]:
     import monai.transforms  # noqa: F401  # imports are no part of what is measured
     import torch
 
-    from fcas_nnunet.generator.topology import describe_mask
+    from fcas_nnunet.generator.mgm.topology import describe_mask
 
     torch.set_num_threads(2)
     with np.load(source) as stored:
@@ -177,7 +177,7 @@ def main() -> None:
 def load(arguments: argparse.Namespace) -> tuple[np.ndarray, tuple[float, ...]]:
     """The mask to deform and its spacing."""
     if arguments.mask:
-        from fcas_nnunet.integration.volumes import read_volume
+        from fcas_nnunet.integration.dataset.volumes import read_volume
 
         volume = read_volume(arguments.mask)
         return volume.array.astype(np.uint8), tuple(np.linalg.norm(volume.affine[:3, :3], axis=0).tolist())

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import zoom
 
-from fcas_nnunet.anatomy import Structure, thin_label_ids
 from fcas_nnunet.case import spacing_of
-from fcas_nnunet.components import label_components
 from fcas_nnunet.datasets.phantom import LABELS, patient_seed, phantom_case
-from fcas_nnunet.generator.spline_projection import project, spline_matrix
-from fcas_nnunet.integration.volumes import read_volume
-from fcas_nnunet.label_resampling import resample_labels
+from fcas_nnunet.generator.data.spline_projection import project, spline_matrix
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.labels.anatomy import Structure, thin_label_ids
+from fcas_nnunet.labels.components import label_components
+from fcas_nnunet.labels.resampling import resample_labels
 
 RATIOS = (0.667, 0.8, 0.9, 0.95, 1.02, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
 PLACES = (-20.0, -9.3, 0.0, 7.7, 19.1)

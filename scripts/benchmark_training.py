@@ -15,9 +15,9 @@ from statistics import median
 import torch
 from benchmark_generation import Setting, condition_parts, maisi_networks, maisi_step, tcdm_of, timed
 
-from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.precision import drawing_precision
-from fcas_nnunet.presets import preset
+from fcas_nnunet.config.presets import preset
+from fcas_nnunet.generator.optimisation.precision import drawing_precision
+from fcas_nnunet.generator.tcdm.conditions import build_condition
 
 
 def main() -> None:

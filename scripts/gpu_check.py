@@ -68,7 +68,7 @@ def parts(folder: Path, device: str) -> list[Part]:
         folder: everything is written below it.
         device: `cuda` or `cpu`.
     """
-    from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
+    from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
 
     small = device == "cpu"
     plans = SMALL_PLANS if small else "nnUNetPlans"
@@ -93,7 +93,7 @@ def parts(folder: Path, device: str) -> list[Part]:
 
     return [
         part("tests", 150, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb", "short", "-m", "gpu",
-             "tests/test_gpu.py", "tests/generator/test_deformation.py"),
+             "tests/test_gpu.py", "tests/generator/mgm/test_deformation.py"),
         fcas("phantom", 60, "-d", 901, "--name", "Phantom", "-n", 4, "--num-test", 2, "--shape", size, size, size),
         fcas("train", 120, "-d", 901, "--preset", "tiny", "-device", device),
         fcas("generate", 90, "-d", 901, "-o", 902, "-n", 4, "--preset", "tiny", "-device", device),
@@ -186,10 +186,10 @@ def gpu_memory(device: str) -> Iterator[list[float]]:
 def small_plans() -> None:
     """nnU-Net's plans of the phantoms, narrowed for a CPU."""
     from fcas_nnunet.files import atomic_write_json
-    from fcas_nnunet.integration.folders import resolve_dataset
-    from fcas_nnunet.integration.planning import ensure_plans, plans_path, shrink_plans
-    from fcas_nnunet.integration.preprocessing import ensure_fingerprint
-    from fcas_nnunet.integration.raw_dataset import RawDataset
+    from fcas_nnunet.integration.dataset.folders import resolve_dataset
+    from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+    from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
+    from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
 
     real = RawDataset.open(resolve_dataset("901"))
     ensure_fingerprint(real, 1, keep_existing=True)
@@ -202,8 +202,8 @@ def small_plans() -> None:
 
 def costs(device: torch.device) -> None:
     """Print a line `result: {...}` for each thing that is measured, as it is measured."""
-    from fcas_nnunet.config import TCDMConfig
-    from fcas_nnunet.presets import CPU, PAPER, TINY
+    from fcas_nnunet.config.generator import TCDMConfig
+    from fcas_nnunet.config.presets import CPU, PAPER, TINY
 
     presets = {"tiny": TINY, "cpu": CPU, "paper": PAPER} if device.type == "cuda" else {"tiny": TINY, "cpu": CPU}
     largest = PAPER if device.type == "cuda" else TINY
@@ -249,10 +249,10 @@ def measure(name: str, device: torch.device, prepare: Callable[[torch.device], C
 
 def training_step(config: Any, crop: Sequence[int]) -> Callable[[torch.device], Callable[[], object]]:
     """Both directions of a random pair, and AdamW."""
-    from fcas_nnunet.generator.latents import LatentScale
-    from fcas_nnunet.generator.pairs import PairEnd
-    from fcas_nnunet.generator.schedulers import forward_process
-    from fcas_nnunet.generator.tcdm_training import Draws, PairBatch, TCDMObjective
+    from fcas_nnunet.generator.autoencoder.latents import LatentScale
+    from fcas_nnunet.generator.tcdm.pairs import PairEnd
+    from fcas_nnunet.generator.tcdm.schedulers import forward_process
+    from fcas_nnunet.generator.tcdm.training import Draws, PairBatch, TCDMObjective
 
     def prepare(device: torch.device) -> Callable[[], object]:
         objective = TCDMObjective(config, LatentScale(), 8).to(device)
@@ -267,9 +267,9 @@ def training_step(config: Any, crop: Sequence[int]) -> Callable[[torch.device], 
 
 def autoencoder_step(config: Any) -> Callable[[torch.device], Callable[[], object]]:
     """Four random crops, and AdamW."""
-    from fcas_nnunet.generator.autoencoder import Autoencoder
-    from fcas_nnunet.generator.autoencoder_training import AutoencoderObjective
-    from fcas_nnunet.generator.pairs import CropBatch
+    from fcas_nnunet.generator.autoencoder.crops import CropBatch
+    from fcas_nnunet.generator.autoencoder.network import Autoencoder
+    from fcas_nnunet.generator.autoencoder.training import AutoencoderObjective
 
     def prepare(device: torch.device) -> Callable[[], object]:
         crop = config.crop_size or (32, 32, 32)
@@ -297,8 +297,8 @@ def optimised(objective: torch.nn.Module, batch: object) -> Callable[[], object]
 
 def coding(config: Any, volume: Sequence[int], way: str) -> Callable[[torch.device], Callable[[], object]]:
     """A random volume's encoding or decoding, in slabs as `fcas_generate` does it."""
-    from fcas_nnunet.generator.autoencoder import Autoencoder
-    from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
+    from fcas_nnunet.generator.autoencoder.network import Autoencoder
+    from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 
     def prepare(device: torch.device) -> Callable[[], object]:
         autoencoder = Autoencoder(config).eval().requires_grad_(False).to(device)
@@ -311,7 +311,7 @@ def coding(config: Any, volume: Sequence[int], way: str) -> Callable[[torch.devi
 
 def drawing_step(config: Any, volume: Sequence[int]) -> Callable[[torch.device], Callable[[], object]]:
     """One prediction of the denoiser for a whole volume."""
-    from fcas_nnunet.generator.tcdm import TCDM
+    from fcas_nnunet.generator.tcdm.network import TCDM
 
     def prepare(device: torch.device) -> Callable[[], object]:
         tcdm = TCDM(config).eval().requires_grad_(False).to(device)

@@ -19,12 +19,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import MaskConfig
-from fcas_nnunet.generator.variants import in_new_shape
-from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
-from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.config.generator import MaskConfig
+from fcas_nnunet.generator.data.variants import in_new_shape
+from fcas_nnunet.integration.dataset.checks import check_dataset
+from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.seeds import derive_seed
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--at_least", type=int, default=3, help="training cases, copies included (3)")
     args = parser.parse_args()
     dataset = RawDataset.open(resolve_dataset(args.d))
-    dataset.check(min_cases=2)
+    check_dataset(dataset, min_cases=2)
     for place, held_out in enumerate(dataset.case_ids):
         others = [dataset.load_case(case_id) for case_id in dataset.case_ids if case_id != held_out]
         copies = [

@@ -33,39 +33,39 @@ import numpy as np
 import torch
 from scipy import stats
 
-from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ConfidenceChoice, ReferenceSource
-from fcas_nnunet.commands.case_files import case_files
-from fcas_nnunet.commands.demo_arms import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
-from fcas_nnunet.commands.evaluate_segmentations import evaluate_segmentations
+from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
+from fcas_nnunet.commands.evaluate.segmentations import evaluate_segmentations
 from fcas_nnunet.commands.prepare import prepare
+from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.commands.train import model_folder
+from fcas_nnunet.config.options import ConfidenceChoice, ReferenceSource
+from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.generator.calibrating import new_shape
+from fcas_nnunet.generator.calibrate import new_shape
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
-from fcas_nnunet.generator.grid import label_codes
-from fcas_nnunet.generator.production import draw_on_grid, drawing_confidence, plan_cases, reference_mask
-from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
-from fcas_nnunet.integration.planning import (
+from fcas_nnunet.generator.data.grid import label_codes
+from fcas_nnunet.generator.generate import draw_on_grid, drawing_confidence, plan_cases, reference_mask
+from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.environment.trainer_lookup import (
+    DEMO_PRETRAIN_EPOCHS_VARIABLE,
+    DEMO_REAL_EPOCHS_VARIABLE,
+    ext_trainer_value,
+)
+from fcas_nnunet.integration.models.trained_models import open_predictor
+from fcas_nnunet.integration.preprocessing.plans import (
     ensure_plans,
     moved_plans_name,
     plans_path,
     preprocessed_folder,
     shrink_plans,
 )
-from fcas_nnunet.integration.preprocessing import ensure_fingerprint
-from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.trained_models import open_predictor
-from fcas_nnunet.integration.trainer_lookup import (
-    DEMO_PRETRAIN_EPOCHS_VARIABLE,
-    DEMO_REAL_EPOCHS_VARIABLE,
-    ext_trainer_value,
-)
-from fcas_nnunet.label_matching import match_labels
-from fcas_nnunet.presets import PRESETS, preset
+from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
+from fcas_nnunet.labels.anatomy import label_roles
+from fcas_nnunet.labels.contrast import matched_error
+from fcas_nnunet.labels.matching import match_labels
 from fcas_nnunet.seeds import derive_seed
-from fcas_nnunet.structures import matched_error
 
 FIRST_ID = 950
 PREFIX = "CalMap"

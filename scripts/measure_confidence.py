@@ -22,22 +22,22 @@ import torch
 import torch.nn.functional as F
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ConfidenceNorm, Solver
-from fcas_nnunet.commands.evaluate_confidence import Anatomy, held_out_anatomies
-from fcas_nnunet.commands.leaks import generator_parents
+from fcas_nnunet.commands.evaluate.confidence import Anatomy, held_out_anatomies
+from fcas_nnunet.commands.runtime.leaks import generator_parents
 from fcas_nnunet.commands.train import model_folder
-from fcas_nnunet.config import ConfidenceConfig, SamplingConfig
-from fcas_nnunet.evaluation.error_maps import mean_matched_error
-from fcas_nnunet.evaluation.sparsification import ause, sampled_voxels, spearman
+from fcas_nnunet.config.generator import ConfidenceConfig, SamplingConfig
+from fcas_nnunet.config.options import ConfidenceNorm, Solver
+from fcas_nnunet.config.presets import PRESETS, preset
+from fcas_nnunet.evaluation.confidence.error_maps import mean_matched_error
+from fcas_nnunet.evaluation.confidence.sparsification import ause, sampled_voxels, spearman
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
-from fcas_nnunet.generator.confidence import Welford, confidence_map, snapshot_steps
-from fcas_nnunet.generator.grid import WorkingGrid, label_codes, to_hu
-from fcas_nnunet.generator.production import embedded_condition
-from fcas_nnunet.generator.sampling import Step, sample_latents
-from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
-from fcas_nnunet.integration.folders import resolve_dataset
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.presets import PRESETS, preset
+from fcas_nnunet.generator.confidence.ssv import Welford, confidence_map, snapshot_steps
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_hu
+from fcas_nnunet.generator.generate import embedded_condition
+from fcas_nnunet.generator.tcdm.sampling import Step, sample_latents
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.seeds import derive_seed
 
 POOLED_VOXELS = 20_000

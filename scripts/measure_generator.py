@@ -24,13 +24,13 @@ from scipy.ndimage import binary_dilation
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.train import model_folder
+from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.datasets.phantom import LABELS, patient_seed, phantom_case
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
-from fcas_nnunet.generator.grid import WorkingGrid, to_hu, to_unit_range
-from fcas_nnunet.generator.production import draw_image
-from fcas_nnunet.integration.folders import resolve_dataset
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.presets import PRESETS, preset
+from fcas_nnunet.generator.data.grid import WorkingGrid, to_hu, to_unit_range
+from fcas_nnunet.generator.generate import draw_image
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 CORONARY = LABELS["coronary_arteries"]
 CHAMBERS = [label for label in LABELS.values() if label != CORONARY]

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from fcas_nnunet.integration.planning import shrink_plans
+from fcas_nnunet.integration.preprocessing.plans import shrink_plans
 
 _NAME, _CONFIGURATION = "Dataset991_PhantomDifficulty", "3d_fullres"
 _BIN = Path(sys.executable).parent

@@ -18,18 +18,18 @@ import torch
 from scipy.stats import spearmanr
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ReferenceSource
 from fcas_nnunet.commands.train import model_folder
+from fcas_nnunet.config.options import ReferenceSource
+from fcas_nnunet.config.presets import PRESETS, preset
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
-from fcas_nnunet.generator.confidence import confidence_map
-from fcas_nnunet.generator.grid import WorkingGrid
-from fcas_nnunet.generator.production import embedded_condition, plan_cases
-from fcas_nnunet.generator.sampling import Decoder, sample_latents, snapshots
-from fcas_nnunet.generator.slabs import SLAB_ELEMENTS
-from fcas_nnunet.generator.snapshots import SnapshotVariance, structure_box, voxel_box
-from fcas_nnunet.integration.folders import resolve_dataset
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.presets import PRESETS, preset
+from fcas_nnunet.generator.confidence.snapshots import SnapshotVariance, structure_box, voxel_box
+from fcas_nnunet.generator.confidence.ssv import confidence_map
+from fcas_nnunet.generator.data.grid import WorkingGrid
+from fcas_nnunet.generator.generate import embedded_condition, plan_cases
+from fcas_nnunet.generator.tcdm.sampling import Decoder, sample_latents, snapshots
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 
 def main() -> None:

@@ -51,11 +51,11 @@ def ready_workers() -> Iterator[None]:
 
     That process keeps the environment it began with, so nothing that workers do may depend on a test's variables.
     """
-    from fcas_nnunet.commands import pool
+    from fcas_nnunet.commands.runtime import pool
 
     with pytest.MonkeyPatch.context() as patch:
         if "forkserver" in multiprocessing.get_all_start_methods():
-            multiprocessing.set_forkserver_preload(["fcas_nnunet.commands.generation"])
+            multiprocessing.set_forkserver_preload(["fcas_nnunet.commands.generate.workers"])
             patch.setattr(pool, "START_METHOD", "forkserver")
         yield
 
@@ -72,7 +72,7 @@ def small_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _generate_small(folder: Path) -> None:
-    from fcas_nnunet.commands.generate import main as generate
+    from fcas_nnunet.commands.generate.command import main as generate
 
     write_small_set(folder, 4)
     with pytest.MonkeyPatch.context() as patch:
@@ -87,8 +87,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train_small(folder: Path) -> None:
-    from fcas_nnunet.generator.fitting import train_generator
-    from fcas_nnunet.generator.training_data import TrainingData
+    from fcas_nnunet.generator.data.training_data import TrainingData
+    from fcas_nnunet.generator.train import train_generator
 
     data = TrainingData([f"p{i}" for i in range(4)], load_small_case, LABELS, SURROUNDINGS)
     train_generator(data, short_config(), folder / "fcas__tiny", Accelerator(cpu=True))

@@ -19,8 +19,7 @@ import torch
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config
 from torch import nn
 
-from fcas_nnunet.choices import Architecture, Conditioning, PredictionType, ReferenceSource, SnapshotSource, Solver
-from fcas_nnunet.config import (
+from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     CalibrationConfig,
     ConfidenceConfig,
@@ -29,30 +28,39 @@ from fcas_nnunet.config import (
     SamplingConfig,
     TCDMConfig,
 )
-from fcas_nnunet.generator.autoencoder import Autoencoder
-from fcas_nnunet.generator.autoencoder_training import AutoencoderObjective
-from fcas_nnunet.generator.calibrating import fit_error_model
+from fcas_nnunet.config.options import (
+    Architecture,
+    Conditioning,
+    PredictionType,
+    ReferenceSource,
+    SnapshotSource,
+    Solver,
+)
+from fcas_nnunet.config.presets import CPU, PAPER, TINY
+from fcas_nnunet.generator.autoencoder.crops import CropBatch
+from fcas_nnunet.generator.autoencoder.latents import LatentScale
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
+from fcas_nnunet.generator.autoencoder.training import AutoencoderObjective
+from fcas_nnunet.generator.calibrate import fit_error_model
 from fcas_nnunet.generator.checkpoint import load_generator
-from fcas_nnunet.generator.conditions import build_condition
-from fcas_nnunet.generator.deformation import draw_deformation
-from fcas_nnunet.generator.error_model import ErrorModel, measures_at
-from fcas_nnunet.generator.fitting import train_generator
-from fcas_nnunet.generator.latents import LatentScale
-from fcas_nnunet.generator.pairs import CropBatch, PairEnd
-from fcas_nnunet.generator.preview_decoder import PreviewDecoder
-from fcas_nnunet.generator.prior import LatentPrior
-from fcas_nnunet.generator.production import make_case, plan_cases
-from fcas_nnunet.generator.resampling import deform_labels
-from fcas_nnunet.generator.sampling import synthesise
-from fcas_nnunet.generator.schedulers import forward_process
-from fcas_nnunet.generator.tcdm import TCDM
-from fcas_nnunet.generator.tcdm_training import Draws, PairBatch, TCDMObjective
-from fcas_nnunet.generator.training_data import TrainingData
-from fcas_nnunet.integration.losses import ConfidenceDiceBCELoss, ConfidenceDiceCELoss
-from fcas_nnunet.integration.plain_files import read_checkpoint
-from fcas_nnunet.integration.pretrained import copy_segmentation_layers
-from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
-from fcas_nnunet.presets import CPU, PAPER, TINY
+from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
+from fcas_nnunet.generator.data.training_data import TrainingData
+from fcas_nnunet.generator.generate import make_case, plan_cases
+from fcas_nnunet.generator.mgm.deformation import draw_deformation
+from fcas_nnunet.generator.mgm.resampling import deform_labels
+from fcas_nnunet.generator.tcdm.conditions import build_condition
+from fcas_nnunet.generator.tcdm.network import TCDM
+from fcas_nnunet.generator.tcdm.pairs import PairEnd
+from fcas_nnunet.generator.tcdm.prior import LatentPrior
+from fcas_nnunet.generator.tcdm.sampling import synthesise
+from fcas_nnunet.generator.tcdm.schedulers import forward_process
+from fcas_nnunet.generator.tcdm.training import Draws, PairBatch, TCDMObjective
+from fcas_nnunet.generator.train import train_generator
+from fcas_nnunet.integration.cal.losses import ConfidenceDiceBCELoss, ConfidenceDiceCELoss
+from fcas_nnunet.integration.cal.pretrained import copy_segmentation_layers
+from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
+from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 
 #: Named tensors and numbers, on any device; what two devices must agree on.
 Found = dict[str, Any]
@@ -287,7 +295,7 @@ def _step(objective: nn.Module, batch: Any) -> Found:
 def accelerator(device: torch.device) -> Any:
     """accelerate's where it knows the device; else one process, in full precision."""
     if device.type in ("cpu", "cuda"):
-        from fcas_nnunet.commands.devices import make_accelerator
+        from fcas_nnunet.commands.runtime.devices import make_accelerator
 
         return make_accelerator(device.type)
     return SimpleNamespace(

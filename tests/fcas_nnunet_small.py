@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config import FCaSConfig
-from fcas_nnunet.config_files import save_config
-from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
-from fcas_nnunet.presets import TINY
+from fcas_nnunet.config.files import save_config
+from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.config.presets import TINY
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
 
 LABELS = {"background": 0, "left_ventricle": 1, "left_myocardium": 2, "coronary_arteries": 3}
 SURROUNDINGS = {"lungs": 1}

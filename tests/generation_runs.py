@@ -73,9 +73,12 @@ class Runs:
 
 
 def _serve() -> None:
-    from fcas_nnunet.commands import generate, generation, generation_checks, outlook, pool, train  # noqa: F401
-    from fcas_nnunet.generator import fitting  # noqa: F401
-    from fcas_nnunet.integration import locks
+    from fcas_nnunet.commands import train  # noqa: F401
+    from fcas_nnunet.commands.generate import command as generate  # noqa: F401
+    from fcas_nnunet.commands.generate import workers as generation
+    from fcas_nnunet.commands.runtime import pool  # noqa: F401
+    from fcas_nnunet.generator import train as fitting  # noqa: F401
+    from fcas_nnunet.integration.dataset import locks
 
     pool.START_METHOD = "fork"
     generation.POLL_S = locks._POLL_S = 0.05

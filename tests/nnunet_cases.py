@@ -21,9 +21,9 @@ from scipy.spatial.transform import Rotation
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration import trainers
-from fcas_nnunet.integration.planning import read_plans, shrink_plans
-from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.cal import trainers
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.preprocessing.plans import read_plans, shrink_plans
 
 LABELS = {"background": 0, "left_ventricle": 1, "coronary_arteries": 2}
 ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.planning import ensure_plans, plans_path, shrink_plans
-from fcas_nnunet.integration.preprocessing import ensure_fingerprint
-from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
+from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
 
 NARROW_PLANS = "nnUNetPlansNarrow"
 ONE_EPOCH = {"FCAS_DEMO_PRETRAIN_EPOCHS": "1", "FCAS_DEMO_REAL_EPOCHS": "1"}

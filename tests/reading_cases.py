@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.reading import run
+from fcas_nnunet.commands.reading.command import run
 from fcas_nnunet.datasets.phantom import LABELS, phantom_case
-from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
 
 #: Method → what its images are shifted by, in HU; the names are easy to find in a page, and nowhere by chance.
 SHIFTS = {"Zylindrix": 40, "Quastenflosser": -60, "real": 0}

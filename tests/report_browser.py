@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from report_sets import SHAPE, image_quality, write_result, write_sets
 
-from fcas_nnunet.commands.report import main
+from fcas_nnunet.commands.report.command import main
 
 PLANES = {"axial": (0, 2, 1, False), "coronal": (1, 2, 0, True), "sagittal": (2, 1, 0, True)}  # axis, u, v, turned
 

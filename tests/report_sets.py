@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ConfidenceChoice, Solver
-from fcas_nnunet.config_files import to_dict
-from fcas_nnunet.evaluation.report_results import ShownResult, show_result
+from fcas_nnunet.config.files import to_dict
+from fcas_nnunet.config.options import ConfidenceChoice, Solver
+from fcas_nnunet.config.presets import preset
+from fcas_nnunet.evaluation.report.results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import read_result
-from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
-from fcas_nnunet.presets import preset
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
 from fcas_nnunet.seeds import derive_seed
 
 LABELS = {"background": 0, "left_ventricle": 1, "ascending_aorta": 2, "coronary_arteries": 3}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fcas_nnunet.config import OptimisationConfig
-from fcas_nnunet.generator.batches import Batch
-from fcas_nnunet.generator.training import Objective
+from fcas_nnunet.config.generator import OptimisationConfig
+from fcas_nnunet.generator.optimisation.batches import Batch
+from fcas_nnunet.generator.optimisation.loop import Objective
 
 CONFIG = OptimisationConfig(
     num_steps=12, batch_size=4, learning_rate=0.05, warmup_steps=3, ema_decay=0.8, validate_every=4

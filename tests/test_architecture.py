@@ -7,6 +7,8 @@ import importlib
 import subprocess
 import sys
 import tomllib
+from collections import Counter
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -15,21 +17,31 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fcas_nnunet
-from fcas_nnunet.integration.environment import OLDEST_PYTHON
+from fcas_nnunet.integration.environment.checks import OLDEST_PYTHON
 
 PACKAGE = Path(fcas_nnunet.__file__).parent
 REPOSITORY = PACKAGE.parent
-ROOMS = {"generator", "integration", "evaluation", "datasets", "commands"}
-# What everything may lean on: the modules at the package's top, which themselves lean on no room.
-GROUND = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-MAY_IMPORT = {
-    "generator": {"generator"},
-    "integration": {"integration"},
-    "evaluation": {"evaluation"},
-    "datasets": {"datasets"},
-    "commands": ROOMS,
+#: Arrows run up these lists only: a room leans on the rooms before it that are named beside it, and on itself.
+ROOMS = {
+    "": (),  # the ground: the modules at the package's top
+    "labels": ("",),
+    "config": ("", "labels"),
+    "datasets": ("", "labels", "config"),
+    "integration": ("", "labels", "config"),
+    "evaluation": ("", "labels", "config"),
+    "generator": ("", "labels", "config"),
+    "commands": ("", "labels", "config", "datasets", "integration", "evaluation", "generator"),
 }
-LARGEST_FILE = 450
+#: The folders of a room, in the order in which they lean on each other; "" are the modules at the room's top.
+FOLDERS = {
+    "datasets": ("phantom", ""),
+    "integration": ("environment", "dataset", "preprocessing", "provenance", "models", "cal", "nnunet_ext"),
+    "evaluation": ("", "statistics", "viewing", "segmentation", "images", "confidence", "report", "reading"),
+    "generator": ("mgm", "confidence", "data", "optimisation", "autoencoder", "tcdm", ""),
+    "commands": ("cli", "runtime", "", "masks", "generate", "evaluate", "report", "reading", "demo"),
+}
+MOST_MODULES = 15
+LARGEST_FILE = 455  # lines
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Extras that users choose; what is imported of them waits until it is asked for.
 EXTRAS = ("lpips", "hf", "tensorboard")
@@ -55,10 +67,17 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
-def room_of(dotted: str) -> str | None:
-    """The room or ground module that a name of this package belongs to; None for names from elsewhere."""
+def home_of(dotted: str) -> tuple[str, str] | None:
+    """(room, folder) of the module that a dotted name of this package belongs to; None for names from elsewhere."""
     parts = dotted.split(".")
-    return parts[1] if parts[0] == PACKAGE.name and len(parts) > 1 else None
+    if parts[0] != PACKAGE.name:
+        return None
+    folders = []
+    for part in parts[1:]:
+        if not (PACKAGE.joinpath(*folders, part)).is_dir():
+            break
+        folders.append(part)
+    return (folders[0] if folders else "", folders[1] if len(folders) > 1 else "")
 
 
 def relative_id(path: Path) -> str:
@@ -66,22 +85,44 @@ def relative_id(path: Path) -> str:
 
 
 def test_the_rooms_are_those_of_the_plan() -> None:
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
-    assert folders == ROOMS
+    folders = {path.parent.relative_to(PACKAGE).parts for path in modules()}
+    rooms = {parts[0] if parts else "" for parts in folders}
+    assert rooms == set(ROOMS)
+    below = {room: {parts[1] for parts in folders if len(parts) > 1 and parts[0] == room} for room in ROOMS}
+    assert {room: names for room, names in below.items() if names} == {
+        room: {name for name in names if (PACKAGE / room / name).is_dir() and name} for room, names in FOLDERS.items()
+    }
 
 
 def test_imports_follow_the_arrows() -> None:
-    wrong = {}
+    wrong = []
     for path in modules():
-        parts = path.relative_to(PACKAGE).parts
-        allowed = GROUND | (MAY_IMPORT[parts[0]] if len(parts) > 1 else set())
-        used = {room for name in imported_names(path) if (room := room_of(name)) is not None}
-        wrong[relative_id(path)] = sorted((used & (ROOMS | GROUND)) - allowed)
-    assert {path: rooms for path, rooms in wrong.items() if rooms} == {}
+        parts = path.parent.relative_to(PACKAGE).parts
+        room, folder = (*parts, "", "")[:2]
+        for name in imported_names(path):
+            home = home_of(name)
+            if home is None or home == (room, folder):
+                continue
+            order = FOLDERS.get(room, ("",))
+            if not (home[0] in ROOMS[room] or (home[0] == room and order.index(home[1]) < order.index(folder))):
+                wrong.append(f"{relative_id(path)} -> {name}")
+    assert sorted(wrong) == []
+
+
+def test_no_import_comes_back_to_where_it_began() -> None:
+    names = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in modules()}
+    graph = {name: {found for dotted in imported_names(path) for found in (dotted, dotted.rpartition(".")[0])
+                    if found in names and found != name} for name, path in names.items()}  # fmt: skip
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the modules
+
+
+def test_a_folder_can_be_overlooked() -> None:
+    counts = Counter(str(path.parent.relative_to(REPOSITORY)) for path in modules() if path.stem != "__init__")
+    assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
 def test_only_the_integration_touches_nnunet() -> None:
-    users = [relative_id(path) for room in ROOMS - {"integration", "commands"}
+    users = [relative_id(path) for room in ROOMS.keys() - {"", "integration", "commands"}
              for path in (PACKAGE / room).rglob("*.py") for name in imported_names(path)
              if name.split(".")[0] == "nnunetv2"]  # fmt: skip
     assert users == []
@@ -163,10 +204,12 @@ def test_help_waits_for_no_heavy_import() -> None:
 
 
 def test_every_command_has_a_console_script() -> None:
-    frame = {"__init__", "cli"}
-    named = {module.rsplit(".", 1)[1] for _, module, _ in console_scripts()}
-    parsers = {path.stem for path in (PACKAGE / "commands").glob("*.py")
-               if path.stem not in frame and "def main(" in path.read_text(encoding="utf-8")}  # fmt: skip
+    """Commands are the modules beside `cli`, and the `command` of every folder that is no part of another command."""
+    named = {module for _, module, _ in console_scripts()}
+    folder = PACKAGE / "commands"
+    files = [*(path for path in folder.glob("*.py") if path.stem != "cli"), *folder.glob("*/command.py")]
+    parsers = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in files
+               if "\ndef main(" in path.read_text(encoding="utf-8")}  # fmt: skip
     assert parsers == named
 
 

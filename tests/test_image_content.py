@@ -6,7 +6,7 @@ import pytest
 from fcas_nnunet_small import small_case
 
 from fcas_nnunet.image_content import image_sha256
-from fcas_nnunet.integration.volumes import read_volume, write_volume
+from fcas_nnunet.integration.dataset.volumes import read_volume, write_volume
 
 CASE = small_case(0)
 SCAN = np.rint(CASE.image).astype(np.int16)[:20, :24]  # three different edges

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from fcas_nnunet.evaluation.perceptual import Trunk
+from fcas_nnunet.evaluation.images.perceptual import Trunk
 
 
 def seeded_state(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:

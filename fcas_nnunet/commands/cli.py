@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from fcas_nnunet.integration.environment import checked_processes
+from fcas_nnunet.integration.environment.checks import checked_processes
 from fcas_nnunet.listing import few_of_a_kind
 
 Settings = TypeVar("Settings")
 
 EXIT_BAD_INPUT = 2
+MOST_CASES = 1_000_000  # of a data set that a command writes
 
 
 class Parser(argparse.ArgumentParser):

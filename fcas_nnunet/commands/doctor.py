@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.integration import torchvision_fix
-from fcas_nnunet.integration.environment import Finding, Status, check_environment
+from fcas_nnunet.integration.environment import torchvision_fix
+from fcas_nnunet.integration.environment.checks import Finding, Status, check_environment
 from fcas_nnunet.listing import few_of_a_kind
 
 _MARK = {Status.OK: "ok     ", Status.WARNING: "note   ", Status.PROBLEM: "PROBLEM"}
@@ -70,16 +70,17 @@ def unfix() -> None:
     print("\n".join(f"removed {path}" for path in removed) or "There is no hook in this environment.")
 
 
-def check_dataset(identifier: str) -> Iterator[Finding]:
+def dataset_findings(identifier: str) -> Iterator[Finding]:
     """Every fault of a raw data set, one finding each."""
-    from fcas_nnunet.commands.label_table import role_lines
-    from fcas_nnunet.integration.raw_dataset import RawDataset, open_dataset
+    from fcas_nnunet.commands.runtime.label_table import role_lines
+    from fcas_nnunet.integration.dataset.checks import check_dataset
+    from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
 
     try:
         dataset = open_dataset(identifier, by="-d", ignore_label=True)
         if not dataset.has_confidence:  # a real one, which a generator is trained on
             dataset = RawDataset.open(dataset.folder)
-        dataset.check()
+        check_dataset(dataset)
     except (ValueError, FileNotFoundError) as error:
         for line in few_of_a_kind(str(error).splitlines()):
             yield Finding(Status.PROBLEM, f"data set {identifier}", line.strip())
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return unfix()
     problems = report(check_environment())
     if args.d is not None:
-        problems += report(check_dataset(args.d))
+        problems += report(dataset_findings(args.d))
     print(f"{problems} problem{'' if problems == 1 else 's'} found." if problems else "Nothing stands in the way.")
     if problems:
         sys.exit(1)

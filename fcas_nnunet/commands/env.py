@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from fcas_nnunet.commands.cli import command, make_parser
-from fcas_nnunet.integration.trainer_lookup import (
+from fcas_nnunet.integration.environment.trainer_lookup import (
     EXT_TRAINER_VARIABLE,
     ext_trainer_value,
     install_shim,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, finite, make_parser, positive
-from fcas_nnunet.integration.folders import resolve_dataset
-from fcas_nnunet.integration.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 _EXAMPLE = """
 fcas_export -i $nnUNet_results/Dataset901_Heart/nnUNetTrainerCALFinetune__nnUNetPlans__3d_fullres -o plain_model
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.i is None:
         raise ValueError("-i: model folder must be given, got none. Or name a format: fcas_export medsam -d 902 -o DIR")
-    from fcas_nnunet.integration.export import export_model
+    from fcas_nnunet.integration.models.export import export_model
 
     model = arguments.i.resolve()
     target = arguments.o or model.with_name(f"{model.name}_plain")
@@ -70,7 +70,7 @@ def _export_medsam(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--size: must be at least 16 pixels, got {arguments.size}. MedSAM takes 1024, LiteMedSAM 256."
         )
-    from fcas_nnunet.integration.export import SliceSettings, export_slices
+    from fcas_nnunet.integration.models.export import SliceSettings, export_slices
 
     dataset = RawDataset.open(resolve_dataset(arguments.d, by="-d"), any_kind=True)
     number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, (low, high)))

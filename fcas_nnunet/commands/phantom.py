@@ -13,24 +13,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fcas_nnunet.anatomy import BACKGROUND
-from fcas_nnunet.commands.cli import command, count, make_parser, positive, processes
-from fcas_nnunet.commands.mask_settings import MOST_CASES
-from fcas_nnunet.commands.pool import as_finished
+from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, positive, processes
+from fcas_nnunet.commands.runtime.pool import as_finished
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
-from fcas_nnunet.integration.environment import available_cores
-from fcas_nnunet.integration.folders import new_dataset_folder, parse_name
-from fcas_nnunet.integration.manifest import Manifest, versions
-from fcas_nnunet.integration.ownership import COMMAND, PHANTOM, sole_writer
-from fcas_nnunet.integration.raw_dataset import (
+from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
+from fcas_nnunet.integration.dataset.manifest import Manifest, versions
+from fcas_nnunet.integration.dataset.ownership import COMMAND, PHANTOM, sole_writer
+from fcas_nnunet.integration.dataset.raw_dataset import (
     is_dataset,
     reopen_dataset,
     training_cases,
     write_case,
     write_dataset_json,
 )
-from fcas_nnunet.integration.volumes import FILE_ENDING
+from fcas_nnunet.integration.dataset.volumes import FILE_ENDING
+from fcas_nnunet.labels.anatomy import BACKGROUND
+from fcas_nnunet.machine import available_cores
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,21 @@ from dataclasses import replace
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.contents import training_contents
-from fcas_nnunet.integration.environment import PLANNING_NOTE, cpu_settings, preprocessing_processes
-from fcas_nnunet.integration.folders import Root, resolve_dataset, root_folder
-from fcas_nnunet.integration.folds import read_splits
-from fcas_nnunet.integration.locks import exclusive
-from fcas_nnunet.integration.parents import (
+from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.environment.checks import PLANNING_NOTE, cpu_settings, preprocessing_processes
+from fcas_nnunet.integration.preprocessing.plans import (
+    ensure_plans,
+    move_plans,
+    moved_plans_name,
+    pair_faults,
+    preprocessed_folder,
+)
+from fcas_nnunet.integration.preprocessing.splits import Split, ensure_splits
+from fcas_nnunet.integration.provenance.contents import training_contents
+from fcas_nnunet.integration.provenance.folds import read_splits
+from fcas_nnunet.integration.provenance.parents import (
     PARENTS_KEY,
     UNKNOWN_KEY,
     Parent,
@@ -30,15 +39,6 @@ from fcas_nnunet.integration.parents import (
     unknown_fault,
     unknown_origins,
 )
-from fcas_nnunet.integration.planning import (
-    ensure_plans,
-    move_plans,
-    moved_plans_name,
-    pair_faults,
-    preprocessed_folder,
-)
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.splits import Split, ensure_splits
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def prepare(
             validates on or the real one tests on, listing every fault.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
-    from fcas_nnunet.integration.preprocessing import (
+    from fcas_nnunet.integration.preprocessing.prepare import (
         ensure_checked,
         ensure_confidence,
         ensure_fingerprint,
@@ -202,7 +202,7 @@ def training_commands(
         configuration: of nnU-Net.
         folds: of the real data set.
     """
-    from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
+    from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 
     pretraining, finetuning = nnUNetTrainerCAL.EPOCHS, nnUNetTrainerCALFinetune.EPOCHS
     device, moved = _device_flag(), moved_plans_name(real, plans_name)

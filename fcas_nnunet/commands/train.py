@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fcas_nnunet.choices import Precision
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
-from fcas_nnunet.commands.label_table import say_roles, settled_roles
-from fcas_nnunet.commands.leaks import (
+from fcas_nnunet.commands.runtime.label_table import say_roles, settled_roles
+from fcas_nnunet.commands.runtime.leaks import (
     EARLIER_PARENTS,
     fold_faults,
     refuse_leaking_parents,
@@ -23,18 +22,20 @@ from fcas_nnunet.commands.leaks import (
     weights_metadata,
     weights_parents,
 )
-from fcas_nnunet.commands.resolution import warn_of_thin_structures
-from fcas_nnunet.config import CalibrationConfig, FCaSConfig, PreviewConfig
-from fcas_nnunet.config_files import load_config, to_dict
+from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
+from fcas_nnunet.config.files import load_config, to_dict
+from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig, PreviewConfig
+from fcas_nnunet.config.options import Precision
+from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.folders import Root, model_name, resolve_dataset, root_folder
-from fcas_nnunet.integration.folds import training_fold
-from fcas_nnunet.integration.locks import exclusive
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.presets import PRESETS, preset
+from fcas_nnunet.integration.dataset.checks import check_dataset
+from fcas_nnunet.integration.dataset.folders import Root, model_name, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.provenance.folds import training_fold
 
 if TYPE_CHECKING:
-    from fcas_nnunet.generator.maisi import PretrainedFiles
+    from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
     say_roles(dataset.name, dataset.labels, settled_roles(dataset, config.roles))
-    dataset.check(min_cases=2)
+    check_dataset(dataset, min_cases=2)
     if not is_trained(folder):
         warn_of_thin_structures(dataset, config.grid)
     train(dataset, config, args, keep_cache=args.keep_cache)
@@ -149,11 +150,11 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     """
     from accelerate.utils.memory import clear_device_cache
 
-    from fcas_nnunet.commands.devices import make_accelerator
+    from fcas_nnunet.commands.runtime.devices import make_accelerator
     from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
-    from fcas_nnunet.generator.fitting import add_calibration, add_preview, train_generator
+    from fcas_nnunet.generator.data.training_data import TrainingData
     from fcas_nnunet.generator.run_file import generator_faults
-    from fcas_nnunet.generator.training_data import TrainingData
+    from fcas_nnunet.generator.train import add_calibration, add_preview, train_generator
 
     pretrained = pretrained_files(args)
     roles = settled_roles(dataset, config.roles)
@@ -207,8 +208,8 @@ def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
         FileNotFoundError: when one is not there, or cannot be fetched.
         ValueError: when one is given without the other it needs.
     """
-    from fcas_nnunet.generator.hub import weights_file
-    from fcas_nnunet.generator.maisi import PretrainedFiles
+    from fcas_nnunet.generator.data.hub import weights_file
+    from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 
     references = (args.autoencoder, args.denoiser, args.controlnet)
     return PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 import yaml
 
-from fcas_nnunet.anatomy import Role
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ConfidenceNorm, SnapshotDecoder
-from fcas_nnunet.config import (
+from fcas_nnunet.config.files import load_config, save_config, to_dict
+from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     ConfidenceConfig,
     FCaSConfig,
@@ -22,21 +21,20 @@ from fcas_nnunet.config import (
     PreviewConfig,
     TCDMConfig,
 )
-from fcas_nnunet.config_files import load_config, save_config, to_dict
+from fcas_nnunet.config.options import ConfidenceNorm, SnapshotDecoder
+from fcas_nnunet.config.schema import Positive, settings
 from fcas_nnunet.files import atomic_path, atomic_write_text
-from fcas_nnunet.generator import maisi
-from fcas_nnunet.generator.autoencoder import Autoencoder
-from fcas_nnunet.generator.calibration import Calibration
-from fcas_nnunet.generator.error_model import ErrorModel
-from fcas_nnunet.generator.latents import LatentScale
-from fcas_nnunet.generator.preview_decoder import PreviewDecoder
-from fcas_nnunet.generator.tcdm import TCDM
-from fcas_nnunet.generator.weights import load_state, load_weights, read_state, save_weights
-from fcas_nnunet.schema import Positive, settings
+from fcas_nnunet.generator.autoencoder.latents import LatentScale
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
+from fcas_nnunet.generator.confidence.calibration import Calibration
+from fcas_nnunet.generator.confidence.error_model import ErrorModel
+from fcas_nnunet.generator.data.tensors import EMA_FILE, MODEL_FILE, load_state, load_weights, read_state, save_weights
+from fcas_nnunet.generator.tcdm import maisi
+from fcas_nnunet.generator.tcdm.network import TCDM
+from fcas_nnunet.labels.anatomy import Role
 
 CONFIG_FILE = "config.yaml"
-MODEL_FILE = "model.safetensors"
-EMA_FILE = "ema.safetensors"
 AUTOENCODER, TCDM_FOLDER, PREVIEW, CALIBRATION = "autoencoder", "tcdm", "preview", "calibration"
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fcas_nnunet.config import FCaSConfig
-from fcas_nnunet.generator.autoencoder import Autoencoder
-from fcas_nnunet.generator.error_model import ErrorModel
-from fcas_nnunet.generator.preview_decoder import PreviewDecoder
-from fcas_nnunet.generator.tcdm import TCDM
+from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
+from fcas_nnunet.generator.confidence.error_model import ErrorModel
+from fcas_nnunet.generator.tcdm.network import TCDM
 
 
 def check_networks(config: FCaSConfig) -> None:

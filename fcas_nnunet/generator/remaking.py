@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fcas_nnunet.anatomy import LabelRoles, label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ReferenceSource
+from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.generator.checkpoint import Generator
-from fcas_nnunet.generator.masks import apply_recipe
-from fcas_nnunet.generator.production import CasePlan, LoadCase, drawn_case
-from fcas_nnunet.generator.recipe import Recipe
+from fcas_nnunet.generator.generate import CasePlan, LoadCase, drawn_case
+from fcas_nnunet.generator.mgm.masks import apply_recipe
+from fcas_nnunet.generator.mgm.recipe import Recipe
+from fcas_nnunet.labels.anatomy import LabelRoles, label_roles
 
 
 def remake_case(

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from fcas_nnunet.anatomy import Role
-from fcas_nnunet.config import FCaSConfig
-from fcas_nnunet.config_files import load_config, to_dict
+from fcas_nnunet.config.files import load_config, to_dict
+from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.config.schema import settings
 from fcas_nnunet.files import atomic_write_text
-from fcas_nnunet.schema import settings
+from fcas_nnunet.generator.data.tensors import FileIdentity
+from fcas_nnunet.labels.anatomy import Role
 
 RUN_FILE = "run.yaml"
 #: Settings of a training that may change when it is resumed, since they do not change what is learnt.
@@ -20,19 +21,6 @@ FREE_SETTINGS = (
     "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "preview", "calibration", "confidence",
 )  # fmt: skip
 _NAMED = 5
-
-
-@settings
-class FileIdentity:
-    """A file that weights were loaded from.
-
-    Attributes:
-        name: without its folder.
-        sha256: of its bytes.
-    """
-
-    name: str
-    sha256: str
 
 
 @settings

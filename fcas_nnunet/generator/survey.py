@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.generator.checkpoint import case_sha256
-from fcas_nnunet.generator.training_data import TrainingData
+from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.image_content import image_sha256
 from fcas_nnunet.orientation import Orientation
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
+from consoles import command_module
 
 from fcas_nnunet.commands.cli import make_parser
 
@@ -33,7 +32,7 @@ _IMAGES = ["images", "-r", "901", "-s", "902"]
     ],
 )  # fmt: skip
 def test_options_that_would_do_nothing_are_refused(command: str, arguments: list[str], message: str) -> None:
-    parser = importlib.import_module(f"fcas_nnunet.commands.{command}").build_parser()
+    parser = command_module(command).build_parser()
     with pytest.raises(ValueError, match=message):
         parser.parse_args(arguments)
 
@@ -53,7 +52,7 @@ def test_an_option_beside_what_it_needs_or_with_its_default_is_taken() -> None:
 
 
 def test_a_comparison_of_two_files_has_no_processes() -> None:
-    parser = importlib.import_module("fcas_nnunet.commands.evaluate").build_parser()
+    parser = command_module("evaluate").build_parser()
     assert parser.parse_args(["compare", "-a", "a.json", "-b", "b.json"]).np is None
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["compare", "-a", "a.json", "-b", "b.json", "-np", "2"])
@@ -61,5 +60,5 @@ def test_a_comparison_of_two_files_has_no_processes() -> None:
 
 def test_a_model_named_before_medsam_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        importlib.import_module("fcas_nnunet.commands.export").main(["-i", "m", "medsam", "-d", "901", "-o", "new"])
+        command_module("export").main(["-i", "m", "medsam", "-d", "901", "-o", "new"])
     assert "-i, -o: must not stand before medsam" in capsys.readouterr().err

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcas_nnunet.anatomy import Role
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands import doctor
-from fcas_nnunet.integration import torchvision_fix
-from fcas_nnunet.integration.environment import Finding, Status
-from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.integration.environment import torchvision_fix
+from fcas_nnunet.integration.environment.checks import Finding, Status
+from fcas_nnunet.labels.anatomy import Role
 
 TRAP = "RuntimeError: operator torchvision::nms does not exist"
 

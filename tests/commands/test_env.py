@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fcas_nnunet.commands.env import main
-from fcas_nnunet.integration import trainer_lookup
-from fcas_nnunet.integration.trainer_lookup import SHIM, shim_folder
+from fcas_nnunet.integration.environment import trainer_lookup
+from fcas_nnunet.integration.environment.trainer_lookup import SHIM, shim_folder
 
 
 @pytest.mark.skipif(os.name == "nt", reason="eval is a POSIX shell's")

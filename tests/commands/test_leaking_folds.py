@@ -16,14 +16,22 @@ from nnunet_cases import CPU, MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, mak
 from nnunetv2.run.run_training import run_training_entry
 
 from fcas_nnunet.commands.prepare import _sound_folds, main, training_commands
-from fcas_nnunet.integration import trainers
-from fcas_nnunet.integration.contents import CONTENTS_FILE, training_contents
-from fcas_nnunet.integration.folds import read_splits
-from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.parents import PARENTS_KEY, UNKNOWN_KEY, Parent, Role, parents_of, to_json, unknown_origins
-from fcas_nnunet.integration.planning import read_plans
-from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
+from fcas_nnunet.integration.cal import trainers
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
+from fcas_nnunet.integration.preprocessing.plans import read_plans
+from fcas_nnunet.integration.provenance.contents import CONTENTS_FILE, training_contents
+from fcas_nnunet.integration.provenance.folds import read_splits
+from fcas_nnunet.integration.provenance.parents import (
+    PARENTS_KEY,
+    UNKNOWN_KEY,
+    Parent,
+    Role,
+    parents_of,
+    to_json,
+    unknown_origins,
+)
 
 COPY = "Dataset910_Copy"
 

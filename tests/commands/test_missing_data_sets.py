@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from consoles import command_module
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
 
 #: Command line with GONE in place of the data set; the flag; what the flag takes besides ids and names.
 COMMAND_LINES = [
@@ -58,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def said_by(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     command, *arguments = line.split()
     with pytest.raises(SystemExit) as caught:
-        import_module(f"fcas_nnunet.commands.{command}").main(arguments)
+        command_module(command).main(arguments)
     assert caught.value.code == (1 if command == "doctor" else 2)
     said = capsys.readouterr()
     return said.out + said.err
@@ -83,9 +83,7 @@ def test_a_flag_that_takes_folders_says_so_in_its_help(
 ) -> None:
     words = line.split()
     with pytest.raises(SystemExit, match="^0$"):
-        import_module(f"fcas_nnunet.commands.{words[0]}").main(
-            [*(word for word in words[1:3] if word.isalpha()), "--help"]
-        )
+        command_module(words[0]).main([*(word for word in words[1:3] if word.isalpha()), "--help"])
     told = re.search(rf"\n  {flag} (.*?)\n( ? ?-|\n)", capsys.readouterr().out, re.DOTALL)
     assert told is not None
     assert "folder" in told[1] or "likewise" in told[1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterator
 
 import pytest
+from consoles import command_module
 
 from fcas_nnunet.commands.cli import count, positive
-from fcas_nnunet.commands.generate import main as generate
+from fcas_nnunet.commands.generate.command import main as generate
 
 COMMANDS = ("phantom", "train", "masks", "generate", "prepare", "env", "evaluate", "report", "export", "doctor", "demo")
 #: Any whole number is a seed; how many cases there may be is checked with its ceiling.
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.A
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_whole_number_has_a_floor(command: str) -> None:
-    parser = importlib.import_module(f"fcas_nnunet.commands.{command}").build_parser()
+    parser = command_module(command).build_parser()
     found = [(prog, action.option_strings[0]) for prog, action in arguments(parser) if action.type is int]
     assert {(prog, flag) for prog, flag in found if flag not in WITHOUT_FLOOR} <= CHECKED_LATER
 

@@ -14,10 +14,11 @@ from peers import Peer
 
 from fcas_nnunet.commands import phantom
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
-from fcas_nnunet.integration import locks
-from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.integration.dataset import locks
+from fcas_nnunet.integration.dataset.checks import check_dataset
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import read_volume
 
 SMALL = ["--shape", "16", "18", "20", "-np", "1"]
 
@@ -49,7 +50,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) ->
 def test_data_set_is_whole_and_passes_its_check(raw: Path) -> None:
     phantom.main(["-d", "901", "-n", "2", "--num-test", "1", "--seed", "5", *SMALL])
     dataset = RawDataset.open(raw / "Dataset901_Phantom")
-    dataset.check(min_cases=2)
+    check_dataset(dataset, min_cases=2)
     assert dataset.case_ids == ["phantom_0000", "phantom_0001"]
     assert dataset.labels == {"background": 0} | LABELS
     assert dataset.surroundings == SURROUNDINGS

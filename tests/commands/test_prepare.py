@@ -24,11 +24,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from peers import Peer
 
 from fcas_nnunet.commands.prepare import main, training_commands
-from fcas_nnunet.integration import locks
-from fcas_nnunet.integration.environment import PLANNING_NOTE
-from fcas_nnunet.integration.folders import WORK_FOLDER
-from fcas_nnunet.integration.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
-from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
+from fcas_nnunet.integration.dataset import locks
+from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.environment.checks import PLANNING_NOTE
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from nnunet_commands import (
     write_narrow_plans,
 )
 
-from fcas_nnunet.commands.generate import main as generate
+from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.prepare import main as prepare
-from fcas_nnunet.integration.manifest import Manifest
-from fcas_nnunet.integration.raw_dataset import RawDataset
-from fcas_nnunet.integration.volumes import read_volume
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import read_volume
 
 REAL, SYNTHETIC = "Dataset920_RealCTA", "Dataset921_RealCTAFCaS"
 DATA = Path(os.environ.get("FCAS_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

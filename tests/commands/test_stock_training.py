@@ -26,14 +26,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.confidence_log import ConfidenceLogger
-from fcas_nnunet.integration.plain_files import read_checkpoint
-from fcas_nnunet.integration.planning import ensure_plans, plans_path, shrink_plans
-from fcas_nnunet.integration.preprocessing import ensure_fingerprint
-from fcas_nnunet.integration.raw_dataset import RawDataset, write_case
-from fcas_nnunet.integration.schedules import WarmupPolyLR
-from fcas_nnunet.integration.trainer_lookup import ext_trainer_value
-from fcas_nnunet.integration.volumes import read_volume, write_volume
+from fcas_nnunet.integration.cal.log import ConfidenceLogger
+from fcas_nnunet.integration.cal.schedules import WarmupPolyLR
+from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case
+from fcas_nnunet.integration.dataset.volumes import read_volume, write_volume
+from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
+from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
+from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
 
 pytestmark = pytest.mark.slow
 

@@ -9,17 +9,17 @@ import pytest
 import yaml
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
-from fcas_nnunet.choices import Precision
-from fcas_nnunet.commands.devices import make_accelerator
+from fcas_nnunet.commands.runtime.devices import make_accelerator
 from fcas_nnunet.commands.train import main as train
-from fcas_nnunet.config_files import save_config
+from fcas_nnunet.config.files import save_config
+from fcas_nnunet.config.options import Precision
+from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, is_trained, save_generator
-from fcas_nnunet.generator.latents import LatentScale
-from fcas_nnunet.generator.maisi import PretrainedFiles
-from fcas_nnunet.generator.precision import supports_bf16
+from fcas_nnunet.generator.optimisation.precision import supports_bf16
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, write_run
-from fcas_nnunet.integration.folders import WORK_FOLDER
-from fcas_nnunet.integration.raw_dataset import write_case, write_dataset_json
+from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
+from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
 
 DATASET = "Dataset901_Small"
 

@@ -8,14 +8,14 @@ from peers import Peer
 from torch import nn
 
 from fcas_nnunet.commands import train
-from fcas_nnunet.commands.leaks import weights_parents
-from fcas_nnunet.generator import fitting
-from fcas_nnunet.generator.maisi import PretrainedFiles
-from fcas_nnunet.generator.weights import save_weights
-from fcas_nnunet.integration.contents import training_contents
-from fcas_nnunet.integration.folders import WORK_FOLDER
-from fcas_nnunet.integration.parents import PARENTS_KEY, Parent, Role, to_json
-from fcas_nnunet.integration.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.commands.runtime.leaks import weights_parents
+from fcas_nnunet.generator import train as fitting
+from fcas_nnunet.generator.data.tensors import save_weights
+from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
+from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.provenance.contents import training_contents
+from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, Role, to_json
 
 NAME = "Dataset901_Heart"
 

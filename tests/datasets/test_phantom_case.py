@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, distance_transform_edt, label
 
-from fcas_nnunet.anatomy import Structure, Surrounding
 from fcas_nnunet.case import Case
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, draw_patient, patient_seed, phantom_case
 from fcas_nnunet.datasets.phantom.acquisition import HU_MAX, HU_MIN
+from fcas_nnunet.labels.anatomy import Structure, Surrounding
 
 SEEDS = range(5)
 FULL = np.ones((3, 3, 3), bool)

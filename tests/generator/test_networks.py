@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from fcas_nnunet.config import PreviewConfig
+from fcas_nnunet.config.generator import PreviewConfig
+from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.generator import networks
 from fcas_nnunet.generator.networks import check_networks
-from fcas_nnunet.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -31,8 +31,8 @@ def test_every_network_that_cannot_be_built_is_named(monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("integer modulo by zero")
 
-    monkeypatch.setattr("fcas_nnunet.generator.autoencoder.AutoencoderKlMaisi", broken)
-    monkeypatch.setattr("fcas_nnunet.generator.tcdm.Denoiser", broken)
+    monkeypatch.setattr("fcas_nnunet.generator.autoencoder.network.AutoencoderKlMaisi", broken)
+    monkeypatch.setattr("fcas_nnunet.generator.tcdm.network.Denoiser", broken)
     with pytest.raises(ValueError, match="networks must be ones that can be built") as error:
         check_networks(PRESETS["tiny"])
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["autoencoder", "tcdm"]

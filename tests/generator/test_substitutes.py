@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, small_case
 
-from fcas_nnunet.anatomy import label_roles
 from fcas_nnunet.case import Case
-from fcas_nnunet.choices import ReferenceSource
-from fcas_nnunet.config import MaskConfig
-from fcas_nnunet.generator.masks import NoMaskError
-from fcas_nnunet.generator.production import CasePlan, reference_mask
+from fcas_nnunet.config.generator import MaskConfig
+from fcas_nnunet.config.options import ReferenceSource
+from fcas_nnunet.generator.generate import CasePlan, reference_mask
+from fcas_nnunet.generator.mgm.masks import NoMaskError
 from fcas_nnunet.generator.substitutes import MOST_REFERENCES, make_with_substitutes, planned, refuse_made_otherwise
+from fcas_nnunet.labels.anatomy import label_roles
 
 REFERENCES = [f"p{i}" for i in range(6)]
 PLAN = CasePlan("fcas_00000", 7, "p4", "p0", ReferenceSource.MGM)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from fcas_nnunet.anatomy import Structure, Surrounding
 from fcas_nnunet.case import Case
 from fcas_nnunet.datasets.phantom.acquisition import Tissue, draw_acquisition, scan
 from fcas_nnunet.datasets.phantom.coronaries import CoronaryTree, grow_coronaries
@@ -18,6 +17,7 @@ from fcas_nnunet.datasets.phantom.fields import Warp
 from fcas_nnunet.datasets.phantom.heart import Heart, HeartSizes, build_heart
 from fcas_nnunet.datasets.phantom.render import Canvas, Grid
 from fcas_nnunet.datasets.phantom.thorax import Chest, ChestSizes, build_chest
+from fcas_nnunet.labels.anatomy import Structure, Surrounding
 
 #: Label name → id in labelsTr.
 LABELS: dict[str, int] = {structure.value: number for number, structure in enumerate(Structure, start=1)}

@@ -5,7 +5,7 @@ pickled and are the same at every look-up. Where the package is gone, a copy mad
 """
 
 try:
-    from fcas_nnunet.integration.trainers import (
+    from fcas_nnunet.integration.cal.trainers import (
         nnUNetTrainer_fcasDemo,
         nnUNetTrainerCAL,
         nnUNetTrainerCAL_1epoch,

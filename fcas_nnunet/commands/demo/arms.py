@@ -1,0 +1,177 @@
+"""The networks that fcas_demo compares: the same labelled scans and as many iterations for each, side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fcas_nnunet.commands.demo.scale import Names
+from fcas_nnunet.integration.environment.trainer_lookup import (
+    DEMO_ITERATIONS_PER_EPOCH,
+    DEMO_PRETRAIN_EPOCHS_VARIABLE,
+    DEMO_REAL_EPOCHS_VARIABLE,
+    DEMO_SEED_VARIABLE,
+)
+from fcas_nnunet.integration.preprocessing.plans import moved_plans_name
+from fcas_nnunet.machine import available_cores
+
+CONFIGURATION = "3d_fullres"
+DEMO_PLANS = "nnUNetPlansDemo"
+BASELINE, PRETRAIN, FINETUNE = "nnUNetTrainer_fcasDemo", "nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo"
+SEED = 0
+#: Ends the line that nnU-Net prints of every epoch.
+_EPOCH_LINE = "Epoch time:"
+_LINES_OF_A_FAILURE = 20
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a network on the real scans.
+
+    Attributes:
+        title: of its column in the table.
+        pretrained_on: data set it begins on; None = it sees the real scans alone.
+    """
+
+    title: str
+    pretrained_on: int | None
+
+    @property
+    def key(self) -> str:
+        """Name of its folder."""
+        return "real" if self.pretrained_on is None else str(self.pretrained_on)
+
+    def folder(self, names: Names) -> Path:
+        """Where its models, predictions and log lie."""
+        return names.folder / "arms" / self.key
+
+    def facts(self, names: Names) -> dict[str, int]:
+        """What its network has seen: for the head of the table."""
+        scale = names.scale
+        pretraining = 0 if self.pretrained_on is None else scale.pretrain_epochs
+        epochs = {"synthetic": pretraining, "real": scale.total_epochs - pretraining, "all": scale.total_epochs}
+        return {
+            "labelled scans seen": scale.num_real,
+            "synthetic scans seen": 0 if self.pretrained_on is None else scale.num_synthetic,
+            **{f"iterations, {name}": DEMO_ITERATIONS_PER_EPOCH * number for name, number in epochs.items()},
+        }
+
+
+def demo_arms(names: Names) -> list[Arm]:
+    """All networks; the first is what the others are compared with."""
+    return [
+        Arm("real only", None),
+        Arm("warped, real", names.warped),
+        Arm("painted, real", names.painted),
+        Arm("FCaS, real", names.synthetic),
+    ]
+
+
+def train_arms(names: Names) -> None:
+    """Train every arm's network and predict the held-out scans with it, as many at once as there are cores.
+
+    Each takes one thread where there are no more cores than networks: threads of one network that wait for each other
+    beside other work take many times as long.
+
+    Raises:
+        ValueError: when a command fails, with the end of its log.
+    """
+    arms = demo_arms(names)
+    cores = available_cores()
+    at_once = min(cores, len(arms))
+    done = sum(_epochs_in(arm.folder(names) / "log.txt") for arm in arms)
+    total = len(arms) * names.scale.total_epochs
+    with (
+        tqdm(total=total, initial=min(done, total), desc="four networks", unit="epoch") as progress,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        jobs = [pool.submit(_train_arm, names, arm, cores // at_once, progress) for arm in arms]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def predictions_of(names: Names, arm: Arm) -> Path:
+    """The segmentations of the held-out scans by an arm's network."""
+    return arm.folder(names) / "predictions"
+
+
+def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> None:
+    """Pretraining where there is some, training on the real scans, prediction; each goes on where it was."""
+    folder = arm.folder(names)
+    (folder / "nnUNet_results").mkdir(parents=True, exist_ok=True)
+    scale = names.scale
+    variables = {
+        "nnUNet_results": str(folder / "nnUNet_results"),
+        "OMP_NUM_THREADS": str(threads),
+        DEMO_SEED_VARIABLE: str(SEED),
+        DEMO_PRETRAIN_EPOCHS_VARIABLE: str(scale.pretrain_epochs),
+        DEMO_REAL_EPOCHS_VARIABLE: str(scale.total_epochs if arm.pretrained_on is None else scale.real_epochs),
+    }
+    real = names.dataset(names.real)
+
+    def run(*line: object) -> None:
+        _run_logged(line, variables, folder / "log.txt", progress)
+
+    def train(dataset_id: int, plans: str, trainer: str, *more: object) -> Path:
+        """One training; returns the model's folder."""
+        model = folder / "nnUNet_results" / names.dataset(dataset_id).name / f"{trainer}__{plans}__{CONFIGURATION}"
+        if not (model / "fold_all" / "checkpoint_final.pth").is_file():
+            goes_on = (model / "fold_all" / "checkpoint_latest.pth").is_file()
+            flags = ("--c",) if goes_on else more
+            run("nnUNetv2_train", dataset_id, CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", "cpu",
+                *flags)  # fmt: skip
+        return model
+
+    if arm.pretrained_on is None:
+        model = train(names.real, DEMO_PLANS, BASELINE)
+    else:
+        pretrained = train(arm.pretrained_on, moved_plans_name(real, DEMO_PLANS), PRETRAIN)
+        weights = pretrained / "fold_all" / "checkpoint_final.pth"
+        model = train(names.real, DEMO_PLANS, FINETUNE, "-pretrained_weights", weights)
+    run(
+        "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions_of(names, arm),
+        "-m", model, "-f", "all", "-device", "cpu", "--disable_tta", "-step_size", 1, "--continue_prediction",
+        "-npp", 1, "-nps", 1,
+    )  # fmt: skip
+
+
+def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, progress: tqdm[Any]) -> None:
+    """Run an installed command, its output into a log; every epoch moves the bar.
+
+    Raises:
+        ValueError: when it fails, with the end of the log.
+    """
+    name, *arguments = map(str, line)
+    environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
+    with (
+        log.open("a", encoding="utf-8") as stream,
+        subprocess.Popen(
+            [str(Path(sys.executable).with_name(name)), *arguments], env=environment, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None, "it was asked for"
+        for printed in process.stdout:
+            stream.write(printed)
+            stream.flush()
+            if _EPOCH_LINE in printed:
+                progress.update()
+    if process.returncode != 0:
+        end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-_LINES_OF_A_FAILURE:])
+        raise ValueError(f"{name}: must succeed, got exit code {process.returncode}. The end of {log}:\n{end}")
+
+
+def _epochs_in(log: Path) -> int:
+    return log.read_text(encoding="utf-8").count(_EPOCH_LINE) if log.is_file() else 0

@@ -1,0 +1,157 @@
+"""What fcas_demo shows at the end: a table and a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.masks.contact_sheet import LABEL_COLOURS
+from fcas_nnunet.evaluation.statistics.comparison import compare
+from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+
+WINDOW_HU = (-200, 600)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way of training in the table.
+
+    Attributes:
+        title: of the column.
+        facts: what its network has seen, by name: the rows above the scores.
+        scores: JSON that `fcas_evaluate segmentations` wrote.
+    """
+
+    title: str
+    facts: Mapping[str, int]
+    scores: Path
+
+
+def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
+    """What every network has seen, its Dice per class, and how far the others are from the first.
+
+    The differences are of each held-out case's mean over the classes; the p-values are corrected for all of them.
+
+    Args:
+        columns: the first is what the others are compared with.
+        path: text file to write; the same as JSON goes beside it.
+        num_test: held-out scans.
+    """
+    results = {column.title: json.loads(column.scores.read_text(encoding="utf-8")) for column in columns}
+    means = {title: _case_means(result) for title, result in results.items()}
+    baseline, *others = means
+    compared = compare({title: means[baseline] for title in others}, {title: means[title] for title in others})
+    dice = {
+        name: [result["summary"]["labels"][name]["dice"]["mean"] for result in results.values()]
+        for name in next(iter(results.values()))["summary"]["labels"]
+    }
+    dice["mean"] = [result["summary"]["foreground_mean"]["dice"] for result in results.values()]
+    differences = {title: vars(comparison) for title, comparison in compared.items()}
+
+    rows = {"": [column.title for column in columns]}
+    rows |= {fact: [str(column.facts[fact]) for column in columns] for fact in columns[0].facts}
+    rows |= {f"Dice %, {name}": [_percent(value) for value in values] for name, values in dice.items()}
+    rows |= {
+        f"mean less {baseline}": ["", *(f"{100 * c.difference:+.1f}" for c in compared.values())],
+        "  95 % over scans": [
+            "",
+            *(f"{100 * c.interval[0]:+.1f}…{100 * c.interval[1]:+.1f}" for c in compared.values()),
+        ],
+        f"  p, Holm over {len(others)} tests": ["", *(f"{c.holm_p_value:.3f}" for c in compared.values())],
+    }
+    first = max(map(len, rows)) + 2
+    width = max(len(cell) for cells in rows.values() for cell in cells) + 2
+    lines = [f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows.items()]
+    notes = [
+        f"{num_test} held-out phantoms. One training of each network with one seed: the intervals and p-values "
+        "(Wilcoxon,",
+        "paired by scan) are over these scans, and say nothing of how another seed, or other labelled scans, would do.",
+    ]
+    atomic_write_text(path, "\n".join([*lines, "", *notes]) + "\n")
+    atomic_write_json(
+        path.with_suffix(".json"),
+        {
+            "held_out_scans": num_test,
+            "columns": {column.title: dict(column.facts) for column in columns},
+            "dice": {name: dict(zip(results, values, strict=True)) for name, values in dice.items()},
+            "baseline": baseline,
+            "differences": differences,
+        },
+    )
+
+
+def _case_means(result: Mapping[str, Any]) -> list[float]:
+    """Mean Dice over the classes of every case that have one, cases in the order of their ids."""
+    means = []
+    for _, case in sorted(result["cases"].items()):
+        values = [label["dice"] for label in case.values() if label["dice"] is not None]
+        means.append(float(np.mean(values)) if values else math.nan)
+    return means
+
+
+def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
+    """A real scan above two synthetic ones: image, mask and confidence in three planes.
+
+    Args:
+        real: its first case is shown.
+        synthetic: the case of median confidence and the least confident one are shown.
+        path: PNG to write.
+    """
+    records = Manifest(synthetic.folder).read()
+    by_confidence = sorted(records, key=lambda case_id: records[case_id]["mean_confidence_in_structures"])
+    rows = [
+        ("real", real.load_case(real.case_ids[0])),
+        ("synthetic, median confidence", synthetic.load_case(by_confidence[len(by_confidence) // 2])),
+        ("synthetic, least confident", synthetic.load_case(by_confidence[0])),
+    ]
+    figure = Figure(figsize=(15, 5.6), layout="constrained", facecolor="white")
+    axes = figure.subplots(3, 9)
+    for (title, case), row in zip(rows, axes, strict=True):
+        _draw_case(case, row)
+        row[0].set_ylabel(title, fontsize=8)
+    for axis, plane in zip(axes[0], [p for p in ("axial", "coronal", "sagittal") for _ in range(3)], strict=True):
+        axis.set_title(plane, fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _draw_case(case: Case, axes: np.ndarray) -> None:
+    """Image, mask over image, confidence; for each of three planes through the heart's centre."""
+    assert case.image is not None, "a scan is shown"
+    centre = [int(round(c)) for c in np.argwhere(case.mask > 0).mean(axis=0)]
+    colours = ListedColormap(list(LABEL_COLOURS))
+    for plane in range(3):
+        image, mask = (np.flipud(np.take(volume, centre[plane], plane)) for volume in (case.image, case.mask))
+        if plane == 0:
+            image, mask = np.flipud(image), np.flipud(mask)  # axial slices already have the front on top
+        plain, overlay, confident = axes[3 * plane : 3 * plane + 3]
+        for axis in (plain, overlay, confident):
+            _show(axis, image)
+        overlay.imshow(np.ma.masked_equal(mask, 0), cmap=colours, vmin=1, vmax=len(LABEL_COLOURS), alpha=0.6)
+        if case.confidence is None:
+            confident.clear()
+            confident.axis("off")
+            continue
+        values = np.take(case.confidence, centre[plane], plane)
+        confident.imshow(values if plane == 0 else np.flipud(values), cmap="viridis", vmin=0, vmax=1)
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
+    axis.set(xticks=[], yticks=[])
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

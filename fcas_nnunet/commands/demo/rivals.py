@@ -1,0 +1,119 @@
+"""Cheap rivals of drawn scans: the same masks without a generator, as warped real scans or painted at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.generator.mgm.recipe import Recipe
+from fcas_nnunet.generator.mgm.resampling import deform_image
+from fcas_nnunet.integration.dataset.folders import new_dataset_folder
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.dataset.synthetic_cases import case_is_written
+from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, parents_of, to_json
+from fcas_nnunet.seeds import derive_seed
+
+#: HU that structures are painted with: anything between fat and dense contrast medium.
+PAINT_RANGE_HU = (-120.0, 600.0)
+NOISE_RANGE_HU = (5.0, 50.0)
+BLUR_RANGE_VOXELS = (0.3, 1.0)
+#: Tissues that the background is parted into before it is painted.
+NUM_TISSUES = 6
+TISSUE_BLUR_VOXELS = 1.0
+
+
+class Rival(StrEnum):
+    """How the scan of a mask is made without a generator."""
+
+    WARPED = "warped"
+    PAINTED = "painted"
+
+
+def warp_case(source: Case, mask: Case, recipe: Recipe) -> Case:
+    """The real scan under the deformation that gave its new mask; confidence 1.
+
+    Args:
+        source: the real case that the mask was made from.
+        mask: the new mask.
+        recipe: how the mask was made, by a deformation alone.
+    """
+    assert source.image is not None, "a real scan is warped"
+    assert not recipe.local_changes, "a local change of the mask has no field to warp the scan by"
+    image = deform_image(source.image, recipe.deformation, source.spacing_mm)
+    return replace(mask, image=np.rint(image).astype(np.int16), confidence=np.ones(mask.shape, np.float32))
+
+
+def paint_case(warped: Case, seed: int) -> Case:
+    """A scan painted in random contrasts: one HU per label and per tissue of the background, blurred, with noise.
+
+    Args:
+        warped: its mask is painted; its image says how the background is parted into tissues.
+        seed: same seed, same scan.
+
+    Returns:
+        The painted case, confidence 1.
+
+    Source: the idea of SynthSeg, arXiv 2107.09559, with the background in clusters.
+    """
+    rng = np.random.default_rng(seed)
+    regions = np.where(warped.mask > 0, warped.mask + np.int16(NUM_TISSUES), _tissues(warped))
+    levels = rng.uniform(*PAINT_RANGE_HU, size=int(regions.max()) + 1)
+    texture = gaussian_filter(rng.standard_normal(warped.shape), 1.0)
+    painted = levels[regions] + rng.uniform(*NOISE_RANGE_HU) * texture / texture.std()
+    painted = gaussian_filter(painted, rng.uniform(*BLUR_RANGE_VOXELS))
+    painted += rng.uniform(*NOISE_RANGE_HU) * rng.standard_normal(warped.shape)
+    return replace(warped, image=np.rint(painted).astype(np.int16), confidence=np.ones(warped.shape, np.float32))
+
+
+def _tissues(case: Case) -> np.ndarray:
+    """Cluster of every voxel by its smoothed HU, int16 [D, H, W] in [0, NUM_TISSUES); fitted to the background."""
+    from sklearn.cluster import KMeans
+
+    assert case.image is not None, "the background is parted by its image"
+    smooth = gaussian_filter(case.image.astype(np.float32), TISSUE_BLUR_VOXELS)
+    background = smooth[case.mask == 0]
+    sample = background[:: max(1, background.size // 20_000), None]
+    clusters = KMeans(NUM_TISSUES, n_init=1, random_state=0).fit(sample)
+    return clusters.predict(smooth.reshape(-1, 1)).reshape(case.shape).astype(np.int16)
+
+
+def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: str, seed: int) -> None:
+    """Write a data set with the masks of a synthetic one and a rival's scans; cases that are there are skipped.
+
+    Args:
+        synthetic: data set whose masks are used, each made from a case of `source` by MGM.
+        source: the labelled scans it was made from, with the same label ids.
+        rival: how the scans are made.
+        name: DatasetNNN_Name of the new data set.
+        seed: of the whole set.
+    """
+    output = new_dataset_folder(name, default_name="")
+    records = Manifest(synthetic.folder).read()
+    for case_id in tqdm(synthetic.case_ids, desc=f"{rival} scans", unit="case"):
+        if case_is_written(output, case_id):
+            continue
+        record = records[case_id]
+        real = source.load_case(record["reference"])
+        case = warp_case(real, synthetic.load_mask(case_id), Recipe.from_dict(record["mgm"]))
+        if rival is Rival.PAINTED:
+            case = paint_case(case, derive_seed(seed, "paint", case_id))
+        write_case(output, case, before_label=partial(Manifest(output).append, _manifest_record(record, rival)))
+    write_dataset_json(
+        output, synthetic.labels, len(synthetic.case_ids), description=f"Masks of {synthetic.name}, scans {rival}.",
+        more={PARENTS_KEY: to_json(parents_of(synthetic))},
+    )  # fmt: skip
+
+
+def _manifest_record(record: Mapping[str, Any], rival: Rival) -> dict[str, Any]:
+    """What the manifest keeps: the case's parent and its mask's recipe, and that it is trusted everywhere."""
+    kept = {key: record[key] for key in ("case_id", "seed", "reference", "masks", "mgm")}
+    return kept | {"template": record["reference"], "scan": str(rival), "confidence": "uniform"}

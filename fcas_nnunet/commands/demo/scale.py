@@ -1,0 +1,95 @@
+"""How large a demo is, and where it keeps its things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.environment.checks import cpu_settings
+from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
+
+
+class DemoSize(StrEnum):
+    """How much the demo does."""
+
+    FULL = "full"
+    QUICK = "quick"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a demo size means.
+
+    Attributes:
+        shape: voxels of a phantom along (D, H, W).
+        preset: of the generator.
+        num_real: labelled scans: the generator's only ones, and those that every network is trained on.
+        num_test: held-out scans.
+        num_synthetic: drawn scans, warped ones and painted ones, each.
+        features_per_stage: width of the nnU-Net that a CPU trains in minutes.
+        patch_size: of the nnU-Net.
+        batch_size: of the nnU-Net.
+        pretrain_epochs: epochs on synthetic scans, in the arms that have some.
+        real_epochs: epochs on real scans after them; real-only training takes the sum of both.
+    """
+
+    shape: tuple[int, int, int]
+    preset: str
+    num_real: int
+    num_test: int
+    num_synthetic: int
+    features_per_stage: tuple[int, ...]
+    patch_size: tuple[int, int, int]
+    batch_size: int
+    pretrain_epochs: int
+    real_epochs: int
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of every network."""
+        return self.pretrain_epochs + self.real_epochs
+
+
+SCALES = {
+    DemoSize.FULL: Scale((64, 64, 64), "cpu", 8, 12, 16, (8, 16, 32, 64), (40, 40, 40), 2, 12, 14),
+    DemoSize.QUICK: Scale((32, 32, 32), "tiny", 4, 2, 4, (4, 8, 16), (32, 32, 32), 2, 1, 1),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Folders and data sets of a demo.
+
+    Attributes:
+        folder: everything is below it.
+        size: how much is done.
+    """
+
+    folder: Path
+    size: DemoSize
+    real: int = 901
+    synthetic: int = 902
+    warped: int = 903
+    painted: int = 904
+
+    @property
+    def scale(self) -> Scale:
+        """What the size means."""
+        return SCALES[self.size]
+
+    def dataset(self, dataset_id: int) -> RawDataset:
+        """One of the demo's data sets."""
+        return RawDataset.open(resolve_dataset(str(dataset_id)))
+
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
+        return {
+            "nnUNet_raw": str(self.folder / "nnUNet_raw"),
+            "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
+            "nnUNet_results": str(self.folder / "nnUNet_results"),
+            "nnUNet_extTrainer": ext_trainer_value(),
+            **cpu_settings(),
+        }

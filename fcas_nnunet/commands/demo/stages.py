@@ -1,0 +1,94 @@
+"""The stages of fcas_demo: every one a command that users type, or a few lines around one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms, predictions_of, train_arms
+from fcas_nnunet.commands.demo.results import Column, write_picture, write_table
+from fcas_nnunet.commands.demo.rivals import Rival, write_rivals
+from fcas_nnunet.commands.demo.scale import Names
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.environment.checks import preprocessing_processes
+from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
+from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
+
+#: Runs an installed command: (name, *arguments).
+Run = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the demo.
+
+    Attributes:
+        name: shown to the user.
+        estimate_s: seconds it takes on two cores at full size.
+        run: does it; goes on where it was when killed.
+    """
+
+    name: str
+    estimate_s: float
+    run: Callable[[], None]
+
+
+def demo_stages(names: Names, run: Run) -> list[Stage]:
+    """All stages, in order.
+
+    Args:
+        names: folders and sizes.
+        run: runs an installed command.
+    """
+    scale = names.scale
+    return [
+        Stage("phantoms", 25, lambda: _phantoms(names, run)),
+        Stage("train the generator", 600, lambda: run("fcas_train", "-d", names.real, "--preset", scale.preset)),
+        Stage("generate synthetic scans", 105, lambda: run(
+            "fcas_generate", "-d", names.real, "-o", names.synthetic, "-n", scale.num_synthetic,
+            "--preset", scale.preset)),
+        Stage("warp the real scans, paint the masks (the cheap rivals)", 15, lambda: _rivals(names)),
+        Stage("plan and preprocess", 110, lambda: _prepare(names, run)),
+        Stage("train and predict with four networks", 500, lambda: train_arms(names)),
+        Stage("score", 30, lambda: _score(names, run)),
+    ]  # fmt: skip
+
+
+def _phantoms(names: Names, run: Run) -> None:
+    scale = names.scale
+    run(
+        "fcas_phantom", "-d", names.real, "--name", "Phantoms", "-n", scale.num_real, "--shape", *scale.shape,
+        "--seed", 0, "--num-test", scale.num_test,
+    )  # fmt: skip
+
+
+def _rivals(names: Names) -> None:
+    synthetic, real = names.dataset(names.synthetic), names.dataset(names.real)
+    for rival, dataset_id in ((Rival.WARPED, names.warped), (Rival.PAINTED, names.painted)):
+        write_rivals(synthetic, real, rival, f"Dataset{dataset_id:03d}_Phantoms{rival.capitalize()}", seed=0)
+
+
+def _prepare(names: Names, run: Run) -> None:
+    """nnU-Net's plans, narrowed for a CPU under their own name, then every other set prepared for the real one."""
+    scale, real = names.scale, names.dataset(names.real)
+    if not plans_path(real, DEMO_PLANS).is_file():
+        ensure_fingerprint(real, preprocessing_processes(), keep_existing=True)
+        plans = shrink_plans(
+            ensure_plans(real, "nnUNetPlans", [CONFIGURATION]), CONFIGURATION, plans_name=DEMO_PLANS,
+            features_per_stage=scale.features_per_stage, batch_size=scale.batch_size, patch_size=scale.patch_size,
+        )  # fmt: skip
+        atomic_write_json(plans_path(real, DEMO_PLANS), plans)
+    for dataset_id in (names.synthetic, names.warped, names.painted):
+        run("fcas_prepare", "-d", dataset_id, "--for", names.real, "-c", CONFIGURATION, "-p", DEMO_PLANS)
+
+
+def _score(names: Names, run: Run) -> None:
+    """Score the held-out scans' segmentations, and write table and picture."""
+    real = names.dataset(names.real)
+    columns = []
+    for arm in demo_arms(names):
+        scores, predictions = names.folder / f"scores_{arm.key}.json", predictions_of(names, arm)
+        run("fcas_evaluate", "segmentations", "-r", real.folder / "labelsTs", "-p", predictions, "-o", scores)
+        columns.append(Column(arm.title, arm.facts(names), scores))
+    write_table(columns, names.folder / "results.txt", names.scale.num_test)
+    write_picture(real, names.dataset(names.synthetic), names.folder / "demo.png")

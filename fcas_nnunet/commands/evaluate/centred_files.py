@@ -1,0 +1,138 @@
+"""Synthetic, training and held-out scans with the masks they are centred on, under one set of label ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.commands.runtime.case_files import case_files
+from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.labels.matching import match_labels
+
+
+@dataclass(frozen=True)
+class CentredFiles:
+    """A scan and the mask it is centred on.
+
+    Attributes:
+        image: HU.
+        mask: label ids on the same grid.
+        becomes: each label id → what it counts as; 0 where it does not count.
+    """
+
+    image: Path
+    mask: Path
+    becomes: dict[int, int]
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image, mask with its ids translated, and affine.
+
+        Raises:
+            ValueError: when a file cannot be read, or the mask has ids that `becomes` does not name.
+        """
+        image, mask = read_volume(self.image), read_volume(self.mask)
+        labels = mask.array.astype(np.uint8)
+        unknown = sorted(set(np.unique(mask.array).tolist()) - {0, *self.becomes})
+        if unknown:
+            raise ValueError(
+                f"{self.mask}: values must be label ids {sorted({0, *self.becomes})}, got {unknown[:5]} as well. "
+                "Run fcas_doctor -d on it."
+            )
+        table = np.zeros(256, dtype=np.uint8)
+        table[list(self.becomes)] = list(self.becomes.values())
+        return image.array, table[labels], image.affine
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Scans with their masks.
+
+    Attributes:
+        name: of the data set, or the folder.
+        files: case id → scan and mask; its label ids become those of the training set.
+        records: case id → the manifest's record, of synthetic cases.
+    """
+
+    name: str
+    files: dict[str, CentredFiles]
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases, Cases, Cases | None]:
+    """The three sets of scans, their labels matched: all are centred on what synthetic and training set both label.
+
+    Args:
+        synthetic: id or name of a data set.
+        training: likewise.
+        held_out: likewise, or a folder: a data set, or one of scans (`imagesTs`) with its masks (`labelsTs`) beside it.
+
+    Raises:
+        FileNotFoundError: when one of them, or a file, is missing.
+        ValueError: when they cannot be compared; every fault listed.
+    """
+    own, real = open_dataset(synthetic, by="-d"), open_dataset(training, by="--train")
+    if own.folder == real.folder:
+        raise ValueError(f"--train: data set must be another than -d, got {real.name} twice. Name the real one.")
+    to_real = match_labels(own.labels, real.labels)
+    shared = set(to_real.values())
+    unchanged = {label: label if label in shared else 0 for label in real.labels.values()}
+    records = Manifest(own.folder).read()
+    cases = (
+        Cases(own.name, _files(own, to_real), records),
+        Cases(real.name, _files(real, unchanged)),
+        _open_held_out(held_out, real, unchanged) if held_out else None,
+    )
+    faults = [
+        f"{path}: file must exist, got none. Every scan needs its mask; run fcas_doctor -d on the data set."
+        for each in cases
+        if each is not None
+        for files in each.files.values()
+        for path in (files.image, files.mask)
+        if not path.is_file()
+    ]
+    if cases[2] is None and len(cases[1].files) < 2:
+        faults.append(
+            f"{real.name}: training cases must be 2 or more to be held against one another, "
+            f"got {len(cases[1].files)}. Name real scans that were not trained on: --held_out"
+        )
+    faults += [
+        f"{each.name}: cases must be there, got none. Name another." for each in cases if each and not each.files
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return cases
+
+
+def _files(dataset: RawDataset, becomes: dict[int, int]) -> dict[str, CentredFiles]:
+    return {i: CentredFiles(dataset.image_path(i), dataset.mask_path(i), becomes) for i in dataset.case_ids}
+
+
+def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int]) -> Cases:
+    folder = bare_folder(argument)
+    if folder is None:
+        dataset = open_dataset(argument, by="--held_out")
+        if dataset.folder.resolve() == training.folder.resolve():
+            raise ValueError(
+                f"--held_out: cases must not be training cases, got {dataset.name} for both. "
+                "Leave it out, or name other real scans."
+            )
+        becomes = {own: unchanged[i] if i else 0 for own, i in match_labels(dataset.labels, training.labels).items()}
+        return Cases(dataset.name, _files(dataset, becomes))
+    masks_folder = folder.parent / folder.name.replace(IMAGES, LABELS, 1)
+    if masks_folder == folder or not masks_folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: masks must be in {LABELS}… beside a folder of scans {IMAGES}…, got none. "
+            "Name a data set, or a folder like imagesTs."
+        )
+    images, masks = case_files(folder), case_files(masks_folder)
+    return Cases(
+        str(folder),
+        {i: CentredFiles(image, masks.get(i, masks_folder / i), unchanged) for i, image in images.items()},
+    )

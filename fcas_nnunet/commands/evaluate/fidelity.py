@@ -1,0 +1,345 @@
+"""Whether synthetic scans show what their masks ask for: a trained nnU-Net segments them, structure by structure."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.commands.evaluate import segmentations
+from fcas_nnunet.commands.runtime.case_files import run_cases
+from fcas_nnunet.commands.runtime.devices import resolve_device
+from fcas_nnunet.evaluation.images.fidelity import (
+    ASSUMED_DICE,
+    ASSUMED_THIN_DICE,
+    DRAWN_RATIO,
+    LEAST_REAL_DICE,
+    NOT_DRAWN_RATIO,
+    Fidelity,
+    judge_structure,
+)
+from fcas_nnunet.evaluation.results import FIDELITY, SEGMENTATIONS, header, read_result
+from fcas_nnunet.evaluation.segmentation.overlap import RDICE_RADII_VOXELS
+from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.dataset.manifest import Manifest, versions
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
+from fcas_nnunet.integration.models.prediction import TrainedModel, find_model, outdated_cases, predict_cases
+from fcas_nnunet.integration.models.trained_models import channel_faults
+from fcas_nnunet.integration.provenance.learnt_cases import derived_cases, learnt_cases
+from fcas_nnunet.labels.matching import compare_labels, match_labels
+
+PREDICTIONS_FOLDER = "fcas_predictions"
+WORST_CASES = 10
+
+_WORST_SHOWN = 5
+
+logger = logging.getLogger(__name__)
+
+
+def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
+    """What `fcas_evaluate fidelity` does before it prints."""
+    synthetic = open_dataset(args.d, by="-d")
+    model = find_model(args.m, args.f, args.chk)
+    labels = matching_labels(synthetic, model)
+    real = read_result(args.real_scores, [SEGMENTATIONS]) if args.real_scores else None
+    if real is not None:
+        real_dice(real, labels)  # refuses before the long work
+    device = resolve_device(args.device)
+    predictions = args.predictions or default_predictions(synthetic, model)
+    images = {case_id: synthetic.image_path(case_id) for case_id in synthetic.case_ids}
+    hashes = run_cases(file_sha256, images, workers=workers, description="hashes of the scans")
+    outdated = partial(outdated_cases, predictions, hashes, model, model.dataset_json["file_ending"])
+    if outdated():
+        with exclusive(predictions):
+            todo = outdated()  # again: another run may have been waited for
+            logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
+            predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
+    return evaluate_fidelity(synthetic, model, predictions, real, workers=workers, overlap_only=args.overlap_only)
+
+
+def default_predictions(synthetic: RawDataset, model: TrainedModel) -> Path:
+    """Where predictions are kept when nobody says: in the model's folder, beside its folds."""
+    name = f"{synthetic.name}__fold_{'_'.join(model.folds)}__{Path(model.checkpoint).stem}"
+    return model.folder / PREDICTIONS_FOLDER / name
+
+
+def matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, int]:
+    """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set.
+
+    Raises:
+        FileNotFoundError: if the data set has no image for a case, or no label.
+        ValueError: if the model cannot segment these scans; every fault listed.
+    """
+    description = model.folder / "dataset.json"
+    known = segmentations.read_labels(description, description, description)
+    shared = set(match_labels(known, synthetic.labels).values()) - {0}
+    faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json)]
+    ending = model.dataset_json.get("file_ending")
+    if ending != synthetic.file_ending:
+        faults.append(
+            f"{description}: file_ending must be that of {synthetic.name}, {synthetic.file_ending}, got {ending}. "
+            "Convert the scans."
+        )
+    paths = [path for i in synthetic.case_ids for path in (synthetic.image_path(i), synthetic.mask_path(i))]
+    faults += [f"{path}: file must exist, got none. Run fcas_doctor -d on it." for path in paths if not path.is_file()]
+    if not synthetic.case_ids:
+        faults.append(f"{synthetic.name}: cases must be there, got none. Name another data set.")
+    if faults:
+        raise ValueError("\n".join(faults))
+    return {name: label for name, label in synthetic.labels.items() if label in shared}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which synthetic scans are judged, and by which real ones: both or neither are such as the network learnt from.
+
+    Attributes:
+        cases: ids of the synthetic ones.
+        real: ids of the real ones; empty where the Dice in real scans is assumed.
+        learnt: whether the synthetic ones were made from scans that the network has learnt from.
+        flattered: whether the real ones are others nevertheless, for want of such.
+        left_out: how many synthetic scans are not judged.
+    """
+
+    cases: list[str]
+    real: list[str]
+    learnt: bool
+    flattered: bool
+    left_out: int
+
+
+def comparison(
+    cases: Sequence[str], derived: Collection[str], real: Sequence[str], learnt: Collection[str]
+) -> Comparison:
+    """Choose what is compared.
+
+    Scans made from what the network learnt from are judged by its Dice in those, where that was measured; others by its
+    Dice in scans that it has not seen. Of two possible comparisons, that of more synthetic scans is taken.
+
+    Args:
+        cases: synthetic ones.
+        derived: those of them that were made from what the network has learnt from.
+        real: real ones that were scored.
+        learnt: real ones that the network has learnt from.
+    """
+    own, others = [i for i in cases if i in derived], [i for i in cases if i not in derived]
+    seen, unseen = [i for i in real if i in learnt], [i for i in real if i not in learnt]
+    if own and (not others or (seen and len(own) >= len(others))):
+        return Comparison(own, seen or unseen, True, not seen, len(others))
+    return Comparison(others, unseen, False, False, len(own))
+
+
+def real_dice(
+    real: Mapping[str, Any], labels: Mapping[str, int], case_ids: Collection[str] | None = None
+) -> dict[str, list[float]]:
+    """Label → Dice per case of a result for real scans, matched by structure; labels that it lacks are left out.
+
+    Args:
+        real: what `segmentations -o` wrote.
+        labels: of the synthetic data set.
+        case_ids: which of its cases; all when None.
+
+    Raises:
+        ValueError: when it has none of them.
+    """
+    theirs = real["settings"]["labels"]
+    try:
+        matches = compare_labels(theirs, labels).names
+    except ValueError as error:
+        raise ValueError(
+            f"--real_scores: labels must be some of {sorted(labels)}, got {sorted(theirs)}. "
+            f"Score the same network's segmentations of real scans. ({error})"
+        ) from error
+    of_one = [name for name, count in Counter(matches.values()).items() if count == 1]  # parts have no common Dice
+    names = {target: source for source, target in matches.items() if target in of_one}
+    cases = [case for case_id, case in real["cases"].items() if case_ids is None or case_id in case_ids]
+    return {name: [_number(case[other]["dice"]) for case in cases] for name, other in names.items()}
+
+
+def evaluate_fidelity(
+    synthetic: RawDataset,
+    model: TrainedModel,
+    predictions: Path,
+    real: Mapping[str, Any] | None = None,
+    *,
+    workers: int,
+    overlap_only: bool = False,
+) -> dict[str, Any]:
+    """Score the predictions of all synthetic scans against their masks, and judge every structure.
+
+    Args:
+        synthetic: the data set.
+        model: that has made the predictions.
+        predictions: folder with a label map per case, under the model's ids.
+        real: the same network on real scans, as `segmentations -o` writes it.
+        workers: processes.
+        overlap_only: Dice and RDice alone.
+
+    Returns:
+        The report as docs/evaluation.md describes it, JSON-able but for NaN.
+
+    Raises:
+        ValueError: if a prediction is missing or does not fit its mask; every fault listed.
+    """
+    labels = matching_labels(synthetic, model)
+    known: dict[str, int] = model.dataset_json["labels"]
+    to_synthetic = match_labels(known, synthetic.labels)
+    masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
+    scores = segmentations.evaluate_segmentations(
+        masks[synthetic.case_ids[0]].parent, predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
+        overlap_only=overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
+        reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
+        reference_files=masks,
+    )  # fmt: skip
+    learnt = learnt_cases(model.folder, model.folds)
+    compared = comparison(
+        list(scores["cases"]), derived_cases(synthetic, learnt), list(real["cases"]) if real else [], learnt.hashes
+    )
+    measured = real_dice(real, labels, compared.real) if real and compared.real else {}
+    judged = {
+        name: judge_structure(
+            name, [scores["cases"][i][name]["dice"] for i in compared.cases], measured.get(name),
+            flattered=compared.flattered, roles=synthetic.roles,
+        )
+        for name in labels
+    }  # fmt: skip
+    return {
+        **header(FIDELITY),
+        "synthetic": synthetic.name,
+        "model": {"name": model.name, "sha256": model.sha256},
+        "settings": {
+            "drawn_ratio": DRAWN_RATIO,
+            "not_drawn_ratio": NOT_DRAWN_RATIO,
+            "least_real_dice": LEAST_REAL_DICE,
+            "assumed_dice": {"thin": ASSUMED_THIN_DICE, "other": ASSUMED_DICE},
+            "real_cases": len(compared.real),
+            "judged_cases": len(compared.cases),
+            "left_out_cases": compared.left_out,
+            "learnt_from": compared.learnt,
+            "flattered": compared.flattered,
+        },
+        "labels": {
+            name: _label_entry(verdict, [scores["cases"][i][name] for i in compared.cases], compared.cases)
+            for name, verdict in judged.items()
+        },
+        "not_compared": {
+            "unknown_to_the_model": [n for n, i in synthetic.labels.items() if i and n not in labels],
+            "not_in_the_data_set": [n for n, i in known.items() if i and not to_synthetic[i]],
+        },
+        "worst_cases": _worst_cases(scores["cases"], Manifest(synthetic.folder).read()),
+        "segmentations": scores,
+        "versions": versions(),
+    }
+
+
+def _label_entry(judged: Fidelity, scores: Sequence[Mapping[str, Any]], case_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "verdict": judged.verdict,
+        "dice": vars(judged.dice),
+        "real_dice": judged.real_dice,
+        "real_dice_is": "measured" if judged.measured else "assumed",
+        "ratio": judged.ratio,
+        "ratio_interval": judged.ratio_interval,
+        "missed": sum(bool(score["reference_voxels"]) and not score["prediction_voxels"] for score in scores),
+        "cases_not_drawn": [case_ids[number] for number in judged.cases_not_drawn],
+    }
+
+
+def _worst_cases(
+    cases: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Cases by their mean Dice, the worst first, with their worst structure and what they were drawn from."""
+    rows = []
+    for case_id, case in cases.items():
+        dice = {name: entry["dice"] for name, entry in case.items() if not math.isnan(entry["dice"])}
+        if dice:
+            worst = min(dice, key=lambda name: dice[name])
+            rows.append(
+                {
+                    "case_id": case_id, "mean_dice": summarise(list(dice.values())).mean,
+                    "worst_label": worst, "worst_dice": dice[worst],
+                    **{key: records.get(case_id, {}).get(key) for key in ("template", "reference")},
+                }
+            )  # fmt: skip
+    return sorted(rows, key=lambda row: (row["mean_dice"], row["case_id"]))[:WORST_CASES]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table, a row per label."""
+    header = [
+        "label",
+        "Dice %",
+        "in real scans %",
+        "ratio",
+        "95 % interval",
+        "cases",
+        "missed",
+        "not drawn in",
+        "verdict",
+    ]
+    rows = []
+    for name, entry in report["labels"].items():
+        low, high = entry["ratio_interval"]
+        rows.append(
+            [
+                name, f"{100 * entry['dice']['mean']:.2f} ± {100 * entry['dice']['std']:.2f}",
+                f"{100 * entry['real_dice']:.2f}{'' if entry['real_dice_is'] == 'measured' else ' (assumed)'}",
+                f"{entry['ratio']:.2f}", f"{low:.2f} … {high:.2f}", str(entry["dice"]["count"]), str(entry["missed"]),
+                str(len(entry["cases_not_drawn"])), str(entry["verdict"]),
+            ]
+        )  # fmt: skip
+    return header, rows
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    settings = report["settings"]
+    lines = [
+        f"segmented by {report['model']['name']}; drawn from {settings['drawn_ratio']:g} of the Dice in real scans on, "
+        f"not drawn below {settings['not_drawn_ratio']:g} of it"
+    ]
+    made_from = "made from scans that this network has learnt from"
+    which = made_from if settings["learnt_from"] else f"not {made_from}"
+    lines.append(f"judged: {settings['judged_cases']} scans, {which}; {settings['left_out_cases']} others are left out")
+    if settings["flattered"]:
+        lines.append(
+            f"the Dice in real scans is {'of others' if settings['real_cases'] else 'assumed'}, though, and a network "
+            "finds more in what it knows: nothing is called drawn. Score it on its training cases (--real_scores)"
+        )
+    elif not settings["real_cases"]:
+        lines.append(
+            "the Dice in real scans is assumed, so what was not drawn may be what this network cannot find anywhere: "
+            "score it on held-out real scans (--real_scores)"
+        )
+    else:
+        lines.append(f"Dice in real scans over {settings['real_cases']} cases")
+    missing = report["not_compared"]["unknown_to_the_model"]
+    if missing:
+        lines.append(f"not judged, for the model does not know them: {', '.join(missing)}")
+    for row in report["worst_cases"][:_WORST_SHOWN]:
+        lines.append(
+            f"worst: {row['case_id']}: mean Dice {100 * row['mean_dice']:.2f} %, "
+            f"{row['worst_label']} {100 * row['worst_dice']:.2f} %"
+        )
+    return lines
+
+
+#: Columns of --csv, as a regular expression.
+CSV_COLUMNS = segmentations.CSV_COLUMNS
+
+
+def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv, a row per case and label: those of `segmentations`."""
+    return segmentations.csv_rows(report["segmentations"])

@@ -1,0 +1,232 @@
+"""Measures of synthetic scans that need a network: LPIPS of pairs; FID, KID and a map of two whole sets, without pairs.
+
+Each is the result with its network and weights named, or `{"not_computed": why}`; nothing is downloaded and no network
+stands in for another.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fcas_nnunet.commands.runtime.devices import resolve_device
+from fcas_nnunet.evaluation.images.embedding import LEAST_POINTS, embed
+from fcas_nnunet.evaluation.images.fid_2p5d import RECIPE, fid_2p5d, plane_features
+from fcas_nnunet.evaluation.images.frechet import feature_faults, frechet_distance, kernel_distance
+from fcas_nnunet.evaluation.images.perceptual import (
+    LEAST_SIDE,
+    MIDDLE_SHARE,
+    SLICES_PER_PLANE,
+    TRUNK_FILES,
+    PerceptualDistance,
+    Trunk,
+    find_trunk_weights,
+    open_perceptual_distance,
+)
+from fcas_nnunet.evaluation.images.pretrained_weights import hub_checkpoints
+from fcas_nnunet.evaluation.images.quality import IntensityRange
+from fcas_nnunet.evaluation.images.set_table import NOT_COMPUTED
+from fcas_nnunet.evaluation.images.slice_extractor import FidExtractor, SliceExtractor, open_slice_extractor
+from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.files import PICTURE_METADATA, atomic_path
+from fcas_nnunet.integration.dataset.volumes import read_grid, read_volume
+
+Files = Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a run has, each opened and checked, or why there is none.
+
+    Attributes:
+        perceptual: for LPIPS.
+        slices: for FID 2.5D.
+        size: voxels along each axis for FID 2.5D.
+        bottleneck: a trained nnU-Net (`BottleneckExtractor`).
+    """
+
+    perceptual: PerceptualDistance | str
+    slices: SliceExtractor | str
+    size: int
+    bottleneck: Any
+
+
+def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
+    """Open what the command line names, before the long work.
+
+    Args:
+        args: of `fcas_evaluate images`.
+        number_of_cases: real and synthetic ones together.
+
+    Raises:
+        FileNotFoundError: when a file or folder is missing.
+        ValueError: when it holds another network.
+    """
+    if args.tsne and number_of_cases < LEAST_POINTS:
+        raise ValueError(f"--tsne: there must be at least {LEAST_POINTS} cases, got {number_of_cases}. Leave it out.")
+    device = resolve_device(args.device)
+    slices: SliceExtractor | str = "no extractor: give --fid_weights FILE"
+    if args.fid_weights:
+        extractor = FidExtractor(args.fid_extractor or FidExtractor.RADIMAGENET)
+        slices = open_slice_extractor(extractor, args.fid_weights, device)
+    bottleneck: Any = "no network: give --network MODEL_FOLDER of a trained nnU-Net"
+    if args.network:
+        from fcas_nnunet.integration.models.features import open_extractor  # nnU-Net's imports take seconds
+
+        bottleneck = open_extractor(args.network, args.fold, args.chk, device)
+    return Networks(_open_perceptual(args, device), slices, args.fid_size, bottleneck)
+
+
+def _open_perceptual(args: argparse.Namespace, device: Any) -> PerceptualDistance | str:
+    if args.lpips_weights:
+        return open_perceptual_distance(Trunk(args.lpips_net or Trunk.ALEX), args.lpips_weights, device)
+    found = find_trunk_weights([Trunk(args.lpips_net)] if args.lpips_net else tuple(Trunk))
+    if found is None:
+        wanted = TRUNK_FILES[Trunk(args.lpips_net or Trunk.ALEX)]
+        return f"no weights of the trunk: give --lpips_weights FILE, or put {wanted} into {hub_checkpoints()}"
+    try:
+        return open_perceptual_distance(*found, device)
+    except (ValueError, FileNotFoundError) as error:
+        if args.lpips_net:
+            raise
+        return str(error)  # nobody asked for what lies there
+
+
+def measure_pairs(
+    network: PerceptualDistance | str, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None
+) -> dict[str, Any]:
+    """LPIPS of every pair.
+
+    Args:
+        network: or why there is none.
+        pairs: synthetic case id → real and synthetic scan.
+        intensity_range: becomes [−1, 1].
+    """
+    if isinstance(network, str):
+        return {NOT_COMPUTED: network}
+    if not pairs or intensity_range is None:
+        return {NOT_COMPUTED: "no pair of scans under the same mask"}
+    small = {case_id: shape for case_id, (path, _) in pairs.items() if min(shape := read_grid(path)[0]) < LEAST_SIDE}
+    if small:
+        case_id, shape = next(iter(small.items()))
+        return {NOT_COMPUTED: f"every side must be at least {LEAST_SIDE} voxels, got {shape} ({case_id})"}
+    cases = {}
+    for case_id, paths in tqdm(pairs.items(), desc="LPIPS", unit="pair", disable=None):
+        real, synthetic = (read_volume(path).array for path in paths)
+        cases[case_id] = vars(network.score(real, synthetic, intensity_range))
+    return {
+        "name": network.name,
+        "slices_per_plane": SLICES_PER_PLANE,
+        "middle_share": MIDDLE_SHARE,
+        "summary": vars(summarise([case["lpips"] for case in cases.values()])),
+        "cases": cases,
+    }
+
+
+def measure_fid(network: SliceExtractor | str, size: int, real: Files, synthetic: Files) -> dict[str, Any]:
+    """FID 2.5D of two sets of scans.
+
+    Args:
+        network: or why there is none.
+        size: voxels along each axis.
+        real: case id → scan.
+        synthetic: likewise.
+    """
+    if isinstance(network, str):
+        return {NOT_COMPUTED: network}
+
+    def features(scans: Files, what: str) -> Iterator[dict[str, np.ndarray]]:
+        for path in tqdm(scans.values(), desc=f"FID 2.5D, {what}", unit="case", disable=None):
+            volume = read_volume(path)
+            yield plane_features(volume.array, volume.affine, network, size)
+
+    result = fid_2p5d(features(real, "real"), features(synthetic, "synthetic"))
+    return {
+        "name": network.name,
+        "recipe": RECIPE,
+        "size_voxels": size,
+        **vars(result),
+        "real_cases": len(real),
+        "synthetic_cases": len(synthetic),
+    }
+
+
+def measure_network_features(network: Any, real: Files, synthetic: Files) -> dict[str, Any]:
+    """FID and KID over windows, and a map of cases, by a trained nnU-Net.
+
+    Args:
+        network: a `BottleneckExtractor`, or why there is none.
+        real: case id → scan.
+        synthetic: likewise.
+    """
+    if isinstance(network, str):
+        return {NOT_COMPUTED: network}
+    sets = [_features(network, scans, what) for scans, what in ((real, "real"), (synthetic, "synthetic"))]
+    windows = [np.concatenate(list(cases.values())) for cases in sets]
+    faults = feature_faults(*windows)
+    if faults:
+        return {"name": network.name, NOT_COMPUTED: " ".join(faults), "tsne": _map_of_cases(*sets)}
+    of_case = [[case_id for case_id, rows in cases.items() for _ in rows] for cases in sets]
+    return {
+        "name": network.name,
+        "channels": windows[0].shape[1],
+        "real_cases": len(real),
+        "synthetic_cases": len(synthetic),
+        "real_windows": len(windows[0]),
+        "synthetic_windows": len(windows[1]),
+        "fid": frechet_distance(*windows),
+        "kid": vars(kernel_distance(windows[0], windows[1], of_case[0], of_case[1])),
+        "tsne": _map_of_cases(*sets),
+    }
+
+
+def _features(network: Any, scans: Files, what: str) -> dict[str, np.ndarray]:
+    found = {}
+    for case_id, path in tqdm(scans.items(), desc=f"features, {what}", unit="case", disable=None):
+        found[case_id] = network.features(path)
+        if not np.isfinite(found[case_id]).all():
+            raise ValueError(f"{path}: features must be finite, got NaN or infinite ones. Check the scan's values.")
+    return found
+
+
+def _map_of_cases(real: Mapping[str, np.ndarray], synthetic: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """t-SNE of the cases' mean features."""
+    named = [("real", case_id, rows) for case_id, rows in real.items()]
+    named += [("synthetic", case_id, rows) for case_id, rows in synthetic.items()]
+    if len(named) < LEAST_POINTS:
+        return {NOT_COMPUTED: f"a map must have at least {LEAST_POINTS} cases, got {len(named)}"}
+    embedding = embed(np.stack([rows.mean(axis=0) for _, _, rows in named]))
+    cases = [
+        {"set": name, "case_id": case_id, "x": float(x), "y": float(y)}
+        for (name, case_id, _), (x, y) in zip(named, embedding.coordinates, strict=True)
+    ]
+    return {"perplexity": embedding.perplexity, "seed": embedding.seed, "cases": cases}
+
+
+def draw_map(path: Path, features: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Draw a report's t-SNE into a PNG.
+
+    Args:
+        path: of the picture.
+        features: the report's `network_features`.
+        names: real, synthetic → name of the data set.
+    """
+    from matplotlib.figure import Figure
+
+    tsne = features["tsne"]
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, marker in (("real", "o"), ("synthetic", "x")):
+        points = np.array([(case["x"], case["y"]) for case in tsne["cases"] if case["set"] == name])
+        axes.scatter(*points.T, marker=marker, alpha=0.7, label=f"{name}: {names[name]} ({len(points)})")
+    axes.set(xticks=[], yticks=[], title=f"t-SNE, perplexity {tsne['perplexity']:.1f}, seed {tsne['seed']}")
+    axes.legend()
+    figure.supxlabel(features["name"], fontsize=6)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, metadata=PICTURE_METADATA)

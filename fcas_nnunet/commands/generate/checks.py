@@ -1,0 +1,133 @@
+"""What is checked of a generator, its data set and the output folder before cases are made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from fcas_nnunet.commands.generate.workers import Job
+from fcas_nnunet.commands.runtime.leaks import fold_faults
+from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig
+from fcas_nnunet.config.options import SnapshotDecoder
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, has_preview
+from fcas_nnunet.generator.data.grid import GEOMETRY
+from fcas_nnunet.generator.data.tensors import FileIdentity
+from fcas_nnunet.generator.generate import CasePlan
+from fcas_nnunet.generator.run_file import generator_faults
+from fcas_nnunet.generator.substitutes import refuse_made_otherwise
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, is_dataset
+from fcas_nnunet.integration.dataset.synthetic_cases import label_path
+from fcas_nnunet.integration.provenance.contents import training_contents
+from fcas_nnunet.listing import listed
+
+logger = logging.getLogger(__name__)
+
+
+def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
+    """Cases that may guide the drawing: those the generator was trained on."""
+    return [case_id for case_id in source.case_ids if case_id in record.cases] or source.case_ids
+
+
+def report_lacking_templates(
+    plans: Sequence[CasePlan],
+    labels_of: Mapping[str, Collection[int]],
+    labels: Mapping[str, int],
+    record: GeneratorRecord | None,
+) -> None:
+    """Warn of structures that a mask has and its template has not: how they look must be taken from elsewhere.
+
+    Args:
+        plans: all cases.
+        labels_of: case → ids of the structures that it has.
+        labels: label name → id.
+        record: of the generator, where there is one yet.
+    """
+    for name, label in labels.items():
+        lacking = [p for p in plans if label in labels_of[p.reference] and label not in labels_of[p.template]]
+        if not lacking:
+            continue
+        usual = "its mean over the training cases"
+        if record is not None:
+            mean_hu = record.label_means_hu.get(label) if record.tcdm.prior else None
+            usual = "no example" if mean_hu is None else f"{usual}, {mean_hu:.0f} HU"
+        templates = listed(sorted({plan.template for plan in lacking}))
+        logger.warning(
+            f"{len(lacking)} of {len(plans)} cases have {name}, which their templates ({templates}) lack: it is drawn "
+            f"after {usual}. Label it in more cases, or name --templates that have it."
+        )
+
+
+def check_model(
+    record: GeneratorRecord,
+    source: RawDataset,
+    fold: int | None,
+    asked: FCaSConfig | None,
+    files: dict[str, FileIdentity | None] | None,
+    folder: Path,
+) -> None:
+    """See that the generator belongs to the data set, the fold, the settings and the weights.
+
+    Args:
+        record: of the generator.
+        source: the data set.
+        fold: whose training cases it may know; None = all cases.
+        asked: settings asked for; None = whatever it has.
+        files: weights asked for; None = whatever it was made from.
+        folder: of the generator.
+
+    Raises:
+        ValueError: when it does not.
+    """
+    faults = []
+    if dict(record.labels) != dict(source.labels):
+        faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
+    faults += fold_faults(folder, record, source, fold)
+    faults += generator_faults(folder, record.config, asked, files)
+    if faults:
+        raise ValueError("\n".join(faults))
+    if record.geometry != GEOMETRY:
+        logger.warning(
+            f"{folder}: the generator was trained by another version, which brought scans to the working grid "
+            "otherwise: it draws worse than it could. Delete the folder to train it anew."
+        )
+
+
+def check_preview(confidence: ConfidenceConfig, folder: Path) -> None:
+    """See that a preview decoder that is asked for is there.
+
+    Raises:
+        ValueError: when it is not.
+    """
+    if confidence.decoder == SnapshotDecoder.PREVIEW and not has_preview(folder):
+        raise ValueError(
+            f"{folder}: must hold a preview decoder for --snapshot_decoder preview, got none. Make one with the same "
+            "fcas_train command and --preview."
+        )
+
+
+def report_changes(record: GeneratorRecord, source: RawDataset) -> None:
+    """Name training cases whose scan has changed since the generator was trained."""
+    present = [case_id for case_id in source.case_ids if case_id in record.images]
+    for case_id, sha256 in training_contents(source, present).items():
+        if record.images[case_id] != sha256:
+            logger.warning(f"{case_id}: its scan has changed since the generator was trained")
+
+
+def check_output(plans: Sequence[CasePlan], job: Job) -> None:
+    """See that what lies in the output folder belongs to this plan.
+
+    Raises:
+        ValueError: when any case of it was made otherwise, or would be written over though the manifest lacks it.
+    """
+    records = Manifest(job.output).read()
+    if is_dataset(job.output):  # a finished one, so the manifest is, too
+        unknown = [p.case_id for p in plans if p.case_id not in records and label_path(job.output, p.case_id).exists()]
+        if unknown:
+            raise ValueError(
+                f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
+                f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
+            )
+    rule = "its cases must have been made with the same generator, seed, masks and labels and the same sampling"
+    refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}")

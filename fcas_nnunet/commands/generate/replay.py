@@ -1,0 +1,242 @@
+"""`fcas_generate --replay`: make cases again from their manifest lines, each from its own recipe and seeds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.commands.cli import make_parser, positive
+from fcas_nnunet.commands.generate.checks import check_output
+from fcas_nnunet.commands.generate.workers import Job, finish, generate
+from fcas_nnunet.commands.runtime.label_table import read_roles
+from fcas_nnunet.commands.runtime.leaks import drawing_parents, generator_parents
+from fcas_nnunet.commands.runtime.shares import Share
+from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config.schema import from_dict
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, is_trained, read_record, weights_sha256
+from fcas_nnunet.generator.data.grid import GEOMETRY
+from fcas_nnunet.generator.generate import CasePlan
+from fcas_nnunet.integration.dataset.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.library import CaseLibrary, make_library, split_name
+from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Journal, Manifest, versions
+from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_cases
+from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
+from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, merged, to_json
+from fcas_nnunet.labels.anatomy import GivenRoles
+from fcas_nnunet.listing import listed
+
+logger = logging.getLogger(__name__)
+
+Records = Mapping[str, Mapping[str, Any]]
+
+#: What all cases of one run share, and a line must hold to be made again; beside these, what depends on the case.
+_NEEDED = ("source", "preset", "weights_sha256", "sampling", "confidence", "mask_config", "label_map")
+_SHARED = (*_NEEDED, "roles", "geometry", "for", "fold", "references", "templates", "run_seed")
+_OF_CASE = ("seed", "reference", "template", "masks", "mgm")
+
+_EXAMPLE = """
+fcas_generate --replay $nnUNet_raw/Dataset902_HeartFCaS/fcas_manifest.jsonl -o 903
+fcas_generate --replay 902 -o 903 fcas_00007 fcas_00012     # these two cases alone
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of `fcas_generate --replay`."""
+    parser = make_parser(
+        "fcas_generate --replay",
+        "Make synthetic cases again from their manifest lines, into a data set of their own; on a CPU, with the same "
+        "versions of the packages, to the same bytes. The generator and the scans that they were made from must be "
+        "there as they were.",
+        _EXAMPLE,
+    )
+    parser.add_argument(
+        "--replay", required=True, metavar="MANIFEST", help=f"a {MANIFEST_FILE}, or the data set that holds it"
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="these cases alone (default: all)")
+    parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named … + Replay)")
+    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
+    parser.add_argument("-np", type=positive, metavar="P", help="processes (default: one per core; 1 on a GPU)")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """What `fcas_generate --replay` does.
+
+    Raises:
+        FileNotFoundError: if manifest, data sets or generator are missing.
+        ValueError: if a line cannot be made again, or what it was made from is not what it was; every fault listed.
+    """
+    parser = build_parser()
+    if {"-h", "--help"} & set(argv):
+        parser.parse_args(["--help"])  # though --replay has no argument
+    args = parser.parse_args(argv)
+    path = manifest_path(args.replay)
+    records = _chosen(path, args.cases)
+    shared = _shared(records, path)
+    model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
+    output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]), by="-o")
+    if output.resolve() == path.parent.resolve():
+        raise ValueError(
+            f"-o: must be another data set than the one that is made again, got {output.name} for both. "
+            "Give another id, or none for a free one."
+        )
+    refuse_foreign_cases(output, GENERATE)
+    confidence = from_dict(ConfidenceConfig, shared["confidence"])
+    generator = _generator_record(model, confidence, shared)
+    library = _library(records, shared, generator)
+    _check_parents(records, library)
+    _name_other_versions(records)
+    plans = [CasePlan.from_record(record) for record in records.values()]
+    job = Job(
+        cases=library, model=model, output=output, sampling=from_dict(SamplingConfig, shared["sampling"]),
+        confidence=confidence, masks=from_dict(MaskConfig, shared["mask_config"]), bounds_ml={},
+        label_map={int(source): target for source, target in shared["label_map"].items()},
+        roles=read_roles(shared["roles"]), device_name=args.device,
+        shared=shared | {"versions": versions()}, replayed=records,
+    )  # fmt: skip
+    check_output(plans, job)
+    generate(plans, Share(), job, args.np)
+    labels, roles = _labels(path, library.source, job)
+    parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
+
+    def describe(num_cases: int) -> None:
+        note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
+        more = {PARENTS_KEY: to_json(parents)}
+        write_dataset_json(output, labels, num_cases, roles=roles, description=note, more=more)
+
+    finish(plans, Share(), output, describe)
+    print(f"done: {len(plans)} cases made again in {output}")
+
+
+def manifest_path(argument: str) -> Path:
+    """The manifest that `--replay` names: a file, a data set's folder, id or name.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(argument)
+    if not path.exists():
+        path = resolve_dataset(argument, by="--replay", also="manifest")
+    path = path / MANIFEST_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the manifest must be there, got no file. Name a set that fcas_generate made.")
+    return path
+
+
+def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The lines of the cases that are asked for, which must hold all that making them again needs."""
+    records = Manifest(path.parent).read() if path.name == MANIFEST_FILE else Journal(path).read()
+    unknown = [case_id for case_id in cases if case_id not in records]
+    if not records:
+        raise ValueError(f"{path}: cases must be in it, got none. Name a set that fcas_generate made.")
+    if unknown:
+        raise ValueError(
+            f"{path}: cases must be in it, got {', '.join(unknown)}. Name some of its {len(records)}: "
+            f"{listed(list(records))}."
+        )
+    chosen = {case_id: records[case_id] for case_id in dict.fromkeys(cases or records)}
+    faults = [
+        f"{path}: {case_id}: the line must hold {', '.join(missing)}, got none. Only cases that fcas_generate drew can "
+        "be made again."
+        for case_id, record in chosen.items()
+        if (missing := [key for key in (*_NEEDED, *_OF_CASE) if key not in record])
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return chosen
+
+
+def _shared(records: Records, path: Path) -> dict[str, Any]:
+    """What the lines share, as lines made now would hold it."""
+    first = next(iter(records.values()))
+    shared = {key: first.get(key) for key in _SHARED}
+    others = [case_id for case_id, record in records.items() if any(record.get(k) != shared[k] for k in _SHARED)]
+    if others:
+        raise ValueError(
+            f"{path}: cases that are made again together must be of one run, got others: {listed(others)}. "
+            "Name them apart."
+        )
+    return shared
+
+
+def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRecord) -> CaseLibrary:
+    """The references and templates of the lines, wherever they are from, under the generator's labels."""
+    source = RawDataset.open(resolve_dataset(shared["source"]))
+    names = {
+        key: [":".join(split_name(record[key], source.name)) for record in records.values()]
+        for key in ("reference", "template")
+    }
+    library = make_library(source, names["reference"], names["template"], source.case_ids)
+    faults = library.label_faults(draws_surroundings=generator.draws_surroundings)
+    if dict(generator.labels) != dict(source.labels):
+        faults.append(
+            f"{source.name}: labels must be those that its generator was trained on, got others. Put its "
+            "dataset.json back."
+        )
+    if faults:
+        raise ValueError("\n".join(faults))
+    return library
+
+
+def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any]) -> GeneratorRecord:
+    """The record of the generator, which must be the one that made the cases."""
+    if not is_trained(model):
+        raise FileNotFoundError(
+            f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
+            "with the same settings on another machine, draws other scans."
+        )
+    if shared["geometry"] != GEOMETRY:
+        raise ValueError(
+            f"{model}: scans must come to the working grid as they did for the cases, way {shared['geometry']}, got "
+            f"{GEOMETRY} of this version. Make them again with the version that their lines name."
+        )
+    found = weights_sha256(model, confidence)
+    if found != shared["weights_sha256"]:
+        raise ValueError(
+            f"{model}: weights must be those that made the cases, SHA-256 {shared['weights_sha256'][:12]}…, got "
+            f"{found[:12]}…. Put the original generator back."
+        )
+    return read_record(model)
+
+
+def _check_parents(records: Records, library: CaseLibrary) -> None:
+    """See that every scan and mask that the cases were made from holds what it held then."""
+    wanted: dict[str, set[str]] = {}
+    for record in records.values():
+        for key, sha256 in record.get("parents_sha256", {}).items():
+            wanted.setdefault(record[key], set()).add(sha256)
+    if not wanted:
+        logger.warning("these lines are of an older version and hold no hashes: whether scans changed is not known")
+    changed = [name for name, hashes in wanted.items() if hashes != {case_sha256(library.load_case(name))}]
+    if changed:
+        raise ValueError(
+            f"{library.source.name}: scans and masks must be those that the cases were made from, got other content "
+            f"for {', '.join(sorted(changed))}. Put the originals back."
+        )
+
+
+def _name_other_versions(records: Records) -> None:
+    now = versions()
+    then = {(name, version) for record in records.values() for name, version in record.get("versions", {}).items()}
+    other = sorted(f"{name} {version} then, {now.get(name, 'none')} now" for name, version in then
+                   if now.get(name) != version)  # fmt: skip
+    if other:
+        logger.warning(f"packages are of other versions, so that scans may differ in places: {'; '.join(other)}")
+
+
+def _labels(path: Path, source: RawDataset, job: Job) -> tuple[dict[str, int], GivenRoles]:
+    """Name → id of the written labels, and their roles: those of the original set, else the source's names and roles
+    under the written ids."""
+    if (path.parent / DATASET_JSON).is_file():
+        original = RawDataset.open(path.parent, ignore_label=True)
+        return original.dataset_json["labels"], original.roles
+    written = {name: job.label_map[label] for name, label in source.labels.items() if label and job.label_map[label]}
+    return {"background": 0, **written}, {name: given for name, given in job.roles.items() if name in written}
+
+
+def _default_name(path: Path, source: str) -> str:
+    own = path.parent.name if path.name == MANIFEST_FILE and path.parent.name.startswith("Dataset") else f"{source}FCaS"
+    return f"{own.split('_', 1)[1]}Replay"

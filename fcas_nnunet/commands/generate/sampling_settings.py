@@ -1,0 +1,144 @@
+"""The arguments of the reverse diffusion and of SSV, and the settings they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fcas_nnunet.commands.cli import count, finite, of_flags, positive, said_of_flags
+from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, SamplingConfig
+from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceNorm, SnapshotDecoder, Solver
+
+if TYPE_CHECKING:
+    from fcas_nnunet.generator.confidence.calibration import Calibration
+
+logger = logging.getLogger(__name__)
+
+EVERYWHERE = "none"
+
+_DRAWING_FLAGS = {"solver": "--solver", "num_inference_steps": "--steps", "window": "--window", "overlap": "--overlap"}
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """How an image is drawn, and how its confidence is found; all default to the generator's own settings."""
+    group = parser.add_argument_group("drawing", "default: the settings of the preset or the configuration")
+    group.add_argument("--solver", type=Solver, choices=list(Solver), help="reverse diffusion")
+    group.add_argument("--steps", type=positive, metavar="K", help="steps of dpmsolver++ or euler")
+    group.add_argument(
+        "--window", type=positive, nargs=3, metavar=("D", "H", "W"),
+        help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
+    )  # fmt: skip
+    group.add_argument("--overlap", type=finite, metavar="SHARE", help="by which windows overlap, in [0, 1)")
+    group.add_argument(
+        "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice),
+        help="where confidence comes from: error_model, fitted with the generator, says how many HU a voxel is off; "
+        "ssv is the spread of intermediate images, scaled within each case; ssv_calibrated is that on the scale of "
+        "expected error; paper is Eq. 7 to the letter (default: own, the error model where there is one, else ssv; "
+        "ssv with any of the next three)",
+    )  # fmt: skip
+    group.add_argument("--snapshots", type=positive, metavar="N", help="intermediate images the confidence comes from")
+    group.add_argument(
+        "--snapshot_decoder", type=SnapshotDecoder, choices=list(SnapshotDecoder),
+        help="what decodes them; `preview` is a small decoder made by fcas_train --preview",
+    )  # fmt: skip
+    group.add_argument(
+        "--box_margin", type=_margin, metavar="VOXELS",
+        help="look at them only inside the structures' box and so many working voxels around; `none` = everywhere",
+    )  # fmt: skip
+
+
+def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> SamplingConfig:
+    """The generator's settings, changed as asked.
+
+    Raises:
+        ValueError: when a value is out of range.
+    """
+    return of_flags(default, _DRAWING_FLAGS, _given(args))
+
+
+def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.Namespace) -> None:
+    """See that a model can be drawn so.
+
+    Args:
+        config: of the generator, with the settings of the model in use.
+        sampling: of the drawing.
+        args: that changed it.
+
+    Raises:
+        ValueError: when it cannot.
+    """
+    with said_of_flags({name: _DRAWING_FLAGS[name] for name in _given(args)}):
+        replace(config, sampling=sampling)
+        sampling.for_model(config.tcdm.prediction_type)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the drawing that flags gave."""
+    asked = {"solver": args.solver, "num_inference_steps": args.steps, "overlap": args.overlap,
+             "window": None if args.window is None else tuple(args.window)}  # fmt: skip
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> ConfidenceConfig:
+    """The generator's settings of SSV, changed as asked.
+
+    Raises:
+        ValueError: when a value is out of range, or would be without effect.
+    """
+    margin = default.box_margin if args.box_margin is None else args.box_margin
+    asked_for_ssv = any(value is not None for value in (args.snapshots, args.snapshot_decoder, args.box_margin))
+    if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:
+        raise ValueError(
+            "--snapshots, --snapshot_decoder, --box_margin: must go with a confidence that looks at intermediate "
+            f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."
+        )
+    choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
+    given = {} if args.snapshots is None else {"num_snapshots": args.snapshots}
+    config = replace(
+        default.chosen(choice),
+        decoder=args.snapshot_decoder or default.decoder,
+        box_margin=None if margin == EVERYWHERE else margin,
+    )
+    return of_flags(config, {"num_snapshots": "--snapshots"}, given)
+
+
+def resolved_confidence(
+    config: ConfidenceConfig, calibration: Calibration | None, sampling: SamplingConfig, name: str
+) -> ConfidenceConfig:
+    """The settings with all that was left to the generator filled in.
+
+    A calibration holds for the solver, steps and snapshots it was made with. Where it does not, what was left open
+    becomes SSV, and a line says so.
+
+    Args:
+        config: as asked for.
+        calibration: of the generator; None where it has none.
+        sampling: of the drawings, filled in.
+        name: of the generator, for messages.
+
+    Raises:
+        ValueError: when a calibrated confidence is asked for that the generator cannot give.
+    """
+    filled = config.for_generator(calibration is not None)
+    if calibration is None or filled.norm != ConfidenceNorm.CALIBRATED:
+        if calibration is None:
+            logger.info(
+                f"{name} is not calibrated: confidence is the spread of SSV (fcas_train --calibrate mends that)"
+            )
+        return filled
+    made_for = calibration.fits(filled, sampling)
+    if made_for is None:
+        return filled
+    if config.norm == ConfidenceNorm.CALIBRATED:
+        raise ValueError(
+            f"{name}: a calibrated confidence must be drawn as it was calibrated ({made_for}), got other settings. "
+            "Draw it so, or take --confidence ssv."
+        )
+    logger.info(f"{name} is calibrated for {made_for} alone: confidence is the spread of SSV")
+    return config.for_generator(calibrated=False)
+
+
+def _margin(text: str) -> int | str:
+    return EVERYWHERE if text == EVERYWHERE else count(text)

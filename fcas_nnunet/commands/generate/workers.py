@@ -1,0 +1,356 @@
+"""Making the cases of a synthetic data set in worker processes, beside others that work on the same set."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.generate.measurements import KEPT_PER_RUN, Measurement, append_measurement
+from fcas_nnunet.commands.masks.settings import narrowing
+from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
+from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
+from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.commands.runtime.shares import Share, local_size
+from fcas_nnunet.config.files import to_dict
+from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.generator.checkpoint import load_generator
+from fcas_nnunet.generator.generate import CasePlan, make_case
+from fcas_nnunet.generator.optimisation.precision import drawing_precision
+from fcas_nnunet.generator.remaking import remake_case
+from fcas_nnunet.generator.substitutes import make_with_substitutes
+from fcas_nnunet.integration.dataset.case_contents import CONTENTS, case_contents
+from fcas_nnunet.integration.dataset.library import CaseLibrary
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.ownership import COMMAND, GENERATE, refuse_foreign_cases
+from fcas_nnunet.integration.dataset.raw_dataset import reopen_dataset, training_cases, write_case
+from fcas_nnunet.integration.dataset.synthetic_cases import (
+    case_bytes,
+    case_is_written,
+    label_path,
+    remove_leftovers,
+    written_cases,
+)
+from fcas_nnunet.integration.dataset.workplace import Workplace
+from fcas_nnunet.labels.anatomy import GivenRoles
+from fcas_nnunet.machine import available_cores
+
+logger = logging.getLogger(__name__)
+
+CACHED_CASES, CACHED_BYTES = 8, 1e9
+#: Bytes a voxel: of a case that is kept (image, mask, surroundings), and of one that is made, on a CPU.
+CASE_BYTES, BYTES_PER_VOXEL = 6.0, 120.0
+POLL_S = 2.0  # how often a run that waits for another's cases looks at them
+
+_CASE_ID = re.compile(r"fcas_\d{5,}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know.
+
+    Attributes:
+        cases: references and templates.
+        model: folder of the generator.
+        output: folder of the synthetic data set.
+        sampling: of the reverse diffusion.
+        confidence: settings of SSV.
+        masks: ranges of new masks.
+        bounds_ml: source label id → believable volumes of new masks.
+        label_map: source label id → written label id.
+        roles: roles that a user gave the source's labels.
+        device_name: where to run.
+        shared: what every manifest record repeats.
+        replayed: case id → its record, for cases that are made again from it.
+    """
+
+    cases: CaseLibrary
+    model: Path
+    output: Path
+    sampling: SamplingConfig
+    confidence: ConfidenceConfig
+    masks: MaskConfig
+    bounds_ml: Mapping[int, tuple[float, float]]
+    label_map: Mapping[int, int]
+    roles: GivenRoles
+    device_name: str
+    shared: Mapping[str, Any]
+    replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class State(StrEnum):
+    """How a worker left a case."""
+
+    MADE = "made"
+    THERE = "there"  # another run had finished it
+    TAKEN = "taken"  # another run is making it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        number: of the case in the plan.
+        plan: of the case.
+        state: how it was left.
+        seconds: that making it took.
+        voxels: of the case.
+        first: of its process.
+    """
+
+    number: int
+    plan: CasePlan
+    state: State
+    seconds: float = 0.0
+    voxels: int = 0
+    first: bool = False
+
+
+def processes_for(device: torch.device, asked: int | None, cases: CaseLibrary) -> int:
+    """How many processes work side by side.
+
+    Args:
+        device: where they run.
+        asked: by the user; None = one on a GPU, else one for each core that is this process', as far as memory carries.
+        cases: the largest reference tells what a process takes.
+    """
+    if asked or device.type == "cuda":
+        return asked or 1
+    return workers_carried(max(1, available_cores() // local_size(os.environ)), _need(cases))
+
+
+def kept_cases(cases: CaseLibrary) -> int:
+    """How many cases a process keeps after reading them."""
+    return max(1, min(CACHED_CASES, int(CACHED_BYTES / (1 + _need(cases).largest_voxels() * CASE_BYTES))))
+
+
+def _need(cases: CaseLibrary) -> MemoryNeed:
+    return MemoryNeed.of(map(cases.mask_path, cases.references), BYTES_PER_VOXEL)
+
+
+def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dict[str, Any]:
+    """The settings that decide what a voxel costs."""
+    return to_dict(sampling) | {"confidence": to_dict(confidence)}
+
+
+def finished_cases(output: Path) -> set[str]:
+    """Ids of the cases that are there whole: files and record."""
+    return written_cases(output) & Manifest(output).read().keys()
+
+
+def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: int | None) -> int:
+    """Make this share of the plan, and finish the data set if the rest is there.
+
+    Any number of processes may do so at the same time, on the same share or on different ones: no case is made by two
+    of them at once. What others are making of this share is waited for, and made if they die.
+
+    Args:
+        plans: all cases of the set.
+        share: which of them are made here.
+        job: what the workers need.
+        num_processes: None = one per core, or one on a GPU.
+
+    Returns:
+        How many cases of the plan are not there yet, 0 when all are.
+    """
+    with Workplace(job.output) as workplace:
+        refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
+        Manifest(job.output).begin()
+        done = finished_cases(job.output)
+        if any(plan.case_id not in done for plan in plans):
+            reopen_dataset(job.output)
+        mine = share.of(list(enumerate(plans)))
+        missing = [(number, plan) for number, plan in mine if plan.case_id not in done]
+        _reopen(missing, job.output, workplace)
+        if len(missing) < len(mine) and missing:
+            logger.info(f"{len(mine) - len(missing)} of {len(mine)} cases are there already")
+        _make_all(missing, len(mine), job, num_processes, workplace)
+        done = finished_cases(job.output)
+        return sum(plan.case_id not in done for plan in plans)
+
+
+def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None]) -> bool:
+    """Make a data set of a folder whose planned cases are all there, and leave nothing else in it.
+
+    Killed at any moment, it can be done again, to the same bytes.
+
+    Args:
+        plans: all cases of the set.
+        share: of this process.
+        output: the data set's folder.
+        describe: writes dataset.json, given the number of training cases; real ones that lie there count.
+
+    Returns:
+        Whether the data set is finished; else others are still at work there, and will do it.
+    """
+    workplace = Workplace(output)
+    with workplace.alone() as alone:
+        if not alone or (share.count > 1 and not workplace.has_locks):
+            return False
+        complete = finished_cases(output)
+        assert complete.issuperset(plan.case_id for plan in plans), "cases vanished"
+        remove_leftovers(output, complete, _CASE_ID)
+        Manifest(output).finalise(complete)
+        describe(len(training_cases(output)))
+        workplace.remove()
+    return True
+
+
+def _make_all(
+    missing: Sequence[tuple[int, CasePlan]], num_mine: int, job: Job, num_processes: int | None, workplace: Workplace
+) -> None:
+    """Make cases in worker processes until each is there, by them or by another run."""
+    device = resolve_device(job.device_name)
+    processes = processes_for(device, num_processes, job.cases)
+    measured = 0
+    with tqdm(total=num_mine, initial=num_mine - len(missing), desc="generating", unit="case") as bar:
+        while missing:
+            taken = []
+            work = as_finished(_make, missing, processes, initializer=_start_worker, initargs=(job,))
+            with closing(work) as outcomes:
+                for outcome in outcomes:
+                    if outcome.state is State.TAKEN:
+                        taken.append((outcome.number, outcome.plan))
+                        continue
+                    bar.update()
+                    if outcome.state is State.MADE and measured < KEPT_PER_RUN:
+                        append_measurement(job.model, _measurement(outcome, job, device, processes))
+                        measured += 1
+            missing = _wait_for(taken, job.output, workplace, bar)
+
+
+def _wait_for(
+    taken: Sequence[tuple[int, CasePlan]], output: Path, workplace: Workplace, bar: tqdm
+) -> list[tuple[int, CasePlan]]:
+    """Wait until others have made their cases. Returns what is left when one has let go of a case unfinished."""
+    left = sorted(taken, key=lambda item: item[0])
+    if left:
+        logger.info(f"{len(left)} cases are being made by another run: waiting for them")
+    while left:
+        unfinished = [(number, plan) for number, plan in left if not case_is_written(output, plan.case_id)]
+        bar.update(len(left) - len(unfinished))
+        left = unfinished
+        if any(_is_free(number, plan, output, workplace) for number, plan in left):
+            break
+        if left:
+            time.sleep(POLL_S)
+    return left
+
+
+def _is_free(number: int, plan: CasePlan, output: Path, workplace: Workplace) -> bool:
+    with workplace.claim(number) as free:
+        return free and not case_is_written(output, plan.case_id)
+
+
+def _reopen(missing: Sequence[tuple[int, CasePlan]], output: Path, workplace: Workplace) -> None:
+    """Take the label, which makes a case a whole one, from those that have no record: their manifest was lost."""
+    written = [(number, plan) for number, plan in missing if case_is_written(output, plan.case_id)]
+    records = Manifest(output).read() if written else {}  # read later: of what was written then, it has the record
+    for number, plan in written:
+        with workplace.claim(number) as mine:
+            if mine and plan.case_id not in records:
+                label_path(output, plan.case_id).unlink(missing_ok=True)
+
+
+def _measurement(outcome: Outcome, job: Job, device: torch.device, processes: int) -> Measurement:
+    return Measurement(
+        device=device_label(device),
+        processes=processes,
+        masks=str(outcome.plan.masks),
+        settings=cost_settings(job.sampling, job.confidence),
+        voxels=outcome.voxels,
+        seconds=round(outcome.seconds, 3),
+        num_bytes=case_bytes(job.output, outcome.plan.case_id),
+        first=outcome.first,
+    )
+
+
+class _Worker:
+    """A worker process' own: the loaded generator, the last cases it read, its place in the folder and its journal."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.device = resolve_device(job.device_name)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.precision = drawing_precision(self.device)
+        generator = load_generator(job.model, self.device)
+        config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
+        roles = {name: tuple(given) for name, given in job.roles.items()}
+        self.generator = replace(generator, record=replace(generator.record, config=config, roles=roles))
+        self.load_case = lru_cache(kept_cases(job.cases))(job.cases.load_case)
+        self.workplace = Workplace(job.output)  # kept to the end of the process
+        self.journal = Manifest(job.output).new_journal()
+        self.made = 0
+
+    def make(self, number: int, plan: CasePlan) -> Outcome:
+        with self.workplace.claim(number) as mine:
+            if not mine:
+                return Outcome(number, plan, State.TAKEN)
+            if case_is_written(self.job.output, plan.case_id):
+                return Outcome(number, plan, State.THERE)
+            start = time.monotonic()
+            voxels = self._write(plan)
+            self.made += 1
+            return Outcome(number, plan, State.MADE, time.monotonic() - start, voxels, self.made == 1)
+
+    def _remade(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
+        line = self.job.replayed[plan.case_id]
+        return remake_case(self.generator, line, self.load_case, self.device, self.precision)
+
+    def _made(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
+        """A case by its plan, or of the next reference where no mask can be made from the planned one."""
+        made: list[Case] = []
+
+        def make(plan: CasePlan) -> dict[str, Any]:
+            case, record = make_case(
+                self.generator, plan, self.load_case, self.device, self.precision, self.job.bounds_ml
+            )
+            made.append(case)
+            return record
+
+        record = make_with_substitutes(plan, self.job.cases.references, make, narrowing(self.job.masks))
+        return made[-1], record
+
+    def _write(self, plan: CasePlan) -> int:
+        """Make and write a case; returns its number of voxels."""
+        case, record = self._remade(plan) if plan.case_id in self.job.replayed else self._made(plan)
+        lookup = np.zeros(256, dtype=np.uint8)
+        for source_id, target_id in self.job.label_map.items():
+            lookup[source_id] = target_id
+        written = replace(case, mask=lookup[case.mask])
+        line = {**record, **self.job.shared, COMMAND: GENERATE, CONTENTS: case_contents(written)}
+        write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
+        return case.mask.size
+
+
+_job: Job | None = None
+_worker: _Worker | None = None
+
+
+def _start_worker(job: Job) -> None:
+    global _job
+    torch.set_num_threads(1)  # the same arithmetic whatever the number of processes
+    _job = job
+
+
+def _make(item: tuple[int, CasePlan]) -> Outcome:
+    global _worker
+    assert _job is not None, "the pool's initializer ran"
+    if _worker is None:  # here, where an error reaches the user
+        _worker = _Worker(_job)
+    return _worker.make(*item)

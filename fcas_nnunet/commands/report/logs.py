@@ -1,0 +1,56 @@
+"""Training logs of the generator and of nnU-Net, where nnUNet_results holds any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.evaluation.report.curves import Curves, generator_curves, nnunet_curves
+from fcas_nnunet.integration.dataset.folders import Root, model_name
+
+_GENERATOR_PARTS = ("autoencoder", "tcdm", "preview")
+_LOG = "training.log"
+
+
+def find_curves(common: Mapping[str, Any], names: Sequence[str]) -> tuple[list[Curves], str]:
+    """The curves there are, and a sentence about those there are not.
+
+    Args:
+        common: manifest fields of all cases; `source` and `preset` name the generator.
+        names: data sets whose nnU-Net trainings are looked for.
+    """
+    value = os.environ.get(Root.RESULTS.value)
+    if not value or not Path(value).is_dir():
+        return [], f"{Root.RESULTS} names no folder here, so no training log was looked for."
+    results = Path(value)
+    generator = []
+    if common.get("source") and common.get("preset"):
+        generator = _generator(results / str(common["source"]) / model_name(common["preset"], common.get("fold")))
+    trained = [curves for name in dict.fromkeys(names) for curves in _nnunet(results / name)]
+    missing = []
+    if not generator:
+        missing.append("of the generator")
+    if not trained:
+        missing.append(f"of nnU-Net for {' or '.join(dict.fromkeys(names))}")
+    note = f"No training log {' and '.join(missing)} was found under {Root.RESULTS}." if missing else ""
+    return generator + trained, note
+
+
+def _generator(folder: Path) -> list[Curves]:
+    found = []
+    for part in _GENERATOR_PARTS:
+        log = folder / part / _LOG
+        if log.is_file():
+            found.append(generator_curves(f"Generator, {part}", log.read_text(encoding="utf-8", errors="replace")))
+    return [curves for curves in found if curves is not None]
+
+
+def _nnunet(folder: Path) -> list[Curves]:
+    found = []
+    for fold in sorted(folder.glob("*__*__*/fold_*")):
+        logs = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(fold.glob("training_log_*.txt"))]
+        trainer, _, configuration = fold.parent.name.split("__")[:3]
+        found.append(nnunet_curves(f"{folder.name}, {trainer}, {configuration}, {fold.name.replace('_', ' ')}", logs))
+    return [curves for curves in found if curves is not None]

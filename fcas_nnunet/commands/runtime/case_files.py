@@ -1,0 +1,126 @@
+"""Which files make a case, and whether two of them lie on one grid: what commands that compare cases share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
+from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
+from fcas_nnunet.integration.environment.checks import nnunet_processes
+from fcas_nnunet.machine import available_cores
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_CHANNEL_SUFFIX = "_0000"
+
+
+def case_files(folder: Path) -> dict[str, Path]:
+    """Case id → volume, for every volume in a folder; nnU-Net's channel suffix is no part of the id.
+
+    Raises:
+        FileNotFoundError: if the folder is missing.
+        ValueError: if it holds no volume, or several for one case.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: folder must exist, got none. Fix the path.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in READABLE_FILE_ENDINGS if path.name.endswith(ending)), None)
+        if ending is None or path.name.startswith("."):
+            continue
+        case_id = path.name.removesuffix(ending).removesuffix(_CHANNEL_SUFFIX)
+        if case_id in files:
+            raise ValueError(
+                f"{folder}: {case_id} must be one file, got {files[case_id].name} and {path.name}. Remove one."
+            )
+        files[case_id] = path
+    if not files:
+        raise ValueError(
+            f"{folder}: volumes ({', '.join(READABLE_FILE_ENDINGS)}) must be there, got none. Fix the path."
+        )
+    return files
+
+
+def grid_faults(first: Path, second: Path) -> list[str]:
+    """What keeps two volumes from lying on one grid, by their headers alone; a sentence each."""
+    try:
+        (shape, affine), (other_shape, other_affine) = read_grid(first), read_grid(second)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        return [f"{first} and {second}: files must be readable volumes, got '{reason}'. Export them again."]
+    if shape != other_shape:
+        return [f"{second}: shape must be that of {first}, {shape}, got {other_shape}. Compare on one grid."]
+    if not same_grid(affine, other_affine, shape):
+        return [
+            f"{second}: affine must be that of {first}, got another origin, spacing or direction. Compare on one grid."
+        ]
+    return []
+
+
+def run_cases(
+    work: Callable[[Job], Result],
+    jobs: Mapping[str, Job],
+    *,
+    workers: int,
+    description: str,
+    need: MemoryNeed | None = None,
+) -> dict[str, Result]:
+    """Do `work` for every case, in `workers` processes, with a progress bar.
+
+    Args:
+        work: a module-level function; its ValueErrors are collected over all cases.
+        jobs: case id → its argument.
+        workers: processes; with one, the work is done in this one.
+        description: for the progress bar.
+        need: what a case takes; no more processes are started than the free memory carries.
+
+    Returns:
+        case id → result, in the order of `jobs`.
+
+    Raises:
+        ValueError: with every case's faults, one a line.
+    """
+    results = dict(stream_cases(work, jobs, workers=workers, description=description, need=need))
+    return {case_id: results[case_id] for case_id in jobs}
+
+
+def stream_cases(
+    work: Callable[[Job], Result],
+    jobs: Mapping[str, Job],
+    *,
+    workers: int,
+    description: str,
+    need: MemoryNeed | None = None,
+) -> Iterator[tuple[str, Result]]:
+    """As `run_cases`, but a case at a time: yields (case id, result) in the order in which they get finished."""
+    faults: dict[str, list[str]] = {}
+    workers = workers if need is None else workers_carried(min(workers, max(1, len(jobs))), need)
+    settled = as_finished(partial(_settled, work), list(jobs.items()), workers)
+    for case_id, result, fault in tqdm(settled, total=len(jobs), desc=description, unit="case", disable=None):
+        if fault is None:
+            yield case_id, result
+        else:
+            faults[case_id] = [f"{case_id}: {line}" for line in fault.splitlines()]
+    if faults:
+        raise ValueError("\n".join(line for case_id in jobs for line in faults.get(case_id, [])))
+
+
+def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str, Any, str | None]:
+    """A case's id, and its result or the text of its ValueError."""
+    case_id, job = item
+    try:
+        return case_id, work(job), None
+    except ValueError as error:
+        return case_id, None, str(error)
+
+
+def default_workers() -> int:
+    """nnU-Net's number of processes where it is set, else the cores this process may use."""
+    return nnunet_processes() or available_cores()

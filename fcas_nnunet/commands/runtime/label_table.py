@@ -1,0 +1,119 @@
+"""Which label plays which role, and which label of one data set is which of another: settled, and said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fcas_nnunet.integration.dataset.description import REGIONS_REMEDY, ROLES
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role, describe_roles, roles_of
+from fcas_nnunet.labels.matching import Unmatched, compare_labels, labels_to_write
+
+logger = logging.getLogger(__name__)
+
+
+def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> GivenRoles:
+    """The roles that a user gave a data set's labels.
+
+    Args:
+        dataset: with its `fcas_roles`.
+        configured: roles of a configuration, which go before.
+
+    Raises:
+        ValueError: when the configuration names labels that the data set does not have.
+    """
+    unknown = sorted((configured or {}).keys() - dataset.labels.keys())
+    if unknown:
+        raise ValueError(
+            f"roles: must name labels of {dataset.name}, {', '.join(dataset.labels)}, got {', '.join(unknown)}. "
+            "Correct the configuration."
+        )
+    return {**dataset.roles, **(configured or {})}
+
+
+def role_lines(labels: Mapping[str, int], roles: GivenRoles) -> list[str]:
+    """Which label plays which role, and what to do about labels without one."""
+    lines = describe_roles(labels, roles)
+    if any(label_id and name not in roles and not roles_of(name) for name, label_id in labels.items()):
+        lines.append(f'  ("{ROLES}" in dataset.json, or roles in a configuration, gives a label its roles)')
+    return lines
+
+
+def say_roles(name: str, labels: Mapping[str, int], roles: GivenRoles) -> None:
+    """Say which label of a data set plays which role."""
+    logger.info("\n".join([f"roles of the labels of {name}:", *role_lines(labels, roles)]))
+
+
+def said_roles(roles: GivenRoles) -> dict[str, list[str]] | None:
+    """Roles as JSON has them; None when there are none."""
+    return {name: [str(role) for role in given] for name, given in roles.items()} or None
+
+
+def say_match(source: RawDataset, target: RawDataset, rest: str = BACKGROUND) -> None:
+    """Say which labels of one data set become which of another, where the names differ.
+
+    Args:
+        source: data set that is read.
+        target: data set whose labels are wanted.
+        rest: what labels without a counterpart become.
+    """
+    lines = compare_labels(source.labels, target.labels).describe(rest)
+    if lines:
+        logger.info("\n".join([f"labels of {target.name} <- {source.name}:", *lines]))
+
+
+def read_roles(said: Mapping[str, Sequence[str]] | None) -> GivenRoles:
+    """Roles from what `said_roles` gave."""
+    return {name: tuple(map(Role, given)) for name, given in (said or {}).items()}
+
+
+def open_target(argument: str) -> RawDataset:
+    """The data set of --for, of which the labels and the test scans are read: it may have an ignore label.
+
+    Raises:
+        FileNotFoundError: when there is no such data set.
+        ValueError: when it has regions, or no network for it can be pretrained on CT.
+    """
+    folder = resolve_dataset(argument, by="--for")
+    regions = RawDataset.open(folder, any_kind=True).regions
+    if regions:
+        raise ValueError(
+            f"--for: labels of {folder.name} must be plain ids, each with a name by which structures are matched, got "
+            f"regions {', '.join(regions)}. Do so: {REGIONS_REMEDY}"
+        )
+    return RawDataset.open(folder, ignore_label=True)
+
+
+@dataclass(frozen=True)
+class WrittenLabels:
+    """The labels of a synthetic data set.
+
+    Attributes:
+        labels: label name → id.
+        label_map: id in the source → id.
+    """
+
+    labels: Mapping[str, int]
+    label_map: Mapping[int, int]
+
+
+def written_labels(source: RawDataset, real: RawDataset | None, unmatched: Unmatched) -> WrittenLabels:
+    """The labels to write: the source's own, or those of the data set that is written for; says which become which.
+
+    Args:
+        source: data set that is drawn from.
+        real: data set that is written for, if any.
+        unmatched: what becomes of labels without a counterpart.
+
+    Raises:
+        ValueError: when labels cannot be matched, or target labels lack a counterpart and are to be refused.
+    """
+    if real is None:
+        return WrittenLabels(source.labels, {label_id: label_id for label_id in source.labels.values()})
+    labels, label_map = labels_to_write(source.labels, real.labels, unmatched)
+    rest = IGNORE if IGNORE in labels else BACKGROUND
+    say_match(source, real, rest)
+    return WrittenLabels(labels, label_map)

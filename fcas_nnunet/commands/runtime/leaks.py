@@ -1,0 +1,159 @@
+"""The real cases behind a synthetic data set, and the refusal to learn from what a user means to test on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcas_nnunet.integration.dataset.library import CaseLibrary
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.provenance.contents import training_contents
+from fcas_nnunet.integration.provenance.folds import read_splits
+from fcas_nnunet.integration.provenance.parents import (
+    ALLOW_VARIABLE,
+    PARENTS_KEY,
+    Parent,
+    Role,
+    from_json,
+    held_out_faults,
+    leaks,
+    merged,
+    refuse_leaks,
+    to_json,
+)
+from fcas_nnunet.listing import listed
+
+if TYPE_CHECKING:
+    from fcas_nnunet.generator.checkpoint import GeneratorRecord
+
+logger = logging.getLogger(__name__)
+
+#: Beside an autoencoder of an earlier version.
+EARLIER_PARENTS = "parents.json"
+
+
+def training_parents(source: RawDataset) -> list[Parent]:
+    """The parents that every case of a data set becomes when a generator is trained on it, and their own parents."""
+    contents = training_contents(source)
+    own = [Parent(source.name, case_id, contents[case_id], (Role.TRAINING,)) for case_id in source.case_ids]
+    return merged([*own, *(from_json(source.dataset_json) or [])])
+
+
+def weights_parents(weights: Path) -> list[Parent]:
+    """The cases that an autoencoder of ours was trained on; none of one that came from elsewhere.
+
+    They stand in the metadata of its file, which is copied with it; those of earlier versions in a file beside it.
+
+    Args:
+        weights: its file.
+
+    Raises:
+        ValueError: when the file, or what is told of the parents, is broken.
+    """
+    from fcas_nnunet.generator.data.tensors import read_metadata
+
+    told, path = read_metadata(weights).get(PARENTS_KEY), weights.with_name(EARLIER_PARENTS)
+    if told is not None:
+        return from_json({PARENTS_KEY: json.loads(told)}) or []
+    return (from_json(json.loads(path.read_text(encoding="utf-8"))) or []) if path.is_file() else []
+
+
+def weights_metadata(parents: Sequence[Parent]) -> dict[str, str]:
+    """What `weights_parents` reads of a file's metadata; one key alone, so that equal weights make equal files."""
+    return {PARENTS_KEY: json.dumps(to_json(parents), sort_keys=True)} if parents else {}
+
+
+def _weights(model: Path) -> Path:
+    from fcas_nnunet.generator.checkpoint import AUTOENCODER, MODEL_FILE
+
+    return model / AUTOENCODER / MODEL_FILE
+
+
+def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) -> list[Parent]:
+    """The cases that a trained generator has learnt from; what is no longer in the data set, too.
+
+    Args:
+        model: folder of the generator.
+        source: the data set, with the cases of the generator's fold alone.
+        record: of the generator.
+    """
+    from fcas_nnunet.generator.checkpoint import kept_calibration
+
+    calibration = kept_calibration(model)
+    missing = [case_id for case_id in record.cases if case_id not in record.images and case_id in source.case_ids]
+    contents = {**record.images, **training_contents(source, missing)}
+    calibrating = () if calibration is None else calibration.held_out
+
+    def roles(case_id: str) -> tuple[Role, ...]:
+        learnt = Role.VALIDATION if case_id in record.validation_cases else Role.TRAINING
+        return (learnt, Role.CALIBRATION) if case_id in calibrating else (learnt,)
+
+    own = [Parent(source.name, case_id, contents.get(case_id), roles(case_id)) for case_id in record.cases]
+    loaded = [p for p in weights_parents(_weights(model)) if p.dataset != source.name or p.case_id not in record.cases]
+    return merged([*own, *loaded, *(from_json(source.dataset_json) or [])])
+
+
+def fold_faults(model: Path, record: GeneratorRecord, source: RawDataset, fold: int | None) -> list[str]:
+    """Why a generator is none of a fold; a sentence at most.
+
+    Args:
+        model: folder of the generator.
+        record: of the generator.
+        source: the data set, with the training cases of the fold alone.
+        fold: None = all cases.
+    """
+    strangers = sorted(set(record.cases) - set(source.case_ids)) if fold is not None else []
+    if not strangers:
+        return []
+    return [
+        f"{model}: the generator's cases must be training cases of fold {fold}, got {listed(strangers)}. "
+        "The folds have changed since: delete it to train anew."
+    ]
+
+
+def drawing_parents(library: CaseLibrary) -> list[Parent]:
+    """References and templates, and the parents of those that are synthetic themselves."""
+    parents = [parent for dataset in library.others.values() for parent in from_json(dataset.dataset_json) or []]
+    for role, names in ((Role.REFERENCE, library.references), (Role.TEMPLATE, library.templates)):
+        cases: dict[str, list[str]] = {}
+        datasets: dict[str, RawDataset] = {}
+        for name in names:
+            dataset, case_id = library.dataset_and_id(name)
+            datasets[dataset.name] = dataset
+            cases.setdefault(dataset.name, []).append(case_id)
+        for dataset_name, case_ids in cases.items():
+            contents = training_contents(datasets[dataset_name], case_ids)
+            parents += [Parent(dataset_name, case_id, contents[case_id], (role,)) for case_id in case_ids]
+    return parents
+
+
+def refuse_leaking_parents(
+    parents: Iterable[Parent], source: RawDataset, fold: int | None, others: Sequence[RawDataset] = ()
+) -> None:
+    """Refuse parents that are scans of a test set, or validation cases of the fold that is to stay unseen.
+
+    Args:
+        parents: of the generator, and of what it draws.
+        source: the generator's data set.
+        fold: whose training cases it is trained on; None = all cases.
+        others: data sets besides, whose test sets are looked at.
+
+    Raises:
+        ValueError: naming every such scan, unless the environment allows leaks.
+    """
+    cases = merged(parents)
+    tested = {dataset.folder: dataset for dataset in (source, *others)}
+    faults = [fault for dataset in tested.values() for fault in held_out_faults(cases, dataset)]
+    if fold is not None:
+        validation = read_splits(RawDataset.open(source.folder))[fold]["val"]
+        leaking = leaks(cases, source.name, training_contents(source, validation))
+        if leaking:
+            faults.append(
+                f"{source.name}, fold {fold}: validation cases must stay unseen, got {listed(leaking)}. Name other "
+                f"references or templates, or put scans of one patient on one side of splits_final.json; "
+                f"{ALLOW_VARIABLE}=1 goes on, and then the validation proves nothing."
+            )
+    refuse_leaks(faults, logger.warning)

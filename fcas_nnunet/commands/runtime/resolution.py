@@ -1,0 +1,67 @@
+"""Whether the working grid is fine enough for what is to be drawn on it: looked at before the long work."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fcas_nnunet.case import spacing_of
+from fcas_nnunet.config.generator import GridConfig
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import read_grid
+from fcas_nnunet.orientation import SPL, Orientation
+
+if TYPE_CHECKING:
+    from fcas_nnunet.generator.checkpoint import GeneratorRecord
+
+logger = logging.getLogger(__name__)
+
+#: Below so many working voxels across, a structure's interior and border are one thing to the networks.
+FEW_VOXELS = 3.0
+LOOKED_AT = 4  # cases: their structures are alike
+
+
+def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: GeneratorRecord | None = None) -> None:
+    """Name the thinnest structure, and the working spacing, where it is under three working voxels across.
+
+    Args:
+        source: the labelled cases; some of them are looked at.
+        config: of the working grid that will be.
+        record: of the generator, where there is one: its working spacing counts.
+    """
+    from fcas_nnunet.generator.data.calibre import voxels_across
+    from fcas_nnunet.generator.data.grid import working_spacing
+
+    if record is None:
+        spacing = working_spacing([_turned_grid(source, case_id) for case_id in source.case_ids], config)
+    else:
+        spacing = record.working_spacing_mm
+    found: dict[int, list[float]] = {}
+    looked_at = source.case_ids[:: max(1, len(source.case_ids) // LOOKED_AT)][:LOOKED_AT]
+    for case_id in looked_at:
+        case = source.load_mask(case_id)
+        turn = Orientation.of(case.affine, SPL)
+        for label, voxels in voxels_across(turn.turn(case.mask), turn.reorder(case.spacing_mm), spacing).items():
+            found.setdefault(label, []).append(voxels)
+    across = {label: float(np.median(voxels)) for label, voxels in found.items()}
+    thinnest = min(across, key=across.__getitem__, default=None)
+    if thinnest is None or across[thinnest] >= FEW_VOXELS:
+        return
+    name = next((name for name, label in source.labels.items() if label == thinnest), f"label {thinnest}")
+    logger.warning(
+        f"{name}: about {across[thinnest]:.1f} voxels across on the working grid of {_shown(spacing)} mm (median of "
+        f"{len(looked_at)} cases); the image of structures under {FEW_VOXELS:g} is coarse, though their masks stay "
+        "whole. For a finer grid set grid.spacing_mm, or raise grid.max_voxels, in a --config of your own."
+    )
+
+
+def _turned_grid(source: RawDataset, case_id: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    shape, affine = read_grid(source.mask_path(case_id))
+    turn = Orientation.of(affine, SPL)
+    return turn.reorder(shape), turn.reorder(spacing_of(affine))
+
+
+def _shown(spacing_mm: tuple[float, ...]) -> str:
+    return " × ".join(f"{value:.3g}" for value in spacing_mm)

@@ -1,0 +1,134 @@
+"""ConfidenceConfig and CalibrationConfig: where confidence comes from, and how the generator learns its own errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from fcas_nnunet.config.options import (
+    ConfidenceChoice,
+    ConfidenceEstimator,
+    ConfidenceNorm,
+    SnapshotDecoder,
+    SnapshotSource,
+)
+from fcas_nnunet.config.schema import Count, CountOrZero, Positive, Size, check, settings
+
+Percentile = Annotated[float, Field(ge=0, le=100)]
+#: Standard deviation of confidence over the structures' voxels below which CAL weighs all of them alike.
+FLAT_CONFIDENCE_STD = 0.05
+
+
+@settings
+class ConfidenceConfig:
+    """Where confidence comes from.
+
+    Attributes:
+        estimator: what says how far a voxel can be trusted; None = the error model where the generator has been
+            calibrated, else SSV.
+        source: of SSV, which intermediate images are compared.
+        num_snapshots: r + 1 of Eq. 7, spread evenly over all steps; the last one is the image itself.
+        decoder: what decodes them: the autoencoder's own decoder, or the preview decoder distilled from it, a
+            twentieth of the work.
+        box_margin: compare only inside the bounding box of the reference structures and so many working voxels around;
+            outside, the confidence is the surroundings' average. None = everywhere.
+        norm: from spread to confidence; None = calibrated with the error model, else `robust_std`.
+        percentiles: of the spread inside the reference structures, mapped to confidence 1 and 0 (`robust_std`).
+        own_scale_outside: calibrated, the surroundings have a scale of their own; no mask describes them, so that on
+            that of the structures nearly all of them would be confidence 0.
+    """
+
+    estimator: ConfidenceEstimator | None = None
+    source: SnapshotSource = SnapshotSource.X_0
+    num_snapshots: Annotated[int, Field(ge=2, le=10_000)] = 9
+    decoder: SnapshotDecoder = SnapshotDecoder.FULL
+    box_margin: CountOrZero | None = None
+    norm: ConfidenceNorm | None = None
+    percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)
+    own_scale_outside: bool = True
+
+    def __post_init__(self) -> None:
+        check(
+            _increasing(self.percentiles),
+            (
+                self.estimator != ConfidenceEstimator.ERROR_MODEL or self.norm in (None, ConfidenceNorm.CALIBRATED),
+                "norm", "calibrated with the error model", self.norm,
+            ),
+        )  # fmt: skip
+
+    def chosen(self, choice: ConfidenceChoice) -> ConfidenceConfig:
+        """The same with estimator and norm of a named way; `paper` is Eq. 7 to the letter, read as a variance."""
+        if choice == ConfidenceChoice.OWN:
+            return self
+        if choice == ConfidenceChoice.ERROR_MODEL:
+            return replace(self, estimator=ConfidenceEstimator.ERROR_MODEL, norm=ConfidenceNorm.CALIBRATED)
+        if choice == ConfidenceChoice.PAPER:
+            return replace(
+                self,
+                estimator=ConfidenceEstimator.SSV,
+                source=SnapshotSource.X_T,
+                norm=ConfidenceNorm.MINMAX_VARIANCE,
+            )
+        calibrated = choice == ConfidenceChoice.SSV_CALIBRATED
+        norm = ConfidenceNorm.CALIBRATED if calibrated else ConfidenceNorm.ROBUST_STD
+        return replace(self, estimator=ConfidenceEstimator.SSV, norm=norm)
+
+    def for_generator(self, calibrated: bool) -> ConfidenceConfig:
+        """The same with estimator and norm filled in.
+
+        Args:
+            calibrated: whether the generator has a calibration.
+
+        Raises:
+            ValueError: when it needs one and has none.
+        """
+        own_norm = self.norm in (None, ConfidenceNorm.CALIBRATED)
+        own = ConfidenceEstimator.ERROR_MODEL if calibrated and own_norm else ConfidenceEstimator.SSV
+        estimator = self.estimator or own
+        norm = self.norm or (
+            ConfidenceNorm.CALIBRATED if estimator == ConfidenceEstimator.ERROR_MODEL else ConfidenceNorm.ROBUST_STD
+        )
+        if norm == ConfidenceNorm.CALIBRATED and not calibrated:
+            raise ValueError(
+                f"confidence: must be ssv or paper for a generator that is not calibrated, got {estimator}, {norm}. "
+                "Calibrate it with fcas_train --calibrate."
+            )
+        return replace(self, estimator=estimator, norm=norm)
+
+    @property
+    def needs_spread(self) -> bool:
+        """Whether the intermediate images have to be looked at; of a configuration that is filled in."""
+        return self.estimator != ConfidenceEstimator.ERROR_MODEL
+
+
+@settings
+class CalibrationConfig:
+    """How the generator learns where its own images are wrong: training cases in new shapes are drawn and compared.
+
+    Attributes:
+        num_drawings: that are made; every fourth is held out, of validation cases where there are some.
+        num_voxels: of a drawing that the error model learns from, half of them inside structures.
+        width: features of the error model.
+        num_steps: of its training.
+        batch_voxels: of a step.
+        learning_rate: AdamW's, decaying to zero (cosine).
+        percentiles: of the expected error that become confidence 1 and 0, over the held-out drawings' structures, and
+            over their surroundings.
+    """
+
+    num_drawings: Annotated[int, Field(ge=4, le=100_000)] = 16
+    num_voxels: Count = 60_000
+    width: Size = 48
+    num_steps: Count = 1500
+    batch_voxels: Count = 8192
+    learning_rate: Positive = 5e-3
+    percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)
+
+    def __post_init__(self) -> None:
+        check(_increasing(self.percentiles))
+
+
+def _increasing(percentiles: tuple[float, float]) -> tuple[bool, str, str, object]:
+    return percentiles[0] < percentiles[1], "percentiles", "increasing within [0, 100]", percentiles

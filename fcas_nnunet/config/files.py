@@ -1,0 +1,76 @@
+"""Dataclasses of settings as plain dicts and as YAML, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fcas_nnunet.config.schema import from_dict
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, for which 1e-3 is a number, as in YAML 1.2, and not a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain dicts, lists, strings and numbers."""
+    return _plain(dataclasses.asdict(config))
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a dataclass as YAML."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def load_config(config_type: type[T], path: Path) -> T:
+    """Read a dataclass written by `save_config`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not YAML, or keys or values are wrong; every fault is named, a line each.
+    """
+    values = read_yaml(path)
+    try:
+        return from_dict(config_type, values)
+    except ValueError as error:
+        raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; tags that would build objects are refused.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not YAML, empty, or no mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the file must exist, got none. Check the path.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: content must be YAML, got an error: {reason}. Correct the file.") from error
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: content must be a mapping of settings, got {found}. Correct the file.")
+    return content
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value

@@ -1,0 +1,425 @@
+"""One frozen dataclass per stage; `config_files` has YAML in and out, `presets` the presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, replace
+from typing import Annotated
+
+from pydantic import Field
+
+from fcas_nnunet.config.confidence import CalibrationConfig, ConfidenceConfig
+from fcas_nnunet.config.masks import MaskConfig
+from fcas_nnunet.config.options import (
+    Architecture,
+    Conditioning,
+    ItemsPerEpoch,
+    PredictionType,
+    Solver,
+)
+from fcas_nnunet.config.schema import (
+    Count,
+    CountOrZero,
+    Interval,
+    NotNegative,
+    PlainName,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Size,
+    Sizes,
+    Widths,
+    check,
+    settings,
+)
+from fcas_nnunet.labels.anatomy import Role
+
+LATENT_DOWNSAMPLING = 4
+LATENT_CHANNELS = 4
+#: 8 bits of the reference mask, 8 of the template's mask, the template's image (paper §3.1.1).
+CONDITION_CHANNELS = 17
+
+#: Voxels of a training crop: 1024³, four times what a GPU of 80 GB trains on.
+LARGEST_CROP = 1 << 30
+#: Shapes, or contrasts, of a training case; each shape is a volume on disk, each contrast of it another.
+Variants = Annotated[int, Field(ge=1, le=1000)]
+ResidualBlocks = Annotated[int, Field(ge=1, le=16)]
+
+DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
+
+
+@settings
+class GridConfig:
+    """The working grid all volumes are put on.
+
+    Attributes:
+        spacing_mm: working spacing along (D, H, W); None = the data set's median spacing, coarsened or refined alike in
+            all axes where its median volume holds more than `max_voxels` or fewer than `min_voxels`.
+        max_voxels: largest working volume.
+        min_voxels: smallest working volume. One latent covers 4³ working voxels, which has to be fine against the
+            vessels, whatever the scans' own spacing.
+        crop_size: voxels along (D, H, W) of a training crop, multiples of `FCaSConfig.grid_multiple`; smaller volumes
+            are padded with their border.
+        intensity_range_hu: HU mapped to [0, 1]; what lies outside is clipped.
+    """
+
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    max_voxels: Count = 128**3
+    min_voxels: CountOrZero = 0
+    crop_size: Sizes = (64, 64, 64)
+    intensity_range_hu: Interval = (-1000.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        low, high = self.intensity_range_hu
+        check(
+            (
+                self.min_voxels <= self.max_voxels,
+                "min_voxels", f"in [0, max_voxels = {self.max_voxels}]", self.min_voxels,
+            ),
+            (low < high, "intensity_range_hu", "increasing", self.intensity_range_hu),
+            (
+                math.prod(self.crop_size) <= LARGEST_CROP,
+                "crop_size", f"of at most {LARGEST_CROP:,} voxels", self.crop_size,
+            ),
+        )  # fmt: skip
+
+
+@settings
+class OptimisationConfig:
+    """One training run.
+
+    Attributes:
+        num_steps: optimiser steps at most; the learning rate decays to zero over them (cosine, after `warmup_steps`).
+            0 = `num_epochs` decides.
+        batch_size: crops (autoencoder) or pairs (TCDM) per step, over all processes.
+        learning_rate: AdamW's peak learning rate.
+        adam_beta2: decay of AdamW's second moment; a run of some hundred steps wants it shorter than 0.999.
+        warmup_steps: steps of linear warm-up.
+        max_gradient_norm: gradients are clipped to this norm.
+        ema_decay: decay of the exponential moving average of the weights; 0 = none.
+        validate_every: steps between validations and saved states.
+        patience: validations without improvement after which training stops; 0 = never.
+        num_epochs: epochs at most, instead of `num_steps`. In one, every variant is seen once (autoencoder), or what
+            `PairConfig.items_per_epoch` says (TCDM).
+        micro_batch_size: how many of the batch a process computes at once, at most; their gradients are accumulated.
+            0 = all that fall to it. It changes memory and speed, not what is learnt.
+        sample_every: steps between sample pictures; 0 = none.
+        compile: apply `torch.compile`.
+    """
+
+    num_steps: CountOrZero
+    batch_size: Count
+    learning_rate: Positive
+    adam_beta2: ShareBelowOne = 0.999
+    warmup_steps: CountOrZero = 20
+    max_gradient_norm: Positive = 1.0
+    ema_decay: ShareBelowOne = 0.0
+    validate_every: Count = 100
+    patience: CountOrZero = 0
+    num_epochs: CountOrZero = 0
+    micro_batch_size: CountOrZero = 0
+    sample_every: CountOrZero = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check(
+            (
+                (self.num_steps > 0) != (self.num_epochs > 0),
+                "num_steps, num_epochs", "one positive and the other 0", (self.num_steps, self.num_epochs),
+            ),
+            (
+                self.micro_batch_size == 0 or self.batch_size % self.micro_batch_size == 0,
+                "batch_size", f"a multiple of micro_batch_size ({self.micro_batch_size})", self.batch_size,
+            ),
+        )  # fmt: skip
+
+
+@settings
+class AutoencoderConfig:
+    """The 4-channel, 4× autoencoder (MONAI's `AutoencoderKlMaisi`).
+
+    Attributes:
+        channels: feature channels per level.
+        num_res_blocks: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        patch_size: voxels folded into channels before the network (space-to-depth); 1 = none, as in MAISI. The network
+            halves the grid once per further level, so patch_size · 2^(levels − 1) = 4.
+        linear_skip: add a linear path around the network, which starts as the linear fit of every 4³ block; the network
+            then learns what is missing, in minutes instead of hours.
+        crop_size: voxels along (D, H, W) of a training crop.
+        kl_weight: weight of the KL term.
+        heart_weight: weight of labelled voxels in the L1 loss (background 1).
+        thin_weight: weight of thin structures and their rim of one voxel.
+        optimisation: how it is trained.
+    """
+
+    channels: Widths
+    optimisation: OptimisationConfig
+    num_res_blocks: ResidualBlocks = 1
+    norm_num_groups: Size = 8
+    patch_size: Size = 1
+    linear_skip: bool = False
+    crop_size: Sizes = (32, 32, 32)
+    kl_weight: NotNegative = 1e-6
+    heart_weight: Positive = 10.0
+    thin_weight: Positive = 30.0
+
+    def __post_init__(self) -> None:
+        downsampling = self.patch_size * 2 ** (len(self.channels) - 1)
+        check(
+            (downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling),
+            _whole_groups(self.channels, self.norm_num_groups),
+            (
+                all(size % LATENT_DOWNSAMPLING == 0 for size in self.crop_size),
+                "crop_size", f"multiples of {LATENT_DOWNSAMPLING}", self.crop_size,
+            ),
+        )  # fmt: skip
+
+
+@settings
+class PairConfig:
+    """What the denoiser is trained on: pairs (A, B), and the variants of a case they are drawn from.
+
+    Attributes:
+        self_pair_probability: share of pairs that are one case in two shapes under one contrast; the others are the
+            paper's pairs of different cases.
+        num_shapes: shapes per case: the original and deformed ones.
+        num_contrasts: contrasts per shape: the original and jittered ones.
+        contrast_jitter_hu: standard deviation of the HU offset a contrast adds to each labelled structure.
+        surroundings_jitter_hu: the same for each surrounding structure.
+        items_per_epoch: what an epoch of TCDM's training is: `pairs`, every pair of cases once; or `cases`, as many
+            items as there are cases, each of which is either end of a pair of different cases equally often.
+        one_direction: only B@A instead of both directions of Eq. 4 (an ablation).
+        reference_surroundings: the reference mask holds the surroundings, too (the paper's other setting).
+    """
+
+    self_pair_probability: Share = 1.0
+    num_shapes: Variants = 2
+    num_contrasts: Variants = 8
+    contrast_jitter_hu: NotNegative = 80.0
+    surroundings_jitter_hu: NotNegative = 20.0
+    items_per_epoch: ItemsPerEpoch = ItemsPerEpoch.PAIRS
+    one_direction: bool = False
+    reference_surroundings: bool = False
+
+    def __post_init__(self) -> None:
+        check(
+            (
+                self.self_pair_probability == 0 or self.num_shapes >= 2,
+                "num_shapes", "at least 2 where self-pairs are drawn", self.num_shapes,
+            )
+        )  # fmt: skip
+
+
+@settings
+class TCDMConfig:
+    """Denoiser, ControlNet and diffusion process.
+
+    Attributes:
+        channels: feature channels per level of denoiser and ControlNet.
+        attention_levels: which levels attend.
+        num_head_channels: channels per attention head, per level.
+        num_res_blocks: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        architecture: `plain`, or that of MAISI's published weights.
+        frozen_denoiser: train the ControlNet alone, as MAISI does; set where a denoiser is loaded.
+        conditioning: how the condition enters.
+        condition_embedding_channels: width of the condition embedding. One number: space-to-depth(4) and convolutions
+            at latent resolution; three: MAISI's strided convolutions.
+        prior: start from a guess (not in the paper): the template with its structures replaced by the reference's, an
+            18th channel of the condition. What it says about the clean latents is fitted before training, and the
+            denoiser predicts what is missing. With it, the drawn contrast follows the template after minutes.
+        prediction_type: what the denoiser predicts.
+        multi_resolution_noise: how much coarse noise is mixed in, a factor per halving of the resolution; 0 = white
+            noise, as in the paper. The steps of the `ddpm` solver add white noise in any case.
+        num_train_timesteps: steps of the diffusion (scaled linear betas), or what a flow's time 1 is to the model.
+        beta_start: first beta.
+        beta_end: last beta.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them: a fraction of
+            the memory for about a third more time. It changes nothing that is learnt.
+        pairs: what it is trained on.
+        optimisation: how it is trained.
+    """
+
+    channels: Widths
+    attention_levels: tuple[bool, ...]
+    num_head_channels: tuple[CountOrZero, ...]
+    optimisation: OptimisationConfig
+    num_res_blocks: ResidualBlocks = 1
+    norm_num_groups: Size = 16
+    architecture: Architecture = Architecture.PLAIN
+    frozen_denoiser: bool = False
+    conditioning: Conditioning = Conditioning.CONCAT
+    condition_embedding_channels: Widths = (32,)
+    prior: bool = False
+    prediction_type: PredictionType = PredictionType.V_PREDICTION
+    multi_resolution_noise: Share = 0.0
+    num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0015
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.0195
+    gradient_checkpointing: bool = False
+    pairs: PairConfig = field(default_factory=PairConfig)
+
+    def __post_init__(self) -> None:
+        levels = len(self.channels)
+        heads = self.num_head_channels
+        check(
+            (len(self.attention_levels) == levels, "attention_levels", "one per level", self.attention_levels),
+            (len(heads) == levels, "num_head_channels", "one per level", heads),
+            (
+                all(
+                    not needed or (head > 0 and width % head == 0)
+                    for head, width, needed in zip(heads, self.channels, self._levels_with_heads(), strict=False)
+                ),
+                "num_head_channels", f"divisors of channels {self.channels} where a level attends, as the last one "
+                "always does", heads,
+            ),
+            _whole_groups(self.channels, self.norm_num_groups),
+            (
+                len(self.condition_embedding_channels) in (1, 3),
+                "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
+            ),
+            (
+                not self.prior or self.prediction_type == PredictionType.SAMPLE,
+                "prediction_type", "sample where prior is on", self.prediction_type,
+            ),
+            (
+                self.conditioning == Conditioning.CONTROLNET
+                or (self.architecture == Architecture.PLAIN and not self.frozen_denoiser),
+                "conditioning", "controlnet where the denoiser is MAISI's or frozen", self.conditioning,
+            ),
+            (self.beta_start < self.beta_end, "beta_end", f"above beta_start ({self.beta_start})", self.beta_end),
+        )  # fmt: skip
+
+    def _levels_with_heads(self) -> tuple[bool, ...]:
+        """Where the networks attend: at the levels that are set, and at the deepest one, whose middle block does."""
+        return (*self.attention_levels[:-1], True)
+
+    @property
+    def grid_multiple(self) -> int:
+        """What volumes are padded to multiples of: 4 for the autoencoder, 2 for each step between two levels."""
+        return LATENT_DOWNSAMPLING * 2 ** (len(self.channels) - 1)
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the raw condition."""
+        return CONDITION_CHANNELS + self.prior
+
+
+@settings
+class SamplingConfig:
+    """The reverse diffusion.
+
+    Attributes:
+        solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps; `euler` for a rectified flow, and for
+            nothing else. None = the model's: `euler` or `dpmsolver++`.
+        num_inference_steps: steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
+        window: latent voxels along (D, H, W) of a sliding window; smaller latents are done in one.
+        overlap: share of the window by which neighbours overlap.
+    """
+
+    solver: Solver | None = None
+    num_inference_steps: Annotated[int, Field(ge=2)] | None = None
+    window: Sizes = (32, 32, 32)
+    overlap: ShareBelowOne = 0.25
+
+    def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
+        """The same with solver and steps filled in for a model.
+
+        Raises:
+            ValueError: when the solver cannot run it.
+        """
+        flow = prediction_type == PredictionType.FLOW
+        solver = self.solver or (Solver.EULER if flow else Solver.DPMSOLVER)
+        if (solver == Solver.EULER) != flow:
+            rule = "euler" if flow else "ddpm or dpmsolver++"
+            raise ValueError(
+                f"solver: must be {rule} for a model that predicts {prediction_type}, got {solver}. Leave it out to "
+                "take the model's own."
+            )
+        return replace(
+            self, solver=solver, num_inference_steps=self.num_inference_steps or DEFAULT_INFERENCE_STEPS[solver]
+        )
+
+
+@settings
+class PreviewConfig:
+    """A small decoder distilled from the autoencoder's, for the intermediate images of SSV.
+
+    Attributes:
+        channels: feature channels per level of the decoder, as in the autoencoder.
+        num_res_blocks: residual blocks per level.
+        norm_num_groups: groups of the group norms.
+        crop_size: latents along (d, h, w) of a training crop.
+        optimisation: how it is trained.
+    """
+
+    channels: Widths = (16, 32, 64)
+    num_res_blocks: ResidualBlocks = 1
+    norm_num_groups: Size = 8
+    crop_size: Sizes = (16, 16, 16)
+    optimisation: OptimisationConfig = field(
+        default_factory=lambda: OptimisationConfig(num_steps=4000, batch_size=2, learning_rate=1e-3, validate_every=500)
+    )
+
+    def __post_init__(self) -> None:
+        downsampling = 2 ** (len(self.channels) - 1)
+        check(
+            (downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels),
+            _whole_groups(self.channels, self.norm_num_groups),
+        )
+
+
+@settings
+class FCaSConfig:
+    """Everything a run of the generator depends on besides its data and seed.
+
+    Attributes:
+        roles: label name → roles (thin, wide, root, chamber, wall; none = []), where they do not follow from the name
+            or from `fcas_roles` in dataset.json.
+    """
+
+    preset: PlainName
+    grid: GridConfig
+    autoencoder: AutoencoderConfig
+    tcdm: TCDMConfig
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    preview: PreviewConfig | None = None
+    calibration: CalibrationConfig | None = None
+    roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
+    seed: CountOrZero = 0
+
+    def __post_init__(self) -> None:
+        crop, multiple = self.grid.crop_size, self.grid_multiple
+        in_latents = multiple // LATENT_DOWNSAMPLING
+        steps, timesteps = self.sampling.num_inference_steps, self.tcdm.num_train_timesteps
+        check(
+            (
+                all(size % multiple == 0 for size in crop),
+                "grid.crop_size", f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser", crop,
+            ),
+            (
+                all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
+                "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
+            ),
+            (
+                all(size % in_latents == 0 for size in self.sampling.window),
+                "sampling.window", f"positive multiples of {in_latents} latents", self.sampling.window,
+            ),
+            (
+                steps is None or steps <= timesteps,
+                "sampling.num_inference_steps", f"at most tcdm.num_train_timesteps ({timesteps})", steps,
+            ),
+        )  # fmt: skip
+
+    @property
+    def grid_multiple(self) -> int:
+        """What the sizes of working volumes are multiples of."""
+        return self.tcdm.grid_multiple
+
+
+def _whole_groups(channels: tuple[int, ...], groups: int) -> tuple[bool, str, str, object]:
+    """The rule of group norms."""
+    return all(c % groups == 0 for c in channels), "channels", f"multiples of norm_num_groups ({groups})", channels

@@ -1,0 +1,96 @@
+"""MaskConfig: how far MGM may move a heart."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from fcas_nnunet.config.schema import CountOrZero, Interval, NotNegative, Positive, ShareBelowOne, check, settings
+
+#: A cubic B-spline field whose control displacements stay below this part of their spacing cannot fold.
+#: Source: Choi and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000.
+MAX_INJECTIVE_FRACTION = 0.403
+
+_INTERVALS = (
+    "scale_range", "shear_range", "volume_ratio_range", "chamber_size_mm", "wall_thickness_mm", "vessel_calibre",
+    "stenosis", "stenosis_length_mm",
+)  # fmt: skip
+_POSITIVE_INTERVALS = ("scale_range", "vessel_calibre", "stenosis_length_mm")
+
+
+class Padding(StrEnum):
+    """What a deformation finds outside the volume.
+
+    BORDER repeats the outermost voxel: vessels, lungs and body that the crop cuts stay cut at the border, instead of
+    ending in the middle of the volume against air. CONSTANT gives background and the fill value.
+    """
+
+    BORDER = "border"
+    CONSTANT = "constant"
+
+
+@settings
+class MaskConfig:
+    """Ranges that `draw_deformation` draws from, and what `generate_mask` accepts.
+
+    Attributes:
+        rotation_deg: largest rotation about each of the axes (D, H, W), both senses, in degrees.
+        scale_range: smallest and largest factor along each axis.
+        shear_range: smallest and largest shear of each pair of axes (mm per mm).
+        translation_mm: largest shift along each axis, both senses.
+        control_spacing_mm: distance of the B-spline's control points; the wavelength of the elastic part is about
+            twice that.
+        max_displacement_fraction: largest control displacement per axis as a part of `control_spacing_mm`; from 0 (no
+            elastic part) to `MAX_INJECTIVE_FRACTION`, above which the field could fold.
+        padding: what lies outside the volume.
+        min_jacobian: smallest determinant of the elastic field's Jacobian that is accepted.
+        volume_ratio_range: smallest and largest volume of a class, as a part of the source's.
+        volume_tolerance: how far a thin class's volume may be from what the deformation's Jacobian predicts, as a part.
+        max_tunnel_change: how many tunnels (β1) a thin class may gain or lose.
+        max_tries: deformations drawn for one mask before giving up.
+        milder: each redraw's ranges are those of the draw before times this, so that a mask that touches the border
+            still yields a neighbour of itself; 1 keeps them.
+        chamber_size_mm: how far the border of one chamber, drawn at random, moves within the heart; below 0 it shrinks.
+            This and what follows is off while its range is a single neutral value.
+        wall_thickness_mm: how far the myocardium advances into its chambers; below 0 they advance into it.
+        vessel_calibre: factor on the radius of the thin classes.
+        stenosis: part of a vessel's radius that a narrowing takes at a random place of a thin class.
+        stenosis_length_mm: along the branch, within which a stenosis takes at least half its depth.
+    """
+
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale_range: Interval = (0.85, 1.15)
+    shear_range: Interval = (-0.08, 0.08)
+    translation_mm: NotNegative = 8.0
+    control_spacing_mm: Positive = 40.0
+    max_displacement_fraction: Annotated[float, Field(ge=0, le=MAX_INJECTIVE_FRACTION)] = 0.35
+    padding: Padding = Padding.BORDER
+    min_jacobian: ShareBelowOne = 0.1
+    volume_ratio_range: Interval = (0.4, 2.0)
+    volume_tolerance: Positive = 0.15
+    max_tunnel_change: CountOrZero = 0
+    max_tries: Annotated[int, Field(ge=1, le=10_000)] = 10
+    milder: Annotated[float, Field(gt=0, le=1)] = 0.85
+    chamber_size_mm: Interval = (0.0, 0.0)
+    wall_thickness_mm: Interval = (0.0, 0.0)
+    vessel_calibre: Interval = (1.0, 1.0)
+    stenosis: Interval = (0.0, 0.0)
+    stenosis_length_mm: Interval = (4.0, 12.0)
+
+    @property
+    def has_local_changes(self) -> bool:
+        """Whether a range of a local change is on."""
+        neutral = {"chamber_size_mm": 0, "wall_thickness_mm": 0, "vessel_calibre": 1, "stenosis": 0}
+        return any(set(getattr(self, name)) != {value} for name, value in neutral.items())
+
+    def __post_init__(self) -> None:
+        intervals = [(name, getattr(self, name)) for name in _INTERVALS]
+        check(
+            *((low <= high, name, "(low, high)", (low, high)) for name, (low, high) in intervals),
+            *((low > 0, name, "(low, high), low above 0", (low, high)) for name, (low, high) in intervals
+              if name in _POSITIVE_INTERVALS),
+            (max(map(abs, self.shear_range)) < 1, "shear_range", "between -1 and 1", self.shear_range),
+            (0 <= self.stenosis[0] and self.stenosis[1] < 1, "stenosis", "in [0, 1)", self.stenosis),
+        )  # fmt: skip

@@ -1,0 +1,77 @@
+"""What a confidence map has to beat: maps that know nothing of the drawing, or nothing but its mask.
+
+All are confidences: higher means more certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.ndimage import gaussian_gradient_magnitude
+
+from fcas_nnunet.evaluation.confidence.error_maps import boundary_distance
+from fcas_nnunet.labels.contrast import structure_means
+
+#: Blur of the image whose gradient is taken, in voxels.
+GRADIENT_SIGMA_VOXELS = 1.0
+UNIFORM, SHUFFLED, INVERTED = "uniform", "shuffled", "inverted"
+FOREGROUND, GRADIENT, BOUNDARY, CLASS_PRIOR = "foreground mask", "image gradient", "boundary distance", "class prior"
+DEPARTURE = "departure from the mean"
+
+
+def control_maps(
+    confidence: np.ndarray,
+    image: np.ndarray,
+    mask: np.ndarray,
+    codes: np.ndarray,
+    spacing_mm: Sequence[float],
+    prior: Mapping[int, float] | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """The controls of one case.
+
+    Args:
+        confidence: the map they stand beside, [D, H, W].
+        image: the synthetic scan, HU [D, H, W].
+        mask: label ids, uint8 [D, H, W].
+        codes: labels and surroundings, uint8 [D, H, W].
+        spacing_mm: along (D, H, W).
+        prior: code → mean error over other cases (`class_prior`); None leaves that control out.
+        seed: of the shuffle.
+
+    Returns:
+        name → float32 [D, H, W]: the same everywhere; the map's own values shuffled over the volume; the map turned
+        over; 1 inside the labels; −|∇ image|; −|image − mean of the voxel's label|; the distance to the nearest change
+        of label; −prior of each voxel's code.
+    """
+    shuffled = np.random.default_rng(seed).permutation(confidence.ravel()).reshape(confidence.shape)
+    gradient = gaussian_gradient_magnitude(image.astype(np.float32), GRADIENT_SIGMA_VOXELS)
+    maps = {
+        UNIFORM: np.ones_like(confidence),
+        SHUFFLED: shuffled,
+        INVERTED: -confidence,
+        FOREGROUND: (mask > 0).astype(np.float32),
+        GRADIENT: -gradient,
+        DEPARTURE: -np.abs(image - structure_means(image, mask)[mask]).astype(np.float32),
+        BOUNDARY: boundary_distance(codes, spacing_mm),
+    }
+    if prior is not None:
+        lookup = np.zeros(256, dtype=np.float32)
+        lookup[list(prior)] = list(prior.values())
+        maps[CLASS_PRIOR] = -lookup[codes]
+    return maps
+
+
+def class_prior(errors: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> dict[int, float]:
+    """Mean error of every code over some cases, voxels with equal weight.
+
+    Args:
+        errors: [D, H, W] each.
+        codes: uint8, the same shapes.
+    """
+    totals, counts = np.zeros(256), np.zeros(256)
+    for error, code in zip(errors, codes, strict=True):
+        totals += np.bincount(code.ravel(), weights=error.ravel(), minlength=256)
+        counts += np.bincount(code.ravel(), minlength=256)
+    return {int(code): float(totals[code] / counts[code]) for code in np.flatnonzero(counts)}

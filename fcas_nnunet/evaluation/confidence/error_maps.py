@@ -1,0 +1,68 @@
+"""Where a synthetic scan is wrong: its difference from real scans of the same anatomy, voxel by voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from scipy.ndimage import binary_dilation, distance_transform_edt
+
+from fcas_nnunet.labels.contrast import matched_error
+
+#: Half the thickness of the shell around the walls of structures.
+SHELL_VOXELS = 1
+_CUBE = np.ones((3, 3, 3), dtype=bool)
+
+
+def raw_error(synthetic: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """|synthetic − real| in HU, float32 [D, H, W]."""
+    return np.abs(synthetic.astype(np.float32) - real.astype(np.float32))
+
+
+def mean_matched_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
+    """Mean of `matched_error` over several real scans of one anatomy: the noise of a single one averages out."""
+    return _mean(synthetic, renderings, partial(matched_error, codes=codes))
+
+
+def mean_raw_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of `raw_error` over several real scans of one anatomy."""
+    return _mean(synthetic, renderings, raw_error)
+
+
+def _mean(
+    synthetic: np.ndarray,
+    renderings: Sequence[np.ndarray],
+    error: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Mean of an error over real scans, float32, holding two volumes however many there are."""
+    total = np.zeros(synthetic.shape, dtype=np.float32)
+    for real in renderings:
+        total += error(synthetic, real)
+    return total / len(renderings)
+
+
+def wall_shell(mask: np.ndarray, thickness_voxels: int = SHELL_VOXELS) -> np.ndarray:
+    """Where structures end: voxels within `thickness_voxels` of a face between two labels, bool [D, H, W]."""
+    changes = label_changes(mask)
+    return binary_dilation(changes, _CUBE, iterations=thickness_voxels - 1) if thickness_voxels > 1 else changes
+
+
+def label_changes(mask: np.ndarray) -> np.ndarray:
+    """Voxels with a face neighbour of another label, bool [D, H, W]."""
+    changes = np.zeros(mask.shape, dtype=bool)
+    for axis in range(mask.ndim):
+        lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(mask.ndim))
+        upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(mask.ndim))
+        differs = mask[lower] != mask[upper]
+        changes[lower] |= differs
+        changes[upper] |= differs
+    return changes
+
+
+def boundary_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Distance in mm to the nearest voxel at which labels change, float32 [D, H, W]; 0 at such a voxel."""
+    changes = label_changes(mask)
+    if not changes.any():
+        return np.zeros(mask.shape, dtype=np.float32)
+    return distance_transform_edt(~changes, sampling=spacing_mm).astype(np.float32)

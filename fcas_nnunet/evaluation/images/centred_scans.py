@@ -1,0 +1,160 @@
+"""Scans brought heart on heart to one coarse grid, so that they can be laid over one another and compared.
+
+Axes are turned to the patient's first (D towards the head, H to the back, W to the left), so that data sets stored in
+other orientations compare; oblique scans are not rotated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from fcas_nnunet.case import spacing_of
+from fcas_nnunet.evaluation.images.quality import IntensityRange
+from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS, centred_mask, heart_centre
+from fcas_nnunet.orientation import Orientation
+
+MARGIN_MM = 10.0
+
+
+@dataclass(frozen=True)
+class CentredScan:
+    """What is kept of a scan to compare it: two volumes [96, 96, 96] of 2 mm about the heart's centroid.
+
+    Attributes:
+        image: HU clipped to the intensity range, float16; NaN outside the scan.
+        texture: the image minus its structure's mean, float16; NaN outside the structures, and in their outermost voxel
+            layer, whose values follow from where the outline runs.
+        near: bool; the heart and `MARGIN_MM` around it, within the scan.
+        means_hu: label id → mean of the structure.
+    """
+
+    image: np.ndarray
+    texture: np.ndarray
+    near: np.ndarray
+    means_hu: Mapping[int, float]
+
+
+def centre_scan(
+    image: np.ndarray, mask: np.ndarray, affine: np.ndarray, intensity_range: IntensityRange
+) -> CentredScan:
+    """Take what is needed of a scan.
+
+    Args:
+        image: HU [D, H, W].
+        mask: label ids on the same grid; the heart is all that is labelled.
+        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
+        intensity_range: one for all scans that are compared.
+
+    Raises:
+        ValueError: when the shapes differ, a voxel of the scan is not finite, or the mask is empty.
+    """
+    _refuse_unfit(image, mask)
+    turned_mask, spacing_mm = to_patient_axes(mask, affine)
+    labels = centred_mask(turned_mask, spacing_mm)
+    grey = centred_image(image, mask, affine, intensity_range)
+    away_mm = ndimage.distance_transform_edt(labels == 0, sampling=GRID_MM)
+    return CentredScan(
+        image=grey.astype(np.float16),
+        texture=_texture(grey, labels).astype(np.float16),
+        near=(away_mm <= MARGIN_MM) & ~np.isnan(grey),
+        means_hu=_structure_means(image, mask, intensity_range),
+    )
+
+
+def centred_image(
+    image: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
+    intensity_range: IntensityRange,
+    voxels: int = GRID_VOXELS,
+    step_mm: float = GRID_MM,
+) -> np.ndarray:
+    """A scan about the centroid of its mask on a cube of the patient's axes.
+
+    Linear interpolation; where the step is larger than the scan's voxels the triangle is as wide as two steps, which
+    keeps finer detail from folding over (antialiasing).
+
+    Args:
+        image: HU [D, H, W].
+        mask: label ids on the same grid.
+        affine: [4, 4], array index → LPS mm.
+        intensity_range: the scan is clipped to it first.
+        voxels: edge of the cube.
+        step_mm: edge of its voxels.
+
+    Returns:
+        float32 [voxels, voxels, voxels] in HU, NaN outside the scan.
+    """
+    turned, spacing_mm = to_patient_axes(image, affine)
+    centre = heart_centre(to_patient_axes(mask, affine)[0])
+    weights = [
+        _axis_weights(size, spacing, middle, voxels, step_mm)
+        for size, spacing, middle in zip(turned.shape, spacing_mm, centre, strict=True)
+    ]
+    used = tuple(_used_part(matrix) for matrix in weights)
+    volume = np.clip(turned[used], intensity_range.low_hu, intensity_range.high_hu).astype(np.float32)
+    inside_d, inside_h, inside_w = (np.flatnonzero(matrix.any(axis=1)) for matrix in weights)
+    for axis, (matrix, part) in enumerate(zip(weights, used, strict=True)):
+        volume = np.moveaxis(np.tensordot(matrix[:, part], volume, axes=(1, axis)), 0, axis)
+    inside = np.ix_(inside_d, inside_h, inside_w)
+    cube = np.full(volume.shape, np.nan, dtype=np.float32)
+    cube[inside] = volume[inside]
+    return cube
+
+
+def to_patient_axes(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Swap and flip axes until D runs towards the head, H to the back and W to the patient's left.
+
+    Args:
+        array: [D, H, W].
+        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
+
+    Returns:
+        A view of the array, and its spacing in mm along the new axes.
+    """
+    orientation = Orientation.of(affine)
+    return orientation.turn(array), orientation.reorder(spacing_of(affine))
+
+
+def _axis_weights(size: int, spacing_mm: float, centre: float, voxels: int, step_mm: float) -> np.ndarray:
+    """Share of each of `size` voxels in each of the grid's `voxels`, float32 [voxels, size]; rows of zeros outside."""
+    offsets_mm = (np.arange(voxels) - (voxels - 1) / 2) * step_mm
+    position = centre + offsets_mm / spacing_mm
+    reach = max(1.0, step_mm / spacing_mm)
+    weights = np.maximum(0.0, 1 - np.abs(np.arange(size) - position[:, None]) / reach)
+    weights[(position < -0.5) | (position > size - 0.5)] = 0
+    return (weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)).astype(np.float32)
+
+
+def _used_part(weights: np.ndarray) -> slice:
+    used = np.flatnonzero(weights.any(axis=0))
+    return slice(int(used[0]), int(used[-1]) + 1)
+
+
+def _structure_means(image: np.ndarray, mask: np.ndarray, intensity_range: IntensityRange) -> dict[int, float]:
+    """On the scan's own grid, so that thin vessels do not fade into what is around them."""
+    sums, counts = np.zeros(256), np.zeros(256)
+    for plane, labels in zip(image, mask, strict=True):  # planes: little memory
+        clipped = np.clip(plane, intensity_range.low_hu, intensity_range.high_hu)
+        sums += np.bincount(labels.ravel(), clipped.ravel(), minlength=256)
+        counts += np.bincount(labels.ravel(), minlength=256)
+    return {int(label): float(sums[label] / counts[label]) for label in np.flatnonzero(counts) if label}
+
+
+def _texture(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    inner = (ndimage.minimum_filter(labels, 3) == ndimage.maximum_filter(labels, 3)) & (labels > 0) & ~np.isnan(grey)
+    sums = np.bincount(labels[inner], grey[inner], minlength=256)
+    means = sums / np.maximum(np.bincount(labels[inner], minlength=256), 1)
+    return np.where(inner, grey - means[labels], np.nan)
+
+
+def _refuse_unfit(image: np.ndarray, mask: np.ndarray) -> None:
+    if image.shape != mask.shape:
+        raise ValueError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
+    wrong = int(np.count_nonzero(~np.isfinite(image))) if image.dtype.kind == "f" else 0
+    if wrong:
+        raise ValueError(f"scan: voxels must be finite, got {wrong} of {image.size} NaN or infinite. Repair it.")

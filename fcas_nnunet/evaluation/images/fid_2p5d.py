@@ -1,0 +1,123 @@
+"""FID of two sets of scans over slices in three planes, by the recipe of MAISI's evaluation.
+
+Source: compute_fid_2-5d_ct.py of MAISI (Guo et al., WACV 2025, arXiv 2409.11169), with the settings of its example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import CenterSpatialCrop, Compose, Orientation, ScaleIntensityRange, Spacing, SpatialPad
+
+from fcas_nnunet.evaluation.images.frechet import frechet_distance
+from fcas_nnunet.evaluation.images.slice_extractor import SliceExtractor
+
+SPACING_MM = 1.0
+SIZE = 512  # voxels along each axis
+MIDDLE_SHARE = 0.4
+LIMIT_HU = 1000.0
+MEAN = (0.406, 0.456, 0.485)  # ImageNet's, in the order B, G, R
+#: Plane → the axis of [X, Y, Z] that its slices follow.
+PLANES = {"xy": 2, "yz": 0, "zx": 1}
+RECIPE = (
+    "RAS, 1 mm linear, padded with -1000 HU and cropped about the centre, clipped to ±1000 HU, the middle 40 % of the "
+    "slices but those of padding alone, min-max over a scan's slices of a plane, three equal channels minus ImageNet's "
+    "means"
+)
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Fid25d:
+    """FID of two sets.
+
+    Attributes:
+        fid: mean of the planes.
+        planes: xy, yz, zx → FID over all their slices.
+        real_slices: of all scans, in the plane that has fewest.
+        synthetic_slices: likewise.
+    """
+
+    fid: float
+    planes: dict[str, float]
+    real_slices: int
+    synthetic_slices: int
+
+
+def plane_features(
+    image: np.ndarray, affine: np.ndarray, extractor: SliceExtractor, size: int = SIZE
+) -> dict[str, np.ndarray]:
+    """Features of a scan's slices.
+
+    Args:
+        image: HU [D, H, W].
+        affine: [4, 4], (d, h, w, 1) → LPS mm.
+        extractor: of the slices.
+        size: voxels of 1 mm along each axis that the scan is padded or cropped to.
+
+    Returns:
+        xy, yz, zx → float32 [slices, channels].
+    """
+    volume = prepared_volume(image, affine, size)
+    return {plane: extractor.features(prepared_slices(volume, axis)).numpy() for plane, axis in PLANES.items()}
+
+
+def fid_2p5d(real: Iterable[dict[str, np.ndarray]], synthetic: Iterable[dict[str, np.ndarray]]) -> Fid25d:
+    """FID of two sets of scans.
+
+    Args:
+        real: `plane_features` of each real scan; taken one by one.
+        synthetic: of each synthetic scan, by the same extractor.
+
+    Raises:
+        ValueError: when a set is empty, or its features do not compare.
+    """
+    sets = [_stacked(scans, name) for scans, name in ((real, "real"), (synthetic, "synthetic"))]
+    planes = {plane: frechet_distance(sets[0][plane], sets[1][plane]) for plane in PLANES}
+    fewest = [min(map(len, features.values())) for features in sets]
+    return Fid25d(float(np.mean(list(planes.values()))), planes, *fewest)
+
+
+def prepared_volume(image: np.ndarray, affine: np.ndarray, size: int) -> torch.Tensor:
+    """HU → RAS, 1 mm, `size`³, clipped: float32 [X, Y, Z] in HU."""
+    ras_affine = _LPS_TO_RAS @ affine[:, [2, 1, 0, 3]]  # of [W, H, D]
+    volume = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(image.T, dtype=np.float32))[None], affine=torch.from_numpy(ras_affine)
+    )
+    steps: Any = Compose(
+        [
+            Orientation("RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            Spacing((SPACING_MM,) * 3, mode="bilinear"),
+            SpatialPad((size,) * 3, mode="constant", value=-LIMIT_HU),
+            CenterSpatialCrop((size,) * 3),
+            ScaleIntensityRange(-LIMIT_HU, LIMIT_HU, -LIMIT_HU, LIMIT_HU, clip=True),
+        ]
+    )
+    return steps(volume).as_tensor()[0].float()
+
+
+def prepared_slices(volume: torch.Tensor, axis: int) -> torch.Tensor:
+    """HU [X, Y, Z] → the middle slices along an axis, as the extractor wants them, float32 [N, 3, ·, ·].
+
+    A heart's scan is often shorter than the middle of the padded volume. What lies beyond it is the same in every scan,
+    real or drawn, and would pull any two sets together; it is left out.
+    """
+    length = volume.shape[axis]
+    start, stop = int((1 - MIDDLE_SHARE) / 2 * length), int((1 + MIDDLE_SHARE) / 2 * length)
+    slices = volume.movedim(axis, 0)[start:stop]
+    low, high = slices.min(), slices.max()
+    scaled = (slices - low) / (high - low + 1e-10)
+    shown = scaled[slices.amax(dim=(1, 2)) > slices.amin(dim=(1, 2))]
+    return torch.stack([(shown if len(shown) else scaled) - mean for mean in MEAN], dim=1)
+
+
+def _stacked(scans: Iterable[dict[str, np.ndarray]], name: str) -> dict[str, np.ndarray]:
+    found = list(scans)
+    if not found:
+        raise ValueError(f"FID: the {name} set must have at least one scan, got none. Name a folder that has.")
+    return {plane: np.concatenate([features[plane] for features in found]) for plane in PLANES}

@@ -1,0 +1,93 @@
+"""Intensities of every structure in two sets of scans: whether synthetic scans have the contrasts of real ones, and as
+different ones from patient to patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcas_nnunet.evaluation.statistics.means import summarise
+
+#: Range of 12-bit CT; what lies outside is counted at its ends.
+LOWEST_HU, HIGHEST_HU = -1024, 3071
+_HU = np.arange(LOWEST_HU, HIGHEST_HU + 1)
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """One structure over a set of scans, every scan with equal weight.
+
+    Attributes:
+        mean_hu: mean of the scans' means.
+        std_hu: spread of voxels over all scans.
+        between_cases_hu: spread of the scans' means: how differently patients are enhanced.
+        count: scans that show the structure.
+    """
+
+    mean_hu: float
+    std_hu: float
+    between_cases_hu: float
+    count: int
+
+
+@dataclass(frozen=True)
+class IntensityComparison:
+    """One structure in two sets.
+
+    Attributes:
+        real: in the real scans.
+        synthetic: in the synthetic ones.
+        wasserstein_hu: how far intensities have to be moved, in HU on average, to turn one distribution into the other.
+    """
+
+    real: Intensities
+    synthetic: Intensities
+    wasserstein_hu: float
+
+
+def structure_histograms(image: np.ndarray, mask: np.ndarray, labels: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Share of a structure's voxels at each whole HU from −1024 to 3071; no entry for what is not there.
+
+    Args:
+        image: HU [D, H, W].
+        mask: label ids [D, H, W].
+        labels: name → id; the background is left out.
+    """
+    bins = np.rint(np.clip(image, LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
+    histograms = {}
+    for name, label in labels.items():
+        inside = bins[mask == label] if label else bins[:0]
+        if inside.size:
+            histograms[name] = np.bincount(inside.ravel(), minlength=len(_HU)) / inside.size
+    return histograms
+
+
+def compare_intensities(
+    real: Sequence[Mapping[str, np.ndarray]], synthetic: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, IntensityComparison]:
+    """Compare the structures that both sets show.
+
+    Args:
+        real: `structure_histograms` of every real scan.
+        synthetic: the same of every synthetic scan, under the same names.
+    """
+    names = [name for name in dict.fromkeys(name for case in real for name in case)]
+    shown = {name for case in synthetic for name in case}
+    result = {}
+    for name in names:
+        if name in shown:
+            sets = [np.array([case[name] for case in cases if name in case]) for cases in (real, synthetic)]
+            first, second = (histograms.mean(axis=0) for histograms in sets)
+            result[name] = IntensityComparison(
+                _intensities(sets[0]), _intensities(sets[1]), float(np.abs(np.cumsum(first - second)).sum())
+            )
+    return result
+
+
+def _intensities(histograms: np.ndarray) -> Intensities:
+    means = summarise((histograms @ _HU).tolist())
+    shares = histograms.mean(axis=0)
+    variance = float(shares @ _HU**2 - (shares @ _HU) ** 2)
+    return Intensities(means.mean, variance**0.5, means.std, means.count)

@@ -1,0 +1,244 @@
+"""A blinded reading by experts: what is scored, which letter is which method, and the key that tells.
+
+Source: FCaS, arXiv 2503.09560, §7.4. Several methods' images of one reference make an *evaluation bag*; each image is
+scored on five criteria, and the methods are ranked within the bag by their scores, 1 being the best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fcas_nnunet.config.files import load_config, to_dict
+from fcas_nnunet.config.schema import from_dict, settings
+from fcas_nnunet.json_files import check_schema, read_json
+from fcas_nnunet.seeds import derive_seed
+
+KEY_SCHEMA, KEY_VERSION = "fcas-nnunet/reading-key", 1
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MAX_LEVELS = 11
+
+_KEY_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED_KEYS = frozenset({"total", "rank"})
+
+
+@settings
+class Criterion:
+    """What an image is scored on.
+
+    Attributes:
+        key: in files: small letters, digits and underscores.
+        name: on the page.
+        question: a sentence that says what to look at.
+    """
+
+    key: str
+    name: str
+    question: str = ""
+
+
+#: The five of the paper, whose names are all it gives; the questions are this package's.
+PAPER_CRITERIA = (
+    Criterion("visual_realism", "Visual realism", "Could this be a patient's scan: contrast, noise, texture?"),
+    Criterion(
+        "interlayer_continuity",
+        "Interlayer continuity",
+        "Do structures run on smoothly from slice to slice, in all planes?",
+    ),
+    Criterion(
+        "topological_consistency",
+        "Topological consistency",
+        "Are chambers, walls and vessels whole, and joined where they should be?",
+    ),
+    Criterion(
+        "coronary_detail_preservation",
+        "Coronary detail preservation",
+        "Can the coronary arteries be followed, with sharp edges and even lumen?",
+    ),
+    Criterion(
+        "morphological_heterogeneity",
+        "Morphological heterogeneity",
+        "Does the anatomy look like an individual's, rather than an average?",
+    ),
+)  # fmt: skip
+
+
+@settings
+class Protocol:
+    """What a reader is asked.
+
+    Attributes:
+        criteria: each image is scored on each.
+        lowest: the worst score.
+        highest: the best score; at most ten above the worst. The paper names no scale; 1 to 5 is this package's.
+        lowest_means: the worst score in words.
+        highest_means: the best one in words.
+        title: of the page.
+        introduction: what readers are told before they begin.
+    """
+
+    criteria: tuple[Criterion, ...] = PAPER_CRITERIA
+    lowest: int = 1
+    highest: int = 5
+    lowest_means: str = "poor"
+    highest_means: str = "excellent"
+    title: str = "Expert reading of cardiac CT angiography"
+    introduction: str = (
+        "Each bag shows several images of the same anatomy. Which method made which image is hidden, and the order "
+        "changes from bag to bag. Score every image on every criterion; the ranking follows from your scores."
+    )
+
+    def __post_init__(self) -> None:
+        keys = [criterion.key for criterion in self.criteria]
+        if not keys or len(set(keys)) < len(keys):
+            raise ValueError(f"criteria: keys must be there and differ, got {keys}. Name each criterion once.")
+        wrong = [key for key in keys if not _KEY_PATTERN.fullmatch(key) or key in _RESERVED_KEYS]
+        if wrong:
+            raise ValueError(
+                f"criteria: keys must be small letters, digits and underscores, not total or rank, got {wrong}. "
+                "Rename them; `name` is what readers see."
+            )
+        if not 0 <= self.lowest < self.highest < self.lowest + MAX_LEVELS:
+            raise ValueError(
+                f"criteria: scores must run from 0 or more upwards over 2 to {MAX_LEVELS} levels, got "
+                f"{self.lowest} to {self.highest}. Change lowest or highest."
+            )
+
+
+@dataclass(frozen=True)
+class Bag:
+    """One reference by every method.
+
+    Attributes:
+        bag_id: what the page calls it, `bag-01`.
+        reference: whose mask the images share; the page does not name it.
+        methods: letter → method.
+    """
+
+    bag_id: str
+    reference: str
+    methods: dict[str, str]
+
+
+def load_protocol(path: Path) -> Protocol:
+    """Read a protocol from YAML; what it leaves out stays the paper's.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not YAML, or keys or values are wrong.
+    """
+    return load_config(Protocol, path)
+
+
+def draw_bags(references: Sequence[str], methods: Sequence[str], seed: int) -> list[Bag]:
+    """Shuffle the bags, and the methods within each.
+
+    Args:
+        references: a bag each.
+        methods: 2 to 26 names; the first in a bag becomes A.
+        seed: of the reading; a reader must not know it.
+
+    Raises:
+        ValueError: if the methods cannot be lettered.
+    """
+    if not 2 <= len(methods) <= len(LETTERS):
+        raise ValueError(
+            f"methods: there must be 2 to {len(LETTERS)} in a bag, the scans counted as one, got {len(methods)}. "
+            "Name others."
+        )
+    width = max(2, len(str(len(references))))
+    order = np.random.default_rng(derive_seed(seed, "bags")).permutation(len(references))
+    bags = []
+    for number, index in enumerate(order, start=1):
+        reference = references[index]
+        shuffled = np.random.default_rng(derive_seed(seed, "letters", reference)).permutation(len(methods))
+        lettered = {letter: methods[i] for letter, i in zip(LETTERS, shuffled, strict=False)}
+        bags.append(Bag(f"bag-{number:0{width}d}", reference, lettered))
+    return bags
+
+
+def reading_id(protocol: Protocol, shown_sha256: Iterable[str]) -> str:
+    """What ties scores to their page: a digest of what was asked and shown, which tells nothing of methods or seed."""
+    digest = hashlib.sha256(json.dumps(to_dict(protocol), sort_keys=True).encode())
+    for sha256 in shown_sha256:
+        digest.update(sha256.encode())
+    return digest.hexdigest()[:16]
+
+
+def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> None:
+    """Keep method names off the page.
+
+    Args:
+        texts: where a text comes from → a text that readers see.
+        methods: names that no text may hold as a word, in capitals or not.
+
+    Raises:
+        ValueError: listing every text that does.
+    """
+    faults = [
+        f"{place}: text on the page must not name a method, got {text!r} with {method!r} in it. Rename one of them."
+        for place, text in texts.items()
+        for method in methods
+        if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, flags=re.IGNORECASE)
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class Key:
+    """The organiser's key, read back.
+
+    Attributes:
+        reading_id: of the page it belongs to.
+        seed: of the shuffling.
+        protocol: what was asked.
+        methods: name → where its images came from.
+        bags: in the order of the page.
+        case_ids: bag id → letter → case id of the image.
+    """
+
+    reading_id: str
+    seed: int
+    protocol: Protocol
+    methods: dict[str, str]
+    bags: tuple[Bag, ...]
+    case_ids: dict[str, dict[str, str]]
+
+
+def load_key(path: Path) -> Key:
+    """Read the `key.json` that `prepare` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no key, or a broken one.
+    """
+    advice = "Name the key.json of this reading."
+    content = read_json(path, advice)
+    check_schema(path, content, {KEY_SCHEMA: KEY_VERSION}, advice)
+    try:
+        bags = {
+            bag_id: Bag(bag_id, bag["reference"], {letter: entry["method"] for letter, entry in bag["letters"].items()})
+            for bag_id, bag in content["bags"].items()
+        }
+        return Key(
+            reading_id=content["reading_id"],
+            seed=content["seed"],
+            protocol=from_dict(Protocol, content["protocol"]),
+            methods=content["methods"],
+            bags=tuple(bags.values()),
+            case_ids={
+                bag_id: {letter: entry["case_id"] for letter, entry in bag["letters"].items()}
+                for bag_id, bag in content["bags"].items()
+            },
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: key must be whole, got an error at {error}. Take the file as it was written."
+        ) from error

@@ -1,0 +1,269 @@
+"""What a reading says of the methods: scores, ranks, how far the readers agree, and whether differences are chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.stats import friedmanchisquare, wilcoxon
+
+from fcas_nnunet.config.files import to_dict
+from fcas_nnunet.evaluation.reading.protocol import Key, Protocol
+from fcas_nnunet.evaluation.reading.scores import Reader, ScoredImage
+from fcas_nnunet.evaluation.statistics.agreement import ordinal_alpha
+from fcas_nnunet.evaluation.statistics.comparison import holm
+from fcas_nnunet.evaluation.statistics.means import summarise
+
+RESULTS_SCHEMA, RESULTS_VERSION = "fcas-nnunet/reading", 1
+RANK, TOTAL = "rank", "total"
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """Two methods on the same bags.
+
+    Attributes:
+        first: method.
+        second: method.
+        difference: mean over bags of second minus first.
+        p_value: Wilcoxon's signed-rank test, two-sided; 1 where no bag differs.
+        holm_p_value: corrected over all pairs of this measure.
+        count: bags.
+    """
+
+    first: str
+    second: str
+    difference: float
+    p_value: float
+    holm_p_value: float
+    count: int
+
+
+@dataclass(frozen=True)
+class MeasureTests:
+    """Whether methods differ in one measure.
+
+    Attributes:
+        friedman_statistic: Friedman's chi square over bags; NaN for two methods or fewer than two bags.
+        friedman_p_value: of it.
+        count: bags.
+        pairs: post hoc, every pair of methods.
+    """
+
+    friedman_statistic: float
+    friedman_p_value: float
+    count: int
+    pairs: list[PairTest]
+
+
+def measure(name: str) -> Callable[[ScoredImage], float]:
+    """How to read a criterion, `total` or `rank` off a scored image; NaN where it is missing."""
+
+    def value(image: ScoredImage) -> float:
+        found = getattr(image, name) if name in (RANK, TOTAL) else image.scores.get(name)
+        return math.nan if found is None else float(found)
+
+    return value
+
+
+def measures_of(protocol: Protocol) -> list[str]:
+    """The criteria, `total` and `rank`."""
+    return [*(criterion.key for criterion in protocol.criteria), TOTAL, RANK]
+
+
+def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
+    """Everything about a reading but the pictures.
+
+    Args:
+        key: of the reading.
+        readers: unblinded.
+
+    Returns:
+        The report as docs/reading.md describes it, JSON-able but for NaN.
+
+    Raises:
+        ValueError: if nothing was scored.
+    """
+    images = [image for reader in readers for image in reader.images]
+    if not images:
+        raise ValueError("readers: at least one image must be scored, got none. Wait for the readers.")
+    measures = measures_of(key.protocol)
+    summary = {method: _summary(images, method, measures) for method in key.methods}
+    order = sorted(key.methods, key=lambda method: _last_if_nan(summary[method][RANK]["mean"]))
+    return {
+        "schema": RESULTS_SCHEMA,
+        "schema_version": RESULTS_VERSION,
+        "reading_id": key.reading_id,
+        "seed": key.seed,
+        "protocol": to_dict(key.protocol),
+        "methods": {method: key.methods[method] for method in order},
+        "bags": len(key.bags),
+        "readers": [
+            {
+                "name": reader.name,
+                "experience": reader.experience,
+                "complete_bags": len(key.bags) - len(reader.incomplete),
+                "incomplete_bags": reader.incomplete,
+                "comments": reader.comments,
+            }
+            for reader in readers
+        ],
+        "summary": {method: summary[method] for method in order},
+        "agreement": {name: _alpha(images, name) for name in measures},
+        "tests": {name: asdict(method_tests(blocks(images, order, name), order)) for name in measures},
+        "images": [asdict(image) for image in images],
+    }
+
+
+def _last_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _summary(images: Sequence[ScoredImage], method: str, measures: Sequence[str]) -> dict[str, Any]:
+    """Over all readings of a method: every reader's every bag counts once."""
+    own = [image for image in images if image.method == method]
+    result: dict[str, Any] = {}
+    for name in measures:
+        values = [measure(name)(image) for image in own]
+        present = [value for value in values if not math.isnan(value)]
+        median = float(np.median(present)) if present else math.nan
+        result[name] = {**vars(summarise(values)), "median": median}
+    result["first_share"] = _first_share(images, method)
+    return result
+
+
+def _first_share(images: Sequence[ScoredImage], method: str) -> float:
+    """Share of ranked bags in which a method came first; a first place shared by k counts 1/k."""
+    ranked = [image for image in images if image.rank is not None]
+    bags: dict[tuple[str, str], list[ScoredImage]] = {}
+    for image in ranked:
+        bags.setdefault((image.reader, image.bag_id), []).append(image)
+    wins = []
+    for bag in bags.values():
+        best = min(image.rank for image in bag if image.rank is not None)
+        winners = [image.method for image in bag if image.rank == best]
+        wins.append(winners.count(method) / len(winners))
+    return math.fsum(wins) / len(wins) if wins else math.nan
+
+
+def _alpha(images: Sequence[ScoredImage], name: str) -> float:
+    """Agreement on a measure; a unit is an image."""
+    readers = list(dict.fromkeys(image.reader for image in images))
+    units = {unit: i for i, unit in enumerate(dict.fromkeys((image.bag_id, image.method) for image in images))}
+    table = np.full((len(readers), len(units)), math.nan)
+    for image in images:
+        table[readers.index(image.reader), units[image.bag_id, image.method]] = measure(name)(image)
+    return ordinal_alpha(table.tolist())
+
+
+def blocks(images: Sequence[ScoredImage], methods: Sequence[str], name: str) -> np.ndarray:
+    """A measure as the tests take it: a row a bag, the mean over the readers who scored all of its methods.
+
+    A bag counts once however many read it, since readers of the same images are no independent samples.
+
+    Returns:
+        [bags, methods] float64, without NaN.
+    """
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for image in images:
+        rows.setdefault((image.bag_id, image.reader), {})[image.method] = measure(name)(image)
+    by_bag: dict[str, list[list[float]]] = {}
+    for (bag_id, _), values in rows.items():
+        row = [values.get(method, math.nan) for method in methods]
+        if not any(math.isnan(value) for value in row):
+            by_bag.setdefault(bag_id, []).append(row)
+    return np.array([np.mean(readings, axis=0) for readings in by_bag.values()]).reshape(-1, len(methods))
+
+
+def method_tests(table: np.ndarray, methods: Sequence[str]) -> MeasureTests:
+    """Friedman's test over all methods, Wilcoxon's for every pair with Holm's correction.
+
+    Args:
+        table: [bags, methods].
+        methods: their names.
+    """
+    count = len(table)
+    plain = []
+    for first, second in combinations(range(len(methods)), 2):
+        differences = table[:, second] - table[:, first]
+        p_value = math.nan if not count else float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+        mean = float(differences.mean()) if count else math.nan
+        plain.append((methods[first], methods[second], mean, p_value))
+    corrected = holm([p_value for *_, p_value in plain])
+    pairs = [PairTest(*pair, p, count) for pair, p in zip(plain, corrected, strict=True)]
+    return MeasureTests(*_friedman(table), count, pairs)
+
+
+def _friedman(table: np.ndarray) -> tuple[float, float]:
+    if len(table) < 2 or table.shape[1] < 3:
+        return math.nan, math.nan
+    if np.all(table == table[:, :1]):
+        return 0.0, 1.0
+    result = friedmanchisquare(*table.T)
+    return float(result.statistic), float(result.pvalue)
+
+
+def reading_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row a method, the best mean rank first."""
+    criteria = report["protocol"]["criteria"]
+    header = ["method", *(criterion["name"] for criterion in criteria), "rank (median)", "first"]
+    rows = []
+    for method, scores in report["summary"].items():
+        cells = [
+            f"{_mean_std(scores[criterion['key']])} ({_number(scores[criterion['key']]['median'], 1)})"
+            for criterion in criteria
+        ]
+        rank = f"{_mean_std(scores[RANK])} ({_number(scores[RANK]['median'], 1)})"
+        first = scores["first_share"]
+        rows.append([method, *cells, rank, "–" if math.isnan(first) else f"{first:.0%}"])
+    return header, rows
+
+
+def tests_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of agreement and tests: a row a measure."""
+    names = {criterion["key"]: criterion["name"] for criterion in report["protocol"]["criteria"]}
+    rows = []
+    for name, tests in report["tests"].items():
+        significant = sum(pair["holm_p_value"] < 0.05 for pair in tests["pairs"])
+        rows.append(
+            [
+                names.get(name, name),
+                _number(report["agreement"][name], 2),
+                _number(tests["friedman_statistic"], 2),
+                _p(tests["friedman_p_value"]),
+                f"{significant} of {len(tests['pairs'])}",
+                str(tests["count"]),
+            ]
+        )
+    return ["measure", "alpha", "Friedman χ²", "p", "pairs with p < 0.05", "bags"], rows
+
+
+_NAMED = ("reader", "bag_id", "reference", "method", "case_id", "letter")
+#: Columns of --csv, as a regular expression: the criteria are the protocol's.
+CSV_COLUMNS = rf"{','.join(_NAMED)}(,\w+)+,{TOTAL},{RANK}"
+
+
+def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv, a row per reader, bag and method."""
+    keys = [criterion["key"] for criterion in report["protocol"]["criteria"]]
+    rows = [
+        [*(image[name] for name in _NAMED), *(image["scores"].get(key, "") for key in keys), image[TOTAL], image[RANK]]
+        for image in report["images"]
+    ]
+    return [*_NAMED, *keys, TOTAL, RANK], [["" if cell is None else cell for cell in row] for row in rows]
+
+
+def _mean_std(summary: Mapping[str, float]) -> str:
+    return f"{_number(summary['mean'], 2)} ± {_number(summary['std'], 2)}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return "–" if math.isnan(value) else "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,220 @@
+"""What the report measures of every case, and of every structure over a set: volumes, intensities, confidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fcas_nnunet.evaluation.images.intensities import (
+    HIGHEST_HU,
+    LOWEST_HU,
+    IntensityComparison,
+    compare_intensities,
+)
+from fcas_nnunet.evaluation.statistics.means import Summary, summarise
+
+CONFIDENCE_LEVELS = 256
+_BINS = HIGHEST_HU - LOWEST_HU + 1
+_CONFIDENCE = np.arange(CONFIDENCE_LEVELS) / (CONFIDENCE_LEVELS - 1)
+
+
+@dataclass(frozen=True)
+class CaseMeasures:
+    """One case.
+
+    Attributes:
+        shape: voxels along (D, H, W).
+        spacing_mm: along (D, H, W).
+        voxels: structure → labelled voxels; 0 where it is not shown.
+        intensities: structure → share of its voxels at each whole HU from −1024 to 3071, float32; no entry for what is
+            not shown.
+        confidence: structure → share of its voxels at each confidence k/255, float32; empty without a map.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    voxels: dict[str, int]
+    intensities: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Structure → volume; 0 where it is not shown."""
+        voxel_ml = math.prod(self.spacing_mm) / 1000
+        return {name: count * voxel_ml for name, count in self.voxels.items()}
+
+    @property
+    def inside(self) -> np.ndarray | None:
+        """Share of all labelled voxels at each confidence k/255; None without a map or without a label."""
+        total = sum(self.voxels[name] for name in self.confidence)
+        if not total:
+            return None
+        return np.sum([self.voxels[name] * shares for name, shares in self.confidence.items()], axis=0) / total
+
+    @property
+    def mean_confidence(self) -> float:
+        """Inside all structures; NaN without a map."""
+        return math.nan if self.inside is None else float(self.inside @ _CONFIDENCE)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of confidence, over the voxels of all cases with equal weight for each case.
+
+    Attributes:
+        mean: in [0, 1].
+        std: in [0, 1].
+        low: 5th percentile.
+        high: 95th percentile.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StructureSummary:
+    """One structure over the sets.
+
+    Attributes:
+        name: of the structure.
+        shown: synthetic cases that show it.
+        shown_real: real cases that show it; None without a real set.
+        volume_ml: over the synthetic cases that show it.
+        volume_ml_real: likewise; None without a real set.
+        mean_hu: of the synthetic cases' means; NaN where none shows it.
+        std_hu: of voxels over all synthetic cases.
+        contrast: real against synthetic; None without a real set, or where one of both does not show it.
+        confidence: None without maps.
+    """
+
+    name: str
+    shown: int
+    shown_real: int | None
+    volume_ml: Summary
+    volume_ml_real: Summary | None
+    mean_hu: float
+    std_hu: float
+    contrast: IntensityComparison | None
+    confidence: Spread | None
+
+    @property
+    def variety(self) -> float | None:
+        """Spread of the cases' mean HU, synthetic over real; None unless both have at least two cases."""
+        if self.contrast is None or not self.contrast.real.between_cases_hu > 0:
+            return None
+        ratio = self.contrast.synthetic.between_cases_hu / self.contrast.real.between_cases_hu
+        return None if math.isnan(ratio) else ratio
+
+
+def measure_case(
+    image: np.ndarray,
+    mask: np.ndarray,
+    confidence: np.ndarray | None,
+    labels: Mapping[str, int],
+    spacing_mm: tuple[float, float, float],
+) -> CaseMeasures:
+    """Count a case's voxels, a slice at a time.
+
+    Args:
+        image: HU [D, H, W].
+        mask: label ids below 256 [D, H, W].
+        confidence: in [0, 1] [D, H, W], or None.
+        labels: structure → id; the background is left out.
+        spacing_mm: along (D, H, W).
+    """
+    named = {name: label for name, label in labels.items() if label}
+    rows = max(named.values(), default=0) + 1
+    row_of = np.zeros(256, dtype=np.int64)
+    row_of[list(named.values())] = list(named.values())
+    hu = np.zeros((rows, _BINS), dtype=np.int64)
+    trust = np.zeros((rows, CONFIDENCE_LEVELS), dtype=np.int64)
+    for index in range(len(mask)):
+        inside = row_of[mask[index]]
+        marked = inside > 0
+        label = inside[marked]
+        if not label.size:
+            continue
+        bins = np.rint(np.clip(image[index][marked], LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
+        hu += np.bincount(label * _BINS + bins, minlength=hu.size).reshape(hu.shape)
+        if confidence is not None:
+            steps = np.rint(np.clip(confidence[index][marked], 0, 1) * (CONFIDENCE_LEVELS - 1)).astype(np.int64)
+            trust += np.bincount(label * CONFIDENCE_LEVELS + steps, minlength=trust.size).reshape(trust.shape)
+    voxels = {name: int(hu[label].sum()) for name, label in named.items()}
+    shown = {name: label for name, label in named.items() if voxels[name]}
+    d, h, w = mask.shape
+    return CaseMeasures(
+        shape=(d, h, w),
+        spacing_mm=spacing_mm,
+        voxels=voxels,
+        intensities={name: (hu[label] / voxels[name]).astype(np.float32) for name, label in shown.items()},
+        confidence={
+            name: (trust[label] / voxels[name]).astype(np.float32)
+            for name, label in shown.items()
+            if confidence is not None
+        },
+    )
+
+
+def summarise_structures(
+    synthetic: Sequence[CaseMeasures], real: Sequence[CaseMeasures] | None, names: Sequence[str]
+) -> list[StructureSummary]:
+    """Every structure over the sets.
+
+    Args:
+        synthetic: measures of the synthetic cases.
+        real: of the real ones, under the same names; None without.
+        names: structures in the order wanted.
+    """
+    contrasts = compare_intensities([c.intensities for c in real or ()], [c.intensities for c in synthetic])
+    own = compare_intensities(*[[c.intensities for c in synthetic]] * 2)
+    return [
+        StructureSummary(
+            name=name,
+            shown=_shown(synthetic, name),
+            shown_real=None if real is None else _shown(real, name),
+            volume_ml=_volume(synthetic, name),
+            volume_ml_real=None if real is None else _volume(real, name),
+            mean_hu=own[name].synthetic.mean_hu if name in own else math.nan,
+            std_hu=own[name].synthetic.std_hu if name in own else math.nan,
+            contrast=contrasts.get(name),
+            confidence=confidence_spread([c.confidence[name] for c in synthetic if name in c.confidence]),
+        )
+        for name in names
+    ]
+
+
+def confidence_spread(shares: Sequence[np.ndarray]) -> Spread | None:
+    """Mean, standard deviation and 5–95 % range of confidence; None without any.
+
+    Args:
+        shares: of each case at each confidence k/255.
+    """
+    if not len(shares):
+        return None
+    total = np.mean(np.asarray(shares, dtype=np.float64), axis=0)
+    total /= total.sum()
+    mean = float(total @ _CONFIDENCE)
+    variance = float(total @ (_CONFIDENCE - mean) ** 2)
+    cumulated = np.cumsum(total)
+    low, high = (float(_CONFIDENCE[np.searchsorted(cumulated, p - 1e-9)]) for p in (0.05, 0.95))
+    return Spread(mean, math.sqrt(variance), low, high)
+
+
+def mean_shares(cases: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray | None:
+    """A structure's mean histogram over the cases that show it, every case with equal weight."""
+    shown = [case[name] for case in cases if name in case]
+    return np.mean(np.asarray(shown, dtype=np.float64), axis=0) if shown else None
+
+
+def _shown(cases: Sequence[CaseMeasures], name: str) -> int:
+    return sum(case.voxels.get(name, 0) > 0 for case in cases)
+
+
+def _volume(cases: Sequence[CaseMeasures], name: str) -> Summary:
+    return summarise([case.volumes_ml[name] for case in cases if case.voxels.get(name, 0)])

@@ -1,0 +1,276 @@
+"""The report's page: what has been measured in, one self-contained HTML file out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from fcas_nnunet.evaluation.images.intensities import LOWEST_HU
+from fcas_nnunet.evaluation.report.checks import Check, Level, verdict
+from fcas_nnunet.evaluation.report.curves import Curves
+from fcas_nnunet.evaluation.report.measures import CaseMeasures, StructureSummary, mean_shares
+from fcas_nnunet.evaluation.report.results import ShownResult
+from fcas_nnunet.evaluation.viewing.charts import (
+    OTHER_COLOURS,
+    STRUCTURE_COLOURS,
+    confidence_chart,
+    confidence_colours,
+    intensity_chart,
+    strip_chart,
+)
+from fcas_nnunet.evaluation.viewing.pictures import Pictures
+from fcas_nnunet.evaluation.viewing.volumes import GREY_HU, GREY_VALUES, data_uri
+from fcas_nnunet.labels.anatomy import Structure, structure_of
+
+#: Name → low and high in HU.
+WINDOWS = {"heart": (-200, 600), "soft tissue": (-160, 240), "wide": (-1000, 1000)}
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """A case in the list.
+
+    Attributes:
+        case_id: of the case.
+        masks: `given`, `mgm`, or what else the manifest says.
+        reference: whose mask was drawn.
+        template: whose contrast guided the drawing.
+        redrawn: masks that were refused before this one.
+        confidence: mean inside the structures; NaN without a map.
+        scores: measure → value, from results.
+        shown: whether the page holds it to look at.
+    """
+
+    case_id: str
+    masks: str
+    reference: str
+    template: str
+    redrawn: int
+    confidence: float
+    scores: Mapping[str, float]
+    shown: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A case's picture to click on.
+
+    Attributes:
+        case_id: of the case.
+        caption: why it is here.
+        pictures: of it.
+    """
+
+    case_id: str
+    caption: str
+    pictures: Pictures
+
+    @property
+    def strip(self) -> str:
+        """The strip as an address."""
+        return data_uri(self.pictures.strip, "image/webp")
+
+    @property
+    def still(self) -> str:
+        """The nine panels as an address."""
+        return data_uri(self.pictures.still, "image/webp")
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A real scan beside a synthetic one.
+
+    Attributes:
+        case_id: of the real case.
+        scan: its number among the page's scans.
+        same_grid: whether both lie on one grid, so that places correspond voxel by voxel.
+    """
+
+    case_id: str
+    scan: int
+    same_grid: bool
+
+
+@dataclass(frozen=True)
+class ViewerCase:
+    """A case to scroll through.
+
+    Attributes:
+        case_id: of the case.
+        scan: its number among the page's scans.
+        companions: `reference` and `template`, where they can be shown.
+        volumes_ml: structure → volume.
+    """
+
+    case_id: str
+    scan: int
+    companions: Mapping[str, Companion]
+    volumes_ml: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        name: of the synthetic data set.
+        real_name: of the real one; None without.
+        made: how it was made, in a sentence.
+        checks: verdicts.
+        labels: structure → id, without the background.
+        structures: summaries, in the order of the labels.
+        synthetic: measures by case id.
+        real: measures of the real cases; None without.
+        cases: the list.
+        worst: least confident, or least similar, cases.
+        best: the other end.
+        viewer: cases to scroll through.
+        scans: packed scans as JSON text, synthetic and real.
+        reduction: what was reduced, in a sentence.
+        results: of fcas_evaluate.
+        curves: of trainings found.
+        curves_note: where was looked, and what was not found.
+        provenance: (field, value) that all cases share.
+        replay: the command that makes its cases again from their lines; None where there are no such lines.
+        remake: the command line of the run that made the set; None where unknown.
+        records: case id → its whole record as text.
+        faults: what does not agree, a sentence each.
+        command: that made this page.
+    """
+
+    name: str
+    real_name: str | None
+    made: str
+    checks: Sequence[Check]
+    labels: Mapping[str, int]
+    structures: Sequence[StructureSummary]
+    synthetic: Mapping[str, CaseMeasures]
+    real: Sequence[CaseMeasures] | None
+    cases: Sequence[CaseRow]
+    worst: Sequence[Card]
+    best: Sequence[Card]
+    viewer: Sequence[ViewerCase]
+    scans: Sequence[str]
+    reduction: str
+    results: Sequence[ShownResult]
+    curves: Sequence[Curves]
+    curves_note: str
+    provenance: Sequence[tuple[str, str]]
+    replay: str | None
+    remake: str | None
+    records: Mapping[str, str]
+    faults: Sequence[str] = field(default_factory=tuple)
+    command: str = "fcas_report"
+
+
+def label_colours(labels: Mapping[str, int]) -> dict[str, str]:
+    """Label → colour: each of the eight has its own, whatever its id; others, and parts of one, take further ones."""
+    free: dict[Structure | None, str] = dict(zip(Structure, STRUCTURE_COLOURS, strict=False))
+    others = itertools.cycle(OTHER_COLOURS)
+    return {name: free.pop(structure_of(name), "") or next(others) for name in labels}
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fcas_nnunet.evaluation.report", "pages"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"words": _words, "number": _number, "percent": _percent, "breakable": _breakable}
+    source = environment.loader
+    assert source is not None, "just given"
+    style, script = (source.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    colours = label_colours(report.labels)
+    return environment.get_template("report.html").render(
+        report=report,
+        verdict=verdict(report.checks),
+        checks=sorted(report.checks, key=lambda check: list(Level).index(check.level), reverse=True),
+        style=Markup(style),
+        script=Markup(script),
+        colours=colours,
+        charts=_intensity_charts(report, colours),
+        confidence=_confidence_chart(report),
+        strips=_strips(report),
+        viewer_data=_script_json(_viewer_data(report, colours)),
+        scans=[Markup(_without_tags(scan)) for scan in report.scans],
+        measures=list(dict.fromkeys(name for case in report.cases for name in case.scores)),
+    )
+
+
+def _intensity_charts(report: Report, colours: Mapping[str, str]) -> dict[str, Markup]:
+    charts = {}
+    for name in report.labels:
+        synthetic = mean_shares([case.intensities for case in report.synthetic.values()], name)
+        real = None if report.real is None else mean_shares([case.intensities for case in report.real], name)
+        title = f"Intensities of {_words(name)} in HU, synthetic{'' if real is None else ' and real'}"
+        charts[name] = intensity_chart(synthetic, real, LOWEST_HU, colours[name], title)
+    return charts
+
+
+def _confidence_chart(report: Report) -> Markup:
+    inside = [case.inside for case in report.synthetic.values() if case.inside is not None]
+    if not inside:
+        return Markup("")
+    return confidence_chart(np.mean(inside, axis=0), "Confidence of the voxels inside the structures, from 0 to 1")
+
+
+def _strips(report: Report) -> list[tuple[str, Markup]]:
+    """A strip of dots per measure that cases have."""
+    names = [case.case_id for case in report.cases]
+    strips = [("Mean confidence per case", [case.confidence for case in report.cases])]
+    for measure in dict.fromkeys(name for case in report.cases for name in case.scores):
+        strips.append((f"{measure} per case", [case.scores.get(measure, math.nan) for case in report.cases]))
+    return [(title, chart) for title, values in strips if (chart := strip_chart(values, names, title))]
+
+
+def _viewer_data(report: Report, colours: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "labels": [{"id": label, "name": _words(name), "key": name, "colour": colours[name]}
+                   for name, label in report.labels.items()],
+        "greyHu": GREY_HU,
+        "greyValues": GREY_VALUES,
+        "confidenceColours": confidence_colours(256),
+        "windows": WINDOWS,
+        "cases": [
+            {
+                "id": case.case_id, "scan": case.scan,
+                "companions": {role: vars(companion) for role, companion in case.companions.items()},
+                "volumes": {name: round(volume, 1) for name, volume in case.volumes_ml.items()},
+            }
+            for case in report.viewer
+        ],
+    }  # fmt: skip
+
+
+def _script_json(value: Any) -> Markup:
+    return Markup(_without_tags(json.dumps(value)))
+
+
+def _without_tags(text: str) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return text.replace("<", "\\u003c")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _breakable(name: str) -> Markup:
+    """A long name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"

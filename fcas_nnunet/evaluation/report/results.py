@@ -1,0 +1,276 @@
+"""Results of fcas_evaluate as the report shows them: tables of what is known, plain lists of what is new."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fcas_nnunet.evaluation.images import set_table as image_set_table
+from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY, SEGMENTATIONS, VERSIONS
+
+_ASIDE = {"schema", "schema_version", "settings", "versions", "cases", "left_out", "ignored_predictions", "notes"}
+_SUMMARY = {"mean", "std", "count"}
+_MAX_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: above it.
+        header: of the columns.
+        rows: cells.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class ShownResult:
+    """A result as the page shows it.
+
+    Attributes:
+        title: what was measured.
+        subtitle: of what.
+        tables: of its numbers.
+        notes: what a reader has to know.
+        settings: how it was measured.
+        scores: measure → case id → value, for charts and the list of cases.
+    """
+
+    title: str
+    subtitle: str
+    tables: list[Table]
+    notes: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def show_result(content: Mapping[str, Any]) -> ShownResult:
+    """Turn a result into tables.
+
+    Args:
+        content: what `read_result` gave.
+
+    Raises:
+        ValueError: if a known schema lacks what it must have.
+    """
+    show = {
+        SEGMENTATIONS: _segmentations, COMPARISON: _comparison, IMAGE_QUALITY: _image_quality, CONFIDENCE: _confidence,
+    }  # fmt: skip
+    try:
+        return show.get(content["schema"], _generic)(content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{content['schema']}: fields must be those of docs/evaluation.md, got none or another for {error}. "
+            "Run fcas_evaluate again."
+        ) from error
+
+
+def _segmentations(content: Mapping[str, Any]) -> ShownResult:
+    settings, summary = content["settings"], content["summary"]
+    radii = [str(radius) for radius in settings["rdice_radii_voxels"]]
+    measures = [("Dice %", ("dice",), 100, 1), *((f"RDice {r} %", ("rdice", r), 100, 1) for r in radii)]
+    further = [("HD95 mm", ("hd95_mm",), 1, 2), ("Surface Dice %", ("surface_dice",), 100, 1),
+               ("clDice %", ("centreline_dice",), 100, 1), ("β0 error", ("pieces_error",), 1, 1),
+               ("β1 error", ("tunnels_error",), 1, 1)]  # fmt: skip
+    shown = [m for m in further if any(m[1][0] in entry for entry in summary["labels"].values())]
+    columns = measures + [(f"{title} (n)", path, factor, digits) for title, path, factor, digits in shown]
+    rows = []
+    for name, entry in summary["labels"].items():
+        cells = [_mean_and_spread(_at(entry, path), factor, digits) for _, path, factor, digits in measures]
+        cells += [f"{_mean_and_spread(entry[m], f, digits)} ({entry[m]['count']})" for _, (m,), f, digits in shown]
+        missed = f"{entry['only_prediction_empty']} missed, {entry['only_reference_empty']} false"
+        rows.append([name, *cells, str(entry["dice"]["count"]), missed])
+    mean = summary["foreground_mean"]
+    rows.append(["mean of labels", *(_number(_at(mean, path), f, d) for _, path, f, d in columns), "", ""])
+    header = ["label", *(title for title, *_ in columns), "cases", "empty in one"]
+    scores = {
+        "mean Dice": {
+            case: _finite_mean([scores["dice"] for scores in labels.values()])
+            for case, labels in content["cases"].items()
+        }
+    }
+    return ShownResult(
+        "Segmentation", f"{content['predictions']} against {content['references']}",
+        [Table("Mean ± spread over cases", header, rows)], [f"Empty masks: {settings['empty_masks']}"],
+        _flat({key: value for key, value in settings.items() if key not in ("labels", "empty_masks")}), scores,
+    )  # fmt: skip
+
+
+def _comparison(content: Mapping[str, Any]) -> ShownResult:
+    rows = []
+    for label, e in content["labels"].items():
+        low, high = e["interval"]
+        first, second = (_number(e[key], 1, 4) for key in ("first_mean", "second_mean"))
+        interval = f"{_number(low, 1, 4, '+')} … {_number(high, 1, 4, '+')}"
+        p_values = [_number(e[key], 1, 4) for key in ("p_value", "holm_p_value")]
+        rows.append([label, first, second, _number(e["difference"], 1, 4, "+"), interval, *p_values, str(e["count"])])
+    header = ["label", "first", "second", "difference", "95 % interval", "p", "p (Holm)", "cases"]
+    title = f"{content['settings']['measure']}, second minus first"
+    subtitle = f"first: {content['first']}; second: {content['second']}"
+    return ShownResult("Comparison", subtitle, [Table(title, header, rows)], [], _flat(content["settings"]))
+
+
+def _image_quality(content: Mapping[str, Any]) -> ShownResult:
+    titles = {"ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "rmse_hu": ("RMSE HU", 1)}
+    rows = [[titles[m][0], _number(s["mean"], 1, titles[m][1]), _number(s["std"], 1, titles[m][1]), str(s["count"])]
+            for m, s in content["summary"].items() if m in titles and s["count"]]  # fmt: skip
+    used = content["settings"]["intensity_range"]
+    if used is not None:
+        notes = [f"On {used['low_hu']:g} HU to {used['high_hu']:g} HU ({used['source']})"]
+    else:
+        notes = [f"SSIM, RMSE: not computed: {content['summary']['ssim']['not_computed']}"]
+    if content.get("left_out"):
+        notes.append(f"{len(content['left_out'])} synthetic cases left out: no real scan under the same mask")
+    if image_set_table.NETWORK in content:
+        rows += [[name, *cells] for name, *cells in image_set_table.table_rows(content)]
+        notes += image_set_table.notes(content)
+    scores = {titles[m][0]: {case: _float(entry[m]) for case, entry in content["cases"].items()} for m in titles}
+    return ShownResult(
+        "Image quality", f"{content['synthetic']} against {content['real']}",
+        [Table("Pairs under the same mask, and whole sets", ["measure", "mean", "spread", "cases"], rows)], notes,
+        _flat(content["settings"]), scores,
+    )  # fmt: skip
+
+
+def _confidence(content: Mapping[str, Any]) -> ShownResult:
+    """A row per map inside the structures and around their walls, and what errors go with what confidence."""
+    summary = content["summary"]
+    matched = summary["scores"]["matched"]
+    places = {"structures": "inside structures", "shell": "around walls", "volume": "everywhere"}
+    header = ["map", *(f"{measure} {place}" for place in places.values() for measure in ("AUSE", "ρ"))]
+    rows = [
+        [name, *(_number(matched[place][name][measure]["mean"], 1, 3)
+                 for place in places for measure in ("ause", "spearman"))]
+        for name in matched["structures"]
+    ]  # fmt: skip
+    bins = summary["reliability"]
+    expected = bins.get("expected") or [math.nan] * len(bins["error"])
+    reliability = [
+        [f"{confidence:.2f}", _number(promised, 1, 0), f"{error:.0f}"]
+        for confidence, promised, error in zip(bins["confidence"], expected, bins["error"], strict=True)
+    ]
+    notes = [
+        "AUSE: 0 is the error's own order, 0.5 a random one; ρ: rank correlation of doubt and error",
+        f"Confidence inside structures {_mean_and_spread(summary['mean_confidence'], 1, 3)}",
+        *(line[0].upper() + line[1:] for line in content["verdict"]),
+    ]
+    return ShownResult(
+        "Confidence", f"{content['held_out']} drawn by the generator of {content['source']}",
+        [Table("Maps against the error after matching contrast", header, rows),
+         Table("What a confidence means", ["confidence", "expected error, HU", "mean error, HU"], reliability)],
+        notes, _flat(content["settings"]),
+    )  # fmt: skip
+
+
+def _generic(content: Mapping[str, Any]) -> ShownResult:
+    """Every part that is not set aside, `summary` first."""
+    title = content["schema"].rsplit("/", 1)[-1].replace("_", " ").capitalize()
+    parts = {key: value for key, value in content.items() if key not in _ASIDE}
+    plain = {key: value for key, value in parts.items() if isinstance(value, str)}
+    tables: list[Table] = []
+    scores: dict[str, dict[str, float]] = {}
+    for name in sorted(parts, key=lambda key: key != "summary"):
+        value = parts[name]
+        if isinstance(value, dict) and value.get("schema") in VERSIONS:  # a result within a result
+            inner = show_result(value)
+            scores |= inner.scores
+            tables += [Table(f"{inner.title}: {table.title}", table.header, table.rows) for table in inner.tables]
+        elif name not in plain:
+            tables += _tables(name.replace("_", " "), value)
+    notes = [str(note) for note in content.get("notes", [])] if isinstance(content.get("notes"), list) else []
+    subtitle = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain.items())
+    settings = content.get("settings")
+    return ShownResult(title, subtitle, tables, notes, _flat(settings) if isinstance(settings, dict) else {},
+                       scores)  # fmt: skip
+
+
+def _tables(title: str, value: Any) -> list[Table]:
+    """Nested numbers as tables: records with like keys become rows, the rest a list of names and values."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value):
+        columns = list(dict.fromkeys(column for item in value for column in item))
+        rows = [[_text(item.get(column)) for column in columns] for item in value]
+        return [Table(title, [_words(column) for column in columns], rows[:_MAX_ROWS])]
+    if not isinstance(value, dict):
+        return [Table(title, ["", "value"], [[title, _text(value)]])]
+    value = {key: item for key, item in value.items() if key not in _ASIDE}
+    records = {key: item for key, item in value.items() if isinstance(item, dict) and not _is_summary(item)}
+    plain = {key: item for key, item in value.items() if key not in records}
+    tables = [Table(title, ["", "value"], [[_words(k), _text(v)] for k, v in plain.items()])] if plain else []
+    alike = {key: item for key, item in records.items() if not any(_is_record(entry) for entry in item.values())}
+    if len(alike) > 1:
+        columns = list(dict.fromkeys(column for item in alike.values() for column in item))
+        rows = [[_words(key), *(_text(item.get(column)) for column in columns)] for key, item in alike.items()]
+        tables.append(Table(title, ["", *(_words(column) for column in columns)], rows[:_MAX_ROWS]))
+        records = {key: item for key, item in records.items() if key not in alike}
+    for key, item in records.items():
+        tables += _tables(f"{title}: {_words(key)}", item)
+    return tables
+
+
+def _is_summary(value: Mapping[str, Any]) -> bool:
+    return "mean" in value and set(value) <= _SUMMARY
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and not _is_summary(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict) and _is_summary(value):
+        count = value.get("count")
+        return _mean_and_spread({"std": None, **value}, 1, None) + (f" (n = {count})" if count is not None else "")
+    if isinstance(value, int | float):
+        return _number(value, 1, None)
+    if isinstance(value, list | tuple):
+        if not value:
+            return "none"
+        return ", ".join(_text(item) for item in value[:12]) + (" …" if len(value) > 12 else "")
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} {_text(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {_words(key): _text(value) for key, value in settings.items()}
+
+
+def _at(entry: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = entry
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _mean_and_spread(summary: Mapping[str, Any], factor: float, digits: int | None) -> str:
+    mean = _number(summary["mean"], factor, digits)
+    return mean if summary["std"] is None or mean == "–" else f"{mean} ± {_number(summary['std'], factor, digits)}"
+
+
+def _number(value: float | None, factor: float, digits: int | None, sign: str = "") -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{factor * value:{sign}.4g}" if digits is None else f"{factor * value:{sign}.{digits}f}"
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _finite_mean(values: Sequence[float | None]) -> float:
+    present = [float(value) for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(present) / len(present) if present else math.nan
+
+
+def _words(name: Any) -> str:
+    return str(name).replace("_", " ")

@@ -1,0 +1,98 @@
+"""Crops that the autoencoder is trained on: which variant, where, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING
+from fcas_nnunet.generator.data.variants import IMAGE, REFERENCE, Variant, crop_at, read_crop, stored_shape
+from fcas_nnunet.generator.optimisation.batches import Batch, permutation
+from fcas_nnunet.seeds import derive_seed
+
+#: Share of the crops that are centred on a labelled voxel.
+FOREGROUND_SHARE = 0.67
+POINTS_OF_LABEL = 4000
+KEPT_FOREGROUNDS = 256
+
+
+@dataclass(frozen=True)
+class CropBatch(Batch):
+    """Crops the autoencoder is trained on.
+
+    Attributes:
+        images: float16 [B, 1, D, H, W] in [0, 1].
+        labels: uint8 [B, 1, D, H, W], reference label ids.
+        noise: float32 [B, 4, D/4, H/4, W/4], standard normal.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    noise: torch.Tensor
+
+
+class CropSampler:
+    """An endless sequence of crops, most of them centred on a labelled voxel; stateless, as `PairSampler`.
+
+    As nnU-Net does, a label is drawn first, then one of its voxels: a coronary is as often the centre as a chamber of a
+    hundred times its volume. In an epoch every variant is visited once, in another order every time.
+
+    Args:
+        variants: to draw from.
+        folder: of the variants.
+        crop_size: voxels along (D, H, W), no larger than the smallest volume.
+        seed: of the run.
+        name: told apart from other samplers of the run.
+    """
+
+    def __init__(
+        self, variants: Sequence[Variant], folder: Path, crop_size: Sequence[int], seed: int, name: str
+    ) -> None:
+        self.variants = list(variants)
+        self.folder = folder
+        self.crop_size = tuple(crop_size)
+        self.seed = seed
+        self.name = name
+
+    def __len__(self) -> int:
+        """Items of an epoch."""
+        return len(self.variants)
+
+    def batch(self, numbers: Sequence[int]) -> CropBatch:
+        """Some crops, on the CPU."""
+        return CropBatch(*(torch.stack(parts) for parts in zip(*map(self._read, numbers), strict=True)))
+
+    def _read(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        turn, place = divmod(number, len(self.variants))
+        order = permutation(derive_seed(self.seed, "autoencoder", self.name, "order", turn), len(self.variants))
+        variant = self.variants[int(order[place])]
+        item_seed = derive_seed(self.seed, "autoencoder", self.name, number)
+        rng = np.random.default_rng(item_seed)
+        shape_path = self.folder / variant.shape_file
+        shape = stored_shape(shape_path, REFERENCE)
+        centre = rng.random(3) * shape
+        labels = _foreground(shape_path)
+        if labels and rng.random() < FOREGROUND_SHARE:
+            points = labels[rng.integers(len(labels))]
+            centre = points[rng.integers(len(points))]
+        start = [int(np.clip(c - s // 2, 0, n - s)) for c, s, n in zip(centre, self.crop_size, shape, strict=True)]
+        crop = crop_at(start, self.crop_size)
+        latent_size = (size // LATENT_DOWNSAMPLING for size in self.crop_size)
+        noise = torch.randn((LATENT_CHANNELS, *latent_size), generator=torch.Generator().manual_seed(item_seed))
+        image = read_crop(self.folder / variant.image_file, IMAGE, crop)[None]
+        return image, read_crop(shape_path, REFERENCE, crop)[None], noise
+
+
+@lru_cache(KEPT_FOREGROUNDS)
+def _foreground(shape_path: Path) -> list[np.ndarray]:
+    """Some voxels of each of a shape's labels, int16 [N, 3]; kept, since finding them takes longer than a crop."""
+    mask = read_crop(shape_path, REFERENCE, (slice(None),) * 3)
+    found = mask.nonzero()
+    labels = mask[tuple(found.T)]
+    points = [found[labels == label].numpy() for label in labels.unique()]
+    return [of_label[:: max(1, len(of_label) // POINTS_OF_LABEL)].astype(np.int16) for of_label in points]

@@ -1,0 +1,90 @@
+"""The latent cache on disk, and the scale between raw latents and those TCDM is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from tqdm import tqdm
+
+from fcas_nnunet.config.generator import LATENT_CHANNELS
+from fcas_nnunet.config.schema import Positive, settings
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
+from fcas_nnunet.generator.data.variants import IMAGE, Variant, read_tensors, save_tensors
+
+MEAN, LOG_STD = "mean", "log_std"
+_PER_CHANNEL = Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)
+
+
+@settings
+class LatentScale:
+    """Raw latents ↔ scaled latents of about zero mean and unit variance, per channel.
+
+    MAISI scales by one number; an autoencoder trained on few cases has channels of quite different spread.
+
+    Attributes:
+        mean: [4], subtracted from raw latents.
+        scale_factor: [4], multiplied then: 1 / standard deviation.
+    """
+
+    mean: Annotated[tuple[float, ...], _PER_CHANNEL] = (0.0,) * LATENT_CHANNELS
+    scale_factor: Annotated[tuple[Positive, ...], _PER_CHANNEL] = (1.0,) * LATENT_CHANNELS
+
+    def to_scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """raw latents => scaled latents, [B, 4, d, h, w]."""
+        return (latents - self._view(self.mean, latents)) * self._view(self.scale_factor, latents)
+
+    def to_raw(self, latents: torch.Tensor) -> torch.Tensor:
+        """scaled latents => raw latents, [B, 4, d, h, w]."""
+        return latents / self._view(self.scale_factor, latents) + self._view(self.mean, latents)
+
+    @staticmethod
+    def _view(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1, 1)
+
+
+@torch.inference_mode()
+def cache_latents(
+    autoencoder: Autoencoder, variants: Sequence[Variant], folder: Path, accelerator: Accelerator
+) -> LatentScale:
+    """Encode every variant that has no latents yet: mean and log standard deviation in fp16.
+
+    One sampled z would bake a noise of σ into the data for good (MAISI's issue #45), so both moments are kept. Every
+    process encodes its share, and returns when all are done.
+
+    Args:
+        autoencoder: frozen, in eval mode, on the accelerator's device.
+        variants: whose images lie in `folder`.
+        folder: of the variants; the latents go there, too.
+        accelerator: device, precision, processes.
+
+    Returns:
+        The scale over all variants, the same in every process.
+    """
+    # count, then sums of latents and their squares; in double precision, so that the order does not show
+    sums = torch.zeros(1 + 2 * LATENT_CHANNELS, dtype=torch.float64)
+    own = variants[accelerator.process_index :: accelerator.num_processes]
+    for variant in tqdm(own, desc="encoding", unit="volume", disable=not accelerator.is_main_process):
+        path = folder / variant.latents_file
+        if not path.exists():
+            image = read_tensors(folder / variant.image_file)[IMAGE].to(accelerator.device).float()[None, None]
+            with accelerator.autocast():
+                mean, std = autoencoder.encode(image, SLAB_ELEMENTS)
+            save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
+        moments = read_tensors(path)
+        latents, variance = moments[MEAN].double().flatten(1), (2 * moments[LOG_STD].double()).exp().flatten(1)
+        sums[0] += latents.shape[1]
+        sums[1 : 1 + LATENT_CHANNELS] += latents.sum(dim=1)
+        sums[1 + LATENT_CHANNELS :] += (latents**2 + variance).sum(dim=1)
+    accelerator.wait_for_everyone()
+    count, total, total_squared = (
+        accelerator.reduce(sums.to(accelerator.device), "sum").cpu().split([1, LATENT_CHANNELS, LATENT_CHANNELS])
+    )
+    mean = total / count
+    std = (total_squared / count - mean**2).clamp_min(1e-12).sqrt()
+    return LatentScale(tuple(mean.float().tolist()), tuple((1 / std).float().tolist()))

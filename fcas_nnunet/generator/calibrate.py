@@ -1,0 +1,236 @@
+"""Learning a generator's errors: training cases in new shapes are drawn, and compared with their real scans."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config.generator import CalibrationConfig, ConfidenceConfig
+from fcas_nnunet.config.options import ConfidenceChoice
+from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
+from fcas_nnunet.generator.confidence.calibration import Calibration, Scale, fit_curve
+from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
+from fcas_nnunet.generator.data.grid import label_codes
+from fcas_nnunet.generator.data.training_data import TrainingData
+from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save_tensors
+from fcas_nnunet.generator.generate import draw_on_grid
+from fcas_nnunet.generator.optimisation.precision import drawing_precision
+from fcas_nnunet.labels.anatomy import label_roles
+from fcas_nnunet.labels.contrast import matched_error
+from fcas_nnunet.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_EVERY = 4
+MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error_hu", "spread_hu"
+
+
+@dataclass(frozen=True)
+class PlannedDrawing:
+    """A drawing whose real scan is known.
+
+    Attributes:
+        number: of the drawing.
+        reference: whose mask is drawn, in a new shape.
+        template: another case.
+        held_out: used for the scale, not for the error model.
+    """
+
+    number: int
+    reference: str
+    template: str
+    held_out: bool
+
+
+def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[PlannedDrawing]:
+    """Which cases are drawn: training cases in turn, every fourth drawing a validation case where there are some.
+
+    Args:
+        record: of the generator.
+        config: how many.
+    """
+    validation = sorted(record.validation_cases)
+    training = sorted(set(record.cases) - set(validation))
+    rng = np.random.default_rng(derive_seed(record.config.seed, "calibration"))
+    planned, turns = [], {True: 0, False: 0}
+    for number in range(config.num_drawings):
+        held_out = number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        pool = validation if held_out and validation else training
+        reference = pool[turns[held_out] % len(pool)]
+        turns[held_out] += 1
+        others = [case_id for case_id in training if case_id != reference]
+        planned.append(PlannedDrawing(number, reference, others[int(rng.integers(len(others)))], held_out))
+    return planned
+
+
+def calibrate(
+    generator: Generator,
+    data: TrainingData,
+    config: CalibrationConfig,
+    cache: Path,
+    accelerator: Accelerator,
+) -> tuple[Calibration, ErrorModel]:
+    """Learn a trained generator's errors; in several processes, each makes its share of the drawings.
+
+    Killed, the same call goes on with the drawings that are there.
+
+    Args:
+        generator: trained, on the accelerator's device.
+        data: the cases it was trained on.
+        config: how many drawings, and the error model's training.
+        cache: folder for the drawings.
+        accelerator: device and processes.
+
+    Returns:
+        The scale and the error model, on the CPU; the same in every process.
+    """
+    planned = plan_drawings(generator.record, config)
+    mine = planned[accelerator.process_index :: accelerator.num_processes]
+    for drawing in tqdm(mine, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
+        path = _path(cache, drawing)
+        if not path.is_file():
+            _draw(generator, data, drawing, config, path, accelerator)
+    accelerator.wait_for_everyone()
+    learnt = [read_tensors(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
+    model = fit_error_model(learnt, config, derive_seed(generator.record.config.seed, "error model"))
+    held_out = [drawing for drawing in planned if drawing.held_out]
+    inside, outside = _scales(model, [read_tensors(_path(cache, drawing)) for drawing in held_out], config)
+    record = generator.record
+    calibration = Calibration(
+        config=config,
+        sampling=record.config.sampling.for_model(record.tcdm.prediction_type),
+        confidence=_ssv(record),
+        inside=inside,
+        outside=outside,
+        held_out=tuple(drawing.reference for drawing in held_out),
+    )
+    return calibration, model
+
+
+def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig, seed: int) -> ErrorModel:
+    """Fit the error model to drawings' voxels, by the likelihood of Laplace-distributed errors.
+
+    Its scale parameter is the expected absolute error: minimising log b + |e| / b makes b the mean of |e|.
+
+    Args:
+        drawings: `measures` [N, M], `codes` [N] and `error_hu` [N] of each.
+        config: of the training.
+        seed: of weights and batches.
+    """
+    measures, codes, error = (torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR))
+    measures, codes = measures.float(), codes.long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        model = ErrorModel(config.width)
+    order = torch.Generator().manual_seed(seed % 2**63)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    for step in range(config.num_steps):
+        chosen = torch.randint(len(error), (min(config.batch_voxels, len(error)),), generator=order)
+        log_expected = model(measures[chosen], codes[chosen])
+        loss = (log_expected + error[chosen] * torch.exp(-log_expected)).mean()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False).eval()
+
+
+def _scales(
+    model: ErrorModel, drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig
+) -> tuple[Scale, Scale]:
+    """Curves and scales of held-out drawings' voxels, inside structures and outside.
+
+    Labels that fill every volume leave nothing outside: what is known of the inside then serves for both. Likewise
+    where resampling has left nothing inside.
+    """
+    measures, codes, error, spread = (
+        torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR, SPREAD)
+    )
+    said = model(measures.float(), codes.long()).exp().numpy()
+    structures = codes.numpy() > 0
+
+    def scale(where: np.ndarray) -> Scale:
+        own, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (said, spread.numpy()))
+        low, high = np.percentile(own(said[where]), config.percentiles)
+        return Scale(ssv, own, float(low), float(high))
+
+    inside, outside = (scale(where) if where.any() else None for where in (structures, ~structures))
+    known = inside or outside
+    assert known is not None, "a drawing has voxels"
+    return inside or known, outside or known
+
+
+def _ssv(record: GeneratorRecord) -> ConfidenceConfig:
+    """The SSV that is looked at beside."""
+    return record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False)
+
+
+def _draw(
+    generator: Generator,
+    data: TrainingData,
+    drawing: PlannedDrawing,
+    config: CalibrationConfig,
+    path: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Draw a case in a new shape, and keep some voxels' measures, errors and spread."""
+    record = generator.record
+    seed = derive_seed(record.config.seed, "calibration", drawing.number)
+    real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
+    reference = replace(real, image=None)
+    template = data.load_case(drawing.template)
+    assert real.image is not None, "training cases have images"
+    low, high = record.config.grid.intensity_range_hu
+    precision = drawing_precision(accelerator.device)
+    noise_seed = derive_seed(seed, "noise")
+    drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
+    assert drawn.spread_hu is not None, "SSV was asked for"
+    scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
+    codes = label_codes(real, max(record.labels.values()))[1]
+    structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()
+    error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
+    voxels = _chosen_voxels(drawn.codes.cpu().numpy(), config.num_voxels, derive_seed(seed, "voxels"))
+    there = voxels.to(accelerator.device)
+    save_tensors(
+        {
+            MEASURES: measures_at(drawn.image_hu, drawn.codes, there).half().cpu(),
+            CODES: drawn.codes.flatten()[there].cpu(),
+            ERROR: error.flatten()[voxels],
+            SPREAD: drawn.spread_hu.flatten()[there].cpu(),
+        },
+        path,
+    )
+
+
+def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
+    """A training case in a shape that training has not seen: image, mask and surroundings deformed alike."""
+    assert case.image is not None, "training cases have images"
+    image, mask, around = in_new_shape(
+        case.image.astype(np.float32), case.mask, case.surroundings, case.spacing_mm, record.config.masks,
+        label_roles(record.labels, record.roles), seed,
+    )  # fmt: skip
+    if around is not None:
+        around = np.where(mask > 0, 0, around).astype(np.uint8)
+    return Case(case.case_id, image, mask, case.affine, surroundings=around)
+
+
+def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> torch.Tensor:
+    """Flat indices in rising order: half inside structures, as far as there are enough, the others outside."""
+    rng = np.random.default_rng(seed)
+    parts = [np.flatnonzero(codes.ravel() > 0), np.flatnonzero(codes.ravel() == 0)]
+    chosen = [rng.choice(part, min(count // 2, len(part)), replace=False) for part in parts]
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
+def _path(cache: Path, drawing: PlannedDrawing) -> Path:
+    return cache / f"drawing_{drawing.number:04d}.safetensors"

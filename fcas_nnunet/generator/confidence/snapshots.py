@@ -1,0 +1,87 @@
+"""SSV while the image takes shape: decode an intermediate step, take it in, forget it (paper §3.2.1, Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING
+from fcas_nnunet.generator.confidence.ssv import Welford
+
+Box = tuple[slice, slice, slice]
+Decode = Callable[[torch.Tensor], torch.Tensor]
+
+
+class SnapshotVariance:
+    """Variance over the decoded intermediate images; two volumes are held, however many snapshots there are.
+
+    Args:
+        decode: scaled latents [1, 4, d, h, w] => image [4d, 4h, 4w] in [0, 1].
+        box: latents that are decoded; None = all. Of the decoder's receptive field nothing beyond is seen.
+    """
+
+    def __init__(self, decode: Decode, box: Box | None = None) -> None:
+        self._decode = decode
+        self._box = box
+        self._welford = Welford()
+
+    def update(self, latents: torch.Tensor) -> None:
+        """Take in one snapshot."""
+        self._welford.update(self._decode(latents if self._box is None else latents[(..., *self._box)]))
+
+    def update_with_image(self, latents: torch.Tensor, image: torch.Tensor, same_decoder: bool) -> None:
+        """Take in the last snapshot, the image itself; it is decoded again only where the others were otherwise."""
+        if same_decoder and self._box is None:
+            self._welford.update(image)
+        else:
+            self.update(latents)
+
+    def variance(self, shape: torch.Size, structures: np.ndarray) -> torch.Tensor:
+        """Unbiased variance, fp32.
+
+        Args:
+            shape: of the image, [D, H, W].
+            structures: bool [D, H, W], the reference structures.
+
+        Returns:
+            [D, H, W]; outside the box the mean over the box's voxels outside of structures.
+        """
+        inside = self._welford.variance
+        if self._box is None:
+            return inside
+        voxels = voxel_box(self._box)
+        surroundings = inside[~torch.from_numpy(structures[voxels]).to(inside.device)]
+        around = surroundings.mean() if len(surroundings) else inside.mean()
+        volume = around.expand(shape).clone()
+        volume[voxels] = inside
+        return volume
+
+
+def structure_box(structures: np.ndarray, margin: int) -> Box | None:
+    """The latents that hold the structures' bounding box and a margin.
+
+    Args:
+        structures: bool [D, H, W], sizes divisible by 4.
+        margin: in voxels.
+
+    Returns:
+        Slices along (d, h, w); None where there is no structure.
+    """
+    if not structures.any():
+        return None
+    slices = []
+    for axis, size in enumerate(structures.shape):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(structures.any(axis=others))
+        first, last = max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, size)
+        slices.append(slice(first // LATENT_DOWNSAMPLING, -(-last // LATENT_DOWNSAMPLING)))
+    d, h, w = slices
+    return d, h, w
+
+
+def voxel_box(box: Box) -> Box:
+    """A box of latents in voxels."""
+    d, h, w = (slice(s.start * LATENT_DOWNSAMPLING, s.stop * LATENT_DOWNSAMPLING) for s in box)
+    return d, h, w

@@ -1,0 +1,83 @@
+"""SSV: from the spread of decoded intermediate steps to a confidence map (paper §3.2.1, Eq. 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fcas_nnunet.config.generator import ConfidenceConfig
+from fcas_nnunet.config.options import ConfidenceNorm
+
+
+class Welford:
+    """Mean and unbiased variance of a stream of tensors, in fp32, holding two tensors whatever its length.
+
+    Source: B. P. Welford, Technometrics 4 (1962).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: torch.Tensor | None = None
+        self._m2: torch.Tensor | None = None
+
+    def update(self, value: torch.Tensor) -> None:
+        """Take in one more tensor; all must have one shape."""
+        value = value.float()
+        self.count += 1
+        if self._mean is None or self._m2 is None:
+            self._mean, self._m2 = value.clone(), torch.zeros_like(value)
+            return
+        delta = value - self._mean
+        self._mean += delta / self.count
+        self._m2 += delta * (value - self._mean)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Unbiased variance per element.
+
+        Raises:
+            ValueError: with fewer than two tensors taken in.
+        """
+        if self._m2 is None or self.count < 2:
+            raise ValueError(f"variance: needs at least 2 snapshots, got {self.count}.")
+        return self._m2 / (self.count - 1)
+
+
+def snapshot_steps(num_steps: int, num_snapshots: int) -> list[int]:
+    """Which of the reverse steps are compared: evenly spread, the first and the last among them.
+
+    Args:
+        num_steps: steps of the reverse diffusion.
+        num_snapshots: r + 1 of Eq. 7; more than there are steps takes every step.
+
+    Returns:
+        Increasing step indices.
+    """
+    return sorted({int(round(i)) for i in np.linspace(0, num_steps - 1, min(num_snapshots, num_steps))})
+
+
+def confidence_map(variance: np.ndarray, structures: np.ndarray, config: ConfidenceConfig) -> np.ndarray:
+    """Confidence from the variance of the intermediate images.
+
+    Eq. 7 as printed is identically zero; it is read as the variance, and turned over so that higher means more certain.
+
+    Args:
+        variance: [D, H, W], of intensities in [0, 1].
+        structures: bool [D, H, W], the reference structures: where the percentiles are taken. All voxels count where
+            it is empty.
+        config: `robust_std`: the standard deviation between two percentiles, 1 − that; `minmax_variance` (the paper):
+            1 − (variance − min) / (max − min).
+
+    Returns:
+        float32 [D, H, W] in [0, 1]; 1 everywhere when the spread is constant.
+    """
+    if config.norm == ConfidenceNorm.MINMAX_VARIANCE:
+        spread, inside = variance, variance
+        low, high = float(inside.min()), float(inside.max())
+    else:
+        spread = np.sqrt(variance)
+        inside = spread[structures] if structures.any() else spread
+        low, high = (float(p) for p in np.percentile(inside, config.percentiles))
+    if not high > low:
+        return np.ones_like(spread, dtype=np.float32)
+    return np.clip(1 - (spread - low) / (high - low), 0, 1).astype(np.float32)

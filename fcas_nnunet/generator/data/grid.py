@@ -1,0 +1,199 @@
+"""The working grid: every volume turned one way, resampled to one spacing and padded to what the networks divide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config.generator import GridConfig, TCDMConfig
+from fcas_nnunet.config.options import Architecture
+from fcas_nnunet.generator.data.spline_projection import blend, project
+from fcas_nnunet.labels.resampling import resample_labels
+from fcas_nnunet.orientation import SAR, SPL, Orientation
+
+#: How scans and label maps come to the working grid; raised whenever that changes what is drawn. 1: area averages,
+#: nearest labels, axes as stored. 2: spline projection, thin structures whole, all scans turned one way.
+GEOMETRY = 2
+#: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
+LARGEST_WORKING_VOLUME = 1 << 30
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """Where a volume lies on the working grid. Sizes are voxels along (D, H, W) of the turned volume.
+
+    Attributes:
+        native_shape: of the volume itself.
+        resampled_shape: the same extent at working spacing.
+        shape: padded to what the networks divide; the volume lies in the corner at index 0.
+        orientation: how the stored volume is turned.
+    """
+
+    native_shape: tuple[int, int, int]
+    resampled_shape: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    orientation: Orientation = Orientation()
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        spacing_mm: Sequence[float],
+        working_spacing_mm: Sequence[float],
+        multiple: int,
+        at_least: Sequence[int] = (0, 0, 0),
+        orientation: Orientation | None = None,
+    ) -> WorkingGrid:
+        """The grid of a volume.
+
+        Args:
+            shape: voxels along (D, H, W) of the stored volume.
+            spacing_mm: of the stored volume.
+            working_spacing_mm: of the working grid.
+            multiple: what the networks divide (`grid_multiple` of the configuration).
+            at_least: voxels along (D, H, W) that smaller volumes are padded up to: a training crop.
+            orientation: how the stored volume is turned; None = not at all.
+        """
+        orientation = orientation or Orientation()
+        turned, turned_mm = orientation.reorder(shape), orientation.reorder(spacing_mm)
+        resampled = [
+            max(1, round(n * native / working))
+            for n, native, working in zip(turned, turned_mm, working_spacing_mm, strict=True)
+        ]
+        padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
+        if math.prod(padded) > LARGEST_WORKING_VOLUME:
+            extent = [n * mm for n, mm in zip(turned, turned_mm, strict=True)]
+            raise ValueError(
+                f"working volume: must hold at most {LARGEST_WORKING_VOLUME:,} voxels, got {_shown(padded)}, "
+                f"{_shown(extent)} mm at a working spacing of {_shown(working_spacing_mm)} mm. Correct the spacing in "
+                "the scan's header, or raise grid.spacing_mm."
+            )
+        return cls(_triple(turned), _triple(resampled), _triple(padded), orientation)
+
+    @classmethod
+    def of_case(
+        cls,
+        case: Case,
+        working_spacing_mm: Sequence[float],
+        config: TCDMConfig,
+        at_least: Sequence[int] = (0, 0, 0),
+    ) -> WorkingGrid:
+        """The grid of a case for a model: padded to what it divides, and turned the way that all its scans are."""
+        orientation = Orientation.of(case.affine, orientation_known_to(config))
+        return cls.of(case.shape, case.spacing_mm, working_spacing_mm, config.grid_multiple, at_least, orientation)
+
+    def image_to_working(self, image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Turn an image, project it onto the working grid's splines and pad it with its border.
+
+        Args:
+            image: [D, H, W] as stored, in any unit.
+            device: where to compute.
+
+        Returns:
+            [D', H', W'] float32 of `shape`, on the device.
+        """
+        turned = self.orientation.turn(image)
+        content = torch.empty(turned.shape).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
+        content = project(content.to(device), self.resampled_shape)
+        return F.pad(content[None, None], self._padding(), mode="replicate")[0, 0]
+
+    def labels_to_working(self, labels: np.ndarray, thin: Collection[int] = ()) -> torch.Tensor:
+        """Turn a label map, resample it by nearest neighbours and pad it with its border.
+
+        Args:
+            labels: ids [D, H, W] as stored.
+            thin: ids of the structures that keep their pieces and tunnels on a coarser grid.
+
+        Returns:
+            uint8 [D', H', W'] of `shape`, on the CPU.
+        """
+        content = resample_labels(self.orientation.turn(labels), self.resampled_shape, thin)
+        missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
+        return torch.from_numpy(np.pad(content, [(0, n) for n in missing], mode="edge"))
+
+    def image_to_native(self, image: torch.Tensor) -> np.ndarray:
+        """Take the padding off an image, project it onto the volume's own grid and turn it back; float32."""
+        return self._turned_back(project(self._content(image), self.native_shape))
+
+    def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
+        """As `image_to_native`, but linearly: a map never leaves its range; float32."""
+        return self._turned_back(blend(self._content(confidence), self.native_shape))
+
+    def _turned_back(self, volume: torch.Tensor) -> np.ndarray:
+        return np.ascontiguousarray(self.orientation.turn_back(volume.cpu().numpy()))
+
+    def _content(self, volume: torch.Tensor) -> torch.Tensor:
+        d, h, w = self.resampled_shape
+        return volume[:d, :h, :w].float()
+
+    def _padding(self) -> list[int]:
+        missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
+        return [pad for n in reversed(missing) for pad in (0, n)]
+
+
+def working_spacing(cases: Sequence[tuple[Sequence[float], Sequence[float]]], config: GridConfig) -> tuple[float, ...]:
+    """Working spacing of a data set in mm along (D, H, W).
+
+    Args:
+        cases: (shape, spacing_mm) of every case, turned.
+        config: an explicit spacing wins.
+
+    Returns:
+        The configured spacing, or the median one, coarsened or refined alike in all axes until the median volume holds
+        at most `max_voxels` and at least `min_voxels`.
+    """
+    if config.spacing_mm is not None:
+        return config.spacing_mm
+    spacing = np.median([spacing for _, spacing in cases], axis=0)
+    extent = np.median([np.multiply(shape, spacing) for shape, spacing in cases], axis=0)
+    voxels = float(np.prod(extent / spacing))
+    factor = (voxels / min(max(voxels, config.min_voxels), config.max_voxels)) ** (1 / 3)
+    return tuple(round(float(s) * factor, 4) for s in spacing)
+
+
+def orientation_known_to(config: TCDMConfig) -> str:
+    """Where a model's D, H and W run: MAISI's networks have seen hearts one way round alone."""
+    return SPL if config.architecture == Architecture.PLAIN else SAR
+
+
+def to_unit_range(image_hu: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
+    """HU => [0, 1], clipped."""
+    low, high = intensity_range_hu
+    return ((image_hu - low) / (high - low)).clamp(0, 1)
+
+
+def to_hu(image: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
+    """[0, 1] => HU, clipped to the range."""
+    low, high = intensity_range_hu
+    return image.clamp(0, 1) * (high - low) + low
+
+
+def label_codes(case: Case, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two 8-bit codes of a case (DESIGN: labels first, surroundings after).
+
+    Args:
+        case: its mask holds ids up to `num_labels`.
+        num_labels: highest label id of the data set.
+
+    Returns:
+        (labels alone, labels + surroundings), uint8 [D, H, W]; the same array twice where there are no surroundings.
+    """
+    if case.surroundings is None:
+        return case.mask, case.mask
+    outside = np.where(case.surroundings > 0, case.surroundings.astype(np.int16) + num_labels, 0)
+    return case.mask, np.where(case.mask > 0, case.mask, outside).astype(np.uint8)
+
+
+def _shown(values: Sequence[float]) -> str:
+    return " × ".join(f"{value:.6g}" for value in values)
+
+
+def _triple(values: Sequence[int]) -> tuple[int, int, int]:
+    d, h, w = (int(v) for v in values)
+    return d, h, w

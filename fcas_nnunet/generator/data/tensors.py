@@ -1,0 +1,152 @@
+"""Tensors on disk: state dicts in and out, never unpickling code, and every key that does not fit named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fcas_nnunet.config.schema import settings
+from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import file_sha256 as file_sha256
+
+SAFETENSORS = ".safetensors"
+#: Weights in the folder of a part of the generator, and their average over the training.
+MODEL_FILE = "model.safetensors"
+EMA_FILE = "ema.safetensors"
+
+
+@settings
+class FileIdentity:
+    """A file that weights were loaded from.
+
+    Attributes:
+        name: without its folder.
+        sha256: of its bytes.
+    """
+
+    name: str
+    sha256: str
+
+
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, whole or not at all.
+
+    Args:
+        module: whose state dict it is.
+        path: of the file.
+        metadata: kept in the file beside the tensors; of several keys, the order in the file is not fixed.
+    """
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_weights` kept beside the tensors; nothing in a file of another format.
+
+    Raises:
+        ValueError: when the file cannot be read.
+    """
+    if path.suffix != SAFETENSORS:
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is truncated, or its keys or shapes do not fit; each is named.
+    """
+    load_state(module, read_state(path), path)
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from .safetensors or .pt; never unpickles code.
+
+    A .pt file may hold the bare state dict or hold it under `unet_state_dict`, as MAISI's do.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read.
+    """
+    content = read_content(path)
+    return as_state(content.get("unet_state_dict", content) if isinstance(content, dict) else content, path)
+
+
+def read_content(path: Path) -> Any:
+    """Read all that a .safetensors or .pt file holds; never unpickles code.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the weights must exist, got no file. Check the path.")
+    try:
+        if path.suffix == SAFETENSORS:
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
+    except Exception as error:  # torch raises pickle errors of several kinds for what is no checkpoint
+        raise ValueError(
+            f"{path}: must be a checkpoint of tensors (weights_only), got {type(error).__name__}. Fetch it again."
+        ) from error
+
+
+def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """`content`, seen to be a state dict of finite numbers.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
+    broken = sorted(key for key, tensor in content.items() if not torch.isfinite(tensor).all())
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise ValueError(
+            f"{path}: weights must be finite, got NaN or infinity in {', '.join(broken[:3])}{more}. "
+            "Train or fetch them again."
+        )
+    return content
+
+
+def load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        ValueError: naming every missing, unexpected and misshapen tensor.
+    """
+    check_fit(module, state, path)
+    module.load_state_dict(state)
+
+
+def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """See that a state dict fits a module exactly; one on the meta device will do.
+
+    Raises:
+        ValueError: naming every missing, unexpected and misshapen tensor.
+    """
+    own = module.state_dict()
+    faults = [f"missing {key}" for key in own.keys() - state.keys()]
+    faults += [f"unexpected {key}" for key in state.keys() - own.keys()]
+    faults += [
+        f"{key} of shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if own[key].shape != state[key].shape
+    ]
+    if faults:
+        raise ValueError(f"{path}: weights must fit the network, got: {'; '.join(sorted(faults))}.")

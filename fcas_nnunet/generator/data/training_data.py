@@ -1,0 +1,69 @@
+"""The labelled cases a generator is trained on, and which of them are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config.generator import PairConfig
+from fcas_nnunet.labels.anatomy import GivenRoles
+from fcas_nnunet.seeds import derive_seed
+
+MAX_CODE = 255
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The labelled cases a generator is trained on.
+
+    Attributes:
+        case_ids: sorted.
+        load_case: reads one, with image and surroundings.
+        labels: label name → id, background included.
+        surroundings: surrounding name → id; empty where there are none.
+        roles: label name → roles that a user has given it.
+    """
+
+    case_ids: Sequence[str]
+    load_case: Callable[[str], Case]
+    labels: Mapping[str, int]
+    surroundings: Mapping[str, int]
+    roles: GivenRoles = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)
+        if codes > MAX_CODE:
+            raise ValueError(f"labels + surroundings: must fit into 8 bits (255 ids), got {codes}. Merge some.")
+        if len(self.case_ids) < 2:
+            raise ValueError(
+                f"training cases: must be at least 2, since a pair needs two, got {len(self.case_ids)}. Add cases."
+            )
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """(training, validation) cases: about one in eight held out, none of fewer than four.
+
+        Which ones is decided by a hash of their ids, since sorted ids begin with the hospital or scanner in many sets.
+        """
+        held_out = 0 if len(self.case_ids) < 4 else max(1, len(self.case_ids) // 8)
+        by_hash = sorted(self.case_ids, key=lambda case_id: derive_seed(0, "held out", case_id))
+        validation = set(by_hash[len(by_hash) - held_out :])
+        return (
+            [case_id for case_id in self.case_ids if case_id not in validation],
+            [case_id for case_id in self.case_ids if case_id in validation],
+        )
+
+
+def unseen_shape(pairs: PairConfig) -> int:
+    """The shape kept for validation when there are too few cases to hold any out.
+
+    Raises:
+        ValueError: when too few shapes are left for training.
+    """
+    needed = 3 if pairs.self_pair_probability > 0 else 2
+    if pairs.num_shapes < needed:
+        raise ValueError(
+            f"tcdm.pairs.num_shapes: must be at least {needed} for fewer than four cases, since one shape is held out "
+            f"for validation, got {pairs.num_shapes}. Raise it in the configuration."
+        )
+    return pairs.num_shapes - 1

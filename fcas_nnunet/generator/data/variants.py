@@ -1,0 +1,235 @@
+"""Variants of the training cases on the working grid: the shapes and contrasts that training pairs are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config.generator import GridConfig, MaskConfig, PairConfig, TCDMConfig
+from fcas_nnunet.files import atomic_path
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
+from fcas_nnunet.generator.mgm.deformation import draw_deformation, mask_center_mm
+from fcas_nnunet.generator.mgm.masks import deform_mask
+from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
+from fcas_nnunet.labels.anatomy import LabelRoles
+from fcas_nnunet.seeds import derive_seed
+
+Crop = tuple[slice, slice, slice]
+
+#: Blur of a contrast offset at structure boundaries, in working voxels: about the partial volume of CT.
+OFFSET_BLUR_VOXELS = 0.6
+
+REFERENCE, TEMPLATE = "reference_codes", "template_codes"
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One shape of one case under one contrast; shape 0 and contrast 0 are the case as it is."""
+
+    case_id: str
+    shape: int
+    contrast: int
+
+    @property
+    def shape_file(self) -> str:
+        """The masks, shared by all contrasts of this shape."""
+        return f"{self.case_id}__s{self.shape}.safetensors"
+
+    @property
+    def image_file(self) -> str:
+        """The image."""
+        return f"{self.case_id}__s{self.shape}c{self.contrast}.safetensors"
+
+    @property
+    def latents_file(self) -> str:
+        """Its latents."""
+        return f"{self.case_id}__s{self.shape}c{self.contrast}__latents.safetensors"
+
+
+def variants_of(case_id: str, pairs: PairConfig) -> list[Variant]:
+    """All variants of a case."""
+    return [Variant(case_id, s, c) for s in range(pairs.num_shapes) for c in range(pairs.num_contrasts)]
+
+
+def all_variants(case_ids: Sequence[str], pairs: PairConfig) -> list[Variant]:
+    """All variants of some cases."""
+    return [variant for case_id in case_ids for variant in variants_of(case_id, pairs)]
+
+
+def make_variants(
+    case: Case,
+    folder: Path,
+    working_spacing_mm: Sequence[float],
+    labels: Mapping[str, int],
+    roles: LabelRoles,
+    grid: GridConfig,
+    tcdm: TCDMConfig,
+    masks: MaskConfig,
+    seed: int,
+) -> None:
+    """Write all variants of a case that are not there yet.
+
+    Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
+    per structure, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser that the
+    template's contrast is the target's. Volumes smaller than a training crop are padded up to it with their border.
+
+    Args:
+        case: with image.
+        folder: where the files go.
+        working_spacing_mm: along (D, H, W).
+        labels: label name → id of the data set.
+        roles: of the labels.
+        grid: intensity range and training crop.
+        tcdm: the model, and its pairs: how many shapes and contrasts, and how strong.
+        masks: ranges of the deformations.
+        seed: of the data set; each case, shape and contrast derives its own.
+    """
+    pairs = tcdm.pairs
+    if all((folder / variant.image_file).exists() for variant in variants_of(case.case_id, pairs)):
+        return
+    assert case.image is not None, "training cases have images"
+    working = WorkingGrid.of_case(case, working_spacing_mm, tcdm, grid.crop_size)
+    image = working.image_to_working(case.image).numpy()
+    num_labels = max(labels.values())
+    codes = working.labels_to_working(label_codes(case, num_labels)[1], roles.thin).numpy()
+    mask = np.where(codes <= num_labels, codes, 0).astype(np.uint8)
+    surroundings = None
+    if case.surroundings is not None:
+        surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
+    d, h, w = working_spacing_mm
+    spacing = (d, h, w)
+    offsets = _contrast_offsets(case.case_id, num_labels, pairs, seed)
+    for shape in range(pairs.num_shapes):
+        if shape > 0:
+            shape_seed = derive_seed(seed, "shape", case.case_id, shape)
+            shaped = in_new_shape(image, mask, surroundings, spacing, masks, roles, shape_seed)
+        else:
+            shaped = (image, mask, surroundings)
+        _write_shape(case.case_id, shape, *shaped, offsets, folder, num_labels, grid, pairs)
+
+
+def in_new_shape(
+    image: np.ndarray,
+    mask: np.ndarray,
+    surroundings: np.ndarray | None,
+    spacing_mm: tuple[float, float, float],
+    masks: MaskConfig,
+    roles: LabelRoles,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image, mask and surroundings under one drawn deformation.
+
+    Args:
+        image: float32 [D, H, W].
+        mask: label ids, uint8 [D, H, W].
+        surroundings: ids, uint8 [D, H, W], or None.
+        spacing_mm: along (D, H, W).
+        masks: ranges of the deformation.
+        roles: of the labels.
+        seed: of the deformation.
+    """
+    center_mm = mask_center_mm(mask, spacing_mm)
+    deformation = draw_deformation(masks, mask.shape, spacing_mm, seed, center_mm=center_mm)
+    return (
+        deform_image(image, deformation, spacing_mm),
+        deform_mask(mask, deformation, spacing_mm, roles),
+        None if surroundings is None else deform_labels(surroundings, deformation, spacing_mm),
+    )
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """The tensors that `save_tensors` wrote, to be read in whole or in part.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: cached tensors must be whole, got a damaged file ({error}). Delete {path.parent}, a cache."
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors that `save_tensors` wrote.
+
+    Raises:
+        ValueError: when the file is damaged.
+    """
+    with open_tensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}
+
+
+def crop_at(start: Sequence[int], size: Sequence[int]) -> Crop:
+    """The crop of a size along (D, H, W) whose first voxel is `start`."""
+    d, h, w = (slice(int(a), int(a) + int(n)) for a, n in zip(start, size, strict=True))
+    return d, h, w
+
+
+def read_crop(path: Path, key: str, crop: Crop) -> torch.Tensor:
+    """Read a part of one stored tensor, whose last three axes are spatial, without reading the rest."""
+    with open_tensors(path) as file:
+        view = file.get_slice(key)
+        return view[crop] if len(view.get_shape()) == 3 else view[(slice(None), *crop)]
+
+
+def stored_shape(path: Path, key: str) -> tuple[int, int, int]:
+    """Spatial shape of a stored tensor."""
+    with open_tensors(path) as file:
+        d, h, w = file.get_slice(key).get_shape()[-3:]
+    return d, h, w
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    with atomic_path(path) as temporary:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
+
+
+def _contrast_offsets(case_id: str, num_labels: int, pairs: PairConfig, seed: int) -> np.ndarray:
+    """HU offset per contrast and 8-bit code, [num_contrasts, 256]; background and contrast 0 stay as they are."""
+    rng = np.random.default_rng(derive_seed(seed, "contrast", case_id))
+    offsets = rng.normal(0, pairs.surroundings_jitter_hu, size=(pairs.num_contrasts, 256))
+    offsets[:, 1 : num_labels + 1] *= pairs.contrast_jitter_hu / max(pairs.surroundings_jitter_hu, 1e-9)
+    offsets[:, 0] = 0
+    offsets[0] = 0
+    return offsets.astype(np.float32)
+
+
+def _write_shape(
+    case_id: str,
+    shape: int,
+    image_hu: np.ndarray,
+    mask: np.ndarray,
+    surroundings: np.ndarray | None,
+    offsets: np.ndarray,
+    folder: Path,
+    num_labels: int,
+    grid: GridConfig,
+    pairs: PairConfig,
+) -> None:
+    reference, template = label_codes(Case(case_id, None, mask, np.eye(4), surroundings), num_labels)
+    if pairs.reference_surroundings:
+        reference = template
+    save_tensors(
+        {REFERENCE: torch.from_numpy(reference.copy()), TEMPLATE: torch.from_numpy(template.copy())},
+        folder / Variant(case_id, shape, 0).shape_file,
+    )
+    for contrast in range(pairs.num_contrasts):
+        offset = gaussian_filter(offsets[contrast][template], OFFSET_BLUR_VOXELS) if contrast else 0.0
+        unit = to_unit_range(torch.from_numpy(image_hu + offset), grid.intensity_range_hu)
+        save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)

@@ -1,0 +1,309 @@
+"""A deformation as a small record, drawn apart from applying it, and the field it stands for.
+
+Coordinates are physical: position of voxel (d, h, w) = its index times the spacing, in mm from the first voxel's
+centre, so one record means the same movement on every grid of the same volume.
+
+A heart's point p moves by the affine part first, then by the elastic part (paper Eq. 5: T_nr after T_a):
+
+    z = center + translation + A (p - center),  A = rotation · shear · scale
+    y + u(y) = z,                               u a cubic B-spline over control displacements
+
+Sampling needs the way back, from the output's y to the source's p, and that is closed form: u is evaluated at y.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from fcas_nnunet.config.masks import MAX_INJECTIVE_FRACTION, MaskConfig, Padding
+
+Triple = tuple[float, float, float]
+
+_ELASTIC_SEED_BITS = 48  # exact in JSON readers that know doubles only
+_INVERSION_RELAXATION = 0.8  # converges where the plain fixed point overshoots (stretch beyond 2)
+_INVERSION_TOLERANCE_MM = 1e-3
+_INVERSION_MAX_ITERATIONS = 100
+_DIFFERENCE_MM = 0.5
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """One movement of a heart. Triples follow the array's axes (D, H, W).
+
+    Attributes:
+        rotation_deg: about the axes D, H, W.
+        scale: factors along D, H, W; above 1 the heart grows.
+        shear: mm per mm of the pairs (D, H), (D, W), (H, W).
+        translation_mm: shift of the heart's centre.
+        center_mm: the point that rotation, scale and shear leave in place.
+        control_spacing_mm: distance of the B-spline's control points.
+        lattice_shape: number of control points; the second of each axis lies on the first voxel.
+        max_displacement_mm: control displacements are uniform within this, per axis; 0 = no elastic part.
+        elastic_seed: seed of the control displacements.
+        padding: what lies outside the volume.
+    """
+
+    rotation_deg: Triple
+    scale: Triple
+    shear: Triple
+    translation_mm: Triple
+    center_mm: Triple
+    control_spacing_mm: float
+    lattice_shape: tuple[int, int, int]
+    max_displacement_mm: float
+    elastic_seed: int
+    padding: Padding = Padding.BORDER
+
+    def __post_init__(self) -> None:
+        bound_mm = MAX_INJECTIVE_FRACTION * self.control_spacing_mm
+        if not 0 <= self.max_displacement_mm <= bound_mm + 1e-9:
+            raise ValueError(
+                f"Deformation: max_displacement_mm must lie in [0, {bound_mm:.3f}] for control points "
+                f"{self.control_spacing_mm} mm apart, got {self.max_displacement_mm}. More could fold the mask."
+            )
+        if min(self.scale) <= 0:
+            raise ValueError(f"Deformation: scale must be above 0, got {self.scale}.")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every point where it is."""
+        return (
+            not any((*self.rotation_deg, *self.shear, *self.translation_mm, self.max_displacement_mm))
+            and set(self.scale) == {1.0}
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, for the manifest."""
+        record = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()} | {
+            "padding": str(self.padding)
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Deformation:
+        """The deformation that `to_dict` wrote.
+
+        Raises:
+            ValueError: when entries are missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(record) != names:
+            raise ValueError(
+                f"deformation record: entries must be {sorted(names)}, "
+                f"got {sorted(set(record) - names)} too many and {sorted(names - set(record))} too few."
+            )
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in record.items()}
+        return cls(**{**values, "padding": Padding(values["padding"])})
+
+    def matrix(self) -> np.ndarray:
+        """A, float64 [3, 3]: rotation · shear · scale."""
+        shear = np.eye(3)
+        shear[0, 1], shear[0, 2], shear[1, 2] = self.shear
+        return _rotation(self.rotation_deg) @ shear @ np.diag(self.scale)
+
+    def control_displacements_mm(self) -> np.ndarray:
+        """The B-spline's coefficients, float64 [3, *lattice_shape], made from the seed alike on every machine."""
+        count = 3 * int(np.prod(self.lattice_shape))
+        unit = 2.0 * uniform_numbers(self.elastic_seed, count) - 1.0
+        return self.max_displacement_mm * unit.reshape(3, *self.lattice_shape)
+
+
+def identity_deformation(padding: Padding = Padding.BORDER) -> Deformation:
+    """The deformation that leaves everything where it is."""
+    zeros = (0.0, 0.0, 0.0)
+    return Deformation(zeros, (1.0, 1.0, 1.0), zeros, zeros, zeros, 1.0, (4, 4, 4), 0.0, 0, padding)
+
+
+def draw_deformation(
+    config: MaskConfig,
+    shape: tuple[int, int, int],
+    spacing_mm: Triple,
+    seed: int,
+    *,
+    center_mm: Triple | None = None,
+    strength: float = 1.0,
+) -> Deformation:
+    """Draw a deformation from the ranges of `config`.
+
+    Args:
+        config: the ranges.
+        shape: voxels along (D, H, W).
+        spacing_mm: voxel size along (D, H, W).
+        seed: same seed, same deformation.
+        center_mm: the heart's centre (`mask_center_mm`); None = the volume's middle.
+        strength: factor on all ranges; 0 = identity.
+
+    Returns:
+        The record; apply it with `deform_labels`, `deform_image`, or `masks.deform_mask`.
+    """
+    if center_mm is None:
+        center_mm = as_triple((np.array(shape) - 1) / 2 * spacing_mm)
+    unit = iter(uniform_numbers(seed, 13))
+
+    def triple(low: float, high: float) -> Triple:
+        return as_triple([low + (high - low) * next(unit) for _ in range(3)])
+
+    extent_mm = (np.array(shape) - 1) * spacing_mm
+    d, h, w = (int(cells) + 4 for cells in extent_mm / config.control_spacing_mm)
+    return Deformation(
+        rotation_deg=triple(-strength * config.rotation_deg, strength * config.rotation_deg),
+        scale=triple(*(1 + strength * (bound - 1) for bound in config.scale_range)),
+        shear=triple(*(strength * bound for bound in config.shear_range)),
+        translation_mm=triple(-strength * config.translation_mm, strength * config.translation_mm),
+        center_mm=center_mm,
+        control_spacing_mm=float(config.control_spacing_mm),
+        lattice_shape=(d, h, w),
+        max_displacement_mm=strength * config.max_displacement_fraction * config.control_spacing_mm,
+        elastic_seed=int(next(unit) * 2**_ELASTIC_SEED_BITS),
+        padding=config.padding,
+    )
+
+
+def mask_center_mm(mask: np.ndarray, spacing_mm: Triple) -> Triple:
+    """Centroid of the foreground in mm from the first voxel's centre; the volume's middle for an empty mask."""
+    foreground = mask > 0
+    profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    total = int(profiles[0].sum())
+    if total == 0:
+        return as_triple((np.array(mask.shape) - 1) / 2 * spacing_mm)
+    return as_triple([np.arange(len(p)) @ p / total * step for p, step in zip(profiles, spacing_mm, strict=True)])
+
+
+def elastic_displacement_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
+    """u at scattered points.
+
+    Args:
+        deformation: the record.
+        points_mm: float64 [N, 3], positions in the output.
+
+    Returns:
+        float64 [N, 3], mm.
+    """
+    lattice_index = points_mm.T / deformation.control_spacing_mm + 1.0
+    control = deformation.control_displacements_mm()
+    # without its prefilter, map_coordinates is the sum of cubic B-splines over given coefficients
+    return np.stack(
+        [ndimage.map_coordinates(c, lattice_index, order=3, prefilter=False, mode="nearest") for c in control], axis=-1
+    )
+
+
+def source_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
+    """Where the output's points come from: [N, 3] mm → [N, 3] mm."""
+    center = np.array(deformation.center_mm)
+    moved = points_mm + elastic_displacement_mm(deformation, points_mm)
+    return center + _apply(np.linalg.inv(deformation.matrix()), moved - center - deformation.translation_mm)
+
+
+def output_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
+    """Where the source's points go: [N, 3] mm → [N, 3] mm, by a fixed point y = z - u(y)."""
+    center = np.array(deformation.center_mm)
+    affine_only = center + deformation.translation_mm + _apply(deformation.matrix(), points_mm - center)
+    if deformation.max_displacement_mm == 0 or len(points_mm) == 0:
+        return affine_only
+    output = affine_only - elastic_displacement_mm(deformation, affine_only)
+    for _ in range(_INVERSION_MAX_ITERATIONS):
+        residual = affine_only - output - elastic_displacement_mm(deformation, output)
+        output += _INVERSION_RELAXATION * residual
+        if np.abs(residual).max() < _INVERSION_TOLERANCE_MM:
+            break
+    return output
+
+
+def local_volume_ratio(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
+    """Volume of a small piece of the heart after the deformation over its volume before.
+
+    Args:
+        deformation: the record.
+        points_mm: float64 [N, 3], positions in the source.
+
+    Returns:
+        float64 [N]: det A / det(I + ∂u/∂y) at the place that each point goes to.
+    """
+    output = output_points_mm(deformation, points_mm)
+    gradient = np.empty((len(points_mm), 3, 3))
+    for axis in range(3):
+        step = np.zeros(3)
+        step[axis] = _DIFFERENCE_MM
+        ahead, behind = (elastic_displacement_mm(deformation, output + sign * step) for sign in (1, -1))
+        gradient[:, :, axis] = (ahead - behind) / (2 * _DIFFERENCE_MM)
+    return float(np.prod(deformation.scale)) / np.linalg.det(np.eye(3) + gradient)
+
+
+def elastic_jacobian_range(deformation: Deformation, points_per_cell: int = 8) -> tuple[float, float]:
+    """Smallest and largest det(I + ∂u/∂y) over the lattice's inner cells, from the spline's own derivative.
+
+    The whole map's Jacobian, output → source, is this over the product of `scale`; it folds nowhere if the smallest is
+    above 0.
+    """
+    control = deformation.control_displacements_mm()
+    cells = [n - 3 for n in deformation.lattice_shape]
+    where = [np.linspace(0, n, points_per_cell * n + 1) for n in cells]
+    values = [_spline_matrix(x, n + 3, derivative=False) for x, n in zip(where, cells, strict=True)]
+    slopes = [_spline_matrix(x, n + 3, derivative=True) for x, n in zip(where, cells, strict=True)]
+    gradient = np.empty((3, 3, *(len(x) for x in where)))
+    for axis in range(3):
+        field = control
+        for along in range(3):
+            matrix = slopes[along] if along == axis else values[along]
+            field = np.moveaxis(np.tensordot(matrix, field, axes=(1, along + 1)), 0, along + 1)
+        gradient[:, axis] = field / deformation.control_spacing_mm
+    gradient[range(3), range(3)] += 1.0
+    determinant = (
+        gradient[0, 0] * (gradient[1, 1] * gradient[2, 2] - gradient[1, 2] * gradient[2, 1])
+        - gradient[0, 1] * (gradient[1, 0] * gradient[2, 2] - gradient[1, 2] * gradient[2, 0])
+        + gradient[0, 2] * (gradient[1, 0] * gradient[2, 1] - gradient[1, 1] * gradient[2, 0])
+    )
+    return float(determinant.min()), float(determinant.max())
+
+
+def spline_weights(position: np.ndarray, *, derivative: bool = False) -> np.ndarray:
+    """The four cubic B-splines that cover a point, [4, N], for its position in [0, 1] within a cell."""
+    t = position
+    if derivative:
+        return np.stack([-((1 - t) ** 2) / 2, (3 * t**2 - 4 * t) / 2, (-3 * t**2 + 2 * t + 1) / 2, t**2 / 2])
+    return np.stack([(1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6])
+
+
+def _spline_matrix(cell_position: np.ndarray, num_control: int, *, derivative: bool) -> np.ndarray:
+    """[N, num_control]: row n holds the weights of the control points at a position counted in cells."""
+    first = np.minimum(cell_position.astype(int), num_control - 4)
+    matrix = np.zeros((len(cell_position), num_control))
+    rows = np.arange(len(cell_position))
+    for tap, weight in enumerate(spline_weights(cell_position - first, derivative=derivative)):
+        matrix[rows, first + tap] = weight
+    return matrix
+
+
+def uniform_numbers(seed: int, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1). Raw bits: numpy promises their stream forever, and only theirs."""
+    raw = np.random.PCG64(seed).random_raw(count)
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _rotation(degrees: Triple) -> np.ndarray:
+    """Rotation about D, then H, then W."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        i, j = [other for other in range(3) if other != axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def _apply(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """matrix · v for each row v of [N, 3]; sums in a fixed order, which a threaded BLAS does not promise."""
+    return sum(vectors[:, axis, None] * matrix[:, axis] for axis in range(3))
+
+
+def as_triple(values: Any) -> Triple:
+    """Three plain floats, from a sequence or an array."""
+    d, h, w = (float(value) for value in values)
+    return d, h, w

@@ -1,0 +1,141 @@
+"""The quality gate: whether a mask is still made as its source is, and of a size that patients have.
+
+faults = mask_faults(new_mask, source_mask, spacing_mm, roles=label_roles(labels))     # any two masks
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from fcas_nnunet.config.masks import MaskConfig
+from fcas_nnunet.generator.mgm.deformation import Triple
+from fcas_nnunet.generator.mgm.topology import ClassTopology, describe_mask
+from fcas_nnunet.labels.anatomy import LabelRoles
+
+Bounds = Mapping[int, tuple[float, float]]
+
+_BOUND_SIGMAS = 3.0
+_SHOWN_KINDS = 4
+_LEAST_LOG_SPREAD = 0.3  # a factor of 2.5 either way: a few patients do not show all there is
+
+
+def mask_faults(
+    mask: np.ndarray,
+    source: np.ndarray,
+    spacing_mm: Triple,
+    *,
+    roles: LabelRoles | None = None,
+    config: MaskConfig | None = None,
+    bounds_ml: Bounds | None = None,
+) -> list[str]:
+    """What is wrong with a mask against the one it was made from; empty when nothing is.
+
+    Args:
+        mask: label ids, uint8 [D, H, W].
+        source: the mask it was made from.
+        spacing_mm: voxel size of both along (D, H, W).
+        roles: vessels, whose tunnels and contact to their roots count; None = no vessels.
+        config: bounds; None = the defaults.
+        bounds_ml: `volume_bounds_ml` of the data set; None = the configuration's range about the source's volume.
+
+    Returns:
+        One sentence per fault.
+    """
+    roles, config = roles or LabelRoles(), config or MaskConfig()
+    before, after = (describe_mask(volume, roles.vessels, roles.roots) for volume in (source, mask))
+    return topology_faults(before, after, config, spacing_mm, bounds_ml)
+
+
+def topology_faults(
+    source: Mapping[int, ClassTopology],
+    candidate: Mapping[int, ClassTopology],
+    config: MaskConfig,
+    spacing_mm: Triple,
+    bounds_ml: Bounds | None = None,
+) -> list[str]:
+    """`mask_faults` of masks that are described already."""
+    faults = []
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    for label, before in source.items():
+        after = candidate.get(label)
+        if after is None:
+            faults.append(f"class {label} vanished")
+            continue
+        if after.components != before.components:
+            faults.append(f"class {label} has {after.components} components, its source {before.components}")
+        if before.tunnels is not None and after.tunnels is not None:
+            if abs(after.tunnels - before.tunnels) > config.max_tunnel_change:
+                faults.append(f"class {label} has {after.tunnels} tunnels, its source {before.tunnels}")
+        cut = sorted(after.touched_faces - before.touched_faces)
+        if cut:
+            faults.append(f"class {label} is newly cut by the border at {', '.join(cut)}")
+        lost = sorted(before.touched_roots - after.touched_roots)
+        if lost:
+            faults.append(f"class {label} no longer touches class {', '.join(map(str, lost))}")
+        faults += _volume_faults(label, before, after, config, voxel_ml, (bounds_ml or {}).get(label))
+    faults += [f"class {label} is not in the source" for label in sorted(candidate.keys() - source.keys())]
+    return faults
+
+
+def counted_faults(faults: Sequence[str]) -> str:
+    """Faults of many draws in a line: each kind once, by an example, with how often it came; the most frequent first.
+
+    Args:
+        faults: sentences of `topology_faults`; those that differ in numbers or borders alone are of one kind.
+    """
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kind = re.sub(r"(?<!class )\b\d[\d.]*", "", fault.partition(" at ")[0])
+        kinds.setdefault(kind, []).append(fault)
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    shown = [f"{len(alike)} × {alike[0]}" for alike in ordered[:_SHOWN_KINDS]]
+    rest = sum(map(len, ordered[_SHOWN_KINDS:]))
+    return "; ".join([*shown, *([f"{rest} × others"] if rest else [])])
+
+
+def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tuple[float, float]]:
+    """Smallest and largest volume of each class that a data set makes believable.
+
+    Three standard deviations of the logarithm, at least 0.3 each, about its mean; never narrower than what was seen.
+
+    Args:
+        volumes_ml: label id → mL of every mask; classes with no volume in a mask do not count there.
+    """
+    bounds = {}
+    for label in sorted({label for volumes in volumes_ml for label in volumes}):
+        logs = np.log([volumes[label] for volumes in volumes_ml if volumes.get(label, 0) > 0])
+        if len(logs):
+            reach = _BOUND_SIGMAS * max(_LEAST_LOG_SPREAD, float(logs.std(ddof=1)) if len(logs) > 1 else 0.0)
+            low, high = min(logs.min(), logs.mean() - reach), max(logs.max(), logs.mean() + reach)
+            bounds[label] = (float(np.exp(low)), float(np.exp(high)))
+    return bounds
+
+
+def label_volumes_ml(mask: np.ndarray, spacing_mm: Triple, label_ids: Collection[int]) -> dict[int, float]:
+    """Volume of each label."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return {label: float(counts[label]) * float(np.prod(spacing_mm)) / 1000 for label in label_ids}
+
+
+def _volume_faults(
+    label: int,
+    before: ClassTopology,
+    after: ClassTopology,
+    config: MaskConfig,
+    voxel_ml: float,
+    bound_ml: tuple[float, float] | None,
+) -> list[str]:
+    ratio = after.num_voxels / before.num_voxels
+    low, high = config.volume_ratio_range
+    if not low <= ratio <= high:
+        return [f"class {label} has {ratio:.2f} of its source's volume, outside [{low}, {high}]"]
+    volume_ml, own_ml = after.num_voxels * voxel_ml, before.num_voxels * voxel_ml
+    if bound_ml is None:
+        return []
+    low, high = min(bound_ml[0], own_ml), max(bound_ml[1], own_ml)  # a source is believable
+    if not low <= volume_ml <= high:
+        return [f"class {label} has {volume_ml:.1f} mL, the data set's masks allow {low:.1f} to {high:.1f} mL"]
+    return []

@@ -1,0 +1,86 @@
+"""How a mask was made from another: a small record that the manifest stores and replays, and what it applies to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.generator.mgm.deformation import Deformation, Triple
+from fcas_nnunet.generator.mgm.framing import surface_points
+from fcas_nnunet.generator.mgm.local_changes import LocalChange
+from fcas_nnunet.generator.mgm.topology import Box, ClassTopology, class_boxes, describe_mask
+from fcas_nnunet.generator.mgm.vessels import Vessel
+from fcas_nnunet.labels.anatomy import LabelRoles
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Local changes first, then the deformation.
+
+    Attributes:
+        local_changes: in the order in which they are made.
+        deformation: of what they give.
+    """
+
+    local_changes: tuple[LocalChange, ...]
+    deformation: Deformation
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, for the manifest."""
+        return {
+            "local_changes": [change.to_dict() for change in self.local_changes],
+            "deformation": self.deformation.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` wrote; other entries of the record are left alone.
+
+        Raises:
+            ValueError: when the deformation has entries missing or unknown.
+        """
+        changes = tuple(LocalChange.from_dict(change) for change in record.get("local_changes", ()))
+        return cls(changes, Deformation.from_dict(record["deformation"]))
+
+
+@dataclass(frozen=True)
+class SourceMask:
+    """A mask and what is known of it: made once, when many masks are made from it.
+
+    Attributes:
+        mask: label ids, uint8 [D, H, W].
+        spacing_mm: voxel size along (D, H, W).
+        roles: which labels are vessels, what they spring from, chambers and walls.
+    """
+
+    mask: np.ndarray
+    spacing_mm: Triple
+    roles: LabelRoles
+
+    @cached_property
+    def boxes(self) -> dict[int, Box]:
+        """Bounding box of each class."""
+        return class_boxes(self.mask)
+
+    @cached_property
+    def topology(self) -> dict[int, ClassTopology]:
+        """What each class is made of."""
+        return describe_mask(self.mask, self.roles.vessels, self.roles.roots)
+
+    @cached_property
+    def surface(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points of each class's surface, and the faces they keep off."""
+        return surface_points(self.mask, self.topology, self.spacing_mm)
+
+    @cached_property
+    def vessels(self) -> dict[int, Vessel]:
+        """What is known of each thin class."""
+        return {
+            label: Vessel.of(self.mask[box] == label, box, self.topology[label])
+            for label, box in self.boxes.items()
+            if label in self.roles.thin
+        }

@@ -1,0 +1,162 @@
+"""A thin class after sampling, made to hang together exactly as in the source: as many pieces, as many tunnels.
+
+Nearest sampling tears a vessel a voxel wide, and lets two branches touch that run side by side. So the source's
+skeleton is moved to the output and drawn beside what was sampled, and the vessel is grown again within both: from one
+voxel of each piece, by simple points alone, in the order in which the source's skeleton leaves that voxel. A tree
+grows, whatever touches: where two branches would fuse, a gap of a voxel stays. Then as many loops are closed as the
+source has, drawn voxels that nothing needs are removed, and so is what the Jacobian does not predict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from fcas_nnunet.generator.mgm.deformation import Deformation, Triple, local_volume_ratio, output_points_mm
+from fcas_nnunet.generator.mgm.topology import Box, ClassTopology, class_boxes
+from fcas_nnunet.labels.components import count_tunnels, label_components
+from fcas_nnunet.labels.homotopy import HomotopicObject, skeleton
+from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
+
+_LEVEL_VOXELS = 2.0  # growth goes along the skeleton in steps of this
+_VOLUME_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Vessel:
+    """A thin class of a source.
+
+    Attributes:
+        topology: what it is made of.
+        skeleton: voxels, int [N, 3].
+        neighbours: pairs of skeleton voxels that touch, int [E, 2].
+        piece: number of the piece that each skeleton voxel belongs to, [N].
+        order: distance from the first voxel of its piece along the skeleton, in voxels, [N].
+        voxels: some of all its voxels, int [M, 3].
+    """
+
+    topology: ClassTopology
+    skeleton: np.ndarray
+    neighbours: np.ndarray
+    piece: np.ndarray
+    order: np.ndarray
+    voxels: np.ndarray
+
+    @classmethod
+    def of(cls, binary: np.ndarray, box: Box, topology: ClassTopology) -> Vessel:
+        """A class of a mask, cropped to its bounding box."""
+        corner = np.array([s.start for s in box])
+        voxels = np.argwhere(binary)
+        core = np.argwhere(skeleton(binary))
+        neighbours, graph = voxel_graph(core)
+        _, piece = sparse.csgraph.connected_components(graph, directed=False)
+        degree = np.bincount(neighbours.ravel(), minlength=len(core))
+        roots = _first_of_each(piece, degree)  # an end where there is one
+        order = sparse.csgraph.dijkstra(graph, directed=False, indices=roots, min_only=True)
+        some = voxels[:: -(-len(voxels) // _VOLUME_POINTS)]
+        return cls(topology, core + corner, neighbours, piece, order, some + corner)
+
+    def predicted_voxels(self, deformation: Deformation, spacing_mm: Triple) -> float:
+        """Its volume after a deformation by the Jacobian, in voxels."""
+        ratio = local_volume_ratio(deformation, self.voxels * np.array(spacing_mm))
+        return self.topology.num_voxels * float(ratio.mean())
+
+
+def fit_vessel(
+    vessel: Vessel, sampled: np.ndarray, origin: np.ndarray, deformation: Deformation, spacing_mm: Triple
+) -> np.ndarray:
+    """The sampled class with the source's pieces and tunnels.
+
+    Args:
+        vessel: the class in the source.
+        sampled: the class after sampling and closing, bool, a region of the output.
+        origin: index of the region's first voxel in the output volume, int [3].
+        deformation: what moved source to output.
+        spacing_mm: voxel size along (D, H, W).
+
+    Returns:
+        bool, the region's shape. A loop that the deformation shut cannot be opened again.
+    """
+    spacing = np.array(spacing_mm)
+    places = output_points_mm(deformation, vessel.skeleton * spacing) / spacing - origin
+    domain = sampled | draw_curves(places, vessel.neighbours, sampled.shape)
+    box = class_boxes(domain.view(np.uint8)).get(1)
+    if box is None:
+        return domain
+    predicted = round(vessel.predicted_voxels(deformation, spacing_mm))
+    fitted = np.zeros(sampled.shape, dtype=bool)
+    fitted[box] = _grown_again(vessel, places - [s.start for s in box], domain[box], sampled[box], predicted)
+    return fitted
+
+
+def _grown_again(
+    vessel: Vessel, places: np.ndarray, domain: np.ndarray, sampled: np.ndarray, predicted_voxels: int
+) -> np.ndarray:
+    """A vessel of the source's topology within a domain, near to what was sampled; all in one box."""
+    distance, nearest = cKDTree(places).query(np.argwhere(domain))
+    when = np.full(domain.shape, vessel.order.max() + _LEVEL_VOXELS)
+    when[domain] = vessel.order[nearest]
+    far = np.zeros(domain.shape)
+    far[domain] = distance
+
+    thing = HomotopicObject(_roots(vessel, places, domain.shape))
+    thing.grow_in_order(domain, when, _LEVEL_VOXELS)
+    missing = (vessel.topology.tunnels or 0) - count_tunnels(thing.binary)
+    for _ in range(max(missing, 0)):
+        if not (thing.close_loop(domain, when) or thing.close_loop(dilate_box3(thing.binary), when)):
+            break
+        thing.grow(domain)
+    thing.shrink(sampled)
+    surplus = int(thing.binary.sum()) - predicted_voxels
+    if surplus > 0:
+        thing.trim(far, surplus)
+    return thing.binary
+
+
+def is_like(binary: np.ndarray, topology: ClassTopology) -> bool:
+    """Whether an object has as many pieces and tunnels as a class."""
+    box = class_boxes(binary.view(np.uint8)).get(1)
+    if box is None:
+        return False
+    return (label_components(binary[box])[1], count_tunnels(binary[box])) == (topology.components, topology.tunnels)
+
+
+def draw_curves(places: np.ndarray, neighbours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Points, and lines between those that are neighbours.
+
+    Args:
+        places: in voxels of the output, float [N, 3].
+        neighbours: pairs of points, int [E, 2].
+        shape: of the output; what lies outside is left out.
+
+    Returns:
+        bool, the shape.
+    """
+    drawn = np.zeros(shape, dtype=bool)
+    start, stop = places[neighbours[:, 0]], places[neighbours[:, 1]]
+    longest = np.abs(stop - start).max(initial=0.0)
+    fractions = np.linspace(0, 1, 2 * int(np.ceil(longest)) + 1)[:, None, None]
+    for points in (places, (start + fractions * (stop - start)).reshape(-1, 3)):
+        nearest = np.rint(points).astype(np.int64)
+        inside = np.all((nearest >= 0) & (nearest < shape), axis=-1)
+        drawn[tuple(nearest[inside].T)] = True
+    return drawn
+
+
+def _roots(vessel: Vessel, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A voxel of each piece: where its first skeleton voxel that stays in the volume has gone."""
+    nearest = np.rint(places).astype(np.int64)
+    inside = np.flatnonzero(np.all((nearest >= 0) & (nearest < shape), axis=-1))
+    roots = inside[_first_of_each(vessel.piece[inside], vessel.order[inside])]
+    marked = np.zeros(shape, dtype=bool)
+    marked[tuple(nearest[roots].T)] = True
+    return marked
+
+
+def _first_of_each(piece: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """For each piece, the index of its member of lowest rank."""
+    ordered = np.lexsort((rank, piece))
+    return ordered[np.unique(piece[ordered], return_index=True)[1]]

@@ -1,0 +1,301 @@
+"""One training loop for autoencoder and TCDM, in one process or many: EMA, validation, early stopping, resuming."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from fcas_nnunet.config.generator import OptimisationConfig
+from fcas_nnunet.files import atomic_path
+from fcas_nnunet.generator.data.tensors import read_content
+from fcas_nnunet.generator.optimisation.batches import BatchT, Items, ReadAhead, Shares
+from fcas_nnunet.generator.optimisation.progress import History, Panel, ProgressFolder
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "training_state/state.pt"
+#: Steps whose losses are brought from the device at once.
+LOSSES_AT_ONCE = 20
+
+#: Volumes that show what an objective's networks can do; must draw nothing from torch's global generators.
+Sample = Callable[[nn.Module], Sequence[Panel]]
+
+
+class Objective(nn.Module, Generic[BatchT]):
+    """A training loss as a module, so that it can be wrapped whole.
+
+    An item's loss must not depend on what else is in its batch: then every split into processes and micro-batches gives
+    the same gradients.
+    """
+
+    def forward(self, batch: BatchT) -> torch.Tensor:
+        """Mean loss of a batch's items."""
+        raise NotImplementedError
+
+    def networks(self) -> list[nn.Module]:
+        """What `torch.compile` is applied to."""
+        return [self]
+
+
+class UnbiasedMean:
+    """The exponential moving average of the weights so far, without the bias towards those of the first step.
+
+    Source: Adam's correction, arXiv 1412.6980, §3.
+
+    Args:
+        decay: of the average.
+
+    Attributes:
+        steps: that there have been, with the one that is taken in.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+
+    def __call__(self, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], _: object) -> None:
+        """Move the average towards the current weights, in place."""
+        unbiased = (self.decay - self.decay**self.steps) / (1 - self.decay**self.steps)
+        get_ema_multi_avg_fn(unbiased)(averaged, current, self.steps)
+
+
+class Training(Generic[BatchT]):
+    """A training run in a folder. Killed, the same call goes on from the last validation, bit for bit on a CPU.
+
+    Every process calls it alike; the main one writes.
+
+    Args:
+        objective: whose trainable parameters are optimised.
+        config: steps, batch size, learning rate, EMA, patience.
+        folder: where `training_state/`, `progress.png`, `training.log`, `samples/` and `tensorboard/` go.
+        accelerator: device, precision, processes.
+        name: shown in the progress bar.
+
+    Raises:
+        ValueError: when the batch cannot be shared out evenly among the processes.
+    """
+
+    def __init__(
+        self,
+        objective: Objective[BatchT],
+        config: OptimisationConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        name: str,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.name = name
+        self.accelerator = accelerator
+        self.shares = Shares.of(config, accelerator, name)
+        self.step = 0
+        self.history = History()
+        self.best: dict[str, torch.Tensor] = {}
+        if config.compile:
+            for network in objective.networks():
+                network.compile()  # in place: parameters keep their names
+        optimizer = torch.optim.AdamW(
+            [p for p in objective.parameters() if p.requires_grad], lr=config.learning_rate,
+            betas=(0.9, config.adam_beta2), weight_decay=1e-5,
+        )  # fmt: skip
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.average: AveragedModel | None = None
+        self._mean = UnbiasedMean(config.ema_decay)
+        if config.ema_decay:
+            self.average = AveragedModel(self._unwrapped, multi_avg_fn=self._mean, use_buffers=False)
+        self._unread: list[tuple[torch.Tensor, float]] = []
+
+    def run(
+        self, training: Items[BatchT], validation: Items[BatchT], num_validation: int, sample: Sample | None = None
+    ) -> None:
+        """Train until the last step, or until validation has not improved for `patience` validations.
+
+        Args:
+            training: what is learnt from; a step takes the next `batch_size` of its items.
+            validation: held-out items.
+            num_validation: how many of them a validation takes, from the first.
+            sample: draws the sample pictures, every `sample_every` steps.
+        """
+        self._resume()
+        num_steps = total_steps(self.config, len(training))
+        if self.step < num_steps and self.step:
+            logger.info(f"{self.name}: going on from step {self.step}")
+        progress = ProgressFolder(self.folder, self.name, self.accelerator.is_main_process)
+        progress.open(self.step)
+        micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
+        with (
+            closing(progress),
+            ReadAhead(self._reader(training), micro_batches) as batches,
+            tqdm(
+                total=num_steps, initial=self.step, desc=self.name, unit="step",
+                disable=not self.accelerator.is_main_process,
+            ) as bar,
+        ):  # fmt: skip
+            while self.step < num_steps and not self._out_of_patience():
+                rate = learning_rate(self.config, self.step, num_steps)
+                self._unread.append((self._train_step(batches, rate), rate))
+                self.step += 1
+                bar.update()
+                validates = self.step % self.config.validate_every == 0 or self.step == num_steps
+                if validates or len(self._unread) == LOSSES_AT_ONCE:
+                    self._read_losses(progress)
+                if sample and self.config.sample_every and self.step % self.config.sample_every == 0:
+                    self._sample(sample, progress)
+                if validates:
+                    self._validate(validation, num_validation)
+                    self._save()
+                    progress.validated(
+                        self.step, self.history, self.config.validate_every,
+                        lambda step: learning_rate(self.config, step, num_steps),
+                    )  # fmt: skip
+                    bar.set_postfix(loss=f"{self._recent_loss():.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
+        if self._out_of_patience():
+            logger.info(f"{self.name}: stopped at step {self.step}, no improvement for {self.config.patience} checks")
+
+    def finish(self) -> nn.Module:
+        """The objective with its last weights, freed from what training put around it; call it once, after `run`."""
+        objective = self._unwrapped
+        self.accelerator.free_memory()
+        return objective
+
+    def load_best(self, objective: nn.Module) -> nn.Module:
+        """Put the (averaged) weights of the best validation into an objective, and return it in eval mode."""
+        objective.load_state_dict(self.best)
+        return objective.eval()
+
+    @property
+    def _unwrapped(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.objective)
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        """The module that is validated and saved as the best: the average, where there is one."""
+        evaluated = self._unwrapped if self.average is None else self.average.module
+        return evaluated.eval()
+
+    def _reader(self, items: Items[BatchT]) -> Callable[[Sequence[int]], BatchT]:
+        if self.accelerator.device.type == "cuda":
+            return lambda numbers: items.batch(numbers).pinned()
+        return items.batch
+
+    def _train_step(self, batches: Iterator[BatchT], rate: float) -> torch.Tensor:
+        """One optimiser step; returns the loss over the whole batch of all processes, on the device."""
+        accelerator = self.accelerator
+        self.objective.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        accelerator.gradient_accumulation_steps = self.shares.accumulation  # `backward` divides by it
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=accelerator.device)
+        for left in reversed(range(self.shares.accumulation)):
+            batch = next(batches).to(accelerator.device)
+            with accelerator.no_sync(self.objective) if left else nullcontext():
+                with accelerator.autocast():
+                    loss = self.objective(batch)
+                accelerator.backward(loss)
+            total += loss.detach().float()
+        accelerator.clip_grad_norm_(self.objective.parameters(), self.config.max_gradient_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self._mean.steps = self.step + 1
+            self.average.update_parameters(self._unwrapped)
+        return accelerator.reduce(total / self.shares.accumulation, "mean")
+
+    def _read_losses(self, progress: ProgressFolder) -> None:
+        """Take the last steps' losses from the device: asking for each of them would make it wait for the host."""
+        losses = torch.stack([loss for loss, _ in self._unread]).tolist()
+        for step, (loss, (_, rate)) in enumerate(zip(losses, self._unread, strict=True), self.step - len(losses)):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"{self.name}: the loss must be finite, got {loss} at step {step}. Lower learning_rate, or check "
+                    "the data set with fcas_doctor -d."
+                )
+            self.history.train_losses.append(loss)
+            progress.trained(step + 1, loss, rate)
+        self._unread = []
+
+    def _validate(self, validation: Items[BatchT], count: int) -> None:
+        """Every process takes its share of the held-out items; the sum is everyone's."""
+        evaluated, device = self._evaluated, self.accelerator.device
+        total = torch.zeros((), device=device)
+        with torch.no_grad(), ReadAhead(self._reader(validation), self.shares.held_out(count)) as batches:
+            for numbers, batch in zip(self.shares.held_out(count), batches, strict=True):
+                with self.accelerator.autocast():
+                    total += len(numbers) * evaluated(batch.to(device)).float()
+        loss = float(self.accelerator.reduce(total, "sum")) / count
+        self.history.validation_steps.append(self.step)
+        self.history.validation_losses.append(loss)
+        if self.history.validations_since_best == 0:
+            self.best = {key: tensor.detach().cpu().clone() for key, tensor in evaluated.state_dict().items()}
+        logger.debug(f"{self.name}: step {self.step}, loss {self._recent_loss():.5f}, validation {loss:.5f}")
+
+    def _sample(self, sample: Sample, progress: ProgressFolder) -> None:
+        if progress.writes:
+            with torch.no_grad(), self.accelerator.autocast():
+                progress.sampled(self.step, sample(self._evaluated))
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.history.validations_since_best
+
+    def _recent_loss(self) -> float:
+        return self.history.recent_loss(self.config.validate_every)
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        state: dict[str, Any] = {
+            "step": self.step,
+            "history": vars(self.history),
+            "model": self._unwrapped.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "best": self.best,
+        }
+        with atomic_path(self.folder / STATE_FILE) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self) -> None:
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return
+        try:
+            state = read_content(path)
+            self._unwrapped.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            if self.accelerator.scaler is not None and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.step, self.best = state["step"], state["best"]
+            self.history = History(**state["history"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split()).removeprefix(f"{path}: ").split(". ")[0].rstrip(".")
+            raise ValueError(
+                f"{path}: training state must be whole and of this training, got one that is not ({reason}). Delete "
+                f"the file to train the {self.name} anew."
+            ) from error
+
+
+def total_steps(config: OptimisationConfig, items_per_epoch: int) -> int:
+    """Optimiser steps of a whole run: `num_steps`, or what `num_epochs` take; the last step may go beyond them."""
+    return config.num_steps or math.ceil(config.num_epochs * items_per_epoch / config.batch_size)
+
+
+def learning_rate(config: OptimisationConfig, step: int, num_steps: int) -> float:
+    """Linear warm-up, then cosine to zero; a function of the step alone."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,147 @@
+"""The raw condition of TCDM: reference mask, template mask, template image (paper §3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from fcas_nnunet.config.generator import CONDITION_CHANNELS
+
+NUM_BITS = 8
+NUM_CODES = 2**NUM_BITS
+#: 0 HU in the range [-1000, 1000].
+SOFT_TISSUE = 0.5
+
+
+def binarize_labels(codes: torch.Tensor) -> torch.Tensor:
+    """8-bit codes to one channel per bit, lowest first, as MAISI does.
+
+    Args:
+        codes: uint8 [B, 1, D, H, W].
+
+    Returns:
+        float32 [B, 8, D, H, W] of 0 and 1.
+    """
+    return _bits(codes).float()
+
+
+def build_condition(
+    reference_codes: torch.Tensor,
+    template_codes: torch.Tensor,
+    template_image: torch.Tensor,
+    guess_labels: int = 0,
+    usual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """c_raw = M'_A © M'_B © I_B, and, on request, a first guess at the image.
+
+    Args:
+        reference_codes: uint8 [B, 1, D, H, W], the mask to draw.
+        template_codes: uint8 [B, 1, D, H, W], the template's mask with its surroundings.
+        template_image: [B, 1, D, H, W] in [0, 1].
+        guess_labels: append `transfer_template` for so many labels; 0 = do not.
+        usual: what a template that lacks a structure is helped out with, as `usual_intensities` gives it.
+
+    Returns:
+        float32 [B, 17, D, H, W], or 18 channels with the guess.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    if not reference_codes.shape == template_codes.shape == template_image.shape:
+        raise ValueError(
+            f"condition: reference mask, template mask and template image must have one shape, got "
+            f"{tuple(reference_codes.shape)}, {tuple(template_codes.shape)}, {tuple(template_image.shape)}."
+        )
+    # bytes are turned into floats as they are joined: on a CPU, doing so before costs a tenth of a training step
+    parts = [_bits(reference_codes), _bits(template_codes), template_image.float()]
+    if guess_labels:
+        parts.append(transfer_template(reference_codes, template_codes, template_image, guess_labels, usual))
+    condition = torch.cat(parts, dim=1)
+    assert condition.shape[1] == CONDITION_CHANNELS + (guess_labels > 0), "8 + 8 + 1, and 1 for the guess"
+    return condition
+
+
+def transfer_template(
+    reference_codes: torch.Tensor,
+    template_codes: torch.Tensor,
+    template_image: torch.Tensor,
+    num_labels: int,
+    usual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A first guess at the drawn image: the template, its structures replaced by the reference's.
+
+    Every structure of the reference gets the template's mean intensity of that structure, as semantic image synthesis
+    carries appearance over (SEAN, arXiv 1911.12861); elsewhere the template stays, with what its own structures leave
+    bare filled from around. A structure that the template lacks gets its usual intensity. A convolutional denoiser
+    cannot gather means by itself in a short training.
+
+    Args:
+        reference_codes: uint8 [B, 1, D, H, W].
+        template_codes: uint8 [B, 1, D, H, W].
+        template_image: [B, 1, D, H, W] in [0, 1].
+        num_labels: codes 1 … num_labels are labels, those above surroundings.
+        usual: float32 [256] in [0, 1], NaN where unknown; a structure without one stays as the template is there.
+
+    Returns:
+        float32 [B, 1, D, H, W] in [0, 1].
+    """
+    image = template_image.float()
+    structures = reference_codes > 0
+    surroundings = _filled(image, (template_codes == 0) | (template_codes > num_labels))
+    means, known = _means_by_code(template_codes, image)
+    if usual is not None:
+        usual = usual.repeat(len(image))
+        means, known = torch.where(known, means, usual), known | ~usual.isnan()
+    bins = _bins(reference_codes)
+    return torch.where(structures & known[bins], means[bins], surroundings)
+
+
+def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequence[float]) -> torch.Tensor:
+    """What the structures look like in most scans.
+
+    Args:
+        means_hu: label id → mean HU.
+        intensity_range_hu: that is mapped to [0, 1].
+
+    Returns:
+        float32 [256] in [0, 1]; NaN for other codes.
+    """
+    usual = torch.full((NUM_CODES,), torch.nan)
+    low, high = intensity_range_hu
+    for label, mean_hu in means_hu.items():
+        usual[label] = min(max((mean_hu - low) / (high - low), 0.0), 1.0)
+    return usual
+
+
+def _means_by_code(codes: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean intensity in every bin of `_bins`, and whether the bin holds a voxel; float32 and bool [B * 256]."""
+    bins = _bins(codes).flatten()
+    # summed in double precision, so that the order, which a GPU does not fix, does not show
+    sums = torch.zeros(len(codes) * NUM_CODES, dtype=torch.float64, device=codes.device)
+    sums.scatter_add_(0, bins, image.double().flatten())
+    counts = torch.bincount(bins, minlength=len(sums))
+    return (sums / counts.clamp(min=1)).float(), counts > 0
+
+
+def _bins(codes: torch.Tensor) -> torch.Tensor:
+    """Codes, told apart by volume; int64 of the codes' shape."""
+    return codes + torch.arange(len(codes), device=codes.device).view(-1, 1, 1, 1, 1) * NUM_CODES
+
+
+def _filled(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The image with what is not valid filled from around, coarse to fine; soft tissue where nothing is valid."""
+    if min(image.shape[2:]) < 2:
+        return torch.where(valid, image, SOFT_TISSUE)
+    weight = valid.float()
+    coarse_weight = F.avg_pool3d(weight, 2, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool3d(image * weight, 2, ceil_mode=True, count_include_pad=False)
+    coarse = _filled(coarse / coarse_weight.clamp(min=1e-6), coarse_weight > 0)
+    return torch.where(valid, image, F.interpolate(coarse, image.shape[2:], mode="trilinear"))
+
+
+def _bits(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, 1, D, H, W] => uint8 [B, 8, D, H, W] of 0 and 1."""
+    shifts = torch.arange(NUM_BITS, dtype=torch.uint8, device=codes.device).view(1, NUM_BITS, 1, 1, 1)
+    return (codes >> shifts) & 1

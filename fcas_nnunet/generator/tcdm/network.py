@@ -1,0 +1,278 @@
+"""TCDM: denoiser, condition, and the bidirectional loss (paper §3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
+from torch import nn
+
+from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
+from fcas_nnunet.config.options import Architecture, Conditioning
+from fcas_nnunet.generator.autoencoder.blocks import fold_blocks
+from fcas_nnunet.generator.tcdm.prior import PRIOR_CHANNELS, LatentPrior
+from fcas_nnunet.generator.tcdm.recomputing import recompute
+
+#: What MAISI multiplies spacings (mm) and regions by before its embeddings.
+SPACING_SCALE = REGION_SCALE = 100.0
+#: One-hot among head and neck, thorax, abdomen, pelvis.
+THORAX = (0.0, 1.0, 0.0, 0.0)
+CT_CLASS, NUM_CLASSES = 1, 128
+
+_MAISI_DDPM_INPUTS: dict[str, Any] = {
+    "include_spacing_input": True,
+    "include_top_region_index_input": True,
+    "include_bottom_region_index_input": True,
+}
+#: Options of the denoiser alone, and of denoiser and ControlNet.
+_ARCHITECTURES: dict[Architecture, tuple[dict[str, Any], dict[str, Any]]] = {
+    Architecture.PLAIN: ({}, {}),
+    Architecture.MAISI_DDPM: (_MAISI_DDPM_INPUTS, {"include_fc": False, "resblock_updown": False}),
+    Architecture.MAISI_RFLOW: (
+        {"include_spacing_input": True},
+        {"include_fc": True, "resblock_updown": True, "num_class_embeds": NUM_CLASSES},
+    ),
+}
+
+
+class SpaceToDepthEmbedding(nn.Module):
+    """Condition embedding at latent resolution: every 4³ block of voxels becomes channels, mixed by 1×1 convolutions.
+
+    Nothing is lost in the fold, and it costs a fraction of MAISI's full-resolution convolutions, which take 60 % of a
+    small network's forward pass. Neighbouring blocks meet in the denoiser: 3³ convolutions here, too, took 45 % of a
+    training step on a CPU.
+
+    Args:
+        in_channels: channels of the raw condition.
+        hidden_channels: width.
+        out_channels: channels of the embedding.
+        zero_init: start from a zero output, as a ControlNet does.
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, zero_init: bool) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv3d(in_channels * LATENT_DOWNSAMPLING**3, hidden_channels, kernel_size=1)
+        self.conv_out = nn.Conv3d(hidden_channels, out_channels, kernel_size=1)
+        if zero_init:
+            nn.init.zeros_(self.conv_out.weight)
+            nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, condition: torch.Tensor) -> torch.Tensor:
+        """[B, C, D, H, W] => [B, out_channels, D/4, H/4, W/4]."""
+        return self.conv_out(F.silu(self.conv_in(fold_blocks(condition, LATENT_DOWNSAMPLING))))
+
+
+class Denoiser(DiffusionModelUNetMaisi):
+    """MONAI's MAISI UNet, with the ControlNet's residuals added out of place.
+
+    Upstream adds them in place, which joint training cannot differentiate. The last down residual is the same tensor as
+    `h` there, so its sum is carried on in `h` here, too.
+    """
+
+    def _apply_down_blocks(
+        self,
+        h: torch.Tensor,
+        emb: torch.Tensor,
+        context: torch.Tensor | None,
+        down_block_additional_residuals: tuple[torch.Tensor, ...] | None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        h, residuals = super()._apply_down_blocks(h, emb, context, None)
+        if down_block_additional_residuals is None:
+            return h, residuals
+        sums = [r + extra for r, extra in zip(residuals, down_block_additional_residuals, strict=True)]
+        return sums[-1], sums
+
+
+class EmbeddedControlNet(ControlNetMaisi):
+    """MONAI's MAISI ControlNet, given the condition's embedding instead of the condition.
+
+    The embedding depends neither on the noisy latents nor on the timestep, so sampling computes it once per case.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        embedded_condition: torch.Tensor,
+        class_labels: torch.Tensor | None,
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Residuals for the denoiser's down blocks and its middle block."""
+        emb = self._prepare_time_and_class_embedding(x, timesteps, class_labels)
+        h = self._apply_initial_convolution(x) + embedded_condition
+        down, h = self._apply_down_blocks(emb, None, h)
+        h = self._apply_mid_block(emb, None, h)
+        down, mid = self._apply_controlnet_blocks(h, down)
+        return tuple(down), mid
+
+
+class TCDM(nn.Module):
+    """Template-guided conditional diffusion model on latents.
+
+    With the architecture of MAISI's weights, the denoiser is told the voxel spacing, too, and that it draws a thorax
+    (`maisi_ddpm`) or a CT (`maisi_rflow`). The spacing is a buffer, so it is kept with the weights.
+
+    Args:
+        config: sizes, and how the condition enters: `controlnet` (the paper) or `concat` to the denoiser's input.
+        spacing_mm: working spacing along (D, H, W); of no effect on a `plain` denoiser.
+
+    Source: paper §3.1.1, Eq. 1–3.
+    """
+
+    spacing_mm: torch.Tensor | None
+
+    def __init__(self, config: TCDMConfig, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+        super().__init__()
+        self.config = config
+        plain = config.architecture == Architecture.PLAIN
+        self.register_buffer("spacing_mm", None if plain else torch.tensor([float(s) for s in spacing_mm]))
+        denoiser_options, blocks = _ARCHITECTURES[config.architecture]
+        levels: dict[str, Any] = {
+            "spatial_dims": 3,
+            "num_res_blocks": config.num_res_blocks,
+            "num_channels": config.channels,
+            "attention_levels": config.attention_levels,
+            "num_head_channels": config.num_head_channels,
+            "norm_num_groups": config.norm_num_groups,
+            **blocks,
+        }
+        self.controlnet: EmbeddedControlNet | None = None
+        self.condition_embedding: SpaceToDepthEmbedding | None = None
+        self.prior = LatentPrior(config) if config.prior else None
+        if config.conditioning == Conditioning.CONTROLNET:
+            self.denoiser = Denoiser(
+                in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, **levels, **denoiser_options
+            )
+            self.controlnet = EmbeddedControlNet(
+                in_channels=LATENT_CHANNELS,
+                conditioning_embedding_in_channels=config.condition_channels,
+                use_checkpointing=False,
+                **levels,
+            )
+            self.controlnet.controlnet_cond_embedding = _controlnet_embedding(config)  # type: ignore[assignment]
+        else:
+            width = config.condition_embedding_channels[0]
+            self.condition_embedding = SpaceToDepthEmbedding(
+                config.condition_channels, 2 * width, width, zero_init=False
+            )
+            self.denoiser = Denoiser(in_channels=LATENT_CHANNELS + width, out_channels=LATENT_CHANNELS, **levels)
+        if not plain:
+            _attend_without_matrix(self)
+        if config.gradient_checkpointing:
+            self._recompute_blocks()
+        if config.frozen_denoiser:
+            self.denoiser.requires_grad_(False).eval()
+
+    def _recompute_blocks(self) -> None:
+        """Checkpoint what holds most activations: the blocks of the levels, and the embedding at full resolution."""
+        for network in (self.denoiser, self.controlnet):
+            if network is not None:
+                for block in (*network.down_blocks, network.middle_block, *getattr(network, "up_blocks", ())):
+                    recompute(block)
+        recompute(self._embedding)
+
+    @property
+    def _embedding(self) -> nn.Module:
+        """The condition's embedding: the ControlNet's, or one of its own where the condition is concatenated."""
+        embedding = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
+        assert isinstance(embedding, nn.Module), "concat has an embedding of its own"
+        return embedding
+
+    def train(self, mode: bool = True) -> TCDM:
+        """Switch to training or back; a frozen denoiser stays in eval mode."""
+        super().train(mode)
+        if self.config.frozen_denoiser:
+            self.denoiser.eval()
+        return self
+
+    def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
+        """c = E_ctrl(c_raw), first part (Eq. 1), and the prior where there is one.
+
+        Args:
+            condition: [B, 17 or 18, D, H, W].
+
+        Returns:
+            [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, whose mean bf16 would blur.
+        """
+        embedded: torch.Tensor = self._embedding(condition)
+        if self.prior is None:
+            return embedded
+        return torch.cat([self.prior(condition), embedded.float()], dim=1)
+
+    def forward(
+        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
+    ) -> torch.Tensor:
+        """The prediction (noise, v, clean latents or flow) for scaled noisy latents.
+
+        Args:
+            noisy_latents: [B, 4, d, h, w].
+            timesteps: [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, and fractions, too.
+            embedded_condition: what `embed_condition` gave, [B, E, d, h, w].
+
+        Returns:
+            [B, 4, d, h, w].
+        """
+        if self.prior is None:
+            return self._denoise(noisy_latents, timesteps, embedded_condition)
+        prior, embedding = _split_prior(embedded_condition)
+        mean, scale = self.prior.around(noisy_latents.float(), timesteps, prior)
+        return mean + scale * self._denoise(noisy_latents, timesteps, embedding).float()
+
+    def loss_weights(
+        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Weights of the squared error, mean 1, [B, 4, d, h, w]: what the prior leaves open weighs less.
+
+        None without a prior. Takes what `forward` takes.
+        """
+        if self.prior is None:
+            return None
+        _, scale = self.prior.around(noisy_latents.float(), timesteps, _split_prior(embedded_condition)[0])
+        return (1 / scale) / (1 / scale).mean()
+
+    def _denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        if self.controlnet is None:
+            return self.denoiser(torch.cat([noisy_latents, embedding], dim=1), timesteps)
+        told = self._told(noisy_latents)
+        down, mid = self.controlnet(noisy_latents, timesteps, embedding, told.get("class_labels"))
+        return self.denoiser(
+            noisy_latents, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid, **told
+        )
+
+    def _told(self, noisy_latents: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a denoiser of MAISI's is told of a scan besides the latents."""
+        if self.spacing_mm is None:
+            return {}
+        batch = len(noisy_latents)
+        spacing_xyz = self.spacing_mm.flip(0).to(noisy_latents)
+        told = {"spacing_tensor": SPACING_SCALE * spacing_xyz.expand(batch, -1)}
+        if self.config.architecture == Architecture.MAISI_RFLOW:
+            return told | {"class_labels": torch.full((batch,), CT_CLASS, device=noisy_latents.device)}
+        region = REGION_SCALE * torch.tensor(THORAX).to(noisy_latents).expand(batch, -1)
+        return told | {"top_region_index_tensor": region, "bottom_region_index_tensor": region}
+
+
+def _attend_without_matrix(module: nn.Module) -> None:
+    """Let attention run without its N × N matrix (8,192² at a clinical crop). MONAI refuses the flag on a CPU, where it
+    works as well."""
+    for child in module.modules():
+        if isinstance(child, SABlock):
+            child.use_flash_attention = True
+
+
+def _split_prior(embedded_condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return embedded_condition[:, :PRIOR_CHANNELS], embedded_condition[:, PRIOR_CHANNELS:]
+
+
+def _controlnet_embedding(config: TCDMConfig) -> nn.Module:
+    widths = config.condition_embedding_channels
+    if len(widths) == 1:
+        return SpaceToDepthEmbedding(config.condition_channels, 2 * widths[0], config.channels[0], zero_init=True)
+    return ControlNetConditioningEmbedding(
+        spatial_dims=3, in_channels=config.condition_channels, out_channels=config.channels[0], channels=widths
+    )

@@ -1,0 +1,184 @@
+"""Training pairs of TCDM: which two variants make one, and reading them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, PairConfig
+from fcas_nnunet.config.options import ItemsPerEpoch
+from fcas_nnunet.generator.autoencoder.latents import LOG_STD, MEAN
+from fcas_nnunet.generator.data.variants import IMAGE, REFERENCE, TEMPLATE, Variant, crop_at, read_crop, stored_shape
+from fcas_nnunet.generator.optimisation.batches import Batch, permutation
+from fcas_nnunet.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class PairEnd(Batch):
+    """One end of a batch of pairs, as stored: half the bytes go to the device, and masks are binarised there.
+
+    Attributes:
+        mean: float16 [B, 4, d, h, w], raw latents' posterior mean.
+        log_std: float16 [B, 4, d, h, w], log of its standard deviation.
+        reference: uint8 [B, 1, D, H, W], the mask when this end is drawn.
+        template: uint8 [B, 1, D, H, W], the mask when it is the template.
+        image: float16 [B, 1, D, H, W] in [0, 1], the image when it is the template.
+    """
+
+    mean: torch.Tensor
+    log_std: torch.Tensor
+    reference: torch.Tensor
+    template: torch.Tensor
+    image: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training pair (A, B), and where its crop lies.
+
+    Attributes:
+        a: one end.
+        b: the other.
+        position: along (D, H, W) in [0, 1): 0 is the crop that begins with the volume, 1 the one that ends with it.
+    """
+
+    a: Variant
+    b: Variant
+    position: tuple[float, float, float]
+
+
+class PairSampler:
+    """An endless sequence of training pairs; stateless, so that every process and a resumed run see the same.
+
+    Pairs of different cases come in rounds: a permutation of all {A, B}, another one every time. The two directions of
+    a pair are one item (`one_direction`: one each), so a round has every direction once. Where an epoch is the cases, a
+    round is a permutation of the cases instead, each paired with the next: every case is either end once. Between the
+    pairs, evenly spaced, lie the self-pairs, in the share that their probability asks for; they visit the cases in
+    turn, in another order every time. An epoch is a round of the pairs with their self-pairs, or as many items as there
+    are cases. Which end is A, contrasts, shapes and the crop's position are drawn anew for every item.
+
+    Args:
+        case_ids: to draw from; of a single case only self-pairs can be made.
+        folder: of the variants and their latents.
+        pairs: share of self-pairs, number of contrasts.
+        shapes: which shapes are drawn.
+        crop_size: voxels along (D, H, W), no larger than the smallest volume.
+        seed: of the run.
+        name: told apart from other samplers of the run.
+        new_shape: when given, one end of each pair has this shape (validation on an unseen shape).
+    """
+
+    def __init__(
+        self,
+        case_ids: Sequence[str],
+        folder: Path,
+        pairs: PairConfig,
+        shapes: Sequence[int],
+        crop_size: Sequence[int],
+        seed: int,
+        name: str,
+        new_shape: int | None = None,
+    ) -> None:
+        self.case_ids = list(case_ids)
+        self.folder = folder
+        self.pairs = pairs
+        self.shapes = list(shapes)
+        self.new_shape = new_shape
+        self.crop_size = tuple(crop_size)
+        self.seed = seed
+        self.name = name
+        self._of_cases = pairs.items_per_epoch == ItemsPerEpoch.CASES
+        self._pairs_per_round = self._round()
+        self._self_share = pairs.self_pair_probability if self._pairs_per_round else 1.0
+        if self._self_share > 0 and new_shape is None and len(self.shapes) < 2:
+            raise ValueError(
+                f"{name} cases: a case paired with itself needs num_shapes of at least 2, got {len(self.shapes)} "
+                f"({len(self.case_ids)} cases, self_pair_probability {pairs.self_pair_probability}). Raise "
+                "tcdm.pairs.num_shapes."
+            )
+
+    def __len__(self) -> int:
+        """Items of an epoch."""
+        if self._of_cases or self._self_share == 1:
+            return len(self.case_ids)
+        return math.ceil(self._pairs_per_round / (1 - self._self_share))
+
+    def pair(self, number: int) -> Pair:
+        """Which pair an item is; a negative number is one that training does not see."""
+        rng = np.random.default_rng(derive_seed(self.seed, self.name, number))
+        position = tuple(rng.random(3))
+        contrast_a, contrast_b = (int(c) for c in rng.integers(self.pairs.num_contrasts, size=2))
+        selves = math.floor(number * self._self_share)
+        if math.floor((number + 1) * self._self_share) > selves:
+            case_a = case_b = self.case_ids[self._in_turn("selves", len(self.case_ids), selves)]
+            contrast_b = contrast_a
+        else:
+            ends = self._ends(number - selves)
+            turned = not self.pairs.one_direction and rng.random() < 0.5
+            case_a, case_b = (self.case_ids[end] for end in (ends[::-1] if turned else ends))
+        shape_a, shape_b = self._shapes(rng, distinct=case_a == case_b)
+        return Pair(Variant(case_a, shape_a, contrast_a), Variant(case_b, shape_b, contrast_b), position)
+
+    def batch(self, numbers: Sequence[int]) -> tuple[PairEnd, PairEnd]:
+        """The ends (A, B) of some pairs, on the CPU."""
+        pairs = [self.pair(number) for number in numbers]
+        a, b = (
+            PairEnd(*(torch.stack(parts) for parts in zip(*ends, strict=True)))
+            for ends in (
+                [self._read(pair.a, pair.position) for pair in pairs],
+                [self._read(pair.b, pair.position) for pair in pairs],
+            )
+        )
+        return a, b
+
+    def _in_turn(self, what: str, count: int, number: int) -> int:
+        """The entry at a place of an endless sequence of permutations."""
+        turn, place = divmod(number, count)
+        return int(permutation(derive_seed(self.seed, self.name, what, turn), count)[place])
+
+    def _round(self) -> int:
+        """Pairs of a round; none of a single case."""
+        cases = len(self.case_ids)
+        if self._of_cases:
+            return cases if cases > 1 else 0
+        return cases * (cases - 1) // (1 if self.pairs.one_direction else 2)
+
+    def _ends(self, number: int) -> tuple[int, int]:
+        """The cases of a pair, by its place in the rounds; ordered with `one_direction`."""
+        if self._of_cases:
+            first = number - number % self._pairs_per_round
+            after = first + (number + 1) % self._pairs_per_round
+            a, b = (self._in_turn("cases", self._pairs_per_round, place) for place in (number, after))
+            return a, b
+        number = self._in_turn("pairs", self._pairs_per_round, number)
+        if self.pairs.one_direction:
+            a, b = divmod(number, len(self.case_ids) - 1)
+            return a, b + (b >= a)
+        larger = (1 + math.isqrt(1 + 8 * number)) // 2  # the pairs {0..b−1, b} begin at b · (b − 1) / 2
+        return number - larger * (larger - 1) // 2, larger
+
+    def _shapes(self, rng: np.random.Generator, distinct: bool) -> tuple[int, int]:
+        if self.new_shape is not None:
+            seen = int(rng.choice(self.shapes))
+            return (self.new_shape, seen) if rng.random() < 0.5 else (seen, self.new_shape)
+        a, b = rng.choice(self.shapes, size=2, replace=not distinct)
+        return int(a), int(b)
+
+    def _read(self, variant: Variant, position: Sequence[float]) -> list[torch.Tensor]:
+        shape_path, latents_path = self.folder / variant.shape_file, self.folder / variant.latents_file
+        latent_shape = stored_shape(latents_path, MEAN)
+        size = [c // LATENT_DOWNSAMPLING for c in self.crop_size]
+        latent_crop = crop_at([round(p * (n - s)) for p, n, s in zip(position, latent_shape, size, strict=True)], size)
+        crop = crop_at([c.start * LATENT_DOWNSAMPLING for c in latent_crop], self.crop_size)
+        return [
+            read_crop(latents_path, MEAN, latent_crop),
+            read_crop(latents_path, LOG_STD, latent_crop),
+            read_crop(shape_path, REFERENCE, crop)[None],
+            read_crop(shape_path, TEMPLATE, crop)[None],
+            read_crop(self.folder / variant.image_file, IMAGE, crop)[None],
+        ]

@@ -1,0 +1,143 @@
+"""A Gaussian prior on the clean latents, from the condition alone; the denoiser only learns what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fcas_nnunet.config.generator import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
+from fcas_nnunet.generator.autoencoder.blocks import fold_blocks
+from fcas_nnunet.generator.tcdm.conditions import NUM_BITS
+from fcas_nnunet.generator.tcdm.schedulers import diffusion
+
+_BLOCK = LATENT_DOWNSAMPLING**3
+_RIDGE = 1e-4
+_MIN_VARIANCE = 1e-4
+_MIN_ROWS = 4 * _BLOCK
+#: Blocks that the fit keeps of a sample; a clinical crop has half a million, and 64 numbers each.
+_MAX_ROWS = 2**14
+#: Of one degree of freedom: what a Gaussian's median squared residual is to its variance.
+_MEDIAN_OF_CHI_SQUARE = 0.4549
+NUM_REGIONS = 3
+INSIDE = 2
+PRIOR_CHANNELS = 2 * LATENT_CHANNELS + 1
+
+
+class LatentPrior(nn.Module):
+    """What the first guess at the image says about the clean latents: a mean, linear in each 4³ block, and a spread.
+
+    The denoiser's output is laid around it, so that an untrained denoiser already draws the guess in all its contrasts,
+    and a short training is spent on texture and boundaries. Inside a structure, what the guess lacks is texture, close
+    to Gaussian noise: there, the output is laid around the posterior mean given the noisy latents, and scaled by its
+    standard deviation. Elsewhere it is anatomy, which the denoiser has to find: the output is laid around the prior
+    mean itself, since a Gaussian posterior would draw noise.
+
+    The guess is worth much inside a structure, less where two meet, and little in the surroundings, so blocks outside,
+    across the boundary and inside of structures have a map and a variance each.
+
+    Source: preconditioning as in EDM (arXiv 2206.00364), around a mean from the condition as in PriorGrad
+    (arXiv 2106.06406).
+
+    Args:
+        config: of the diffusion process.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    variance: torch.Tensor
+    alphas_cumprod: torch.Tensor
+
+    def __init__(self, config: TCDMConfig) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(NUM_REGIONS, LATENT_CHANNELS, _BLOCK))
+        self.register_buffer("bias", torch.zeros(NUM_REGIONS, LATENT_CHANNELS))
+        self.register_buffer("variance", torch.ones(NUM_REGIONS, LATENT_CHANNELS))
+        self.register_buffer("alphas_cumprod", diffusion(config).alphas_cumprod.clone(), persistent=False)
+
+    @torch.no_grad()
+    def fit(self, samples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Least squares in each region. The variance comes from the median of the squared residuals: gross errors,
+        where anatomies differ, are the denoiser's to mend, and no noise to be drawn.
+
+        Args:
+            samples: (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
+        """
+        kept = [_some_rows(regions(condition), _guess_blocks(condition), latents) for condition, latents in samples]
+        region_of, blocks, latents = (torch.cat(rows) for rows in zip(*kept, strict=True))
+        region_of = region_of[:, 0]
+        for region in range(NUM_REGIONS):
+            where = region_of == region
+            if where.sum() > _MIN_ROWS:
+                weight, bias, variance = _least_squares(blocks[where], latents[where])
+                self.weight[region], self.bias[region], self.variance[region] = weight, bias, variance
+
+    def forward(self, condition: torch.Tensor) -> torch.Tensor:
+        """Mean, standard deviation, and 1 inside of structures: [B, 18, D, H, W] => [B, 9, D/4, H/4, W/4].
+
+        In fp32 whatever the autocast: a bf16 mean would be up to 5 HU off.
+        """
+        with torch.autocast(condition.device.type, enabled=False):
+            means = torch.einsum("rok,bkdhw->rbodhw", self.weight, _guess_blocks(condition))
+        means = means + self.bias.view(NUM_REGIONS, 1, -1, 1, 1, 1)
+        stds = self.variance.sqrt().view(NUM_REGIONS, 1, -1, 1, 1, 1).expand_as(means)
+        region = regions(condition)
+        mean, std = (values.gather(0, region.expand_as(means[0])[None])[0] for values in (means, stds))
+        return torch.cat([mean, std, (region == INSIDE).to(mean.dtype)], dim=1)
+
+    def around(
+        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, prior: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the denoiser's output is laid around, and its scale, each [B, 4, d, h, w].
+
+        Args:
+            noisy_latents: [B, 4, d, h, w].
+            timesteps: [B].
+            prior: what `forward` gave.
+        """
+        mean, std, inside = prior.split([LATENT_CHANNELS, LATENT_CHANNELS, 1], dim=1)
+        alpha_bar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+        alpha, noise_variance, variance = alpha_bar.sqrt(), 1 - alpha_bar, std**2
+        total = alpha_bar * variance + noise_variance
+        gain = inside * alpha * variance / total
+        scale = torch.where(inside > 0, (variance * noise_variance / total).sqrt(), std)
+        return mean + gain * (noisy_latents - alpha * mean), scale
+
+
+def regions(condition: torch.Tensor) -> torch.Tensor:
+    """Whether each latent's block lies outside (0), across the boundary of (1) or inside (2) the reference structures.
+
+    [B, C, D, H, W] => int64 [B, 1, D/4, H/4, W/4].
+    """
+    labelled = condition[:, :NUM_BITS].amax(dim=1, keepdim=True)
+    some, all_ = (F.max_pool3d(part, LATENT_DOWNSAMPLING) for part in (labelled, -labelled))
+    return some.long() + (all_ < 0).long()
+
+
+def _guess_blocks(condition: torch.Tensor) -> torch.Tensor:
+    """[B, 18, D, H, W] => [B, 64, D/4, H/4, W/4]."""
+    return fold_blocks(condition[:, CONDITION_CHANNELS:], LATENT_DOWNSAMPLING)
+
+
+def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """[B, C, d, h, w] => [B · d · h · w, C] each; of more than are kept, the same random ones of all."""
+    rows = [tensor.movedim(1, -1).flatten(0, -2) for tensor in tensors]
+    if len(rows[0]) <= _MAX_ROWS:
+        return rows
+    drawn = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(0))[:_MAX_ROWS]
+    return [part[drawn.to(part.device)] for part in rows]
+
+
+def _least_squares(blocks: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weight [4, 64], bias [4] and robust variance of the residuals [4] of latents [N, 4] given blocks [N, 64]."""
+    blocks, latents = blocks.double(), latents.double()
+    blocks_mean, latents_mean = blocks.mean(dim=0), latents.mean(dim=0)
+    centred = blocks - blocks_mean
+    covariance = centred.T @ centred / len(blocks)
+    covariance.diagonal().add_(_RIDGE)
+    weight = torch.linalg.solve(covariance, centred.T @ (latents - latents_mean) / len(blocks))
+    bias = latents_mean - blocks_mean @ weight
+    squares = (latents - blocks @ weight - bias) ** 2
+    return weight.T, bias, (squares.median(dim=0).values / _MEDIAN_OF_CHI_SQUARE).clamp_min(_MIN_VARIANCE)

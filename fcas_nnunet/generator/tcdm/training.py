@@ -1,0 +1,251 @@
+"""Training TCDM on cached latents: the bidirectional loss (paper §3.1.2), what a step draws, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fcas_nnunet.config.generator import FCaSConfig, TCDMConfig
+from fcas_nnunet.generator.autoencoder.latents import LatentScale
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
+from fcas_nnunet.generator.data.tensors import EMA_FILE, MODEL_FILE, save_weights
+from fcas_nnunet.generator.data.training_data import TrainingData, unseen_shape
+from fcas_nnunet.generator.optimisation.batches import Batch
+from fcas_nnunet.generator.optimisation.loop import Objective, Training
+from fcas_nnunet.generator.optimisation.progress import Panel
+from fcas_nnunet.generator.tcdm import maisi
+from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
+from fcas_nnunet.generator.tcdm.maisi import MaisiWeights
+from fcas_nnunet.generator.tcdm.network import TCDM
+from fcas_nnunet.generator.tcdm.pairs import PairEnd, PairSampler
+from fcas_nnunet.generator.tcdm.sampling import sample_latents
+from fcas_nnunet.generator.tcdm.schedulers import Process, draw_noise, draw_timesteps, forward_process, training_target
+from fcas_nnunet.seeds import derive_seed
+
+VALIDATION_PAIRS = 8
+#: Pairs that the prior is fitted to; of their own, so that training sees the same with and without it.
+PRIOR_PAIRS = 32
+#: torch 2.13's bf16 Conv3d (kernel 3) gives NaN weight gradients on CPUs for inputs of 2³; from 3³ on they are right.
+MIN_BF16_SIZE_ON_CPU = 3
+
+
+@dataclass(frozen=True)
+class Draws(Batch):
+    """What the loss of some pairs draws: for A@B of every pair, then for B@A of every pair (K = 2; 1 as the ablation).
+
+    Attributes:
+        posterior_noise: float32 [K·B, 4, d, h, w], standard normal, for sampling the latents from their posterior.
+        noise: float32 [K·B, 4, d, h, w], of the diffusion.
+        timesteps: [K·B]; int64 for a diffusion, float32 for a flow.
+    """
+
+    posterior_noise: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+
+    @classmethod
+    def of(cls, config: TCDMConfig, process: Process, latent_size: Sequence[int], seeds: Sequence[int]) -> Draws:
+        """Draw for pairs of a seed each, whatever else is in their batch.
+
+        Args:
+            config: of the model.
+            process: its forward process.
+            latent_size: (d, h, w).
+            seeds: one per pair.
+        """
+        items = [cls._of_pair(config, process, latent_size, torch.Generator().manual_seed(seed)) for seed in seeds]
+        return cls(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*items, strict=True)))
+
+    @staticmethod
+    def _of_pair(
+        config: TCDMConfig, process: Process, latent_size: Sequence[int], generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        directions = 1 if config.pairs.one_direction else 2
+        shape = (directions, 4, *latent_size)
+        posterior_noise = torch.randn(shape, generator=generator)
+        noise = draw_noise(shape, generator, config.multi_resolution_noise)
+        return posterior_noise, noise, draw_timesteps(process, directions, latent_size, generator)
+
+
+@dataclass(frozen=True)
+class PairBatch(Batch):
+    """Training pairs, and what their loss draws."""
+
+    a: PairEnd
+    b: PairEnd
+    draws: Draws
+
+
+class PairItems:
+    """A sampler's pairs with their draws, each from a seed of its own.
+
+    Args:
+        sampler: of the pairs.
+        config: of the diffusion.
+    """
+
+    def __init__(self, sampler: PairSampler, config: TCDMConfig) -> None:
+        self.sampler = sampler
+        self.config = config
+        self.process = forward_process(config)
+
+    def __len__(self) -> int:
+        """Items of an epoch."""
+        return len(self.sampler)
+
+    def batch(self, numbers: Sequence[int]) -> PairBatch:
+        """The items of these numbers, on the CPU."""
+        a, b = self.sampler.batch(numbers)
+        seeds = [derive_seed(self.sampler.seed, self.sampler.name, "noise", number) for number in numbers]
+        return PairBatch(a, b, Draws.of(self.config, self.process, a.mean.shape[2:], seeds))
+
+
+class TCDMObjective(Objective[PairBatch]):
+    """The bidirectional loss (Eq. 3, 4) as a module, so that it can be wrapped whole."""
+
+    def __init__(
+        self,
+        config: TCDMConfig,
+        scale: LatentScale,
+        num_labels: int,
+        spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+        usual: torch.Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.tcdm = TCDM(config, spacing_mm)
+        self.guess_labels = num_labels if config.prior else 0
+        self.usual: torch.Tensor | None
+        self.register_buffer("usual", usual, persistent=False)  # the data's, not learnt
+        self.scale = scale
+        self.scheduler = forward_process(config)
+        self.num_directions = 1 if config.pairs.one_direction else 2
+
+    def forward(self, batch: PairBatch) -> torch.Tensor:
+        """L_A@B + L_B@A, mean over a batch of pairs; L_B@A alone as the ablation."""
+        condition, mean, std = self._directions(batch.a, batch.b)
+        draws = batch.draws
+        latents = self.scale.to_scaled(mean + std * draws.posterior_noise)  # raw latents => scaled latents
+        noisy = self.scheduler.add_noise(latents, draws.noise, draws.timesteps)
+        with torch.autocast(noisy.device.type, enabled=self._autocasts(noisy)):
+            embedded = self.tcdm.embed_condition(condition)
+            prediction = self.tcdm(noisy, draws.timesteps, embedded).float()
+        error = (prediction - training_target(self.scheduler, latents, draws.noise, draws.timesteps)) ** 2
+        weights = self.tcdm.loss_weights(noisy, draws.timesteps, embedded)
+        if weights is not None:
+            error = error * self._per_pair(weights)
+        return self.num_directions * error.mean()  # equal halves: the sum of the directions' means
+
+    def fit_prior(self, pairs: Iterable[PairBatch]) -> None:
+        """Fit the prior, where the model has one, before training."""
+        if self.tcdm.prior is not None:
+            drawn = (self._directions(batch.a, batch.b) for batch in pairs)
+            self.tcdm.prior.fit((condition, self.scale.to_scaled(mean)) for condition, mean, _ in drawn)
+
+    def condition(self, target: PairEnd, template: PairEnd) -> torch.Tensor:
+        """The raw condition for drawing one end of pairs with the other as the template, [B, 17 or 18, D, H, W]."""
+        return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
+
+    def networks(self) -> list[nn.Module]:
+        """What `torch.compile` is applied to: nearly all of the work, without a graph break."""
+        return [self.tcdm.denoiser] + ([] if self.tcdm.controlnet is None else [self.tcdm.controlnet])
+
+    def _directions(self, a: PairEnd, b: PairEnd) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Condition, and mean and standard deviation of the raw latents, of A@B and B@A one after the other."""
+        directions = [(a, b), (b, a)][: self.num_directions]
+        condition = torch.cat([self.condition(target, template) for target, template in directions])
+        # floats before they are joined: bf16 autocast cannot join float16
+        mean = torch.cat([target.mean.float() for target, _ in directions])
+        return condition, mean, torch.cat([target.log_std.float() for target, _ in directions]).exp()
+
+    def _per_pair(self, weights: torch.Tensor) -> torch.Tensor:
+        """Weights of mean 1 over both directions of each pair, so that its loss does not depend on the others."""
+        by_pair = weights.unflatten(0, (self.num_directions, -1))
+        return (by_pair / by_pair.mean(dim=(0, 2, 3, 4, 5), keepdim=True)).flatten(0, 1)
+
+    def _autocasts(self, latents: torch.Tensor) -> bool:
+        """Whether the surrounding autocast may go on: not where the CPU's bf16 gradients are wrong."""
+        deepest = min(latents.shape[2:]) // 2 ** (len(self.tcdm.config.channels) - 1)
+        on_cpu = latents.device.type == "cpu"
+        return torch.is_autocast_enabled(latents.device.type) and not (on_cpu and deepest < MIN_BF16_SIZE_ON_CPU)
+
+
+def train_tcdm(
+    data: TrainingData,
+    config: FCaSConfig,
+    cache: Path,
+    folder: Path,
+    accelerator: Accelerator,
+    scale: LatentScale,
+    spacing_mm: Sequence[float],
+    autoencoder: Autoencoder,
+    means_hu: Mapping[int, float],
+    weights: MaisiWeights | None = None,
+) -> None:
+    """Train TCDM on the cached latents; writes the last weights and the best averaged ones.
+
+    Args:
+        data: which cases.
+        config: of the generator.
+        cache: folder of the variants and their latents.
+        folder: where weights and progress go.
+        accelerator: device, precision, processes.
+        scale: raw latents ↔ scaled latents.
+        spacing_mm: working spacing along (D, H, W).
+        autoencoder: frozen; decodes the sample pictures.
+        means_hu: label id → its mean over the cases.
+        weights: MAISI's, to begin with.
+    """
+    training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
+    torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
+    usual = usual_intensities(means_hu, config.grid.intensity_range_hu)
+    objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()), spacing_mm, usual)
+    if weights is not None:
+        maisi.load_into(objective.tcdm, weights)
+    objective.fit_prior(training.batch([-1 - i]) for i in range(PRIOR_PAIRS))
+    run = Training(objective, config.tcdm.optimisation, folder, accelerator, "tcdm")
+    shown = validation.batch([0])
+    run.run(
+        training, validation, VALIDATION_PAIRS,
+        lambda module: _drawn_pair(module, shown.to(accelerator.device), autoencoder, config),
+    )  # fmt: skip
+    last = run.finish()
+    assert isinstance(last, TCDMObjective), "what was put in"
+    if accelerator.is_main_process:
+        save_weights(last.tcdm, folder / MODEL_FILE)
+        run.load_best(last)
+        save_weights(last.tcdm, folder / EMA_FILE)
+
+
+def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple[PairSampler, PairSampler]:
+    """Pairs to train on and to validate on: of other cases, or with an unseen shape of few."""
+    pairs = config.tcdm.pairs
+    train_ids, validation_ids = data.split()
+    crop = config.grid.crop_size
+    unseen = None if validation_ids else unseen_shape(pairs)
+    seen = [shape for shape in range(pairs.num_shapes) if shape != unseen]
+    training = PairSampler(train_ids, cache, pairs, seen, crop, config.seed, "training")
+    validation = PairSampler(
+        validation_ids or train_ids, cache, pairs, seen, crop, config.seed, "validation", new_shape=unseen
+    )
+    return training, validation
+
+
+def _drawn_pair(module: nn.Module, batch: PairBatch, autoencoder: Autoencoder, config: FCaSConfig) -> list[Panel]:
+    """A held-out pair: template, reference mask, what is drawn of them, and the real scan of that mask."""
+    assert isinstance(module, TCDMObjective), "what is trained"
+    noise = torch.Generator().manual_seed(derive_seed(config.seed, "sample"))
+    embedded = module.tcdm.embed_condition(module.condition(batch.a, batch.b))
+    latents = sample_latents(module.tcdm, embedded, config.sampling, noise)
+    drawn = autoencoder.decode(module.scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+    return [
+        Panel("template", batch.b.image[0, 0].float().cpu().numpy()),
+        Panel("reference mask", batch.a.reference[0, 0].cpu().numpy(), limits=None),
+        Panel("drawn", drawn.float().cpu().numpy()),
+        Panel("real", batch.a.image[0, 0].float().cpu().numpy()),
+    ]

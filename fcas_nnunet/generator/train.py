@@ -1,0 +1,322 @@
+"""From labelled cases to a trained generator: variants, autoencoder, latents, TCDM."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig, PreviewConfig
+from fcas_nnunet.generator import checkpoint
+from fcas_nnunet.generator.autoencoder.latents import cache_latents
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.preview import train_preview
+from fcas_nnunet.generator.autoencoder.training import train_autoencoder, variant_split
+from fcas_nnunet.generator.calibrate import calibrate
+from fcas_nnunet.generator.data.grid import GEOMETRY, orientation_known_to, working_spacing
+from fcas_nnunet.generator.data.training_data import TrainingData
+from fcas_nnunet.generator.data.variants import all_variants, make_variants
+from fcas_nnunet.generator.networks import check_networks
+from fcas_nnunet.generator.optimisation.batches import Shares
+from fcas_nnunet.generator.run_file import Run, read_run, run_faults, write_run
+from fcas_nnunet.generator.survey import own_cases, survey, usual_hu
+from fcas_nnunet.generator.tcdm import maisi
+from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
+from fcas_nnunet.generator.tcdm.training import train_tcdm
+from fcas_nnunet.labels.anatomy import label_roles
+
+logger = logging.getLogger(__name__)
+
+CACHE_FOLDER = "cache"
+
+
+def train_generator(
+    data: TrainingData,
+    config: FCaSConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    pretrained: PretrainedFiles | None = None,
+    keep_cache: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Train (or go on training) a generator in `folder`; in several processes, all of them call it alike.
+
+    Args:
+        data: the labelled cases.
+        config: preset, or the user's own.
+        folder: `nnUNet_results/DatasetNNN_Name/fcas__<preset>`.
+        accelerator: device, precision, processes.
+        pretrained: weights to start from; with a denoiser among them, the ControlNet alone is trained, and the networks
+            and the process are those of the files.
+        keep_cache: keep the variants and latents on disk when done.
+        metadata: goes into the autoencoder's file, which may be copied from here on its own.
+
+    Raises:
+        ValueError: when the folder holds a run with other settings or other data, the data is too small, weights do not
+            fit, or a batch cannot be shared out evenly among the processes.
+    """
+    pretrained = pretrained or PretrainedFiles()
+    weights = maisi.read_weights(pretrained)
+    asked = config
+    if weights is not None:
+        config = replace(config, tcdm=maisi.config_of(weights, config.tcdm))
+        maisi.check_fit(weights, config.tcdm)
+    _check_settings(config, data, accelerator, loaded=weights is not None)
+    cases = survey(data, accelerator, orientation_known_to(config.tcdm))
+    hashes, means_hu = {case_id: case.sha256 for case_id, case in cases.items()}, usual_hu(cases.values())
+    spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
+    _claim(folder, data, asked, hashes, pretrained, accelerator)
+    autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator, metadata)
+    cache = folder / CACHE_FOLDER
+    _cache_variants(data, config, cache, spacing, accelerator)
+    autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator, metadata)
+    autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
+    scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
+    if weights is not None:
+        scale = maisi.checked_scale(weights, scale)
+    if config.preview is not None:
+        _distil(data, config, folder, accelerator, autoencoder)
+    train_tcdm(
+        data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, means_hu,
+        weights,
+    )  # fmt: skip
+    d, h, w = spacing
+    record = checkpoint.GeneratorRecord(
+        config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
+        surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
+        cases=hashes, validation_cases=tuple(data.split()[1]),
+        images={case_id: case.image_sha256 for case_id, case in cases.items()},
+        means_hu={str(label): round(mean, 1) for label, mean in means_hu.items()},
+        geometry=GEOMETRY,
+        roles={name: tuple(given) for name, given in data.roles.items()},
+    )  # fmt: skip
+    accelerator.wait_for_everyone()  # the weights are written
+    if config.calibration is not None:
+        _calibrate(data, record, config.calibration, folder, accelerator)
+    accelerator.wait_for_everyone()  # nobody reads the cache any more
+    if accelerator.is_main_process:
+        checkpoint.save_generator(folder, record)
+        if not keep_cache:
+            shutil.rmtree(cache)
+    accelerator.wait_for_everyone()
+
+
+def add_preview(
+    data: TrainingData, preview: PreviewConfig, folder: Path, accelerator: Accelerator, keep_cache: bool = False
+) -> None:
+    """Distil a preview decoder for a generator that is trained already.
+
+    Args:
+        data: the labelled cases it was trained on.
+        preview: the decoder's sizes and its training.
+        folder: of the generator.
+        accelerator: device, precision, processes.
+        keep_cache: keep the variants and latents on disk when done.
+
+    Raises:
+        FileNotFoundError: when the generator is not trained.
+        ValueError: when the cases are not those it was trained on.
+    """
+    record = checkpoint.read_record(folder)
+    config = replace(record.config, tcdm=record.tcdm, preview=preview)
+    check_networks(config)
+    _check_shares(config, accelerator)
+    _refuse_other_cases(data, record, folder, accelerator)
+    autoencoder = checkpoint.kept_autoencoder(folder, config.autoencoder.optimisation)
+    assert autoencoder is not None, "a trained generator has one"
+    autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
+    cache = folder / CACHE_FOLDER
+    _cache_variants(data, config, cache, record.working_spacing_mm, accelerator)
+    cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
+    _distil(data, config, folder, accelerator, autoencoder)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not keep_cache:
+        shutil.rmtree(cache)
+    accelerator.wait_for_everyone()
+
+
+def add_calibration(
+    data: TrainingData, config: CalibrationConfig, folder: Path, accelerator: Accelerator, keep_cache: bool = False
+) -> None:
+    """Calibrate a generator that is trained already.
+
+    Args:
+        data: the labelled cases it was trained on.
+        config: how many drawings, and the error model's training.
+        folder: of the generator.
+        accelerator: device, processes.
+        keep_cache: keep the drawings on disk when done.
+
+    Raises:
+        FileNotFoundError: when the generator is not trained.
+        ValueError: when the cases are not those it was trained on.
+    """
+    record = checkpoint.read_record(folder)
+    _refuse_other_cases(data, record, folder, accelerator)
+    _calibrate(data, record, config, folder, accelerator)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not keep_cache:
+        shutil.rmtree(folder / CACHE_FOLDER)
+    accelerator.wait_for_everyone()
+
+
+def _calibrate(
+    data: TrainingData,
+    record: checkpoint.GeneratorRecord,
+    config: CalibrationConfig,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Learn a trained generator's errors, unless that is done."""
+    finished = checkpoint.is_calibrated(folder)
+    accelerator.wait_for_everyone()
+    if finished:
+        return
+    generator = checkpoint.load_networks(folder, record, accelerator.device)
+    learnt = calibrate(generator, data, config, folder / CACHE_FOLDER / checkpoint.CALIBRATION, accelerator)
+    if accelerator.is_main_process:
+        checkpoint.keep_calibration(folder, *learnt)
+
+
+def _refuse_other_cases(
+    data: TrainingData, record: checkpoint.GeneratorRecord, folder: Path, accelerator: Accelerator
+) -> None:
+    cases = survey(data, accelerator, orientation_known_to(record.tcdm))
+    if {case_id: case.sha256 for case_id, case in cases.items()} != record.cases:
+        raise ValueError(
+            f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
+        )
+
+
+def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
+    """What can be wrong with a training before its scans are read, listed at once.
+
+    Args:
+        config: with the settings of loaded weights, where there are any.
+        data: the labelled cases; none is read.
+        accelerator: processes.
+        loaded: whether a denoiser is loaded.
+
+    Raises:
+        ValueError: naming every fault, a line each.
+    """
+    faults: list[str] = []
+    if config.tcdm.frozen_denoiser and not loaded:
+        faults.append(
+            "tcdm.frozen_denoiser: must be off where no denoiser is loaded, got true. Name one with --denoiser."
+        )
+    if config.tcdm.pairs.reference_surroundings and not data.surroundings:
+        faults.append(
+            "tcdm.pairs.reference_surroundings: must be off for a data set without surroundings, got true. Add "
+            "surroundingsTr and surroundings.json, or turn it off."
+        )
+    checks: list[Callable[[], object]] = [
+        lambda: check_networks(config),
+        lambda: config.sampling.for_model(config.tcdm.prediction_type),
+        lambda: _check_shares(config, accelerator),
+        lambda: variant_split(data, config.tcdm.pairs),
+    ]
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def _check_shares(config: FCaSConfig, accelerator: Accelerator) -> None:
+    """See that every batch can be shared out among the processes."""
+    parts = {"autoencoder": config.autoencoder.optimisation, "tcdm": config.tcdm.optimisation}
+    if config.preview is not None:
+        parts["preview"] = config.preview.optimisation
+    for what, optimisation in parts.items():
+        Shares.of(optimisation, accelerator, what)
+
+
+def _cache_variants(
+    data: TrainingData, config: FCaSConfig, cache: Path, spacing: Sequence[float], accelerator: Accelerator
+) -> None:
+    """Write all variants that are not there yet; returns when those of every process are."""
+    for case_id in own_cases(data, accelerator, "variants"):
+        make_variants(
+            data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels, data.roles),
+            config.grid, config.tcdm, config.masks, config.seed,
+        )  # fmt: skip
+    accelerator.wait_for_everyone()
+
+
+def _ready_autoencoder(
+    config: FCaSConfig,
+    folder: Path,
+    pretrained: PretrainedFiles,
+    accelerator: Accelerator,
+    metadata: Mapping[str, str] | None,
+) -> Autoencoder | None:
+    """The autoencoder of this run, where it need not be trained: finished before, or loaded from a file."""
+    file, optimisation = pretrained.autoencoder, config.autoencoder.optimisation
+    if file is not None and (pretrained.denoiser is not None or checkpoint.is_maisis(file)):
+        logger.info(maisi.LICENCE_NOTE)
+    kept = checkpoint.kept_autoencoder(folder, optimisation)
+    accelerator.wait_for_everyone()  # all have looked before the first one writes
+    if kept is None and file is not None:
+        kept = checkpoint.load_autoencoder(file, optimisation)
+        if accelerator.is_main_process:
+            checkpoint.keep_autoencoder(folder, kept, metadata)
+    return kept
+
+
+def _trained_autoencoder(
+    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, metadata: Mapping[str, str] | None
+) -> Autoencoder:
+    trained = train_autoencoder(
+        data, config.autoencoder, variant_split(data, config.tcdm.pairs), folder / CACHE_FOLDER,
+        folder / checkpoint.AUTOENCODER, accelerator, config.seed,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        checkpoint.keep_autoencoder(folder, trained, metadata)
+    return trained
+
+
+def _distil(
+    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, autoencoder: Autoencoder
+) -> None:
+    """Train the preview decoder, unless it is there."""
+    assert config.preview is not None, "asked for"
+    finished = checkpoint.has_preview(folder)
+    accelerator.wait_for_everyone()
+    if finished:
+        return
+    preview = train_preview(
+        config.preview, autoencoder, variant_split(data, config.tcdm.pairs), folder / CACHE_FOLDER,
+        folder / checkpoint.PREVIEW, accelerator, config.seed,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        checkpoint.keep_preview(folder, preview)
+
+
+def _claim(
+    folder: Path,
+    data: TrainingData,
+    config: FCaSConfig,
+    hashes: dict[str, str],
+    pretrained: PretrainedFiles,
+    accelerator: Accelerator,
+) -> None:
+    """Make the folder this run's own, or see that it is."""
+    roles = {name: tuple(given) for name, given in data.roles.items()}
+    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity(), GEOMETRY, roles)
+    before = read_run(folder)
+    accelerator.wait_for_everyone()  # all have looked before the first one writes
+    faults = run_faults(before, run) if before is not None else []
+    if faults:
+        raise ValueError(
+            f"{folder}: a run must go on with the settings, files and data it began with, got {'; '.join(faults)}. "
+            "Give your configuration another preset name, or delete the folder to train anew."
+        )
+    if accelerator.is_main_process and before is None:
+        write_run(folder, run)

@@ -1,0 +1,219 @@
+"""What `-pretrained_weights` brings: what it has learnt from, whether it fits, and the layers that nnU-Net omits."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from fcas_nnunet.integration.dataset.description import same_description
+from fcas_nnunet.integration.dataset.folders import Root, root_folder
+from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON
+from fcas_nnunet.integration.provenance.parents import (
+    ALLOW_VARIABLE,
+    PARENTS_KEY,
+    UNKNOWN_KEY,
+    Parent,
+    from_json,
+    merged,
+    refuse_leaks,
+    to_json,
+    unknown_fault,
+    validation_faults,
+)
+
+#: Key in a trainer's own dataset.json, which its checkpoints hold: what its first weights had learnt from.
+PRETRAINING_KEY = "fcas_pretraining"
+
+_ARGUMENT = "-pretrained_weights"
+#: nnU-Net's functions that load pretrained weights, and the variable of each that holds the file.
+_LOADERS = {"maybe_load_checkpoint": "pretrained_weights_file", "load_pretrained_weights": "fname"}
+_LOADERS_PACKAGE = "nnunetv2.run"
+_SEGMENTATION_LAYERS = ".seg_layers."
+#: Of a configuration: what a network was trained to see, and its shape.
+_CONFIGURATION_KEYS = ("patch_size", "spacing", "normalization_schemes", "architecture")
+
+
+def weights_to_load() -> Path | None:
+    """The pretrained weights that nnU-Net is about to load, or is loading, into the trainer whose method asks.
+
+    nnU-Net does not tell its trainers, neither from the command line nor from Python; its own functions know.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        variable = _LOADERS.get(frame.f_code.co_name)
+        if variable is not None and frame.f_globals.get("__package__") == _LOADERS_PACKAGE:
+            path = frame.f_locals.get(variable)
+            return None if path is None else Path(path)
+        frame = frame.f_back
+    return None
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What weights had learnt from when a training started with them.
+
+    Attributes:
+        trained_on: full name and fold of every data set that they were trained on, in this order; empty where nothing
+            tells.
+        parents: of these data sets.
+        unknown: ids of their cases whose origin nothing tells.
+    """
+
+    trained_on: Sequence[tuple[str, str]] = ()
+    parents: Sequence[Parent] = ()
+    unknown: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> Pretraining:
+        """What the weights of a checkpoint of nnU-Net have learnt from, those included that it started with itself.
+
+        Args:
+            checkpoint: as nnU-Net writes it; of an earlier fcas_prepare, the parents are those that a later one found.
+        """
+        arguments = checkpoint.get("init_args")
+        if arguments is None:
+            return cls()
+        told, name = arguments["dataset_json"], str(arguments["plans"]["dataset_name"])
+        before = cls.kept_in(told) or cls()
+        path = root_folder(Root.PREPROCESSED) / name / DATASET_JSON
+        if PARENTS_KEY not in told and path.is_file():
+            told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            trained_on=[*before.trained_on, (name, str(arguments.get("fold")))],
+            parents=merged([*before.parents, *(from_json(told) or [])]),
+            unknown=[*before.unknown, *told.get(UNKNOWN_KEY, [])],
+        )
+
+    @classmethod
+    def kept_in(cls, dataset_json: Mapping[str, Any]) -> Pretraining | None:
+        """What `keep_in` kept; None where a training did not start from weights, or with an earlier version."""
+        kept = dataset_json.get(PRETRAINING_KEY)
+        if kept is None:
+            return None
+        return cls([(name, fold) for name, fold in kept["trained_on"]], from_json(kept) or [], kept[UNKNOWN_KEY])
+
+    def keep_in(self, dataset_json: dict[str, Any]) -> None:
+        """Keep it in a trainer's dataset.json, and so in all its checkpoints."""
+        trained_on = [list(entry) for entry in self.trained_on]
+        told = {"trained_on": trained_on, PARENTS_KEY: to_json(self.parents), UNKNOWN_KEY: list(self.unknown)}
+        dataset_json[PRETRAINING_KEY] = told
+
+    def refuse_leaks(
+        self, preprocessed: Path, fold: int | str, validation: Sequence[str], warn: Callable[[str], Any]
+    ) -> None:
+        """Refuse a fold whose validation cases the weights may have seen; fold `all` holds none out.
+
+        Args:
+            preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
+            fold: of the training.
+            validation: ids of its validation cases.
+            warn: takes a warning.
+
+        Raises:
+            ValueError: listing all faults, unless the environment allows leaks.
+        """
+        if fold == "all":
+            return
+        dataset = preprocessed.name
+        name = self.trained_on[-1][0] if self.trained_on else "the pretraining"
+        faults = [
+            f"{dataset}, fold {fold}: its weights must not have seen the validation cases, got weights that were "
+            f"trained on fold {trained} of the same data set. Take those of fold {fold}; {ALLOW_VARIABLE}=1 goes on, "
+            "and then the validation proves nothing."
+            for before, trained in dict.fromkeys(self.trained_on)
+            if before == dataset and trained != str(fold)
+        ]
+        if self.unknown:
+            faults.append(unknown_fault(name, dataset, fold, self.unknown))
+        if name != dataset and all(parent.dataset == name for parent in self.parents):
+            warn(
+                f"WARNING: nothing tells which real cases {name} was made from, so it may have seen the validation "
+                "cases. Run fcas_prepare again on it."
+            )
+        refuse_leaks([*faults, *validation_faults(self.parents, name, preprocessed, fold, validation, warn)], warn)
+
+
+def bare_network(network: nn.Module) -> nn.Module:
+    """The network without what compiling and distributing put around it."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+
+def pretraining_faults(
+    checkpoint: dict[str, Any], plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> list[str]:
+    """Why weights pretrained under other plans, or for other labels, do not fit; one sentence each.
+
+    nnU-Net compares names and shapes of weights alone: another patch size, spacing, normalisation or label set loads in
+    silence. A checkpoint without `init_args`, which nnU-Net always writes, was made elsewhere and is left to nnU-Net.
+
+    Args:
+        checkpoint: what `read_checkpoint` gave.
+        plans: of the fine-tuning.
+        configuration: of the fine-tuning.
+        dataset_json: of the data set to fine-tune on.
+    """
+    arguments = checkpoint.get("init_args")
+    if arguments is None:
+        return []
+    remedy = "Prepare the synthetic set again with fcas_prepare --for this data set, and pretrain on it."
+    before = PlansManager(arguments["plans"])
+    now = PlansManager(plans)
+    faults = []
+    if arguments["configuration"] != configuration:
+        faults.append(f"configuration must be that of the pretraining, {arguments['configuration']}, "
+                      f"got {configuration}.")  # fmt: skip
+    pretrained = before.get_configuration(arguments["configuration"]).configuration
+    wanted = now.get_configuration(configuration).configuration
+    faults += [
+        f"{key} must be that of the pretraining, {pretrained.get(key)}, got {wanted.get(key)}."
+        for key in _CONFIGURATION_KEYS
+        if _plain(pretrained.get(key)) != _plain(wanted.get(key))
+    ]
+    described = arguments["dataset_json"]
+    faults += [
+        f"{key} must be those of the pretraining, {described.get(key)}, got {dataset_json.get(key)}."
+        for key in ("labels", "regions_class_order", "channel_names")
+        if not same_description(key, described.get(key), dataset_json.get(key))
+    ]
+    if before.foreground_intensity_properties_per_channel != now.foreground_intensity_properties_per_channel:
+        faults.append("intensity statistics must be those of the pretraining, got others.")
+    return [f"{_ARGUMENT}: {fault} {remedy}" for fault in faults]
+
+
+def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> int:
+    """Take over the layers that nnU-Net leaves at random; for networks of one label set.
+
+    Args:
+        network: of the fine-tuning, its other weights loaded, perhaps compiled or distributed.
+        checkpoint: that `pretraining_faults` found no fault with.
+
+    Returns:
+        How many tensors were copied.
+    """
+    network = bare_network(network)
+    own, pretrained = network.state_dict(), checkpoint["network_weights"]
+    copied = {
+        key: pretrained[key]
+        for key, tensor in own.items()
+        if _SEGMENTATION_LAYERS in key and key in pretrained and pretrained[key].shape == tensor.shape
+    }
+    network.load_state_dict(own | copied)
+    return len(copied)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that plans from a file and from a checkpoint compare."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

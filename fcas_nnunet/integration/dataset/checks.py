@@ -1,0 +1,214 @@
+"""Everything that can be wrong with a raw data set's volumes, listed at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from fcas_nnunet.integration.dataset.case_contents import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
+from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
+from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_volume, same_grid, shear_fault
+from fcas_nnunet.listing import listed
+from fcas_nnunet.machine import available_cores
+
+logger = logging.getLogger(__name__)
+
+#: How far beyond [0, 1] confidence may lie: what arithmetic in float32 adds to 1. It is clipped wherever it is used.
+CONFIDENCE_TOLERANCE = 1e-4
+
+_MAX_THREADS = 4
+#: What a body part measures along the longest axis of its scan; where a header says otherwise, the spacing is wrong.
+_EXTENT_MM = (1.0, 3000.0)
+_FEWEST_VOXELS = 4**3
+
+
+def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
+    """Read every case and refuse the data set if anything is wrong with it.
+
+    Args:
+        dataset: the data set.
+        min_cases: how many cases there must be.
+
+    Raises:
+        ValueError: listing all faults, one a line.
+    """
+    faults = dataset_faults(dataset, min_cases=min_cases)
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False) -> list[str]:
+    """Read every case and say what is wrong.
+
+    Args:
+        dataset: the data set.
+        min_cases: how many cases there must be.
+        any_grid: take tilted grids, which nnU-Net reads, but no new case can be written on.
+
+    Returns:
+        One sentence per fault, in order of the cases; empty when all is well.
+    """
+    faults = []
+    if len(dataset.case_ids) < min_cases:
+        faults.append(
+            f"{dataset.name}: number of cases must be at least {min_cases}, got {len(dataset.case_ids)}. "
+            f"Add labelled scans to {IMAGES}Tr and {LABELS}Tr."
+        )
+    if dataset.dataset_json["numTraining"] != len(dataset.case_ids):
+        faults.append(
+            f"{dataset.name}: numTraining in dataset.json must be the number of cases {len(dataset.case_ids)}, "
+            f"got {dataset.dataset_json['numTraining']}. Correct it."
+        )
+    faults += _extra_channels(dataset)
+    threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
+    synthetic, contents = dataset.needs_confidence(), _written_contents(dataset)
+    with ThreadPoolExecutor(threads) as pool:
+        per_case = pool.map(
+            lambda case_id: _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {}), any_grid),
+            dataset.case_ids,
+        )
+        progress = tqdm(per_case, f"checking {dataset.name}", len(dataset.case_ids), leave=False, disable=None)
+        return faults + [fault for case in progress for fault in case]
+
+
+def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
+    """Case id → hashes of what was written for it; without those of cases that an older version has made."""
+    records = Manifest(dataset.folder).read()
+    unknown = sum(CONFIDENCE in record and CONTENTS not in record for record in records.values())
+    if unknown:
+        logger.warning(
+            f"{dataset.folder / MANIFEST_FILE}: an older version wrote {unknown} of its cases, without hashes of what "
+            "they hold: files of two such cases that were swapped are not noticed"
+        )
+    return {case_id: record.get(CONTENTS, {}) for case_id, record in records.items()}
+
+
+def _extra_channels(dataset: RawDataset) -> list[str]:
+    if "dataset" in dataset.dataset_json:  # which files count stands there
+        return []
+    files = (dataset.folder / f"{IMAGES}Tr").glob(f"*_[0-9][0-9][0-9][0-9]{dataset.file_ending}")
+    known = tuple(f"_{channel:04d}{dataset.file_ending}" for channel in range(dataset.num_channels))
+    extra = sorted(path.name for path in files if not path.name.endswith(known))
+    wanted = "one channel, _0000" if dataset.num_channels == 1 else f"the {dataset.num_channels} of dataset.json"
+    return [f"{name}: images must have {wanted}, got another. Remove it." for name in extra]
+
+
+def _case_faults(
+    dataset: RawDataset, case_id: str, synthetic: bool, contents: Mapping[str, str], any_grid: bool
+) -> list[str]:
+    faults: list[str] = []
+    names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
+    image, *others = (
+        _read(path, case_id, name, faults) for name, path in zip(names, dataset.image_paths(case_id), strict=False)
+    )
+    if image is not None:
+        faults += contents_faults(case_id, IMAGE, image.array, contents)
+    for name, other in zip(names[1:], others, strict=False):
+        faults += [] if other is None else _grid_faults(case_id, name, other, "image", image)
+    if image is not None:
+        faults += _size_faults(case_id, image)
+    mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
+    if mask is not None:
+        faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")
+        faults += contents_faults(case_id, LABEL, mask.array, contents)
+        if not mask.array.any():
+            faults.append(f"{case_id}: label must mark at least one voxel, got an empty mask. Annotate or remove it.")
+    if image is not None and mask is not None:
+        faults += _grid_faults(case_id, "label", mask, "image", image)
+    reference = mask or image
+    shear = None if reference is None or any_grid else shear_fault(reference.affine)
+    faults += [f"{case_id}: {shear}"] if shear else []
+    if (dataset.folder / f"{SURROUNDINGS}Tr").is_dir():
+        surroundings = _read(dataset.surroundings_path(case_id), case_id, SURROUNDINGS, faults)
+        if surroundings is not None:
+            known = [0, *dataset.surroundings.values()]
+            faults += _id_faults(case_id, SURROUNDINGS, surroundings.array, known, "surroundings.json")
+            faults += _grid_faults(case_id, SURROUNDINGS, surroundings, "label", reference)
+    if synthetic or dataset.confidence_path(case_id).is_file():
+        confidence = _read(dataset.confidence_path(case_id), case_id, CONFIDENCE, faults)
+        if confidence is not None:
+            faults += _confidence_faults(case_id, confidence.array)
+            faults += contents_faults(case_id, CONFIDENCE_MAP, confidence.array, contents)
+            faults += _grid_faults(case_id, CONFIDENCE, confidence, "label", reference)
+    return faults
+
+
+def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | None:
+    """The volume, or None with a fault noted; voxels that are no numbers are a fault of a volume that is there."""
+    try:
+        volume = read_volume(path)
+        bad = count_non_finite(path, volume.array)
+    except FileNotFoundError:
+        faults.append(f"{case_id}: {what} must exist, got no file {path}. Add it or remove the case.")
+        return None
+    except ValueError as error:
+        faults.append(f"{case_id}: {error}")
+        return None
+    if bad:
+        faults.append(
+            f"{case_id}: {what} must be finite, got {bad} NaN or infinite voxels. "
+            "Replace them by numbers, air's -1024 HU in an image say."
+        )
+    return volume
+
+
+def _size_faults(case_id: str, image: Volume) -> list[str]:
+    """A volume of hardly any voxels, or of an extent that no body has: it would be resampled to nothing, or to a volume
+    that no memory holds."""
+    faults = []
+    if image.array.size < _FEWEST_VOXELS:
+        shape = " × ".join(map(str, image.array.shape))
+        faults.append(f"{case_id}: image must hold at least {_FEWEST_VOXELS} voxels, got {shape}. Take the whole scan.")
+    extent = np.linalg.norm(image.affine[:3, :3], axis=0) * image.array.shape
+    low, high = _EXTENT_MM
+    if not low <= extent.max() <= high:
+        shown = " × ".join(f"{length:.5g}" for length in extent)
+        faults.append(
+            f"{case_id}: image must be {low:g} to {high:g} mm long along its longest axis, got {shown} mm. "
+            "Correct the spacing in its header."
+        )
+    return faults
+
+
+def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> list[str]:
+    unknown = sorted(set(np.unique(array).tolist()) - set(known))
+    if not unknown:
+        return []
+    return [
+        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
+        f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."
+    ]
+
+
+def _confidence_faults(case_id: str, array: np.ndarray) -> list[str]:
+    if array.min() >= -CONFIDENCE_TOLERANCE and array.max() <= 1 + CONFIDENCE_TOLERANCE:
+        return []
+    low, high = float(array.min()), float(array.max())
+    return [f"{case_id}: confidence must lie in [0, 1], got {low:.6g} to {high:.6g}. Generate the case again."]
+
+
+def _grid_faults(case_id: str, what: str, volume: Volume, other_what: str, other: Volume | None) -> list[str]:
+    if other is None:
+        return []
+    if volume.array.shape != other.array.shape:
+        return [
+            f"{case_id}: shape of {what} must be that of the {other_what} {other.array.shape}, "
+            f"got {volume.array.shape}. Resample it onto the {other_what}'s grid."
+        ]
+    if not same_grid(volume.affine, other.affine, volume.array.shape):
+        return [
+            f"{case_id}: affine of {what} must be that of the {other_what} {_short(other.affine)}, "
+            f"got {_short(volume.affine)}. Resample it or copy the {other_what}'s header."
+        ]
+    return []
+
+
+def _short(affine: np.ndarray) -> str:
+    return np.array2string(affine[:3], precision=3, suppress_small=True, separator=", ").replace("\n", "")

@@ -1,0 +1,182 @@
+"""What can be wrong with a `dataset.json`, listed at once; the volumes are not looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.files import is_file_name
+from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
+from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
+
+#: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
+ROLES = "fcas_roles"
+CT_CHANNEL = {"0": "CT"}
+MAX_LABEL_ID = 255
+#: How a data set with regions is pretrained for: nothing tells what a single id of a region is.
+REGIONS_REMEDY = (
+    "write a dataset.json with a name for every single id into a data set of its own, generate with --for that one, "
+    "then copy labels and regions_class_order into the dataset.json of what was generated."
+)
+
+
+def description_faults(
+    content: dict[str, Any], *, any_kind: bool = False, any_channel: bool = False, ignore_label: bool = False
+) -> list[str]:
+    """What is wrong with a `dataset.json`.
+
+    Args:
+        content: of the file.
+        any_kind: take what nnU-Net trains on; otherwise one CT channel and plain labels only.
+        any_channel: take scans of any kind.
+        ignore_label: take nnU-Net's ignore label.
+
+    Returns:
+        A sentence for each fault, without the file's name.
+    """
+    missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
+    if missing:
+        return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
+    faults = [] if any_kind else _channel_faults(content, any_channel)
+    if content["file_ending"] not in READABLE_FILE_ENDINGS:
+        faults.append(
+            f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
+            "Convert the volumes."
+        )
+    faults += _entry_faults(content)
+    labels = content["labels"]
+    if not isinstance(labels, dict):
+        return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
+    faults += _any_label_faults(content) if any_kind else _label_faults(labels, ignore_label)
+    return faults + _role_faults(content.get(ROLES, {}), labels)
+
+
+def read_roles(dataset_json: Path) -> GivenRoles:
+    """The roles that a `dataset.json` gives its labels.
+
+    Args:
+        dataset_json: a file with `labels`.
+
+    Raises:
+        ValueError: if they are no roles, or of labels that it does not have.
+    """
+    content = json.loads(dataset_json.read_text(encoding="utf-8"))
+    roles = content.get(ROLES, {})
+    faults = _role_faults(roles, content["labels"])
+    if faults:
+        raise ValueError("\n".join(f"{dataset_json}: {fault}" for fault in faults))
+    return given_roles(content)
+
+
+def given_roles(content: dict[str, Any]) -> GivenRoles:
+    """The roles in a `dataset.json` without faults."""
+    return {name: tuple(map(Role, roles)) for name, roles in content.get(ROLES, {}).items()}
+
+
+def same_description(key: str, synthetic: Any, real: Any) -> bool:
+    """Whether a synthetic and a real data set agree in a key of `dataset.json`, as far as a network is concerned.
+
+    Args:
+        key: of labels, nnU-Net's ignore label does not count, for which a network has no output; channel names count as
+            nnU-Net reads them.
+        synthetic: value of the key; None when it is missing.
+        real: likewise.
+    """
+    if key == "labels":
+        synthetic, real = _learnt_labels(synthetic), _learnt_labels(real)
+    if key == "channel_names":
+        synthetic, real = _channel_kinds(synthetic), _channel_kinds(real)
+    return bool(synthetic == real)
+
+
+def _learnt_labels(labels: Any) -> Any:
+    return {name: i for name, i in labels.items() if name != IGNORE} if isinstance(labels, dict) else labels
+
+
+def _channel_kinds(channels: Any) -> Any:
+    """Channel → kind, by which nnU-Net normalises it whatever its case."""
+    return {k: str(v).casefold() for k, v in channels.items()} if isinstance(channels, dict) else channels
+
+
+def _channel_faults(content: dict[str, Any], any_channel: bool) -> list[str]:
+    channels = content["channel_names"]
+    if not isinstance(channels, dict) or len(channels) != 1:
+        return [f"channel_names must name one channel, the CT, got {channels}. Keep the CT channel only."]
+    if any_channel or _channel_kinds(channels) == _channel_kinds(CT_CHANNEL):
+        return []
+    return [
+        f"channel_names must be {CT_CHANNEL}, got {channels}. Scans are drawn and judged in Hounsfield units, which "
+        "only CT has. Correct the file if these scans are CT; other kinds are not supported."
+    ]
+
+
+def _entry_faults(content: dict[str, Any]) -> list[str]:
+    """What is wrong with nnU-Net's own listing of files, where there is one."""
+    entries, channels = content.get("dataset", {}), content["channel_names"]
+    if not isinstance(entries, dict):
+        return [f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."]
+    faults = []
+    unfit = [key for key in entries if not is_file_name(key)]
+    if unfit:
+        faults.append(
+            f"dataset must name cases as files are named, without folders, got {', '.join(map(repr, unfit))}. "
+            "Rename them."
+        )
+    for key, entry in entries.items():
+        files = entry if isinstance(entry, dict) else {}
+        images = files.get("images")
+        paths = [*images, files.get("label")] if isinstance(images, list) else []
+        if len(paths) != len(channels) + 1 or not all(isinstance(path, str) for path in paths):
+            faults.append(
+                f"dataset must name {len(channels)} images and a label of each case, got {entry} for {key!r}. Fix it."
+            )
+    return faults
+
+
+def _any_label_faults(content: dict[str, Any]) -> list[str]:
+    """nnU-Net's own reading of the labels: regions and an ignore label are welcome."""
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    try:
+        LabelManager(content["labels"], content.get("regions_class_order"))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return [f"labels must be what nnU-Net's dataset_format.md describes, got '{reason}'. Fix the file."]
+    return []
+
+
+def _label_faults(labels: dict[str, Any], ignore_label: bool) -> list[str]:
+    regions = [name for name, label_id in labels.items() if isinstance(label_id, list)]
+    if regions:
+        return [
+            f"labels must be plain ids, got regions for {', '.join(regions)}. "
+            "The generator draws labels: give it a data set with one id per label."
+        ]
+    if IGNORE in labels and not ignore_label:
+        return ["labels must not have an ignore label, got one. The generator needs every voxel annotated."]
+    ids = list(labels.values())
+    wanted = list(range(len(ids)))
+    if not all(type(label_id) is int for label_id in ids) or sorted(ids) != wanted:
+        return [f"label ids must be 0, 1, 2, ... without gaps, got {ids}. Renumber them."]
+    if labels.get(BACKGROUND) != 0:
+        return [f"label 0 must be called {BACKGROUND}, got {labels}. Rename it."]
+    if not 1 < len(ids) <= MAX_LABEL_ID + 1:
+        return [f"labels must name 1 to {MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."]
+    if IGNORE in labels and labels[IGNORE] != len(ids) - 1:
+        return [f"ignore must have the highest label id, {len(ids) - 1}, got {labels[IGNORE]}. Renumber them."]
+    return []
+
+
+def _role_faults(roles: Any, labels: dict[str, Any]) -> list[str]:
+    """What is wrong with the roles that a user has given."""
+    if not isinstance(roles, dict):
+        return [f"{ROLES} must be an object of label name and list of roles, got {roles}. Fix the file."]
+    known = [str(role) for role in Role]
+    faults = []
+    for name, given in roles.items():
+        if name not in labels:
+            faults.append(f"{ROLES} must name labels of the data set, got {name}. Correct its name.")
+        if not isinstance(given, list) or any(role not in known for role in given):
+            faults.append(f"{ROLES} of {name} must be a list of {', '.join(known)}, got {given}. Correct it.")
+    return faults

@@ -1,0 +1,245 @@
+"""The cases that synthetic ones are made from: a data set's own, and those of other data sets under its labels.
+
+A case of another data set is written `DatasetNNN_Name:case_id`, one of the data set itself by its id alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.integration.dataset.checks import dataset_faults
+from fcas_nnunet.integration.dataset.folders import is_identifier, resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.labels.matching import compare_labels, match_labels
+
+logger = logging.getLogger(__name__)
+
+_SEPARATOR = ":"
+
+
+@dataclass(frozen=True)
+class CaseLibrary:
+    """References and templates of a synthetic data set.
+
+    Attributes:
+        source: the generator's data set; its labels and surroundings are those of every case.
+        references: names of the cases whose masks are drawn.
+        templates: names of the cases that guide the drawing.
+        others: data sets besides the source, by name.
+        named_references: entries of --references with full names; None where nothing was named.
+        named_templates: the same of --templates.
+    """
+
+    source: RawDataset
+    references: list[str]
+    templates: list[str]
+    others: Mapping[str, RawDataset] = field(default_factory=dict)
+    named_references: tuple[str, ...] | None = None
+    named_templates: tuple[str, ...] | None = None
+
+    def named_datasets(self) -> list[RawDataset]:
+        """The data sets that references and templates were named from, each with the named cases alone."""
+        named = [*(self.references if self.named_references else ()), *(self.templates if self.named_templates else ())]
+        cases: dict[str, list[str]] = {}
+        for name in dict.fromkeys(named):
+            dataset, case_id = self.dataset_and_id(name)
+            cases.setdefault(dataset.name, []).append(case_id)
+        return [self.others.get(name, self.source).only(case_ids) for name, case_ids in cases.items()]
+
+    def label_faults(self, *, draws_surroundings: bool) -> list[str]:
+        """Why cases of other data sets cannot be drawn or guide a drawing; one sentence each.
+
+        Args:
+            draws_surroundings: references need surroundings, too, not templates alone.
+        """
+        needy = [*self.templates, *(self.references if draws_surroundings else ())]
+        faults = []
+        for name, dataset in self.others.items():
+            try:
+                match_labels(dataset.labels, self.source.labels)
+            except ValueError as error:
+                faults.append(f"{name}: {error}")
+            lacking = sorted(set(self.source.surroundings) - set(dataset.surroundings))
+            if lacking and any(self.dataset_and_id(case)[0] is dataset for case in needy):
+                faults.append(
+                    f"{name}: surroundings must be those that the generator knows, got none for {', '.join(lacking)}. "
+                    "Add them to surroundingsTr, or name cases of another data set."
+                )
+        return faults
+
+    def dataset_and_id(self, name: str) -> tuple[RawDataset, str]:
+        """The data set of a case, and its id there."""
+        dataset_name, case_id = split_name(name, self.source.name)
+        return self.others.get(dataset_name, self.source), case_id
+
+    def load_case(self, name: str) -> Case:
+        """Read a case with image and surroundings, under the source's ids."""
+        dataset, case_id = self.dataset_and_id(name)
+        return self._relabelled(dataset, dataset.load_case(case_id))
+
+    def load_mask(self, name: str) -> Case:
+        """Read a mask alone, and the surroundings where present, under the source's ids."""
+        dataset, case_id = self.dataset_and_id(name)
+        return self._relabelled(dataset, dataset.load_mask(case_id))
+
+    def image_path(self, name: str) -> Path:
+        """Where a case's scan lies."""
+        dataset, case_id = self.dataset_and_id(name)
+        return dataset.image_path(case_id)
+
+    def mask_path(self, name: str) -> Path:
+        """Where a case's labels lie."""
+        dataset, case_id = self.dataset_and_id(name)
+        return dataset.mask_path(case_id)
+
+    def _relabelled(self, dataset: RawDataset, case: Case) -> Case:
+        if dataset is self.source:
+            return case
+        mask = _table(match_labels(dataset.labels, self.source.labels))[case.mask]
+        surroundings = None
+        if case.surroundings is not None and self.source.surroundings:
+            wanted = self.source.surroundings
+            known = {own: wanted[name] for name, own in dataset.surroundings.items() if name in wanted}
+            surroundings = _table(known)[case.surroundings]
+        return replace(case, mask=mask, surroundings=surroundings)
+
+
+def split_name(name: str, source: str) -> tuple[str, str]:
+    """("Dataset903_Other:case_a", …) → ("Dataset903_Other", "case_a"); ("case_a", "Dataset901_Heart") → that pair.
+
+    Args:
+        name: of a case, as a manifest's `reference` and `template` give it.
+        source: the data set whose cases are named by their id alone.
+    """
+    dataset, separator, case_id = name.rpartition(_SEPARATOR)
+    return (dataset, case_id) if separator else (source, name)
+
+
+def name_in(name: str, dataset: str) -> str:
+    """A case's name as seen from a data set: its id alone where it is one of its own."""
+    return name.removeprefix(f"{dataset}{_SEPARATOR}")
+
+
+def make_library(
+    source: RawDataset, references: Sequence[str] | None, templates: Sequence[str] | None, own_templates: Sequence[str]
+) -> CaseLibrary:
+    """The cases that a command line names.
+
+    Args:
+        source: the generator's data set, of its fold alone where it has one.
+        references: entries of --references: `ID`, `ID:case,case` or a text file of such lines; None = the source.
+        templates: entries of --templates; None = `own_templates`.
+        own_templates: ids in the source of the cases that the generator was trained on.
+
+    Raises:
+        FileNotFoundError: when there is no such data set.
+        ValueError: when a data set lacks a case; every one listed.
+    """
+    opened = {source.name: source}
+    faults: list[str] = []
+    named_references, named_templates = (
+        None if entries is None else _named_entries(entries, opened, by)
+        for by, entries in (("--references", references), ("--templates", templates))
+    )
+    library = CaseLibrary(
+        source,
+        source.case_ids if named_references is None else _cases(named_references, source, opened, faults),
+        list(own_templates) if named_templates is None else _cases(named_templates, source, opened, faults),
+        {name: dataset for name, dataset in opened.items() if name != source.name},
+        named_references,
+        named_templates,
+    )
+    if faults:
+        raise ValueError("\n".join(faults))
+    return library
+
+
+def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
+    """Read every case and refuse what is wrong: the source of at least two, and what was named of other data sets.
+
+    Says what their labels become, and which structures they lack.
+
+    Args:
+        library: references and templates.
+        draws_surroundings: references need surroundings, too, not templates alone.
+
+    Raises:
+        ValueError: listing all faults, one a line.
+    """
+    faults = [
+        *dataset_faults(library.source, min_cases=2),
+        *library.label_faults(draws_surroundings=draws_surroundings),
+    ]
+    for dataset in library.named_datasets():
+        known = set(library.source.case_ids) if dataset.folder == library.source.folder else set()
+        rest = dataset.only([case_id for case_id in dataset.case_ids if case_id not in known])
+        faults += dataset_faults(rest) if rest.case_ids else []
+    if faults:
+        raise ValueError("\n".join(faults))
+    for name, dataset in library.others.items():
+        lines = compare_labels(dataset.labels, library.source.labels).describe()
+        if lines:
+            logger.info("\n".join([f"labels of {name} as those of {library.source.name}:", *lines]))
+
+
+def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: str) -> tuple[str, ...]:
+    """Entries with full names, those of text files in place of the file; their data sets are opened into `opened`."""
+    named = []
+    lines = _lines(entries)
+    if not lines:
+        raise ValueError(
+            f"{', '.join(entries)}: list must name at least one data set or case, got none. Fill it, or leave out the "
+            "option."
+        )
+    for line in lines:
+        identifier, separator, listed = line.partition(_SEPARATOR)
+        folder = resolve_dataset(identifier, by=by, also="text file")
+        if folder.name not in opened:
+            opened[folder.name] = RawDataset.open(folder)
+        named.append(f"{folder.name}{separator}{listed}")
+    return tuple(named)
+
+
+def _cases(
+    entries: Sequence[str], source: RawDataset, opened: Mapping[str, RawDataset], faults: list[str]
+) -> list[str]:
+    """Names of the cases that entries stand for, each once; what is missing is noted in `faults`."""
+    names: list[str] = []
+    for entry in entries:
+        dataset_name, separator, listed = entry.partition(_SEPARATOR)
+        own = dataset_name == source.name
+        dataset = RawDataset.open(source.folder) if own else opened[dataset_name]  # of the source all, not a fold's
+        named = [case_id for word in listed.split(",") if (case_id := word.strip())]
+        case_ids = named if separator else dataset.case_ids
+        missing = sorted(set(case_ids) - set(dataset.case_ids))
+        if missing or not case_ids:
+            faults.append(
+                f"{entry}: cases must be in {dataset_name}, got {', '.join(missing) or 'none'}. "
+                f"Name some of its {len(dataset.case_ids)}."
+            )
+        names += [case_id if own else f"{dataset_name}{_SEPARATOR}{case_id}" for case_id in case_ids]
+    return list(dict.fromkeys(names))
+
+
+def _lines(entries: Sequence[str]) -> list[str]:
+    """The entries, those of text files in place of the file; `#` begins a comment."""
+    lines = []
+    for entry in entries:
+        path = Path(entry)
+        is_list = path.is_file() and not is_identifier(entry.partition(_SEPARATOR)[0])
+        text = path.read_text(encoding="utf-8") if is_list else entry
+        lines += [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
+    return lines
+
+
+def _table(mapping: Mapping[int, int]) -> np.ndarray:
+    table = np.zeros(256, dtype=np.uint8)
+    for source, target in mapping.items():
+        table[source] = target
+    return table

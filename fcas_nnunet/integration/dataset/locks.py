@@ -1,0 +1,180 @@
+"""Locks on folders: who is at work there, on this machine or, where the file system tells, on any other.
+
+A hidden folder holds a file `lock`. Its text says who has the folder to himself; bytes far behind the text are locked.
+The operating system lets go of a lock when its process ends, however it ends, so nothing stale is ever left.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import IntEnum
+from pathlib import Path
+
+from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "lock"
+#: The byte that belongs to a folder as a whole; others follow it.
+PRESENCE = 1 << 20
+
+_POLL_S = 1.0  # how often a run that waits for another looks again
+_HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_held: set[Path] = set()
+
+
+class Lock(IntEnum):
+    """Kinds of locks under fcntl's numbers, which Windows lacks."""
+
+    NONE = getattr(fcntl, "LOCK_UN", 0)
+    SHARED = getattr(fcntl, "LOCK_SH", 1)
+    EXCLUSIVE = getattr(fcntl, "LOCK_EX", 2)
+
+
+class LockFile:
+    """One process' hold on a folder's lock file. A process must have only one of a folder at a time (POSIX locks).
+
+    Args:
+        folder: to be locked; it need not exist.
+
+    Attributes:
+        folder: the hidden one, which `open` makes.
+        has_locks: whether locks hold; without them every one is granted.
+        can_share: whether shared ones are known, which Windows lacks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / WORK_FOLDER
+        self.has_locks = True
+        self.can_share = fcntl is not None
+        self._file = -1
+
+    def open(self) -> None:
+        """Open the lock file, made if needed."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # removed by one that finished
+                self._file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+                return
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def is_current(self) -> bool:
+        """Whether the lock file is still the one that newcomers find."""
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self.folder / LOCK_FILE))
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Remove the lock file, and the hidden folder if it is empty then; to be called by who is alone."""
+        if fcntl is None:
+            self.close()  # Windows removes no open file; where a newcomer has it open, it stays, and is locked next
+        with suppress(PermissionError if fcntl is None else FileNotFoundError):
+            (self.folder / LOCK_FILE).unlink()
+        with suppress(OSError):  # a newcomer has put its own lock there, or something else is left to be done
+            self.folder.rmdir()
+        self.close()
+
+    def holder(self) -> str:
+        """Who has the folder to himself, in words."""
+        try:
+            held = json.loads((self.folder / LOCK_FILE).read_text(encoding="utf-8"))
+            return f"{held['command']} on {held['host']} (process {held['pid']}, since {held['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another run"
+
+    def sign(self) -> None:
+        """Say that this process has the folder to itself."""
+        own = {"command": Path(sys.argv[0]).stem, "host": socket.gethostname(), "pid": os.getpid(),
+               "since": time.strftime("%Y-%m-%d %H:%M:%S")}  # fmt: skip
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.write(self._file, json.dumps(own).encode())
+
+    def lock(self, kind: Lock, byte: int, *, wait: bool = False) -> bool:
+        """Change the lock on a byte; False when another process is in the way."""
+        if not self.has_locks or (kind is Lock.SHARED and not self.can_share):
+            return True
+        try:
+            self._change(kind, byte, wait or kind is Lock.NONE)
+        except OSError as error:
+            if error.errno in _HELD_BY_ANOTHER:
+                return False
+            if error.errno not in _NO_LOCKS:
+                raise
+            self.has_locks = False
+            logger.warning(
+                f"{self.folder.parent}: its file system has no locks ({error.strerror}), so start no second run there; "
+                "of fcas_generate, give every worker its own --part"
+            )
+        return True
+
+    def _change(self, kind: Lock, byte: int, wait: bool) -> None:
+        if fcntl is not None:
+            fcntl.lockf(self._file, kind if wait else kind | fcntl.LOCK_NB, 1, byte)
+        else:
+            os.lseek(self._file, byte, os.SEEK_SET)
+            msvcrt.locking(self._file, msvcrt.LK_UNLCK if kind is Lock.NONE else msvcrt.LK_NBLCK, 1)
+
+
+@contextmanager
+def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: bool = True) -> Iterator[None]:
+    """Have a folder to oneself; nobody else trains or writes there meanwhile.
+
+    Args:
+        folder: made if needed; one that was made for nothing is removed again.
+        refuse: raises if the folder must not be written into; called before, and again when one has it: whoever was
+            waited for may have begun something.
+        wait: for whoever is there, with a message that names him; else refuse.
+
+    Raises:
+        ValueError: when another run is there, and must not be waited for.
+    """
+    refuse()
+    folder = folder.resolve()
+    assert folder not in _held, "to lock a folder twice would unlock it"
+    is_new = not folder.exists()
+    lock, said = LockFile(folder), ""
+    while True:
+        lock.open()
+        if lock.lock(Lock.EXCLUSIVE, PRESENCE) and lock.is_current():
+            break
+        holder = lock.holder()
+        lock.close()
+        if not wait:
+            raise ValueError(f"{folder}: must have no other run at work, got {holder}. Wait for it, or stop it.")
+        if holder != said:
+            logger.info(f"{folder}: {holder} is at work there, waiting for it")
+            said = holder
+        time.sleep(_POLL_S)
+    _held.add(folder)
+    try:
+        lock.sign()
+        refuse()
+        yield
+    finally:
+        _held.remove(folder)
+        lock.remove()
+        if is_new:
+            with suppress(OSError):  # it holds something, as a rule
+                folder.rmdir()

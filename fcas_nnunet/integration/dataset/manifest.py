@@ -1,0 +1,156 @@
+"""What made each case: one line of JSON per case in `fcas_manifest.jsonl`, enough to make the case again."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fcas_nnunet import __version__
+from fcas_nnunet.files import atomic_write_text, is_file_name
+from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+
+MANIFEST_FILE = "fcas_manifest.jsonl"
+CASE_ID = "case_id"
+
+_PACKAGES = ("torch", "monai", "diffusers", "nnunetv2", "numpy", "scipy", "SimpleITK", "nibabel")
+_JOURNAL_ENDING = ".jsonl"
+
+
+class Manifest:
+    """The manifest of a data set. Records hold no time stamps: the same command writes the same bytes.
+
+    Several processes may add to it, each in a journal of its own, so that no line is lost or broken on any file system.
+
+    Args:
+        folder: the raw data set folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / MANIFEST_FILE
+        self._work_folder = folder / WORK_FOLDER
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Every whole record by case id, those of the journals included; of several for one case the last counts.
+
+        A last line that a kill cut short is ignored.
+
+        Raises:
+            ValueError: if any other line is broken.
+        """
+        records = Journal(self.path).read()
+        for journal in self.journals():
+            records |= journal.read()
+        return records
+
+    def begin(self) -> None:
+        """Make an empty manifest where there is none, which says that this package writes into the folder."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a case's record to the manifest itself, where one process writes; it is on disk when this returns.
+
+        Args:
+            record: JSON-able, with a `case_id`.
+        """
+        Journal(self.path).append(record)
+
+    def journals(self) -> list[Journal]:
+        """What processes have added and `finalise` has not taken over yet."""
+        return [Journal(path) for path in sorted(self._work_folder.glob(f"*{_JOURNAL_ENDING}"))]
+
+    def new_journal(self) -> Journal:
+        """A journal for this process alone; its file is made with the first record."""
+        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return Journal(self._work_folder / f"{name}{_JOURNAL_ENDING}")
+
+    def finalise(self, case_ids: Iterable[str] | None = None) -> None:
+        """Rewrite the manifest sorted by case id, so that who made which case, and when, leaves no trace.
+
+        Takes over the journals, so no process must be adding to one. Killed, it can be done again.
+
+        Args:
+            case_ids: keep only these, when given.
+        """
+        records = self.read()
+        kept = sorted(records if case_ids is None else set(case_ids) & records.keys())
+        atomic_write_text(self.path, b"".join(_line(records[case_id]) for case_id in kept).decode())
+        for journal in self.journals():
+            journal.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Records in the order in which one process added them, a line of JSON each.
+
+    Attributes:
+        path: of the file; it need not exist.
+    """
+
+    path: Path
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Every whole record by case id; of several for one case the last counts.
+
+        Raises:
+            ValueError: if a line is broken, but for a last one that a kill cut short.
+        """
+        if not self.path.is_file():
+            return {}
+        lines = self.path.read_bytes().split(b"\n")
+        whole = lines[:-1]  # a record ends with its line break
+        records = {}
+        for number, line in enumerate(whole, start=1):
+            try:
+                record = json.loads(line)
+                case_id = record[CASE_ID]
+                if not is_file_name(case_id):
+                    raise ValueError(f"{case_id!r} cannot name a file")
+                records[case_id] = record
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r}. "
+                    "Remove that line; its case is then made again."
+                ) from error
+        return records
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record; it is on disk when this returns.
+
+        Args:
+            record: JSON-able, with a `case_id`.
+        """
+        line = _line(record)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as stream:
+            self._drop_partial_line(stream)
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _drop_partial_line(self, stream: BinaryIO) -> None:
+        """Cut off what a kill left of a last line, so that the next record starts on its own line."""
+        size = stream.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        stream.seek(size - 1)
+        if stream.read(1) != b"\n":
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+
+
+def versions() -> dict[str, str]:
+    """Package → installed version, of those that decide what a case looks like."""
+    return {"fcas-nnunet": __version__} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    assert CASE_ID in record, "a manifest record says which case it is about"
+    return json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"

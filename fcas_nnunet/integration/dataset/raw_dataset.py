@@ -1,0 +1,389 @@
+"""nnU-Net raw data sets with `confidenceTr` and `surroundingsTr` beside the labels: read, check, write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.dataset.description import CT_CHANNEL, MAX_LABEL_ID, ROLES, description_faults, given_roles
+from fcas_nnunet.integration.dataset.folders import (
+    CONFIDENCE,
+    DATA_SET,
+    IMAGES,
+    LABELS,
+    SURROUNDINGS,
+    WORK_FOLDER,
+    is_identifier,
+    parse_name,
+    resolve_dataset,
+)
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.volumes import (
+    FILE_ENDING,
+    Volume,
+    dequantise_confidence,
+    quantise_confidence,
+    read_volume,
+    write_confidence,
+    write_image,
+    write_labels,
+)
+from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
+
+DATASET_JSON = "dataset.json"
+SURROUNDINGS_JSON = "surroundings.json"
+
+_CHANNEL_SUFFIX = "_0000"
+_PUT_ASIDE = f"{WORK_FOLDER}/{DATASET_JSON}"
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set in nnU-Net's raw format.
+
+    Attributes:
+        folder: `$nnUNet_raw/DatasetNNN_Name`.
+        labels: name → id, background 0 included; without regions, which have several ids, and the ignore label.
+        surroundings: name → id of what `surroundingsTr` holds, without 0; empty when there is none.
+        case_ids: the training cases, sorted.
+        dataset_json: the whole `dataset.json`.
+        file_ending: of images and labels, `.nii.gz` as a rule.
+        roles: label name → roles that `fcas_roles` in `dataset.json` gives it.
+    """
+
+    folder: Path
+    labels: dict[str, int]
+    surroundings: dict[str, int]
+    case_ids: list[str]
+    dataset_json: dict[str, Any] = field(repr=False)
+    file_ending: str = FILE_ENDING
+    roles: GivenRoles = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, any_kind: bool = False, any_channel: bool = False, ignore_label: bool = False
+    ) -> RawDataset:
+        """Read a data set's description and list its cases; `check` looks into the volumes.
+
+        Args:
+            folder: a raw data set folder, as `resolve_dataset` gives it.
+            any_kind: take every data set that nnU-Net trains on; otherwise one CT channel and plain labels only, which
+                is what the generator and the scores are for.
+            any_channel: take scans of any kind, since only the labels are read.
+            ignore_label: take nnU-Net's ignore label, which a synthetic data set may have.
+
+        Raises:
+            FileNotFoundError: if `dataset.json` is missing.
+            ValueError: if it is broken, or of a kind that is not taken.
+        """
+        parse_name(folder.name)
+        content = _read_json(folder / DATASET_JSON)
+        faults = description_faults(content, any_kind=any_kind, any_channel=any_channel, ignore_label=ignore_label)
+        if faults:
+            raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
+        ending = content["file_ending"]
+        return cls(
+            folder=folder,
+            labels={name: i for name, i in content["labels"].items() if isinstance(i, int) and name != IGNORE},
+            surroundings=_read_surroundings(folder),
+            case_ids=_case_ids(folder, content, ending),
+            dataset_json=content,
+            file_ending=ending,
+            roles=given_roles(content),
+        )
+
+    @property
+    def name(self) -> str:
+        """The full name, `DatasetNNN_Name`."""
+        return self.folder.name
+
+    @property
+    def dataset_id(self) -> int:
+        """The id, NNN."""
+        return parse_name(self.folder.name)[0]
+
+    @property
+    def label_ids(self) -> list[int]:
+        """Every id that a label map may hold: of labels, regions and the ignore label."""
+        ids = self.dataset_json["labels"].values()
+        return sorted({i for entry in ids for i in (entry if isinstance(entry, list) else [entry])})
+
+    @property
+    def regions(self) -> list[str]:
+        """Names of the labels that stand for several ids."""
+        return [name for name, entry in self.dataset_json["labels"].items() if isinstance(entry, list)]
+
+    @property
+    def ignored_ids(self) -> list[int]:
+        """The id of nnU-Net's ignore label, if there is one."""
+        labels = self.dataset_json["labels"]
+        return [labels[IGNORE]] if IGNORE in labels else []
+
+    @property
+    def num_channels(self) -> int:
+        """Input channels."""
+        return len(self.dataset_json["channel_names"])
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether the data set has confidence maps."""
+        return (self.folder / f"{CONFIDENCE}Tr").is_dir()
+
+    def needs_confidence(self) -> set[str]:
+        """The synthetic cases: those whose manifest record says how their confidence was made.
+
+        Without a manifest nothing tells real cases from synthetic ones, so all need a map where any has one.
+        """
+        if not self.has_confidence:
+            return set()
+        manifest = Manifest(self.folder)
+        if not manifest.path.is_file():
+            return set(self.case_ids)
+        return {case_id for case_id, record in manifest.read().items() if CONFIDENCE in record} & set(self.case_ids)
+
+    def only(self, case_ids: Sequence[str]) -> RawDataset:
+        """The data set with some of its cases alone."""
+        return replace(self, case_ids=list(case_ids), dataset_json=self.dataset_json | {"numTraining": len(case_ids)})
+
+    def image_path(self, case_id: str) -> Path:
+        """Where the case's first channel lies: the CT."""
+        return self.image_paths(case_id)[0]
+
+    def image_paths(self, case_id: str) -> list[Path]:
+        """Where the case's channels lie."""
+        explicit = self.dataset_json.get("dataset", {}).get(case_id)
+        if explicit is not None:
+            return [self.folder / os.path.expandvars(image) for image in explicit["images"]]
+        folder = self.folder / f"{IMAGES}Tr"
+        return [folder / f"{case_id}_{channel:04d}{self.file_ending}" for channel in range(self.num_channels)]
+
+    def mask_path(self, case_id: str) -> Path:
+        """Where the case's labels lie."""
+        explicit = self.dataset_json.get("dataset", {}).get(case_id)
+        if explicit is not None:
+            return self.folder / os.path.expandvars(explicit["label"])
+        return self.folder / f"{LABELS}Tr" / f"{case_id}{self.file_ending}"
+
+    def confidence_path(self, case_id: str) -> Path:
+        """Where the case's confidence map lies, if it has one."""
+        return self.folder / f"{CONFIDENCE}Tr" / f"{case_id}{self.file_ending}"
+
+    def surroundings_path(self, case_id: str) -> Path:
+        """Where the case's surroundings lie, if it has any."""
+        return self.folder / f"{SURROUNDINGS}Tr" / f"{case_id}{self.file_ending}"
+
+    def load_case(self, case_id: str) -> Case:
+        """Read everything there is about a case.
+
+        Returns:
+            Image float32 HU, mask uint8, surroundings uint8 and confidence float32 in [0, 1] where present.
+
+        Raises:
+            FileNotFoundError: if image or mask is missing.
+            ValueError: if a file is unreadable or the shapes differ.
+        """
+        mask = read_volume(self.mask_path(case_id))
+        image = read_volume(self.image_path(case_id))
+        surroundings_path, confidence_path = self.surroundings_path(case_id), self.confidence_path(case_id)
+        return Case(
+            case_id=case_id,
+            image=image.array.astype(np.float32),
+            mask=mask.array.astype(np.uint8),
+            affine=mask.affine,
+            surroundings=read_volume(surroundings_path).array.astype(np.uint8) if surroundings_path.is_file() else None,
+            confidence=read_confidence(confidence_path).array if confidence_path.is_file() else None,
+        )
+
+    def load_mask(self, case_id: str) -> Case:
+        """Read the mask alone, and the surroundings where present: no image, no confidence."""
+        mask = read_volume(self.mask_path(case_id))
+        path = self.surroundings_path(case_id)
+        return Case(
+            case_id=case_id,
+            image=None,
+            mask=mask.array.astype(np.uint8),
+            affine=mask.affine,
+            surroundings=read_volume(path).array.astype(np.uint8) if path.is_file() else None,
+        )
+
+
+def open_dataset(argument: str, *, by: str = DATA_SET, ignore_label: bool = False) -> RawDataset:
+    """The data set that an id, a full name or the path of its folder names; in doubt, the name.
+
+    Args:
+        argument: as typed.
+        by: the flag that it was given by, for messages.
+        ignore_label: as `RawDataset.open` has it.
+
+    Raises:
+        FileNotFoundError: if there is no such data set.
+        ValueError: if its description is at fault.
+    """
+    folder = Path(argument)
+    by_path = folder.is_dir() and not is_identifier(argument)
+    found = folder.resolve() if by_path else resolve_dataset(argument, by=by, also="folder")
+    return RawDataset.open(found, ignore_label=ignore_label)
+
+
+def bare_folder(argument: str) -> Path | None:
+    """The folder that an argument names where that is no data set; None where `open_dataset` has to find one."""
+    folder = Path(argument)
+    return folder if folder.is_dir() and not is_identifier(argument) and not is_dataset(folder) else None
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a data set's description."""
+    return (folder / DATASET_JSON).is_file()
+
+
+def read_confidence(path: Path) -> Volume:
+    """Read a confidence map as exact multiples of 1/255, float32 in [0, 1]."""
+    volume = read_volume(path)
+    return Volume(dequantise_confidence(quantise_confidence(volume.array)), volume.affine)
+
+
+def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Callable[[], None] | None = None) -> None:
+    """Write what a case holds in nnU-Net's raw layout; equal cases give equal bytes.
+
+    The label comes last, so that a case with a label is a whole one.
+
+    Args:
+        folder: the raw data set folder.
+        case: image in HU (stored as int16), mask, surroundings, confidence; what is None is not written.
+        split: "Tr" for training cases, "Ts" for held-out ones.
+        before_label: called when all else is written; keeps what must be there of every whole case.
+
+    Raises:
+        ValueError: if a voxel of image or confidence is NaN or infinite; nothing is written then.
+    """
+    _refuse_non_finite(case)
+    if case.image is not None:
+        write_image(
+            folder / f"{IMAGES}{split}" / f"{case.case_id}{_CHANNEL_SUFFIX}{FILE_ENDING}", case.image, case.affine
+        )
+    if case.surroundings is not None:
+        write_labels(folder / f"{SURROUNDINGS}{split}" / f"{case.case_id}{FILE_ENDING}", case.surroundings, case.affine)
+    if case.confidence is not None:
+        write_confidence(folder / f"{CONFIDENCE}{split}" / f"{case.case_id}{FILE_ENDING}", case.confidence, case.affine)
+    if before_label is not None:
+        before_label()
+    write_labels(folder / f"{LABELS}{split}" / f"{case.case_id}{FILE_ENDING}", case.mask, case.affine)
+
+
+def _refuse_non_finite(case: Case) -> None:
+    faults = [
+        f"{case.case_id}: every voxel of the {what} must be finite, got {count} that are not. Nothing was written."
+        for what, volume in (("image", case.image), ("confidence", case.confidence))
+        if volume is not None and (count := volume.size - int(np.isfinite(volume).sum()))
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+def write_dataset_json(
+    folder: Path,
+    labels: Mapping[str, int],
+    num_training: int,
+    *,
+    surroundings: Mapping[str, int] | None = None,
+    roles: GivenRoles | None = None,
+    description: str = "",
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `dataset.json`, last of all: a data set without it is unfinished.
+
+    What the user has added to an earlier one, which `reopen_dataset` may have put aside, is kept.
+
+    Args:
+        folder: the raw data set folder, `DatasetNNN_Name`.
+        labels: name → id, background 0 included.
+        num_training: number of training cases.
+        surroundings: name → id for `surroundings.json`; None or empty when there are none.
+        roles: label name → roles that do not follow from the name.
+        description: a sentence for the reader.
+        more: further entries.
+    """
+    if surroundings:
+        named = {name: label_id for name, label_id in surroundings.items() if label_id != 0}
+        atomic_write_json(folder / SURROUNDINGS_JSON, {"labels": {BACKGROUND: 0} | named})
+    content: dict[str, Any] = {
+        "channel_names": CT_CHANNEL,
+        "labels": dict(sorted(labels.items(), key=lambda item: item[1])),
+        "numTraining": num_training,
+        "file_ending": FILE_ENDING,
+        "name": folder.name,
+    }
+    if description:
+        content["description"] = description
+    if roles:
+        content[ROLES] = {name: [str(role) for role in given] for name, given in roles.items()}
+    content |= more or {}
+    earlier = next((path for name in (DATASET_JSON, _PUT_ASIDE) if (path := folder / name).is_file()), None)
+    if earlier is not None:
+        content |= {key: value for key, value in _read_json(earlier).items() if key not in content}
+    faults = description_faults(content, ignore_label=True)
+    if faults:
+        raise ValueError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
+    atomic_write_json(folder / DATASET_JSON, content)
+    (folder / _PUT_ASIDE).unlink(missing_ok=True)
+
+
+def reopen_dataset(folder: Path) -> None:
+    """Make a data set an unfinished one, to which cases are added: put its `dataset.json` aside."""
+    (folder / WORK_FOLDER).mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # it was unfinished before, or another process does the same
+        os.replace(folder / DATASET_JSON, folder / _PUT_ASIDE)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: file must exist, got none. Write it as nnU-Net's dataset_format.md says, "
+            "or let the command that writes this data set finish."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Fix the file.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. Fix the file.")
+    return content
+
+
+def _read_surroundings(folder: Path) -> dict[str, int]:
+    path = folder / SURROUNDINGS_JSON
+    if not path.is_file():
+        return {}
+    labels = _read_json(path).get("labels")
+    if not isinstance(labels, dict) or not all(
+        type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
+    ):
+        raise ValueError(
+            f'{path}: content must be {{"labels": {{"background": 0, "lungs": 1, ...}}}} with ids up to '
+            f"{MAX_LABEL_ID}, got labels {labels}. Fix the file."
+        )
+    return {name: label_id for name, label_id in labels.items() if label_id != 0}
+
+
+def training_cases(folder: Path) -> list[str]:
+    """Ids of all training cases in a folder as this package writes them, whether finished or not, sorted."""
+    return _case_ids(folder, {}, FILE_ENDING)
+
+
+def _case_ids(folder: Path, content: dict[str, Any], ending: str) -> list[str]:
+    """Cases that have an image or a label; `check` names what lacks the other."""
+    if "dataset" in content:
+        return sorted(content["dataset"])
+    images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{_CHANNEL_SUFFIX}{ending}"))
+    labels = (path.name for path in (folder / f"{LABELS}Tr").glob(f"*{ending}"))
+    named = {name[: -len(_CHANNEL_SUFFIX + ending)] for name in images if not name.startswith(".")}
+    return sorted(named | {name[: -len(ending)] for name in labels if not name.startswith(".")})

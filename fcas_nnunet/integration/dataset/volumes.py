@@ -1,0 +1,197 @@
+"""One volume on disk: [D, H, W] with an affine into LPS mm, read as nnU-Net reads it; equal input, equal bytes."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from fcas_nnunet.case import spacing_of
+from fcas_nnunet.files import atomic_path
+from fcas_nnunet.integration.dataset.whole_files import file_fault
+
+FILE_ENDING = ".nii.gz"
+#: Endings that are read: 3D formats that hold spacing, origin and direction.
+READABLE_FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
+CONFIDENCE_STEPS = 255
+
+_COMPRESSION_LEVEL = 3
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MAX_SHEAR = 1e-4
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array [D, H, W] with where it lies.
+
+    Attributes:
+        array: the values as stored, scaling applied.
+        affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+
+
+def read_volume(path: Path) -> Volume:
+    """Read one 3D volume with SimpleITK, as nnU-Net does.
+
+    Args:
+        path: a file with one of `READABLE_FILE_ENDINGS`.
+
+    Returns:
+        The volume, in its stored data type.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, has been cut short or damaged, or is not a 3D volume of scalars.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: file must exist, got none. Put it there or fix the path.")
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: file must be a readable volume, got '{_reason(error)}'. Export or download it again."
+        ) from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(
+            f"{path}: volume must be 3D with one channel, got {image.GetDimension()}D with "
+            f"{image.GetNumberOfComponentsPerPixel()} channel(s). Keep the CT channel only."
+        )
+    array = sitk.GetArrayFromImage(image)
+    fault = file_fault(path, array)
+    if fault:
+        raise ValueError(f"{path}: {fault}. Export or download it again.")
+    xyz_affine = np.eye(4)
+    xyz_affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    xyz_affine[:3, 3] = image.GetOrigin()
+    return Volume(array, xyz_affine[:, [2, 1, 0, 3]])
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (D, H, W) and affine of a volume, as `read_volume` gives them, from its header alone.
+
+    Raises:
+        RuntimeError: if it cannot be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    xyz_affine = np.eye(4)
+    xyz_affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
+    xyz_affine[:3, 3] = reader.GetOrigin()
+    return tuple(reversed(reader.GetSize())), xyz_affine[:, [2, 1, 0, 3]]
+
+
+def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: float = 1.0) -> None:
+    """Write one `.nii.gz`; equal input gives equal bytes.
+
+    Args:
+        path: the file to make or replace.
+        array: [D, H, W] in the data type to store, before scaling.
+        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm, without shear.
+        slope: what a reader multiplies the stored values with.
+
+    Raises:
+        ValueError: if the affine has shear, which NIfTI's quaternion and ITK cannot hold.
+    """
+    fault = shear_fault(affine)
+    if fault:
+        raise ValueError(f"{path}: {fault}")
+    ras_affine = _LPS_FROM_RAS @ affine[:, [2, 1, 0, 3]]  # (d, h, w) → LPS becomes (x, y, z) → RAS
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0), ras_affine, dtype=array.dtype)
+    image.set_qform(ras_affine, code="scanner")
+    image.set_sform(ras_affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(slope, 0)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        # neither file name nor time stamp in gzip's header
+        with gzip.GzipFile("", "wb", _COMPRESSION_LEVEL, stream, mtime=0) as zipped:
+            zipped.write(image.to_bytes())
+
+
+def write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
+    """Write HU as int16, rounded to the nearest and clipped to what int16 holds."""
+    write_volume(path, quantise_image(image), affine)
+
+
+def quantise_image(image: np.ndarray) -> np.ndarray:
+    """HU → int16, rounded to the nearest and clipped to what int16 holds."""
+    limits = np.iinfo(np.int16)
+    return np.clip(np.rint(image), limits.min, limits.max).astype(np.int16)
+
+
+def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
+    """Write label ids as uint8."""
+    write_volume(path, labels.astype(np.uint8, casting="same_kind"), affine)
+
+
+def write_confidence(path: Path, confidence: np.ndarray, affine: np.ndarray) -> None:
+    """Write confidence in [0, 1] as uint8 with slope 1/255: 0 and 1 are exact."""
+    write_volume(path, quantise_confidence(confidence), affine, slope=1 / CONFIDENCE_STEPS)
+
+
+def quantise_confidence(confidence: np.ndarray) -> np.ndarray:
+    """[0, 1] → uint8 in steps of 1/255; 0 and 1 are exact."""
+    return np.rint(np.clip(confidence, 0, 1) * CONFIDENCE_STEPS).astype(np.uint8)
+
+
+def dequantise_confidence(quantised: np.ndarray) -> np.ndarray:
+    """uint8 → float32 in [0, 1]; the inverse of `quantise_confidence`."""
+    return quantised.astype(np.float32) / np.float32(CONFIDENCE_STEPS)
+
+
+def count_non_finite(path: Path, array: np.ndarray) -> int:
+    """How many voxels of a file are NaN or infinite.
+
+    ITK reads such voxels of a NIfTI file as 0 without a word, and nnU-Net with it, so the file itself is looked at.
+
+    Args:
+        path: the file.
+        array: what `read_volume` read from it.
+    """
+    if np.issubdtype(array.dtype, np.integer):
+        return 0
+    if path.name.endswith((".nii", ".nii.gz")):
+        stored: Any = nibabel.load(path)
+        if np.issubdtype(stored.get_data_dtype(), np.integer):
+            return 0
+        array = np.asanyarray(stored.dataobj)
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether two affines place every voxel of a volume within a tenth of a voxel of each other.
+
+    Args:
+        affine: [4, 4], array index → mm.
+        other: likewise.
+        shape: voxels along (D, H, W); the eight corners are compared.
+    """
+    corners = np.array([[d, h, w, 1] for d in (0, shape[0]) for h in (0, shape[1]) for w in (0, shape[2])])
+    distance_mm = np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1)
+    smallest_spacing_mm = min(spacing_of(affine))
+    return bool(distance_mm.max() < 0.1 * smallest_spacing_mm)
+
+
+def shear_fault(affine: np.ndarray) -> str | None:
+    """Why a grid cannot be written, as a sentence without the file's name; None when its axes are perpendicular."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if shear < _MAX_SHEAR:
+        return None
+    return (
+        f"axes of the affine must be perpendicular, got a cosine of {shear:.3g} between two of them. "
+        "Resample the scan to a grid without shear."
+    )
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of SimpleITK's message, which says what went wrong."""
+    return str(error).strip().splitlines()[-1].strip()

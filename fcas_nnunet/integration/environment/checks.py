@@ -1,0 +1,247 @@
+"""What nnU-Net and this package need from a machine, checked one by one; every finding says what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from fcas_nnunet.integration.environment import torchvision_fix
+from fcas_nnunet.machine import available_cores
+
+DISTRIBUTION = "fcas-nnunet"
+OLDEST_PYTHON = (3, 11)
+NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+#: What to know of `cpu_settings`; fcas_doctor and fcas_prepare both say it.
+PLANNING_NOTE = (
+    "fcas_prepare and trainings run so; nnU-Net's own planning fails with nnUNet_n_proc_DA=0, so write "
+    "nnUNet_n_proc_DA=2 in front of nnUNetv2_plan_and_preprocess"
+)
+PROBE_TRAINER = "nnUNetTrainerCAL"
+PROCESSES_VARIABLE = "nnUNet_def_n_proc"
+#: Worker processes that a machine carries: hundreds of megabytes each.
+LEAST_PROCESS_LIMIT, PROCESSES_A_CORE = 16, 4
+MOST_PREPROCESSING_PROCESSES = 8
+SCARCE_DISK_GB, TOO_LITTLE_DISK_GB = 20.0, 1.0
+_LOOK_UP = (
+    f"from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\nfind({PROBE_TRAINER!r})"
+)
+
+
+class Status(StrEnum):
+    """How a finding stands in the way."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: whether it stands in the way.
+        subject: what was looked at.
+        message: what was found.
+        remedy: what to do; empty when all is well.
+    """
+
+    status: Status
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+def check_environment() -> Iterator[Finding]:
+    """Every check in turn, the cheap ones first; takes some ten seconds, most of them nnU-Net's imports."""
+    yield check_python()
+    yield from check_versions()
+    yield from check_folders()
+    if find_spec("torch") is None:  # named above already; nothing below can be looked at
+        return
+    yield from check_device()
+    torchvision = check_torchvision()
+    yield torchvision
+    if torchvision.status is not Status.PROBLEM:  # without torchvision the look-up fails for that reason alone
+        yield check_trainers()
+
+
+def check_python() -> Finding:
+    """The interpreter's version."""
+    found, oldest = (".".join(map(str, parts)) for parts in (sys.version_info[:3], OLDEST_PYTHON))
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding(Status.PROBLEM, "Python", f"must be {oldest} or newer, got {found}", "Use a newer interpreter.")
+    return Finding(Status.OK, "Python", f"{found} in {sys.prefix}")
+
+
+def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
+    """Every requirement of `distribution` against what is installed."""
+    try:
+        named = [Requirement(line) for line in requires(distribution) or []]
+    except PackageNotFoundError:
+        yield Finding(Status.PROBLEM, distribution, "is not installed", "pip install -c constraints.txt -e .")
+        return
+    requirements = [item for item in named if item.marker is None or item.marker.evaluate({"extra": ""})]
+    unmet = False
+    for requirement in requirements:
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            installed = "none"
+        if installed == "none" or not requirement.specifier.contains(installed, prereleases=True):
+            unmet = True
+            rule = str(requirement.specifier) or "installed"
+            remedy = f'pip install "{requirement.name}{requirement.specifier}"'
+            yield Finding(Status.PROBLEM, requirement.name, f"must be {rule}, got {installed}", remedy)
+    if not unmet:
+        main = ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "torch", "torchvision", "monai"))
+        yield Finding(Status.OK, "versions", f"all {len(requirements)} requirements met ({main})")
+
+
+def check_folders() -> Iterator[Finding]:
+    """nnU-Net's three folders: set, writable, with room left."""
+    for variable in NNUNET_FOLDERS:
+        value = os.environ.get(variable)
+        if not value:
+            remedy = f"export {variable}=/path/to/{variable} (in your shell's start-up file, to keep it)."
+            yield Finding(Status.PROBLEM, variable, "must be set to a folder, got nothing", remedy)
+            continue
+        folder = Path(value).expanduser().absolute()
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not existing.is_dir():
+            yield Finding(Status.PROBLEM, variable, f"must be a folder, got the file {existing}", "Name a folder.")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            remedy = f"Grant yourself write access, or point {variable} elsewhere."
+            yield Finding(Status.PROBLEM, variable, f"must be writable, got {existing} without write access", remedy)
+        else:
+            yield _disk_space(variable, folder, existing)
+
+
+def _disk_space(variable: str, folder: Path, existing: Path) -> Finding:
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    state = f"{folder}{'' if folder == existing else ' (will be made)'}, {free_gb:.0f} GB free"
+    if free_gb < TOO_LITTLE_DISK_GB:
+        remedy = "Free some space, or point it to another disk."
+        return Finding(Status.PROBLEM, variable, f"must have {TOO_LITTLE_DISK_GB:.0f} GB free, got {state}", remedy)
+    if free_gb < SCARCE_DISK_GB:
+        remedy = "Preprocessed clinical volumes take about 1 GB for every 5 to 10 cases: watch it."
+        return Finding(Status.WARNING, variable, state, remedy)
+    return Finding(Status.OK, variable, state)
+
+
+def check_device() -> Iterator[Finding]:
+    """The GPU, or on a CPU the settings that nnU-Net needs there."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        yield Finding(Status.OK, "device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+        return
+    cores = available_cores()
+    remedy = "Give nnU-Net's commands `-device cpu`; full-size training wants a GPU and a CUDA build of torch."
+    yield Finding(Status.WARNING, "device", f"no GPU: torch {torch.__version__} on {cores} CPU cores", remedy)
+    unset = [f"{name}={value}" for name, value in cpu_settings().items() if name not in os.environ]
+    if unset:
+        remedy = f"export {' '.join(unset)} ({PLANNING_NOTE})."
+        yield Finding(Status.WARNING, "threads", "nnU-Net's defaults start more workers than the CPU carries", remedy)
+
+
+def cpu_settings() -> dict[str, str]:
+    """Environment variables for nnU-Net on a CPU: no workers beside the training, a thread for each core, and threads
+    that sleep while they wait. Spinning, as they do by default, two that wait for each other beside any other work on
+    the machine take many times as long."""
+    cores = str(available_cores())
+    return {
+        "nnUNet_n_proc_DA": "0",
+        "nnUNet_def_n_proc": cores,
+        "OMP_NUM_THREADS": cores,
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+def checked_processes(text: str, what: str) -> int:
+    """A number of worker processes that this machine can carry.
+
+    Args:
+        text: as a user wrote it.
+        what: it is, for the message: `-np`, or a variable of the environment.
+
+    Raises:
+        ValueError: when it is no whole number, below 1, or more than the machine carries.
+    """
+    most = max(LEAST_PROCESS_LIMIT, PROCESSES_A_CORE * available_cores())
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= most:
+        raise ValueError(
+            f"{what}: number of processes must be 1 to {most} on a machine of {available_cores()} cores, got {text}. "
+            "Give another, or none for the default."
+        )
+    return number
+
+
+def nnunet_processes() -> int | None:
+    """nnU-Net's own number of worker processes, `nnUNet_def_n_proc`; None where it is not set.
+
+    Raises:
+        ValueError: when it is no number of processes that this machine can carry.
+    """
+    wanted = os.environ.get(PROCESSES_VARIABLE)
+    return checked_processes(wanted, PROCESSES_VARIABLE) if wanted else None
+
+
+def preprocessing_processes() -> int:
+    """nnU-Net's number of preprocessing workers, but not more than there are cores."""
+    return nnunet_processes() or min(MOST_PREPROCESSING_PROCESSES, available_cores())
+
+
+def check_torchvision() -> Finding:
+    """Whether nnU-Net, which imports torchvision by way of timm, gets it to import."""
+    installed = torchvision_fix.is_installed()
+    without_hook = torchvision_fix.import_error(with_hook=False)
+    if without_hook is None:
+        if installed:
+            remedy = "fcas_doctor --unfix removes it; leaving it does no harm."
+            return Finding(Status.WARNING, "torchvision", "imports by itself: the hook of --fix is not needed", remedy)
+        return Finding(Status.OK, "torchvision", "imports")
+    if installed and torchvision_fix.import_error(with_hook=True) is None:
+        message = f"imports by the hook in {torchvision_fix.site_packages()} ({without_hook} without it)"
+        return Finding(Status.OK, "torchvision", message)
+    message = f"must import, or nnU-Net finds no trainer but its plain one, got `{without_hook}`"
+    if torchvision_fix.releases_match():
+        remedy = (
+            "It is a CUDA build beside a CPU build of torch. fcas_doctor --fix mends it in this environment; "
+            "or install torchvision from where torch came from."
+        )
+    else:
+        expected = torchvision_fix.matching_torchvision(version("torch"))
+        remedy = f'Install the release made for torch {version("torch")}: pip install "torchvision=={expected}.*"'
+    return Finding(Status.PROBLEM, "torchvision", message, remedy)
+
+
+def check_trainers() -> Finding:
+    """Whether stock nnU-Net, in a process of its own, finds this package's trainers."""
+    look_up = subprocess.run([sys.executable, "-c", _LOOK_UP], capture_output=True, text=True, check=False)
+    where = os.environ.get("nnUNet_extTrainer")
+    if look_up.returncode == 0:
+        source = f"through nnUNet_extTrainer={where}" if where else "among its own"
+        return Finding(Status.OK, "trainers", f"nnU-Net finds {PROBE_TRAINER} {source}")
+    last_line = (look_up.stderr.strip().splitlines() or ["no message"])[-1]
+    if "Could not find requested nnunet trainer" not in last_line:
+        remedy = "The message names the import that fails; reinstall that package."
+        return Finding(Status.PROBLEM, "trainers", f"nnU-Net must find {PROBE_TRAINER}, got `{last_line}`", remedy)
+    got = f"nnUNet_extTrainer={where}" if where else "nnUNet_extTrainer unset"
+    remedy = 'eval "$(fcas_env)" for this shell, or fcas_env --install for good.'
+    return Finding(Status.PROBLEM, "trainers", f"nnU-Net must find {PROBE_TRAINER}, got {got}", remedy)

@@ -1,0 +1,79 @@
+"""How stock nnU-Net finds this package's trainers: through `nnUNet_extTrainer`, or a shim beside its own variants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from fcas_nnunet.files import atomic_path
+
+EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
+#: How many epochs the trainers of demo size take; here, so that whoever sets them need not import the trainers.
+DEMO_PRETRAIN_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS"
+DEMO_REAL_EPOCHS_VARIABLE = "FCAS_DEMO_REAL_EPOCHS"
+#: Seed of their weights and batches; unset, they are as random as nnU-Net's.
+DEMO_SEED_VARIABLE = "FCAS_DEMO_SEED"
+DEMO_ITERATIONS_PER_EPOCH = 25
+#: Confidence is mapped from [0, 1] to [floor, 1]; nnU-Net's trainers take no arguments, so the environment says it.
+CONFIDENCE_FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
+SHIM = "fcas_nnunet_trainers.py"
+
+
+def shim_folder() -> Path:
+    """The leaf folder that `nnUNet_extTrainer` points to; it holds the shim alone."""
+    return Path(__file__).parent.parent / "nnunet_ext"
+
+
+def ext_trainer_value(environment: Mapping[str, str] = os.environ) -> str:
+    """The value of `nnUNet_extTrainer` with this package's folder in it; other folders stay, in their order."""
+    folders = [folder for folder in environment.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
+    ours = str(shim_folder())
+    return os.pathsep.join(folders if ours in folders else [*folders, ours])
+
+
+def installed_shim() -> Path:
+    """Where `install_shim` puts the shim: beside nnU-Net's own trainer variants.
+
+    Raises:
+        FileNotFoundError: if nnU-Net is not installed.
+    """
+    spec = find_spec("nnunetv2")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("nnunetv2: package must be installed, got none. Run: pip install 'nnunetv2>=2.8,<2.9'")
+    return Path(spec.submodule_search_locations[0]) / "training" / "nnUNetTrainer" / "variants" / SHIM
+
+
+def install_shim() -> Path:
+    """Copy the shim beside nnU-Net's variants.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: if nnU-Net's folder cannot be written to.
+    """
+    path = installed_shim()
+    try:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(shim_folder() / SHIM, temporary)
+    except PermissionError as error:
+        raise ValueError(
+            f'{path.parent}: folder must be writable, got {error.strerror}. Use: eval "$(fcas_env)"'
+        ) from error
+    return path
+
+
+def uninstall_shim() -> Path | None:
+    """Remove what `install_shim` copied.
+
+    Returns:
+        The file removed, or None when there was none.
+    """
+    path = installed_shim()
+    if not path.is_file():
+        return None
+    path.unlink()
+    return path

@@ -1,0 +1,224 @@
+"""Trained models and synthetic scans for those who have no fcas-nnunet: plain nnU-Net models, MedSAM's slices."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from scipy.ndimage import zoom
+from tqdm import tqdm
+
+from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256, temporary_folder
+from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
+from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.models.trained_models import FINAL_CHECKPOINT, MODEL_FILES, check_model_files
+
+PLAIN_TRAINER = "nnUNetTrainer"
+CHECKPOINTS = (FINAL_CHECKPOINT, "checkpoint_best.pth")
+_OTHER_FILES = ("dataset_fingerprint.json",)
+
+IMAGES, MASKS, CONFIDENCE, BOXES_FILE = "imgs", "gts", "confidence", "boxes.json"
+EXPORT_FILE, CASES = "export.json", "cases"
+#: Slice → label id → [x_min, y_min, x_max, y_max].
+Boxes = dict[str, dict[str, list[int]]]
+
+
+def export_model(model: Path, target: Path) -> list[Path]:
+    """Copy a model folder so that nnU-Net alone loads it: the same weights under nnU-Net's own trainer.
+
+    Args:
+        model: `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
+        target: a folder that does not exist yet.
+
+    Returns:
+        The checkpoints written.
+
+    Raises:
+        FileNotFoundError: when the model folder lacks a file, or every checkpoint.
+        ValueError: when the target is there; a result must not be overwritten.
+    """
+    check_model_files(model)
+    found = [path for name in CHECKPOINTS for path in sorted(model.glob(f"fold_*/{name}"))]
+    if not found:
+        raise FileNotFoundError(
+            f"{model}: folds must hold {' or '.join(CHECKPOINTS)}, got none. Finish a training first."
+        )
+    _refuse_existing(target)
+    with temporary_folder(target) as folder:
+        unfinished = folder / target.name
+        unfinished.mkdir()
+        for name in (*MODEL_FILES, *_OTHER_FILES):
+            if (model / name).is_file():
+                shutil.copyfile(model / name, unfinished / name)
+        for path in found:
+            written = unfinished / path.relative_to(model)
+            written.parent.mkdir(exist_ok=True)
+            torch.save(plain_checkpoint(read_checkpoint(path)), written)
+        _refuse_existing(target)  # again: another run may have been quicker
+        unfinished.rename(target)
+    return [target / path.relative_to(model) for path in found]
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise ValueError(f"{target}: export folder must not exist yet. Choose another with -o, or remove it.")
+
+
+def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as `nnUNetTrainer` would have written it: its name, and its keys of the log."""
+    native = LocalLogger().my_fantastic_logging
+    log = {key: values for key, values in checkpoint.get("logging", {}).items() if key in native}
+    return checkpoint | {"trainer_name": PLAIN_TRAINER, "logging": log}
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """How slices are cut.
+
+    Attributes:
+        size: pixels along both edges; 1024 for MedSAM's ViT-B, 256 for LiteMedSAM.
+        window_hu: HU mapped to [0, 1].
+        min_pixels: slices whose labels have fewer pixels than that, in the original grid, are left out, and so are such
+            labels of a slice.
+    """
+
+    size: int = 256
+    window_hu: tuple[float, float] = (-160.0, 640.0)
+    min_pixels: int = 10
+
+
+def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) -> int:
+    """Write axial slices in the layout of MedSAM's training script, with confidence and boxes beside them.
+
+    `imgs/<slice>.npy` float32 [size, size, 3] in [0, 1]; `gts/<slice>.npy` uint8 [size, size], label ids;
+    `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255; `boxes.json`: slice → label id →
+    [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all. When the command
+    is run again, finished cases are kept while their files hold what they held; slices of others are removed.
+
+    Args:
+        dataset: raw, its first channel the CT; without confidence maps, confidence is 1.
+        target: folder.
+        settings: size and window.
+
+    Returns:
+        Number of slices there are.
+
+    Raises:
+        ValueError: when the folder holds slices of other settings, or anything else.
+    """
+    with exclusive(target, refuse=partial(refuse_foreign_folder, target, "fcas_export", EXPORT_FILE)):
+        _claim(target, dataset, settings)
+        finished = _finished_cases(dataset, target)
+        _remove_others(target, finished)
+        boxes: Boxes = {}
+        for case_id in tqdm(dataset.case_ids, desc="slices", unit="case"):
+            if case_id not in finished:
+                sha256 = _files_sha256(dataset, case_id)  # before they are read: a later change is noticed
+                finished[case_id] = _write_case(dataset, case_id, target, settings)
+                content = {"sha256": sha256, "boxes": finished[case_id]}
+                atomic_write_json(target / CASES / f"{case_id}.json", content)
+            boxes |= finished[case_id]
+        atomic_write_json(target / BOXES_FILE, boxes)
+    return len(boxes)
+
+
+def _finished_cases(dataset: RawDataset, target: Path) -> dict[str, Boxes]:
+    """Boxes of the cases whose slices were cut from what their files hold now."""
+    finished = {}
+    there = [case_id for case_id in dataset.case_ids if (target / CASES / f"{case_id}.json").is_file()]
+    for case_id in tqdm(there, desc="checking", unit="case", leave=False, disable=None):
+        content = json.loads((target / CASES / f"{case_id}.json").read_text(encoding="utf-8"))
+        if content.get("sha256") == _files_sha256(dataset, case_id):
+            finished[case_id] = content["boxes"]
+    return finished
+
+
+def _files_sha256(dataset: RawDataset, case_id: str) -> list[str | None]:
+    """Of image, label map and confidence map, geometry included; None where there is none."""
+    paths = (dataset.image_path(case_id), dataset.mask_path(case_id), dataset.confidence_path(case_id))
+    return [file_sha256(path) if path.is_file() else None for path in paths]
+
+
+def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
+    """Remove what belongs to no finished case: to changed or removed ones, or to those of killed runs."""
+    for record in (target / CASES).glob("*.json"):  # first, so that no record lacks its slices
+        if record.stem not in finished:
+            record.unlink()
+    kept = {name for boxes in finished.values() for name in boxes}
+    for folder in (IMAGES, MASKS, CONFIDENCE):
+        for path in (target / folder).glob("CT_*-*.npy"):
+            if path.stem not in kept:
+                path.unlink()
+
+
+def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
+    """Make the folder this export's own, or see that it is."""
+    path = target / EXPORT_FILE
+    own = {"dataset": dataset.name, "size": settings.size, "window_hu": list(settings.window_hu),
+           "min_pixels": settings.min_pixels}  # fmt: skip
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there != own:
+            raise ValueError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
+    atomic_write_json(path, own)
+    for name in (IMAGES, MASKS, CONFIDENCE, CASES):
+        (target / name).mkdir(parents=True, exist_ok=True)
+
+
+def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: SliceSettings) -> Boxes:
+    """A case's slices; their boxes."""
+    case = dataset.load_case(case_id)
+    assert case.image is not None
+    low, high = settings.window_hu
+    confidence = np.ones(case.shape, np.float32) if case.confidence is None else case.confidence
+    axial = int(np.abs(case.affine[2, :3]).argmax())
+    masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, case.image, confidence))
+    boxes = {}
+    for number, mask, image, trust in _labelled_slices(masks, images, trusts, settings.min_pixels):
+        name = f"CT_{case_id}-{number:03d}"
+        grey = _resized(np.clip((image - low) / (high - low), 0, 1).astype(np.float32), settings.size, order=1)
+        labels = _resized(mask, settings.size, order=0)
+        arrays = {
+            IMAGES: np.repeat(grey.clip(0, 1)[..., None], 3, axis=-1),
+            MASKS: labels,
+            CONFIDENCE: np.rint(255 * _resized(trust.astype(np.float32), settings.size, order=1)).astype(np.uint8),
+        }
+        for folder, array in arrays.items():
+            with atomic_path(target / folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+                np.save(file, array)
+        boxes[name] = {str(label): _box(labels == label) for label in np.unique(labels) if label}
+    return boxes
+
+
+def _labelled_slices(
+    mask: np.ndarray, image: np.ndarray, confidence: np.ndarray, min_pixels: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """(number, mask, image, confidence) of axial slices with labels of enough pixels, the smaller ones erased."""
+    for number, labels in enumerate(mask):
+        counts = np.bincount(labels.ravel())
+        kept = np.where((counts >= min_pixels)[labels], labels, 0).astype(np.uint8)
+        if kept.any():
+            yield number, kept, image[number], confidence[number]
+
+
+def _resized(plane: np.ndarray, size: int, order: int) -> np.ndarray:
+    """The longer edge to `size`, the shorter one padded at its end with zeros, as MedSAM does."""
+    factor = size / max(plane.shape)
+    factors = [max(1, round(n * factor)) / n for n in plane.shape]
+    scaled = zoom(plane, factors, order=order, grid_mode=True, mode="nearest")
+    return np.pad(scaled, [(0, size - n) for n in scaled.shape])
+
+
+def _box(where: np.ndarray) -> list[int]:
+    rows, columns = np.where(where)
+    return [int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())]

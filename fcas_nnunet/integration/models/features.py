@@ -1,0 +1,114 @@
+"""Features of a trained nnU-Net: what the last stage of its encoder makes of a scan, window by window."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from torch import nn
+
+from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.models.trained_models import FINAL_CHECKPOINT, STEP_SIZE, checkpoint_path, open_predictor
+
+_SHA256_DIGITS = 12
+
+
+class BottleneckExtractor:
+    """Turns scans into features of a trained nnU-Net.
+
+    Attributes:
+        name: model folder, fold, checkpoint and its SHA-256 (first 12 digits): what a result has to name, since
+            features of two networks do not compare.
+    """
+
+    def __init__(self, predictor: nnUNetPredictor, encoder: nn.Module, name: str) -> None:
+        self.name = name
+        self._predictor = predictor
+        self._encoder = encoder
+
+    @torch.inference_mode()
+    def features(self, image_path: Path) -> np.ndarray:
+        """Features of one scan, as nnU-Net would see it when predicting: the same preprocessing, the same windows.
+
+        Args:
+            image_path: one volume of the file format that the model's data set has.
+
+        Returns:
+            float32 [P, C]: a row for each of P windows of the patch size on nnU-Net's grid, steps of half a window; C
+            channels of the encoder's last stage, averaged over the window. No mirroring.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+        """
+        data = self.preprocess(image_path)
+        patch_size = self._predictor.configuration_manager.patch_size
+        data, _ = pad_nd_image(data, patch_size, "constant", {"value": 0}, True, None)
+        rows = []
+        for window in window_slices(tuple(data.shape[1:]), tuple(patch_size)):
+            stages = self._encoder(data[window][None].to(self._predictor.device))
+            rows.append(stages[-1][0].flatten(1).mean(dim=1).float().cpu())
+        return torch.stack(rows).numpy()
+
+    def preprocess(self, image_path: Path) -> torch.Tensor:
+        """The scan transposed, cropped, normalised and resampled by the model's own preprocessor, float32 [1, …]."""
+        read_volume(image_path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
+        predictor = self._predictor
+        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+        data, _, _ = preprocessor.run_case(
+            [str(image_path)], None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+        )
+        return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+
+
+def open_extractor(
+    model: Path, fold: str = "0", checkpoint: str = FINAL_CHECKPOINT, device: torch.device | None = None
+) -> BottleneckExtractor:
+    """Open a trained nnU-Net as an extractor of features.
+
+    Args:
+        model: nnU-Net's folder `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
+        fold: a number, or `all`.
+        checkpoint: file in the fold's folder.
+        device: where to compute; None = the CPU.
+
+    Raises:
+        FileNotFoundError: when folder, fold or checkpoint are missing.
+        ValueError: when the checkpoint is none of nnU-Net's, or its network cannot serve: a cascade's second stage,
+            several channels, an architecture without an encoder.
+    """
+    path = checkpoint_path(model, fold, checkpoint)
+    predictor = open_predictor(model, (fold,), checkpoint, device or torch.device("cpu"), use_mirroring=False)
+    network = predictor.network
+    if not isinstance(getattr(network, "encoder", None), nn.Module):
+        kind = type(network).__name__
+        raise ValueError(f"{model}: network must have an encoder, got {kind}. Name a U-Net of nnU-Net's.")
+    model = model.resolve()
+    sha256 = file_sha256(path)[:_SHA256_DIGITS]
+    name = f"{model.parent.name}/{model.name}, fold {fold}, {checkpoint}, sha256 {sha256}"
+    return BottleneckExtractor(predictor, network.encoder, name)
+
+
+def window_slices(shape: tuple[int, ...], patch_size: tuple[int, ...]) -> list[tuple[slice | int, ...]]:
+    """Where nnU-Net's sliding windows lie.
+
+    Args:
+        shape: of the padded scan without its channel axis.
+        patch_size: of the window; one axis fewer than `shape` for 2d configurations, which take slice by slice.
+
+    Returns:
+        An index into [C, *shape] for every window, in nnU-Net's order.
+    """
+    planes = shape[: len(shape) - len(patch_size)]
+    steps = compute_steps_for_sliding_window(shape[len(planes) :], patch_size, STEP_SIZE)
+    starts = itertools.product(*[range(n) for n in planes], *steps)
+    return [
+        (slice(None), *start[: len(planes)],
+         *[slice(at, at + size) for at, size in zip(start[len(planes) :], patch_size, strict=True)])
+        for start in starts
+    ]  # fmt: skip

@@ -1,0 +1,200 @@
+"""A trained nnU-Net at work on scans: its own predictor, case by case, kept and gone on with when it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tqdm import tqdm
+
+from fcas_nnunet.files import file_sha256, temporary_folder
+from fcas_nnunet.integration.dataset.manifest import Journal
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.models.trained_models import MODEL_FILES, checkpoint_path, open_predictor
+from fcas_nnunet.listing import listed
+
+JOURNAL_FILE = "fcas_predictions.jsonl"
+
+Properties = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained nnU-Net on disk.
+
+    Attributes:
+        folder: `<trainer>__<plans>__<configuration>`.
+        folds: whose predictions are averaged.
+        checkpoint: file in their folders.
+        sha256: of the checkpoints, plans and dataset.json together.
+    """
+
+    folder: Path
+    folds: tuple[str, ...]
+    checkpoint: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What a result says of it."""
+        folder = self.folder.resolve()
+        return f"{folder.parent.name}/{folder.name}, fold {' '.join(self.folds)}, {self.checkpoint}"
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """Of the data set it was trained on."""
+        content: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
+        return content
+
+
+def find_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
+    """A trained nnU-Net, seen to be there; nothing is loaded.
+
+    Args:
+        folder: nnU-Net's folder `<trainer>__<plans>__<configuration>`.
+        folds: numbers, or `all`; None = all numbered ones that have the checkpoint, or else `all`.
+        checkpoint: file in the folds' folders.
+
+    Raises:
+        FileNotFoundError: when folder, fold or checkpoint are missing.
+    """
+    if not folds:
+        found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+        folds = [fold for fold in found if fold.isdecimal()] or found or ["0"]
+    paths = [checkpoint_path(folder, fold, checkpoint) for fold in folds]
+    digest = hashlib.sha256()
+    for path in [*paths, *(folder / name for name in MODEL_FILES)]:
+        digest.update(file_sha256(path).encode())
+    return TrainedModel(folder, tuple(folds), checkpoint, digest.hexdigest())
+
+
+def fingerprint(case_id: str, image_sha256: str, model: TrainedModel) -> dict[str, str]:
+    """What a prediction was made from: a line of the journal beside it."""
+    return {"case_id": case_id, "image_sha256": image_sha256, "model_sha256": model.sha256}
+
+
+def outdated_cases(folder: Path, image_sha256: Mapping[str, str], model: TrainedModel, ending: str) -> list[str]:
+    """Cases without a prediction of this model for this image.
+
+    Args:
+        folder: of the predictions.
+        image_sha256: case id → hash of its scan.
+        model: that makes the predictions.
+        ending: of their files.
+
+    Raises:
+        ValueError: when the folder holds predictions of these cases that were made elsewhere: they are not overwritten.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
+    records = Journal(folder / JOURNAL_FILE).read()
+    present = [case_id for case_id in image_sha256 if (folder / f"{case_id}{ending}").is_file()]
+    foreign = [case_id for case_id in present if case_id not in records]
+    if foreign:
+        raise ValueError(
+            f"{folder}: predictions must be this command's own, got others of {listed(foreign)}. "
+            "Name another folder with --predictions, or score them with fcas_evaluate segmentations."
+        )
+    return [
+        case_id
+        for case_id, sha256 in image_sha256.items()
+        if case_id not in present or records[case_id] != fingerprint(case_id, sha256, model)
+    ]
+
+
+def predict_cases(
+    model: TrainedModel,
+    images: Mapping[str, Path],
+    image_sha256: Mapping[str, str],
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """Segment scans as `nnUNetv2_predict` does, with a progress bar; a killed run leaves what it has finished.
+
+    While the network works on a scan, the next one is preprocessed and the one before is resampled and written.
+
+    Args:
+        model: the network.
+        images: case id → scan, one channel.
+        image_sha256: case id → its hash.
+        folder: gets `<case id><ending>` with the model's own label ids, and the journal of what they were made from.
+        device: where to compute.
+
+    Raises:
+        ValueError: when the network cannot be loaded, or a scan cannot be read.
+    """
+    predictor = open_predictor(model.folder, model.folds, model.checkpoint, device, use_mirroring=True)
+    journal = Journal(folder / JOURNAL_FILE)
+    ending = predictor.dataset_json["file_ending"]
+    bar = tqdm(total=len(images), desc="predictions", unit="case", disable=None)
+    with bar, ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        for case_id, data, properties in _preprocessed(predictor, images):
+            logits = predictor.predict_logits_from_preprocessed_data(data).cpu()
+            if writing is not None:
+                writing.result()  # one at a time: logits of a whole CT take gigabytes
+            record = fingerprint(case_id, image_sha256[case_id], model)
+            path = folder / f"{case_id}{ending}"
+            writing = writer.submit(_write, predictor, logits, properties, path, journal, record)
+            writing.add_done_callback(lambda _: bar.update())
+            del data, logits
+        if writing is not None:
+            writing.result()
+
+
+def _preprocessed(
+    predictor: nnUNetPredictor, images: Mapping[str, Path]
+) -> Iterator[tuple[str, torch.Tensor, Properties]]:
+    """(case id, scan as the network takes it, nnU-Net's notes on its geometry), one ahead."""
+    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+    managers = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+
+    def prepare(path: Path) -> tuple[np.ndarray, Properties]:
+        read_volume(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
+        data, _, properties = preprocessor.run_case([str(path)], None, *managers)
+        return data, properties
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting = list(images)
+        coming = reader.submit(prepare, images[waiting[0]]) if waiting else None
+        for number, case_id in enumerate(waiting):
+            assert coming is not None, "a case was submitted for every one that is taken"
+            try:
+                data, properties = coming.result()
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise ValueError(
+                    f"{images[case_id]}: file must be a scan that nnU-Net reads, got '{reason}'. Export it again."
+                ) from error
+            if number + 1 < len(waiting):
+                coming = reader.submit(prepare, images[waiting[number + 1]])
+            yield case_id, torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
+
+
+def _write(
+    predictor: nnUNetPredictor,
+    logits: torch.Tensor,
+    properties: Properties,
+    path: Path,
+    journal: Journal,
+    record: dict[str, str],
+) -> None:
+    """On the scan's grid by nnU-Net's own means; the journal's line first, so that no file is ever without one."""
+    segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
+    )
+    path.unlink(missing_ok=True)
+    journal.append(record)
+    with temporary_folder(path) as folder:  # writers go by the ending
+        predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(folder / path.name), properties)
+        os.replace(folder / path.name, path)

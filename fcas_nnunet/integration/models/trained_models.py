@@ -1,0 +1,140 @@
+"""A model that nnU-Net has trained, as it lies on disk: whether it is whole, is harmless, and can take a scan alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
+from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
+
+STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
+FINAL_CHECKPOINT = "checkpoint_final.pth"
+#: What nnU-Net's predictor reads beside the folds.
+MODEL_FILES = ("dataset.json", "plans.json")
+#: Of a checkpoint, what nnU-Net's predictor reads.
+_PREDICTOR_KEYS = ("network_weights", "trainer_name", "init_args")
+
+
+def open_predictor(
+    model: Path, folds: Sequence[str], checkpoint: str, device: torch.device, *, use_mirroring: bool
+) -> nnUNetPredictor:
+    """nnU-Net's own predictor with its network on a device, in the state that it predicts in.
+
+    Args:
+        model: nnU-Net's folder `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
+        folds: numbers, or `all`; nnU-Net averages what they give.
+        checkpoint: file in the folds' folders.
+        device: where to compute.
+        use_mirroring: average over mirrored scans along the axes the network was trained for, as nnU-Net does.
+
+    Raises:
+        FileNotFoundError: when folder, fold or checkpoint are missing.
+        ValueError: when a checkpoint is none of nnU-Net's, or its network cannot serve: a cascade's second stage,
+            several channels.
+    """
+    paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
+    for path in paths:
+        refuse_unfit(model, read_checkpoint(path, _PREDICTOR_KEYS)["init_args"]["configuration"])
+    with _quiet(), _own_trainers_found():
+        predictor = nnUNetPredictor(
+            tile_step_size=STEP_SIZE, use_mirroring=use_mirroring, perform_everything_on_device=device.type == "cuda",
+            device=device, allow_tqdm=False,
+        )  # fmt: skip
+        try:
+            predictor.initialize_from_trained_model_folder(str(model), tuple(folds), checkpoint)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{paths[0]}: network must be one that nnU-Net loads, got '{reason}'. Run: fcas_doctor"
+            ) from error
+    predictor.network = predictor.network.to(device).eval()
+    return predictor
+
+
+def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
+    """A fold's checkpoint.
+
+    Raises:
+        FileNotFoundError: when folder, fold or checkpoint are missing.
+    """
+    check_model_files(model)
+    folds = sorted(path.name.removeprefix("fold_") for path in model.glob("fold_*") if path.is_dir())
+    if fold not in folds:
+        raise FileNotFoundError(
+            f"{model}: fold must be one of {', '.join(folds) or 'none'}, got {fold}. Name one that was trained."
+        )
+    path = model / f"fold_{fold}" / checkpoint
+    if not path.is_file():
+        found = ", ".join(sorted(other.name for other in path.parent.glob("*.pth"))) or "none"
+        raise FileNotFoundError(
+            f"{path}: checkpoint must be one of {found}, got {checkpoint}. Finish the training, or name another."
+        )
+    return path
+
+
+def check_model_files(model: Path) -> None:
+    """See that a folder holds what nnU-Net's predictor reads beside the folds.
+
+    Raises:
+        FileNotFoundError: when it does not.
+    """
+    missing = [name for name in MODEL_FILES if not (model / name).is_file()]
+    if missing:
+        got = f"no {' and no '.join(missing)}" if model.is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"{model}: model folder must hold {' and '.join(MODEL_FILES)}, got {got}. "
+            "Give nnU-Net's folder <trainer>__<plans>__<configuration>."
+        )
+
+
+def refuse_unfit(model: Path, configuration: str) -> None:
+    """Before the network is built: what a scan alone cannot feed.
+
+    Raises:
+        ValueError: when the model takes several channels, or is the second stage of a cascade.
+    """
+    description, plans = (json.loads((model / name).read_text(encoding="utf-8")) for name in MODEL_FILES)
+    faults = channel_faults(description)
+    if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
+        faults.append("configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres.")
+    if faults:
+        raise ValueError("\n".join(f"{model}: {fault}" for fault in faults))
+
+
+def channel_faults(description: dict[str, Any]) -> list[str]:
+    """Why a model with this `dataset.json` cannot take CT alone; a sentence at most."""
+    channels = description.get("channel_names", {"0": "CT"})
+    if len(channels) == 1:
+        return []
+    return [f"scans must have one channel, got {len(channels)}. Name a model trained on CT alone."]
+
+
+@contextlib.contextmanager
+def _own_trainers_found() -> Iterator[None]:
+    """Let nnU-Net find this package's trainers, as `eval "$(fcas_env)"` does for a shell."""
+    before = os.environ.get(EXT_TRAINER_VARIABLE)
+    os.environ[EXT_TRAINER_VARIABLE] = ext_trainer_value()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[EXT_TRAINER_VARIABLE]
+        else:
+            os.environ[EXT_TRAINER_VARIABLE] = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """nnU-Net prints where it looks for a trainer."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,237 @@
+"""nnU-Net's plans: made for the real data set, moved onto the synthetic one, and narrowed for small machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.files import atomic_write_json, is_file_name
+from fcas_nnunet.integration.dataset.description import REGIONS_REMEDY, same_description
+from fcas_nnunet.integration.dataset.folders import CONFIDENCE, Root, root_folder
+from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PLANS = "nnUNetPlans"
+FINGERPRINT = "dataset_fingerprint.json"
+#: Which of nnU-Net's planners makes plans of which name.
+PLANNERS = {
+    DEFAULT_PLANS: "ExperimentPlanner",
+    "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
+    "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
+    "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
+}
+
+_WORKERS_VARIABLE = "nnUNet_n_proc_DA"
+
+
+def preprocessed_folder(dataset: RawDataset) -> Path:
+    """`$nnUNet_preprocessed/DatasetNNN_Name`, which need not exist."""
+    return root_folder(Root.PREPROCESSED) / dataset.name
+
+
+def plans_path(dataset: RawDataset, plans_name: str) -> Path:
+    """Where a data set's plans of a name lie.
+
+    Raises:
+        ValueError: if the name cannot be a file's.
+    """
+    if not is_file_name(plans_name):
+        raise ValueError(f"-p: plans must have a name without folders, got {plans_name!r}. Fix -p.")
+    return preprocessed_folder(dataset) / f"{plans_name}.json"
+
+
+def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
+    """A data set's plans.
+
+    Raises:
+        FileNotFoundError: if there are none of that name.
+        ValueError: if they name files or folders elsewhere.
+    """
+    path = plans_path(dataset, plans_name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: plans must exist, got none. Make them with nnUNetv2_plan_experiment, or leave out -p."
+        )
+    plans: dict[str, Any] = json.loads(path.read_text())
+    named = {"plans_name": plans["plans_name"]} | {
+        f"data_identifier of {name}": settings["data_identifier"]
+        for name, settings in plans["configurations"].items()
+        if "data_identifier" in settings
+    }
+    unfit = [f"{key} {name!r}" for key, name in named.items() if not is_file_name(name)]
+    if unfit:  # nnU-Net clears the folder of that name before it writes
+        raise ValueError(f"{path}: names must be those of files or folders there, got {', '.join(unfit)}. Fix them.")
+    return plans
+
+
+def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
+    """What keeps a synthetic data set from being pretrained on under a real one's plans, one sentence each."""
+    remedy = f"Generate it with `fcas_generate --for {real.dataset_id}`."
+    faults = []
+    if real.has_confidence and not synthetic.has_confidence:
+        return [
+            f"-d, --for: -d must be the synthetic data set and --for the real one, got {synthetic.name} without "
+            f"{CONFIDENCE}Tr as -d and {real.name} with it as --for. Swap them: "
+            f"fcas_prepare -d {real.dataset_id} --for {synthetic.dataset_id}."
+        ]
+    if synthetic.name == real.name:
+        return [f"{synthetic.name}: synthetic and real data set must differ, got one for both. Fix -d or --for."]
+    labels, order = ([d.dataset_json.get(key) for d in (synthetic, real)] for key in ("labels", "regions_class_order"))
+    if not same_description("labels", *labels):
+        fault = f"{synthetic.name}: labels must be those of {real.name}, {labels[1]}, got {labels[0]}."
+        faults.append(f"{fault} {f'{real.name} has regions: {REGIONS_REMEDY}' if real.regions else remedy}")
+    if order[0] != order[1]:
+        faults.append(
+            f"{synthetic.name}: regions_class_order must be that of {real.name}, {order[1]}, got {order[0]}. Copy it."
+        )
+    channels = [dataset.dataset_json["channel_names"] for dataset in (synthetic, real)]
+    if not same_description("channel_names", *channels):
+        faults.append(
+            f"{synthetic.name}: channel_names must be those of {real.name}, {channels[1]}, got {channels[0]}. "
+            'nnU-Net normalises by that name: write {"0": "CT"} into both dataset.json.'
+        )
+    readers = [reader_name(dataset) for dataset in (synthetic, real)]
+    if readers[0] != readers[1]:
+        faults.append(
+            f"{synthetic.name}: file_ending must be read by nnU-Net's {readers[1]} as {real.name}'s "
+            f"{real.file_ending}, got {synthetic.file_ending} read by {readers[0]}. "
+            f"Convert {real.name} to .nii.gz without overwrite_image_reader_writer."
+        )
+    if not synthetic.has_confidence:
+        faults.append(f"{synthetic.name}: folder confidenceTr must be there, got none. {remedy}")
+    return faults
+
+
+def reader_name(dataset: RawDataset) -> str:
+    """The class with which nnU-Net reads a data set."""
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    reader = determine_reader_writer_from_dataset_json(dataset.dataset_json, verbose=False)
+    return str(reader.__name__)
+
+
+def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str]) -> dict[str, Any]:
+    """The real data set's plans; made by nnU-Net's own planner if there are none of that name, else kept.
+
+    Args:
+        real: the data set whose fingerprint has been extracted.
+        plans_name: one of `PLANNERS`, or that of existing plans.
+        configurations: the configurations that are wanted.
+
+    Raises:
+        ValueError: if no planner makes plans of that name, or the plans lack a configuration.
+    """
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
+
+    if not plans_path(real, plans_name).is_file():
+        if plans_name not in PLANNERS:
+            raise ValueError(
+                f"{real.name}: plans must exist or be one of {', '.join(PLANNERS)}, got {plans_name}. "
+                "Make them with nnUNetv2_plan_experiment first."
+            )
+        with _planner_workers():
+            plan_experiments([real.dataset_id], PLANNERS[plans_name])
+    plans = read_plans(real, plans_name)
+    missing = [name for name in configurations if name not in plans["configurations"]]
+    if missing:
+        raise ValueError(
+            f"{real.name}: configurations must be among {', '.join(plans['configurations'])}, "
+            f"got {', '.join(missing)}. Fix -c."
+        )
+    return plans
+
+
+def moved_plans_name(real: RawDataset, plans_name: str) -> str:
+    """What the real data set's plans are called on a synthetic one: nnUNetPlansFrom901."""
+    return f"{plans_name}From{real.dataset_id}"
+
+
+def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict[str, Any]:
+    """Give the synthetic data set the real one's plans, intensity statistics included, and its `dataset.json`.
+
+    Returns:
+        The plans as they stand on the synthetic data set.
+    """
+    from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
+        move_plans_between_datasets,
+    )
+
+    target = moved_plans_name(real, plans_name)
+    preprocessed_folder(synthetic).mkdir(parents=True, exist_ok=True)
+    move_plans_between_datasets(real.name, synthetic.name, plans_name, target)
+    atomic_write_json(preprocessed_folder(synthetic) / DATASET_JSON, synthetic.dataset_json)
+    return read_plans(synthetic, target)
+
+
+def shrink_plans(
+    plans: dict[str, Any],
+    configuration: str,
+    *,
+    plans_name: str,
+    features_per_stage: Sequence[int],
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Plans with a smaller network, for a CPU: nnU-Net's documented manual edit, under a name of its own.
+
+    The preprocessed data are the same as those of the plans they come from, and are shared with them.
+
+    Args:
+        plans: plans as nnU-Net made them.
+        configuration: the configuration to edit, "3d_fullres" say; the others are left out.
+        plans_name: the new plans' name, also that of the file to write them to.
+        features_per_stage: feature channels from the first stage to the deepest, which also sets how many there are.
+        patch_size: voxels along nnU-Net's (transposed) axes; the planned one when None.
+        batch_size: the planned one when None.
+
+    Returns:
+        The new plans; the old ones are untouched.
+
+    Raises:
+        ValueError: if there are more stages than planned, or the patch cannot be halved that often.
+    """
+    new = deepcopy(plans) | {"plans_name": plans_name}
+    settings = new["configurations"][configuration]
+    architecture = settings["architecture"]["arch_kwargs"]
+    stages = len(features_per_stage)
+    if not 2 <= stages <= architecture["n_stages"]:
+        raise ValueError(
+            f"features_per_stage: number of stages must be from 2 to the planned {architecture['n_stages']}, "
+            f"got {stages}. Give fewer."
+        )
+    patch = list(patch_size or settings["patch_size"])
+    for key, value in architecture.items():
+        per_stage = stages - 1 if key == "n_conv_per_stage_decoder" else stages
+        if isinstance(value, list) and len(value) in (architecture["n_stages"], architecture["n_stages"] - 1):
+            architecture[key] = value[:per_stage]
+    architecture |= {"n_stages": stages, "features_per_stage": list(features_per_stage)}
+    reduction = np.prod(architecture["strides"], axis=0)
+    if len(patch) != len(reduction) or np.any(np.array(patch) % reduction):
+        raise ValueError(
+            f"patch_size: every edge must be a multiple of {reduction.tolist()}, got {patch}. Round it to one."
+        )
+    settings |= {"patch_size": patch, "batch_size": batch_size or settings["batch_size"]}
+    new["configurations"] = {configuration: settings}
+    return new
+
+
+@contextmanager
+def _planner_workers() -> Iterator[None]:
+    """nnU-Net's planner fails under nnUNet_n_proc_DA=0, which training on a CPU wants."""
+    before = os.environ.get(_WORKERS_VARIABLE)
+    if before == "0":
+        os.environ[_WORKERS_VARIABLE] = "2"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[_WORKERS_VARIABLE] = before

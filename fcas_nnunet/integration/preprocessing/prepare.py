@@ -1,0 +1,270 @@
+"""nnU-Net's preprocessing, and the confidence maps through the same geometry."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from tqdm import tqdm
+
+from fcas_nnunet.files import atomic_path, file_sha256
+from fcas_nnunet.integration.dataset.checks import dataset_faults
+from fcas_nnunet.integration.dataset.plain_files import read_pickle
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import quantise_confidence
+from fcas_nnunet.integration.preprocessing.confidence_store import (
+    CONFIDENCE_FOLDER,
+    INDEX_FILE,
+    ConfidenceStore,
+    open_confidence,
+    preprocessed_confidence_path,
+    write_index,
+)
+from fcas_nnunet.integration.preprocessing.plans import FINGERPRINT, plans_path, preprocessed_folder
+from fcas_nnunet.integration.preprocessing.stamps import Stamps, newest_raw_change, preprocessing_digest, raw_digest
+
+logger = logging.getLogger(__name__)
+
+_CHECK_STEP, _FINGERPRINT_STEP = "checked", "fingerprint"
+
+Resampling = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One configuration of one plans file, as far as preprocessing is concerned.
+
+    Attributes:
+        plans: nnU-Net's plans.
+        configuration: nnU-Net's configuration.
+    """
+
+    plans: PlansManager
+    configuration: ConfigurationManager
+
+    @classmethod
+    def of(cls, plans: dict[str, Any], configuration: str) -> Geometry:
+        """The geometry of a configuration by name."""
+        manager = PlansManager(plans)
+        return cls(manager, manager.get_configuration(configuration))
+
+    def read(self, path: Path) -> np.ndarray:
+        """A file as nnU-Net reads it under these plans, [1, D, H, W] float32."""
+        array, _ = self.plans.image_reader_writer_class().read_images([str(path)])
+        return array
+
+    def replay(self, array: np.ndarray, properties: dict[str, Any], resample: Resampling) -> np.ndarray:
+        """Take an array the way nnU-Net took the case's segmentation: transpose, crop, resample.
+
+        Args:
+            array: [1, D, H, W] on the raw grid, in the reader's axis order.
+            properties: what nnU-Net wrote about the case into its `.pkl`.
+            resample: one of the configuration's resampling functions.
+
+        Returns:
+            [1, D', H', W'] on the grid of the preprocessed segmentation.
+        """
+        forward = self.plans.transpose_forward
+        array = array.transpose([0, *[axis + 1 for axis in forward]])
+        array = array[(slice(None), *[slice(*bounds) for bounds in properties["bbox_used_for_cropping"]])]
+        spacing = [properties["spacing"][axis] for axis in forward]
+        target_spacing = list(self.configuration.spacing)
+        if len(target_spacing) < len(spacing):  # 2d: slices keep their distance
+            target_spacing = [spacing[0], *target_spacing]
+        new_shape = compute_new_shape(array.shape[1:], spacing, target_spacing)
+        resampled: np.ndarray = resample(array, new_shape, spacing, target_spacing)
+        return resampled
+
+
+def ensure_checked(datasets: Iterable[RawDataset]) -> None:
+    """Read every case and refuse broken data sets, except one that was found sound and has not changed since.
+
+    Raises:
+        ValueError: listing all faults of all data sets, one a line.
+    """
+    digests = [(dataset, raw_digest(dataset)) for dataset in datasets]
+    unknown = [(dataset, digest) for dataset, digest in digests if Stamps(dataset).read().get(_CHECK_STEP) != digest]
+    faults = [fault for dataset, _ in unknown for fault in dataset_faults(dataset, any_grid=True)]
+    if faults:
+        raise ValueError("\n".join(faults))
+    for dataset, digest in unknown:
+        Stamps(dataset).put(_CHECK_STEP, digest)
+
+
+def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:
+    """Extract nnU-Net's fingerprint unless there is one of the data set as it is.
+
+    Args:
+        dataset: the data set.
+        num_processes: worker processes.
+        keep_existing: keep a fingerprint that nnU-Net's own commands made.
+    """
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
+
+    stamps, digest = Stamps(dataset), raw_digest(dataset)
+    known = stamps.read().get(_FINGERPRINT_STEP)
+    exists = (preprocessed_folder(dataset) / FINGERPRINT).is_file()
+    if exists and (known == digest or (known is None and keep_existing)):
+        return
+    extract_fingerprints([dataset.dataset_id], num_processes=num_processes, clean=True, verbose=False)
+    stamps.put(_FINGERPRINT_STEP, digest)
+
+
+def ensure_preprocessed(
+    dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int, *, keep_existing: bool
+) -> None:
+    """Run nnU-Net's own preprocessing of one configuration unless it is done and nothing has changed since.
+
+    Args:
+        dataset: the data set.
+        plans: its plans, saved under their name.
+        configuration: name of the configuration.
+        num_processes: worker processes.
+        keep_existing: keep what nnU-Net's own commands made, if it is complete and younger than the raw files.
+
+    Raises:
+        ValueError: listing the preprocessed files that are damaged, one a line.
+    """
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
+
+    geometry = Geometry.of(plans, configuration)
+    step = geometry.configuration.data_identifier
+    folder = preprocessed_folder(dataset) / step
+    stamps = Stamps(dataset)
+    digest = preprocessing_digest(dataset, plans, geometry.configuration.configuration)
+    known = stamps.read().get(step)
+    complete = _is_complete(folder, dataset.case_ids)
+    adopted = known is None and keep_existing and complete and _oldest_case(folder) >= newest_raw_change(dataset)
+    kept = (complete and known == digest) or adopted
+    if not kept:
+        stamps.drop(step)
+        if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
+            shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
+        preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
+    damaged = _damaged_files(dataset, folder)
+    if damaged:
+        raise ValueError("\n".join(damaged))
+    if kept:
+        logger.info("%s %s: preprocessed already, kept.", dataset.name, configuration)
+    stamps.put(step, digest)
+
+
+def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
+    """Write the confidence maps that are missing beneath a configuration's preprocessed cases, and their index.
+
+    nnU-Net's preprocessing removes its whole folder first, so maps that are there belong to the cases beside them.
+    Cases without a raw map are real ones: `ensure_checked` has seen to it that every synthetic case has its map.
+
+    Args:
+        dataset: the synthetic data set, preprocessed.
+        plans: its plans, saved under their name.
+        configuration: name of the configuration.
+        num_processes: worker processes.
+    """
+    folder = preprocessed_folder(dataset) / Geometry.of(plans, configuration).configuration.data_identifier
+    (folder / CONFIDENCE_FOLDER).mkdir(exist_ok=True)
+    real = [case_id for case_id in dataset.case_ids if not dataset.confidence_path(case_id).is_file()]
+    synthetic = sorted(set(dataset.case_ids) - set(real))
+    known = ConfidenceStore.read(folder) if (folder / CONFIDENCE_FOLDER / INDEX_FILE).is_file() else None
+    missing = [i for i in synthetic if not _map_is_sound(folder, i, known)]
+    if missing:
+        _write_maps(dataset, plans_path(dataset, plans["plans_name"]), configuration, folder, missing, num_processes)
+    else:
+        logger.info("%s %s: confidence maps are there already, kept.", dataset.name, configuration)
+    write_index(folder, dataset.case_ids, real)
+
+
+def _map_is_sound(folder: Path, case_id: str, known: ConfidenceStore | None) -> bool:
+    """Whether a map is there, and is the one of the index where there is one."""
+    path = preprocessed_confidence_path(folder, case_id)
+    wanted = known.sha256.get(case_id) if known else None
+    return path.is_file() and wanted in (None, file_sha256(path))
+
+
+def _write_maps(
+    dataset: RawDataset, plans_file: Path, configuration: str, folder: Path, case_ids: list[str], num_processes: int
+) -> None:
+    work = partial(_write_map, dataset, plans_file, configuration, folder)
+    label = f"confidence maps, {configuration}"
+    processes = min(num_processes, len(case_ids))
+    if processes <= 1:
+        for case_id in tqdm(case_ids, label):
+            work(case_id)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for _ in tqdm(pool.imap_unordered(work, case_ids), label, len(case_ids)):
+            pass
+
+
+def _write_map(dataset: RawDataset, plans_file: Path, configuration: str, folder: Path, case_id: str) -> None:
+    """Replay one case's confidence map and store it as uint8 [1, D, H, W] on its segmentation's grid."""
+    manager = PlansManager(str(plans_file))
+    geometry = Geometry(manager, manager.get_configuration(configuration))
+    properties = read_pickle(folder / f"{case_id}.pkl")
+    raw = geometry.read(dataset.confidence_path(case_id))
+    confidence = geometry.replay(raw, properties, geometry.configuration.resampling_fn_probabilities)
+    quantised = quantise_confidence(confidence)
+    shape = open_confidence(folder / f"{case_id}_seg.b2nd").shape
+    assert quantised.shape == shape, f"{case_id}: confidence {quantised.shape} and segmentation {shape} share a grid"
+    blocks, chunks = comp_blosc2_params(shape, tuple(geometry.configuration.patch_size), quantised.itemsize)
+    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+    with atomic_path(preprocessed_confidence_path(folder, case_id)) as temporary:
+        blosc2.asarray(
+            np.ascontiguousarray(quantised),
+            urlpath=str(temporary),
+            mode="w",
+            chunks=chunks,
+            blocks=blocks,
+            cparams=cparams,
+        )
+
+
+def _is_complete(folder: Path, case_ids: list[str]) -> bool:
+    """Whether the folder holds these cases and no others; nnU-Net writes a case's `.pkl` last."""
+    done = {path.stem for path in folder.glob("*.pkl")}
+    return done == set(case_ids) and all(path.is_file() for path in _arrays(folder, case_ids))
+
+
+def _arrays(folder: Path, case_ids: Iterable[str]) -> Iterator[Path]:
+    return (folder / f"{case_id}{ending}" for case_id in case_ids for ending in (".b2nd", "_seg.b2nd"))
+
+
+def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
+    """A sentence for each preprocessed array, and each copy of a label map, that lost a part."""
+    faults = []
+    for path in _arrays(folder, dataset.case_ids):
+        try:
+            blosc2.open(str(path), mode="r")  # finds the end of the data by what the end of the file says
+        except (RuntimeError, ValueError):
+            faults.append(
+                f"{path}: preprocessed array must be whole, got one that was cut short or damaged. Delete the folder "
+                f"{folder.name}; the same command then makes it again."
+            )
+    for case_id in dataset.case_ids:
+        raw, copy = dataset.mask_path(case_id), _ground_truth(dataset) / f"{case_id}{dataset.file_ending}"
+        if copy.is_file() and copy.stat().st_size != raw.stat().st_size:
+            faults.append(
+                f"{copy}: copy of {raw} must have its {raw.stat().st_size} bytes, got {copy.stat().st_size}. "
+                "Copy the file again."
+            )
+    return faults
+
+
+def _ground_truth(dataset: RawDataset) -> Path:
+    """Where nnU-Net keeps the label maps that it validates with."""
+    return preprocessed_folder(dataset) / "gt_segmentations"
+
+
+def _oldest_case(folder: Path) -> float:
+    return min(path.stat().st_mtime for path in folder.glob("*.pkl"))

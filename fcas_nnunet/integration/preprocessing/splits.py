@@ -1,0 +1,125 @@
+"""Folds of a synthetic data set: nnU-Net predicts every validation case at the end, and a thousand are too many."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
+from fcas_nnunet.integration.preprocessing.stamps import Stamps, digest_of
+from fcas_nnunet.listing import listed
+
+logger = logging.getLogger(__name__)
+
+SPLITS_FILE = "splits_final.json"
+NUM_FOLDS = 5
+#: Validation cases of a fold; up to a hundred cases, nnU-Net's own split has no more.
+MAX_VALIDATION_CASES = 20
+
+_STEP = "splits"
+
+Split = dict[str, list[str]]
+
+
+def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
+    """Write `splits_final.json` where there is none; one of the user's own is never touched.
+
+    Folds that this package wrote for other cases are made anew. A stamp, the digest of what was written, tells them: a
+    file that differs from it, or has none, is the user's own, even where it is what nnU-Net would have made.
+
+    Args:
+        dataset: the data set.
+        feeds_cascade: a cascade's second stage needs every case to be predicted in some fold.
+
+    Raises:
+        ValueError: when the user's own folds are broken, name other cases, or do not serve a cascade.
+    """
+    path, stamps = preprocessed_folder(dataset) / SPLITS_FILE, Stamps(dataset)
+    case_ids = dataset.case_ids
+    splits = load_splits(path) if path.is_file() else None
+    if splits is None or stamps.read().get(_STEP) == digest_of(splits):
+        wanted = make_splits(case_ids, feeds_cascade) if len(case_ids) >= NUM_FOLDS else splits
+        if wanted is not None and wanted != splits:
+            stamps.put(_STEP, digest_of(wanted))  # first: a kill in between must not leave ours without its stamp
+            atomic_write_json(path, wanted)
+        return
+    faults = _faults(splits, set(case_ids), feeds_cascade)
+    if faults:
+        raise ValueError(
+            "\n".join(f"{path}: {fault} Correct the file, or delete it for new folds." for fault in faults)
+        )
+    left_out = len(set(case_ids) - _named(splits, "train", "val"))
+    if left_out:
+        logger.warning(
+            f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them. Delete the "
+            "file for folds of all cases."
+        )
+
+
+def load_splits(path: Path) -> list[Split]:
+    """The folds of a `splits_final.json`.
+
+    Raises:
+        ValueError: when it is not JSON, or not a list of folds with train and val.
+    """
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Fix or delete it.") from error
+    if not isinstance(splits, list) or not splits or not all(map(_is_fold, splits)):
+        raise ValueError(
+            f'{path}: content must be a list of folds {{"train": [case ids], "val": [case ids]}}, got '
+            f"{json.dumps(splits)[:80]}. Fix or delete it."
+        )
+    return splits
+
+
+def make_splits(case_ids: Sequence[str], feeds_cascade: bool) -> list[Split]:
+    """Five folds: nnU-Net's own, or, of many cases, each with its own 20 to validate on and all others to train on."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    cases = sorted(case_ids)
+    if feeds_cascade or len(cases) <= NUM_FOLDS * MAX_VALIDATION_CASES:
+        return [{key: list(map(str, fold[key])) for key in ("train", "val")} for fold in generate_crossval_split(cases)]
+    order = np.random.default_rng(0).permutation(len(cases))
+    splits = []
+    for fold in range(NUM_FOLDS):
+        held_out = set(order[fold * MAX_VALIDATION_CASES : (fold + 1) * MAX_VALIDATION_CASES].tolist())
+        splits.append({
+            "train": [case for i, case in enumerate(cases) if i not in held_out],
+            "val": [case for i, case in enumerate(cases) if i in held_out],
+        })  # fmt: skip
+    return splits
+
+
+def _is_fold(fold: Any) -> bool:
+    keys = ("train", "val")
+    return isinstance(fold, dict) and all(
+        isinstance(fold.get(key), list) and all(isinstance(case_id, str) for case_id in fold[key]) for key in keys
+    )
+
+
+def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> list[str]:
+    """What keeps folds from being trained on, a sentence each."""
+    faults = []
+    unknown = sorted(_named(splits, "train", "val") - case_ids)
+    if unknown:
+        faults.append(f"folds must name cases of the data set, got {listed(unknown)}.")
+    twice = [str(number) for number, fold in enumerate(splits) if set(fold["train"]) & set(fold["val"])]
+    if twice:
+        faults.append(f"no case must be both in train and in val of a fold, got one in fold {', '.join(twice)}.")
+    unpredicted = sorted(_named(splits, "train") - _named(splits, "val"))
+    if feeds_cascade and unpredicted:
+        faults.append(f"a cascade needs every case in val of some fold, got none for {listed(unpredicted)}.")
+    return faults
+
+
+def _named(splits: list[Split], *keys: str) -> set[str]:
+    return {case_id for fold in splits for key in keys for case_id in fold[key]}

@@ -1,0 +1,102 @@
+"""What was made from what: so that finished preprocessing is kept, and that of a changed data set is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
+
+STAMPS_FILE = "fcas_prepared.json"
+
+#: What of a plans file decides how a case looks after preprocessing.
+_PLANS_KEYS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+_CONFIGURATION_KEYS = (
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+    "resampling_fn_probabilities",
+    "resampling_fn_probabilities_kwargs",
+)
+
+
+class Stamps:
+    """A data set's stamps: name of a step → digest of what it was made from.
+
+    Args:
+        dataset: the data set.
+    """
+
+    def __init__(self, dataset: RawDataset) -> None:
+        self.path: Path = preprocessed_folder(dataset) / STAMPS_FILE
+
+    def read(self) -> dict[str, str]:
+        """Every stamp; none when the file is missing or broken, which only means more work."""
+        try:
+            content = json.loads(self.path.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def put(self, step: str, digest: str) -> None:
+        """Say that a step is done."""
+        atomic_write_json(self.path, self.read() | {step: digest})
+
+    def drop(self, step: str) -> None:
+        """Say that a step is about to be redone."""
+        stamps = self.read()
+        if stamps.pop(step, None) is not None:
+            atomic_write_json(self.path, stamps)
+
+
+def raw_digest(dataset: RawDataset) -> str:
+    """A digest of every channel's, label map's and confidence map's name, size and time of change, and of the labels'
+    meaning."""
+    states = [(path.parent.name, path.name, *_state(path)) for path in _raw_paths(dataset)]
+    return digest_of({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
+
+
+def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
+    """A digest of the raw files and of those settings that decide how cases look after preprocessing.
+
+    Args:
+        dataset: the raw data set.
+        plans: its plans.
+        configuration: the configuration with what it inherits.
+    """
+    settings = [plans[key] for key in _PLANS_KEYS] + [configuration[key] for key in _CONFIGURATION_KEYS]
+    return digest_of({"raw": raw_digest(dataset), "settings": settings})
+
+
+def newest_raw_change(dataset: RawDataset) -> float:
+    """When the youngest raw file was changed, in seconds since the epoch."""
+    return max((path.stat().st_mtime for path in _raw_paths(dataset) if path.is_file()), default=0.0)
+
+
+def _raw_paths(dataset: RawDataset) -> list[Path]:
+    """Every channel, label map and confidence map, wherever dataset.json says they lie."""
+    paths = [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
+    return paths + [dataset.confidence_path(i) for i in dataset.case_ids if dataset.has_confidence]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of change; of a missing file, which a check will name, what no file has."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def digest_of(content: Any) -> str:
+    """A digest of JSON content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

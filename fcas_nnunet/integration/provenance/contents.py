@@ -1,0 +1,140 @@
+"""What a data set's scans show, as hashes, kept beside nnU-Net's preprocessed cases so that each file is read once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.image_content import image_sha256
+from fcas_nnunet.integration.dataset.folders import IMAGES, Root
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.machine import available_cores
+
+CONTENTS_FILE = "fcas_contents.json"
+
+_TRAINING, _TEST = f"{IMAGES}Tr", f"{IMAGES}Ts"
+_MAX_THREADS = 4
+_BAR_FROM = 10
+_HASH = "image_sha256"
+
+logger = logging.getLogger(__name__)
+
+
+def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None) -> dict[str, str]:
+    """Hash the scans of training cases; only files that are new or changed are read.
+
+    Args:
+        dataset: raw data set.
+        case_ids: of the wanted cases; all when None.
+
+    Returns:
+        case id → hash of the first channel, as `image_sha256` gives it.
+    """
+    wanted = dataset.case_ids if case_ids is None else case_ids
+    return _contents(dataset, _TRAINING, {case_id: dataset.image_path(case_id) for case_id in wanted})
+
+
+def held_out_contents(dataset: RawDataset) -> dict[str, str]:
+    """File name in imagesTs → hash of the scan; empty where the data set has no test scans.
+
+    A scan that cannot be read cannot be told from others, so it is warned about and left out.
+    """
+    ending = f"_0000{dataset.file_ending}"
+    paths = {path.name: path for path in sorted((dataset.folder / _TEST).glob(f"*{ending}")) if path.name[0] != "."}
+    return _contents(dataset, _TEST, paths, _hash_or_warn)
+
+
+def known_contents(preprocessed: Path) -> dict[str, str]:
+    """Hashes of training cases that were kept earlier; the raw data set need not be there.
+
+    Args:
+        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
+    """
+    return {case_id: entry[_HASH] for case_id, entry in _read(preprocessed / CONTENTS_FILE)[_TRAINING].items()}
+
+
+def _contents(
+    dataset: RawDataset, part: str, paths: Mapping[str, Path], hash_file: Callable[[Path], str | None] | None = None
+) -> dict[str, str]:
+    file = _file(dataset)
+    states = {name: _state(path) for name, path in paths.items()}
+    kept = _read(file)[part]
+    found = {name: kept[name] for name, state in states.items() if state.items() <= kept.get(name, {}).items()}
+    missing = [name for name in states if name not in found]
+    if missing:
+        threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
+        with ThreadPoolExecutor(threads) as pool:
+            hashes = pool.map(lambda name: (hash_file or _hash)(paths[name]), missing)
+            bar = tqdm(
+                hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=len(missing) < _BAR_FROM or None
+            )
+            found |= {
+                name: states[name] | {_HASH: sha256}
+                for name, sha256 in zip(missing, bar, strict=True)
+                if sha256 is not None
+            }
+        others = _read(file)  # another process may have added to it
+        _keep(file, others | {part: others[part] | found})
+    return {name: found[name][_HASH] for name in paths if name in found}
+
+
+def _hash(path: Path) -> str:
+    volume = read_volume(path)
+    return image_sha256(volume.array, volume.affine)
+
+
+def _hash_or_warn(path: Path) -> str | None:
+    try:
+        return _hash(path)
+    except (OSError, ValueError) as error:
+        logger.warning(f"{error} Left out: whether it is a training scan is not known.")
+        return None
+
+
+def _state(path: Path) -> dict[str, int]:
+    """Size and time of change; of a missing file, which reading will name, none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return {"size": -1, "mtime_ns": -1}
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _file(dataset: RawDataset) -> Path | None:
+    """Where the hashes are kept; nowhere when nnU-Net's folder of preprocessed data is not there."""
+    folder = os.environ.get(Root.PREPROCESSED.value)
+    return Path(folder) / dataset.name / CONTENTS_FILE if folder and Path(folder).is_dir() else None
+
+
+def _read(file: Path | None) -> dict[str, dict[str, Any]]:
+    """What is kept; a missing or broken file, or an entry without a hash, only means more work."""
+    empty: dict[str, dict[str, Any]] = {_TRAINING: {}, _TEST: {}}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file else empty
+    except (OSError, ValueError):
+        return empty
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in empty):
+        return empty
+    return {
+        part: {name: entry for name, entry in content[part].items() if isinstance(entry, dict) and _HASH in entry}
+        for part in empty
+    }
+
+
+def _keep(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
+    """Write the hashes; where the folder cannot be written, they are found anew next time."""
+    if file is None:
+        return
+    try:
+        atomic_write_json(file, content)
+    except OSError:
+        return

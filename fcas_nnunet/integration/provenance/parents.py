@@ -1,0 +1,313 @@
+"""The real cases that a synthetic data set was made from: whoever learns from it must not be validated on them.
+
+They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so that fine-tuning finds them there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.library import split_name
+from fcas_nnunet.integration.dataset.manifest import CASE_ID, MANIFEST_FILE, Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.provenance.contents import (
+    CONTENTS_FILE,
+    held_out_contents,
+    known_contents,
+    training_contents,
+)
+from fcas_nnunet.listing import listed
+
+#: Key in dataset.json: data set → case id → what is known of the parent.
+PARENTS_KEY = "fcas_parents"
+#: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not tell.
+UNKNOWN_KEY = "fcas_unknown"
+ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
+
+_ALLOWED = "1"
+
+
+class Role(StrEnum):
+    """What a real case gave to a synthetic data set."""
+
+    TRAINING = "trained the generator"
+    VALIDATION = "chose its weights"
+    CALIBRATION = "calibrated it"
+    REFERENCE = "gave masks"
+    TEMPLATE = "was a template"
+    PRETRAINING = "is among the synthetic cases"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A real case that a synthetic data set was made from.
+
+    Attributes:
+        dataset: full name of its data set.
+        case_id: its id there.
+        image_sha256: hash of its scan, as `image_sha256` gives it; None where it is not known.
+        roles: what it gave.
+    """
+
+    dataset: str
+    case_id: str
+    image_sha256: str | None
+    roles: tuple[Role, ...]
+
+
+def merged(parents: Iterable[Parent]) -> list[Parent]:
+    """Each case once, with all its roles, sorted."""
+    of_case: dict[tuple[str, str], Parent] = {}
+    for parent in parents:
+        before = of_case.get((parent.dataset, parent.case_id), replace(parent, roles=()))
+        roles = tuple(role for role in Role if role in (*before.roles, *parent.roles))
+        sha256 = before.image_sha256 or parent.image_sha256
+        of_case[parent.dataset, parent.case_id] = replace(parent, image_sha256=sha256, roles=roles)
+    return [of_case[key] for key in sorted(of_case)]
+
+
+def to_json(parents: Sequence[Parent]) -> dict[str, dict[str, Any]]:
+    """What stands in dataset.json under `PARENTS_KEY`."""
+    content: dict[str, dict[str, Any]] = {}
+    for parent in parents:
+        entry = {"image_sha256": parent.image_sha256, "roles": [role.name.lower() for role in parent.roles]}
+        content.setdefault(parent.dataset, {})[parent.case_id] = entry
+    return content
+
+
+def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
+    """The parents that a dataset.json names; None where it names none.
+
+    Raises:
+        ValueError: when the entry is broken.
+    """
+    if PARENTS_KEY not in dataset_json:
+        return None
+    try:
+        return [
+            Parent(dataset, case_id, entry["image_sha256"], tuple(Role[role.upper()] for role in entry["roles"]))
+            for dataset, cases in dataset_json[PARENTS_KEY].items()
+            for case_id, entry in cases.items()
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"dataset.json: {PARENTS_KEY} must be what fcas_generate wrote, got an error: {error!r}. "
+            "Run fcas_generate again: it writes the file anew and keeps the cases."
+        ) from error
+
+
+def parents_of(synthetic: RawDataset) -> list[Parent]:
+    """All parents of a synthetic data set; also its own cases that are real, or of which no line tells the reference.
+
+    What dataset.json does not name is taken from the manifest: the reference and template of every line, also of one
+    that was copied from another set. Where the lines are of several generators, or dataset.json names no parents (of a
+    set that an earlier version made), all cases of the lines' sources count as the generators' training cases.
+    """
+    own = from_json(synthetic.dataset_json)
+    records = Manifest(synthetic.folder).read()
+    generators = {record.get("weights_sha256") for record in records.values()}
+    found = [] if own is None else own
+    if own is None or len(generators) > 1:
+        for source in sorted({str(record["source"]) for record in records.values() if "source" in record}):
+            found = [*found, *_whole_source(source, records)]
+    drawn = {case_id for case_id, record in records.items() if "reference" in record}
+    own_scans = sorted(set(synthetic.case_ids) - drawn) if synthetic.has_confidence else []
+    contents = training_contents(synthetic, own_scans)
+    pretrained = [Parent(synthetic.name, case_id, contents[case_id], (Role.PRETRAINING,)) for case_id in own_scans]
+    return merged([*found, *_drawn_from(records, found), *pretrained])
+
+
+def unknown_origins(synthetic: RawDataset) -> list[str]:
+    """Cases with a confidence map but no line in the manifest: nothing tells what they were made from.
+
+    Without any manifest the confidence maps are the user's own, and there is none to complete.
+    """
+    manifest = Manifest(synthetic.folder)
+    if not manifest.path.is_file():
+        return []
+    told = manifest.read().keys()
+    return [i for i in synthetic.case_ids if i not in told and synthetic.confidence_path(i).is_file()]
+
+
+def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
+    """All cases of a source, or those that the manifest names where it is not there."""
+    contents = _contents_of(source)
+    if contents is None:
+        names = {str(r[key]) for r in records.values() for key in ("reference", "template") if key in r}
+        contents = {case_id: None for dataset, case_id in (split_name(n, source) for n in names) if dataset == source}
+    return [Parent(source, case_id, sha256, (Role.TRAINING,)) for case_id, sha256 in contents.items()]
+
+
+def _drawn_from(records: Mapping[str, Mapping[str, Any]], known: Iterable[Parent]) -> list[Parent]:
+    """References and templates of a manifest's lines; only scans whose hash `known` does not hold are read."""
+    named = {
+        (*split_name(str(record[key]), str(record["source"])), role)
+        for record in records.values()
+        for key, role in (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
+        if key in record and "source" in record
+    }
+    hashed = {(parent.dataset, parent.case_id) for parent in known if parent.image_sha256 is not None}
+    unknown: dict[str, set[str]] = {}
+    for dataset, case_id, _ in named:
+        if (dataset, case_id) not in hashed:
+            unknown.setdefault(dataset, set()).add(case_id)
+    contents = {dataset: _contents_of(dataset, case_ids) or {} for dataset, case_ids in unknown.items()}
+    return [
+        Parent(dataset, case_id, contents.get(dataset, {}).get(case_id), (role,)) for dataset, case_id, role in named
+    ]
+
+
+def _contents_of(name: str, case_ids: Collection[str] | None = None) -> Mapping[str, str | None] | None:
+    """Hashes of a data set's scans, those of `case_ids` or all; None where it is not there."""
+    try:
+        dataset = RawDataset.open(resolve_dataset(name), any_kind=True)
+        wanted = [case_id for case_id in dataset.case_ids if case_ids is None or case_id in case_ids]
+        return training_contents(dataset, wanted)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | None]) -> list[str]:
+    """Which cases are parents, by id or by content, each with what it gave.
+
+    Args:
+        parents: of the synthetic data set.
+        dataset: full name of the cases' data set.
+        cases: case id → hash of the scan, None where it is not known.
+    """
+    by_id = {parent.case_id: parent for parent in parents if parent.dataset == dataset}
+    by_content = {parent.image_sha256: parent for parent in parents if parent.image_sha256 is not None}
+    found = []
+    for case_id, sha256 in cases.items():
+        parent = by_id.get(case_id) or by_content.get(sha256 or "")
+        if parent is not None:
+            same = "" if (parent.dataset, parent.case_id) == (dataset, case_id) else (
+                f"the scan of {parent.dataset}'s {parent.case_id}, which "
+            )  # fmt: skip
+            found.append(f"{case_id} ({same}{', '.join(parent.roles)})")
+    return found
+
+
+def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) -> str:
+    """Why a fold must not be trained after pretraining on a synthetic data set, and what to do.
+
+    Args:
+        synthetic: the synthetic data set's name.
+        dataset: the real one's.
+        fold: of the real one.
+        leaking: what `leaks` found among the fold's validation cases.
+    """
+    return (
+        f"{dataset}, fold {fold}: validation cases must be none that {synthetic} was made from, got {listed(leaking)}. "
+        f"Pretrain on a set of this fold, fcas_generate --fold {fold}, or train fold all; {ALLOW_VARIABLE}=1 goes on, "
+        "and then the validation proves nothing."
+    )
+
+
+def unknown_fault(synthetic: str, dataset: str, fold: int | str, unknown: Sequence[str]) -> str:
+    """Why a fold must not be trained after pretraining on cases of unknown origin, and what to do.
+
+    Args:
+        synthetic: the synthetic data set's name.
+        dataset: the real one's.
+        fold: of the real one, or several.
+        unknown: what `unknown_origins` found.
+    """
+    return (
+        f"{dataset}, fold {fold}: it must be known what every case of {synthetic} was made from, got no line in "
+        f"{MANIFEST_FILE} for {listed(unknown)}. Copy their lines from the set that they are from, or, of scans of "
+        f'your own, write lines {{"{CASE_ID}": "{unknown[0]}"}}; then prepare and pretrain again. Or train fold all; '
+        f"{ALLOW_VARIABLE}=1 goes on, and then the validation may prove nothing."
+    )
+
+
+def validation_faults(
+    parents: Iterable[Parent],
+    synthetic: str,
+    preprocessed: Path,
+    fold: int | str,
+    validation: Sequence[str],
+    warn: Callable[[str], Any],
+) -> list[str]:
+    """Why a fold whose validation cases are parents of what it was pretrained on must not be trained; a sentence at
+    most. Fold `all` holds none out.
+
+    Args:
+        parents: of the synthetic data set.
+        synthetic: its name.
+        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
+        fold: of the training.
+        validation: ids of its validation cases.
+        warn: takes a warning.
+    """
+    parents = list(parents)
+    if fold == "all" or not parents:
+        return []
+    contents = validation_contents(preprocessed, validation)
+    unknown = sum(sha256 is None for sha256 in contents.values())
+    if unknown:
+        warn(
+            f"{preprocessed.name}: scans of {unknown} of {len(contents)} validation cases are not known here, so they "
+            f"are held against {synthetic} by id alone. Copy {CONTENTS_FILE} from where fcas_prepare ran."
+        )
+    leaking = leaks(parents, preprocessed.name, contents)
+    return [fold_fault(synthetic, preprocessed.name, int(fold), leaking)] if leaking else []
+
+
+def held_out_faults(parents: Iterable[Parent], dataset: RawDataset) -> list[str]:
+    """Why a data set's imagesTs cannot test what learns from these parents; a sentence at most."""
+    leaking = leaks(parents, "", held_out_contents(dataset))
+    if not leaking:
+        return []
+    return [
+        f"{dataset.name}: scans of imagesTs must be none that the generator learns or draws from, got "
+        f"{listed(leaking)}. Take them out of imagesTs, or out of the training cases; {ALLOW_VARIABLE}=1 goes on, and "
+        "then the test proves nothing."
+    ]
+
+
+def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
+    """Refuse, or warn where the user's environment allows leaks.
+
+    Args:
+        faults: a sentence each.
+        warn: takes a warning.
+
+    Raises:
+        ValueError: listing all faults, one a line.
+    """
+    if not faults:
+        return
+    if not leaks_allowed():
+        raise ValueError("\n".join(faults))
+    for fault in faults:
+        warn(f"WARNING, allowed by {ALLOW_VARIABLE}: {fault}")
+
+
+def leaks_allowed() -> bool:
+    """Whether the user has set `FCAS_ALLOW_LEAKS` to 1."""
+    return os.environ.get(ALLOW_VARIABLE) == _ALLOWED
+
+
+def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str, str | None]:
+    """Hashes of validation cases: those that fcas_prepare kept, else of the raw data set; None where it is not there.
+
+    Args:
+        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
+        case_ids: of the validation cases.
+    """
+    known: dict[str, str | None] = {case_id: None for case_id in case_ids}
+    known |= {case_id: sha256 for case_id, sha256 in known_contents(preprocessed).items() if case_id in known}
+    missing = [case_id for case_id, sha256 in known.items() if sha256 is None]
+    try:
+        if missing:
+            known |= training_contents(RawDataset.open(resolve_dataset(preprocessed.name), any_kind=True), missing)
+    except (FileNotFoundError, ValueError):
+        pass  # a cluster has the preprocessed cases alone: their ids remain
+    return known

@@ -1,0 +1,214 @@
+"""Which label of one data set is which of another: by name first, then by what the names mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
+from fcas_nnunet.labels.names import Term, make_up, name_key, term_of, whole_terms
+
+
+class Unmatched(StrEnum):
+    """What becomes of labels without a counterpart where the target has labels that nothing stands for."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"  # nnU-Net's ignore label: nothing is learnt there
+    BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class LabelMatch:
+    """How the labels of a source become those of a target.
+
+    Attributes:
+        names: source name → target name, of the labels that match.
+        unmatched: source names that no target label stands for.
+        missing: target names that no source label stands for → the source label that they are a part of, if any.
+        incomplete: unmatched source names → the missing target that they are a part of, whose other parts have no
+            label: `LCA` without `RCA` → `coronary_arteries`.
+    """
+
+    names: Mapping[str, str]
+    unmatched: Sequence[str]
+    missing: Mapping[str, str | None]
+    incomplete: Mapping[str, str] = field(default_factory=dict)
+
+    def ids(self, source: Mapping[str, int], target: Mapping[str, int], rest: int = 0) -> dict[int, int]:
+        """Source id → target id, for every source id.
+
+        Args:
+            source: label name → id.
+            target: likewise.
+            rest: id that the unmatched labels get.
+        """
+        named = {**self.names, BACKGROUND: BACKGROUND}
+        return {i: target.get(named[name], 0) if name in named else rest for name, i in source.items()}
+
+    def describe(self, rest: str = BACKGROUND) -> list[str]:
+        """Every target label whose source has another name, or several; what gets no label; what is missing."""
+        sources: dict[str, list[str]] = {}
+        for name, target in self.names.items():
+            sources.setdefault(target, []).append(name)
+        lines = [f"  {target} <- {', '.join(names)}" for target, names in sources.items() if names != [target]]
+        lines += [f"  {rest} <- {', '.join(self.unmatched)}"] if self.unmatched else []
+        missing = [name + self._why_missing(name) for name in self.missing]
+        return lines + ([f"  nothing stands for {', '.join(missing)}"] if missing else [])
+
+    def describe_missing(self) -> str:
+        """The target labels that nothing stands for, with what is near them."""
+        return ", ".join(
+            name + (f" (part of {whole})" if whole else self._why_missing(name)) for name, whole in self.missing.items()
+        )
+
+    def with_incomplete(self) -> LabelMatch:
+        """The match under which parts stand for their whole although other parts have no label."""
+        return replace(
+            self,
+            names={**self.names, **self.incomplete},
+            unmatched=[name for name in self.unmatched if name not in self.incomplete],
+            missing={name: whole for name, whole in self.missing.items() if name not in self.incomplete.values()},
+            incomplete={},
+        )
+
+    def _why_missing(self, name: str) -> str:
+        parts = [part for part, whole in self.incomplete.items() if whole == name]
+        return f" (only a part of it: {', '.join(parts)})" if parts else ""
+
+
+def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> LabelMatch:
+    """Match the labels of two data sets.
+
+    Equal names match, whatever their case and separators. Of the rest, names that mean one structure match (`LV`,
+    `left ventricle cavity`), and parts become their whole where all of them are there (`LCA` and `RCA` both
+    `coronary_arteries`, but not `LCA` alone, since the right one would be background; and not the other way, since
+    nothing says which voxels belong to which part). `aorta` and `ascending_aorta` match where each data set has only
+    one of them.
+
+    Args:
+        source: label name → id of the data set that is read.
+        target: label name → id of the data set whose labels are wanted.
+
+    Raises:
+        ValueError: when nothing matches, or several labels may be the counterpart of one.
+    """
+    sources, targets = ([name for name in labels if name != BACKGROUND] for labels in (source, target))
+    names = {name: name for name in sources if name in targets}
+    faults: list[str] = []
+    keys: tuple[Callable[[str], Hashable | None], ...] = (name_key, term_of, _structure)
+    for key in keys[:2]:
+        _match(names, sources, targets, key, faults)
+    terms = {term for name in sources if (term := term_of(name)) is not None}
+    incomplete: dict[str, str] = {}
+    for name in [name for name in sources if name not in names]:
+        found = [(whole, target) for whole in _wholes(name) for target in targets if term_of(target) == whole]
+        if found:
+            whole, becomes = found[0]
+            (names if make_up(whole, terms) else incomplete)[name] = becomes
+    _match(names, sources, targets, keys[2], faults)
+    if faults:
+        raise ValueError("\n".join(dict.fromkeys(faults)))
+    if not names and not incomplete:
+        raise _no_match(source, target)
+    unmatched = [name for name in sources if name not in names]
+    missing = [name for name in targets if name not in names.values()]
+    return LabelMatch(names, unmatched, {name: _holder(name, unmatched) for name in missing}, incomplete)
+
+
+def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[int, int]:
+    """Source id → target id, for every source id; what the target does not label becomes background.
+
+    Raises:
+        ValueError: as `compare_labels`.
+    """
+    match = compare_labels(source, target)
+    if not match.names:
+        raise _no_match(source, target)
+    return match.ids(source, target)
+
+
+def labels_to_write(
+    source: Mapping[str, int], target: Mapping[str, int], unmatched: Unmatched
+) -> tuple[dict[str, int], dict[int, int]]:
+    """The labels of a data set that is written for another one, and which of them each source id becomes.
+
+    Args:
+        source: label name → id of the data set that is drawn from.
+        target: label name → id of the data set that is written for.
+        unmatched: what becomes of labels that the target does not have, where it has some that nothing stands for.
+
+    Returns:
+        Label name → id, the target's, with nnU-Net's `ignore` besides where it is needed; source id → written id.
+
+    Raises:
+        ValueError: when target labels that nothing stands for are to be refused, or cannot be ignored.
+    """
+    match = compare_labels(source, target)
+    if match.missing and unmatched == Unmatched.REFUSE:
+        raise ValueError(
+            f"--for: every label must have a counterpart among those of -d, got none for {match.describe_missing()}; "
+            "-d has "
+            f"{', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means the same, "
+            "or choose what pretraining is told where they may be: --unmatched ignore (nothing) or background."
+        )
+    if not match.missing or unmatched == Unmatched.BACKGROUND:
+        return dict(target), match.with_incomplete().ids(source, target)
+    nowhere = [name for name in match.missing if not _may_hide(name, match)]
+    if nowhere:
+        raise ValueError(
+            f"--unmatched: ignore must find the labels of -d that hold {', '.join(nowhere)}, got none. Choose "
+            "background, or label them in -d."
+        )
+    ignore = max(target.values()) + 1
+    return dict(target) | {IGNORE: ignore}, match.ids(source, target, rest=ignore)
+
+
+def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> ValueError:
+    return ValueError(
+        f"labels: at least one must match between {sorted(source)} and {sorted(target)}, got none. "
+        "Rename them in dataset.json to standard structure names."
+    )
+
+
+def _match(
+    names: dict[str, str],
+    sources: Sequence[str],
+    targets: Sequence[str],
+    key: Callable[[str], Hashable | None],
+    faults: list[str],
+) -> None:
+    """Match the labels of both sides that alone have a key; several of one key are a fault unless all are matched."""
+    for value in dict.fromkeys(key(name) for name in sources):
+        ours, theirs = ([name for name in side if key(name) == value] for side in (sources, targets))
+        if value is None or not theirs or all(name in names for name in ours):
+            continue
+        if len(ours) == len(theirs) == 1:
+            names[ours[0]] = theirs[0]
+        else:
+            faults.append(
+                f"labels: one must be the counterpart of one, got {' and '.join(ours)} of one data set for "
+                f"{' and '.join(theirs)} of the other. Rename or merge them in dataset.json."
+            )
+
+
+def _structure(name: str) -> str | None:
+    """The structure of a name that means more than a part of it."""
+    term = term_of(name)
+    return None if term is None or term.whole else term.structure
+
+
+def _wholes(name: str) -> list[Term]:
+    term = term_of(name)
+    return [] if term is None else whole_terms(term)[1:]
+
+
+def _holder(missing: str, unmatched: Iterable[str]) -> str | None:
+    """The unmatched source label that a missing target label is a part of."""
+    return next((name for name in unmatched if term_of(name) in _wholes(missing)), None)
+
+
+def _may_hide(missing: str, match: LabelMatch) -> bool:
+    """Whether unmatched source labels may hold a missing structure: its whole, or one whose name says nothing."""
+    unknown = any(term_of(name) is None for name in match.unmatched)
+    return match.missing[missing] is not None or unknown or (term_of(missing) is None and bool(match.unmatched))

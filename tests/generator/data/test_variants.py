@@ -1,0 +1,90 @@
+"""The variants of a training case: volumes smaller than a training crop."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fcas_nnunet_small import LABELS, small_case
+from safetensors.torch import load_file
+
+from fcas_nnunet.config.generator import GridConfig
+from fcas_nnunet.config.presets import TINY
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes
+from fcas_nnunet.generator.data.variants import (
+    IMAGE,
+    REFERENCE,
+    TEMPLATE,
+    Variant,
+    make_variants,
+    read_crop,
+    read_tensors,
+    save_tensors,
+    stored_shape,
+    variants_of,
+)
+from fcas_nnunet.labels.anatomy import label_roles
+from fcas_nnunet.labels.components import label_components
+
+
+def written(folder, crop_size):
+    """(reference codes, image) of every variant of a case of 32³ voxels, 2 mm."""
+    grid = replace(GridConfig(max_voxels=48**3), crop_size=crop_size)
+    make_variants(
+        small_case(0), folder, (2, 2, 2), LABELS, label_roles(LABELS), grid, TINY.tcdm, TINY.masks, seed=0
+    )  # fmt: skip
+    return [
+        (load_file(folder / variant.shape_file)[REFERENCE], load_file(folder / variant.image_file)[IMAGE])
+        for variant in variants_of("p0", TINY.tcdm.pairs)
+    ]
+
+
+def test_a_small_volume_is_padded_up_to_the_crop_with_its_border(tmp_path):
+    own = written(tmp_path / "own", (32, 32, 32))
+    padded = written(tmp_path / "padded", (48, 32, 64))
+    assert {codes.shape for codes, _ in own} == {(32, 32, 32)}
+    assert {codes.shape for codes, _ in padded} == {(48, 32, 64)}
+    as_it_is = [variant for variant in variants_of("p0", TINY.tcdm.pairs)].index(Variant("p0", 0, 0))
+    for small, large in zip(own[as_it_is], padded[as_it_is], strict=True):
+        assert torch.equal(large[:32, :, :32], small)
+        assert torch.equal(large[32:, :, :32], small[31:].expand(16, -1, -1))
+        assert torch.equal(large[:32, :, 32:], small[..., 31:].expand(-1, -1, 32))
+
+
+def test_stored_tensors_are_read_in_whole_and_in_part(tmp_path):
+    path, tensor = tmp_path / "a.safetensors", torch.arange(2 * 4 * 5 * 6.0).view(2, 4, 5, 6)
+    save_tensors({"x": tensor}, path)
+    assert torch.equal(read_tensors(path)["x"], tensor)
+    assert stored_shape(path, "x") == (4, 5, 6)
+    assert torch.equal(read_crop(path, "x", (slice(1, 3), slice(5), slice(2, 4))), tensor[:, 1:3, :, 2:4])
+
+
+@pytest.mark.parametrize("kept", [0, 5, 200])
+def test_a_damaged_cache_is_named(tmp_path, kept):
+    path = tmp_path / "a.safetensors"
+    save_tensors({"x": torch.zeros(4, 5, 6)}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    crop = (slice(1), slice(1), slice(1))
+    for read in (read_tensors, lambda p: stored_shape(p, "x"), lambda p: read_crop(p, "x", crop)):
+        with pytest.raises(ValueError, match=r"a\.safetensors: cached tensors must be whole, got a damaged .* Delete"):
+            read(path)
+
+
+def test_a_thin_vessel_is_one_piece_in_every_condition_on_a_coarser_grid(tmp_path):
+    """The masks that training sees, and the error model, are those that drawing sees: the vessel whole in each."""
+    case = small_case(0)
+    thread = np.arange(32)
+    mask = np.where(case.mask == 3, 2, case.mask)
+    mask[thread, 31 - thread, thread] = 3
+    case = replace(case, mask=mask, surroundings=np.where(mask > 0, 0, case.surroundings))
+    grid = replace(GridConfig(max_voxels=48**3), crop_size=(16, 16, 16))
+    roles = label_roles(LABELS)
+    make_variants(case, tmp_path, (5, 5, 5), LABELS, roles, grid, TINY.tcdm, TINY.masks, seed=0)
+    stored = load_file(tmp_path / Variant("p0", 0, 0).shape_file)
+    working = WorkingGrid.of_case(case, (5, 5, 5), TINY.tcdm, grid.crop_size)
+    assert working.resampled_shape == (13, 13, 13)
+    assert label_components(working.labels_to_working(mask).numpy() == 3)[1] > 1  # by the nearest label alone
+    for key, codes in ((REFERENCE, mask), (TEMPLATE, label_codes(case, 3)[1])):
+        assert label_components(stored[key].numpy() == 3)[1] == 1
+        drawn = working.labels_to_working(codes, roles.thin)
+        assert torch.equal(drawn == 3, stored[key] == 3)

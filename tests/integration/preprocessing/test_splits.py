@@ -1,0 +1,118 @@
+"""Folds of synthetic sets: nnU-Net's own where few cases are validated on, else a sample; a user's own are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.splits import ensure_splits, make_splits
+
+NAME = "Dataset902_Synthetic"
+
+
+def cases(number: int) -> list[str]:
+    return [f"fcas_{i:05d}" for i in range(number)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the preprocessed data set."""
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    (tmp_path / NAME).mkdir()
+    return tmp_path / NAME
+
+
+def ensure(folder: Path, number: int, *, feeds_cascade: bool) -> None:
+    """What fcas_prepare does for a data set of so many cases, of which nothing is read."""
+    ensure_splits(RawDataset(folder, {"background": 0}, {}, cases(number), {}), feeds_cascade)
+
+
+@pytest.mark.parametrize(("number", "cascade"), [(12, False), (100, False), (1000, True)])
+def test_nnunets_own_folds_where_they_are_small_or_all_are_needed(number: int, cascade: bool) -> None:
+    wanted = [{key: list(fold[key]) for key in fold} for fold in generate_crossval_split(cases(number))]
+    assert make_splits(cases(number), cascade) == wanted
+
+
+def test_many_cases_are_sampled_to_validate_on() -> None:
+    splits = make_splits(cases(1000), feeds_cascade=False)
+    assert len(splits) == 5
+    for fold in splits:
+        assert len(fold["val"]) == 20
+        assert sorted(fold["train"] + fold["val"]) == cases(1000)
+    assert len(set().union(*(fold["val"] for fold in splits))) == 100, "every fold has its own"
+    assert make_splits(cases(1000)[::-1], feeds_cascade=False) == splits
+
+
+def test_own_folds_are_kept_whatever_they_leave_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = folder / "splits_final.json"
+    own = json.dumps([{"train": cases(200)[1:180], "val": cases(200)[:1]}])
+    path.write_text(own)
+    ensure(folder, 200, feeds_cascade=False)
+    assert path.read_text() == own
+    assert "20 of 200 cases are in none of them" in caplog.text
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_folds_that_nnunet_or_the_user_made_of_some_cases_are_kept(
+    folder: Path, caplog: pytest.LogCaptureFixture, stamped: bool
+) -> None:
+    """Equal to what this package makes, but not written by it; or put in place of what it wrote."""
+    path = folder / "splits_final.json"
+    if stamped:
+        ensure(folder, 14, feeds_cascade=False)
+    path.write_text(json.dumps(make_splits(cases(10), False)))
+    ensure(folder, 12, feeds_cascade=False)
+    assert json.loads(path.read_text()) == make_splits(cases(10), False)
+    assert "2 of 12 cases are in none of them. Delete the file for folds of all cases" in caplog.text
+    with pytest.raises(ValueError, match="folds must name cases of the data set, got fcas_00008, fcas_00009"):
+        ensure(folder, 8, feeds_cascade=False)
+    path.unlink()
+    ensure(folder, 12, feeds_cascade=False)
+    assert json.loads(path.read_text()) == make_splits(cases(12), False)
+
+
+@pytest.mark.parametrize(("made_for", "cascade"), [(200, False), (60, False), (60, True)])
+def test_folds_made_for_other_cases_are_made_anew(folder: Path, made_for: int, cascade: bool) -> None:
+    ensure(folder, made_for, feeds_cascade=cascade)
+    ensure(folder, 300, feeds_cascade=False)
+    assert json.loads((folder / "splits_final.json").read_text()) == make_splits(cases(300), False)
+    ensure(folder, 300, feeds_cascade=True)
+    assert json.loads((folder / "splits_final.json").read_text()) == make_splits(cases(300), True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "content must be JSON, got an error"),
+        ("[]", r"content must be a list of folds \{.*\}, got \[\]"),
+        ('[{"train": ["fcas_00000"]}]', r"content must be a list of folds .*, got \[\{\"train\": \["),
+        ('[{"train": [1], "val": [2]}]', "content must be a list of folds"),
+        ('[{"train": ["fcas_00000", "a"], "val": ["b"]}]', "folds must name cases of the data set, got a, b"),
+        ('[{"train": ["fcas_00000"], "val": ["fcas_00000"]}]', "both in train and in val of a fold, got one in fold 0"),
+    ],
+)
+def test_broken_folds_are_refused_and_left_as_they_are(folder: Path, content: str, message: str) -> None:
+    path = folder / "splits_final.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"splits_final\.json: .*{message}"):
+        ensure(folder, 6, feeds_cascade=False)
+    assert path.read_text() == content
+
+
+def test_own_folds_must_predict_what_a_cascade_trains_on(folder: Path) -> None:
+    content = json.dumps([{"train": cases(6)[1:], "val": cases(6)[:1]}])
+    (folder / "splits_final.json").write_text(content)
+    with pytest.raises(
+        ValueError, match="every case in val of some fold, got none for fcas_00001, .* Correct the file"
+    ):
+        ensure(folder, 6, feeds_cascade=True)
+    assert (folder / "splits_final.json").read_text() == content
+
+
+def test_too_few_cases_for_five_folds_get_none(folder: Path) -> None:
+    ensure(folder, 4, feeds_cascade=False)
+    assert list(folder.iterdir()) == []

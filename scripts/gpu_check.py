@@ -68,14 +68,15 @@ def parts(folder: Path, device: str) -> list[Part]:
         folder: everything is written below it.
         device: `cuda` or `cpu`.
     """
-    from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
+    from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value
 
     small = device == "cpu"
     plans = SMALL_PLANS if small else "nnUNetPlans"
     moved, size = f"{plans}From901", 32 if small else 64
     common = {f"nnUNet_{kind}": str(folder / kind) for kind in ("raw", "preprocessed", "results")} | {
-        "nnUNet_extTrainer": ext_trainer_value(), "nnUNet_compile": "f", "nnUNet_n_proc_DA": "2",
-        "nnUNet_def_n_proc": "2", "FCAS_DEMO_PRETRAIN_EPOCHS": "2", "FCAS_DEMO_REAL_EPOCHS": "2",
+        "nnUNet_extTrainer": ext_trainer_value(folders=all_shim_folders()), "nnUNet_compile": "f",
+        "nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2", "FCAS_DEMO_PRETRAIN_EPOCHS": "2",
+        "FCAS_DEMO_REAL_EPOCHS": "2",
     }  # fmt: skip
     results, test_set, predictions = folder / "results", folder / "raw" / REAL, folder / "predictions"
     pretrained = results / SYNTHETIC / f"nnUNetTrainerCAL_demo__{moved}__{CONFIGURATION}"

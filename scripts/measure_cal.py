@@ -35,6 +35,7 @@ from scipy import stats
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
+from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE
 from fcas_nnunet.commands.evaluate.segmentations import evaluate_segmentations
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.commands.runtime.case_files import case_files
@@ -49,8 +50,7 @@ from fcas_nnunet.generator.generate import draw_on_grid, drawing_confidence, pla
 from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.environment.trainer_lookup import (
-    DEMO_PRETRAIN_EPOCHS_VARIABLE,
-    DEMO_REAL_EPOCHS_VARIABLE,
+    all_shim_folders,
     ext_trainer_value,
 )
 from fcas_nnunet.integration.models.trained_models import open_predictor
@@ -120,8 +120,9 @@ def main() -> None:
         parser.error(f"{', '.join(ORACLE_ARMS)}: the true errors must be known, got masks alone. Add --known_scans.")
     args.o.mkdir(parents=True, exist_ok=True)
     os.environ.update({
-        "nnUNet_extTrainer": ext_trainer_value(), "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1",
-        DEMO_PRETRAIN_EPOCHS_VARIABLE: str(args.epochs[0]), DEMO_REAL_EPOCHS_VARIABLE: str(args.epochs[1]),
+        "nnUNet_extTrainer": ext_trainer_value(folders=all_shim_folders()), "nnUNet_n_proc_DA": "0",
+        "nnUNet_def_n_proc": "1", PRETRAIN_EPOCHS_VARIABLE: str(args.epochs[0]),
+        REAL_EPOCHS_VARIABLE: str(args.epochs[1]),
     })  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     source, real = (RawDataset.open(resolve_dataset(name)) for name in (args.d, args.real))

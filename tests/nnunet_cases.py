@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands.demo import trainers as demo_trainers
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.cal import trainers
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
@@ -148,7 +149,8 @@ def build(prepared: Prepared, name: str, *, real: bool = False, **plans_changes:
     """A trainer on the synthetic data set, or on the real one."""
     dataset, plans_name = (prepared.real, PLANS) if real else (prepared.synthetic, MOVED_PLANS)
     plans = deepcopy(read_plans(dataset, plans_name)) | {"continue_training": False} | plans_changes
-    return getattr(trainers, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
+    module = trainers if hasattr(trainers, name) else demo_trainers
+    return getattr(module, name)(plans, "3d_fullres", "all", dataset.dataset_json, CPU)
 
 
 def save_untrained(dataset: RawDataset, patch_size: int = 24) -> Path:

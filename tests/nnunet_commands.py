@@ -13,6 +13,7 @@ import pytest
 
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value
 from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
 from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
 
@@ -55,6 +56,7 @@ def run(line: str, environment: dict[str, str]) -> str:
 
 
 def shell_environment() -> dict[str, str]:
-    """This process' environment and what `eval "$(fcas_env)"` sets."""
+    """This process' environment and what `eval "$(fcas_env)"` sets, with the demo's trainers besides."""
     line = run("fcas_env", dict(os.environ))
-    return dict(os.environ) | {"nnUNet_extTrainer": shlex.split(line)[1].partition("=")[2]}
+    variable, _, value = shlex.split(line)[1].partition("=")
+    return dict(os.environ) | {variable: ext_trainer_value({variable: value}, all_shim_folders())}

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 import fcas_nnunet
 from fcas_nnunet.integration.environment.checks import OLDEST_PYTHON
+from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders
 
 PACKAGE = Path(fcas_nnunet.__file__).parent
 REPOSITORY = PACKAGE.parent
@@ -35,7 +36,7 @@ ROOMS = {
 #: The folders of a room, in the order in which they lean on each other; "" are the modules at the room's top.
 FOLDERS = {
     "datasets": ("phantom", ""),
-    "integration": ("environment", "dataset", "preprocessing", "provenance", "models", "cal", "nnunet_ext"),
+    "integration": ("dataset", "environment", "preprocessing", "provenance", "models", "cal", "nnunet_ext"),
     "evaluation": ("", "statistics", "viewing", "segmentation", "images", "confidence", "report", "reading"),
     "generator": ("mgm", "confidence", "data", "optimisation", "autoencoder", "tcdm", ""),
     "commands": ("cli", "runtime", "", "masks", "generate", "evaluate", "report", "reading", "demo"),
@@ -135,9 +136,9 @@ def test_the_ground_does_not_touch_nnunet_or_torch() -> None:
     assert not heavy
 
 
-def test_nnunets_leaf_folder_holds_one_shim() -> None:
+@pytest.mark.parametrize("folder", all_shim_folders(), ids=lambda folder: str(folder.relative_to(PACKAGE)))
+def test_nnunets_leaf_folders_hold_one_shim(folder: Path) -> None:
     """nnU-Net imports every module it finds there, and drops it again: a second one would be lost (facts of 2.8.1)."""
-    folder = PACKAGE / "integration" / "nnunet_ext"
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     shims = [path for path in files if path.name != "__init__.py"]
     assert len(shims) == 1

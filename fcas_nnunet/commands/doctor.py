@@ -32,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--fix",
         action="store_true",
-        help="only where `import torchvision` fails: put a small import hook (one .py, one .pth file) into this "
-        "environment's site-packages, which lets it succeed",
+        help="only where `import torchvision` fails: put a small import hook (one .pth file) into this environment's "
+        "site-packages, which lets it succeed",
     )
     action.add_argument("--unfix", action="store_true", help="remove what --fix put there")
     parser.add_argument("--force", action="store_true", help="let --fix write outside a virtual environment")

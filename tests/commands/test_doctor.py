@@ -23,7 +23,7 @@ def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test touches the environment it runs in."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
-    monkeypatch.setattr(torchvision_fix, "site_packages", lambda: folder)
+    monkeypatch.setattr(torchvision_fix, "hook_file", lambda: folder / "fcas_torchvision_hook.pth")
     return folder
 
 
@@ -34,7 +34,7 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def broken_without_hook(monkeypatch: pytest.MonkeyPatch, *, with_hook_too: bool = False) -> None:
     def import_error(*, with_hook: bool) -> str | None:
-        return None if with_hook and torchvision_fix.is_installed() and not with_hook_too else TRAP
+        return None if with_hook and torchvision_fix.hook_file().is_file() and not with_hook_too else TRAP
 
     monkeypatch.setattr(torchvision_fix, "import_error", import_error)
     monkeypatch.setattr(torchvision_fix, "releases_match", lambda: True)
@@ -104,8 +104,7 @@ def test_fix_says_what_it_wrote_and_unfix_what_it_removed(
     broken_without_hook(monkeypatch)
     doctor.main(["--fix"])
     printed = capsys.readouterr().out
-    for name in ("fcas_torchvision_hook.py", "fcas_torchvision_hook.pth"):
-        assert f"wrote {site_packages / name}" in printed
+    assert f"wrote {site_packages / 'fcas_torchvision_hook.pth'}" in printed
     doctor.main(["--fix"])
     assert "The hook was in place already." in capsys.readouterr().out
     doctor.main(["--unfix"])
@@ -144,7 +143,7 @@ def test_fix_outside_a_virtual_environment_takes_force(
     assert "or add --force" in capsys.readouterr().err
     assert list(site_packages.iterdir()) == []
     doctor.main(["--fix", "--force"])
-    assert torchvision_fix.is_installed()
+    assert torchvision_fix.hook_file().is_file()
 
 
 def test_fix_without_torchvision_is_refused(

@@ -13,13 +13,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fcas_nnunet.commands.demo.scale import Names
-from fcas_nnunet.integration.environment.trainer_lookup import (
-    DEMO_ITERATIONS_PER_EPOCH,
-    DEMO_PRETRAIN_EPOCHS_VARIABLE,
-    DEMO_REAL_EPOCHS_VARIABLE,
-    DEMO_SEED_VARIABLE,
+from fcas_nnunet.commands.demo.scale import (
+    ITERATIONS_PER_EPOCH,
+    PRETRAIN_EPOCHS_VARIABLE,
+    REAL_EPOCHS_VARIABLE,
+    SEED_VARIABLE,
+    Names,
 )
+from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.preprocessing.plans import moved_plans_name
 from fcas_nnunet.machine import available_cores
 
@@ -61,7 +62,7 @@ class Arm:
         return {
             "labelled scans seen": scale.num_real,
             "synthetic scans seen": 0 if self.pretrained_on is None else scale.num_synthetic,
-            **{f"iterations, {name}": DEMO_ITERATIONS_PER_EPOCH * number for name, number in epochs.items()},
+            **{f"iterations, {name}": ITERATIONS_PER_EPOCH * number for name, number in epochs.items()},
         }
 
 
@@ -110,14 +111,14 @@ def predictions_of(names: Names, arm: Arm) -> Path:
 def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> None:
     """Pretraining where there is some, training on the real scans, prediction; each goes on where it was."""
     folder = arm.folder(names)
-    (folder / "nnUNet_results").mkdir(parents=True, exist_ok=True)
-    scale = names.scale
+    results, scale = folder / Root.RESULTS, names.scale
+    results.mkdir(parents=True, exist_ok=True)
     variables = {
-        "nnUNet_results": str(folder / "nnUNet_results"),
+        Root.RESULTS.value: str(results),
         "OMP_NUM_THREADS": str(threads),
-        DEMO_SEED_VARIABLE: str(SEED),
-        DEMO_PRETRAIN_EPOCHS_VARIABLE: str(scale.pretrain_epochs),
-        DEMO_REAL_EPOCHS_VARIABLE: str(scale.total_epochs if arm.pretrained_on is None else scale.real_epochs),
+        SEED_VARIABLE: str(SEED),
+        PRETRAIN_EPOCHS_VARIABLE: str(scale.pretrain_epochs),
+        REAL_EPOCHS_VARIABLE: str(scale.total_epochs if arm.pretrained_on is None else scale.real_epochs),
     }
     real = names.dataset(names.real)
 
@@ -126,7 +127,7 @@ def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> Non
 
     def train(dataset_id: int, plans: str, trainer: str, *more: object) -> Path:
         """One training; returns the model's folder."""
-        model = folder / "nnUNet_results" / names.dataset(dataset_id).name / f"{trainer}__{plans}__{CONFIGURATION}"
+        model = results / names.dataset(dataset_id).name / f"{trainer}__{plans}__{CONFIGURATION}"
         if not (model / "fold_all" / "checkpoint_final.pth").is_file():
             goes_on = (model / "fold_all" / "checkpoint_latest.pth").is_file()
             flags = ("--c",) if goes_on else more

@@ -17,6 +17,7 @@ from pathlib import Path
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.demo.scale import DemoSize, Names
 from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
 
@@ -84,7 +85,7 @@ def _run_stages(folder: Path, size: DemoSize) -> None:
     names = Names(folder, size)
     atomic_write_text(folder / SIZE_FILE, str(size))
     os.environ.update(names.environment())
-    for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for root in Root:
         Path(os.environ[root]).mkdir(exist_ok=True)
     clock = Clock(folder / "stages.json")
     stages = demo_stages(names, _run)

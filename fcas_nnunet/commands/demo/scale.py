@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.environment.checks import cpu_settings
-from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
+from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
+
+#: How many epochs the demo's trainers take; here, so that whoever sets them need not import the trainers.
+PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS", "FCAS_DEMO_REAL_EPOCHS"
+#: Seed of their weights and batches; unset, they are as random as nnU-Net's.
+SEED_VARIABLE = "FCAS_DEMO_SEED"
+ITERATIONS_PER_EPOCH = 25
 
 
 class DemoSize(StrEnum):
@@ -87,9 +93,7 @@ class Names:
     def environment(self) -> dict[str, str]:
         """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
         return {
-            "nnUNet_raw": str(self.folder / "nnUNet_raw"),
-            "nnUNet_preprocessed": str(self.folder / "nnUNet_preprocessed"),
-            "nnUNet_results": str(self.folder / "nnUNet_results"),
-            "nnUNet_extTrainer": ext_trainer_value(),
+            **{root.value: str(self.folder / root.value) for root in Root},
+            EXT_TRAINER_VARIABLE: ext_trainer_value(folders=all_shim_folders()),
             **cpu_settings(),
         }

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from packaging.specifiers import SpecifierSet
 
 from fcas_nnunet.integration.cal.pretrained import Pretraining, weights_to_load
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 
+SUPPORTED_NNUNET = ">=2.8,<2.9"
+DEFAULT_DEVICE = torch.device("cuda")
+
+
+def refuse_other_nnunet() -> None:
+    """Stop before anything is written if this nnU-Net is not one the trainers are made for.
+
+    Raises:
+        RuntimeError: naming both versions.
+    """
+    found = metadata.version("nnunetv2")
+    if not SpecifierSet(SUPPORTED_NNUNET).contains(found, prereleases=True):
+        raise RuntimeError(
+            f"nnunetv2: version must be {SUPPORTED_NNUNET}, got {found}. "
+            f"Install a supported one, `pip install 'nnunetv2{SUPPORTED_NNUNET}'`, or update fcas-nnunet."
+        )
+
 
 class GuardedTrainer(nnUNetTrainer):
     """nnU-Net's trainer, which never runs code that a checkpoint holds, and knows what its weights have learnt from."""
+
+    EPOCHS = 1000
+    INITIAL_LR = 1e-2
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = DEFAULT_DEVICE,
+    ) -> None:
+        refuse_other_nnunet()
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.EPOCHS
+        self.initial_lr = self.INITIAL_LR
 
     def initialize(self) -> None:
         """nnU-Net's network, once the weights it shall start from are looked at.

@@ -1,4 +1,4 @@
-"""What confidence-aware training tells about its confidence: an epoch's mean, every label's share, and two panels."""
+"""What confidence-aware training tells about its confidence: an epoch's mean, every label's share, and a picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from torch import Tensor, distributed
 from fcas_nnunet.files import atomic_path
 
 MEAN, SHARES = "confidence_mean", "confidence_shares"
+CONFIDENCE_PICTURE = "confidence.png"
 
 #: Every second voxel along each axis: an eighth of the work, and an epoch has millions of them.
 _STRIDE = 2
@@ -77,7 +77,7 @@ class ConfidenceTally:
 
 
 class ConfidenceLogger(LocalLogger):
-    """nnU-Net's own log with the confidence's mean and shares, kept in its checkpoints and drawn in progress.png.
+    """nnU-Net's own log with the confidence's mean and shares, kept in its checkpoints and drawn in confidence.png.
 
     Args:
         labels: names for the legend.
@@ -96,35 +96,18 @@ class ConfidenceLogger(LocalLogger):
         super().load_checkpoint(missing | checkpoint)
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """nnU-Net's picture, and two panels below it."""
+        """nnU-Net's progress.png, and beside it confidence.png."""
         super().plot_progress_png(output_folder)
-        path = Path(output_folder) / "progress.png"
-        native = matplotlib.image.imread(path)
-        dots_per_inch = 100
-        figure = Figure(figsize=(native.shape[1] / dots_per_inch, 18), dpi=dots_per_inch, layout="constrained")
-        upper, lower = figure.subplots(2)
-        epochs = range(len(self.my_fantastic_logging[MEAN]))
-        upper.plot(epochs, self.my_fantastic_logging[MEAN], "b", linewidth=4)
+        figure = Figure(figsize=(14, 8), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True)
+        means, shares = (self.my_fantastic_logging[key] for key in (MEAN, SHARES))
+        upper.plot(range(len(means)), means, "b")
         upper.set(ylabel="mean confidence", ylim=(0, 1.02))
-        for label, shares in zip(self.labels, np.transpose(self.my_fantastic_logging[SHARES]), strict=True):
-            lower.plot(epochs, 100 * shares, linewidth=4, label=label)
+        for label, share in zip(self.labels, np.transpose(shares), strict=True):
+            lower.plot(range(len(means)), 100 * share, label=label)
         lower.set(xlabel="epoch", ylabel="share of the loss's weight [%]", yscale="log")
-        lower.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=20)
+        lower.legend(loc="upper left", bbox_to_anchor=(1, 1))
         for axes in (upper, lower):
             axes.grid(alpha=0.3)
-        with atomic_path(path.with_name("confidence.png")) as temporary:
+        with atomic_path(Path(output_folder) / CONFIDENCE_PICTURE) as temporary:
             figure.savefig(temporary, format="png")
-        own = matplotlib.image.imread(path.with_name("confidence.png"))
-        path.with_name("confidence.png").unlink()
-        with atomic_path(path) as temporary:
-            matplotlib.image.imsave(temporary, _stacked(native, own), format="png")
-
-
-def _stacked(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Two RGBA pictures, one over the other, white where the narrower one ends."""
-    width = max(above.shape[1], below.shape[1])
-    padded = [
-        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=1.0)
-        for picture in (above, below)
-    ]
-    return np.concatenate(padded)

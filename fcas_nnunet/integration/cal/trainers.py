@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
-from importlib import metadata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from packaging.specifiers import SpecifierSet
 from torch import nn
 
 from fcas_nnunet.integration.cal.dataloading import ConfidenceDataset
-from fcas_nnunet.integration.cal.guarded_trainer import GuardedTrainer
+from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedTrainer
 from fcas_nnunet.integration.cal.log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally, target_names
 from fcas_nnunet.integration.cal.losses import ConfidenceLoss
 from fcas_nnunet.integration.cal.pretrained import (
@@ -27,13 +25,6 @@ from fcas_nnunet.integration.cal.pretrained import (
 )
 from fcas_nnunet.integration.cal.schedules import WarmupPolyLR
 from fcas_nnunet.integration.cal.transforms import unpack_confidence, with_doubt
-from fcas_nnunet.integration.environment.trainer_lookup import (
-    CONFIDENCE_FLOOR_VARIABLE,
-    DEMO_ITERATIONS_PER_EPOCH,
-    DEMO_PRETRAIN_EPOCHS_VARIABLE,
-    DEMO_REAL_EPOCHS_VARIABLE,
-    DEMO_SEED_VARIABLE,
-)
 from fcas_nnunet.integration.preprocessing.confidence_store import ConfidenceStore
 from fcas_nnunet.integration.provenance.parents import (
     UNKNOWN_KEY,
@@ -42,27 +33,12 @@ from fcas_nnunet.integration.provenance.parents import (
     unknown_fault,
     validation_faults,
 )
-from fcas_nnunet.seeds import derive_seed
 
-SUPPORTED_NNUNET = ">=2.8,<2.9"
+#: Confidence is mapped from [0, 1] to [floor, 1]; nnU-Net's trainers take no arguments, so the environment says it.
+CONFIDENCE_FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
 
-_DEFAULT_DEVICE = torch.device("cuda")
 _MAX_VALIDATION_CASES = 20
 _WARMUP_FRACTION = 0.05
-
-
-def refuse_other_nnunet() -> None:
-    """Stop before anything is written if this nnU-Net is not one the trainers are made for.
-
-    Raises:
-        RuntimeError: naming both versions.
-    """
-    found = metadata.version("nnunetv2")
-    if not SpecifierSet(SUPPORTED_NNUNET).contains(found, prereleases=True):
-        raise RuntimeError(
-            f"nnunetv2: version must be {SUPPORTED_NNUNET}, got {found}. "
-            f"Install a supported one, `pip install 'nnunetv2{SUPPORTED_NNUNET}'`, or update fcas-nnunet."
-        )
 
 
 def confidence_floor() -> float:
@@ -72,13 +48,10 @@ def confidence_floor() -> float:
         ValueError: when it is no number in [0, 1).
     """
     value = os.environ.get(CONFIDENCE_FLOOR_VARIABLE, "0")
-    try:
-        floor = float(value)
-    except ValueError:
-        floor = -1.0
-    if not 0 <= floor < 1:
-        raise ValueError(f"{CONFIDENCE_FLOOR_VARIABLE}: floor must be in [0, 1), got {value}. Set or unset it.")
-    return floor
+    with suppress(ValueError):
+        if 0 <= (floor := float(value)) < 1:
+            return floor
+    raise ValueError(f"{CONFIDENCE_FLOOR_VARIABLE}: floor must be in [0, 1), got {value}. Set or unset it.")
 
 
 class nnUNetTrainerCAL(GuardedTrainer):
@@ -89,7 +62,7 @@ class nnUNetTrainerCAL(GuardedTrainer):
     the synthetic ones are trusted everywhere. Pseudo Dice is not weighted. Fold `all` validates on an even sample of at
     most 20 cases instead of every synthetic training case, unless a cascade's next stage needs them all.
 
-    Source: FCaS, Eq. 9 and §3.1 (800 epochs).
+    Source: FCaS, Eq. 9 and §4.1.2 (800 epochs).
     """
 
     EPOCHS = 800
@@ -100,12 +73,10 @@ class nnUNetTrainerCAL(GuardedTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict[str, Any],
-        device: torch.device = _DEFAULT_DEVICE,
+        device: torch.device = DEFAULT_DEVICE,
     ) -> None:
-        refuse_other_nnunet()
         self.confidence_floor = confidence_floor()
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = self.EPOCHS
         labels = self.label_manager
         names = target_names(dataset_json["labels"], labels.has_regions)
         self.tally = ConfidenceTally(len(names), labels.has_regions)
@@ -196,26 +167,13 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
     pretrained for another patch size, spacing, normalisation or label set are refused, and so is a start from random
     ones; the segmentation layers, which nnU-Net leaves at random, are taken over, too, since the labels are the same.
 
-    Source: FCaS §3.1 (200 epochs).
+    Source: FCaS §4.1.2 (200 epochs).
     """
 
     EPOCHS = 200
     INITIAL_LR = 1e-3
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = _DEFAULT_DEVICE,
-    ) -> None:
-        refuse_other_nnunet()
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = self.EPOCHS
-        self.initial_lr = self.INITIAL_LR
-        self.pretrained: dict[str, Any] | None = None
-        self.has_weights = False
+    pretrained: dict[str, Any] | None = None
+    has_weights = False
 
     def initialize(self) -> None:
         """nnU-Net's network, unless the weights it shall start from do not fit."""
@@ -265,132 +223,13 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
         return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, warmup)
 
 
-class nnUNetTrainerCAL_1epoch(nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` for 1 epoch."""
-
-    EPOCHS = 1
-
-
-class nnUNetTrainerCAL_5epochs(nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` for 5 epochs."""
-
-    EPOCHS = 5
+def _with_epochs(trainer: type[GuardedTrainer], epochs: int) -> type[GuardedTrainer]:
+    """A trainer of another length, under a name like nnU-Net's: nnUNetTrainerCAL_50epochs."""
+    name = f"{trainer.__name__}_{epochs}epoch{'s' if epochs > 1 else ''}"
+    return type(name, (trainer,), {"EPOCHS": epochs, "__doc__": f"`{trainer.__name__}` of another length."})
 
 
-class nnUNetTrainerCAL_50epochs(nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` for 50 epochs."""
-
-    EPOCHS = 50
-
-
-class nnUNetTrainerCAL_250epochs(nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` for 250 epochs."""
-
-    EPOCHS = 250
-
-
-class nnUNetTrainerCALFinetune_1epoch(nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` for 1 epoch."""
-
-    EPOCHS = 1
-
-
-class nnUNetTrainerCALFinetune_5epochs(nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` for 5 epochs."""
-
-    EPOCHS = 5
-
-
-class nnUNetTrainerCALFinetune_50epochs(nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` for 50 epochs."""
-
-    EPOCHS = 50
-
-
-class nnUNetTrainerCALFinetune_250epochs(nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` for 250 epochs."""
-
-    EPOCHS = 250
-
-
-class _DemoSize(GuardedTrainer):
-    """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases.
-
-    AdamW takes the place of nnU-Net's SGD, with which a network has hardly begun to learn in so few iterations.
-    OMP_NUM_THREADS holds, where nnU-Net on a CPU takes a thread for every core, so that several trainings can share
-    them; the environment's FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs.
-    """
-
-    EPOCHS_VARIABLE = DEMO_REAL_EPOCHS_VARIABLE
-    DEFAULT_EPOCHS = 8
-    DEMO_LR = 2e-3
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = _DEFAULT_DEVICE,
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.DEMO_LR
-        self.num_epochs = self._epochs()
-        self.num_iterations_per_epoch = DEMO_ITERATIONS_PER_EPOCH
-        self.num_val_iterations_per_epoch = 2
-        self.save_every = 1
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
-            torch.set_num_threads(int(threads))
-        self._seed("weights")
-
-    def on_epoch_start(self) -> None:
-        """nnU-Net's, with the epoch's own seed."""
-        self._seed(f"epoch {self.current_epoch}")
-        super().on_epoch_start()
-
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
-        """AdamW under nnU-Net's polynomial decay, after one epoch of warm-up."""
-        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, min(1, self.num_epochs - 1))
-
-    def _seed(self, what: str) -> None:
-        value = os.environ.get(DEMO_SEED_VARIABLE)
-        if value is not None:
-            seed = derive_seed(value, what) % 2**32
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-
-    def _epochs(self) -> int:
-        value = os.environ.get(self.EPOCHS_VARIABLE, str(self.DEFAULT_EPOCHS))
-        if not value.isdecimal() or int(value) < 1:
-            raise ValueError(
-                f"{self.EPOCHS_VARIABLE}: number of epochs must be a positive integer, got {value}. Set or unset it."
-            )
-        return int(value)
-
-    def on_epoch_end(self) -> None:
-        """nnU-Net's, but progress.png is drawn after the last epoch alone: it takes as long as four training steps."""
-        if self.current_epoch + 1 < self.num_epochs:
-            self.logger.plot_progress_png = lambda output_folder: None
-        super().on_epoch_end()
-        self.logger.__dict__.pop("plot_progress_png", None)
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Nothing: the demo predicts held-out cases afterwards."""
-        self.print_to_log_file("Demo size: training cases are not predicted, held-out ones are afterwards.")
-
-
-class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (8)."""
-
-    EPOCHS_VARIABLE = DEMO_PRETRAIN_EPOCHS_VARIABLE
-
-
-class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (8)."""
-
-
-class nnUNetTrainer_fcasDemo(_DemoSize):
-    """nnU-Net's own trainer and loss, for as many iterations as `nnUNetTrainerCALFinetune_demo`."""
+_BASES: tuple[type[GuardedTrainer], ...] = (nnUNetTrainerCAL, nnUNetTrainerCALFinetune)
+_VARIANTS = [_with_epochs(trainer, epochs) for trainer in _BASES for epochs in (1, 5, 50, 250)]
+globals().update({trainer.__name__: trainer for trainer in _VARIANTS})  # nnU-Net and pickle find them by name
+__all__ = [trainer.__name__ for trainer in (*_BASES, *_VARIANTS)]

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.environment import torchvision_fix
+from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE
 from fcas_nnunet.machine import available_cores
 
 DISTRIBUTION = "fcas-nnunet"
 OLDEST_PYTHON = (3, 11)
-NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 #: What to know of `cpu_settings`; fcas_doctor and fcas_prepare both say it.
 PLANNING_NOTE = (
     "fcas_prepare and trainings run so; nnU-Net's own planning fails with nnUNet_n_proc_DA=0, so write "
@@ -110,7 +111,7 @@ def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
 
 def check_folders() -> Iterator[Finding]:
     """nnU-Net's three folders: set, writable, with room left."""
-    for variable in NNUNET_FOLDERS:
+    for variable in map(str, Root):
         value = os.environ.get(variable)
         if not value:
             remedy = f"export {variable}=/path/to/{variable} (in your shell's start-up file, to keep it)."
@@ -209,15 +210,15 @@ def preprocessing_processes() -> int:
 
 def check_torchvision() -> Finding:
     """Whether nnU-Net, which imports torchvision by way of timm, gets it to import."""
-    installed = torchvision_fix.is_installed()
+    hook = torchvision_fix.hook_file()
     without_hook = torchvision_fix.import_error(with_hook=False)
     if without_hook is None:
-        if installed:
+        if hook.is_file():
             remedy = "fcas_doctor --unfix removes it; leaving it does no harm."
             return Finding(Status.WARNING, "torchvision", "imports by itself: the hook of --fix is not needed", remedy)
         return Finding(Status.OK, "torchvision", "imports")
-    if installed and torchvision_fix.import_error(with_hook=True) is None:
-        message = f"imports by the hook in {torchvision_fix.site_packages()} ({without_hook} without it)"
+    if hook.is_file() and torchvision_fix.import_error(with_hook=True) is None:
+        message = f"imports by the hook in {hook.parent} ({without_hook} without it)"
         return Finding(Status.OK, "torchvision", message)
     message = f"must import, or nnU-Net finds no trainer but its plain one, got `{without_hook}`"
     if torchvision_fix.releases_match():
@@ -234,7 +235,7 @@ def check_torchvision() -> Finding:
 def check_trainers() -> Finding:
     """Whether stock nnU-Net, in a process of its own, finds this package's trainers."""
     look_up = subprocess.run([sys.executable, "-c", _LOOK_UP], capture_output=True, text=True, check=False)
-    where = os.environ.get("nnUNet_extTrainer")
+    where = os.environ.get(EXT_TRAINER_VARIABLE)
     if look_up.returncode == 0:
         source = f"through nnUNet_extTrainer={where}" if where else "among its own"
         return Finding(Status.OK, "trainers", f"nnU-Net finds {PROBE_TRAINER} {source}")

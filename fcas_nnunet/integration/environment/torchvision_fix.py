@@ -1,4 +1,12 @@
-"""Installs and removes the torchvision hook in an environment, and tells whether it is needed."""
+"""Lets `import torchvision` succeed where torch is a CPU build and PyPI's torchvision is not.
+
+torchvision's compiled operators need CUDA libraries that a CPU build of torch does not bring; they do not load, and
+the import stops at "operator torchvision::nms does not exist". nnU-Net imports torchvision by way of timm and uses
+none of its operators, yet its look-up of trainers fails. `fcas_doctor --fix` writes one line into a `.pth` file, which
+Python runs whenever it starts: when torchvision asks for the module that needs the operators, they are declared to
+torch without a kernel, so that the import succeeds and calling one still fails loudly. Where they have loaded, nothing
+is declared. FCAS_TORCHVISION_HOOK=0 switches the line off for one process, `fcas_doctor --unfix` removes the file.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +19,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fcas_nnunet.files import atomic_write_text
-from fcas_nnunet.integration.environment import torchvision_hook
 
-HOOK_MODULE = "fcas_torchvision_hook"
-_PTH_LINE = f"import {HOOK_MODULE}; {HOOK_MODULE}.activate()\n"
+_SWITCH = "FCAS_TORCHVISION_HOOK"
+_SOURCE = f"""
+class FcasTorchvisionHook:
+    def find_spec(name, path=None, target=None):
+        if name == "torchvision._meta_registrations":
+            import torch
+            for operator in ("nms", "qnms"):
+                if not hasattr(torch.ops.torchvision, operator):
+                    schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                    torch.library.define("torchvision::" + operator, schema)
+
+if os.environ.get("{_SWITCH}") != "0":
+    sys.meta_path.insert(0, FcasTorchvisionHook)
+"""
+_PTH_LINE = f"import os, sys; exec({_SOURCE!r})\n"
 
 
-def site_packages() -> Path:
-    """The environment's folder for pure Python packages."""
-    return Path(sysconfig.get_path("purelib"))
+def hook_file() -> Path:
+    """The hook, in this environment's folder for pure Python packages."""
+    return Path(sysconfig.get_path("purelib")) / "fcas_torchvision_hook.pth"
 
 
 def in_virtual_environment() -> bool:
@@ -27,49 +47,34 @@ def in_virtual_environment() -> bool:
     return sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix
 
 
-def hook_files(folder: Path | None = None) -> tuple[Path, Path]:
-    """The hook's two files, module and .pth, in `folder` (default: this environment's site-packages)."""
-    folder = folder or site_packages()
-    return folder / f"{HOOK_MODULE}.py", folder / f"{HOOK_MODULE}.pth"
-
-
-def is_installed(folder: Path | None = None) -> bool:
-    """Whether the hook's two files are there."""
-    return all(path.is_file() for path in hook_files(folder))
-
-
-def install(folder: Path | None = None, *, force: bool = False) -> list[Path]:
+def install(*, force: bool = False) -> list[Path]:
     """Put the hook into the environment; repeating it changes nothing.
 
     Args:
-        folder: site-packages to write into (default: this environment's).
-        force: allow it outside a virtual environment.
+        force: Allow it outside a virtual environment.
 
     Returns:
-        The files that were written; empty when all was in place.
+        The file that was written; empty when it was in place.
 
     Raises:
-        ValueError: outside a virtual environment without `force`.
+        ValueError: Outside a virtual environment without `force`.
     """
     if not (force or in_virtual_environment()):
         raise ValueError(
             f"{sys.prefix}: the environment to mend must be a virtual one, got the system's Python. "
             "Run fcas_doctor from a virtual environment, or add --force."
         )
-    module, pth = hook_files(folder)
-    source = Path(torchvision_hook.__file__).read_text(encoding="utf-8")
-    written = []
-    for path, text in ((module, source), (pth, _PTH_LINE)):  # the .pth last: it never names a module that is not there
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            atomic_write_text(path, text)
-            written.append(path)
-    return written
+    path = hook_file()
+    if path.is_file() and path.read_text(encoding="utf-8") == _PTH_LINE:
+        return []
+    atomic_write_text(path, _PTH_LINE)
+    path.with_suffix(".py").unlink(missing_ok=True)  # the module that an earlier version put beside it
+    return [path]
 
 
-def remove(folder: Path | None = None) -> list[Path]:
+def remove() -> list[Path]:
     """Take the hook out again. Returns the files that were removed."""
-    module, pth = hook_files(folder)
-    removed = [path for path in (pth, module) if path.is_file()]
+    removed = [path for path in (hook_file(), hook_file().with_suffix(".py")) if path.is_file()]
     for path in removed:
         path.unlink()
     return removed
@@ -79,15 +84,11 @@ def import_error(*, with_hook: bool) -> str | None:
     """The last line of what `import torchvision` says in a fresh interpreter; None when it succeeds.
 
     Args:
-        with_hook: let an installed hook act; without it torchvision is on its own.
+        with_hook: Let an installed hook act; without it torchvision is on its own.
     """
-    environment = dict(os.environ)
-    environment.pop("FCAS_TORCHVISION_HOOK", None)
-    if not with_hook:
-        environment["FCAS_TORCHVISION_HOOK"] = "0"
-    result = subprocess.run(
-        [sys.executable, "-c", "import torchvision"], env=environment, capture_output=True, text=True, check=False
-    )
+    environment = os.environ | {_SWITCH: "1" if with_hook else "0"}
+    command = [sys.executable, "-c", "import torchvision"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return None if result.returncode == 0 else (result.stderr.strip().splitlines() or ["no message"])[-1]
 
 

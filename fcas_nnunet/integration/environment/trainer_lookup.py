@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from fcas_nnunet.files import atomic_path
 
 EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
-#: How many epochs the trainers of demo size take; here, so that whoever sets them need not import the trainers.
-DEMO_PRETRAIN_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS"
-DEMO_REAL_EPOCHS_VARIABLE = "FCAS_DEMO_REAL_EPOCHS"
-#: Seed of their weights and batches; unset, they are as random as nnU-Net's.
-DEMO_SEED_VARIABLE = "FCAS_DEMO_SEED"
-DEMO_ITERATIONS_PER_EPOCH = 25
-#: Confidence is mapped from [0, 1] to [floor, 1]; nnU-Net's trainers take no arguments, so the environment says it.
-CONFIDENCE_FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
 SHIM = "fcas_nnunet_trainers.py"
 
 
 def shim_folder() -> Path:
     """The leaf folder that `nnUNet_extTrainer` points to; it holds the shim alone."""
-    return Path(__file__).parent.parent / "nnunet_ext"
+    return Path(__file__).parents[1] / "nnunet_ext"
 
 
-def ext_trainer_value(environment: Mapping[str, str] = os.environ) -> str:
-    """The value of `nnUNet_extTrainer` with this package's folder in it; other folders stay, in their order."""
-    folders = [folder for folder in environment.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
-    ours = str(shim_folder())
-    return os.pathsep.join(folders if ours in folders else [*folders, ours])
+def all_shim_folders() -> list[Path]:
+    """The users' folder, and those of commands that bring trainers of their own."""
+    return [shim_folder(), *sorted(Path(__file__).parents[2].glob("commands/*/nnunet_ext"))]
+
+
+def ext_trainer_value(environment: Mapping[str, str] = os.environ, folders: Sequence[Path] | None = None) -> str:
+    """The value of `nnUNet_extTrainer` with this package's folders in it; other folders stay, in their order.
+
+    Args:
+        environment: Where the variable may be set already.
+        folders: Folders to put in; the users' alone when None.
+    """
+    before = [folder for folder in environment.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
+    ours = map(str, folders or [shim_folder()])
+    return os.pathsep.join(dict.fromkeys([*before, *ours]))
 
 
 def installed_shim() -> Path:

@@ -15,7 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
-from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
+from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
 
 STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
 FINAL_CHECKPOINT = "checkpoint_final.pth"
@@ -123,7 +123,7 @@ def channel_faults(description: dict[str, Any]) -> list[str]:
 def _own_trainers_found() -> Iterator[None]:
     """Let nnU-Net find this package's trainers, as `eval "$(fcas_env)"` does for a shell."""
     before = os.environ.get(EXT_TRAINER_VARIABLE)
-    os.environ[EXT_TRAINER_VARIABLE] = ext_trainer_value()
+    os.environ[EXT_TRAINER_VARIABLE] = ext_trainer_value(folders=all_shim_folders())
     try:
         yield
     finally:

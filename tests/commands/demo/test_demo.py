@@ -18,12 +18,11 @@ from fcas_nnunet.commands.demo import arms as demo_arms
 from fcas_nnunet.commands.demo.command import Clock, main
 from fcas_nnunet.commands.demo.results import Column, write_table
 from fcas_nnunet.commands.demo.rivals import Rival, paint_case, warp_case, write_rivals
-from fcas_nnunet.commands.demo.scale import DemoSize, Names
+from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE, DemoSize, Names
 from fcas_nnunet.commands.demo.stages import demo_stages
 from fcas_nnunet.generator.mgm.masks import generate_mask
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.environment.trainer_lookup import DEMO_PRETRAIN_EPOCHS_VARIABLE, DEMO_REAL_EPOCHS_VARIABLE
 from fcas_nnunet.integration.provenance.parents import parents_of
 from fcas_nnunet.labels.anatomy import label_roles
 
@@ -140,7 +139,7 @@ def test_every_network_sees_the_same_scans_for_as_many_iterations(tmp_path, monk
         threads.add(variables["OMP_NUM_THREADS"])
         if line[0] == "nnUNetv2_train":
             pretraining = line[1] != names.real
-            variable = DEMO_PRETRAIN_EPOCHS_VARIABLE if pretraining else DEMO_REAL_EPOCHS_VARIABLE
+            variable = PRETRAIN_EPOCHS_VARIABLE if pretraining else REAL_EPOCHS_VARIABLE
             epochs[arm] += int(variables[variable])
             if not pretraining:
                 real_scans.add((arm, line[1], line[3]))

@@ -5,25 +5,24 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
-import random
 import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from nnunet_cases import Prepared, build
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from fcas_nnunet.integration.cal import trainers
+from fcas_nnunet.commands.demo import trainers as demo_trainers
+from fcas_nnunet.integration.cal import guarded_trainer, trainers
 from fcas_nnunet.integration.cal.schedules import WarmupPolyLR
 from fcas_nnunet.integration.environment import trainer_lookup
-from fcas_nnunet.integration.environment.trainer_lookup import SHIM, ext_trainer_value, shim_folder
+from fcas_nnunet.integration.environment.trainer_lookup import SHIM, all_shim_folders, ext_trainer_value, shim_folder
 
-NAMES = sorted(name for name in vars(trainers) if name.startswith("nnUNetTrainer") and name != "nnUNetTrainer")
+NAMES = sorted(trainers.__all__)
 
 
 @lru_cache
@@ -31,14 +30,23 @@ def torchvision_imports() -> bool:
     return subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_every_length_has_its_name() -> None:
+    lengths = ("", "_1epoch", "_5epochs", "_50epochs", "_250epochs")
+    assert set(NAMES) == {f"nnUNetTrainerCAL{kind}{length}" for kind in ("", "Finetune") for length in lengths}
+
+
+@pytest.mark.parametrize("name", [*NAMES, *demo_trainers.__all__])
 def test_nnunet_finds_every_trainer_through_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torchvision_imports():
         pytest.skip("torchvision does not import in this environment: run `fcas_doctor --fix` first")
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
     monkeypatch.setenv("nnUNet_extTrainer", ext_trainer_value())
+    if name not in NAMES:
+        with pytest.raises(RuntimeError, match=f"Could not find requested nnunet trainer {name}"):
+            recursive_find_trainer_class_by_name(name)  # users need not see the demo's
+        monkeypatch.setenv("nnUNet_extTrainer", ext_trainer_value(folders=all_shim_folders()))
     found = recursive_find_trainer_class_by_name(name)
-    assert found is getattr(trainers, name)
+    assert found is getattr(trainers if name in NAMES else demo_trainers, name)
     assert found is recursive_find_trainer_class_by_name(name), "the same class at every look-up"
     assert pickle.loads(pickle.dumps(found)) is found
 
@@ -49,6 +57,7 @@ def test_other_external_folders_are_kept() -> None:
     assert ext_trainer_value({"nnUNet_extTrainer": "/one"}) == f"/one{os.pathsep}{ours}"
     both = f"{ours}{os.pathsep}/one"
     assert ext_trainer_value({"nnUNet_extTrainer": both}) == both
+    assert ext_trainer_value({"nnUNet_extTrainer": both}, all_shim_folders()).startswith(f"{both}{os.pathsep}")
 
 
 def test_the_installed_shim_is_silent_without_the_package(tmp_path: Path) -> None:
@@ -82,61 +91,6 @@ def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int) -> No
     assert build(prepared, f"nnUNetTrainerCALFinetune{suffix}", real=True).num_epochs == finetune
 
 
-def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo")
-    assert [build(prepared, name).num_epochs for name in names] == [8, 8, 8]
-    monkeypatch.setenv("FCAS_DEMO_PRETRAIN_EPOCHS", "3")
-    monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "2")
-    built = [build(prepared, name) for name in names]
-    assert [trainer.num_epochs for trainer in built] == [3, 2, 2]
-    assert {(t.num_iterations_per_epoch, t.num_val_iterations_per_epoch) for t in built} == {(25, 2)}
-    monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "two")
-    with pytest.raises(ValueError, match="FCAS_DEMO_REAL_EPOCHS: number of epochs must be a positive integer, got two"):
-        build(prepared, names[1])
-
-
-def test_a_demo_training_repeats_by_its_seed_and_keeps_to_its_threads(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """nnU-Net's own command sets a thread for every core before it makes the trainer."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-
-    def drawn(seed: str, epoch: int = 0) -> list[float]:
-        monkeypatch.setenv("FCAS_DEMO_SEED", seed)
-        torch.set_num_threads(2)
-        trainer = build(prepared, "nnUNetTrainer_fcasDemo", real=True)
-        assert torch.get_num_threads() == 1
-        weights = torch.rand(1).item()
-        trainer.current_epoch = epoch
-        trainer.on_epoch_start()
-        return [weights, torch.rand(1).item(), np.random.rand(), random.random()]
-
-    try:
-        first, again, other, later = drawn("0"), drawn("0"), drawn("1"), drawn("0", epoch=1)
-    finally:
-        torch.set_num_threads(before)
-    assert first == again
-    assert not set(first) & set(other)
-    assert (first[0], len(set(first) & set(later))) == (later[0], 1), "an epoch's numbers are its own"
-
-
-def test_the_demos_trainers_differ_in_what_they_compare_only(prepared: Prepared) -> None:
-    """The same optimiser and schedule in all three; the plain one keeps nnU-Net's step and loss."""
-    plain = build(prepared, "nnUNetTrainer_fcasDemo", real=True)
-    tuned = build(prepared, "nnUNetTrainerCALFinetune_demo", real=True)
-    pretrained = build(prepared, "nnUNetTrainerCAL_demo")
-    rates = []
-    for trainer in (plain, tuned, pretrained):
-        trainer.initialize()
-        assert isinstance(trainer.optimizer, torch.optim.AdamW)
-        rates.append([trainer.lr_scheduler.rate(epoch) for epoch in range(8)])
-    assert rates[0] == rates[1] == rates[2]
-    assert max(rates[0]) == rates[0][1] == 2e-3
-    assert type(plain).train_step is nnUNetTrainer.train_step
-    assert type(plain)._build_loss is nnUNetTrainer._build_loss
-
-
 def test_fine_tuning_takes_nnunets_loss_and_batches_and_its_own_rate(prepared: Prepared) -> None:
     trainer = build(prepared, "nnUNetTrainerCALFinetune", real=True)
     for method in ("_build_loss", "train_step", "get_tr_and_val_datasets", "get_dataloaders"):
@@ -165,7 +119,7 @@ def test_schedule_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
 def test_another_nnunet_is_refused(prepared: Prepared, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers.metadata, "version", lambda package: "2.9.0")
+    monkeypatch.setattr(guarded_trainer.metadata, "version", lambda package: "2.9.0")
     with pytest.raises(RuntimeError, match=r"nnunetv2: version must be >=2\.8,<2\.9, got 2\.9\.0\."):
         build(prepared, name)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.environment import checks as environment
 from fcas_nnunet.integration.environment import torchvision_fix
 from fcas_nnunet.integration.environment.checks import Status
@@ -62,7 +63,7 @@ def test_folders_unset_wrong_and_fine(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_folder_without_write_access_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in environment.NNUNET_FOLDERS:
+    for variable in map(str, Root):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setattr(environment.os, "access", lambda path, mode: False)  # root may write anywhere
     for finding in environment.check_folders():
@@ -73,7 +74,7 @@ def test_a_folder_without_write_access_is_named(tmp_path: Path, monkeypatch: pyt
     ("free", "status"), [(0.5e9, Status.PROBLEM), (5e9, Status.WARNING), (50e9, Status.OK)], ids=["full", "low", "fine"]
 )
 def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, status: Status) -> None:
-    for variable in environment.NNUNET_FOLDERS:
+    for variable in map(str, Root):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: _Usage(1, 0, free))
     assert {finding.status for finding in environment.check_folders()} == {status}
@@ -104,9 +105,18 @@ def test_a_cpu_without_settings_gets_them_named(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_torchvision(
-    monkeypatch: pytest.MonkeyPatch, installed: bool, alone: str | None, hooked: str | None, status: Status, says: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: bool,
+    alone: str | None,
+    hooked: str | None,
+    status: Status,
+    says: str,
 ) -> None:
-    monkeypatch.setattr(torchvision_fix, "is_installed", lambda: installed)
+    path = tmp_path / "hook.pth"
+    if installed:
+        path.touch()
+    monkeypatch.setattr(torchvision_fix, "hook_file", lambda: path)
     monkeypatch.setattr(torchvision_fix, "import_error", lambda *, with_hook: hooked if with_hook else alone)
     monkeypatch.setattr(torchvision_fix, "releases_match", lambda: True)
     finding = environment.check_torchvision()
@@ -114,8 +124,8 @@ def test_torchvision(
     assert says in f"{finding.message} {finding.remedy}"
 
 
-def test_torchvision_of_another_release_is_to_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchvision_fix, "is_installed", lambda: False)
+def test_torchvision_of_another_release_is_to_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision_fix, "hook_file", lambda: tmp_path / "hook.pth")
     monkeypatch.setattr(torchvision_fix, "import_error", lambda *, with_hook: "undefined symbol")
     monkeypatch.setattr(torchvision_fix, "releases_match", lambda: False)
     monkeypatch.setattr(environment, "version", lambda name: "2.8.0+cpu")

@@ -9,23 +9,31 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-import torch
 
-from fcas_nnunet.integration.environment import torchvision_fix, torchvision_hook
+from fcas_nnunet.integration.environment import torchvision_fix
 
-# Stands for a CUDA build beside a CPU build of torch: compiled operators that do not load, an import that needs one.
-_BROKEN_TORCHVISION = """
+#: Stands for a CUDA build beside a CPU build of torch: the operators do not load, and the import needs them.
+_REGISTRATIONS = """
 import torch
-torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "Meta")
+for operator in ("nms", "qnms"):
+    torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::" + operator, "Meta")
+"""
+#: Stands for one whose operators load: whatever declares them again is refused by torch.
+_LOADED = """
+import torch
+for operator in ("nms", "qnms"):
+    torch.library.define("torchvision::" + operator, "(Tensor a, Tensor b, float c) -> Tensor")
 """
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Path:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A site-packages folder with nothing in it but a torchvision that does not import."""
     (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(_BROKEN_TORCHVISION)
-    (tmp_path / "torchvision" / "_C.so").write_bytes(b"not a library")
+    (tmp_path / "torchvision" / "extension.py").touch()
+    (tmp_path / "torchvision" / "__init__.py").write_text("from torchvision import extension, _meta_registrations")
+    (tmp_path / "torchvision" / "_meta_registrations.py").write_text(_REGISTRATIONS)
+    monkeypatch.setattr(torchvision_fix, "hook_file", lambda: tmp_path / "fcas_torchvision_hook.pth")
     return tmp_path
 
 
@@ -41,9 +49,7 @@ def test_hook_mends_and_comes_off_again(environment: Path) -> None:
     before = python(environment, "import torchvision")
     assert "operator torchvision::nms does not exist" in before.stderr
 
-    written = torchvision_fix.install(environment, force=True)
-    assert {path.name for path in written} == {"fcas_torchvision_hook.py", "fcas_torchvision_hook.pth"}
-    assert torchvision_fix.is_installed(environment)
+    assert torchvision_fix.install(force=True) == [torchvision_fix.hook_file()]
     mended = python(
         environment,
         "import importlib.util, sys\n"
@@ -55,43 +61,43 @@ def test_hook_mends_and_comes_off_again(environment: Path) -> None:
     assert (mended.returncode, mended.stdout) == (0, "calling it fails loudly\n"), mended.stderr
     assert python(environment, "import torchvision", FCAS_TORCHVISION_HOOK="0").returncode != 0
 
-    assert len(torchvision_fix.remove(environment)) == 2
-    assert not torchvision_fix.is_installed(environment)
+    assert torchvision_fix.remove() == [torchvision_fix.hook_file()]
     assert list(environment.glob("fcas*")) == []
 
 
-def test_installing_twice_writes_once(tmp_path: Path) -> None:
-    assert len(torchvision_fix.install(tmp_path, force=True)) == 2
-    assert torchvision_fix.install(tmp_path, force=True) == []
-    assert len(torchvision_fix.remove(tmp_path)) == 2
-    assert torchvision_fix.remove(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+def test_loadable_operators_are_left_alone(environment: Path) -> None:
+    (environment / "torchvision" / "extension.py").write_text(_LOADED)
+    torchvision_fix.install(force=True)
+    result = python(environment, "import torchvision")
+    assert result.returncode == 0, result.stderr
 
 
-def test_an_older_hook_is_replaced(tmp_path: Path) -> None:
-    module, _ = torchvision_fix.hook_files(tmp_path)
-    module.write_text("# an older one")
-    torchvision_fix.install(tmp_path, force=True)
-    assert module.read_text() == Path(torchvision_hook.__file__).read_text()
+def test_installing_twice_writes_once(environment: Path) -> None:
+    assert len(torchvision_fix.install(force=True)) == 1
+    assert torchvision_fix.install(force=True) == []
+    assert len(torchvision_fix.remove()) == 1
+    assert torchvision_fix.remove() == []
 
 
-def test_outside_a_virtual_environment_it_takes_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_hook_of_two_files_is_replaced_and_removed(environment: Path) -> None:
+    module = environment / "fcas_torchvision_hook.py"
+    for act in (torchvision_fix.install, torchvision_fix.remove):
+        module.write_text("def activate(): raise RuntimeError")
+        torchvision_fix.hook_file().write_text("import fcas_torchvision_hook; fcas_torchvision_hook.activate()\n")
+        act(**({"force": True} if act is torchvision_fix.install else {}))
+        assert not module.exists()
+        assert python(environment, "").stderr == ""
+
+
+def test_outside_a_virtual_environment_it_takes_force(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
     with pytest.raises(ValueError, match="environment to mend must be a virtual one, got the system's Python"):
-        torchvision_fix.install(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert torchvision_fix.install(tmp_path, force=True)
+        torchvision_fix.install()
+    assert list(environment.glob("fcas*")) == []
+    assert torchvision_fix.install(force=True)
     monkeypatch.setenv("CONDA_PREFIX", sys.prefix)
     assert torchvision_fix.in_virtual_environment()
-
-
-def test_loadable_operators_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    defined: list[str] = []
-    monkeypatch.setattr(torch.library, "define", lambda name, schema: defined.append(name))
-    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
-    assert not torchvision_hook.declare_missing_operators(str(tmp_path))
-    assert defined == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""The trainers of fcas_demo: nnU-Net's own and this package's, for as few iterations as a CPU does in minutes."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from fcas_nnunet.commands.demo.scale import (
+    ITERATIONS_PER_EPOCH,
+    PRETRAIN_EPOCHS_VARIABLE,
+    REAL_EPOCHS_VARIABLE,
+    SEED_VARIABLE,
+)
+from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedTrainer
+from fcas_nnunet.integration.cal.schedules import WarmupPolyLR
+from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
+from fcas_nnunet.seeds import derive_seed
+
+
+class _DemoSize(GuardedTrainer):
+    """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases.
+
+    AdamW takes the place of nnU-Net's SGD, with which a network has hardly begun to learn in so few iterations.
+    OMP_NUM_THREADS holds, where nnU-Net on a CPU takes a thread for every core, so that several trainings can share
+    them; the environment's FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs.
+    """
+
+    EPOCHS_VARIABLE = REAL_EPOCHS_VARIABLE
+    INITIAL_LR = 2e-3
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = DEFAULT_DEVICE,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self._epochs()
+        self.num_iterations_per_epoch = ITERATIONS_PER_EPOCH
+        self.num_val_iterations_per_epoch = 2
+        self.save_every = 1
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
+            torch.set_num_threads(int(threads))
+        self._seed("weights")
+
+    def on_epoch_start(self) -> None:
+        """nnU-Net's, with the epoch's own seed."""
+        self._seed(f"epoch {self.current_epoch}")
+        super().on_epoch_start()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
+        """AdamW under nnU-Net's polynomial decay, after one epoch of warm-up."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, min(1, self.num_epochs - 1))
+
+    def _seed(self, what: str) -> None:
+        value = os.environ.get(SEED_VARIABLE)
+        if value is not None:
+            seed = derive_seed(value, what) % 2**32
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+
+    def _epochs(self) -> int:
+        name, value = self.EPOCHS_VARIABLE, os.environ.get(self.EPOCHS_VARIABLE, "8")
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"{name}: number of epochs must be a positive integer, got {value}. Set or unset it.")
+        return int(value)
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's, with pictures drawn after the last epoch alone: they take as long as four training steps."""
+        if self.current_epoch + 1 < self.num_epochs:
+            self.logger.plot_progress_png = lambda output_folder: None
+        super().on_epoch_end()
+        self.logger.__dict__.pop("plot_progress_png", None)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Nothing: the demo predicts held-out cases afterwards."""
+        self.print_to_log_file("Demo size: training cases are not predicted, held-out ones are afterwards.")
+
+
+class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
+    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (8)."""
+
+    EPOCHS_VARIABLE = PRETRAIN_EPOCHS_VARIABLE
+
+
+class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
+    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (8)."""
+
+
+class nnUNetTrainer_fcasDemo(_DemoSize):
+    """nnU-Net's own trainer and loss, for as many iterations as `nnUNetTrainerCALFinetune_demo`."""
+
+
+__all__ = ["nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo"]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from fcas_nnunet.case import spacing_of
+
 Number = TypeVar("Number", int, float)
+Triple: TypeAlias = tuple[Number, Number, Number]
 
 #: Letter → row of an LPS affine, and the sign of its direction.
 _DIRECTIONS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -60,10 +63,14 @@ class Orientation:
         """A turned volume as it is stored; a view."""
         return array[self._steps()].transpose(np.argsort(self.axes).tolist())
 
-    def reorder(self, values: Sequence[Number]) -> tuple[Number, Number, Number]:
+    def reorder(self, values: Sequence[Number]) -> Triple[Number]:
         """One value per stored axis (voxels, mm) in the order of the turned axes."""
         a, b, c = (values[axis] for axis in self.axes)
         return a, b, c
+
+    def spacing_mm(self, affine: np.ndarray) -> Triple[float]:
+        """Voxel size along the turned axes of a volume that is stored with this affine."""
+        return self.reorder(spacing_of(affine))
 
     def _steps(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)

@@ -72,8 +72,7 @@ def resample_labels(labels: np.ndarray, shape: Sequence[int], thin: Collection[i
 
 def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence[ThinStructure]) -> np.ndarray:
     """As `resample_labels`, of a label map whose thin structures are known."""
-    middles = [((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(labels.shape, shape, strict=True)]
-    reduced = labels[np.ix_(*middles)].astype(np.uint8)
+    reduced = nearest_labels(labels, shape)
     if reduced.shape == labels.shape:
         return reduced
     if any(new < old for new, old in zip(shape, labels.shape, strict=True)):
@@ -89,6 +88,12 @@ def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence
         reduced[box][whole] = structure.label
         taken[box] |= whole
     return reduced
+
+
+def nearest_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The label in the middle of each voxel of a grid of the same extent, uint8 of that shape."""
+    middles = [((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(labels.shape, shape, strict=True)]
+    return labels[np.ix_(*middles)].astype(np.uint8)
 
 
 def _absorb_torn_specks(labels: np.ndarray, reduced: np.ndarray, whole: Collection[int]) -> None:

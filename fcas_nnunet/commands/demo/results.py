@@ -15,13 +15,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.masks.contact_sheet import LABEL_COLOURS
 from fcas_nnunet.evaluation.statistics.comparison import compare
+from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, WINDOW_HU, label_map
+from fcas_nnunet.evaluation.viewing.pictures import middle, planes_of
 from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-
-WINDOW_HU = (-200, 600)
+from fcas_nnunet.orientation import Orientation
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
     figure = Figure(figsize=(15, 5.6), layout="constrained", facecolor="white")
     axes = figure.subplots(3, 9)
     for (title, case), row in zip(rows, axes, strict=True):
-        _draw_case(case, row)
+        _draw_case(case, row, label_map(synthetic.labels))
         row[0].set_ylabel(title, fontsize=8)
     for axis, plane in zip(axes[0], [p for p in ("axial", "coronal", "sagittal") for _ in range(3)], strict=True):
         axis.set_title(plane, fontsize=8)
@@ -127,25 +127,23 @@ def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _draw_case(case: Case, axes: np.ndarray) -> None:
+def _draw_case(case: Case, axes: np.ndarray, colours: ListedColormap) -> None:
     """Image, mask over image, confidence; for each of three planes through the heart's centre."""
     assert case.image is not None, "a scan is shown"
-    centre = [int(round(c)) for c in np.argwhere(case.mask > 0).mean(axis=0)]
-    colours = ListedColormap(list(LABEL_COLOURS))
-    for plane in range(3):
-        image, mask = (np.flipud(np.take(volume, centre[plane], plane)) for volume in (case.image, case.mask))
-        if plane == 0:
-            image, mask = np.flipud(image), np.flipud(mask)  # axial slices already have the front on top
+    turn = Orientation.of(case.affine).turn
+    centre = middle(turn(case.mask))
+    images, masks = (planes_of(turn(volume), centre) for volume in (case.image, case.mask))
+    trust = None if case.confidence is None else planes_of(turn(case.confidence), centre)
+    for plane, (image, mask) in enumerate(zip(images, masks, strict=True)):
         plain, overlay, confident = axes[3 * plane : 3 * plane + 3]
-        for axis in (plain, overlay, confident):
+        for axis in (plain, overlay):
             _show(axis, image)
-        overlay.imshow(np.ma.masked_equal(mask, 0), cmap=colours, vmin=1, vmax=len(LABEL_COLOURS), alpha=0.6)
-        if case.confidence is None:
-            confident.clear()
+        overlay.imshow(np.ma.masked_equal(mask, 0), cmap=colours, vmin=1, vmax=colours.N, alpha=0.6)
+        if trust is None:
             confident.axis("off")
-            continue
-        values = np.take(case.confidence, centre[plane], plane)
-        confident.imshow(values if plane == 0 else np.flipud(values), cmap="viridis", vmin=0, vmax=1)
+        else:
+            confident.imshow(trust[plane], cmap=CONFIDENCE_MAP, vmin=0, vmax=1)
+            confident.set(xticks=[], yticks=[])
 
 
 def _show(axis: Axes, image: np.ndarray) -> None:

@@ -6,24 +6,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from fcas_nnunet.evaluation.segmentation.diversity import MaskSample
+from fcas_nnunet.evaluation.viewing.colours import label_map
 from fcas_nnunet.files import atomic_path
 
 MAX_GIVEN, MAX_GENERATED = 4, 28
 _COLUMNS = 8
-#: One colour per label id 1–8, light on CT; more labels take matplotlib's tab20.
-LABEL_COLOURS = ("#e8b04b", "#5aa9e6", "#e4572e", "#7bc86c", "#3d5a80", "#d1495b", "#8d6cab", "#ffe94e")
-
-
-def label_colours(num_labels: int) -> ListedColormap:
-    """A colour for each label id from 1."""
-    if num_labels <= len(LABEL_COLOURS):
-        return ListedColormap(list(LABEL_COLOURS))
-    return ListedColormap([colormaps["tab20"](i % 20) for i in range(num_labels)])
 
 
 def write_contact_sheet(
@@ -47,7 +37,7 @@ def write_contact_sheet(
     rows = -(-len(shown) // _COLUMNS)
     figure = Figure(figsize=(2.6 * _COLUMNS, 1.55 * rows), layout="constrained", facecolor="white")
     axes = np.atleast_1d(figure.subplots(rows, _COLUMNS)).ravel()
-    colours = label_colours(max(labels.values()))
+    colours = label_map(labels)
     for axis in axes:
         axis.axis("off")
     for (title, sample), axis in zip(shown, axes, strict=False):

@@ -27,23 +27,16 @@ from fcas_nnunet.evaluation.reading.protocol import (
     reading_id,
     refuse_named_methods,
 )
-from fcas_nnunet.evaluation.viewing.views import (
-    Atlas,
-    Frame,
-    atlas_of,
-    enough_voxels,
-    frame_of,
-    shown_image,
-    shown_mask,
-    upright,
-    voxels_per_volume,
-)
+from fcas_nnunet.evaluation.reading.shown import MARGIN_MM, QUALITY, enough_voxels, shown_image, voxels_per_volume
+from fcas_nnunet.evaluation.viewing.atlas import Atlas, atlas_of
+from fcas_nnunet.evaluation.viewing.frame import frame_of
 from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
-from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.dataset.volumes import read_grid, read_volume
 from fcas_nnunet.labels.matching import match_labels
+from fcas_nnunet.labels.resampling import nearest_labels
 from fcas_nnunet.seeds import derive_seed
 
 PAGE_FILE, KEY_FILE = "reading.html", "key.json"
@@ -92,14 +85,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Made:
-    frame: Frame
-    images: dict[str, Atlas]
-    mask: Atlas | None
+    shown: ShownBag
     hashes: dict[str, str]
-
-    @property
-    def atlases(self) -> list[Atlas]:
-        return [*self.images.values(), *([self.mask] if self.mask else [])]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -134,7 +121,7 @@ def _prepare(args: argparse.Namespace) -> None:
     bags = draw_bags(list(chosen), list(methods), seed)
     made = _make_to_size(bags, chosen, args.megabytes, workers)
 
-    shown = [ShownBag(bag_id, m.frame, m.images, m.mask) for bag_id, m in made.items()]
+    shown = [bag.shown for bag in made.values()]
     identity = reading_id(protocol, [_sha256(atlas) for bag in shown for atlas in bag.images.values()])
     page = render_page(protocol, identity, shown, labels)
     atomic_write_text(page_path, page)
@@ -307,9 +294,9 @@ def _make_to_size(
         while len(made) < len(part):
             jobs = {bag.bag_id: _Job(bag, chosen[bag.reference], voxels) for bag in part}
             made = run_cases(_make, jobs, workers=workers, description="bags")
-            size = 4 / 3 * sum(len(atlas.data) for bag in made.values() for atlas in bag.atlases)
+            size = 4 / 3 * sum(len(atlas.data) for bag in made.values() for atlas in bag.shown.atlases.values())
             if size > allowed:
-                largest = max(math.prod(bag.frame.shape) for bag in made.values())
+                largest = max(math.prod(bag.shown.shape) for bag in made.values())
                 voxels = enough_voxels(int(min(voxels, largest) * 0.95 * allowed / size), num_volumes)
                 made = {}
     return made
@@ -317,36 +304,32 @@ def _make_to_size(
 
 def _make(job: _Job) -> _Made:
     """A bag's pictures, in the order of its letters."""
-    source = job.choice.mask
-    mask = None
-    frame: Frame | None = None
-    images, hashes = {}, {}
-    for letter, method in job.bag.methods.items():
-        case = job.choice.candidates[method]
-        volume = read_volume(case.image)
-        image, spacing_mm = upright(volume.array, volume.affine)
-        if frame is None:
-            mask = None if source is None else upright(_read_mask(source), volume.affine)[0]
-            frame = frame_of(image.shape, spacing_mm, job.voxels, mask)
-        images[letter] = atlas_of(shown_image(image, frame))
-        hashes[letter] = file_sha256(case.image)
-    assert frame is not None, "a bag has at least two letters"
-    shown = None if mask is None else atlas_of(shown_mask(mask, frame), lossless=True)
-    return _Made(frame, images, shown, hashes)
+    cases = {letter: job.choice.candidates[method] for letter, method in job.bag.methods.items()}
+    full, affine = read_grid(cases["A"].image)  # that of all
+    mask = None if job.choice.mask is None else _read_mask(job.choice.mask)
+    frame = frame_of(np.broadcast_to(False, full) if mask is None else mask, affine, MARGIN_MM)
+    shape = frame.even_shape(job.voxels)
+    images = {
+        letter: atlas_of(shown_image(frame.upright(read_volume(case.image).array), shape), QUALITY)
+        for letter, case in cases.items()
+    }
+    shown_mask = None if mask is None else atlas_of(nearest_labels(frame.upright(mask), shape))
+    shown = ShownBag(job.bag.bag_id, shape, frame.spacing_at(shape), images, shown_mask)
+    return _Made(shown, {letter: file_sha256(case.image) for letter, case in cases.items()})
 
 
 def _key_of(bag: Bag, choice: Choice, made: _Made) -> dict[str, object]:
     return {
         "reference": bag.reference,
-        "shape": made.frame.shape,
-        "spacing_mm": made.frame.spacing_mm,
+        "shape": made.shown.shape,
+        "spacing_mm": made.shown.spacing_mm,
         "letters": {
             letter: {
                 "method": method,
                 "case_id": choice.candidates[method].case_id,
                 "image": str(choice.candidates[method].image),
                 "image_sha256": made.hashes[letter],
-                "shown_sha256": _sha256(made.images[letter]),
+                "shown_sha256": _sha256(made.shown.images[letter]),
             }
             for letter, method in bag.methods.items()
         },
@@ -366,7 +349,7 @@ def _texts(protocol: Protocol, labels: Mapping[str, int]) -> dict[str, str]:
 
 
 def _say_what_was_made(page: Path, key: Path, shown: Sequence[ShownBag], wanted: int, num_methods: int) -> None:
-    spacings = [sum(bag.frame.spacing_mm) / 3 for bag in shown]
+    spacings = [sum(bag.spacing_mm) / 3 for bag in shown]
     print(
         f"{len(shown)} bags of {num_methods} images, {min(spacings):.2f} to {max(spacings):.2f} mm a voxel, "
         f"{page.stat().st_size / 1e6:.1f} MB"

@@ -11,8 +11,8 @@ import numpy as np
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.evaluation.report.measures import CaseMeasures, measure_case
+from fcas_nnunet.evaluation.report.packing import PackedScan, pack_scan
 from fcas_nnunet.evaluation.viewing.pictures import Pictures, case_pictures
-from fcas_nnunet.evaluation.viewing.volumes import PackedScan, pack_scan
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_grid, read_volume, same_grid
 from fcas_nnunet.labels.anatomy import GivenRoles, thin_label_ids

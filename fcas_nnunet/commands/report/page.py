@@ -50,12 +50,12 @@ from fcas_nnunet.evaluation.report.page import (
     Companion,
     Report,
     ViewerCase,
-    label_colours,
     render,
 )
 from fcas_nnunet.evaluation.report.provenance import common_fields, flat_fields, run_seed
 from fcas_nnunet.evaluation.report.results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import read_result
+from fcas_nnunet.evaluation.viewing.colours import label_colours
 from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -265,7 +265,7 @@ def _pack(
     real_ids = sorted({other for roles in wanted.values() for other in roles.values()})
     budget = int(SCANS_BUDGET / (len(shown) + REAL_SHARE * len(real_ids)))
     ids = sets.synthetic.labels
-    colours = {ids[name]: colour for name, colour in label_colours({n: i for n, i in ids.items() if i}).items()}
+    colours = {ids[name]: colour for name, colour in label_colours(ids).items()}
     thin = thin_ids(ids, sets.synthetic.roles)
     jobs = {f"synthetic {row.case_id}": PackJob(files[row.case_id], budget, colours, thin) for row in shown}
     jobs |= {f"real {case_id}": PackJob(beside[case_id], int(REAL_SHARE * budget), {}, thin) for case_id in real_ids}

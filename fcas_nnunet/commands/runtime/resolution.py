@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcas_nnunet.case import spacing_of
 from fcas_nnunet.config.generator import GridConfig
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_grid
@@ -60,7 +59,7 @@ def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: Gene
 def _turned_grid(source: RawDataset, case_id: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     shape, affine = read_grid(source.mask_path(case_id))
     turn = Orientation.of(affine, SPL)
-    return turn.reorder(shape), turn.reorder(spacing_of(affine))
+    return turn.reorder(shape), turn.spacing_mm(affine)
 
 
 def _shown(spacing_mm: tuple[float, ...]) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, WINDOW_HU
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 
-WINDOW_HU = (-200.0, 600.0)
 ERROR_HU = 150.0
 DOTS_PER_INCH = 130
 _PANEL_INCHES = 2.9
@@ -73,7 +73,7 @@ def write_confidence_picture(path: Path, cases: Sequence[PicturedCase]) -> None:
             ("synthetic", case.synthetic, WINDOW_HU, "gray"),
             ("real", case.real, WINDOW_HU, "gray"),
             ("error after matching contrast, HU", case.error, (0.0, ERROR_HU), "inferno"),
-            ("confidence", case.confidence, (0.0, 1.0), "viridis"),
+            ("confidence", case.confidence, (0.0, 1.0), CONFIDENCE_MAP),
         )
         for axis, (title, values, (low, high), colours) in zip(axes, panels, strict=True):
             shown = axis.imshow(values, cmap=colours, vmin=low, vmax=high, aspect=case.aspect)

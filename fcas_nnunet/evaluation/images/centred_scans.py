@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from fcas_nnunet.case import spacing_of
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS, centred_mask, heart_centre
 from fcas_nnunet.orientation import Orientation
@@ -53,8 +52,8 @@ def centre_scan(
         ValueError: when the shapes differ, a voxel of the scan is not finite, or the mask is empty.
     """
     _refuse_unfit(image, mask)
-    turned_mask, spacing_mm = to_patient_axes(mask, affine)
-    labels = centred_mask(turned_mask, spacing_mm)
+    orientation = Orientation.of(affine)
+    labels = centred_mask(orientation.turn(mask), orientation.spacing_mm(affine))
     grey = centred_image(image, mask, affine, intensity_range)
     away_mm = ndimage.distance_transform_edt(labels == 0, sampling=GRID_MM)
     return CentredScan(
@@ -89,11 +88,11 @@ def centred_image(
     Returns:
         float32 [voxels, voxels, voxels] in HU, NaN outside the scan.
     """
-    turned, spacing_mm = to_patient_axes(image, affine)
-    centre = heart_centre(to_patient_axes(mask, affine)[0])
+    orientation = Orientation.of(affine)
+    turned, centre = orientation.turn(image), heart_centre(orientation.turn(mask))
     weights = [
         _axis_weights(size, spacing, middle, voxels, step_mm)
-        for size, spacing, middle in zip(turned.shape, spacing_mm, centre, strict=True)
+        for size, spacing, middle in zip(turned.shape, orientation.spacing_mm(affine), centre, strict=True)
     ]
     used = tuple(_used_part(matrix) for matrix in weights)
     volume = np.clip(turned[used], intensity_range.low_hu, intensity_range.high_hu).astype(np.float32)
@@ -104,20 +103,6 @@ def centred_image(
     cube = np.full(volume.shape, np.nan, dtype=np.float32)
     cube[inside] = volume[inside]
     return cube
-
-
-def to_patient_axes(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Swap and flip axes until D runs towards the head, H to the back and W to the patient's left.
-
-    Args:
-        array: [D, H, W].
-        affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
-
-    Returns:
-        A view of the array, and its spacing in mm along the new axes.
-    """
-    orientation = Orientation.of(affine)
-    return orientation.turn(array), orientation.reorder(spacing_of(affine))
 
 
 def _axis_weights(size: int, spacing_mm: float, centre: float, voxels: int, step_mm: float) -> np.ndarray:

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fcas_nnunet.evaluation.reading.results import RANK
+from fcas_nnunet.evaluation.viewing.colours import STRUCTURE_COLOURS
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 
-#: Okabe and Ito's, told apart with any colour vision; more methods get other strokes.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b", "#8c564b")
+#: Without yellow, which fades on white; more methods get other strokes.
+_COLOURS = STRUCTURE_COLOURS[:7]
 _STROKES = ("-", "--", ":", "-.")
 _DOTS_PER_INCH = 160
 _INK, _GRID = "#22282c", "#d9d9d6"
@@ -128,7 +129,7 @@ def _boxes(axes: Axes, values: Sequence[Sequence[float]], methods: Sequence[str]
 
 
 def _style(number: int) -> tuple[str, str]:
-    return COLOURS[number % len(COLOURS)], _STROKES[number // len(COLOURS) % len(_STROKES)]
+    return _COLOURS[number % len(_COLOURS)], _STROKES[number // len(_COLOURS) % len(_STROKES)]
 
 
 def _two_lines(name: str) -> str:

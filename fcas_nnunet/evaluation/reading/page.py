@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.evaluation.reading.protocol import Protocol
 from fcas_nnunet.evaluation.reading.scores import SCORES_SCHEMA, SCORES_VERSION
-from fcas_nnunet.evaluation.viewing.views import HIGH_HU, LOW_HU, Atlas, Frame
-
-_TEMPLATE = "reading.html"
+from fcas_nnunet.evaluation.reading.shown import GREYS
+from fcas_nnunet.evaluation.viewing.atlas import Atlas
+from fcas_nnunet.evaluation.viewing.colours import label_colours
+from fcas_nnunet.evaluation.viewing.templates import page_environment
+from fcas_nnunet.orientation import Triple
 
 
 @dataclass(frozen=True)
@@ -22,15 +21,22 @@ class ShownBag:
 
     Attributes:
         bag_id: `bag-01`.
-        frame: the grid that all its volumes share.
+        shape: voxels along (Z, Y, X) of the grid that all its volumes share.
+        spacing_mm: of that grid.
         images: letter → volume.
         mask: the label map that all share, where there is one.
     """
 
     bag_id: str
-    frame: Frame
+    shape: Triple[int]
+    spacing_mm: Triple[float]
     images: dict[str, Atlas]
     mask: Atlas | None
+
+    @property
+    def atlases(self) -> dict[str, Atlas]:
+        """All of them; the mask is called `mask`."""
+        return self.images | ({"mask": self.mask} if self.mask else {})
 
 
 def render_page(protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int]) -> str:
@@ -42,44 +48,30 @@ def render_page(protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], l
         bags: in the order in which they are read.
         labels: name → id of what the masks hold, background left out.
     """
-    environment = Environment(
-        loader=PackageLoader("fcas_nnunet.evaluation.reading", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     data = {
         "schema": SCORES_SCHEMA,
         "schema_version": SCORES_VERSION,
         "reading_id": reading_id,
         "protocol": to_dict(protocol),
-        "low_hu": LOW_HU,
-        "high_hu": HIGH_HU,
-        "labels": [{"id": label_id, "name": name.replace("_", " ")} for name, label_id in labels.items()],
+        "greyHu": GREYS.hu,
+        "greyValues": GREYS.values,
+        "labels": [
+            {"id": labels[name], "name": name.replace("_", " "), "colour": colour}
+            for name, colour in label_colours(labels).items()
+        ],
         "bags": [
             {
                 "id": bag.bag_id,
-                "shape": bag.frame.shape,
-                "spacing_mm": bag.frame.spacing_mm,
+                "shape": bag.shape,
+                "spacing_mm": bag.spacing_mm,
                 "letters": list(bag.images),
-                "atlases": {name: _layout(atlas) for name, atlas in _atlases(bag).items()},
+                "atlases": {name: atlas.layout for name, atlas in bag.atlases.items()},
             }
             for bag in bags
         ],
     }
     payloads = [
-        {"id": f"{bag.bag_id}-{name}", "base64": base64.b64encode(atlas.data).decode("ascii")}
-        for bag in bags
-        for name, atlas in _atlases(bag).items()
+        {"id": f"{bag.bag_id}-{name}", "base64": atlas.base64} for bag in bags for name, atlas in bag.atlases.items()
     ]
-    template = environment.get_template(_TEMPLATE)
+    template = page_environment("fcas_nnunet.evaluation.reading").get_template("reading.html")
     return template.render(protocol=protocol, reading_id=reading_id, num_bags=len(bags), data=data, payloads=payloads)
-
-
-def _atlases(bag: ShownBag) -> dict[str, Atlas]:
-    return bag.images | ({"mask": bag.mask} if bag.mask else {})
-
-
-def _layout(atlas: Atlas) -> dict[str, object]:
-    return {"type": atlas.media_type, "columns": atlas.columns, "tile": atlas.tile}

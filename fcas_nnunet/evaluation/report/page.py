@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -17,21 +15,15 @@ from fcas_nnunet.evaluation.images.intensities import LOWEST_HU
 from fcas_nnunet.evaluation.report.checks import Check, Level, verdict
 from fcas_nnunet.evaluation.report.curves import Curves
 from fcas_nnunet.evaluation.report.measures import CaseMeasures, StructureSummary, mean_shares
+from fcas_nnunet.evaluation.report.packing import GREYS
 from fcas_nnunet.evaluation.report.results import ShownResult
-from fcas_nnunet.evaluation.viewing.charts import (
-    OTHER_COLOURS,
-    STRUCTURE_COLOURS,
-    confidence_chart,
-    confidence_colours,
-    intensity_chart,
-    strip_chart,
-)
+from fcas_nnunet.evaluation.viewing.charts import confidence_chart, intensity_chart, strip_chart
+from fcas_nnunet.evaluation.viewing.colours import WINDOW_HU, confidence_colours, label_colours
 from fcas_nnunet.evaluation.viewing.pictures import Pictures
-from fcas_nnunet.evaluation.viewing.volumes import GREY_HU, GREY_VALUES, data_uri
-from fcas_nnunet.labels.anatomy import Structure, structure_of
+from fcas_nnunet.evaluation.viewing.templates import page_environment
 
 #: Name → low and high in HU.
-WINDOWS = {"heart": (-200, 600), "soft tissue": (-160, 240), "wide": (-1000, 1000)}
+WINDOWS = {"heart": WINDOW_HU, "soft tissue": (-160, 240), "wide": (-1000, 1000)}
 
 
 @dataclass(frozen=True)
@@ -72,16 +64,6 @@ class Card:
     case_id: str
     caption: str
     pictures: Pictures
-
-    @property
-    def strip(self) -> str:
-        """The strip as an address."""
-        return data_uri(self.pictures.strip, "image/webp")
-
-    @property
-    def still(self) -> str:
-        """The nine panels as an address."""
-        return data_uri(self.pictures.still, "image/webp")
 
 
 @dataclass(frozen=True)
@@ -171,30 +153,15 @@ class Report:
     command: str = "fcas_report"
 
 
-def label_colours(labels: Mapping[str, int]) -> dict[str, str]:
-    """Label → colour: each of the eight has its own, whatever its id; others, and parts of one, take further ones."""
-    free: dict[Structure | None, str] = dict(zip(Structure, STRUCTURE_COLOURS, strict=False))
-    others = itertools.cycle(OTHER_COLOURS)
-    return {name: free.pop(structure_of(name), "") or next(others) for name in labels}
-
-
 def render(report: Report) -> str:
     """The whole page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fcas_nnunet.evaluation.report", "pages"),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment("fcas_nnunet.evaluation.report")
     environment.filters |= {"words": _words, "number": _number, "percent": _percent, "breakable": _breakable}
-    source = environment.loader
-    assert source is not None, "just given"
-    style, script = (source.get_source(environment, name)[0] for name in ("report.css", "report.js"))
     colours = label_colours(report.labels)
     return environment.get_template("report.html").render(
         report=report,
         verdict=verdict(report.checks),
         checks=sorted(report.checks, key=lambda check: list(Level).index(check.level), reverse=True),
-        style=Markup(style),
-        script=Markup(script),
         colours=colours,
         charts=_intensity_charts(report, colours),
         confidence=_confidence_chart(report),
@@ -235,8 +202,8 @@ def _viewer_data(report: Report, colours: Mapping[str, str]) -> dict[str, Any]:
     return {
         "labels": [{"id": label, "name": _words(name), "key": name, "colour": colours[name]}
                    for name, label in report.labels.items()],
-        "greyHu": GREY_HU,
-        "greyValues": GREY_VALUES,
+        "greyHu": GREYS.hu,
+        "greyValues": GREYS.values,
         "confidenceColours": confidence_colours(256),
         "windows": WINDOWS,
         "cases": [

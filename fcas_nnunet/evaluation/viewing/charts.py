@@ -8,14 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib import colormaps
 
-#: One colour per structure, by its place in `Structure`: Okabe and Ito's seven and a violet. Any two stay apart
-#: for readers with a colour vision deficiency, and on grey (a test measures it).
-STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#7B3FF2", "#F0E442")
-#: For labels beyond the eight structures.
-OTHER_COLOURS = ("#A6761D", "#B3B3B3", "#66C2A5", "#FB9A99", "#1B9E77", "#BEAED4", "#FDC086", "#386CB0")
-CONFIDENCE_MAP = "viridis"
+from fcas_nnunet.evaluation.viewing.colours import confidence_colours
 
 _WIDTH, _HEIGHT = 320, 128
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10, 10, 8, 22
@@ -40,12 +34,6 @@ class Series:
     y: Sequence[float]
     role: str
     points: bool = False
-
-
-def confidence_colours(count: int) -> list[str]:
-    """Colours for confidence 0 to 1, dark for low: viridis, which is perceptually uniform."""
-    return ["#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in colour[:3]))
-            for colour in colormaps[CONFIDENCE_MAP](np.linspace(0, 1, count))]  # fmt: skip
 
 
 def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:

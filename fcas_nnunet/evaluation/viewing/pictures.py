@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from fcas_nnunet.evaluation.viewing.charts import confidence_colours
-from fcas_nnunet.evaluation.viewing.volumes import Frame, frame_of
+from fcas_nnunet.evaluation.viewing.colours import WINDOW_HU, confidence_colours
+from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
 
-WINDOW_HU = (-200.0, 600.0)
 _STRIP_PIXELS, _STILL_PIXELS = 180, 220
 _MASK_OPACITY = 0.5
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Of one case, WebP.
+    """Of one case, as addresses that hold them.
 
     Attributes:
         strip: axial, coronal and sagittal slice through the middle of the heart with the mask over it.
         still: the same three planes as image, with mask, and as confidence; two rows for a case without confidence.
     """
 
-    strip: bytes
-    still: bytes
+    strip: str
+    still: str
 
 
 def case_pictures(
@@ -48,14 +48,14 @@ def case_pictures(
     """
     frame = frame_of(mask, affine)
     upright = frame.upright(mask)
-    centre = _middle(upright)
-    labels = _planes(upright, centre)
-    greys = [_windowed(plane) for plane in _planes(frame.upright(image), centre)]
+    centre = middle(upright)
+    labels = planes_of(upright, centre)
+    greys = [_windowed(plane) for plane in planes_of(frame.upright(image), centre)]
     painted = [_painted(grey, label, colours) for grey, label in zip(greys, labels, strict=True)]
     rows = [greys, painted]
     if confidence is not None:
         table = np.array([_rgb(colour) for colour in confidence_colours(256)], dtype=np.uint8)
-        trust = _planes(frame.upright(confidence), centre)
+        trust = planes_of(frame.upright(confidence), centre)
         rows.append([table[np.rint(255 * np.clip(plane, 0, 1)).astype(int)] for plane in trust])
     extents = _extents_mm(frame)
     return Pictures(
@@ -64,7 +64,7 @@ def case_pictures(
     )
 
 
-def _middle(mask: np.ndarray) -> list[int]:
+def middle(mask: np.ndarray) -> list[int]:
     """The voxel [z, y, x] in the middle of what is labelled; of the volume where nothing is."""
     centre = []
     for axis in range(3):
@@ -74,7 +74,7 @@ def _middle(mask: np.ndarray) -> list[int]:
     return centre
 
 
-def _planes(volume: np.ndarray, centre: Sequence[int]) -> list[np.ndarray]:
+def planes_of(volume: np.ndarray, centre: Sequence[int]) -> list[np.ndarray]:
     """Axial [Y, X], coronal [Z, X] and sagittal [Z, Y], the head on top."""
     z, y, x = centre
     return [np.asarray(volume[z]), np.asarray(volume[::-1, y]), np.asarray(volume[::-1, :, x])]
@@ -82,7 +82,7 @@ def _planes(volume: np.ndarray, centre: Sequence[int]) -> list[np.ndarray]:
 
 def _extents_mm(frame: Frame) -> list[tuple[float, float]]:
     """Height and width of the three planes."""
-    z, y, x = (n * s for n, s in zip(frame.sizes, frame.spacing_mm, strict=True))
+    z, y, x = frame.extent_mm
     return [(y, x), (z, x), (z, y)]
 
 
@@ -119,7 +119,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _webp(picture: np.ndarray) -> bytes:
+def _webp(picture: np.ndarray) -> str:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "WEBP", quality=78, method=4)
-    return stream.getvalue()
+    return f"data:image/webp;base64,{b64encode(stream.getvalue()).decode('ascii')}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fcas_nnunet.evaluation.images.centred_scans import centre_scan, centred_image, to_patient_axes
+from fcas_nnunet.evaluation.images.centred_scans import centre_scan, centred_image
 from fcas_nnunet.evaluation.images.quality import IntensityRange
+from fcas_nnunet.orientation import Orientation
 
 RANGE = IntensityRange(-200, 800, "stated")
 SHAPE = (40, 44, 48)
@@ -63,9 +64,9 @@ def test_how_a_scan_is_stored_does_not_matter(order: tuple[int, ...], flipped: t
         stored[:3, axis] *= -1
     stored = stored[:, [*order, 3]]
     arrays = [np.flip(array, flipped).transpose(order) for array in (image, box_mask())]
-    turned, spacing_mm = to_patient_axes(arrays[0], stored)
-    assert spacing_mm == pytest.approx((1.5, 1.0, 0.8))
-    np.testing.assert_array_equal(turned, image)
+    orientation = Orientation.of(stored)
+    assert orientation.spacing_mm(stored) == pytest.approx((1.5, 1.0, 0.8))
+    np.testing.assert_array_equal(orientation.turn(arrays[0]), image)
     first = centre_scan(image, box_mask(), affine(1.5, 1.0, 0.8), RANGE)
     second = centre_scan(*arrays, stored, RANGE)
     np.testing.assert_array_equal(first.image, second.image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections import Counter
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import stats
 
 from fcas_nnunet.config.files import to_dict
@@ -29,17 +27,9 @@ from fcas_nnunet.evaluation.reading.protocol import (
 )
 from fcas_nnunet.evaluation.reading.results import blocks, evaluate_reading, method_tests, reading_table
 from fcas_nnunet.evaluation.reading.scores import load_readers, ranks_of
+from fcas_nnunet.evaluation.reading.shown import GREYS, QUALITY, shown_image, voxels_per_volume
 from fcas_nnunet.evaluation.statistics.agreement import ordinal_alpha
-from fcas_nnunet.evaluation.viewing.views import (
-    HIGH_HU,
-    LOW_HU,
-    atlas_of,
-    frame_of,
-    shown_image,
-    shown_mask,
-    upright,
-    voxels_per_volume,
-)
+from fcas_nnunet.evaluation.viewing.atlas import atlas_of
 
 METHODS = ["ours", "theirs", "real"]
 KEYS = [criterion.key for criterion in PAPER_CRITERIA]
@@ -125,57 +115,12 @@ def test_other_criteria_leave_the_rest_as_it_is(tmp_path: Path) -> None:
 # --- what is shown ---
 
 
-def test_upright_volumes_run_to_superior_posterior_left() -> None:
-    """A volume whose axes are right, superior, anterior becomes [S, P, L]: 1 mm, 3 mm, 2 mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([[-2.0, 0, 0], [0, 0, -3.0], [0, 1.0, 0]])  # columns d, h, w in LPS
-    array = np.arange(2 * 4 * 3).reshape(2, 4, 3)
-    turned, spacing_mm = upright(array, affine)
-    assert spacing_mm == (1.0, 3.0, 2.0)
-    assert turned.shape == (4, 3, 2)
-    # Lowest, foremost, rightmost: h = 0; w = last (anterior grows with w); d = last (right grows with d).
-    assert turned[0, 0, 0] == array[1, 0, 2]
-    assert turned[3, 2, 1] == array[0, 3, 0]
-
-
-def test_the_frame_holds_the_mask_and_15_mm_and_keeps_to_its_voxels() -> None:
-    mask = np.zeros((60, 80, 80), dtype=np.uint8)
-    mask[20:40, 30:60, 5:50] = 1
-    frame = frame_of(mask.shape, (1.0, 1.5, 1.5), 10**9, mask)
-    assert (frame.start, frame.stop) == ((5, 20, 0), (55, 70, 60))
-    assert frame.shape == (50, 75, 90)  # of 1 mm, as fine as the scan and no finer
-    assert frame.spacing_mm == (1.0, 1.0, 1.0)
-    small = frame_of(mask.shape, (1.0, 1.5, 1.5), 40_000, mask)
-    assert 30_000 < np.prod(small.shape) <= 40_000
-    assert small.spacing_mm == pytest.approx([2.036] * 3, rel=0.03)  # (50 · 75 · 90 / 40,000)^(1/3)
-    assert frame_of(mask.shape, (1, 1, 1), 10**9).shape == mask.shape
-
-
-def test_hu_and_labels_survive_the_way_to_the_page() -> None:
-    ramp = np.linspace(LOW_HU - 200, HIGH_HU + 200, 40).reshape(40, 1, 1) * np.ones((1, 32, 32))
-    frame = frame_of(ramp.shape, (1, 1, 1), 10**9)
-    shown = shown_image(ramp, frame)
-    expected = np.clip((ramp - LOW_HU) / (HIGH_HU - LOW_HU), 0, 1) * 255
+def test_hu_survive_the_way_to_the_page() -> None:
+    low_hu, high_hu = GREYS.hu
+    ramp = np.linspace(low_hu - 200, high_hu + 200, 40).reshape(40, 1, 1) * np.ones((1, 32, 32))
+    shown = shown_image(ramp, ramp.shape)
+    expected = np.clip((ramp - low_hu) / (high_hu - low_hu), 0, 1) * 255
     assert np.abs(shown - expected).max() <= 0.51
-    labels = np.random.default_rng(0).integers(0, 9, (10, 12, 14)).astype(np.uint8)
-    assert np.array_equal(shown_mask(labels, frame_of(labels.shape, (1, 1, 1), 10**9)), labels)
-    coarse = frame_of(labels.shape, (1, 1, 1), 10 * 12 * 14 // 8)
-    assert np.array_equal(shown_mask(labels, coarse), labels[1::2, 1::2, 1::2])
-
-
-@pytest.mark.parametrize("lossless", [True, False])
-def test_an_atlas_lays_slices_out_row_by_row(lossless: bool) -> None:
-    grid = np.indices((7, 20, 33)).astype(float)
-    volume = np.rint(20 * grid[0] + 2 * grid[1] + 2 * grid[2]).astype(np.uint8)
-    atlas = atlas_of(volume, lossless=lossless)
-    picture = Image.open(io.BytesIO(atlas.data))
-    assert atlas.tile == (32, 48)
-    assert not set(picture.info) & {"exif", "icc_profile", "xmp"}
-    pixels = np.asarray(picture.convert("L")).astype(int)
-    for index in range(7):
-        row, column = divmod(index, atlas.columns)
-        tile = pixels[row * 32 : row * 32 + 20, column * 48 : column * 48 + 33]
-        assert np.abs(tile - volume[index]).max() <= (0 if lossless else 6)
 
 
 def test_a_page_too_small_for_its_volumes_is_refused() -> None:
@@ -192,8 +137,8 @@ def test_user_text_is_escaped_on_the_page() -> None:
     evil = '</script><img src=x onerror="alert(1)">'
     protocol = Protocol(criteria=(Criterion("a", evil, evil),), title=evil, introduction=evil, lowest_means=evil)
     volume = np.zeros((4, 20, 20), dtype=np.uint8)
-    frame = frame_of(volume.shape, (1, 1, 1), 10**6)
-    page = render_page(protocol, "id", [ShownBag("bag-01", frame, {"A": atlas_of(volume)}, None)], {evil: 1})
+    bag = ShownBag("bag-01", volume.shape, (1, 1, 1), {"A": atlas_of(volume, QUALITY)}, None)
+    page = render_page(protocol, "id", [bag], {evil: 1})
     assert "<img" not in page
     assert page.count("</script>") == 3  # data, one picture, the code
 

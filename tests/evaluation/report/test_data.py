@@ -36,11 +36,11 @@ from fcas_nnunet.evaluation.report.measures import (
     measure_case,
     summarise_structures,
 )
-from fcas_nnunet.evaluation.report.page import label_colours
 from fcas_nnunet.evaluation.report.provenance import common_fields, run_seed
 from fcas_nnunet.evaluation.report.results import show_result
 from fcas_nnunet.evaluation.results import COMPARISON, FIDELITY, SEGMENTATIONS, VERSIONS, read_result
-from fcas_nnunet.evaluation.viewing.charts import STRUCTURE_COLOURS, intensity_chart, nice_ticks
+from fcas_nnunet.evaluation.viewing.charts import intensity_chart, nice_ticks
+from fcas_nnunet.evaluation.viewing.colours import STRUCTURE_COLOURS, label_colours
 from fcas_nnunet.generator.confidence.calibration import Curve, Scale
 
 LINE = Curve((0.0, 1.0), (0.0, 1.0))

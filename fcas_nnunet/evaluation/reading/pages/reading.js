@@ -127,18 +127,18 @@ function toggleContours() {
 function prepareTools() {
   segments($("planes"), "plane", PLANES, (plane) => viewer.setPlane(plane));
   segments($("windows"), "window", WINDOWS, ({ level, width }) => viewer.setWindow(level, width));
-  Object.assign($("level"), { min: data.low_hu, max: data.high_hu });
-  Object.assign($("width"), { min: 50, max: data.high_hu - data.low_hu });
+  Object.assign($("level"), { min: data.greyHu[0], max: data.greyHu[1] });
+  Object.assign($("width"), { min: 50, max: data.greyHu[1] - data.greyHu[0] });
   $("slice").addEventListener("input", (event) => viewer.goTo(Number(event.target.value)));
   $("level").addEventListener("input", (event) => viewer.setWindow(Number(event.target.value), viewer.width));
   $("width").addEventListener("input", (event) => viewer.setWindow(viewer.level, Number(event.target.value)));
   $("contours").addEventListener("click", toggleContours);
   $("zoom-in").addEventListener("click", () => viewer.setZoom(viewer.zoom * 1.5));
   $("zoom-out").addEventListener("click", () => viewer.setZoom(viewer.zoom / 1.5));
-  $("legend").replaceChildren(...data.labels.map(({ id, name }) => {
+  $("legend").replaceChildren(...data.labels.map(({ name, colour }) => {
     const item = element("li");
     const stroke = element("b");
-    stroke.style.background = labelColour(id);
+    stroke.style.background = colour;
     item.append(stroke, name);
     return item;
   }));
@@ -285,7 +285,7 @@ const KEYS = {
   n: () => showBag(state.current + 1, true), p: () => showBag(state.current - 1, true),
   "?": () => $("help-dialog").showModal(),
 };
-for (const plane of PLANES) KEYS[plane.letter] = () => viewer.setPlane(plane);
+for (const plane of PLANES) KEYS[plane.key[0]] = () => viewer.setPlane(plane);
 for (const level of sheet.levels) if (level <= 9) KEYS[level] = () => sheet.type(level);
 
 document.addEventListener("keydown", (event) => {

@@ -1,25 +1,17 @@
-"use strict";
-// The viewer. A volume is [z][y][x]: z from the feet to the head, y from front to back, x from the patient's right to
-// the left. A scan is decoded when its case is opened, and the last few are kept.
+// The report's viewer. A scan is decoded when its case is opened, and the last few are kept.
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("viewer-data").textContent);
   const ROWS = ["synthetic", "beside"];
-  const PLANES = ["axial", "coronal", "sagittal"];
   const KEPT_SCANS = 4;
-  const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-  const labelOf = new Map(data.labels.map((label) => [label.id, { ...label, rgb: rgb(label.colour), visible: true }]));
-  const confidenceTable = data.confidenceColours.map(rgb);
-  const greyToHu = Float32Array.from({ length: 256 }, (_, grey) => {
-    const v = data.greyValues, h = data.greyHu;
-    let i = 0;
-    while (i < v.length - 2 && grey > v[i + 1]) i += 1;
-    return h[i] + ((grey - v[i]) / (v[i + 1] - v[i])) * (h[i + 1] - h[i]);
-  });
+  const labelOf = new Map(data.labels.map((label) => [label.id, { ...label, visible: true }]));
+  const confidencePalette = Uint32Array.from(data.confidenceColours, (colour) => pixelOf(rgbOf(colour)));
+  const labelPalette = Uint32Array.from({ length: 256 }, (_, id) => (labelOf.has(id) ? pixelOf(rgbOf(labelOf.get(id).colour)) : 0));
+  const greyToHu = huOfGreys(data);
   const state = {
     index: -1, scan: null, other: null, position: [0, 0, 0], low: data.windows.heart[0], high: data.windows.heart[1],
     mask: true, outline: true, maskOpacity: 0.8, confidence: false, inside: false, confidenceOpacity: 0.65,
-    crosshair: true, plane: "axial",
+    crosshair: true, axis: 0,
     beside: matchMedia("(min-width: 68rem)").matches ? "template" : "none", // a phone decodes it when asked to
   };
 
@@ -39,37 +31,12 @@
     nameTheme();
   });
 
-  // ---- Scans: an atlas of slices, as an image, becomes bytes
+  // ---- Scans
   const scans = new Map();
-  async function readAtlas(uri, [depth, height, width], columns) {
-    const comma = uri.indexOf(",");
-    const text = atob(uri.slice(comma + 1));
-    const bytes = Uint8Array.from(text, (character) => character.charCodeAt(0));
-    const blob = new Blob([bytes], { type: uri.slice(5, uri.indexOf(";")) });
-    const picture = await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-    const canvas = document.createElement("canvas");
-    canvas.width = columns * width;
-    canvas.height = height; // a row of slices at a time: phones limit the size of a canvas
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    const volume = new Uint8Array(depth * height * width);
-    for (let row = 0; row * columns < depth; row += 1) {
-      context.drawImage(picture, 0, row * height, canvas.width, height, 0, 0, canvas.width, height);
-      const pixels = context.getImageData(0, 0, canvas.width, height).data;
-      for (let column = 0; column < columns && row * columns + column < depth; column += 1) {
-        let to = (row * columns + column) * height * width;
-        for (let y = 0; y < height; y += 1) {
-          let from = 4 * (y * canvas.width + column * width);
-          for (let x = 0; x < width; x += 1, from += 4) volume[to++] = pixels[from];
-        }
-      }
-    }
-    picture.close();
-    return volume;
-  }
   async function unpack(number) {
     const packed = JSON.parse(byId(`scan-${number}`).textContent);
-    const read = (uri) => (uri ? readAtlas(uri, packed.shape, packed.columns) : null);
-    const [grey, mask, confidence] = await Promise.all([read(packed.image), read(packed.mask), read(packed.confidence)]);
+    const read = (atlas) => atlas && decodeVolume(atlas.base64, atlas, packed.shape);
+    const [grey, mask, confidence] = await Promise.all(["grey", "mask", "confidence"].map((name) => read(packed.atlases[name])));
     for (let i = 0; i < mask.length; i += 1) mask[i] = Math.round(mask[i] / packed.labelStep);
     const voxel = packed.shape.map((n, axis) => (packed.sizes[axis] * packed.spacing[axis]) / n); // mm
     const scan = { number, shape: packed.shape, grey, mask, confidence, voxel, packed };
@@ -85,92 +52,25 @@
   }
 
   // ---- Planes
-  // (u, v) → voxel, u to the right, v downwards; k is the slice.
-  const GEOMETRY = {
-    axial: { axis: 0, u: 2, v: 1, turned: false },
-    coronal: { axis: 1, u: 2, v: 0, turned: true },
-    sagittal: { axis: 2, u: 1, v: 0, turned: true },
-  };
-  const strides = (shape) => [shape[1] * shape[2], shape[2], 1];
   const canvases = ROWS.flatMap((row) => PLANES.map((plane) => {
-    const canvas = byId(`${row}-${plane}`);
-    const layer = document.createElement("canvas");
-    return { row, plane, canvas, context: canvas.getContext("2d"), layer, layerContext: layer.getContext("2d"), ...GEOMETRY[plane] };
+    const canvas = byId(`${row}-${plane.key}`);
+    return { row, canvas, context: canvas.getContext("2d"), ...plane };
   }));
 
-  /** Where a voxel of the synthetic scan lies in the scan beside it: by place on one grid, else by part of the heart's box. */
-  function inOther(position) {
-    const { scan, other } = state;
-    const companion = data.cases[state.index].companions[state.beside];
+  /** Where a voxel of a scan lies in another: by place on one grid, else by part of the heart's box. */
+  function across(position, from, to) {
+    const { same_grid: same } = data.cases[state.index].companions[state.beside];
     return position.map((index, axis) => {
-      const n = other.shape[axis];
-      let part = (index + 0.5) / scan.shape[axis];
-      if (companion.same_grid) {
-        const voxel = scan.packed.starts[axis] + part * scan.packed.sizes[axis];
-        part = (voxel - other.packed.starts[axis]) / other.packed.sizes[axis];
+      const n = to.shape[axis];
+      let part = (index + 0.5) / from.shape[axis];
+      if (same) {
+        const voxel = from.packed.starts[axis] + part * from.packed.sizes[axis];
+        part = (voxel - to.packed.starts[axis]) / to.packed.sizes[axis];
       }
-      return Math.min(n - 1, Math.max(0, Math.floor(part * n)));
+      return clamp(Math.floor(part * n), 0, n - 1);
     });
   }
-  function fromOther(position) {
-    const { scan, other } = state;
-    const companion = data.cases[state.index].companions[state.beside];
-    return position.map((index, axis) => {
-      const n = scan.shape[axis];
-      let part = (index + 0.5) / other.shape[axis];
-      if (companion.same_grid) {
-        const voxel = other.packed.starts[axis] + part * other.packed.sizes[axis];
-        part = (voxel - scan.packed.starts[axis]) / scan.packed.sizes[axis];
-      }
-      return Math.min(n - 1, Math.max(0, Math.floor(part * n)));
-    });
-  }
-
-  function slicePixels(view, scan, position, paint) {
-    const step = strides(scan.shape), width = scan.shape[view.u], height = scan.shape[view.v];
-    const image = view.layerContext.createImageData(width, height);
-    const base = position[view.axis] * step[view.axis];
-    for (let v = 0, at = 0; v < height; v += 1) {
-      const line = base + (view.turned ? height - 1 - v : v) * step[view.v];
-      for (let u = 0; u < width; u += 1, at += 4) paint(image.data, at, line + u * step[view.u]);
-    }
-    view.layer.width = width;
-    view.layer.height = height;
-    view.layerContext.putImageData(image, 0, 0);
-  }
-
-  function outlines(view, scan, position, place) {
-    const step = strides(scan.shape), width = scan.shape[view.u], height = scan.shape[view.v];
-    const base = position[view.axis] * step[view.axis];
-    const label = (u, v) => {
-      if (u < 0 || v < 0 || u >= width || v >= height) return 0;
-      const found = scan.mask[base + (view.turned ? height - 1 - v : v) * step[view.v] + u * step[view.u]];
-      return found && labelOf.get(found)?.visible ? found : 0;
-    };
-    const paths = new Map();
-    const edge = (id, u1, v1, u2, v2) => {
-      if (!paths.has(id)) paths.set(id, new Path2D());
-      const path = paths.get(id);
-      path.moveTo(place.left + u1 * place.su, place.top + v1 * place.sv);
-      path.lineTo(place.left + u2 * place.su, place.top + v2 * place.sv);
-    };
-    for (let v = 0; v < height; v += 1) {
-      for (let u = 0; u < width; u += 1) {
-        const id = label(u, v);
-        if (!id) continue;
-        if (label(u - 1, v) !== id) edge(id, u, v, u, v + 1);
-        if (label(u + 1, v) !== id) edge(id, u + 1, v, u + 1, v + 1);
-        if (label(u, v - 1) !== id) edge(id, u, v, u + 1, v);
-        if (label(u, v + 1) !== id) edge(id, u, v + 1, u + 1, v + 1);
-      }
-    }
-    view.context.lineWidth = Math.max(1, 1.5 * (window.devicePixelRatio || 1));
-    view.context.lineCap = "round";
-    for (const [id, path] of paths) {
-      view.context.strokeStyle = labelOf.get(id).colour;
-      view.context.stroke(path);
-    }
-  }
+  const positionIn = (view) => (view.row === "synthetic" ? state.position : across(state.position, state.scan, state.other));
 
   function draw(view) {
     const scan = view.row === "synthetic" ? state.scan : state.other;
@@ -182,47 +82,28 @@
     context.fillStyle = "#000";
     context.fillRect(0, 0, side, side);
     if (!scan) return;
-    const position = view.row === "synthetic" ? state.position : inOther(state.position);
+    const position = positionIn(view);
     const scale = side / scan.extent;
     const place = { su: scan.voxel[view.u] * scale, sv: scan.voxel[view.v] * scale };
-    const width = place.su * scan.shape[view.u], height = place.sv * scan.shape[view.v];
-    place.left = (side - width) / 2;
-    place.top = (side - height) / 2;
+    place.left = (side - place.su * scan.shape[view.u]) / 2;
+    place.top = (side - place.sv * scan.shape[view.v]) / 2;
     view.place = place;
     view.canvas.dataset.place = [place.left, place.top, place.su, place.sv].join(" ");
 
-    const shown = Uint8ClampedArray.from(greyToHu, (hu) => (255 * (hu - state.low)) / (state.high - state.low));
-    slicePixels(view, scan, position, (out, at, index) => {
-      out[at] = out[at + 1] = out[at + 2] = shown[scan.grey[index]];
-      out[at + 3] = 255;
-    });
-    context.imageSmoothingEnabled = true;
-    context.imageSmoothingQuality = "high";
-    context.drawImage(view.layer, place.left, place.top, width, height);
+    const slice = (volume) => cutSlice(volume, scan.shape, view, position[view.axis]);
+    paintSlice(context, slice(scan.grey), greyPalette(greyToHu, state.low, state.high), place);
+    const mask = slice(scan.mask);
     if (state.confidence && scan.confidence) {
-      slicePixels(view, scan, position, (out, at, index) => {
-        const colour = confidenceTable[scan.confidence[index]];
-        [out[at], out[at + 1], out[at + 2]] = colour;
-        out[at + 3] = !state.inside || scan.mask[index] ? 255 : 0;
-      });
-      context.imageSmoothingEnabled = !state.inside;
-      context.globalAlpha = state.confidenceOpacity;
-      context.drawImage(view.layer, place.left, place.top, width, height);
+      const trust = slice(scan.confidence);
+      const values = state.inside ? Uint16Array.from(trust.values, (value, i) => (mask.values[i] ? value : 256)) : trust.values;
+      context.globalAlpha = state.confidenceOpacity; // a 257th value has no colour
+      paintSlice(context, { ...trust, values }, confidencePalette, place, !state.inside);
     }
     if (state.mask) {
       context.globalAlpha = state.maskOpacity;
-      if (state.outline) {
-        outlines(view, scan, position, place);
-      } else {
-        slicePixels(view, scan, position, (out, at, index) => {
-          const label = labelOf.get(scan.mask[index]);
-          if (!label || !label.visible) return;
-          [out[at], out[at + 1], out[at + 2]] = label.rgb;
-          out[at + 3] = 255;
-        });
-        context.imageSmoothingEnabled = false;
-        context.drawImage(view.layer, place.left, place.top, width, height);
-      }
+      mask.values = mask.values.map((id) => (labelOf.get(id)?.visible ? id : 0));
+      if (state.outline) strokeContours(context, contoursOf(mask), (id) => labelOf.get(id).colour, place, Math.max(1, 1.5 * ratio));
+      else paintSlice(context, mask, labelPalette, place, false);
     }
     context.globalAlpha = 1;
     if (state.crosshair) drawCrosshair(view, scan, position, place, side, ratio);
@@ -254,7 +135,7 @@
   function describe() {
     const { scan, position } = state;
     if (!scan) return;
-    PLANES.forEach((plane, axis) => {
+    PLANES.forEach(({ key: plane, axis }) => {
       byId(`slice-${plane}`).value = String(position[axis]);
       byId(`label-${plane}`).textContent = `${position[axis] + 1} / ${scan.shape[axis]}`;
       byId(`slice-${plane}`).setAttribute("aria-valuetext", `${plane} slice ${position[axis] + 1} of ${scan.shape[axis]}`);
@@ -290,11 +171,7 @@
     return voxel;
   }
   const signed = (value) => String(Math.round(value)).replace("-", "−");
-  function escapeText(text) {
-    const element = document.createElement("span");
-    element.textContent = text;
-    return element.innerHTML;
-  }
+  const escapeText = (text) => element("span", { textContent: text }).innerHTML;
   function heartCentre(scan) {
     const [depth, height, width] = scan.shape, sum = [0, 0, 0];
     let count = 0;
@@ -320,7 +197,7 @@
       const same = state.scan && state.scan.number === scan.number;
       Object.assign(state, { scan, other });
       if (!same) state.position = heartCentre(scan);
-      PLANES.forEach((plane, axis) => { byId(`slice-${plane}`).max = String(scan.shape[axis] - 1); });
+      for (const { key, axis } of PLANES) byId(`slice-${key}`).max = String(scan.shape[axis] - 1);
       byId("stage").hidden = false;
       byId("row-beside").hidden = !other;
       byId("stage").classList.toggle("alone", !other); // larger planes, the controls below
@@ -344,16 +221,12 @@
   function writeLegend(entry) {
     const legend = byId("legend");
     legend.replaceChildren(...[...labelOf.values()].map((label) => {
-      const button = document.createElement("button");
-      button.type = "button";
+      const button = element("button", { type: "button" });
       button.dataset.label = String(label.id);
       button.setAttribute("aria-pressed", String(label.visible));
-      const swatch = document.createElement("i");
-      swatch.className = "swatch";
+      const swatch = element("i", { className: "swatch" });
       swatch.style.background = label.colour;
-      const volume = document.createElement("span");
-      volume.className = "ml";
-      volume.textContent = entry.volumes[label.key] ? `${entry.volumes[label.key]} mL` : "–";
+      const volume = element("span", { className: "ml", textContent: entry.volumes[label.key] ? `${entry.volumes[label.key]} mL` : "–" });
       button.append(swatch, label.name, volume);
       button.addEventListener("click", () => {
         label.visible = !label.visible;
@@ -366,10 +239,8 @@
   function writeBeside(entry) {
     const roles = ["none", ...Object.keys(entry.companions)];
     byId("beside").replaceChildren(...roles.map((role) => {
-      const button = document.createElement("button");
-      button.type = "button";
+      const button = element("button", { type: "button", textContent: role });
       button.dataset.role = role;
-      button.textContent = role;
       button.addEventListener("click", () => { state.beside = role; openCase(state.index); });
       return button;
     }));
@@ -381,7 +252,6 @@
   }
 
   // ---- Hands
-  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   function moveTo(axis, index) {
     if (!state.scan) return false;
     const next = clamp(index, 0, state.scan.shape[axis] - 1);
@@ -406,19 +276,19 @@
     const box = view.canvas.getBoundingClientRect(), factor = view.canvas.width / box.width;
     const u = Math.floor(((event.clientX - box.left) * factor - view.place.left) / view.place.su);
     const v = Math.floor(((event.clientY - box.top) * factor - view.place.top) / view.place.sv);
-    const position = (view.row === "synthetic" ? state.position : inOther(state.position)).slice();
+    const position = positionIn(view).slice();
     position[view.u] = clamp(u, 0, scan.shape[view.u] - 1);
     const down = clamp(v, 0, scan.shape[view.v] - 1);
     position[view.v] = view.turned ? scan.shape[view.v] - 1 - down : down;
-    const mapped = view.row === "synthetic" ? position : fromOther(position);
+    const mapped = view.row === "synthetic" ? position : across(position, state.other, state.scan);
     mapped[view.axis] = state.position[view.axis];
     state.position = mapped;
     redraw();
   }
-  
+
   for (const view of canvases) {
     let wheel = 0, drag = null;
-    view.canvas.addEventListener("focus", () => { state.plane = view.plane; });
+    view.canvas.addEventListener("focus", () => { state.axis = view.axis; });
     view.canvas.addEventListener("wheel", (event) => {
       wheel += Math.abs(event.deltaY) < 30 && event.deltaMode === 0 ? event.deltaY / 30 : Math.sign(event.deltaY);
       const steps = Math.trunc(wheel);
@@ -449,7 +319,7 @@
     view.canvas.addEventListener("pointercancel", () => { drag = null; });
     new ResizeObserver(redraw).observe(view.canvas);
   }
-  PLANES.forEach((plane, axis) => byId(`slice-${plane}`).addEventListener("input", (event) => moveTo(axis, Number(event.target.value))));
+  for (const { key, axis } of PLANES) byId(`slice-${key}`).addEventListener("input", (event) => moveTo(axis, Number(event.target.value)));
 
   const toggle = (name) => { state[name] = !state[name]; redraw(); };
   for (const name of ["mask", "outline", "confidence", "inside"]) byId(name).addEventListener("click", () => toggle(name));
@@ -458,9 +328,7 @@
   byId("level").addEventListener("input", (event) => { const half = (state.high - state.low) / 2; setWindow(event.target.value - half, Number(event.target.value) + half); });
   byId("width").addEventListener("input", (event) => { const level = (state.low + state.high) / 2; setWindow(level - event.target.value / 2, level + event.target.value / 2); });
   for (const name of Object.keys(data.windows)) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = name;
+    const button = element("button", { type: "button", textContent: name });
     button.dataset.window = name;
     button.addEventListener("click", () => setWindow(...data.windows[name]));
     byId("windows").append(button);
@@ -479,7 +347,7 @@
   byId("viewer").addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !state.scan) return;
     const typing = event.target.matches("input, select");
-    const axis = GEOMETRY[state.plane].axis, at = state.position[axis];
+    const { axis } = state, at = state.position[axis];
     const actions = {
       ArrowUp: () => moveTo(axis, at + 1), ArrowDown: () => moveTo(axis, at - 1),
       PageUp: () => moveTo(axis, at + 10), PageDown: () => moveTo(axis, at - 10),

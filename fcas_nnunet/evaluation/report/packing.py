@@ -1,0 +1,143 @@
+"""A scan small enough for the report: cropped to the heart, averaged down to few voxels, packed as pictures.
+
+Volumes are [Z, Y, X] here: z from the feet to the head, y from front to back, x from the patient's right to the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fcas_nnunet.evaluation.viewing.atlas import Atlas, GreyScale, atlas_of
+from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
+from fcas_nnunet.labels.resampling import ThinStructure, reduce_labels, shares, thin_structures
+from fcas_nnunet.orientation import Triple
+
+#: Fine steps (4.2 HU) where hearts and contrast lie.
+GREYS = GreyScale(hu=(-1024.0, -200.0, 600.0, 2000.0), values=(0.0, 32.0, 224.0, 255.0))
+#: (longest side in voxels, WebP quality), finest first; quality 0 = PNG, without loss.
+LADDER = ((160, 0), (160, 85), (160, 75), (144, 75), (128, 75), (112, 70), (96, 65), (80, 60), (64, 50), (48, 40))
+_PROBED = 8  # every so manyth slice tells how large a volume becomes
+
+
+@dataclass(frozen=True)
+class PackedScan:
+    """A scan as the page holds it.
+
+    Attributes:
+        frame: how it lies in its file.
+        shape: reduced voxels along (Z, Y, X).
+        quality: WebP quality of image and confidence; 0 = without loss.
+        label_step: the mask's atlas holds id × step.
+        image: grey values.
+        mask: stored without loss.
+        confidence: confidence × 255, or nothing.
+    """
+
+    frame: Frame
+    shape: Triple[int]
+    quality: int
+    label_step: int
+    image: Atlas
+    mask: Atlas
+    confidence: Atlas | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the three atlases."""
+        return sum(len(atlas.data) for atlas in (self.image, self.mask, self.confidence) if atlas)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        return {
+            "shape": self.shape, "labelStep": self.label_step, "quality": self.quality,
+            "axes": self.frame.orientation.axes, "flips": self.frame.orientation.flips, "starts": self.frame.starts,
+            "sizes": self.frame.sizes, "full": self.frame.full, "spacing": self.frame.spacing_mm,
+            "tilt": round(self.frame.orientation.tilt_degrees, 1),
+            "atlases": {
+                name: atlas.layout | {"base64": atlas.base64}
+                for name, atlas in (("grey", self.image), ("mask", self.mask), ("confidence", self.confidence)) if atlas
+            },
+        }  # fmt: skip
+
+
+def average_down(volume: np.ndarray, shape: Triple[int]) -> Iterator[np.ndarray]:
+    """Mean of a volume over every reduced voxel, parts of voxels counted as parts; a slice at a time.
+
+    Args:
+        volume: [Z, Y, X], any type.
+        shape: not finer than the volume along any axis.
+
+    Yields:
+        Slices [shape[1], shape[2]], float32; the volume's own values where the shape is its own.
+    """
+    along_z, along_y, along_x = (shares(n, m) for n, m in zip(volume.shape, shape, strict=True))
+    for weights in along_z:
+        inside = np.flatnonzero(weights)
+        merged = np.zeros(volume.shape[1:], dtype=np.float32)
+        for index in inside:
+            merged += weights[index] * volume[index].astype(np.float32)
+        in_rows = merged if shape[1] == volume.shape[1] else along_y @ merged
+        yield in_rows if shape[2] == volume.shape[2] else in_rows @ along_x.T
+
+
+def pack_scan(
+    image: np.ndarray,
+    mask: np.ndarray,
+    confidence: np.ndarray | None,
+    affine: np.ndarray,
+    *,
+    budget: int,
+    thin: Collection[int] = (),
+) -> PackedScan:
+    """Reduce a scan until its atlases take at most so many bytes.
+
+    Args:
+        image: HU [D, H, W].
+        mask: label ids, the same grid.
+        confidence: in [0, 1], the same grid; None for a real scan.
+        affine: [4, 4], array index (d, h, w, 1) → LPS mm.
+        budget: bytes; the coarsest rung of `LADDER` is taken where even that is larger.
+        thin: ids of thin structures.
+    """
+    frame = frame_of(mask, affine)
+    parts = [frame.upright(volume) if volume is not None else None for volume in (image, mask, confidence)]
+    assert parts[0] is not None and parts[1] is not None, "image and mask are given"
+    structures = thin_structures(parts[1], thin)
+    for rung, (longest, quality) in enumerate(LADDER):
+        last = rung == len(LADDER) - 1
+        shape = frame.reduced_shape(longest)
+        if not last and _too_large(parts[0], shape, quality, budget):
+            continue
+        packed = _pack(frame, parts[0], parts[1], parts[2], shape, quality, structures)
+        if last or packed.num_bytes <= budget:
+            return packed
+    raise AssertionError("the last rung is always taken")
+
+
+def _pack(
+    frame: Frame, image: np.ndarray, mask: np.ndarray, confidence: np.ndarray | None, shape: Triple[int],
+    quality: int, thin: Sequence[ThinStructure],
+) -> PackedScan:  # fmt: skip
+    greys = np.stack([GREYS.codes(part) for part in average_down(image, shape)])
+    labels = reduce_labels(mask, shape, thin)
+    step = 255 // max(1, int(labels.max(initial=0)))
+    trust = None
+    if confidence is not None:
+        trust = np.stack([np.rint(255 * np.clip(p, 0, 1)).astype(np.uint8) for p in average_down(confidence, shape)])
+    return PackedScan(
+        frame, shape, quality, step, atlas_of(greys, quality), atlas_of(labels * np.uint8(step)),
+        None if trust is None else atlas_of(trust, quality),
+    )  # fmt: skip
+
+
+def _too_large(image: np.ndarray, shape: Triple[int], quality: int, budget: int) -> bool:
+    """Whether the image alone, as some of its slices tell, is beyond the budget."""
+    if shape[0] < 4 * _PROBED:
+        return False
+    coarse = image[:: max(1, image.shape[0] // (shape[0] // _PROBED))]
+    slices = np.stack([GREYS.codes(p) for p in average_down(coarse, (min(len(coarse), shape[0]), *shape[1:]))])
+    return len(atlas_of(slices, quality).data) * shape[0] / len(slices) > budget

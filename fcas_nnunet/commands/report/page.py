@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.commands.evaluate import fidelity, memorisation
 from fcas_nnunet.commands.report.cases import (
     CaseFiles,
     Packed,
@@ -54,7 +55,7 @@ from fcas_nnunet.evaluation.report.page import (
 )
 from fcas_nnunet.evaluation.report.provenance import common_fields, flat_fields, run_seed
 from fcas_nnunet.evaluation.report.results import ShownResult, show_result
-from fcas_nnunet.evaluation.results import read_result
+from fcas_nnunet.evaluation.results import FIDELITY, MEMORISATION, read_result
 from fcas_nnunet.evaluation.viewing.colours import label_colours
 from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.files import atomic_write_text
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
     check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", is_page)])
     say_roles(sets.synthetic.name, sets.synthetic.labels, sets.synthetic.roles)
-    results = [show_result(read_result(path)) for path in args.results]
+    results = [_show(read_result(path)) for path in args.results]
     workers = args.np or default_workers()
 
     # Measure
@@ -134,6 +135,11 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     atomic_write_text(output, page)
     print(f"{output}: {len(page.encode()) / 1e6:.1f} MB, {len(shown)} of {len(cases)} cases to scroll through")
+
+
+def _show(result: Mapping[str, Any]) -> ShownResult:
+    printed = {FIDELITY: fidelity, MEMORISATION: memorisation}
+    return show_result(result, printed.get(result["schema"]))
 
 
 def _open(synthetic: str, against: str | None) -> _Sets:

@@ -15,8 +15,8 @@ from fcas_nnunet.evaluation.reading.results import RANK
 from fcas_nnunet.evaluation.viewing.colours import STRUCTURE_COLOURS
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 
-#: Without yellow, which fades on white; more methods get other strokes.
-_COLOURS = STRUCTURE_COLOURS[:7]
+#: The darkest of the palette first, without yellow, which fades on white; more methods get other strokes.
+_COLOURS = tuple(STRUCTURE_COLOURS[number] for number in (4, 2, 3, 5, 0, 1, 6))
 _STROKES = ("-", "--", ":", "-.")
 _DOTS_PER_INCH = 160
 _INK, _GRID = "#22282c", "#d9d9d6"

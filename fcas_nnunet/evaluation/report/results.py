@@ -1,18 +1,14 @@
-"""Results of fcas_evaluate as the report shows them: tables of what is known, plain lists of what is new."""
+"""Results of fcas_evaluate as the report shows them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from fcas_nnunet.evaluation.images import set_table as image_set_table
 from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY, SEGMENTATIONS, VERSIONS
-
-_ASIDE = {"schema", "schema_version", "settings", "versions", "cases", "left_out", "ignored_predictions", "notes"}
-_SUMMARY = {"mean", "std", "count"}
-_MAX_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,22 @@ class ShownResult:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def show_result(content: Mapping[str, Any]) -> ShownResult:
+class PrintedPart(Protocol):
+    """A part of fcas_evaluate, as it prints its result."""
+
+    def table(self, report: Mapping[str, Any], /) -> tuple[list[str], list[list[str]]]:
+        """Header and rows."""
+
+    def notes(self, report: Mapping[str, Any], /) -> list[str]:
+        """What a reader of the table has to know."""
+
+
+def show_result(content: Mapping[str, Any], part: PrintedPart | None = None) -> ShownResult:
     """Turn a result into tables.
 
     Args:
         content: what `read_result` gave.
+        part: shows a result that has no form of its own here.
 
     Raises:
         ValueError: if a known schema lacks what it must have.
@@ -64,7 +71,7 @@ def show_result(content: Mapping[str, Any]) -> ShownResult:
         SEGMENTATIONS: _segmentations, COMPARISON: _comparison, IMAGE_QUALITY: _image_quality, CONFIDENCE: _confidence,
     }  # fmt: skip
     try:
-        return show.get(content["schema"], _generic)(content)
+        return _as_printed(content, part) if part else show[content["schema"]](content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{content['schema']}: fields must be those of docs/evaluation.md, got none or another for {error}. "
@@ -169,57 +176,20 @@ def _confidence(content: Mapping[str, Any]) -> ShownResult:
     )  # fmt: skip
 
 
-def _generic(content: Mapping[str, Any]) -> ShownResult:
-    """Every part that is not set aside, `summary` first."""
-    title = content["schema"].rsplit("/", 1)[-1].replace("_", " ").capitalize()
-    parts = {key: value for key, value in content.items() if key not in _ASIDE}
-    plain = {key: value for key, value in parts.items() if isinstance(value, str)}
-    tables: list[Table] = []
-    scores: dict[str, dict[str, float]] = {}
-    for name in sorted(parts, key=lambda key: key != "summary"):
-        value = parts[name]
-        if isinstance(value, dict) and value.get("schema") in VERSIONS:  # a result within a result
-            inner = show_result(value)
-            scores |= inner.scores
-            tables += [Table(f"{inner.title}: {table.title}", table.header, table.rows) for table in inner.tables]
-        elif name not in plain:
-            tables += _tables(name.replace("_", " "), value)
-    notes = [str(note) for note in content.get("notes", [])] if isinstance(content.get("notes"), list) else []
-    subtitle = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain.items())
-    settings = content.get("settings")
-    return ShownResult(title, subtitle, tables, notes, _flat(settings) if isinstance(settings, dict) else {},
-                       scores)  # fmt: skip
-
-
-def _tables(title: str, value: Any) -> list[Table]:
-    """Nested numbers as tables: records with like keys become rows, the rest a list of names and values."""
-    if isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value):
-        columns = list(dict.fromkeys(column for item in value for column in item))
-        rows = [[_text(item.get(column)) for column in columns] for item in value]
-        return [Table(title, [_words(column) for column in columns], rows[:_MAX_ROWS])]
-    if not isinstance(value, dict):
-        return [Table(title, ["", "value"], [[title, _text(value)]])]
-    value = {key: item for key, item in value.items() if key not in _ASIDE}
-    records = {key: item for key, item in value.items() if isinstance(item, dict) and not _is_summary(item)}
-    plain = {key: item for key, item in value.items() if key not in records}
-    tables = [Table(title, ["", "value"], [[_words(k), _text(v)] for k, v in plain.items()])] if plain else []
-    alike = {key: item for key, item in records.items() if not any(_is_record(entry) for entry in item.values())}
-    if len(alike) > 1:
-        columns = list(dict.fromkeys(column for item in alike.values() for column in item))
-        rows = [[_words(key), *(_text(item.get(column)) for column in columns)] for key, item in alike.items()]
-        tables.append(Table(title, ["", *(_words(column) for column in columns)], rows[:_MAX_ROWS]))
-        records = {key: item for key, item in records.items() if key not in alike}
-    for key, item in records.items():
-        tables += _tables(f"{title}: {_words(key)}", item)
-    return tables
-
-
-def _is_summary(value: Mapping[str, Any]) -> bool:
-    return "mean" in value and set(value) <= _SUMMARY
-
-
-def _is_record(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_summary(value)
+def _as_printed(content: Mapping[str, Any], part: PrintedPart) -> ShownResult:
+    """The table that fcas_evaluate prints, and those of the result within the result."""
+    header, rows = part.table(content)
+    within = [show_result(value) for value in content.values()
+              if isinstance(value, dict) and value.get("schema") in VERSIONS]  # fmt: skip
+    tables = [Table(f"{inner.title}: {table.title}", table.header, table.rows)
+              for inner in within for table in inner.tables]  # fmt: skip
+    title = _words(content["schema"].rsplit("/", 1)[-1]).capitalize()
+    named = [f"{_words(key)}: {value}" for key, value in content.items() if isinstance(value, str) and key != "schema"]
+    return ShownResult(
+        title, "; ".join(named), [Table("Summary", header, rows), *tables], part.notes(content),
+        _flat(content["settings"]),
+        {name: values for inner in within for name, values in inner.scores.items()},
+    )  # fmt: skip
 
 
 def _text(value: Any) -> str:
@@ -227,9 +197,6 @@ def _text(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, dict) and _is_summary(value):
-        count = value.get("count")
-        return _mean_and_spread({"std": None, **value}, 1, None) + (f" (n = {count})" if count is not None else "")
     if isinstance(value, int | float):
         return _number(value, 1, None)
     if isinstance(value, list | tuple):

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fcas_nnunet_small import LABELS, SURROUNDINGS, small_case
+from matplotlib.figure import Figure
 from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from fcas_nnunet.commands.demo import arms as demo_arms
 from fcas_nnunet.commands.demo.command import Clock, main
-from fcas_nnunet.commands.demo.results import Column, write_table
+from fcas_nnunet.commands.demo.results import Column, _draw_case, write_table
 from fcas_nnunet.commands.demo.rivals import Rival, paint_case, warp_case, write_rivals
 from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE, DemoSize, Names
 from fcas_nnunet.commands.demo.stages import demo_stages
+from fcas_nnunet.evaluation.viewing.colours import label_map
 from fcas_nnunet.generator.mgm.masks import generate_mask
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
@@ -202,3 +204,17 @@ def test_quick_demo_runs_through(tmp_path):
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 50_000
     again = subprocess.run(demo, env=environment, capture_output=True, text=True, check=True)
     assert again.stderr.count("done before") == 7
+
+
+def test_pictures_show_the_head_up_however_a_scan_is_stored():
+    stored = replace(small_case(0), surroundings=None)  # D to the left, H to the back, W to the head
+    image, mask = stored.image.transpose(2, 1, 0), stored.mask.transpose(2, 1, 0)
+    upright = replace(stored, image=image, mask=mask, affine=stored.affine[:, [2, 1, 0, 3]])
+    drawn = []
+    for case in (stored, upright):
+        axes = Figure().subplots(1, 9)
+        _draw_case(case, axes, label_map(LABELS))
+        drawn.append([np.ma.filled(picture.get_array(), 0) for axis in axes for picture in axis.images])
+    assert len(drawn[0]) == len(drawn[1]) == 9  # three planes: plain, and with the mask on it
+    for first, second in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(first, second)

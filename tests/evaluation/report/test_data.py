@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_sets import LABELS, SHAPE, SPACING_MM, heart, image_quality, record, write_result
-from skimage.color import rgb2lab
 
+from fcas_nnunet.commands.evaluate import memorisation
+from fcas_nnunet.commands.report import page
 from fcas_nnunet.evaluation.images.intensities import structure_histograms
 from fcas_nnunet.evaluation.report.checks import (
     Level,
@@ -38,9 +39,8 @@ from fcas_nnunet.evaluation.report.measures import (
 )
 from fcas_nnunet.evaluation.report.provenance import common_fields, run_seed
 from fcas_nnunet.evaluation.report.results import show_result
-from fcas_nnunet.evaluation.results import COMPARISON, FIDELITY, SEGMENTATIONS, VERSIONS, read_result
+from fcas_nnunet.evaluation.results import COMPARISON, FIDELITY, MEMORISATION, SEGMENTATIONS, VERSIONS, read_result
 from fcas_nnunet.evaluation.viewing.charts import intensity_chart, nice_ticks
-from fcas_nnunet.evaluation.viewing.colours import STRUCTURE_COLOURS, label_colours
 from fcas_nnunet.generator.confidence.calibration import Curve, Scale
 
 LINE = Curve((0.0, 1.0), (0.0, 1.0))
@@ -256,38 +256,38 @@ def test_comparisons_as_a_table() -> None:
     ]
 
 
-def test_newer_schemas_are_shown_as_they_come() -> None:
-    content = {
-        "schema": "fcas-nnunet/memorisation", "schema_version": 1, "real": "Dataset901_Heart",
-        "settings": {"patch_mm": 32}, "cases": {"a": {"nearest": 0.3}},
-        "summary": {
-            "copies": 0, "threshold": 0.25, "distance": {"mean": 0.41, "std": 0.05, "count": 12},
-            "labels": {"aorta": {"auroc": 0.91, "ece": 0.04}, "lv": {"auroc": None, "ece": 0.05}},
-        },
-        "nearest": {"first": {"id": "x", "distance": 0.3}},
+def test_memorisation_is_shown_as_it_is_printed() -> None:
+    entry = {
+        "synthetic": {"median": 0.3}, "real": {"median": 0.35}, "threshold": {"value": 0.25, "rule": "5 % quantile"},
+        "flagged": 1, "expected_flagged": 0.5, "nearer": {"share": 0.6, "interval": [0.4, 0.8]},
     }  # fmt: skip
-    shown = show_result(content)
-    assert (shown.title, shown.subtitle) == ("Memorisation", "real: Dataset901_Heart")
-    assert shown.settings == {"patch mm": "32"}
-    assert [table.title for table in shown.tables] == ["summary", "summary: labels", "nearest: first"]
-    assert shown.tables[0].rows == [["copies", "0"], ["threshold", "0.25"], ["distance", "0.41 ± 0.05 (n = 12)"]]
-    assert shown.tables[1].header == ["", "auroc", "ece"]
-    assert shown.tables[1].rows == [["aorta", "0.91", "0.04"], ["lv", "–", "0.05"]]
+    content = {
+        "schema": MEMORISATION, "schema_version": 2, "training": "Dataset901_Heart", "flagged": [], "cases": {},
+        "settings": {"patch_mm": 32, "features": None, "real_scans": {"count": 4, "kind": "held_out"}},
+        "summary": {"image": entry}, "nearest_is_template": {"measures": {}, "cases_without": 2},
+    }  # fmt: skip
+    shown = page._show(content)
+    assert (shown.title, shown.subtitle) == ("Memorisation", "training: Dataset901_Heart")
+    assert shown.settings["patch mm"] == "32"
+    assert [table.title for table in shown.tables] == ["Summary"]
+    assert (shown.tables[0].header, shown.tables[0].rows) == memorisation.table(content)
+    assert shown.tables[0].rows[0][:5] == ["image (1 − correlation)", "0.3000", "0.3500", "0.2500", "1"]
+    assert "2 synthetic cases without a template in Dataset901_Heart" in shown.notes
+    del content["summary"]
+    with pytest.raises(ValueError, match="memorisation: fields must be those of docs/evaluation.md, got none.*summary"):
+        page._show(content)
 
 
-def test_a_result_within_a_result_and_lists_of_records() -> None:
-    content = {
-        "schema": "fcas-nnunet/fidelity", "flagged": [], "segmentations": image_quality(1),
-        "worst_cases": [{"case_id": "a", "dice": 0.25}, {"case_id": "b", "dice": None, "why": "pale"}],
-    }  # fmt: skip
-    shown = show_result(content)
-    flagged, quality, worst = shown.tables
-    assert flagged.rows == [["flagged", "none"]]
-    assert quality.title == "Image quality: Pairs under the same mask, and whole sets"
-    assert quality.rows[0][:2] == ["SSIM", "0.7000"]
+def test_a_result_within_a_result_is_shown_too() -> None:
+    content = {"schema": "fcas-nnunet/fidelity", "settings": {}, "segmentations": image_quality(1)}
+    printed = SimpleNamespace(table=lambda _: (["label", "Dice"], [["aorta", "91.2"]]), notes=lambda _: ["worst: a"])
+    shown = show_result(content, printed)
+    assert (shown.tables[0].header, shown.tables[0].rows, shown.notes) == (
+        ["label", "Dice"], [["aorta", "91.2"]], ["worst: a"],
+    )  # fmt: skip
+    assert shown.tables[1].title == "Image quality: Pairs under the same mask, and whole sets"
+    assert shown.tables[1].rows[0][:2] == ["SSIM", "0.7000"]
     assert shown.scores["SSIM"] == {"fcas_00000": 0.8}
-    assert worst.header == ["case id", "dice", "why"]
-    assert worst.rows == [["a", "0.25", "–"], ["b", "–", "pale"]]
 
 
 def test_results_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
@@ -376,30 +376,7 @@ def test_what_records_share() -> None:
     assert common_fields({}) == {}
 
 
-# ---- Charts and colours
-
-#: Machado et al. 2009, severity 1, on linear RGB.
-DEFICIENCIES = {
-    "none": np.eye(3),
-    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
-}
-
-
-@pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_structures_stay_apart_for_every_reader(deficiency: str) -> None:
-    rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in STRUCTURE_COLOURS])
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(linear @ np.asarray(DEFICIENCIES[deficiency]).T, 0, 1)
-    lab = rgb2lab(np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)[None])[0]
-    assert min(float(np.linalg.norm(a - b)) for a, b in combinations(lab, 2)) > 15  # 2.3 is just noticeable
-
-
-def test_a_structure_keeps_its_colour_whatever_its_id() -> None:
-    colours = label_colours({"aorta": 1, "something": 2, "LV": 3, "other": 4})
-    assert (colours["aorta"], colours["LV"]) == (STRUCTURE_COLOURS[5], STRUCTURE_COLOURS[2])
-    assert len(set(colours.values())) == 4
+# ---- Charts
 
 
 @given(st.floats(-2000, 2000), st.floats(1e-3, 5000))

@@ -64,7 +64,7 @@ from fcas_nnunet.integration.preprocessing.plans import (
 from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
 from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.labels.contrast import matched_error
-from fcas_nnunet.labels.matching import match_labels
+from fcas_nnunet.labels.matching import id_table, match_labels
 from fcas_nnunet.seeds import derive_seed
 
 FIRST_ID = 950
@@ -165,9 +165,7 @@ def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         generator = load_generator(model_folder(source, preset(args.preset)), device)
         templates = [c for c in source.case_ids if c not in generator.record.validation_cases]
-        lookup = np.zeros(256, dtype=np.uint8)
-        for source_id, target_id in match_labels(source.labels, real.labels).items():
-            lookup[source_id] = target_id
+        lookup = id_table(match_labels(source.labels, real.labels))
         for plan in plan_cases(args.n, source.case_ids, templates, ReferenceSource.MGM, seed=0):
             given = source.load_case(plan.reference)
             if args.known_scans:

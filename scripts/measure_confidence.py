@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.evaluate.confidence import Anatomy, held_out_anatomies
+from fcas_nnunet.commands.evaluate.confidence import held_out_anatomies
+from fcas_nnunet.commands.evaluate.drawings import Anatomy
 from fcas_nnunet.commands.runtime.leaks import generator_parents
 from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.config.generator import ConfidenceConfig, SamplingConfig

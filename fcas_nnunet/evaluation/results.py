@@ -1,12 +1,14 @@
-"""What fcas_evaluate writes: the schemas with their versions, and reading a result back."""
+"""Results of fcas_evaluate: their schemas and versions, writing them as JSON and CSV, and reading them back."""
 
 from __future__ import annotations
 
+import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.files import free_path
+from fcas_nnunet.files import atomic_path, atomic_write_json, free_path
 from fcas_nnunet.json_files import SCHEMA, SCHEMA_VERSION, check_schema, read_json
 
 SEGMENTATIONS = "fcas-nnunet/segmentations"
@@ -26,16 +28,37 @@ VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 2, FI
 
 
 def header(schema: str) -> dict[str, Any]:
-    """The fields that say what a result is; its first ones."""
+    """The first fields of a result, which say what it is."""
     return {SCHEMA: schema, SCHEMA_VERSION: VERSIONS[schema]}
+
+
+def write_result(path: Path, report: dict[str, Any]) -> None:
+    """Write a result as JSON; a score that does not exist (NaN) becomes null."""
+    atomic_write_json(path, _without_nan(report))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table; a score that does not exist (NaN) becomes an empty cell."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows([["" if cell != cell else cell for cell in row] for row in rows])
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[str, Any]:
     """Read a result of fcas_evaluate.
 
     Args:
-        path: JSON that it wrote with -o.
-        schemas: those that are taken.
+        path: JSON file that fcas_evaluate wrote with -o.
+        schemas: Schemas that are accepted.
 
     Raises:
         FileNotFoundError: if there is no file.

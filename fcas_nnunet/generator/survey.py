@@ -14,6 +14,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.generator.checkpoint import case_sha256
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.image_content import image_sha256
+from fcas_nnunet.labels.contrast import means_by_code
 from fcas_nnunet.orientation import Orientation
 
 
@@ -70,11 +71,7 @@ def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, float]:
 def _surveyed(case: Case, towards: str) -> SurveyedCase:
     assert case.image is not None, "training cases have images"
     turn = Orientation.of(case.affine, towards)
-    sums, counts = np.zeros(256), np.zeros(256)
-    for plane, labels in zip(case.image, case.mask, strict=True):  # planes: little memory
-        sums += np.bincount(labels.ravel(), plane.ravel(), minlength=256)
-        counts += np.bincount(labels.ravel(), minlength=256)
-    means = {int(label): float(sums[label] / counts[label]) for label in np.flatnonzero(counts) if label}
+    means = {label: mean for label, mean in means_by_code(case.image, case.mask).items() if label}
     return SurveyedCase(
         turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
         image_sha256(case.image, case.affine), means,

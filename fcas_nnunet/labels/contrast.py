@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 
@@ -9,12 +11,26 @@ def structure_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Mean of the values of every structure, float64 [highest code + 1]; 0 for codes that do not occur.
 
     Args:
-        values: [D, H, W].
-        codes: structure of every voxel, whole numbers from 0, the same shape.
+        values: Any shape.
+        codes: Structure of every voxel, whole numbers from 0, the same shape.
     """
     flat = codes.ravel().astype(np.int64)
     counts = np.bincount(flat)
     return np.bincount(flat, weights=values.ravel().astype(np.float64)) / np.maximum(counts, 1)
+
+
+def means_by_code(values: Iterable[np.ndarray], codes: Iterable[np.ndarray]) -> dict[int, float]:
+    """Code → mean of its voxels, every voxel with equal weight; added up part by part, which takes little memory.
+
+    Args:
+        values: Volumes, or the planes of one.
+        codes: Structure of every voxel, uint8, of the same shapes.
+    """
+    sums, counts = np.zeros(256), np.zeros(256)
+    for part, of_part in zip(values, codes, strict=True):
+        sums += np.bincount(of_part.ravel(), part.ravel(), minlength=256)
+        counts += np.bincount(of_part.ravel(), minlength=256)
+    return {int(code): float(sums[code] / counts[code]) for code in np.flatnonzero(counts)}
 
 
 def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+import numpy as np
+
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 from fcas_nnunet.labels.names import Term, make_up, name_key, term_of, whole_terms
 
@@ -75,6 +77,14 @@ class LabelMatch:
     def _why_missing(self, name: str) -> str:
         parts = [part for part, whole in self.incomplete.items() if whole == name]
         return f" (only a part of it: {', '.join(parts)})" if parts else ""
+
+
+def id_table(becomes: Mapping[int, int]) -> np.ndarray:
+    """Table [256 or more] that turns label ids into others by indexing, uint8; ids that are not named become 0."""
+    table = np.zeros(max([256, *(label + 1 for label in becomes)]), dtype=np.uint8)
+    for label, other in becomes.items():
+        table[label] = other
+    return table
 
 
 def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> LabelMatch:

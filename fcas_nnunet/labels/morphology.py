@@ -1,14 +1,17 @@
-"""Binary morphology with small boxes, separable in numpy, and connected components."""
+"""Binary morphology with small boxes, separable in numpy; which voxels touch; where labels change."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
 _NEIGHBOUR_REACH = 1.8  # √3 and a little
+
+Voxels = TypeVar("Voxels")  # a NumPy array or a PyTorch tensor
 
 
 def voxel_graph(
@@ -26,6 +29,18 @@ def voxel_graph(
     pairs = cKDTree(voxels).query_pairs(_NEIGHBOUR_REACH, output_type="ndarray")
     lengths = np.linalg.norm((voxels[pairs[:, 0]] - voxels[pairs[:, 1]]) * np.array(spacing_mm), axis=1)
     return pairs, sparse.coo_matrix((lengths, tuple(pairs.T)), shape=(len(voxels), len(voxels))).tocsr()
+
+
+def label_changes(labels: Voxels) -> Voxels:
+    """Voxels with a face neighbour of another label, bool [D, H, W]."""
+    array: Any = labels
+    changes = array != array
+    for axis in range(array.ndim):
+        lower, upper = ((slice(None),) * axis + (run,) for run in (slice(None, -1), slice(1, None)))
+        differs = array[lower] != array[upper]
+        changes[lower] |= differs
+        changes[upper] |= differs
+    return changes
 
 
 def close_box2(binary: np.ndarray) -> np.ndarray:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from fcas_nnunet.labels.components import label_components
-from fcas_nnunet.labels.morphology import close_box2, loose_pairs
+from fcas_nnunet.labels.morphology import close_box2, label_changes, loose_pairs
 
 
 def test_closing_fills_one_voxel_and_adds_nothing_at_the_rim() -> None:
@@ -15,6 +16,14 @@ def test_closing_fills_one_voxel_and_adds_nothing_at_the_rim() -> None:
     np.testing.assert_array_equal(close_box2(row[None, None]), expected[None, None])
     full = np.ones((3, 3, 3), bool)
     np.testing.assert_array_equal(close_box2(full), full)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_labels_change_on_both_sides_of_every_wall_of_arrays_and_tensors(axis: int) -> None:
+    row = np.array([0, 0, 0, 4, 4, 4, 2], np.uint8).reshape(np.roll([-1, 1, 1], axis))
+    expected = [False, False, True, True, False, True, True]
+    assert label_changes(row).ravel().tolist() == expected
+    assert label_changes(torch.from_numpy(row)).ravel().tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(10, 1, 1), (1, 1, 3), (3, 1, 10), (2, 3, 1)])

@@ -45,7 +45,7 @@ fcas_evaluate memorisation -d 902 --train 901 --held_out 903 --pictures copies \
     -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -f 0
 """
 
-_COMPARE = "compare"
+_COMPARE, _CHECKPOINT = "compare", "checkpoint_final.pth"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,65 +54,72 @@ def build_parser() -> argparse.ArgumentParser:
     parts = parser.add_subparsers(
         dest="what", required=True, metavar="{segmentations,compare,images,fidelity,memorisation,confidence}"
     )
+    for add in (_add_segmentations, _add_compare, _add_images, _add_fidelity, _add_memorisation, _add_confidence):
+        add(parts)
+    return parser
 
-    segmentations = _add_part(
+
+def _add_segmentations(parts: Any) -> None:
+    part = _add_part(
         parts,
         "segmentations",
         "Overlap (Dice, RDice), surfaces (HD95, surface Dice), topology and, for vessels, clDice, per label and case.",
         _SEGMENTATIONS_EXAMPLE,
     )
-    segmentations.add_argument("-r", required=True, type=Path, metavar="FOLDER", help="reference label maps")
-    segmentations.add_argument("-p", required=True, type=Path, metavar="FOLDER", help="predicted label maps")
-    segmentations.add_argument(
+    part.add_argument("-r", required=True, type=Path, metavar="FOLDER", help="reference label maps")
+    part.add_argument("-p", required=True, type=Path, metavar="FOLDER", help="predicted label maps")
+    part.add_argument(
         "--labels",
         type=Path,
         metavar="dataset.json",
         help="where the labels' names stand (default: beside the predictions, or in the references' data set)",
     )
-    segmentations.add_argument(
-        "--radii", type=positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice's, in voxels (default: 1 2 3)"
+    part.add_argument(
+        "--radii",
+        type=positive,
+        nargs="+",
+        default=[1, 2, 3],
+        metavar="N",
+        help="RDice radii (voxels; default: 1 2 3)",
     )
-
-    segmentations.add_argument(
-        "--tolerance_mm", type=not_negative, default=1.0, metavar="MM", help="of the surface Dice (default: 1)"
+    part.add_argument(
+        "--tolerance_mm", type=not_negative, default=1.0, metavar="MM", help="tolerance of surface Dice (default: 1)"
     )
-    segmentations.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
-    segmentations.idle("--tolerance_mm", beside="--overlap_only")
+    part.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
+    part.idle("--tolerance_mm", beside="--overlap_only")
 
-    comparison = _add_part(
+
+def _add_compare(parts: Any) -> None:
+    part = _add_part(
         parts,
         _COMPARE,
         "Two results for the same references: paired differences with bootstrap intervals and Holm-corrected tests.",
         _COMPARE_EXAMPLE,
     )
-    comparison.add_argument("-a", required=True, type=Path, metavar="A.json", help="written by segmentations -o")
-    comparison.add_argument("-b", required=True, type=Path, metavar="B.json", help="the same for the other result")
-    comparison.add_argument(
+    part.add_argument("-a", required=True, type=Path, metavar="A.json", help="written by segmentations -o")
+    part.add_argument("-b", required=True, type=Path, metavar="B.json", help="the same for the other result")
+    part.add_argument(
         "--measure", default="dice", help="what is compared: dice, rdice.1, hd95_mm, surface_dice, … (default: dice)"
     )
 
-    images = _add_part(
+
+def _add_images(parts: Any) -> None:
+    part = _add_part(
         parts,
         "images",
         "Synthetic scans and real ones: SSIM, RMSE and LPIPS under the same masks; FID and KID of the sets.",
         _IMAGES_EXAMPLE,
     )
-    images.add_argument(
-        "-r", required=True, metavar="REAL", help="real data set (id, name, folder), or folder of scans"
-    )
-    images.add_argument("-s", required=True, metavar="SYN", help="synthetic data set, or folder of scans, likewise")
-    images.add_argument(
+    part.add_argument("-r", required=True, metavar="REAL", help="real data set (id, name, folder), or folder of scans")
+    part.add_argument("-s", required=True, metavar="SYN", help="synthetic data set, or folder of scans, likewise")
+    part.add_argument(
         "--range",
         type=finite,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)",
     )
-    _add_networks_of_images(images)
-    _add_fidelity(parts)
-    _add_memorisation(parts)
-    _add_confidence(parts)
-    return parser
+    _add_networks_of_images(part)
 
 
 def _add_confidence(parts: Any) -> None:
@@ -132,7 +139,7 @@ def _add_confidence(parts: Any) -> None:
     )
     part.add_argument("--cases", nargs="+", metavar="CASE", help="only these of them")
     part.add_argument("--draws", type=positive, default=2, metavar="N", help="templates and seeds for each case (2)")
-    part.add_argument("--seed", type=int, default=0, help="of templates and noise (0)")
+    part.add_argument("--seed", type=int, default=0, help="seed of templates and noise (0)")
     part.add_argument(
         "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice), default=ConfidenceChoice.OWN,
         help="the map that is judged, as in fcas_generate (default: own)",
@@ -171,7 +178,7 @@ def _add_fidelity(parts: Any) -> None:
         "--predictions",
         type=Path,
         metavar="FOLDER",
-        help="keeps the predictions, so that a killed run goes on (default: fcas_predictions in the model's folder)",
+        help="keeps the predictions, so that a killed run resumes (default: fcas_predictions in the model's folder)",
     )
     part.add_argument(
         "--real_scores",
@@ -216,10 +223,7 @@ def _add_memorisation(parts: Any) -> None:
 
 def _add_network_choice(part: argparse.ArgumentParser) -> None:
     part.add_argument(
-        "-chk",
-        default="checkpoint_final.pth",
-        metavar="NAME",
-        help="checkpoint in the fold's folder (default: checkpoint_final.pth)",
+        "-chk", default=_CHECKPOINT, metavar="NAME", help=f"checkpoint in the fold's folder (default: {_CHECKPOINT})"
     )
     part.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
 
@@ -249,10 +253,8 @@ def _add_networks_of_images(images: Parser) -> None:
         metavar="FOLDER",
         help="trained nnU-Net, <trainer>__<plans>__<configuration>: FID and KID of its features",
     )
-    networks.add_argument("--fold", default="0", metavar="F", help="of that network, or `all` (default: 0)")
-    networks.add_argument(
-        "--chk", default="checkpoint_final.pth", metavar="NAME", help="its checkpoint (default: checkpoint_final.pth)"
-    )
+    networks.add_argument("--fold", default="0", metavar="F", help="fold of that network, or `all` (default: 0)")
+    networks.add_argument("--chk", default=_CHECKPOINT, metavar="NAME", help=f"its checkpoint (default: {_CHECKPOINT})")
     networks.add_argument("--tsne", type=Path, metavar="FILE.png", help="draw the cases by that network's features")
     networks.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
     images.idle("--fid_extractor", "--fid_size", without="--fid_weights")
@@ -262,11 +264,7 @@ def _add_networks_of_images(images: Parser) -> None:
 def _add_part(parts: Any, name: str, description: str, example: str) -> Parser:
     frame = make_parser(f"fcas_evaluate {name}", description, example)
     part: Parser = parts.add_parser(
-        name,
-        help=description,
-        description=description,
-        epilog=frame.epilog,
-        formatter_class=frame.formatter_class,
+        name, help=description, description=description, epilog=frame.epilog, formatter_class=frame.formatter_class
     )
     part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
     part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")

@@ -14,7 +14,7 @@ from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.labels.matching import match_labels
+from fcas_nnunet.labels.matching import id_table, match_labels
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ class CentredFiles:
                 f"{self.mask}: values must be label ids {sorted({0, *self.becomes})}, got {unknown[:5]} as well. "
                 "Run fcas_doctor -d on it."
             )
-        table = np.zeros(256, dtype=np.uint8)
-        table[list(self.becomes)] = list(self.becomes.values())
-        return image.array, table[labels], image.affine
+        return image.array, id_table(self.becomes)[labels], image.affine
 
 
 @dataclass(frozen=True)

@@ -175,16 +175,15 @@ def evaluate_fidelity(
 ) -> dict[str, Any]:
     """Score the predictions of all synthetic scans against their masks, and judge every structure.
 
-    Args:
-        synthetic: the data set.
-        model: that has made the predictions.
-        predictions: folder with a label map per case, under the model's ids.
-        real: the same network on real scans, as `segmentations -o` writes it.
-        workers: processes.
-        overlap_only: Dice and RDice alone.
+    Returns the report that docs/evaluation.md describes, JSON-able but for NaN.
 
-    Returns:
-        The report as docs/evaluation.md describes it, JSON-able but for NaN.
+    Args:
+        synthetic: Data set of the synthetic scans.
+        model: Network that has made the predictions.
+        predictions: Folder with a label map per case, under the model's ids.
+        real: Result of the same network on real scans, as `segmentations -o` writes it.
+        workers: Number of processes.
+        overlap_only: Compute Dice and RDice alone.
 
     Raises:
         ValueError: if a prediction is missing or does not fit its mask; every fault listed.
@@ -200,36 +199,23 @@ def evaluate_fidelity(
         reference_files=masks,
     )  # fmt: skip
     learnt = learnt_cases(model.folder, model.folds)
-    compared = comparison(
-        list(scores["cases"]), derived_cases(synthetic, learnt), list(real["cases"]) if real else [], learnt.hashes
-    )
+    real_cases = list(real["cases"]) if real else []
+    compared = comparison(list(scores["cases"]), derived_cases(synthetic, learnt), real_cases, learnt.hashes)
     measured = real_dice(real, labels, compared.real) if real and compared.real else {}
-    judged = {
-        name: judge_structure(
-            name, [scores["cases"][i][name]["dice"] for i in compared.cases], measured.get(name),
-            flattered=compared.flattered, roles=synthetic.roles,
-        )
-        for name in labels
-    }  # fmt: skip
+    judged = {}
+    for name in labels:
+        entries = [scores["cases"][case_id][name] for case_id in compared.cases]
+        verdict = judge_structure(
+            name, [entry["dice"] for entry in entries], measured.get(name), flattered=compared.flattered,
+            roles=synthetic.roles,
+        )  # fmt: skip
+        judged[name] = _label_entry(verdict, entries, compared.cases)
     return {
         **header(FIDELITY),
         "synthetic": synthetic.name,
         "model": {"name": model.name, "sha256": model.sha256},
-        "settings": {
-            "drawn_ratio": DRAWN_RATIO,
-            "not_drawn_ratio": NOT_DRAWN_RATIO,
-            "least_real_dice": LEAST_REAL_DICE,
-            "assumed_dice": {"thin": ASSUMED_THIN_DICE, "other": ASSUMED_DICE},
-            "real_cases": len(compared.real),
-            "judged_cases": len(compared.cases),
-            "left_out_cases": compared.left_out,
-            "learnt_from": compared.learnt,
-            "flattered": compared.flattered,
-        },
-        "labels": {
-            name: _label_entry(verdict, [scores["cases"][i][name] for i in compared.cases], compared.cases)
-            for name, verdict in judged.items()
-        },
+        "settings": _settings(compared),
+        "labels": judged,
         "not_compared": {
             "unknown_to_the_model": [n for n, i in synthetic.labels.items() if i and n not in labels],
             "not_in_the_data_set": [n for n, i in known.items() if i and not to_synthetic[i]],
@@ -237,6 +223,20 @@ def evaluate_fidelity(
         "worst_cases": _worst_cases(scores["cases"], Manifest(synthetic.folder).read()),
         "segmentations": scores,
         "versions": versions(),
+    }
+
+
+def _settings(compared: Comparison) -> dict[str, Any]:
+    return {
+        "drawn_ratio": DRAWN_RATIO,
+        "not_drawn_ratio": NOT_DRAWN_RATIO,
+        "least_real_dice": LEAST_REAL_DICE,
+        "assumed_dice": {"thin": ASSUMED_THIN_DICE, "other": ASSUMED_DICE},
+        "real_cases": len(compared.real),
+        "judged_cases": len(compared.cases),
+        "left_out_cases": compared.left_out,
+        "learnt_from": compared.learnt,
+        "flattered": compared.flattered,
     }
 
 
@@ -278,17 +278,8 @@ def _number(value: float | None) -> float:
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the printed table, a row per label."""
-    header = [
-        "label",
-        "Dice %",
-        "in real scans %",
-        "ratio",
-        "95 % interval",
-        "cases",
-        "missed",
-        "not drawn in",
-        "verdict",
-    ]
+    header = ["label", "Dice %", "in real scans %", "ratio", "95 % interval"]
+    header += ["cases", "missed", "not drawn in", "verdict"]
     rows = []
     for name, entry in report["labels"].items():
         low, high = entry["ratio_interval"]

@@ -31,7 +31,7 @@ from fcas_nnunet.evaluation.images.perceptual import (
 )
 from fcas_nnunet.evaluation.images.pretrained_weights import hub_checkpoints
 from fcas_nnunet.evaluation.images.quality import IntensityRange
-from fcas_nnunet.evaluation.images.set_table import NOT_COMPUTED
+from fcas_nnunet.evaluation.images.set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.images.slice_extractor import FidExtractor, SliceExtractor, open_slice_extractor
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
@@ -55,6 +55,17 @@ class Networks:
     slices: SliceExtractor | str
     size: int
     bottleneck: Any
+
+    def measure(
+        self, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None, real: Files,
+        synthetic: Files,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The parts of a result that need a network, as `measure_pairs` and its neighbours give them."""
+        return {
+            PERCEPTUAL: measure_pairs(self.perceptual, pairs, intensity_range),
+            FID: measure_fid(self.slices, self.size, real, synthetic),
+            NETWORK: measure_network_features(self.bottleneck, real, synthetic),
+        }
 
 
 def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:

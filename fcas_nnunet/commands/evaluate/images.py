@@ -26,14 +26,14 @@ from fcas_nnunet.evaluation.images.quality import (
     foreground_range,
     score_pair,
 )
-from fcas_nnunet.evaluation.images.set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
+from fcas_nnunet.evaluation.images.set_table import NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.results import IMAGE_QUALITY, header
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.labels.matching import compare_labels
+from fcas_nnunet.labels.matching import compare_labels, id_table
 
 if TYPE_CHECKING:
     from fcas_nnunet.commands.evaluate.image_sets import Networks
@@ -61,11 +61,15 @@ class Scans:
 
 @dataclass(frozen=True)
 class _Masks:
-    """Where a pair's masks lie, and which synthetic id each real id becomes."""
+    """The masks of a pair, and which synthetic id each real id becomes."""
 
     real: Path
     synthetic: Path
     mapping: Mapping[int, int]
+
+    def are_equal(self) -> bool:
+        real, synthetic = read_volume(self.real).array, read_volume(self.synthetic).array
+        return bool(np.array_equal(id_table(self.mapping)[real.astype(np.uint8)], synthetic))
 
 
 @dataclass(frozen=True)
@@ -179,12 +183,12 @@ def evaluate_images(
     deformed by MGM has no real scan to be held against. Those are left out and named.
 
     Args:
-        real: the real scans.
-        synthetic: the synthetic ones.
-        found: what `find_pairs` gave.
-        intensity_range: what the scans of a pair are normalised by; None where there is no pair.
-        networks: for LPIPS, FID and KID.
-        workers: processes.
+        real: Real scans.
+        synthetic: Synthetic scans.
+        found: Result of `find_pairs`.
+        intensity_range: HU range that the scans of a pair are normalised by; None where there is no pair.
+        networks: Networks for LPIPS, FID and KID.
+        workers: Number of processes.
 
     Returns:
         The report as docs/evaluation.md describes it, JSON-able but for NaN.
@@ -192,13 +196,7 @@ def evaluate_images(
     Raises:
         ValueError: if not one measure can be computed, or scans are not comparable; every fault listed.
     """
-    from fcas_nnunet.commands.evaluate import image_sets
-
-    scores: dict[str, ImageScores | None] = {}
-    if found.pairs and intensity_range:
-        work = partial(_score, intensity_range)
-        need = MemoryNeed.of((pair.synthetic for pair in found.pairs.values()), SSIM_BYTES)
-        scores = run_cases(work, found.pairs, workers=workers, description="image pairs", need=need)
+    scores = _score_pairs(found.pairs, intensity_range, workers)
     cases = {case_id: score for case_id, score in scores.items() if score is not None}
     left_out = found.left_out | {case_id: OTHER_MASK for case_id, score in scores.items() if score is None}
     structures = _structures(real, synthetic, workers)
@@ -222,9 +220,7 @@ def evaluate_images(
         },
         "summary": summary,
         "cases": {i: {"reference": found.pairs[i].reference, **vars(score)} for i, score in cases.items()},
-        PERCEPTUAL: image_sets.measure_pairs(networks.perceptual, paths, intensity_range),
-        FID: image_sets.measure_fid(networks.slices, networks.size, real.files, synthetic.files),
-        NETWORK: image_sets.measure_network_features(networks.bottleneck, real.files, synthetic.files),
+        **networks.measure(paths, intensity_range, real.files, synthetic.files),
         "structures": {name: asdict(comparison) for name, comparison in structures.items()},
         "left_out": dict(sorted(left_out.items())),
         "versions": versions(),
@@ -264,7 +260,7 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
 
 def _structure_histograms(job: tuple[Path, Path, Mapping[int, int], Mapping[str, int]]) -> dict[str, np.ndarray]:
     image_path, mask_path, mapping, labels = job
-    mask = _translated(read_volume(mask_path).array, mapping)
+    mask = id_table(mapping)[read_volume(mask_path).array.astype(np.uint8)]
     return structure_histograms(read_volume(image_path).array, mask, labels)
 
 
@@ -277,26 +273,20 @@ def _masks(real: Scans, synthetic: Scans, reference: str, case_id: str) -> _Mask
     return _Masks(real.dataset.mask_path(reference), synthetic.dataset.mask_path(case_id), mapping)
 
 
+def _score_pairs(
+    pairs: Mapping[str, _Pair], intensity_range: IntensityRange | None, workers: int
+) -> dict[str, ImageScores | None]:
+    if not pairs or intensity_range is None:
+        return {}
+    need = MemoryNeed.of((pair.synthetic for pair in pairs.values()), SSIM_BYTES)
+    return run_cases(partial(_score, intensity_range), pairs, workers=workers, description="image pairs", need=need)
+
+
 def _score(intensity_range: IntensityRange, pair: _Pair) -> ImageScores | None:
     """A pair's scores; None where the masks differ."""
-    if pair.masks is not None and not _equal_masks(pair.masks):
+    if pair.masks is not None and not pair.masks.are_equal():
         return None
     return score_pair(read_volume(pair.real).array, read_volume(pair.synthetic).array, intensity_range)
-
-
-def _equal_masks(masks: _Masks) -> bool:
-    real, synthetic = read_volume(masks.real).array, read_volume(masks.synthetic).array
-    if real.shape != synthetic.shape:
-        return False
-    return bool(np.array_equal(_translated(real, masks.mapping), synthetic))
-
-
-def _translated(mask: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:
-    """A label map under other ids; what the mapping does not name becomes background."""
-    becomes = np.zeros(256, dtype=np.uint8)
-    for source, target in mapping.items():
-        becomes[source] = target
-    return becomes[mask.astype(np.uint8)]
 
 
 def _histogram(paths: tuple[Path, Path]) -> np.ndarray:
@@ -310,12 +300,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a report's printed table."""
     summary = report["summary"]
     rows = [
-        [
-            title,
-            f"{summary[name]['mean']:.{digits}f}",
-            f"{summary[name]['std']:.{digits}f}",
-            str(summary[name]["count"]),
-        ]
+        [title, *(f"{summary[name][key]:.{digits}f}" for key in ("mean", "std")), str(summary[name]["count"])]
         for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_hu", "RMSE (HU)", 1))
         if summary[name]["count"]
     ]

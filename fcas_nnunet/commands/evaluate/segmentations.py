@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,35 @@ from fcas_nnunet.integration.dataset.description import read_roles
 from fcas_nnunet.integration.dataset.manifest import versions
 from fcas_nnunet.integration.dataset.volumes import read_volume
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
+from fcas_nnunet.labels.matching import id_table
 
 BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
 
 
 @dataclass(frozen=True)
-class _Job:
-    reference: Path
-    prediction: Path
+class _Scoring:
+    """What the scores of every case depend on; ids as in `evaluate_segmentations`."""
+
     labels: Mapping[str, int]
     radii: Sequence[int]
     tolerance_mm: float
     overlap_only: bool
     roles: GivenRoles
-    reference_ids: Mapping[int, int] | None = None
-    prediction_ids: Mapping[int, int] | None = None
+    reference_ids: Mapping[int, int] | None
+    prediction_ids: Mapping[int, int] | None
+
+    def settings(self) -> dict[str, Any]:
+        """What the result says of it."""
+        vessels = label_roles(self.labels, self.roles).vessels
+        return {
+            "labels": {name: label for name, label in self.labels.items() if label},
+            "rdice_radii_voxels": list(self.radii),
+            "rdice_structuring_element": "ball",
+            "surface_dice_tolerance_mm": self.tolerance_mm,
+            "overlap_only": self.overlap_only,
+            "vessels": [name for name, label in self.labels.items() if label in vessels],
+            "empty_masks": EMPTY_MASK_POLICY,
+        }
 
 
 @dataclass(frozen=True)
@@ -134,17 +149,17 @@ def evaluate_segmentations(
     """Score every reference's prediction.
 
     Args:
-        references: folder of label maps.
-        predictions: folder of label maps with the same case ids.
-        labels: name → id, with or without background.
-        radii: of RDice's dilation, in voxels.
-        workers: processes.
-        tolerance_mm: of the surface Dice.
-        overlap_only: Dice and RDice alone.
-        roles: label name → roles that a user has given it.
-        reference_ids: id in the references' files → id in `labels`, or 0; None where they are the same.
-        prediction_ids: likewise for the predictions' files.
-        reference_files: case id → label map, where a folder does not tell.
+        references: Folder of label maps.
+        predictions: Folder of label maps with the same case ids.
+        labels: Name → id, with or without background.
+        radii: Radii of RDice's dilation, in voxels.
+        workers: Number of processes.
+        tolerance_mm: Tolerance of the surface Dice.
+        overlap_only: Compute Dice and RDice alone.
+        roles: Label name → roles that a user has given it.
+        reference_ids: Id in the references' files → id in `labels`, or 0; None where they are the same.
+        prediction_ids: The same for the predictions' files.
+        reference_files: Case id → label map; None takes those in `references`.
 
     Returns:
         The report as docs/evaluation.md describes it, JSON-able but for NaN.
@@ -154,47 +169,17 @@ def evaluate_segmentations(
         ValueError: if a prediction is missing, on another grid, or has values beside the labels; every fault listed.
     """
     reference_files, prediction_files = reference_files or case_files(references), case_files(predictions)
-    faults = [
-        f"{case_id}: prediction must be in {predictions}, got none. Predict it, or remove its reference."
-        for case_id in reference_files
-        if case_id not in prediction_files
-    ]
-    jobs = {
-        case_id: _Job(
-            path,
-            prediction_files[case_id],
-            labels,
-            radii,
-            tolerance_mm,
-            overlap_only,
-            roles or {},
-            reference_ids,
-            prediction_ids,
-        )  # fmt: skip
-        for case_id, path in reference_files.items()
-        if case_id in prediction_files
-    }
-    for case_id, job in jobs.items():
-        faults += [f"{case_id}: {fault}" for fault in grid_faults(job.reference, job.prediction)]
-    if faults:
-        raise ValueError("\n".join(faults))
+    pairs = _pairs(reference_files, prediction_files, predictions)
+    scoring = _Scoring(labels, radii, tolerance_mm, overlap_only, roles or {}, reference_ids, prediction_ids)
     need = MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL)
-    found = run_cases(_score, jobs, workers=workers, description="segmentations", need=need)
+    found = run_cases(partial(_score, scoring), pairs, workers=workers, description="segmentations", need=need)
     cases = {case_id: scored.labels for case_id, scored in found.items()}
     summaries = summarise_labels(list(cases.values()))
     return {
         **header(SEGMENTATIONS),
         "references": str(references),
         "predictions": str(predictions),
-        "settings": {
-            "labels": {name: label for name, label in labels.items() if label},
-            "rdice_radii_voxels": list(radii),
-            "rdice_structuring_element": "ball",
-            "surface_dice_tolerance_mm": tolerance_mm,
-            "overlap_only": overlap_only,
-            "vessels": [name for name in labels if labels[name] in label_roles(labels, roles).vessels],
-            "empty_masks": EMPTY_MASK_POLICY,
-        },
+        "settings": scoring.settings(),
         "references_sha256": {case_id: scored.reference_sha256 for case_id, scored in found.items()},
         "summary": {
             "labels": {name: _summary_entry(summary) for name, summary in summaries.items()},
@@ -206,14 +191,30 @@ def evaluate_segmentations(
     }
 
 
-def _score(job: _Job) -> _Scored:
-    reference, prediction = read_volume(job.reference), read_volume(job.prediction)
-    spacing_mm = None if job.overlap_only else spacing_of(reference.affine)
+def _pairs(
+    references: Mapping[str, Path], predictions: Mapping[str, Path], folder: Path
+) -> dict[str, tuple[Path, Path]]:
+    """Case id → reference and prediction, which lie on one grid."""
+    pairs = {case_id: (path, predictions[case_id]) for case_id, path in references.items() if case_id in predictions}
+    faults = [
+        f"{case_id}: prediction must be in {folder}, got none. Predict it, or remove its reference."
+        for case_id in references
+        if case_id not in pairs
+    ]
+    faults += [f"{case_id}: {fault}" for case_id, pair in pairs.items() for fault in grid_faults(*pair)]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return pairs
+
+
+def _score(scoring: _Scoring, pair: tuple[Path, Path]) -> _Scored:
+    reference, prediction = map(read_volume, pair)
+    spacing_mm = None if scoring.overlap_only else spacing_of(reference.affine)
     masks = (
-        _translated(reference.array, job.reference_ids, "reference"),
-        _translated(prediction.array, job.prediction_ids, "prediction"),
+        _translated(reference.array, scoring.reference_ids, "reference"),
+        _translated(prediction.array, scoring.prediction_ids, "prediction"),
     )
-    scores = score_case(*masks, job.labels, job.radii, spacing_mm, job.tolerance_mm, job.roles)
+    scores = score_case(*masks, scoring.labels, scoring.radii, spacing_mm, scoring.tolerance_mm, scoring.roles)
     return _Scored(scores, _reference_sha256(masks[0], reference.affine))
 
 
@@ -235,9 +236,7 @@ def _translated(labels: np.ndarray, becomes: Mapping[int, int] | None, name: str
             f"{name}: values must be label ids {sorted({0, *becomes})}, got {unknown[:5]} as well. "
             "Export it again, or fix dataset.json."
         )
-    table = np.zeros(max(becomes, default=0) + 1, dtype=np.uint8)
-    table[list(becomes)] = list(becomes.values())
-    return table[labels.astype(np.intp)]
+    return id_table(becomes)[labels.astype(np.intp)]
 
 
 def _entry(scores: LabelScores) -> dict[str, Any]:
@@ -254,9 +253,7 @@ def _summary_entry(summary: LabelSummary) -> dict[str, Any]:
     return {
         "dice": vars(summary.dice),
         "rdice": {str(radius): vars(value) for radius, value in summary.rdice.items()},
-        "both_empty": summary.both_empty,
-        "only_prediction_empty": summary.only_prediction_empty,
-        "only_reference_empty": summary.only_reference_empty,
+        **{f"{which}_empty": getattr(summary, f"{which}_empty") for which in ("both", *_EMPTY[:2])},
         **{measure: vars(value) for measure, value in summary.further.items()},
     }
 
@@ -272,6 +269,8 @@ def _mean(summaries: Sequence[Summary]) -> float:
     return summarise([summary.mean for summary in summaries]).mean
 
 
+#: Where a label may be absent, in the order of the columns.
+_EMPTY = ("only_prediction", "only_reference", "both")
 #: Of the further measures: column, factor, decimals.
 _COLUMNS = {
     "hd95_mm": ("HD95 mm", 1, 2),
@@ -286,22 +285,12 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a report's printed table, a row per label."""
     radii = report["settings"]["rdice_radii_voxels"]
     columns = {} if report["settings"]["overlap_only"] else _COLUMNS
-    header = [
-        "label",
-        "Dice %",
-        *(f"RDice {radius} %" for radius in radii),
-        *(f"{title} (n)" for title, _, _ in columns.values()),
-    ]
-    header += ["cases", "missed", "false", "no score"]
+    header = ["label", "Dice %", *(f"RDice {radius} %" for radius in radii)]
+    header += [*(f"{title} (n)" for title, _, _ in columns.values()), "cases", "missed", "false", "no score"]
     rows = []
     for name, entry in report["summary"]["labels"].items():
         measures = [entry["dice"], *(entry["rdice"][str(radius)] for radius in radii)]
-        counts = [
-            entry["dice"]["count"],
-            entry["only_prediction_empty"],
-            entry["only_reference_empty"],
-            entry["both_empty"],
-        ]
+        counts = [entry["dice"]["count"], *(entry[f"{which}_empty"] for which in _EMPTY)]
         cells = [f"{100 * m['mean']:.2f} ± {100 * m['std']:.2f}" for m in measures]
         cells += [f"{_number(entry[m]['mean'], *how)} ({entry[m]['count']})" for m, (_, *how) in columns.items()]
         rows.append([name, *cells, *map(str, counts)])
@@ -317,6 +306,13 @@ def _number(value: float, factor: int, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{factor * value:.{decimals}f}"
 
 
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    ignored = len(report["ignored_predictions"])
+    notes = [f"empty masks: {report['settings']['empty_masks']}"]
+    return notes + ([f"{ignored} predictions without a reference ignored"] if ignored else [])
+
+
 #: Columns of --csv, as a regular expression.
 CSV_COLUMNS = rf"case_id,label,dice(,rdice_\d+)+,reference_voxels,prediction_voxels,{','.join(FURTHER_MEASURES)}"
 
@@ -324,26 +320,10 @@ CSV_COLUMNS = rf"case_id,label,dice(,rdice_\d+)+,reference_voxels,prediction_vox
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Header and rows for --csv, a row per case and label."""
     radii = [str(radius) for radius in report["settings"]["rdice_radii_voxels"]]
-    header = [
-        "case_id",
-        "label",
-        "dice",
-        *(f"rdice_{radius}" for radius in radii),
-        "reference_voxels",
-        "prediction_voxels",
-        *FURTHER_MEASURES,
-    ]
+    plain = ["reference_voxels", "prediction_voxels", *FURTHER_MEASURES]
     rows = [
-        [
-            case_id,
-            name,
-            s["dice"],
-            *(s["rdice"][r] for r in radii),
-            s["reference_voxels"],
-            s["prediction_voxels"],
-            *(s[measure] for measure in FURTHER_MEASURES),
-        ]
+        [case_id, name, scores["dice"], *(scores["rdice"][r] for r in radii), *(scores[key] for key in plain)]
         for case_id, case in report["cases"].items()
-        for name, s in case.items()
+        for name, scores in case.items()
     ]
-    return header, rows
+    return ["case_id", "label", "dice", *(f"rdice_{radius}" for radius in radii), *plain], rows

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -46,6 +45,7 @@ from fcas_nnunet.integration.dataset.synthetic_cases import (
 )
 from fcas_nnunet.integration.dataset.workplace import Workplace
 from fcas_nnunet.labels.anatomy import GivenRoles
+from fcas_nnunet.labels.matching import id_table
 from fcas_nnunet.machine import available_cores
 
 logger = logging.getLogger(__name__)
@@ -329,10 +329,7 @@ class _Worker:
     def _write(self, plan: CasePlan) -> int:
         """Make and write a case; returns its number of voxels."""
         case, record = self._remade(plan) if plan.case_id in self.job.replayed else self._made(plan)
-        lookup = np.zeros(256, dtype=np.uint8)
-        for source_id, target_id in self.job.label_map.items():
-            lookup[source_id] = target_id
-        written = replace(case, mask=lookup[case.mask])
+        written = replace(case, mask=id_table(self.job.label_map)[case.mask])
         line = {**record, **self.job.shared, COMMAND: GENERATE, CONTENTS: case_contents(written)}
         write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
         return case.mask.size

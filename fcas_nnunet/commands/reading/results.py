@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from fcas_nnunet.commands.evaluate.command import write_csv, write_json
 from fcas_nnunet.commands.runtime.outputs import Output, check_outputs, holds_result, holds_table, is_picture
 from fcas_nnunet.evaluation.reading.figures import write_box_plots, write_radar
 from fcas_nnunet.evaluation.reading.protocol import load_key
@@ -17,6 +16,7 @@ from fcas_nnunet.evaluation.reading.results import (
     tests_table,
 )
 from fcas_nnunet.evaluation.reading.scores import load_readers
+from fcas_nnunet.evaluation.results import write_csv, write_result
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.integration.dataset.manifest import versions
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     report = evaluate_reading(key, readers) | {"versions": versions()}
     write_box_plots(report, files["box_plots"])
     write_radar(report, files["radar"])
-    write_json(files["results"], report)
+    write_result(files["results"], report)
     if args.csv is not None:
         write_csv(args.csv, *csv_rows(report))
     print(format_table(*reading_table(report)))

@@ -37,7 +37,7 @@ def control_maps(
         mask: label ids, uint8 [D, H, W].
         codes: labels and surroundings, uint8 [D, H, W].
         spacing_mm: along (D, H, W).
-        prior: code → mean error over other cases (`class_prior`); None leaves that control out.
+        prior: code → mean error over other cases (`means_by_code`); None leaves that control out.
         seed: of the shuffle.
 
     Returns:
@@ -61,17 +61,3 @@ def control_maps(
         lookup[list(prior)] = list(prior.values())
         maps[CLASS_PRIOR] = -lookup[codes]
     return maps
-
-
-def class_prior(errors: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> dict[int, float]:
-    """Mean error of every code over some cases, voxels with equal weight.
-
-    Args:
-        errors: [D, H, W] each.
-        codes: uint8, the same shapes.
-    """
-    totals, counts = np.zeros(256), np.zeros(256)
-    for error, code in zip(errors, codes, strict=True):
-        totals += np.bincount(code.ravel(), weights=error.ravel(), minlength=256)
-        counts += np.bincount(code.ravel(), minlength=256)
-    return {int(code): float(totals[code] / counts[code]) for code in np.flatnonzero(counts)}

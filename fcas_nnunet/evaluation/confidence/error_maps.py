@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from fcas_nnunet.labels.contrast import matched_error
+from fcas_nnunet.labels.morphology import label_changes
 
 #: Half the thickness of the shell around the walls of structures.
 SHELL_VOXELS = 1
@@ -46,18 +47,6 @@ def wall_shell(mask: np.ndarray, thickness_voxels: int = SHELL_VOXELS) -> np.nda
     """Where structures end: voxels within `thickness_voxels` of a face between two labels, bool [D, H, W]."""
     changes = label_changes(mask)
     return binary_dilation(changes, _CUBE, iterations=thickness_voxels - 1) if thickness_voxels > 1 else changes
-
-
-def label_changes(mask: np.ndarray) -> np.ndarray:
-    """Voxels with a face neighbour of another label, bool [D, H, W]."""
-    changes = np.zeros(mask.shape, dtype=bool)
-    for axis in range(mask.ndim):
-        lower = tuple(slice(None, -1) if a == axis else slice(None) for a in range(mask.ndim))
-        upper = tuple(slice(1, None) if a == axis else slice(None) for a in range(mask.ndim))
-        differs = mask[lower] != mask[upper]
-        changes[lower] |= differs
-        changes[upper] |= differs
-    return changes
 
 
 def boundary_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

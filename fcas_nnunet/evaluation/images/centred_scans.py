@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS, centred_mask, heart_centre
+from fcas_nnunet.labels.contrast import means_by_code, structure_means
 from fcas_nnunet.orientation import Orientation
 
 MARGIN_MM = 10.0
@@ -60,7 +61,7 @@ def centre_scan(
         image=grey.astype(np.float16),
         texture=_texture(grey, labels).astype(np.float16),
         near=(away_mm <= MARGIN_MM) & ~np.isnan(grey),
-        means_hu=_structure_means(image, mask, intensity_range),
+        means_hu=_means_hu(image, mask, intensity_range),
     )
 
 
@@ -120,21 +121,17 @@ def _used_part(weights: np.ndarray) -> slice:
     return slice(int(used[0]), int(used[-1]) + 1)
 
 
-def _structure_means(image: np.ndarray, mask: np.ndarray, intensity_range: IntensityRange) -> dict[int, float]:
-    """On the scan's own grid, so that thin vessels do not fade into what is around them."""
-    sums, counts = np.zeros(256), np.zeros(256)
-    for plane, labels in zip(image, mask, strict=True):  # planes: little memory
-        clipped = np.clip(plane, intensity_range.low_hu, intensity_range.high_hu)
-        sums += np.bincount(labels.ravel(), clipped.ravel(), minlength=256)
-        counts += np.bincount(labels.ravel(), minlength=256)
-    return {int(label): float(sums[label] / counts[label]) for label in np.flatnonzero(counts) if label}
+def _means_hu(image: np.ndarray, mask: np.ndarray, intensity_range: IntensityRange) -> dict[int, float]:
+    """Mean of every label on the scan's own grid, so that thin vessels do not fade into what is around them."""
+    planes = (np.clip(plane, intensity_range.low_hu, intensity_range.high_hu) for plane in image)
+    return {label: mean for label, mean in means_by_code(planes, mask).items() if label}
 
 
 def _texture(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
     inner = (ndimage.minimum_filter(labels, 3) == ndimage.maximum_filter(labels, 3)) & (labels > 0) & ~np.isnan(grey)
-    sums = np.bincount(labels[inner], grey[inner], minlength=256)
-    means = sums / np.maximum(np.bincount(labels[inner], minlength=256), 1)
-    return np.where(inner, grey - means[labels], np.nan)
+    texture = np.full(grey.shape, np.nan)
+    texture[inner] = grey[inner] - structure_means(grey[inner], labels[inner])[labels[inner]]
+    return texture
 
 
 def _refuse_unfit(image: np.ndarray, mask: np.ndarray) -> None:

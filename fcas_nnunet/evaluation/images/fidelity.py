@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from fcas_nnunet.evaluation.statistics.comparison import percentile_interval, resampled_means
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
 from fcas_nnunet.labels.anatomy import GivenRoles, Role, roles_of
 
@@ -18,8 +19,6 @@ DRAWN_RATIO, NOT_DRAWN_RATIO = 0.9, 0.5
 ASSUMED_DICE, ASSUMED_THIN_DICE = 0.88, 0.75
 #: A network that finds less than that of a structure in real scans cannot judge synthetic ones.
 LEAST_REAL_DICE = 0.3
-BOOTSTRAP_SAMPLES = 2_000
-CONFIDENCE_LEVEL = 0.95
 
 
 class Verdict(StrEnum):
@@ -36,14 +35,14 @@ class Fidelity:
     """One structure.
 
     Attributes:
-        verdict: by the ratio.
-        dice: over the synthetic cases that have a score.
-        real_dice: mean over real cases, or what is assumed.
-        measured: whether it was measured.
-        ratio: mean Dice in synthetic scans / real_dice; NaN where either is missing.
+        verdict: Verdict by the ratio.
+        dice: Dice over the synthetic cases that have a score.
+        real_dice: Mean Dice over real cases, or the assumed one.
+        measured: Whether `real_dice` was measured.
+        ratio: Mean Dice in synthetic scans / real_dice; NaN where either is missing.
         ratio_interval: 95 % percentile bootstrap over the cases of both sides; over the synthetic ones alone where
             the real Dice is assumed.
-        cases_not_drawn: numbers of the synthetic cases whose own ratio says so.
+        cases_not_drawn: Numbers of the synthetic cases whose own ratio says so.
     """
 
     verdict: Verdict
@@ -67,13 +66,13 @@ def judge_structure(
     """Judge a structure by the Dice of the network's segmentation and the mask.
 
     Args:
-        name: of the label; thin structures are expected to score lower where nothing was measured.
+        name: Name of the label; thin structures are expected to score lower where nothing was measured.
         synthetic: Dice per synthetic case, NaN where it has none.
-        real: the same network's Dice per real case; None = not measured.
-        flattered: the network has learnt from the scans that the synthetic ones were made from, but not from the real
+        real: The same network's Dice per real case; None = not measured.
+        flattered: The network has learnt from the scans that the synthetic ones were made from, but not from the real
             ones. The ratio is then too high, and no structure is called drawn.
-        seed: of the bootstrap.
-        roles: label name → roles that a user has given it.
+        seed: Seed of the bootstrap.
+        roles: Label name → roles that a user has given it.
     """
     dice = summarise(synthetic)
     assumed = ASSUMED_THIN_DICE if Role.THIN in roles_of(name, roles) else ASSUMED_DICE
@@ -106,7 +105,5 @@ def _interval(synthetic: Sequence[float], real: Sequence[float], seed: int) -> t
     if not all(len(side) for side in sides):
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    above, below = (side[rng.integers(len(side), size=(BOOTSTRAP_SAMPLES, len(side)))].mean(axis=1) for side in sides)
-    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
-    low, high = np.percentile(above / np.maximum(below, 1e-6), [tail, 100 - tail])
-    return float(low), float(high)
+    above, below = (resampled_means(side, rng) for side in sides)
+    return percentile_interval(above / np.maximum(below, 1e-6))

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from fcas_nnunet.evaluation.statistics.comparison import percentile_interval
+
 BOOTSTRAP_SAMPLES = 1_000
-CONFIDENCE_LEVEL = 0.95
 
 
 def parents_weights(
@@ -21,9 +22,9 @@ def parents_weights(
     """How often each case counts in each sample: as often as its template was drawn, times as often as its reference.
 
     Args:
-        parents: template and reference of each case; a parent that is not known is the case's own.
-        seed: of the samples.
-        samples: how many.
+        parents: Template and reference of each case; a parent that is not known is the case's own.
+        seed: Seed of the samples.
+        samples: Number of samples.
 
     Returns:
         float32 [samples, cases].
@@ -46,9 +47,9 @@ def interval_over_parents(
     """95 % percentile interval of a statistic of cases over their parents.
 
     Args:
-        statistic: weights of the cases [samples, cases] → its value in each sample [samples]; NaN where it has none.
-        parents: as for `parents_weights`.
-        seed: of the samples.
+        statistic: Weights of the cases [samples, cases] → its value in each sample [samples]; NaN where it has none.
+        parents: Parents as for `parents_weights`.
+        seed: Seed of the samples.
 
     Returns:
         Both ends; NaN where all cases have one template, or one reference: nothing is then known of others.
@@ -59,8 +60,4 @@ def interval_over_parents(
     weights = parents_weights(parents, seed)
     found = statistic(weights[weights.sum(axis=1) > 0])
     found = found[~np.isnan(found)]
-    if not len(found):
-        return nothing
-    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
-    low, high = np.percentile(found, [tail, 100 - tail])
-    return float(low), float(high)
+    return percentile_interval(found) if len(found) else nothing

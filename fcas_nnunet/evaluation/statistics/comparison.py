@@ -18,13 +18,13 @@ class Comparison:
     """Second minus first, over the cases that have scores.
 
     Attributes:
-        first_mean: of the first.
-        second_mean: of the second.
-        difference: mean of the paired differences.
-        interval: 95 % percentile bootstrap interval of it.
+        first_mean: Mean of the first scores.
+        second_mean: Mean of the second scores.
+        difference: Mean of the paired differences.
+        interval: 95 % percentile bootstrap interval of the difference.
         p_value: Wilcoxon's signed-rank test, two-sided; 1 where no pair differs.
-        holm_p_value: the same, corrected over all labels that were compared (Holm).
-        count: pairs.
+        holm_p_value: The p value corrected over all compared labels (Holm).
+        count: Number of pairs.
     """
 
     first_mean: float
@@ -44,7 +44,7 @@ def compare(
     Args:
         first: label → score per case; NaN where a case has none in either.
         second: the same labels and cases in the same order.
-        seed: of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: when labels or numbers of cases differ, or a case has a score in one result alone: leaving it out
@@ -69,6 +69,18 @@ def compare(
     }
 
 
+def resampled_means(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap means of scores [N], each over N of them drawn with replacement, [BOOTSTRAP_SAMPLES]."""
+    return scores[rng.integers(len(scores), size=(BOOTSTRAP_SAMPLES, len(scores)))].mean(axis=1)
+
+
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """Both ends of the middle 95 % of resampled values."""
+    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction; a NaN (nothing to test) stays NaN and does not count.
 
@@ -89,11 +101,9 @@ def _compare(first: np.ndarray, second: np.ndarray, seed: int) -> Comparison:
     if not len(differences):
         nan = math.nan
         return Comparison(nan, nan, nan, (nan, nan), nan, nan, 0)
-    drawn = np.random.default_rng(seed).integers(len(differences), size=(BOOTSTRAP_SAMPLES, len(differences)))
-    tail = 100 * (1 - CONFIDENCE_LEVEL) / 2
-    low, high = np.percentile(differences[drawn].mean(axis=1), [tail, 100 - tail])
+    interval = percentile_interval(resampled_means(differences, np.random.default_rng(seed)))
     p_value = float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
     return Comparison(
-        float(first.mean()), float(second.mean()), float(differences.mean()), (float(low), float(high)), p_value,
-        math.nan, len(differences),
+        float(first.mean()), float(second.mean()), float(differences.mean()), interval, p_value, math.nan,
+        len(differences),
     )  # fmt: skip

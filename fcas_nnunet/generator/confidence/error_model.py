@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fcas_nnunet.labels.morphology import label_changes
+
 #: Edge lengths of the cubes, in voxels, over which departures, texture and walls are averaged.
 DEPARTURE_CUBES, TEXTURE_CUBES, WALL_CUBES = (3, 7), (3, 7), (3, 5, 9)
 NUM_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE_CUBES) + 1 + len(WALL_CUBES)
@@ -95,7 +97,7 @@ def measured_slabs(
     Yields:
         First slice, one past the last, and the measures, float32 [M, d, H, W].
     """
-    means = _means(image_hu.float(), codes)
+    means, _ = means_by_code(image_hu.float(), codes)
     depth = image_hu.shape[0]
     thickness = max(1, slab_voxels // image_hu[0].numel())
     for start in range(0, depth, thickness):
@@ -143,7 +145,7 @@ def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Ten
     departure = image_hu - means[codes.long()]
     size = departure.abs()
     gradient = torch.stack([_slope(image_hu, axis) for axis in range(3)]).norm(dim=0)
-    walls = _walls(codes)
+    walls = label_changes(codes).float()
     measures = [departure / _UNIT_HU, _log(size)]
     measures += [_log(_average(size, cube)) for cube in DEPARTURE_CUBES]
     measures += [_log(gradient)] + [_log(_deviation(departure, cube)) for cube in TEXTURE_CUBES]
@@ -151,12 +153,18 @@ def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Ten
     return torch.stack(measures)
 
 
-def _means(image_hu: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Mean of every code, [256]; 0 for codes that do not occur. Added up in double precision: no order shows."""
+def means_by_code(
+    image: torch.Tensor, codes: torch.Tensor, num_codes: int = NUM_CODES
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean intensity of every code, and whether it occurs; float32 and bool [num_codes], a mean of 0 where it does not.
+
+    Sums are in double precision, so that their order, which a GPU does not fix, does not show.
+    """
     flat = codes.flatten().long()
-    sums = torch.zeros(NUM_CODES, dtype=torch.float64, device=image_hu.device)
-    sums.index_add_(0, flat, image_hu.flatten().double())
-    return (sums / torch.bincount(flat, minlength=NUM_CODES).clamp_min(1)).float()
+    sums = torch.zeros(num_codes, dtype=torch.float64, device=image.device)
+    sums.index_add_(0, flat, image.flatten().double())
+    counts = torch.bincount(flat, minlength=num_codes)
+    return (sums / counts.clamp_min(1)).float(), counts > 0
 
 
 def _log(values_hu: torch.Tensor) -> torch.Tensor:
@@ -186,13 +194,3 @@ def _deviation(values: torch.Tensor, cube: int) -> torch.Tensor:
 def _slope(image: torch.Tensor, axis: int) -> torch.Tensor:
     """Central difference, one-sided at the ends; 0 along an axis of one voxel."""
     return torch.gradient(image, dim=axis)[0] if image.shape[axis] > 1 else torch.zeros_like(image)
-
-
-def _walls(codes: torch.Tensor) -> torch.Tensor:
-    """1 where a face neighbour has another label, else 0; float32."""
-    walls = torch.zeros(codes.shape, dtype=torch.bool, device=codes.device)
-    for axis, size in enumerate(codes.shape):
-        differs = codes.narrow(axis, 0, size - 1) != codes.narrow(axis, 1, size - 1)
-        walls.narrow(axis, 0, size - 1).logical_or_(differs)
-        walls.narrow(axis, 1, size - 1).logical_or_(differs)
-    return walls.float()

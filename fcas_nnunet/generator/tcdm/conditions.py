@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from fcas_nnunet.config.generator import CONDITION_CHANNELS
+from fcas_nnunet.generator.confidence.error_model import NUM_CODES, means_by_code
 
 NUM_BITS = 8
-NUM_CODES = 2**NUM_BITS
 #: 0 HU in the range [-1000, 1000].
 SOFT_TISSUE = 0.5
 
@@ -90,7 +90,7 @@ def transfer_template(
     image = template_image.float()
     structures = reference_codes > 0
     surroundings = _filled(image, (template_codes == 0) | (template_codes > num_labels))
-    means, known = _means_by_code(template_codes, image)
+    means, known = means_by_code(image, _bins(template_codes), len(image) * NUM_CODES)
     if usual is not None:
         usual = usual.repeat(len(image))
         means, known = torch.where(known, means, usual), known | ~usual.isnan()
@@ -113,16 +113,6 @@ def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequenc
     for label, mean_hu in means_hu.items():
         usual[label] = min(max((mean_hu - low) / (high - low), 0.0), 1.0)
     return usual
-
-
-def _means_by_code(codes: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean intensity in every bin of `_bins`, and whether the bin holds a voxel; float32 and bool [B * 256]."""
-    bins = _bins(codes).flatten()
-    # summed in double precision, so that the order, which a GPU does not fix, does not show
-    sums = torch.zeros(len(codes) * NUM_CODES, dtype=torch.float64, device=codes.device)
-    sums.scatter_add_(0, bins, image.double().flatten())
-    counts = torch.bincount(bins, minlength=len(sums))
-    return (sums / counts.clamp(min=1)).float(), counts > 0
 
 
 def _bins(codes: torch.Tensor) -> torch.Tensor:

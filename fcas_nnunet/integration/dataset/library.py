@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.dataset.checks import dataset_faults
 from fcas_nnunet.integration.dataset.folders import is_identifier, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.labels.matching import compare_labels, match_labels
+from fcas_nnunet.labels.matching import compare_labels, id_table, match_labels
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +99,12 @@ class CaseLibrary:
     def _relabelled(self, dataset: RawDataset, case: Case) -> Case:
         if dataset is self.source:
             return case
-        mask = _table(match_labels(dataset.labels, self.source.labels))[case.mask]
+        mask = id_table(match_labels(dataset.labels, self.source.labels))[case.mask]
         surroundings = None
         if case.surroundings is not None and self.source.surroundings:
             wanted = self.source.surroundings
             known = {own: wanted[name] for name, own in dataset.surroundings.items() if name in wanted}
-            surroundings = _table(known)[case.surroundings]
+            surroundings = id_table(known)[case.surroundings]
         return replace(case, mask=mask, surroundings=surroundings)
 
 
@@ -236,10 +234,3 @@ def _lines(entries: Sequence[str]) -> list[str]:
         text = path.read_text(encoding="utf-8") if is_list else entry
         lines += [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
     return lines
-
-
-def _table(mapping: Mapping[int, int]) -> np.ndarray:
-    table = np.zeros(256, dtype=np.uint8)
-    for source, target in mapping.items():
-        table[source] = target
-    return table

@@ -11,7 +11,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from fcas_nnunet.commands.evaluate import segmentations as evaluate_segmentations
-from fcas_nnunet.commands.evaluate.command import write_csv, write_json
 from fcas_nnunet.commands.runtime.outputs import (
     Output,
     check_outputs,
@@ -21,7 +20,7 @@ from fcas_nnunet.commands.runtime.outputs import (
     is_picture,
 )
 from fcas_nnunet.evaluation.reading import results as reading_results
-from fcas_nnunet.evaluation.results import SCHEMAS
+from fcas_nnunet.evaluation.results import SCHEMAS, write_csv, write_result
 from fcas_nnunet.files import PICTURE_METADATA
 
 OUTPUTS = [
@@ -49,7 +48,7 @@ def check(**arguments: object) -> None:
 def test_new_files_and_earlier_results_may_be_written(tmp_path: Path) -> None:
     paths = {"o": tmp_path / "r.json", "csv": tmp_path / "t.csv", "picture": tmp_path / "p.png"}
     check(**paths, a=tmp_path / "none.json", labels=None)
-    write_json(paths["o"], {"schema": "fcas-nnunet/comparison"})
+    write_result(paths["o"], {"schema": "fcas-nnunet/comparison"})
     write_csv(paths["csv"], HEADERS["segmentations"].split(","), [["a", "aorta", *[1.0] * 10]])
     Figure().savefig(paths["picture"], metadata=PICTURE_METADATA)
     check(**paths)
@@ -94,7 +93,7 @@ def test_every_part_knows_its_table() -> None:
 
 def test_what_is_read_is_not_written_over_by_whatever_name(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    write_json(path, {"schema": "fcas-nnunet/comparison"})
+    write_result(path, {"schema": "fcas-nnunet/comparison"})
     (tmp_path / "again.json").symlink_to(path)
     for others in ({"a": path}, {"results": [Path("x"), tmp_path / "again.json"]}, {"r": str(path)}):
         with pytest.raises(

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from fcas_nnunet.evaluation.confidence.controls import class_prior, control_maps
+from fcas_nnunet.evaluation.confidence.controls import control_maps
 from fcas_nnunet.evaluation.confidence.error_maps import (
     boundary_distance,
-    label_changes,
     mean_matched_error,
     raw_error,
     wall_shell,
 )
-from fcas_nnunet.labels.contrast import matched_error
+from fcas_nnunet.labels.contrast import matched_error, means_by_code
+from fcas_nnunet.labels.morphology import label_changes
 
 RNG = np.random.default_rng(0)
 CODES = RNG.integers(0, 5, (12, 11, 10)).astype(np.uint8)
@@ -52,10 +52,9 @@ def test_boundary_distance_against_a_search_over_all_voxels() -> None:
     assert (boundary_distance(np.ones((3, 3, 3), dtype=np.uint8), spacing) == 0).all()
 
 
-def test_label_changes_are_both_sides_of_every_wall() -> None:
+def test_a_shell_lies_on_both_sides_of_a_wall() -> None:
     mask = np.zeros((1, 1, 6), dtype=np.uint8)
     mask[..., 3:] = 4
-    assert label_changes(mask).ravel().tolist() == [False, False, True, True, False, False]
     assert wall_shell(mask, 2).ravel().tolist() == [False, True, True, True, True, False]
 
 
@@ -78,7 +77,7 @@ def test_controls_say_what_they_are_named_after() -> None:
     assert set(np.argwhere(gradient == gradient.min())[:, 0]) == {4, 5}
 
 
-def test_class_prior_weighs_voxels_alike() -> None:
+def test_means_by_code_weigh_voxels_alike() -> None:
     errors = [np.array([[[1.0, 2, 3]]]), np.array([[[7.0, 9]]])]
     codes = [np.array([[[0, 0, 1]]]), np.array([[[1, 4]]])]
-    assert class_prior(errors, codes) == {0: 1.5, 1: 5.0, 4: 9.0}
+    assert means_by_code(errors, codes) == {0: 1.5, 1: 5.0, 4: 9.0}

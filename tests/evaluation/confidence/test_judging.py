@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fcas_nnunet.commands.evaluate.confidence import KNOWN
+from fcas_nnunet.commands.evaluate.drawings import KNOWN
 from fcas_nnunet.evaluation.confidence.controls import DEPARTURE, control_maps
 from fcas_nnunet.evaluation.confidence.judging import (
     CaseEvaluation,

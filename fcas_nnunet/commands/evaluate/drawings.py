@@ -1,0 +1,219 @@
+"""Drawings of held-out patients' masks, and the scores of every map that says where they are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.runtime.devices import resolve_device
+from fcas_nnunet.config.generator import ConfidenceConfig
+from fcas_nnunet.evaluation.confidence.controls import BOUNDARY, CLASS_PRIOR, DEPARTURE, GRADIENT, control_maps
+from fcas_nnunet.evaluation.confidence.error_maps import mean_matched_error, mean_raw_error
+from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind, evaluate_case
+from fcas_nnunet.evaluation.confidence.picture import PicturedCase
+from fcas_nnunet.generator.checkpoint import Generator, load_generator
+from fcas_nnunet.generator.data.grid import label_codes
+from fcas_nnunet.generator.generate import Drawing, draw_image
+from fcas_nnunet.generator.optimisation.precision import drawing_precision
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.labels.contrast import matched_error
+from fcas_nnunet.seeds import derive_seed
+
+BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as much in passing
+JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
+ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
+#: Controls whose knowledge is taken out of confidence and error before what is left of their correlation is given.
+KNOWN = (BOUNDARY, GRADIENT, DEPARTURE, CLASS_PRIOR)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A held-out patient.
+
+    Attributes:
+        case_id: Case whose mask is drawn.
+        renderings: All real scans of this mask, the case's own among them.
+    """
+
+    case_id: str
+    renderings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DrawingJob:
+    """One drawing.
+
+    Attributes:
+        model: Folder of the generator.
+        source: Data set that the template comes from.
+        held_out: Data set of the anatomy.
+        anatomy: The patient whose mask is drawn.
+        template: Case id in `source`.
+        seed: Seed of the drawing.
+        confidence: Settings of the confidence map.
+        prior: Code → mean error in training cases; None = without this control.
+        num_ensemble: Drawings behind the control by their spread; below 2 = without.
+        random_weights: Whether to add the control with random weights.
+        device_name: Device to draw on.
+    """
+
+    model: Path
+    source: Path
+    held_out: Path
+    anatomy: Anatomy
+    template: str
+    seed: int
+    confidence: ConfidenceConfig
+    prior: Mapping[int, float] | None
+    num_ensemble: int
+    random_weights: bool
+    device_name: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The scores of one drawing, and what a picture of it shows."""
+
+    case: CaseEvaluation
+    picture: PicturedCase
+
+
+def training_error(job: DrawingJob) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a training case; returns its error after matching contrast, and the code of every voxel."""
+    case, codes = _case(job)
+    assert case.image is not None, "real cases have scans"
+    generator = _generator(job)
+    drawing = _draw(generator, case, job, job.seed)
+    return matched_error(drawing.image, _clipped(case.image, generator), codes), codes
+
+
+def evaluate_drawing(job: DrawingJob) -> Evaluated:
+    """Draw a case, and score every map of it."""
+    generator = _generator(job)
+    case, codes = _case(job)
+    reals = [_clipped(scan, generator) for scan in _renderings(job, case)]
+    drawing = _draw(generator, case, job, job.seed)
+    errors = _errors(drawing, reals, codes)
+    maps = {JUDGED: drawing.confidence, SPREAD: -_spread(drawing)}
+    if drawing.expected_error_hu is not None:
+        maps[EXPECTED] = -drawing.expected_error_hu
+    maps |= control_maps(drawing.confidence, drawing.image, case.mask, codes, case.spacing_mm, job.prior, job.seed)
+    if job.num_ensemble > 1:
+        others = [_draw(generator, case, job, derive_seed(job.seed, "ensemble", n)).image
+                  for n in range(1, job.num_ensemble)]  # fmt: skip
+        maps[ENSEMBLE.format(job.num_ensemble)] = -np.std([drawing.image, *others], axis=0, ddof=1)
+    known = [name for name in KNOWN if name in maps]
+    result = evaluate_case(maps, errors, case.mask, JUDGED, known, job.seed)
+    if job.random_weights:
+        _add_untrained(result, generator, case, codes, reals, job)
+    picture = PicturedCase.of(
+        job.anatomy.case_id, drawing.image, reals[0], errors[ErrorKind.MATCHED], drawing.confidence, case.mask,
+        case.spacing_mm,
+    )  # fmt: skip
+    return Evaluated(result, picture)
+
+
+def _errors(drawing: Drawing, reals: Sequence[np.ndarray], codes: np.ndarray) -> dict[ErrorKind, np.ndarray]:
+    """Of a drawing against all renderings of its anatomy."""
+    return {
+        ErrorKind.RAW: mean_raw_error(drawing.image, reals),
+        ErrorKind.MATCHED: mean_matched_error(drawing.image, reals, codes),
+    }
+
+
+def _add_untrained(
+    result: CaseEvaluation,
+    generator: Generator,
+    case: Case,
+    codes: np.ndarray,
+    reals: list[np.ndarray],
+    job: DrawingJob,
+) -> None:
+    """The control that nothing was learnt: SSV of a denoiser with random weights against the error of its own scan."""
+    drawing = _draw(_untrained(generator, job.seed), case, job, job.seed)
+    errors = _errors(drawing, reals, codes)
+    own = evaluate_case({SPREAD: -_spread(drawing)}, errors, case.mask, SPREAD, [], job.seed)
+    for kind, by_region in own.scores.items():
+        for region, maps in by_region.items():
+            result.scores[kind][region][RANDOM_WEIGHTS] = maps[SPREAD]
+
+
+def _untrained(generator: Generator, seed: int) -> Generator:
+    from fcas_nnunet.generator.tcdm.network import TCDM
+
+    torch.manual_seed(seed % 2**63)
+    tcdm = TCDM(generator.record.tcdm, generator.record.working_spacing_mm)
+    for parameter in tcdm.parameters():  # layers that begin at zero, too
+        torch.nn.init.normal_(parameter, std=0.05)
+    device = next(generator.tcdm.parameters()).device
+    return replace(generator, tcdm=tcdm.requires_grad_(False).eval().to(device))
+
+
+def _draw(generator: Generator, case: Case, job: DrawingJob, seed: int) -> Drawing:
+    device = resolve_device(job.device_name)
+    precision = drawing_precision(device)
+    template = _template(job.source, job.template)
+    reference = replace(case, image=None)
+    return draw_image(generator, reference, template, seed, device, precision, with_spread=True)
+
+
+@lru_cache(1)
+def _template(source: Path, case_id: str) -> Case:
+    """Kept for a case's other drawings: its ensemble, and the one with random weights."""
+    return RawDataset.open(source).load_case(case_id)
+
+
+def _spread(drawing: Drawing) -> np.ndarray:
+    assert drawing.spread_hu is not None, "it was requested"
+    return drawing.spread_hu
+
+
+@lru_cache(1)
+def _loaded(model: Path, device_name: str) -> Generator:
+    if resolve_device(device_name).type == "cpu":
+        torch.set_num_threads(1)  # the same arithmetic whatever the number of processes
+    return load_generator(model, resolve_device(device_name))
+
+
+def _generator(job: DrawingJob) -> Generator:
+    generator = _loaded(job.model, job.device_name)
+    config = replace(generator.record.config, confidence=job.confidence)
+    return replace(generator, record=replace(generator.record, config=config))
+
+
+def _case(job: DrawingJob) -> tuple[Case, np.ndarray]:
+    """The case and its structures, surroundings included."""
+    dataset = RawDataset.open(job.held_out)
+    case = dataset.load_case(job.anatomy.case_id)
+    return case, label_codes(case, max(dataset.labels.values()))[1]
+
+
+def _renderings(job: DrawingJob, case: Case) -> list[np.ndarray]:
+    """All real scans of the anatomy.
+
+    Raises:
+        ValueError: when one has another mask.
+    """
+    dataset = RawDataset.open(job.held_out)
+    scans = []
+    for case_id in job.anatomy.renderings:
+        other = dataset.load_case(case_id)
+        if not np.array_equal(other.mask, case.mask):
+            raise ValueError(
+                f"{case_id}: mask must be that of {case.case_id}, the same patient's by the manifest, got another. "
+                "Take one of them out with --cases."
+            )
+        assert other.image is not None, "real cases have scans"
+        scans.append(other.image)
+    return scans
+
+
+def _clipped(image: np.ndarray, generator: Generator) -> np.ndarray:
+    """The scan within the generator's range of HU."""
+    return np.clip(image, *generator.record.config.grid.intensity_range_hu).astype(np.float32)

@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         "fcas_phantom",
         "Write an nnU-Net data set of invented patients: cardiac CTA with the eight classes, the surroundings, and a "
         "manifest that says which scans show the same patient. Interrupted, or called with a larger -n, the same "
-        "command goes on.",
+        "command resumes.",
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="ID", help="data set to write: an id or DatasetXXX_Name")
@@ -111,12 +111,12 @@ def plan_scans(
     """Every case of a data set.
 
     Args:
-        num_training: patients of imagesTr.
-        num_test: patients of imagesTs, which follow them.
-        shape: voxels along (D, H, W).
-        seed: names the population.
-        start: number of the first patient.
-        acquisitions: scans of each patient.
+        num_training: Patients in imagesTr.
+        num_test: Patients in imagesTs, which follow them.
+        shape: Voxels along (D, H, W).
+        seed: Seed of the population.
+        start: Number of the first patient.
+        acquisitions: Scans of each patient.
     """
     scans = []
     for index in range(start, start + num_training + num_test):
@@ -132,9 +132,9 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
     """Write the cases that are not there yet, and `dataset.json` last.
 
     Args:
-        folder: the raw data set folder.
-        scans: every case it shall hold.
-        num_processes: worker processes; the result does not depend on it.
+        folder: Folder of the raw data set.
+        scans: All cases that it is to hold.
+        num_processes: Worker processes; the result does not depend on their number.
 
     Raises:
         ValueError: if the folder holds something else, listing every conflict.

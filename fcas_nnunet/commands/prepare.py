@@ -86,12 +86,12 @@ def prepare(
     """Prepare both data sets.
 
     Args:
-        synthetic_id: id or full name.
-        real_id: id or full name.
+        synthetic_id: Id or full name of the synthetic data set.
+        real_id: Id or full name of the real data set.
         configurations: nnU-Net configurations.
-        plans_name: name of the real data set's plans.
-        num_processes: worker processes; as nnU-Net, but at most one a core, when None.
-        folds: of the real data set; those that are sound when None.
+        plans_name: Name of the real data set's plans.
+        num_processes: Worker processes; None = as nnU-Net, but at most one a core.
+        folds: Folds of the real data set; None = those that are sound.
 
     Returns:
         The commands that pretrain, fine-tune, train the baseline and predict, as text.
@@ -101,12 +101,7 @@ def prepare(
             validates on or the real one tests on, listing every fault.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
-    from fcas_nnunet.integration.preprocessing.prepare import (
-        ensure_checked,
-        ensure_confidence,
-        ensure_fingerprint,
-        ensure_preprocessed,
-    )
+    from fcas_nnunet.integration.preprocessing import prepare as preprocessing
 
     synthetic, real = (
         RawDataset.open(resolve_dataset(identifier, by=by), any_kind=True)
@@ -117,43 +112,44 @@ def prepare(
     if faults:
         raise ValueError("\n".join(faults))
     with ExitStack() as locks:
-        for folder in sorted(
-            map(preprocessed_folder, (real, synthetic))
-        ):  # in one order, so that no two wait in a ring
+        for folder in sorted(map(preprocessed_folder, (real, synthetic))):  # one order, so that no two wait in a ring
             locks.enter_context(exclusive(folder))
             remove_strays(folder, deep=True)
-        ensure_checked([real, synthetic])
-        parents, unknown = parents_of(synthetic), unknown_origins(synthetic)
-        if all(parent.dataset == synthetic.name for parent in parents):
-            logger.warning(
-                f"{synthetic.name}: nothing tells which real cases it was made from, so folds of {real.name} are held "
-                "against its scans alone. Validation cases that it was made from prove nothing."
-            )
+        preprocessing.ensure_checked([real, synthetic])
+        parents, unknown = _origins(synthetic, real)
         sound = _sound_folds(synthetic, real, parents, unknown, splits, folds)
-        ensure_fingerprint(real, processes, keep_existing=True)
+        preprocessing.ensure_fingerprint(real, processes, keep_existing=True)
         real_plans = ensure_plans(real, plans_name, configurations)
-        told = synthetic.dataset_json | {PARENTS_KEY: to_json(parents), UNKNOWN_KEY: unknown}
-        plans = move_plans(real, replace(synthetic, dataset_json=told), plans_name)
-        stages = [
-            name for name in configurations if {"next_stage", "previous_stage"} & set(plans["configurations"][name])
-        ]
-        ensure_splits(synthetic, feeds_cascade=bool(stages))
-        ensure_fingerprint(synthetic, processes, keep_existing=False)
+        description = synthetic.dataset_json | {PARENTS_KEY: to_json(parents), UNKNOWN_KEY: unknown}
+        plans = move_plans(real, replace(synthetic, dataset_json=description), plans_name)
+        stages = {key for name in configurations for key in plans["configurations"][name]}
+        ensure_splits(synthetic, feeds_cascade=not stages.isdisjoint({"next_stage", "previous_stage"}))
+        preprocessing.ensure_fingerprint(synthetic, processes, keep_existing=False)
         for configuration in configurations:
-            ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
-            ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
-            ensure_confidence(synthetic, plans, configuration, processes)
+            preprocessing.ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
+            preprocessing.ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
+            preprocessing.ensure_confidence(synthetic, plans, configuration, processes)
     steps = [training_commands(synthetic, real, plans_name, name, sound) for name in configurations]
     return "\n\n".join(["\n".join(_shell_lines()), *steps])
+
+
+def _origins(synthetic: RawDataset, real: RawDataset) -> tuple[list[Parent], list[str]]:
+    """The real cases that the synthetic ones were made from, and the synthetic ones of which nothing tells."""
+    parents = parents_of(synthetic)
+    if all(parent.dataset == synthetic.name for parent in parents):
+        logger.warning(
+            f"{synthetic.name}: nothing tells which real cases it was made from, so folds of {real.name} are held "
+            "against its scans alone. Validation cases that it was made from prove nothing."
+        )
+    return parents, unknown_origins(synthetic)
 
 
 def _fold_faults(splits: Sequence[Split], folds: Sequence[str]) -> list[str]:
     """Why folds cannot be trained; a sentence at most."""
     known = [*map(str, range(len(splits))), "all"]
     unknown = sorted(set(folds) - set(known))
-    return [f"-f: folds must be among {', '.join(known)}, got {', '.join(unknown)}. Name some of these."] * bool(
-        unknown
-    )
+    fault = f"-f: folds must be among {', '.join(known)}, got {', '.join(unknown)}. Name some of these."
+    return [fault] if unknown else []
 
 
 def _sound_folds(
@@ -175,8 +171,8 @@ def _sound_folds(
         found = leaks(parents, real.name, {case_id: contents.get(case_id) for case_id in split["val"]})
         if found:
             leaking[str(fold)] = fold_fault(synthetic.name, real.name, fold, found)
-    asked = [fold for fold in folds or map(str, range(len(splits))) if fold != "all"]
-    doubtful = [unknown_fault(synthetic.name, real.name, ", ".join(asked), unknown)] if unknown and asked else []
+    wanted = [fold for fold in folds or map(str, range(len(splits))) if fold != "all"]
+    doubtful = [unknown_fault(synthetic.name, real.name, ", ".join(wanted), unknown)] if unknown and wanted else []
     if folds:
         refuse_leaks([*(leaking[fold] for fold in folds if fold in leaking), *doubtful], logger.warning)
         return list(dict.fromkeys(folds))
@@ -187,7 +183,7 @@ def _sound_folds(
         )
     for fault in doubtful:
         logger.warning(fault)
-    return [fold for fold in asked if leaks_allowed() or not (fold in leaking or doubtful)] or ["all"]
+    return [fold for fold in wanted if leaks_allowed() or not (fold in leaking or doubtful)] or ["all"]
 
 
 def training_commands(
@@ -196,11 +192,11 @@ def training_commands(
     """What to type next: pretrain, fine-tune, train the baseline, predict, with the paths as they will be.
 
     Args:
-        synthetic: to pretrain on.
-        real: to fine-tune on.
-        plans_name: of the real data set.
-        configuration: of nnU-Net.
-        folds: of the real data set.
+        synthetic: Data set to pretrain on.
+        real: Data set to fine-tune on.
+        plans_name: Name of the real data set's plans.
+        configuration: nnU-Net configuration.
+        folds: Folds of the real data set.
     """
     from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 

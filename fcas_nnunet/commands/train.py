@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The arguments of fcas_train."""
     parser = make_parser(
         "fcas_train",
-        "Train the generator (autoencoder, then TCDM) on a labelled data set. Interrupted, the same command goes on.",
+        "Train the generator (autoencoder, then TCDM) on a labelled data set. Interrupted, the same command resumes.",
         EXAMPLE,
     )
     parser.add_argument("-d", metavar="ID", required=True, help="data set to train on: an id or DatasetXXX_Name")

@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         "fcas_masks",
         "Write new masks made from a data set's own: deformed, every vessel whole, each checked against its source; "
         "with a measure of their variety (diversity.json) and a picture (contact_sheet.png). They are the masks that "
-        "fcas_generate draws for the same -d, --seed and settings. Interrupted, the same command goes on.",
+        "fcas_generate draws for the same -d, --seed and settings. Interrupted, the same command resumes.",
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="ID", help="labelled data set: an id or DatasetXXX_Name")

@@ -357,9 +357,8 @@ def _trimmed(vessel: Vessel, others: list[Vessel]) -> Vessel | None:
     """The part of a vessel before it comes near other vessels, or None when nothing worth drawing is left."""
     near = cKDTree(np.concatenate([other.path for other in others])).query(vessel.path)[0] < _TREES_APART_MM
     length = int(near.argmax()) if near.any() else len(vessel.path)
-    if length * STEP_MM < 8:
-        return None
-    return replace(vessel, path=vessel.path[:length], radii=vessel.radii[:length])
+    short = replace(vessel, path=vessel.path[:length], radii=vessel.radii[:length])
+    return None if length * STEP_MM < 8 else short
 
 
 def _without_orphans(vessels: list[Vessel]) -> list[Vessel]:
@@ -393,11 +392,6 @@ def _plaques(vessels: list[Vessel], rng: np.random.Generator) -> list[Plaque]:
         aside = np.cross(direction, rng.standard_normal(3))
         aside /= np.linalg.norm(aside)
         radius = vessel.radii[index]
-        plaques.append(
-            Plaque(
-                vessel.path[index] + 0.75 * radius * aside,
-                (rng.uniform(1.5, 4.5), rng.uniform(0.4, 0.75) * radius),
-                direction,
-            )
-        )
+        semi_axes = (rng.uniform(1.5, 4.5), rng.uniform(0.4, 0.75) * radius)
+        plaques.append(Plaque(vessel.path[index] + 0.75 * radius * aside, semi_axes, direction))
     return plaques

@@ -6,8 +6,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ from fcas_nnunet.commands.runtime.leaks import (
     training_parents,
 )
 from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
-from fcas_nnunet.commands.runtime.shares import share_of
+from fcas_nnunet.commands.runtime.shares import Share, share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, pretrained_files, train
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config.files import to_dict
@@ -88,7 +88,7 @@ def build_parser() -> Parser:
     parser = make_parser(
         "fcas_generate",
         "Write a synthetic nnU-Net data set with voxel-wise confidence. Trains the generator first when there is none. "
-        "Interrupted, the same command goes on.",
+        "Interrupted, the same command resumes.",
         EXAMPLE,
     )
     parser.add_argument(
@@ -97,10 +97,9 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("-d", metavar="ID", required=True, help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument(
-        "-o",
-        metavar="ID",
+        "-o", metavar="ID",
         help="data set to write (default: the one begun for -d, named after it + FCaS; else the next free id)",
-    )
+    )  # fmt: skip
     parser.add_argument("--for", dest="real", metavar="ID", help="write labels under this data set's ids and names")
     parser.add_argument(
         "--unmatched", type=Unmatched, choices=list(Unmatched), default=Unmatched.REFUSE,
@@ -144,101 +143,88 @@ def main(argv: Sequence[str] | None = None) -> None:
     if any(word.split("=")[0] == REPLAY for word in arguments):
         import_module("fcas_nnunet.commands.generate.replay").run(arguments)  # not before: --help stays quick
         return
-    args = build_parser().parse_args(arguments)
+    request = _requested(build_parser().parse_args(arguments))
+
+    from fcas_nnunet.commands.generate.checks import check_output, report_changes
+    from fcas_nnunet.commands.generate.dry_run import look_ahead
+    from fcas_nnunet.commands.generate.workers import cost_settings, generate
+    from fcas_nnunet.generator.checkpoint import is_trained
+
+    args, share, library = request.args, request.share, request.library
+    record = _read_record(request) if is_trained(request.model) else None
+    trained, source, labels = record.config if record else request.config, request.source, request.source.labels
+    roles = settled_roles(source, (request.config if request.config.roles else trained).roles)
+    say_roles(source.name, labels, roles)
+    volumes = given_volumes(library)
+    warn_of_thin_structures(source, request.config.grid, record)
+    plan = _plan(request, record, volumes)
+    refuse_leaking_parents(plan.parents, source, args.fold, request.tested())
+    _say_what_does_nothing(args, record, plan.sampling)
+    masks = mask_config(args, trained.masks)
+    of_ids = label_roles(labels, roles)
+    refuse_hopeless_ranges(masks, plan.cases, library.references, library.load_mask, labels, of_ids)
+    settings = cost_settings(plan.sampling, plan.confidence)
+    outlook = look_ahead(plan.cases, share, plan.library, request.output, request.model, settings, args.device, args.np)
+    if args.dry_run:
+        if record is not None:
+            check_output(plan.cases, _job(request, record, plan, volumes, roles, masks))
+        print(outlook.describe(trained=record is not None))
+        return
+    if not args.ignore_disk:
+        outlook.check_disk()
+    if record is None:
+        record = _trained(request)
+        plan = _plan(request, record, volumes)
+    job = _job(request, record, plan, volumes, roles, masks)
+    check_output(plan.cases, job)
+    report_changes(record, source)
+    if share.count > 1:
+        logger.info(f"{share}: {len(share.of(plan.cases))} of {len(plan.cases)} cases")
+    left = generate(plan.cases, share, job, args.np)
+    if left:
+        left_over = f"{left} of {len(plan.cases)} cases are left to other parts"
+        print(f"{share}: done. {left_over}; the last to end finishes {request.output}")
+        return
+    _finish(request, plan, roles)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the command line names, opened and checked; `library` holds templates as before there is a generator."""
+
+    args: argparse.Namespace
+    share: Share
+    config: FCaSConfig
+    source: RawDataset
+    real: RawDataset | None
+    output: Path
+    model: Path
+    written: WrittenLabels
+    library: CaseLibrary
+
+    def tested(self) -> list[RawDataset]:
+        """Data sets besides the source whose test scans nothing may learn from."""
+        return [*([self.real] if self.real else []), *self.library.others.values()]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The cases to make, the real cases behind them, and the settings that they are drawn with."""
+
+    library: CaseLibrary
+    cases: list[CasePlan]
+    parents: list[Parent]
+    sampling: SamplingConfig
+    confidence: ConfidenceConfig
+
+
+def _requested(args: argparse.Namespace) -> _Request:
+    """Open what the command line names; a ValueError says what does not fit, or must not be written into."""
     check_count(args.n)
     share = share_of(args.part, os.environ)
     config = generator_config(args)
     if confidence_config(config.confidence, args).decoder == SnapshotDecoder.PREVIEW and config.preview is None:
         config = replace(config, preview=PreviewConfig())  # a generator that is trained now gets one
-    source, real, output = _data_sets(args)
-    model = model_folder(source, config, args.fold)
-    written = written_labels(source, real, args.unmatched)
-    settled_roles(source, config.roles)  # names what is wrong with them
-    library = make_library(source, args.references, args.templates, source.case_ids)
-    if output.name in library.others:
-        raise ValueError(
-            f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
-        )
-    check_library(library, draws_surroundings=config.tcdm.pairs.reference_surroundings)
-
-    from fcas_nnunet.commands.generate.checks import check_output, report_changes
-    from fcas_nnunet.commands.generate.dry_run import look_ahead
-    from fcas_nnunet.commands.generate.workers import cost_settings, finish, generate
-    from fcas_nnunet.generator.checkpoint import is_trained
-
-    # Plan
-    record = _read_record(model, source, config, args) if is_trained(model) else None
-    roles = settled_roles(source, (record.config if record and not config.roles else config).roles)
-    say_roles(source.name, source.labels, roles)
-    volumes = given_volumes(library)
-    warn_of_thin_structures(source, config.grid, record)
-    library, plans = _plans(args, library, record, volumes)
-    parents = _parents(library, record, model)
-    refuse_leaking_parents(parents, source, args.fold, _tested(args, library))
-    trained_config = record.config if record else config
-    drawing = _drawing_settings(trained_config, record, model, args)
-    _say_what_does_nothing(args, record, drawing[0])
-    masks = mask_config(args, trained_config.masks)
-    refuse_hopeless_ranges(
-        masks, plans, library.references, library.load_mask, source.labels, label_roles(source.labels, roles)
-    )
-    settings = cost_settings(*drawing)
-    outlook = look_ahead(plans, share, library, output, model, settings, args.device, args.np)
-    if args.dry_run:
-        if record is not None:
-            check_output(plans, _job(args, record, library, volumes, written, roles, masks, model, output, *drawing))
-        print(outlook.describe(trained=record is not None))
-        return
-    if not args.ignore_disk:
-        outlook.check_disk()
-
-    # Generator
-    if record is None:
-        if share.count > 1:
-            raise ValueError(
-                f"{model}: must hold a trained generator before the work is split, got none for {share}. "
-                f"Train it first: fcas_train -d {source.name}, with the same --preset or --config and --fold."
-            )
-        logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
-        train(source, config, args)
-        record = _read_record(model, source, config, args)
-        library, plans = _plans(args, library, record, volumes)
-        parents = _parents(library, record, model)
-        drawing = _drawing_settings(record.config, record, model, args)
-
-    # Cases
-    job = _job(args, record, library, volumes, written, roles, masks, model, output, *drawing)
-    check_output(plans, job)
-    report_changes(record, source)
-    if share.count > 1:
-        logger.info(f"{share}: {len(share.of(plans))} of {len(plans)} cases")
-    left = generate(plans, share, job, args.np)
-    if left:
-        print(f"{share}: done. {left} of {len(plans)} cases are left to other parts; the last to end finishes {output}")
-        return
-
-    # Data set
-    def describe(num_cases: int) -> None:
-        write_dataset_json(
-            output, written.labels, num_cases, roles=roles if real is None else real.roles,
-            description=f"Synthetic, made by fcas_generate from {source.name}; confidenceTr holds the confidence maps.",
-            more={PARENTS_KEY: to_json(parents)},
-        )  # fmt: skip
-
-    if finish(plans, share, output, describe):
-        _report(output, plans, args.real or source.name)
-    else:
-        print(
-            f"all {len(plans)} cases are there. The last run at work in {output} finishes it; if none is, start again"
-        )
-
-
-def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, RawDataset | None, Path]:
-    """The labelled data set, that of --for, and the folder to write into.
-
-    Raises:
-        ValueError: when the folder holds a data set that is read or was not made by this command.
-    """
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = open_target(args.real) if args.real else None
     output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold), by="-o")
@@ -248,7 +234,16 @@ def _data_sets(args: argparse.Namespace) -> tuple[RawDataset, RawDataset | None,
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
-    return source, real, output
+    model = model_folder(source, config, args.fold)
+    written = written_labels(source, real, args.unmatched)
+    settled_roles(source, config.roles)  # names what is wrong with them
+    library = make_library(source, args.references, args.templates, source.case_ids)
+    if output.name in library.others:
+        raise ValueError(
+            f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
+        )
+    check_library(library, draws_surroundings=config.tcdm.pairs.reference_surroundings)
+    return _Request(args, share, config, source, real, output, model, written, library)
 
 
 def _default_name(source: RawDataset, fold: int | None) -> str:
@@ -256,58 +251,55 @@ def _default_name(source: RawDataset, fold: int | None) -> str:
     return f"{source.name.split('_', 1)[1]}FCaS" + ("" if fold is None else f"Fold{fold}")
 
 
-def _read_record(model: Path, source: RawDataset, config: FCaSConfig, args: argparse.Namespace) -> GeneratorRecord:
-    """The record of the generator, which must be of this data set, and of the settings and weights asked for."""
+def _read_record(request: _Request) -> GeneratorRecord:
+    """The record of the generator, which must be of this data set, and of the requested settings and weights."""
     from fcas_nnunet.commands.generate.checks import check_model, check_preview
     from fcas_nnunet.generator.checkpoint import read_record
 
-    record = read_record(model)
-    asked = config if args.config or args.preset else None
+    args = request.args
+    record = read_record(request.model)
+    config = request.config if args.config or args.preset else None
     files = pretrained_files(args).identity() if args.autoencoder or args.denoiser or args.controlnet else None
-    check_model(record, source, args.fold, asked, files, model)
-    if asked is not None:
-        record = replace(record, config=replace(record.config, confidence=asked.confidence))
-    check_preview(confidence_config(record.config.confidence, args), model)
+    check_model(record, request.source, args.fold, config, files, request.model)
+    if config is not None:
+        record = replace(record, config=replace(record.config, confidence=config.confidence))
+    check_preview(confidence_config(record.config.confidence, args), request.model)
     return record
 
 
-def _plans(
-    args: argparse.Namespace,
-    library: CaseLibrary,
-    record: GeneratorRecord | None,
-    volumes: dict[str, dict[int, float]],
-) -> tuple[CaseLibrary, list[CasePlan]]:
-    """All cases, and what they are made from; before there is a generator, of one that is trained on all cases."""
+def _trained(request: _Request) -> GeneratorRecord:
+    """Train the generator; returns its record."""
+    config, source, share = request.config, request.source, request.share
+    if share.count > 1:
+        raise ValueError(
+            f"{request.model}: must hold a trained generator before the work is split, got none for {share}. "
+            f"Train it first: fcas_train -d {source.name}, with the same --preset or --config and --fold."
+        )
+    logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
+    train(source, config, request.args)
+    return _read_record(request)
+
+
+def _plan(request: _Request, record: GeneratorRecord | None, volumes: Mapping[str, Mapping[int, float]]) -> _Plan:
+    """Plan all cases; before there is a generator, as for one that is trained on all cases."""
     from fcas_nnunet.commands.generate.checks import report_lacking_templates, templates_of
     from fcas_nnunet.generator.generate import plan_cases
 
+    args, library, source = request.args, request.library, request.source
     if record is not None and args.templates is None:
-        library = replace(library, templates=templates_of(record, library.source))
+        library = replace(library, templates=templates_of(record, source))
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
-    plans = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
-    report_lacking_templates(plans, labels_of, library.source.labels, record)
-    return library, plans
+    cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
+    report_lacking_templates(cases, labels_of, source.labels, record)
+    learnt = training_parents(source) if record is None else generator_parents(request.model, source, record)
+    return _Plan(library, cases, merged([*learnt, *drawing_parents(library)]), *_drawing_settings(request, record))
 
 
-def _parents(library: CaseLibrary, record: GeneratorRecord | None, model: Path) -> list[Parent]:
-    """Every real case that the set is made from; before there is a generator, of one that is trained on all cases."""
-    source = library.source
-    learnt = training_parents(source) if record is None else generator_parents(model, source, record)
-    return merged([*learnt, *drawing_parents(library)])
-
-
-def _tested(args: argparse.Namespace, library: CaseLibrary) -> list[RawDataset]:
-    """Data sets besides the source whose test scans nothing may learn from."""
-    real = [open_target(args.real)] if args.real else []
-    return [*real, *library.others.values()]
-
-
-def _drawing_settings(
-    config: FCaSConfig, record: GeneratorRecord | None, model: Path, args: argparse.Namespace
-) -> tuple[SamplingConfig, ConfidenceConfig]:
+def _drawing_settings(request: _Request, record: GeneratorRecord | None) -> tuple[SamplingConfig, ConfidenceConfig]:
     """Settings of the reverse diffusion and of the confidence, filled in for the generator that is or will be there."""
     from fcas_nnunet.generator.checkpoint import kept_calibration
 
+    args, config = request.args, record.config if record else request.config
     sampling = sampling_config(config.sampling, args)
     if record is not None or args.denoiser is None:  # which has settings of its own, read when it is loaded
         check_drawing(config if record is None else replace(config, tcdm=record.tcdm), sampling, args)
@@ -315,7 +307,7 @@ def _drawing_settings(
     if record is None:
         return sampling, confidence.for_generator(config.calibration is not None)
     filled = sampling.for_model(record.tcdm.prediction_type)
-    return sampling, resolved_confidence(confidence, kept_calibration(model), filled, record.config.preset)
+    return sampling, resolved_confidence(confidence, kept_calibration(request.model), filled, config.preset)
 
 
 def _say_what_does_nothing(args: argparse.Namespace, record: GeneratorRecord | None, sampling: SamplingConfig) -> None:
@@ -327,37 +319,28 @@ def _say_what_does_nothing(args: argparse.Namespace, record: GeneratorRecord | N
 
 
 def _job(
-    args: argparse.Namespace,
-    record: GeneratorRecord,
-    library: CaseLibrary,
-    volumes: dict[str, dict[int, float]],
-    written: WrittenLabels,
-    roles: GivenRoles,
-    masks: MaskConfig,
-    model: Path,
-    output: Path,
-    sampling: SamplingConfig,
-    confidence: ConfidenceConfig,
-) -> Job:
+    request: _Request, record: GeneratorRecord, plan: _Plan, volumes: Mapping[str, Mapping[int, float]],
+    roles: GivenRoles, masks: MaskConfig,
+) -> Job:  # fmt: skip
     """What the workers need to know."""
     from fcas_nnunet.commands.generate.workers import Job
     from fcas_nnunet.generator.checkpoint import weights_sha256
     from fcas_nnunet.generator.data.grid import GEOMETRY
     from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
 
+    args, library, label_map = request.args, plan.library, request.written.label_map
     return Job(
-        cases=library, model=model, output=output, sampling=sampling, confidence=confidence, masks=masks,
-        bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=written.label_map,
-        roles=roles,
-        device_name=args.device,
+        cases=library, model=request.model, output=request.output, sampling=plan.sampling, confidence=plan.confidence,
+        masks=masks, bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]), label_map=label_map,
+        roles=roles, device_name=args.device,
         shared={
             "source": library.source.name, "for": resolve_dataset(args.real).name if args.real else None,
             "fold": args.fold, "references": _listed(library.named_references),
             "templates": _listed(library.named_templates), "run_seed": args.seed, "mask_config": to_dict(masks),
-            "sampling": to_dict(sampling.for_model(record.tcdm.prediction_type)),
-            "confidence": to_dict(confidence), "preset": record.config.preset, "geometry": GEOMETRY,
-            "weights_sha256": weights_sha256(model, confidence),
-            "label_map": {str(key): value for key, value in written.label_map.items()},
+            "sampling": to_dict(plan.sampling.for_model(record.tcdm.prediction_type)),
+            "confidence": to_dict(plan.confidence), "preset": record.config.preset, "geometry": GEOMETRY,
+            "weights_sha256": weights_sha256(request.model, plan.confidence),
+            "label_map": {str(key): value for key, value in label_map.items()},
             "roles": said_roles(roles), "versions": versions(),
         },
     )  # fmt: skip
@@ -365,6 +348,26 @@ def _job(
 
 def _listed(entries: tuple[str, ...] | None) -> list[str] | None:
     return None if entries is None else list(entries)
+
+
+def _finish(request: _Request, plan: _Plan, roles: GivenRoles) -> None:
+    """Make a data set of the cases, which are all there, and report."""
+    from fcas_nnunet.commands.generate.workers import finish
+
+    real, source = request.real, request.source
+
+    def describe(num_cases: int) -> None:
+        write_dataset_json(
+            request.output, request.written.labels, num_cases, roles=roles if real is None else real.roles,
+            description=f"Synthetic, made by fcas_generate from {source.name}; confidenceTr holds the confidence maps.",
+            more={PARENTS_KEY: to_json(plan.parents)},
+        )  # fmt: skip
+
+    if finish(plan.cases, request.share, request.output, describe):
+        _report(request.output, plan.cases, request.args.real or source.name)
+    else:
+        unfinished = f"The last run at work in {request.output} finishes it; if none is, start again"
+        print(f"all {len(plan.cases)} cases are there. {unfinished}")
 
 
 def _report(output: Path, plans: Sequence[CasePlan], real: str) -> None:

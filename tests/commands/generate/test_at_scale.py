@@ -247,10 +247,10 @@ def test_of_two_trainings_of_one_folder_one_is_killed_and_the_model_is_whole(ben
     first = bench.start_training(tmp_path, "first")
     wait_for((tmp_path / MODEL / "autoencoder" / "training_state" / "state.pt").exists, "first validation")
     os.kill(first, signal.SIGSTOP)  # it has the folder until the other one is seen to wait
-    second = bench.start_training(tmp_path, "second")
-    wait_for(lambda: f"(process {first}, since" in (tmp_path / "second.txt").read_text(), "message")
+    second, log = bench.start_training(tmp_path, "second"), tmp_path / "second.txt"
+    wait_for(lambda: log.exists() and f"(process {first}, since" in log.read_text(), "message")
     assert bench.runs.kill(first, group=True)
-    assert bench.runs.wait(second) == 0, (tmp_path / "second.txt").read_text()
+    assert bench.runs.wait(second) == 0, log.read_text()
     assert weights(tmp_path) == weights(bench.home / "nnUNet_results")
     load_generator(tmp_path / MODEL, torch.device("cpu"))
     assert not [path for path in (tmp_path / MODEL).rglob("*") if path.name.startswith(".") or path.name == "cache"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
 from fcas_nnunet.evaluation.viewing.colours import confidence_colours
 
@@ -37,16 +38,9 @@ class Series:
 
 
 def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """At most so many round numbers within a range, evenly spaced."""
-    if not high > low:
-        return [low]
-    for exponent in range(math.floor(math.log10((high - low) / most)), 20):
-        for factor in (1, 2, 2.5, 5):
-            step = factor * 10.0**exponent
-            ticks = [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-            if len(ticks) <= most:
-                return ticks or [low]
-    return [low]
+    """At most `most` round numbers within a range, evenly spaced."""
+    ticks = MaxNLocator(most - 1, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1).tick_values(low, high)
+    return [float(tick) for tick in ticks if low <= tick <= high][:most] or [low]
 
 
 def intensity_chart(

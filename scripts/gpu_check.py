@@ -186,19 +186,12 @@ def gpu_memory(device: str) -> Iterator[list[float]]:
 
 def small_plans() -> None:
     """nnU-Net's plans of the phantoms, narrowed for a CPU."""
-    from fcas_nnunet.files import atomic_write_json
     from fcas_nnunet.integration.dataset.folders import resolve_dataset
     from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-    from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
-    from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
+    from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
     real = RawDataset.open(resolve_dataset("901"))
-    ensure_fingerprint(real, 1, keep_existing=True)
-    plans = ensure_plans(real, "nnUNetPlans", [CONFIGURATION])
-    narrow = shrink_plans(
-        plans, CONFIGURATION, plans_name=SMALL_PLANS, features_per_stage=[4, 8, 16], patch_size=[24] * 3
-    )
-    atomic_write_json(plans_path(real, SMALL_PLANS), narrow)
+    ensure_narrow_plans(real, SMALL_PLANS, CONFIGURATION, features_per_stage=[4, 8, 16], patch_size=[24] * 3)
 
 
 def costs(device: torch.device) -> None:

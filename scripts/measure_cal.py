@@ -35,33 +35,23 @@ from scipy import stats
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, FINETUNE, PRETRAIN
-from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE
+from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE, SCALES, DemoSize
 from fcas_nnunet.commands.evaluate.segmentations import evaluate_segmentations
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.config.options import ConfidenceChoice, ReferenceSource
 from fcas_nnunet.config.presets import PRESETS, preset
-from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.generator.calibrate import new_shape
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.generate import draw_on_grid, drawing_confidence, plan_cases, reference_mask
-from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.environment.trainer_lookup import (
-    all_shim_folders,
-    ext_trainer_value,
-)
+from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value
 from fcas_nnunet.integration.models.trained_models import open_predictor
-from fcas_nnunet.integration.preprocessing.plans import (
-    ensure_plans,
-    moved_plans_name,
-    plans_path,
-    preprocessed_folder,
-    shrink_plans,
-)
-from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
+from fcas_nnunet.integration.preprocessing.plans import moved_plans_name, preprocessed_folder
+from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.labels.contrast import matched_error
 from fcas_nnunet.labels.matching import id_table, match_labels
@@ -126,7 +116,11 @@ def main() -> None:
     })  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     source, real = (RawDataset.open(resolve_dataset(name)) for name in (args.d, args.real))
-    write_narrow_plans(real)
+    scale = SCALES[DemoSize.FULL]
+    ensure_narrow_plans(
+        real, DEMO_PLANS, CONFIGURATION, features_per_stage=scale.features_per_stage, patch_size=scale.patch_size,
+        batch_size=scale.batch_size,
+    )  # fmt: skip
     datasets = write_maps(source, real, args)
     for arm, dataset in datasets.items():
         if not (preprocessed_folder(dataset) / "splits_final.json").is_file():
@@ -143,17 +137,6 @@ def main() -> None:
                     stream.write(json.dumps(record | {"seconds": round(time.monotonic() - start)}) + "\n")
                 logging.info(f"{arm}, seed {seed}: Dice {summary(record)}")
     report([record for folder in (args.o, *args.also) for record in read(folder / results.name)])
-
-
-def write_narrow_plans(real: RawDataset) -> None:
-    """nnU-Net's plans, narrowed for a CPU as in fcas_demo."""
-    if not plans_path(real, DEMO_PLANS).is_file():
-        ensure_fingerprint(real, 1, keep_existing=True)
-        plans = shrink_plans(
-            ensure_plans(real, "nnUNetPlans", [CONFIGURATION]), CONFIGURATION, plans_name=DEMO_PLANS,
-            features_per_stage=(8, 16, 32, 64), batch_size=2, patch_size=(40, 40, 40),
-        )  # fmt: skip
-        atomic_write_json(plans_path(real, DEMO_PLANS), plans)
 
 
 def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -> dict[str, RawDataset]:
@@ -216,7 +199,7 @@ def run_arm(dataset: RawDataset, real: RawDataset, seed: int, folder: Path) -> d
     moved = moved_plans_name(real, DEMO_PLANS)
     pretrained = train(dataset, moved, PRETRAIN, seed, None)
     scores = {"pretrained": score(pretrained.parent, real, folder / "predictions")}
-    finetuned = train(real, DEMO_PLANS, FINETUNE, seed, pretrained / "checkpoint_final.pth")
+    finetuned = train(real, DEMO_PLANS, FINETUNE, seed, pretrained / FINAL_CHECKPOINT)
     scores["finetuned"] = score(finetuned.parent, real, folder / "predictions")
     for fold in (pretrained, finetuned):
         shutil.rmtree(fold.parent)
@@ -243,7 +226,7 @@ def score(model: Path, real: RawDataset, predictions: Path) -> dict[str, dict[st
     """Mean Dice and RDice (radius 2) per structure over the held-out scans."""
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir(parents=True)
-    predictor = open_predictor(model, ("all",), "checkpoint_final.pth", torch.device("cpu"), use_mirroring=False)
+    predictor = open_predictor(model, ("all",), FINAL_CHECKPOINT, torch.device("cpu"), use_mirroring=False)
     predictor.tile_step_size = 1.0
     images = case_files(real.folder / "imagesTs")
     with contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: SIM115

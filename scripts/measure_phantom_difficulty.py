@@ -12,14 +12,15 @@ On a CPU build of torch the trainers besides the plain one are found after `fcas
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from fcas_nnunet.integration.preprocessing.plans import shrink_plans
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, LATEST_CHECKPOINT, resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
 _NAME, _CONFIGURATION = "Dataset991_PhantomDifficulty", "3d_fullres"
 _BIN = Path(sys.executable).parent
@@ -74,24 +75,17 @@ def _plan(features: list[int], patch: list[int]) -> str:
         # nnU-Net's planner does not run with nnUNet_n_proc_DA=0
         _run("nnUNetv2_plan_and_preprocess", "-d", "991", "-c", _CONFIGURATION, "-np", 2, nnUNet_n_proc_DA="2")
         (folder / "preprocessed").touch()
-    plans = shrink_plans(
-        json.loads((folder / "nnUNetPlans.json").read_text()),
-        _CONFIGURATION,
-        plans_name=name,
-        features_per_stage=features,
-        patch_size=patch,
-        batch_size=2,
-    )
-    (folder / f"{name}.json").write_text(json.dumps(plans, indent=4))
+    real = RawDataset.open(resolve_dataset(_NAME))
+    ensure_narrow_plans(real, name, _CONFIGURATION, features_per_stage=features, patch_size=patch, batch_size=2)
     return name
 
 
 def _train(plans: str, trainer: str, device: str) -> None:
     """Train on every training case, going on from a checkpoint when there is one."""
     output = Path(os.environ["nnUNet_results"]) / _NAME / f"{trainer}__{plans}__{_CONFIGURATION}" / "fold_all"
-    if (output / "checkpoint_final.pth").is_file():
+    if (output / FINAL_CHECKPOINT).is_file():
         return
-    resume = ["--c"] if (output / "checkpoint_latest.pth").is_file() else []
+    resume = ["--c"] if (output / LATEST_CHECKPOINT).is_file() else []
     _run("nnUNetv2_train", _NAME, _CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", device, *resume)
 
 

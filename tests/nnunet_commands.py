@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value
-from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
-from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
+from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
 NARROW_PLANS = "nnUNetPlansNarrow"
 ONE_EPOCH = {"FCAS_DEMO_PRETRAIN_EPOCHS": "1", "FCAS_DEMO_REAL_EPOCHS": "1"}
@@ -29,12 +27,7 @@ def needs_torchvision() -> None:
 
 def write_narrow_plans(real: RawDataset) -> None:
     """Plans of nnU-Net's planner, narrowed by hand: fcas_prepare takes them as they are."""
-    ensure_fingerprint(real, 1, keep_existing=True)
-    plans = ensure_plans(real, "nnUNetPlans", ["3d_fullres"])
-    narrow = shrink_plans(
-        plans, "3d_fullres", plans_name=NARROW_PLANS, features_per_stage=[4, 8, 16], patch_size=[24, 24, 24]
-    )
-    atomic_write_json(plans_path(real, NARROW_PLANS), narrow)
+    ensure_narrow_plans(real, NARROW_PLANS, "3d_fullres", features_per_stage=[4, 8, 16], patch_size=[24, 24, 24])
 
 
 def printed_commands(printed: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.environment.checks import PLANNING_NOTE, cpu_settings, preprocessing_processes
@@ -22,9 +22,8 @@ from fcas_nnunet.integration.preprocessing.plans import (
     pair_faults,
     preprocessed_folder,
 )
-from fcas_nnunet.integration.preprocessing.splits import Split, ensure_splits
+from fcas_nnunet.integration.preprocessing.splits import Split, ensure_splits, read_splits
 from fcas_nnunet.integration.provenance.contents import training_contents
-from fcas_nnunet.integration.provenance.folds import read_splits
 from fcas_nnunet.integration.provenance.parents import (
     PARENTS_KEY,
     UNKNOWN_KEY,
@@ -203,7 +202,7 @@ def training_commands(
     pretraining, finetuning = nnUNetTrainerCAL.EPOCHS, nnUNetTrainerCALFinetune.EPOCHS
     device, moved = _device_flag(), moved_plans_name(real, plans_name)
     model = root_folder(Root.RESULTS) / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}"
-    weights = shlex.quote(str(model / "fold_all/checkpoint_final.pth"))
+    weights = shlex.quote(str(model / "fold_all" / FINAL_CHECKPOINT))
     train = [f"nnUNetv2_train {real.dataset_id} {configuration} {fold} -p {plans_name}" for fold in folds]
     lines = [
         f"# {configuration}, step 1: pretrain on {synthetic.name} ({pretraining} epochs). Here, all means every "

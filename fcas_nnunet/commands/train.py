@@ -32,7 +32,7 @@ from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.folders import Root, model_name, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.provenance.folds import training_fold
+from fcas_nnunet.integration.preprocessing.splits import training_fold
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles

@@ -21,8 +21,8 @@ from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.environment.trainer_lookup import ext_trainer_value
 from fcas_nnunet.integration.preprocessing.plans import read_plans
+from fcas_nnunet.integration.preprocessing.splits import read_splits
 from fcas_nnunet.integration.provenance.contents import CONTENTS_FILE, training_contents
-from fcas_nnunet.integration.provenance.folds import read_splits
 from fcas_nnunet.integration.provenance.parents import (
     PARENTS_KEY,
     UNKNOWN_KEY,

@@ -20,7 +20,7 @@ from fcas_nnunet.commands.demo.scale import (
     SEED_VARIABLE,
     Names,
 )
-from fcas_nnunet.integration.dataset.folders import Root
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, LATEST_CHECKPOINT, Root
 from fcas_nnunet.integration.preprocessing.plans import moved_plans_name
 from fcas_nnunet.machine import available_cores
 
@@ -128,9 +128,8 @@ def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> Non
     def train(dataset_id: int, plans: str, trainer: str, *more: object) -> Path:
         """One training; returns the model's folder."""
         model = results / names.dataset(dataset_id).name / f"{trainer}__{plans}__{CONFIGURATION}"
-        if not (model / "fold_all" / "checkpoint_final.pth").is_file():
-            goes_on = (model / "fold_all" / "checkpoint_latest.pth").is_file()
-            flags = ("--c",) if goes_on else more
+        if not (model / "fold_all" / FINAL_CHECKPOINT).is_file():
+            flags = ("--c",) if (model / "fold_all" / LATEST_CHECKPOINT).is_file() else more
             run("nnUNetv2_train", dataset_id, CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", "cpu",
                 *flags)  # fmt: skip
         return model
@@ -139,7 +138,7 @@ def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> Non
         model = train(names.real, DEMO_PLANS, BASELINE)
     else:
         pretrained = train(arm.pretrained_on, moved_plans_name(real, DEMO_PLANS), PRETRAIN)
-        weights = pretrained / "fold_all" / "checkpoint_final.pth"
+        weights = pretrained / "fold_all" / FINAL_CHECKPOINT
         model = train(names.real, DEMO_PLANS, FINETUNE, "-pretrained_weights", weights)
     run(
         "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions_of(names, arm),

@@ -9,10 +9,8 @@ from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms,
 from fcas_nnunet.commands.demo.results import Column, write_picture, write_table
 from fcas_nnunet.commands.demo.rivals import Rival, write_rivals
 from fcas_nnunet.commands.demo.scale import Names
-from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.environment.checks import preprocessing_processes
-from fcas_nnunet.integration.preprocessing.plans import ensure_plans, plans_path, shrink_plans
-from fcas_nnunet.integration.preprocessing.prepare import ensure_fingerprint
+from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
 #: Runs an installed command: (name, *arguments).
 Run = Callable[..., None]
@@ -71,13 +69,10 @@ def _rivals(names: Names) -> None:
 def _prepare(names: Names, run: Run) -> None:
     """nnU-Net's plans, narrowed for a CPU under their own name, then every other set prepared for the real one."""
     scale, real = names.scale, names.dataset(names.real)
-    if not plans_path(real, DEMO_PLANS).is_file():
-        ensure_fingerprint(real, preprocessing_processes(), keep_existing=True)
-        plans = shrink_plans(
-            ensure_plans(real, "nnUNetPlans", [CONFIGURATION]), CONFIGURATION, plans_name=DEMO_PLANS,
-            features_per_stage=scale.features_per_stage, batch_size=scale.batch_size, patch_size=scale.patch_size,
-        )  # fmt: skip
-        atomic_write_json(plans_path(real, DEMO_PLANS), plans)
+    ensure_narrow_plans(
+        real, DEMO_PLANS, CONFIGURATION, features_per_stage=scale.features_per_stage, patch_size=scale.patch_size,
+        batch_size=scale.batch_size, num_processes=preprocessing_processes(),
+    )  # fmt: skip
     for dataset_id in (names.synthetic, names.warped, names.painted):
         run("fcas_prepare", "-d", dataset_id, "--for", names.real, "-c", CONFIGURATION, "-p", DEMO_PLANS)
 

@@ -9,6 +9,7 @@ from typing import Any
 from fcas_nnunet.commands.cli import Parser, count, finite, make_parser, not_negative, positive, processes
 from fcas_nnunet.commands.train import add_generator_choice
 from fcas_nnunet.config.options import ConfidenceChoice
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
 
 _EXAMPLE = """
 fcas_evaluate segmentations -r $nnUNet_raw/Dataset901_Heart/labelsTs -p predictions -o dice.json
@@ -45,7 +46,7 @@ fcas_evaluate memorisation -d 902 --train 901 --held_out 903 --pictures copies \
     -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -f 0
 """
 
-_COMPARE, _CHECKPOINT = "compare", "checkpoint_final.pth"
+_COMPARE, FINAL_CHECKPOINT = "compare", "checkpoint_final.pth"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -223,7 +224,10 @@ def _add_memorisation(parts: Any) -> None:
 
 def _add_network_choice(part: argparse.ArgumentParser) -> None:
     part.add_argument(
-        "-chk", default=_CHECKPOINT, metavar="NAME", help=f"checkpoint in the fold's folder (default: {_CHECKPOINT})"
+        "-chk",
+        default=FINAL_CHECKPOINT,
+        metavar="NAME",
+        help=f"checkpoint in the fold's folder (default: {FINAL_CHECKPOINT})",
     )
     part.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
 
@@ -254,7 +258,9 @@ def _add_networks_of_images(images: Parser) -> None:
         help="trained nnU-Net, <trainer>__<plans>__<configuration>: FID and KID of its features",
     )
     networks.add_argument("--fold", default="0", metavar="F", help="fold of that network, or `all` (default: 0)")
-    networks.add_argument("--chk", default=_CHECKPOINT, metavar="NAME", help=f"its checkpoint (default: {_CHECKPOINT})")
+    networks.add_argument(
+        "--chk", default=FINAL_CHECKPOINT, metavar="NAME", help=f"its checkpoint (default: {FINAL_CHECKPOINT})"
+    )
     networks.add_argument("--tsne", type=Path, metavar="FILE.png", help="draw the cases by that network's features")
     networks.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
     images.idle("--fid_extractor", "--fid_size", without="--fid_weights")

@@ -42,8 +42,8 @@ from fcas_nnunet.generator.checkpoint import (
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.splits import read_splits, training_fold
 from fcas_nnunet.integration.provenance.contents import training_contents
-from fcas_nnunet.integration.provenance.folds import read_splits, training_fold
 from fcas_nnunet.integration.provenance.parents import Parent, leaks
 from fcas_nnunet.labels.contrast import means_by_code
 from fcas_nnunet.listing import listed

@@ -200,7 +200,9 @@ def evaluate_fidelity(
     )  # fmt: skip
     learnt = learnt_cases(model.folder, model.folds)
     real_cases = list(real["cases"]) if real else []
-    compared = comparison(list(scores["cases"]), derived_cases(synthetic, learnt), real_cases, learnt.hashes)
+    compared = comparison(
+        list(scores["cases"]), derived_cases(synthetic, learnt), real_cases, {p.case_id for p in learnt}
+    )
     measured = real_dice(real, labels, compared.real) if real and compared.real else {}
     judged = {}
     for name in labels:

@@ -57,7 +57,7 @@ from fcas_nnunet.integration.dataset.library import CaseLibrary, check_library, 
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_dataset_json
-from fcas_nnunet.integration.provenance.folds import training_fold
+from fcas_nnunet.integration.preprocessing.splits import training_fold
 from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, merged, to_json
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
 from fcas_nnunet.labels.matching import Unmatched

@@ -36,7 +36,7 @@ from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.ownership import COMMAND, MASKS, sole_writer
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, read_volume, write_volume
-from fcas_nnunet.integration.provenance.folds import training_fold
+from fcas_nnunet.integration.preprocessing.splits import training_fold
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.machine import available_cores
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.splits import read_splits
 from fcas_nnunet.integration.provenance.contents import training_contents
-from fcas_nnunet.integration.provenance.folds import read_splits
 from fcas_nnunet.integration.provenance.parents import (
     ALLOW_VARIABLE,
     PARENTS_KEY,

@@ -16,6 +16,11 @@ IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "su
 WORK_FOLDER = ".fcas_unfinished"
 
 
+#: What a trained model of nnU-Net holds: beside its folds what the predictor reads, and in each fold checkpoints.
+PLANS_JSON = "plans.json"
+MODEL_FILES = ("dataset.json", PLANS_JSON)
+FINAL_CHECKPOINT, LATEST_CHECKPOINT = "checkpoint_final.pth", "checkpoint_latest.pth"
+
 #: What begins messages about a data set that no flag names: another file does.
 DATA_SET = "data set"
 

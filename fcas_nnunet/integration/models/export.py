@@ -17,11 +17,12 @@ from scipy.ndimage import zoom
 from tqdm import tqdm
 
 from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256, temporary_folder
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, MODEL_FILES
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.models.trained_models import FINAL_CHECKPOINT, MODEL_FILES, check_model_files
+from fcas_nnunet.integration.models.trained_models import check_model_files
 
 PLAIN_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = (FINAL_CHECKPOINT, "checkpoint_best.pth")

@@ -13,8 +13,9 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 from torch import nn
 
 from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
 from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.integration.models.trained_models import FINAL_CHECKPOINT, STEP_SIZE, checkpoint_path, open_predictor
+from fcas_nnunet.integration.models.trained_models import STEP_SIZE, checkpoint_path, open_predictor
 
 _SHA256_DIGITS = 12
 

@@ -18,9 +18,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
 from fcas_nnunet.files import file_sha256, temporary_folder
+from fcas_nnunet.integration.dataset.folders import MODEL_FILES
 from fcas_nnunet.integration.dataset.manifest import Journal
 from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.integration.models.trained_models import MODEL_FILES, checkpoint_path, open_predictor
+from fcas_nnunet.integration.models.trained_models import checkpoint_path, open_predictor
 from fcas_nnunet.listing import listed
 
 JOURNAL_FILE = "fcas_predictions.jsonl"

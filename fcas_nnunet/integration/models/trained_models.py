@@ -14,13 +14,11 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fcas_nnunet.integration.dataset.folders import MODEL_FILES
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
 
 STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
-FINAL_CHECKPOINT = "checkpoint_final.pth"
-#: What nnU-Net's predictor reads beside the folds.
-MODEL_FILES = ("dataset.json", "plans.json")
 #: Of a checkpoint, what nnU-Net's predictor reads.
 _PREDICTOR_KEYS = ("network_weights", "trainer_name", "init_args")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
-from fcas_nnunet.files import atomic_path, file_sha256
+from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256
 from fcas_nnunet.integration.dataset.checks import dataset_faults
 from fcas_nnunet.integration.dataset.plain_files import read_pickle
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -31,7 +31,14 @@ from fcas_nnunet.integration.preprocessing.confidence_store import (
     preprocessed_confidence_path,
     write_index,
 )
-from fcas_nnunet.integration.preprocessing.plans import FINGERPRINT, plans_path, preprocessed_folder
+from fcas_nnunet.integration.preprocessing.plans import (
+    DEFAULT_PLANS,
+    FINGERPRINT,
+    ensure_plans,
+    plans_path,
+    preprocessed_folder,
+    shrink_plans,
+)
 from fcas_nnunet.integration.preprocessing.stamps import Stamps, newest_raw_change, preprocessing_digest, raw_digest
 
 logger = logging.getLogger(__name__)
@@ -119,6 +126,27 @@ def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing
         return
     extract_fingerprints([dataset.dataset_id], num_processes=num_processes, clean=True, verbose=False)
     stamps.put(_FINGERPRINT_STEP, digest)
+
+
+def ensure_narrow_plans(
+    real: RawDataset,
+    plans_name: str,
+    configuration: str,
+    *,
+    features_per_stage: Sequence[int],
+    patch_size: Sequence[int],
+    batch_size: int | None = None,
+    num_processes: int = 1,
+) -> None:
+    """Write nnU-Net's default plans, narrowed for a CPU as `shrink_plans` does, unless there are some of that name."""
+    path = plans_path(real, plans_name)
+    if not path.is_file():
+        ensure_fingerprint(real, num_processes, keep_existing=True)
+        plans = shrink_plans(
+            ensure_plans(real, DEFAULT_PLANS, [configuration]), configuration, plans_name=plans_name,
+            features_per_stage=features_per_stage, patch_size=patch_size, batch_size=batch_size,
+        )  # fmt: skip
+        atomic_write_json(path, plans)
 
 
 def ensure_preprocessed(

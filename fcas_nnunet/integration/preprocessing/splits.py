@@ -1,4 +1,7 @@
-"""Folds of a synthetic data set: nnU-Net predicts every validation case at the end, and a thousand are too many."""
+"""nnU-Net's folds: read for a real data set, written for a synthetic one.
+
+nnU-Net predicts every validation case at the end of a training, and a thousand synthetic ones are too many.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
     Raises:
         ValueError: when the user's own folds are broken, name other cases, or do not serve a cascade.
     """
-    path, stamps = preprocessed_folder(dataset) / SPLITS_FILE, Stamps(dataset)
+    path, stamps = splits_path(dataset), Stamps(dataset)
     case_ids = dataset.case_ids
     splits = load_splits(path) if path.is_file() else None
     if splits is None or stamps.read().get(_STEP) == digest_of(splits):
@@ -61,6 +64,60 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
             f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them. Delete the "
             "file for folds of all cases."
         )
+
+
+def splits_path(dataset: RawDataset) -> Path:
+    """Where nnU-Net looks for a data set's folds."""
+    return preprocessed_folder(dataset) / SPLITS_FILE
+
+
+def read_splits(dataset: RawDataset) -> list[Split]:
+    """A data set's folds as nnU-Net trains them; nothing is written."""
+    return splits_of(splits_path(dataset), dataset.case_ids)
+
+
+def splits_of(path: Path, case_ids: Sequence[str]) -> list[Split]:
+    """The folds of a `splits_final.json`, or where there is none those that nnU-Net would make.
+
+    Fewer than five cases without a file have none: nnU-Net refuses to make them.
+    """
+    if path.is_file():
+        return load_splits(path)
+    return make_splits(case_ids, feeds_cascade=True) if len(case_ids) >= NUM_FOLDS else []
+
+
+def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
+    """The data set with the training cases of one fold alone.
+
+    Args:
+        dataset: Raw data set.
+        fold: Number of the fold; None for all cases.
+
+    Raises:
+        ValueError: When there is no such fold, or it names cases that the data set does not have.
+    """
+    if fold is None:
+        return dataset
+    path, splits = splits_path(dataset), read_splits(dataset)
+    if not splits:
+        raise ValueError(
+            f"{dataset.name}: number of cases must be at least {NUM_FOLDS} for nnU-Net's folds, got "
+            f"{len(dataset.case_ids)}. Leave out --fold, or write {path}."
+        )
+    if fold >= len(splits):
+        raise ValueError(
+            f"{dataset.name}: fold must be 0 to {len(splits) - 1}, got {fold}. Name one of these, or add it to {path}."
+        )
+    training = sorted(set(splits[fold]["train"]))
+    unknown = sorted(set(training) - set(dataset.case_ids))
+    if unknown:
+        raise ValueError(
+            f"{path}: cases of fold {fold} must be in {dataset.name}, got {listed(unknown)}. "
+            "Correct the file, or delete it for nnU-Net's own folds."
+        )
+    origin = str(path) if path.is_file() else "nnU-Net's own split, which it makes when it first trains"
+    logger.info(f"fold {fold} of {dataset.name}: {len(training)} of {len(dataset.case_ids)} cases ({origin})")
+    return dataset.only(training)
 
 
 def load_splits(path: Path) -> list[Split]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.image_content import image_sha256
-from fcas_nnunet.integration.dataset.folders import IMAGES, Root
+from fcas_nnunet.integration.dataset.folders import IMAGES, Root, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
 from fcas_nnunet.machine import available_cores
@@ -50,7 +51,21 @@ def held_out_contents(dataset: RawDataset) -> dict[str, str]:
     """
     ending = f"_0000{dataset.file_ending}"
     paths = {path.name: path for path in sorted((dataset.folder / _TEST).glob(f"*{ending}")) if path.name[0] != "."}
-    return _contents(dataset, _TEST, paths, _hash_or_warn)
+    return _contents(dataset, _TEST, paths, skip_unreadable=True)
+
+
+def contents_of(name: str, case_ids: Collection[str] | None = None) -> dict[str, str] | None:
+    """Hashes of the training scans of a data set by its full name; None where it is not there or cannot be read.
+
+    Args:
+        name: Full name, such as Dataset901_Heart.
+        case_ids: Wanted cases, of which the data set may lack some; all when None.
+    """
+    try:
+        dataset = RawDataset.open(resolve_dataset(name), any_kind=True)
+        return training_contents(dataset, [i for i in dataset.case_ids if case_ids is None or i in case_ids])
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def known_contents(preprocessed: Path) -> dict[str, str]:
@@ -63,9 +78,9 @@ def known_contents(preprocessed: Path) -> dict[str, str]:
 
 
 def _contents(
-    dataset: RawDataset, part: str, paths: Mapping[str, Path], hash_file: Callable[[Path], str | None] | None = None
+    dataset: RawDataset, part: str, paths: Mapping[str, Path], *, skip_unreadable: bool = False
 ) -> dict[str, str]:
-    file = _file(dataset)
+    file, hash_file = _file(dataset), _hash_or_warn if skip_unreadable else _hash
     states = {name: _state(path) for name, path in paths.items()}
     kept = _read(file)[part]
     found = {name: kept[name] for name, state in states.items() if state.items() <= kept.get(name, {}).items()}
@@ -73,17 +88,15 @@ def _contents(
     if missing:
         threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
         with ThreadPoolExecutor(threads) as pool:
-            hashes = pool.map(lambda name: (hash_file or _hash)(paths[name]), missing)
-            bar = tqdm(
-                hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=len(missing) < _BAR_FROM or None
-            )
-            found |= {
-                name: states[name] | {_HASH: sha256}
-                for name, sha256 in zip(missing, bar, strict=True)
-                if sha256 is not None
-            }
+            hashes = pool.map(lambda name: hash_file(paths[name]), missing)
+            few = len(missing) < _BAR_FROM
+            bar = tqdm(hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=few or None)
+            hashed = [(name, sha256) for name, sha256 in zip(missing, bar, strict=True) if sha256 is not None]
+        found |= {name: states[name] | {_HASH: sha256} for name, sha256 in hashed}
         others = _read(file)  # another process may have added to it
-        _keep(file, others | {part: others[part] | found})
+        if file is not None:
+            with suppress(OSError):  # where nothing can be written, the hashes are found anew next time
+                atomic_write_json(file, others | {part: others[part] | found})
     return {name: found[name][_HASH] for name in paths if name in found}
 
 
@@ -128,13 +141,3 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
         part: {name: entry for name, entry in content[part].items() if isinstance(entry, dict) and _HASH in entry}
         for part in empty
     }
-
-
-def _keep(file: Path | None, content: dict[str, dict[str, Any]]) -> None:
-    """Write the hashes; where the folder cannot be written, they are found anew next time."""
-    if file is None:
-        return
-    try:
-        atomic_write_json(file, content)
-    except OSError:
-        return

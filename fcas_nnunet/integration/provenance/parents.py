@@ -6,18 +6,18 @@ They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.library import split_name
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.provenance.contents import (
     CONTENTS_FILE,
+    contents_of,
     held_out_contents,
     known_contents,
     training_contents,
@@ -29,8 +29,6 @@ PARENTS_KEY = "fcas_parents"
 #: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not tell.
 UNKNOWN_KEY = "fcas_unknown"
 ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
-
-_ALLOWED = "1"
 
 
 class Role(StrEnum):
@@ -114,8 +112,8 @@ def parents_of(synthetic: RawDataset) -> list[Parent]:
     generators = {record.get("weights_sha256") for record in records.values()}
     found = [] if own is None else own
     if own is None or len(generators) > 1:
-        for source in sorted({str(record["source"]) for record in records.values() if "source" in record}):
-            found = [*found, *_whole_source(source, records)]
+        sources = sorted({str(record["source"]) for record in records.values() if "source" in record})
+        found = [*found, *(parent for source in sources for parent in _whole_source(source, records))]
     drawn = {case_id for case_id, record in records.items() if "reference" in record}
     own_scans = sorted(set(synthetic.case_ids) - drawn) if synthetic.has_confidence else []
     contents = training_contents(synthetic, own_scans)
@@ -135,51 +133,45 @@ def unknown_origins(synthetic: RawDataset) -> list[str]:
     return [i for i in synthetic.case_ids if i not in told and synthetic.confidence_path(i).is_file()]
 
 
+def origins_of(record: Mapping[str, Any]) -> list[tuple[str, str, Role]]:
+    """Data set, id and role of the cases that gave a synthetic case its mask and its appearance.
+
+    Args:
+        record: Line of the manifest; one without a source tells nothing.
+    """
+    roles = (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
+    given = [(str(record[key]), role) for key, role in roles if key in record and "source" in record]
+    return [(*split_name(name, str(record["source"])), role) for name, role in given]
+
+
 def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
     """All cases of a source, or those that the manifest names where it is not there."""
-    contents = _contents_of(source)
+    contents: Mapping[str, str | None] | None = contents_of(source)
     if contents is None:
-        names = {str(r[key]) for r in records.values() for key in ("reference", "template") if key in r}
-        contents = {case_id: None for dataset, case_id in (split_name(n, source) for n in names) if dataset == source}
+        contents = {i: None for r in records.values() for dataset, i, _ in origins_of(r) if dataset == source}
     return [Parent(source, case_id, sha256, (Role.TRAINING,)) for case_id, sha256 in contents.items()]
 
 
 def _drawn_from(records: Mapping[str, Mapping[str, Any]], known: Iterable[Parent]) -> list[Parent]:
     """References and templates of a manifest's lines; only scans whose hash `known` does not hold are read."""
-    named = {
-        (*split_name(str(record[key]), str(record["source"])), role)
-        for record in records.values()
-        for key, role in (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
-        if key in record and "source" in record
-    }
-    hashed = {(parent.dataset, parent.case_id) for parent in known if parent.image_sha256 is not None}
+    named = {origin for record in records.values() for origin in origins_of(record)}
+    hashes = {(parent.dataset, parent.case_id): parent.image_sha256 for parent in known if parent.image_sha256}
     unknown: dict[str, set[str]] = {}
     for dataset, case_id, _ in named:
-        if (dataset, case_id) not in hashed:
+        if (dataset, case_id) not in hashes:
             unknown.setdefault(dataset, set()).add(case_id)
-    contents = {dataset: _contents_of(dataset, case_ids) or {} for dataset, case_ids in unknown.items()}
-    return [
-        Parent(dataset, case_id, contents.get(dataset, {}).get(case_id), (role,)) for dataset, case_id, role in named
-    ]
-
-
-def _contents_of(name: str, case_ids: Collection[str] | None = None) -> Mapping[str, str | None] | None:
-    """Hashes of a data set's scans, those of `case_ids` or all; None where it is not there."""
-    try:
-        dataset = RawDataset.open(resolve_dataset(name), any_kind=True)
-        wanted = [case_id for case_id in dataset.case_ids if case_ids is None or case_id in case_ids]
-        return training_contents(dataset, wanted)
-    except (FileNotFoundError, ValueError):
-        return None
+    for dataset, case_ids in unknown.items():
+        hashes |= {(dataset, i): sha256 for i, sha256 in (contents_of(dataset, case_ids) or {}).items()}
+    return [Parent(dataset, i, hashes.get((dataset, i)), (role,)) for dataset, i, role in named]
 
 
 def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | None]) -> list[str]:
     """Which cases are parents, by id or by content, each with what it gave.
 
     Args:
-        parents: of the synthetic data set.
-        dataset: full name of the cases' data set.
-        cases: case id → hash of the scan, None where it is not known.
+        parents: Parents of the synthetic data set.
+        dataset: Full name of the cases' data set.
+        cases: Case id → hash of the scan, None where it is not known.
     """
     by_id = {parent.case_id: parent for parent in parents if parent.dataset == dataset}
     by_content = {parent.image_sha256: parent for parent in parents if parent.image_sha256 is not None}
@@ -187,10 +179,9 @@ def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | Non
     for case_id, sha256 in cases.items():
         parent = by_id.get(case_id) or by_content.get(sha256 or "")
         if parent is not None:
-            same = "" if (parent.dataset, parent.case_id) == (dataset, case_id) else (
-                f"the scan of {parent.dataset}'s {parent.case_id}, which "
-            )  # fmt: skip
-            found.append(f"{case_id} ({same}{', '.join(parent.roles)})")
+            itself = (parent.dataset, parent.case_id) == (dataset, case_id)
+            scan = "" if itself else f"the scan of {parent.dataset}'s {parent.case_id}, which "
+            found.append(f"{case_id} ({scan}{', '.join(parent.roles)})")
     return found
 
 
@@ -198,10 +189,10 @@ def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) 
     """Why a fold must not be trained after pretraining on a synthetic data set, and what to do.
 
     Args:
-        synthetic: the synthetic data set's name.
-        dataset: the real one's.
-        fold: of the real one.
-        leaking: what `leaks` found among the fold's validation cases.
+        synthetic: Name of the synthetic data set.
+        dataset: Name of the real data set.
+        fold: Fold of the real data set.
+        leaking: What `leaks` found among the fold's validation cases.
     """
     return (
         f"{dataset}, fold {fold}: validation cases must be none that {synthetic} was made from, got {listed(leaking)}. "
@@ -214,10 +205,10 @@ def unknown_fault(synthetic: str, dataset: str, fold: int | str, unknown: Sequen
     """Why a fold must not be trained after pretraining on cases of unknown origin, and what to do.
 
     Args:
-        synthetic: the synthetic data set's name.
-        dataset: the real one's.
-        fold: of the real one, or several.
-        unknown: what `unknown_origins` found.
+        synthetic: Name of the synthetic data set.
+        dataset: Name of the real data set.
+        fold: Fold of the real data set, or several.
+        unknown: What `unknown_origins` found.
     """
     return (
         f"{dataset}, fold {fold}: it must be known what every case of {synthetic} was made from, got no line in "
@@ -239,12 +230,12 @@ def validation_faults(
     most. Fold `all` holds none out.
 
     Args:
-        parents: of the synthetic data set.
-        synthetic: its name.
+        parents: Parents of the synthetic data set.
+        synthetic: Name of the synthetic data set.
         preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
-        fold: of the training.
-        validation: ids of its validation cases.
-        warn: takes a warning.
+        fold: Fold of the training.
+        validation: Ids of its validation cases.
+        warn: Takes a warning.
     """
     parents = list(parents)
     if fold == "all" or not parents:
@@ -276,11 +267,11 @@ def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
     """Refuse, or warn where the user's environment allows leaks.
 
     Args:
-        faults: a sentence each.
-        warn: takes a warning.
+        faults: A sentence each.
+        warn: Takes a warning.
 
     Raises:
-        ValueError: listing all faults, one a line.
+        ValueError: Listing all faults, one a line.
     """
     if not faults:
         return
@@ -292,7 +283,7 @@ def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
 
 def leaks_allowed() -> bool:
     """Whether the user has set `FCAS_ALLOW_LEAKS` to 1."""
-    return os.environ.get(ALLOW_VARIABLE) == _ALLOWED
+    return os.environ.get(ALLOW_VARIABLE) == "1"
 
 
 def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str, str | None]:
@@ -300,14 +291,10 @@ def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str
 
     Args:
         preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
-        case_ids: of the validation cases.
+        case_ids: Ids of the validation cases.
     """
-    known: dict[str, str | None] = {case_id: None for case_id in case_ids}
-    known |= {case_id: sha256 for case_id, sha256 in known_contents(preprocessed).items() if case_id in known}
-    missing = [case_id for case_id, sha256 in known.items() if sha256 is None]
-    try:
-        if missing:
-            known |= training_contents(RawDataset.open(resolve_dataset(preprocessed.name), any_kind=True), missing)
-    except (FileNotFoundError, ValueError):
-        pass  # a cluster has the preprocessed cases alone: their ids remain
-    return known
+    hashes = known_contents(preprocessed)
+    missing = [case_id for case_id in case_ids if case_id not in hashes]
+    if missing:  # a cluster may have the preprocessed cases alone: their ids remain
+        hashes |= contents_of(preprocessed.name, missing) or {}
+    return {case_id: hashes.get(case_id) for case_id in case_ids}

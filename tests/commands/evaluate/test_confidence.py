@@ -26,7 +26,7 @@ from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.train import train_generator
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.provenance.folds import training_fold
+from fcas_nnunet.integration.preprocessing.splits import training_fold
 
 SOURCE = "Dataset901_Small"
 #: Scans of a training case and of the validation case under other names, with other labels.

@@ -15,6 +15,7 @@ from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_c
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.dataset.volumes import write_confidence
 from fcas_nnunet.integration.provenance.contents import training_contents
+from fcas_nnunet.integration.provenance.learnt_cases import derived_cases, learnt_cases
 from fcas_nnunet.integration.provenance.parents import (
     PARENTS_KEY,
     Parent,
@@ -168,3 +169,21 @@ def test_cases_of_unknown_content_are_compared_by_id_and_said_so(root: Path) -> 
     (fault,) = validation_faults(PARENTS, SYNTHETIC, preprocessed, 0, ["a"], said.append)
     assert "got a (trained the generator, was a template)" in fault
     assert validation_faults(PARENTS, SYNTHETIC, preprocessed, "all", ["a"], said.append) == []
+
+
+def test_a_network_has_learnt_from_its_folds_and_what_was_made_from_them(root: Path) -> None:
+    contents = training_contents(write(root, REAL, {f"p{number}": number for number in range(5)}))
+    (root / "plans.json").write_text(json.dumps({"dataset_name": REAL}))
+    fold = {"train": ["p0", "p1"], "val": ["p2", "p3", "p4"]}
+    (root / "preprocessed" / REAL / "splits_final.json").write_text(json.dumps([fold]))
+    learnt = learnt_cases(root, ["0"])
+    assert learnt == [Parent(REAL, i, contents[i], (Role.TRAINING,)) for i in fold["train"]]
+    assert [parent.case_id for parent in learnt_cases(root, ["all"])] == [*fold["train"], *fold["val"]]
+    synthetic = write(root, SYNTHETIC, {"fcas_00000": 5})
+    known = Parent("Dataset903_Other", "copy", contents["p1"], (Role.REFERENCE,))
+    described = replace(synthetic, dataset_json={PARENTS_KEY: to_json([known])})
+    for number, (reference, template) in enumerate([("p2", "p3"), ("p2", "p0"), (f"{known.dataset}:copy", "p4")]):
+        line = {"case_id": f"fcas_{number:05d}", "source": REAL, "reference": reference, "template": template}
+        Manifest(synthetic.folder).append(line)
+    Manifest(synthetic.folder).append({"case_id": "fcas_00003", "reference": "p0"})  # of no source nothing is known
+    assert derived_cases(described, learnt) == {"fcas_00001", "fcas_00002"}

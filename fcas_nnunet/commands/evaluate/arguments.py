@@ -46,7 +46,7 @@ fcas_evaluate memorisation -d 902 --train 901 --held_out 903 --pictures copies \
     -m $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres -f 0
 """
 
-_COMPARE, FINAL_CHECKPOINT = "compare", "checkpoint_final.pth"
+_COMPARE = "compare"
 
 
 def build_parser() -> argparse.ArgumentParser:

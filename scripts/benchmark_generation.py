@@ -31,10 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from fcas_nnunet.config.generator import AutoencoderConfig, PreviewConfig, TCDMConfig
+from fcas_nnunet.config.generator import AutoencoderConfig, TCDMConfig
 from fcas_nnunet.config.presets import preset
 from fcas_nnunet.generator.autoencoder.network import Autoencoder, swap_group_norms
-from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.generator.tcdm.conditions import build_condition
@@ -103,13 +102,9 @@ def main() -> None:
 def ours(setting: Setting) -> Stages:
     """One run of every stage: embedding the condition, a denoising step, the decodings."""
     config = preset("paper")
-    sizes = PreviewConfig()
     with setting.device:
         tcdm = tcdm_of(setting, config.tcdm).eval()
         autoencoder = Autoencoder(autoencoder_config(setting, config.autoencoder)).eval()
-        preview = PreviewDecoder(
-            replace(sizes, channels=setting.channels(sizes.channels), norm_num_groups=max(1, int(8 * setting.width)))
-        ).eval()
     codes, image = condition_parts(setting)
     latents = torch.randn(1, 4, *setting.latent_shape, device=setting.device)
     boxed = latents[(..., *box(setting))]
@@ -121,8 +116,6 @@ def ours(setting: Setting) -> Stages:
         "step": lambda: tcdm(latents, timesteps, embedded),
         "decode": lambda: autoencoder.decode(latents, SLAB_ELEMENTS),
         "decode box": lambda: autoencoder.decode(boxed, SLAB_ELEMENTS),
-        "preview": lambda: preview.decode(latents, SLAB_ELEMENTS),
-        "preview box": lambda: preview.decode(boxed, SLAB_ELEMENTS),
     }
 
 
@@ -357,8 +350,6 @@ def totals_of(side: str, stages: dict[str, float], steps: int, snapshots: int) -
         "image alone": image,
         "image + confidence": image + others * stages["decode"],
         "image + confidence in the heart's box": image + snapshots * stages["decode box"],
-        "image + confidence by preview": image + snapshots * stages["preview"],
-        "image + confidence by preview in the heart's box": image + snapshots * stages["preview box"],
     }
 
 

@@ -24,7 +24,6 @@ from fcas_nnunet.config.generator import (
     CalibrationConfig,
     ConfidenceConfig,
     MaskConfig,
-    PreviewConfig,
     SamplingConfig,
     TCDMConfig,
 )
@@ -40,7 +39,6 @@ from fcas_nnunet.config.presets import CPU, PAPER, TINY
 from fcas_nnunet.generator.autoencoder.crops import CropBatch
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
-from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.autoencoder.training import AutoencoderObjective
 from fcas_nnunet.generator.calibrate import fit_error_model
 from fcas_nnunet.generator.checkpoint import load_generator
@@ -158,13 +156,6 @@ def _prior(device: torch.device) -> Found:
     prior.fit([(condition, latents)] * 8)  # enough rows to be fitted
     assert not torch.equal(prior.weight.cpu(), torch.zeros(prior.weight.shape))
     return {"weight": prior.weight, "variance": prior.variance, "prior": prior(condition)}
-
-
-def _preview(device: torch.device) -> Found:
-    torch.manual_seed(0)
-    preview = PreviewDecoder(PreviewConfig(channels=(8, 8, 16), norm_num_groups=4)).to(device)
-    with torch.no_grad():
-        return {"image": preview.decode(_random(1, 4, SIZE // 4).to(device), 2**11)}
 
 
 def _error_model(device: torch.device) -> Found:
@@ -360,7 +351,6 @@ CHECKS: dict[str, Listed] = {
     **{f"encode and decode: {name}": Listed(_coding(config)) for name, config in AUTOENCODERS.items()},
     **{f"drawing: {name}": Listed(_drawing(*settings), 5e-3) for name, settings in DRAWINGS.items()},
     "prior": Listed(_prior),
-    "preview decoder": Listed(_preview),
     "error model": Listed(_error_model),
     "losses": Listed(_losses),
     "deformed labels": Listed(_deformed_labels),

@@ -24,7 +24,7 @@ from fcas_nnunet.commands.runtime.leaks import (
 )
 from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
 from fcas_nnunet.config.files import load_config, to_dict
-from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig, PreviewConfig
+from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
 from fcas_nnunet.config.options import Precision
 from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.files import remove_strays
@@ -59,11 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-d", metavar="ID", required=True, help="data set to train on: an id or DatasetXXX_Name")
     add_generator_arguments(parser)
-    parser.add_argument(
-        "--preview", action="store_true",
-        help="distil a small decoder, too, also for a generator trained before: fcas_generate --snapshot_decoder "
-        "preview then needs a fraction of the time for confidence",
-    )  # fmt: skip
     parser.add_argument(
         "--calibrate", action="store_true",
         help="learn the generator's errors, also of one trained before without: confidence then means expected error",
@@ -107,27 +102,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_train."""
     args = build_parser().parse_args(argv)
     config = generator_config(args)
-    if args.preview and config.preview is None:
-        config = replace(config, preview=PreviewConfig())
     if args.calibrate and config.calibration is None:
         config = replace(config, calibration=CalibrationConfig())
     if args.show_config:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
-    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
+    from fcas_nnunet.generator.checkpoint import is_calibrated, is_trained, read_record
     from fcas_nnunet.generator.run_file import generator_faults
 
     dataset = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     folder = model_folder(dataset, config, args.fold)
-    lacks_preview = args.preview and not has_preview(folder)
-    lacks_calibration = args.calibrate and not is_calibrated(folder)
     if is_trained(folder):
         files = pretrained_files(args).identity()
         record = read_record(folder)
         faults = fold_faults(folder, record, dataset, args.fold)
         if faults := [*faults, *generator_faults(folder, record.config, config, files)]:
             raise ValueError("\n".join(faults))
-        if not (lacks_preview or lacks_calibration):
+        if not args.calibrate or is_calibrated(folder):
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
     say_roles(dataset.name, dataset.labels, settled_roles(dataset, config.roles))
@@ -139,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, keep_cache: bool = False) -> None:
-    """Train a generator on a checked data set, or distil what a trained one lacks; in several processes, all of them
+    """Train a generator on a checked data set, or calibrate a trained one; in several processes, all of them
     call it alike.
 
     Args:
@@ -151,10 +142,10 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     from accelerate.utils.memory import clear_device_cache
 
     from fcas_nnunet.commands.runtime.devices import make_accelerator
-    from fcas_nnunet.generator.checkpoint import has_preview, is_calibrated, is_trained, read_record
+    from fcas_nnunet.generator.checkpoint import is_calibrated, is_trained, read_record
     from fcas_nnunet.generator.data.training_data import TrainingData
     from fcas_nnunet.generator.run_file import generator_faults
-    from fcas_nnunet.generator.train import add_calibration, add_preview, train_generator
+    from fcas_nnunet.generator.train import add_calibration, train_generator
 
     pretrained = pretrained_files(args)
     roles = settled_roles(dataset, config.roles)
@@ -177,8 +168,6 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         else:  # by another run that was waited for, perhaps
             if faults := generator_faults(folder, read_record(folder).config, config, pretrained.identity()):
                 raise ValueError("\n".join(faults))
-            if config.preview is not None and not has_preview(folder):
-                add_preview(data, config.preview, folder, accelerator, keep_cache)
             if config.calibration is not None and not is_calibrated(folder):
                 add_calibration(data, config.calibration, folder, accelerator, keep_cache)
         accelerator.end_training()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -11,10 +11,9 @@ from fcas_nnunet.config.options import (
     ConfidenceChoice,
     ConfidenceEstimator,
     ConfidenceNorm,
-    SnapshotDecoder,
     SnapshotSource,
 )
-from fcas_nnunet.config.schema import Count, CountOrZero, Positive, Size, check, settings
+from fcas_nnunet.config.schema import Count, CountOrZero, Positive, Removed, Size, check, settings
 
 Percentile = Annotated[float, Field(ge=0, le=100)]
 #: Standard deviation of confidence over the structures' voxels below which CAL weighs all of them alike.
@@ -30,8 +29,6 @@ class ConfidenceConfig:
             calibrated, else SSV.
         source: of SSV, which intermediate images are compared.
         num_snapshots: r + 1 of Eq. 7, spread evenly over all steps; the last one is the image itself.
-        decoder: what decodes them: the autoencoder's own decoder, or the preview decoder distilled from it, a
-            twentieth of the work.
         box_margin: compare only inside the bounding box of the reference structures and so many working voxels around;
             outside, the confidence is the surroundings' average. None = everywhere.
         norm: from spread to confidence; None = calibrated with the error model, else `robust_std`.
@@ -40,10 +37,11 @@ class ConfidenceConfig:
             that of the structures nearly all of them would be confidence 0.
     """
 
+    REMOVED: ClassVar[Removed] = {"decoder": ("full",)}
+
     estimator: ConfidenceEstimator | None = None
     source: SnapshotSource = SnapshotSource.X_0
     num_snapshots: Annotated[int, Field(ge=2, le=10_000)] = 9
-    decoder: SnapshotDecoder = SnapshotDecoder.FULL
     box_margin: CountOrZero | None = None
     norm: ConfidenceNorm | None = None
     percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import field, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from fcas_nnunet.config.schema import (
     NotNegative,
     PlainName,
     Positive,
+    Removed,
     Share,
     ShareBelowOne,
     Size,
@@ -343,34 +344,6 @@ class SamplingConfig:
 
 
 @settings
-class PreviewConfig:
-    """A small decoder distilled from the autoencoder's, for the intermediate images of SSV.
-
-    Attributes:
-        channels: feature channels per level of the decoder, as in the autoencoder.
-        num_res_blocks: residual blocks per level.
-        norm_num_groups: groups of the group norms.
-        crop_size: latents along (d, h, w) of a training crop.
-        optimisation: how it is trained.
-    """
-
-    channels: Widths = (16, 32, 64)
-    num_res_blocks: ResidualBlocks = 1
-    norm_num_groups: Size = 8
-    crop_size: Sizes = (16, 16, 16)
-    optimisation: OptimisationConfig = field(
-        default_factory=lambda: OptimisationConfig(num_steps=4000, batch_size=2, learning_rate=1e-3, validate_every=500)
-    )
-
-    def __post_init__(self) -> None:
-        downsampling = 2 ** (len(self.channels) - 1)
-        check(
-            (downsampling == LATENT_DOWNSAMPLING, "channels", "of three levels", self.channels),
-            _whole_groups(self.channels, self.norm_num_groups),
-        )
-
-
-@settings
 class FCaSConfig:
     """Everything a run of the generator depends on besides its data and seed.
 
@@ -379,6 +352,8 @@ class FCaSConfig:
             or from `fcas_roles` in dataset.json.
     """
 
+    REMOVED: ClassVar[Removed] = {"preview": None}
+
     preset: PlainName
     grid: GridConfig
     autoencoder: AutoencoderConfig
@@ -386,7 +361,6 @@ class FCaSConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
-    preview: PreviewConfig | None = None
     calibration: CalibrationConfig | None = None
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     seed: CountOrZero = 0

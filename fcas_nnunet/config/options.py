@@ -51,13 +51,6 @@ class SnapshotSource(StrEnum):
     X_0 = "x_0"
 
 
-class SnapshotDecoder(StrEnum):
-    """What decodes the intermediate images that SSV compares."""
-
-    FULL = "full"
-    PREVIEW = "preview"
-
-
 class ConfidenceEstimator(StrEnum):
     """What says how far a voxel can be trusted: SSV's spread, or the error model fitted with the generator."""
 

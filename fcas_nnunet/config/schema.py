@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -29,6 +30,8 @@ Interval = tuple[float, float]
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
 #: Becomes part of a folder's name.
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+#: A class's `REMOVED`: settings of earlier versions → the values that no longer mean anything; None = any value.
+Removed = Mapping[str, tuple[object, ...] | None]
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 #: Rules in our words, where pydantic speaks to programmers.
@@ -91,19 +94,32 @@ def from_dict(config_type: type[T], values: Any) -> T:
 
     Args:
         config_type: decorated with `settings`.
-        values: as YAML or JSON gave them; what is left out takes its default.
+        values: as YAML or JSON gave them; what is left out takes its default, and what a class removed is dropped.
 
     Raises:
         ValueError: naming every setting that is unknown, missing or wrong, a line each.
     """
     try:
-        text = json.dumps(values, default=str)
+        text = json.dumps(without_removed(config_type, values), default=str)
     except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, a block that holds itself
         raise ValueError(f"settings: must be plain names and values, got an error: {error}.") from error
     try:
         return TypeAdapter(config_type).validate_json(text)
     except ValidationError as error:
         raise ValueError("\n".join(_sentences(error))) from None
+
+
+def without_removed(config_type: Any, values: Any) -> Any:
+    """Drop the settings of earlier versions that a class, or the class of one of its blocks, names in `REMOVED`."""
+    block = next((kind for kind in (config_type, *get_args(config_type)) if dataclasses.is_dataclass(kind)), None)
+    if block is None or not isinstance(values, dict):
+        return values
+    removed, kinds = getattr(block, "REMOVED", {}), get_type_hints(block)
+    return {
+        name: without_removed(kinds.get(name), value)
+        for name, value in values.items()
+        if name not in removed or (removed[name] is not None and value not in removed[name])
+    }
 
 
 def _sentences(error: ValidationError) -> list[str]:

@@ -18,15 +18,13 @@ from fcas_nnunet.config.generator import (
     ConfidenceConfig,
     FCaSConfig,
     OptimisationConfig,
-    PreviewConfig,
     TCDMConfig,
 )
-from fcas_nnunet.config.options import ConfidenceNorm, SnapshotDecoder
+from fcas_nnunet.config.options import ConfidenceNorm
 from fcas_nnunet.config.schema import Positive, settings
 from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
-from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.confidence.calibration import Calibration
 from fcas_nnunet.generator.confidence.error_model import ErrorModel
 from fcas_nnunet.generator.data.tensors import EMA_FILE, MODEL_FILE, load_state, load_weights, read_state, save_weights
@@ -35,7 +33,7 @@ from fcas_nnunet.generator.tcdm.network import TCDM
 from fcas_nnunet.labels.anatomy import Role
 
 CONFIG_FILE = "config.yaml"
-AUTOENCODER, TCDM_FOLDER, PREVIEW, CALIBRATION = "autoencoder", "tcdm", "preview", "calibration"
+AUTOENCODER, TCDM_FOLDER, CALIBRATION = "autoencoder", "tcdm", "calibration"
 
 
 @settings
@@ -93,12 +91,11 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained generator, frozen and in eval mode; with preview decoder and calibration where it has them."""
+    """A trained generator, frozen and in eval mode; with its calibration where it has one."""
 
     record: GeneratorRecord
     autoencoder: Autoencoder
     tcdm: TCDM
-    preview: PreviewDecoder | None = None
     calibrated: Calibrated | None = None
 
 
@@ -143,11 +140,11 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
     tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
-    preview, calibrated = kept_preview(folder), _kept_error_model(folder)
-    for network in (autoencoder, tcdm, preview, None if calibrated is None else calibrated.error_model):
+    calibrated = _kept_error_model(folder)
+    for network in (autoencoder, tcdm, None if calibrated is None else calibrated.error_model):
         if network is not None:
             network.requires_grad_(False).eval().to(device)
-    return Generator(record, autoencoder, tcdm, preview, calibrated)
+    return Generator(record, autoencoder, tcdm, calibrated)
 
 
 def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
@@ -155,12 +152,10 @@ def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
 
     Args:
         folder: `fcas__<preset>`.
-        confidence: filled in; says whether the preview decoder and the calibration are used.
+        confidence: filled in; says whether the calibration is used.
     """
     digest = hashlib.sha256()
     files = [folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE]
-    if confidence.needs_spread and confidence.decoder == SnapshotDecoder.PREVIEW:
-        files.append(folder / PREVIEW / MODEL_FILE)
     if confidence.norm == ConfidenceNorm.CALIBRATED:
         files += [folder / CALIBRATION / name for name in (MODEL_FILE, CONFIG_FILE)]
     for path in files:
@@ -213,33 +208,6 @@ def kept_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoenco
     if not (target / CONFIG_FILE).is_file():
         return None
     return load_autoencoder(target / MODEL_FILE, optimisation)
-
-
-def has_preview(folder: Path) -> bool:
-    """Whether `folder` (fcas__<preset>) holds a finished preview decoder."""
-    return (folder / PREVIEW / CONFIG_FILE).is_file()
-
-
-def keep_preview(folder: Path, preview: PreviewDecoder) -> None:
-    """Write a finished preview decoder into `folder` (fcas__<preset>), its config.yaml last."""
-    target = folder / PREVIEW
-    save_weights(preview, target / MODEL_FILE)
-    with atomic_path(target / CONFIG_FILE) as temporary:
-        save_config(preview.config, temporary)
-
-
-def kept_preview(folder: Path) -> PreviewDecoder | None:
-    """The preview decoder of `folder` (fcas__<preset>), or None where there is none.
-
-    Raises:
-        ValueError: when a file is broken or does not fit.
-    """
-    target = folder / PREVIEW
-    if not has_preview(folder):
-        return None
-    preview = PreviewDecoder(load_config(PreviewConfig, target / CONFIG_FILE))
-    load_weights(preview, target / MODEL_FILE)
-    return preview
 
 
 def is_calibrated(folder: Path) -> bool:

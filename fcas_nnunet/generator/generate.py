@@ -281,7 +281,7 @@ def draw_on_grid(
         embedded, codes = embedded_condition(generator, reference, template, grid, device)
         synthesis = synthesise(
             generator.tcdm, generator.autoencoder, record.latent_scale, embedded, codes.numpy() > 0,
-            record.config.sampling, ssv, torch.Generator().manual_seed(seed), generator.preview,
+            record.config.sampling, ssv, torch.Generator().manual_seed(seed),
         )  # fmt: skip
     low, high = record.config.grid.intensity_range_hu
     spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)

@@ -9,7 +9,6 @@ from torch import nn
 
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
-from fcas_nnunet.generator.autoencoder.preview_decoder import PreviewDecoder
 from fcas_nnunet.generator.confidence.error_model import ErrorModel
 from fcas_nnunet.generator.tcdm.network import TCDM
 
@@ -27,8 +26,6 @@ def check_networks(config: FCaSConfig) -> None:
         "autoencoder": lambda: Autoencoder(config.autoencoder),
         "tcdm": lambda: TCDM(config.tcdm),
     }
-    if (preview := config.preview) is not None:
-        parts["preview"] = lambda: PreviewDecoder(preview)
     if (calibration := config.calibration) is not None:
         parts["calibration"] = lambda: ErrorModel(calibration.width)
     faults = []

@@ -18,7 +18,7 @@ from fcas_nnunet.labels.anatomy import Role
 RUN_FILE = "run.yaml"
 #: Settings of a training that may change when it is resumed, since they do not change what is learnt.
 FREE_SETTINGS = (
-    "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "preview", "calibration", "confidence",
+    "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "calibration", "confidence",
 )  # fmt: skip
 _NAMED = 5
 

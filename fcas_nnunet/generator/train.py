@@ -10,11 +10,10 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig, PreviewConfig
+from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.autoencoder.latents import cache_latents
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
-from fcas_nnunet.generator.autoencoder.preview import train_preview
 from fcas_nnunet.generator.autoencoder.training import train_autoencoder, variant_split
 from fcas_nnunet.generator.calibrate import calibrate
 from fcas_nnunet.generator.data.grid import GEOMETRY, orientation_known_to, working_spacing
@@ -78,8 +77,6 @@ def train_generator(
     scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
     if weights is not None:
         scale = maisi.checked_scale(weights, scale)
-    if config.preview is not None:
-        _distil(data, config, folder, accelerator, autoencoder)
     train_tcdm(
         data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, means_hu,
         weights,
@@ -102,40 +99,6 @@ def train_generator(
         checkpoint.save_generator(folder, record)
         if not keep_cache:
             shutil.rmtree(cache)
-    accelerator.wait_for_everyone()
-
-
-def add_preview(
-    data: TrainingData, preview: PreviewConfig, folder: Path, accelerator: Accelerator, keep_cache: bool = False
-) -> None:
-    """Distil a preview decoder for a generator that is trained already.
-
-    Args:
-        data: the labelled cases it was trained on.
-        preview: the decoder's sizes and its training.
-        folder: of the generator.
-        accelerator: device, precision, processes.
-        keep_cache: keep the variants and latents on disk when done.
-
-    Raises:
-        FileNotFoundError: when the generator is not trained.
-        ValueError: when the cases are not those it was trained on.
-    """
-    record = checkpoint.read_record(folder)
-    config = replace(record.config, tcdm=record.tcdm, preview=preview)
-    check_networks(config)
-    _check_shares(config, accelerator)
-    _refuse_other_cases(data, record, folder, accelerator)
-    autoencoder = checkpoint.kept_autoencoder(folder, config.autoencoder.optimisation)
-    assert autoencoder is not None, "a trained generator has one"
-    autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
-    cache = folder / CACHE_FOLDER
-    _cache_variants(data, config, cache, record.working_spacing_mm, accelerator)
-    cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
-    _distil(data, config, folder, accelerator, autoencoder)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not keep_cache:
-        shutil.rmtree(cache)
     accelerator.wait_for_everyone()
 
 
@@ -232,8 +195,6 @@ def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Acceler
 def _check_shares(config: FCaSConfig, accelerator: Accelerator) -> None:
     """See that every batch can be shared out among the processes."""
     parts = {"autoencoder": config.autoencoder.optimisation, "tcdm": config.tcdm.optimisation}
-    if config.preview is not None:
-        parts["preview"] = config.preview.optimisation
     for what, optimisation in parts.items():
         Shares.of(optimisation, accelerator, what)
 
@@ -280,23 +241,6 @@ def _trained_autoencoder(
     if accelerator.is_main_process:
         checkpoint.keep_autoencoder(folder, trained, metadata)
     return trained
-
-
-def _distil(
-    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, autoencoder: Autoencoder
-) -> None:
-    """Train the preview decoder, unless it is there."""
-    assert config.preview is not None, "asked for"
-    finished = checkpoint.has_preview(folder)
-    accelerator.wait_for_everyone()
-    if finished:
-        return
-    preview = train_preview(
-        config.preview, autoencoder, variant_split(data, config.tcdm.pairs), folder / CACHE_FOLDER,
-        folder / checkpoint.PREVIEW, accelerator, config.seed,
-    )  # fmt: skip
-    if accelerator.is_main_process:
-        checkpoint.keep_preview(folder, preview)
 
 
 def _claim(

@@ -12,6 +12,7 @@ from fcas_nnunet.config.generator import AutoencoderConfig, FCaSConfig, GridConf
 from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.config.schema import from_dict
+from fcas_nnunet.generator.run_file import Run
 
 TINY = PRESETS["tiny"]
 
@@ -154,3 +155,21 @@ def test_numbers_with_exponents_are_numbers(tmp_path):
     path.write_text(path.read_text().replace("learning_rate: 0.001", "learning_rate: 1e-3"))
     assert "1e-3" in path.read_text()
     assert load_config(FCaSConfig, path) == TINY
+
+
+@pytest.mark.parametrize(
+    "preview", [None, {"channels": [16, 32, 64], "optimisation": {"num_steps": 4000, "batch_size": 2}}]
+)
+def test_settings_of_the_preview_decoder_that_was_removed_are_dropped_at_any_depth(preview):
+    config = to_dict(TINY) | {"preview": preview}
+    config["confidence"]["decoder"] = "full"
+    assert from_dict(FCaSConfig, config) == TINY
+    run = {"config": config, "labels": {"preview": 1}, "surroundings": {}, "cases": {"decoder": "0"}, "pretrained": {}}
+    assert from_dict(Run, run) == Run(TINY, {"preview": 1}, {}, {"decoder": "0"}, {})
+
+
+def test_a_confidence_by_the_preview_decoder_is_refused():
+    config = to_dict(TINY)
+    config["confidence"]["decoder"] = "preview"
+    with pytest.raises(ValueError, match=r"^confidence\.decoder: must be left out, since there is no such setting, "):
+        from_dict(FCaSConfig, config)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from fcas_nnunet.commands.generate.workers import Job
 from fcas_nnunet.commands.runtime.leaks import fold_faults
-from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig
-from fcas_nnunet.config.options import SnapshotDecoder
-from fcas_nnunet.generator.checkpoint import GeneratorRecord, has_preview
+from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.generator.checkpoint import GeneratorRecord
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.data.tensors import FileIdentity
 from fcas_nnunet.generator.generate import CasePlan
@@ -91,19 +90,6 @@ def check_model(
         logger.warning(
             f"{folder}: the generator was trained by another version, which brought scans to the working grid "
             "otherwise: it draws worse than it could. Delete the folder to train it anew."
-        )
-
-
-def check_preview(confidence: ConfidenceConfig, folder: Path) -> None:
-    """See that a preview decoder that is asked for is there.
-
-    Raises:
-        ValueError: when it is not.
-    """
-    if confidence.decoder == SnapshotDecoder.PREVIEW and not has_preview(folder):
-        raise ValueError(
-            f"{folder}: must hold a preview decoder for --snapshot_decoder preview, got none. Make one with the same "
-            "fcas_train command and --preview."
         )
 
 

@@ -49,8 +49,8 @@ from fcas_nnunet.commands.runtime.shares import Share, share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder, pretrained_files, train
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config.files import to_dict
-from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, MaskConfig, PreviewConfig, SamplingConfig
-from fcas_nnunet.config.options import Precision, SnapshotDecoder, Solver
+from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config.options import Precision, Solver
 from fcas_nnunet.evaluation.report.checks import Level, check_expected_error
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.dataset.library import CaseLibrary, check_library, make_library
@@ -223,8 +223,7 @@ def _requested(args: argparse.Namespace) -> _Request:
     check_count(args.n)
     share = share_of(args.part, os.environ)
     config = generator_config(args)
-    if confidence_config(config.confidence, args).decoder == SnapshotDecoder.PREVIEW and config.preview is None:
-        config = replace(config, preview=PreviewConfig())  # a generator that is trained now gets one
+    confidence_config(config.confidence, args)  # names what is wrong with the flags
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = open_target(args.real) if args.real else None
     output = new_dataset_folder(args.o, default_name=_default_name(source, args.fold), by="-o")
@@ -253,7 +252,7 @@ def _default_name(source: RawDataset, fold: int | None) -> str:
 
 def _read_record(request: _Request) -> GeneratorRecord:
     """The record of the generator, which must be of this data set, and of the requested settings and weights."""
-    from fcas_nnunet.commands.generate.checks import check_model, check_preview
+    from fcas_nnunet.commands.generate.checks import check_model
     from fcas_nnunet.generator.checkpoint import read_record
 
     args = request.args
@@ -263,7 +262,6 @@ def _read_record(request: _Request) -> GeneratorRecord:
     check_model(record, request.source, args.fold, config, files, request.model)
     if config is not None:
         record = replace(record, config=replace(record.config, confidence=config.confidence))
-    check_preview(confidence_config(record.config.confidence, args), request.model)
     return record
 
 

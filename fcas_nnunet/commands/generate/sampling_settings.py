@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcas_nnunet.commands.cli import count, finite, of_flags, positive, said_of_flags
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, SamplingConfig
-from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceNorm, SnapshotDecoder, Solver
+from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceNorm, Solver
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.confidence.calibration import Calibration
@@ -36,13 +36,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         help="where confidence comes from: error_model, fitted with the generator, says how many HU a voxel is off; "
         "ssv is the spread of intermediate images, scaled within each case; ssv_calibrated is that on the scale of "
         "expected error; paper is Eq. 7 to the letter (default: own, the error model where there is one, else ssv; "
-        "ssv with any of the next three)",
+        "ssv with either of the next two)",
     )  # fmt: skip
     group.add_argument("--snapshots", type=positive, metavar="N", help="intermediate images the confidence comes from")
-    group.add_argument(
-        "--snapshot_decoder", type=SnapshotDecoder, choices=list(SnapshotDecoder),
-        help="what decodes them; `preview` is a small decoder made by fcas_train --preview",
-    )  # fmt: skip
     group.add_argument(
         "--box_margin", type=_margin, metavar="VOXELS",
         help="look at them only inside the structures' box and so many working voxels around; `none` = everywhere",
@@ -88,19 +84,15 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
         ValueError: when a value is out of range, or would be without effect.
     """
     margin = default.box_margin if args.box_margin is None else args.box_margin
-    asked_for_ssv = any(value is not None for value in (args.snapshots, args.snapshot_decoder, args.box_margin))
+    asked_for_ssv = any(value is not None for value in (args.snapshots, args.box_margin))
     if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:
         raise ValueError(
-            "--snapshots, --snapshot_decoder, --box_margin: must go with a confidence that looks at intermediate "
+            "--snapshots, --box_margin: must go with a confidence that looks at intermediate "
             f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."
         )
     choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
     given = {} if args.snapshots is None else {"num_snapshots": args.snapshots}
-    config = replace(
-        default.chosen(choice),
-        decoder=args.snapshot_decoder or default.decoder,
-        box_margin=None if margin == EVERYWHERE else margin,
-    )
+    config = replace(default.chosen(choice), box_margin=None if margin == EVERYWHERE else margin)
     return of_flags(config, {"num_snapshots": "--snapshots"}, given)
 
 

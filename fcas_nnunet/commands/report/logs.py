@@ -10,7 +10,7 @@ from typing import Any
 from fcas_nnunet.evaluation.report.curves import Curves, generator_curves, nnunet_curves
 from fcas_nnunet.integration.dataset.folders import Root, model_name
 
-_GENERATOR_PARTS = ("autoencoder", "tcdm", "preview")
+_GENERATOR_PARTS = ("autoencoder", "tcdm")
 _LOG = "training.log"
 
 

@@ -38,6 +38,8 @@ def remake_command(name: str, records: Records) -> str | None:
     """
     common = common_fields(records)
     told = {"sampling", "confidence", "mask_config", "preset"} <= common.keys()
+    if told and not common["confidence"].keys() <= to_dict(ConfidenceConfig()).keys():
+        return None  # a setting that only earlier versions had
     if not told or replay_command(name, records) is None:
         return None
     kinds = {str(record.get("masks")) for record in records.values()}
@@ -98,7 +100,7 @@ def _confidence_words(confidence: Mapping[str, Any]) -> list[str]:
         return words
     margin = confidence.get("box_margin")
     return words + [
-        "--snapshots", str(confidence["num_snapshots"]), "--snapshot_decoder", confidence["decoder"],
+        "--snapshots", str(confidence["num_snapshots"]),
         "--box_margin", EVERYWHERE if margin is None else str(margin),
     ]  # fmt: skip
 

@@ -123,9 +123,8 @@ class Calibration:
         if asked != (self.sampling.solver, self.sampling.num_inference_steps):
             return f"{self.sampling.solver} of {self.sampling.num_inference_steps} steps"
         own = self.confidence
-        looks = (confidence.source, confidence.num_snapshots, confidence.decoder)
-        if confidence.needs_spread and looks != (own.source, own.num_snapshots, own.decoder):
-            return f"{own.num_snapshots} snapshots {own.source} by the {own.decoder} decoder"
+        if confidence.needs_spread and (confidence.source, confidence.num_snapshots) != (own.source, own.num_snapshots):
+            return f"{own.num_snapshots} snapshots {own.source}"
         return None
 
 

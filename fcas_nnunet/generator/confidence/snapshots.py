@@ -31,9 +31,9 @@ class SnapshotVariance:
         """Take in one snapshot."""
         self._welford.update(self._decode(latents if self._box is None else latents[(..., *self._box)]))
 
-    def update_with_image(self, latents: torch.Tensor, image: torch.Tensor, same_decoder: bool) -> None:
-        """Take in the last snapshot, the image itself; it is decoded again only where the others were otherwise."""
-        if same_decoder and self._box is None:
+    def update_with_image(self, latents: torch.Tensor, image: torch.Tensor) -> None:
+        """Take in the last snapshot, the image itself; it is decoded again only where the others were in a box."""
+        if self._box is None:
             self._welford.update(image)
         else:
             self.update(latents)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 
 from fcas_nnunet.config.generator import ConfidenceConfig, SamplingConfig
-from fcas_nnunet.config.options import SnapshotDecoder, SnapshotSource
+from fcas_nnunet.config.options import SnapshotSource
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
+from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.confidence.snapshots import SnapshotVariance, structure_box
 from fcas_nnunet.generator.confidence.ssv import snapshot_steps
@@ -41,13 +41,6 @@ class Step:
 Watch = Callable[[Step], None]
 
 
-class Decoder(Protocol):
-    """The autoencoder, or the preview decoder distilled from it."""
-
-    def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
-        """Unscaled latents [1, 4, d, h, w] => [1, 1, 4d, 4h, 4w]."""
-
-
 @dataclass(frozen=True)
 class Synthesis:
     """A synthetic image on the working grid.
@@ -64,14 +57,13 @@ class Synthesis:
 @torch.inference_mode()
 def synthesise(
     tcdm: TCDM,
-    autoencoder: Decoder,
+    autoencoder: Autoencoder,
     scale: LatentScale,
     embedded_condition: torch.Tensor,
     structures: np.ndarray,
     sampling: SamplingConfig,
     confidence: ConfidenceConfig | None,
     generator: torch.Generator,
-    preview: Decoder | None = None,
 ) -> Synthesis:
     """Draw one image under a condition, and watch it take shape.
 
@@ -83,31 +75,20 @@ def synthesise(
             large and no longer needed.
         structures: bool [D, H, W], where the reference structures are.
         sampling: solver, steps, window.
-        confidence: which snapshots, how many, decoded by what and where; None = none.
+        confidence: which snapshots, how many, and where; None = none.
         generator: the case's own, on the CPU, so that every device starts from the same noise.
-        preview: decodes the snapshots where `confidence` says so.
-
-    Raises:
-        ValueError: when a preview decoder is asked for and there is none.
     """
 
-    def decode(latents: torch.Tensor, decoder: Decoder) -> torch.Tensor:
-        return decoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return autoencoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
 
     if confidence is None:
-        return Synthesis(decode(sample_latents(tcdm, embedded_condition, sampling, generator), autoencoder), None)
-    if confidence.decoder == SnapshotDecoder.PREVIEW and preview is None:
-        raise ValueError(
-            "decoder: must be full for a generator without a preview decoder, got preview. Train one with "
-            "fcas_train --preview."
-        )
-    full = confidence.decoder == SnapshotDecoder.FULL
-    snapshot_decoder = autoencoder if full or preview is None else preview
+        return Synthesis(decode(sample_latents(tcdm, embedded_condition, sampling, generator)), None)
     box = None if confidence.box_margin is None else structure_box(structures, confidence.box_margin)
-    seen = SnapshotVariance(partial(decode, decoder=snapshot_decoder), box)
+    seen = SnapshotVariance(decode, box)
     latents = sample_latents(tcdm, embedded_condition, sampling, generator, snapshots(confidence, seen.update))
-    image = decode(latents, autoencoder)
-    seen.update_with_image(latents, image, same_decoder=full)
+    image = decode(latents)
+    seen.update_with_image(latents, image)
     return Synthesis(image, seen.variance(image.shape, structures))
 
 

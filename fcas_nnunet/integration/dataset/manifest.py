@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fcas_nnunet import __version__
+from fcas_nnunet.config.confidence import ConfidenceConfig
+from fcas_nnunet.config.schema import without_removed
 from fcas_nnunet.files import atomic_write_text, is_file_name
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
@@ -113,6 +115,8 @@ class Journal:
                 case_id = record[CASE_ID]
                 if not is_file_name(case_id):
                     raise ValueError(f"{case_id!r} cannot name a file")
+                if "confidence" in record:
+                    record["confidence"] = without_removed(ConfidenceConfig, record["confidence"])
                 records[case_id] = record
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(

@@ -83,7 +83,7 @@ def test_what_the_error_model_does_not_look_at_is_refused_beside_it(
 ) -> None:
     for choice, *flags in (
         ("error_model", "--snapshots", "20"), ("error_model", "--box_margin", "4"),
-        ("error_model", "--snapshot_decoder", "preview"), ("own", "--snapshots", "20"),
+        ("own", "--snapshots", "20"),
     ):  # fmt: skip
         with pytest.raises(SystemExit, match="^2$"):
             made(home, "909", "--confidence", choice, *flags)

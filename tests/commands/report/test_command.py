@@ -81,7 +81,7 @@ def test_a_page_with_everything(sets: tuple[Path, Path], tmp_path: Path, capsys:
     assert f"<code>fcas_generate --replay {NAME}</code>" in page
     assert (
         f"<code>fcas_generate -d {REAL} -o {NAME} -n 3 --masks mgm --solver dpmsolver++ --steps 12 --window 16 16 16 "
-        "--overlap 0.25 --confidence ssv --snapshots 9 --snapshot_decoder full --box_margin none" in page
+        "--overlap 0.25 --confidence ssv --snapshots 9 --box_margin none" in page
     )
     assert "--seed 7 --preset tiny</code>" in page
     assert "SSIM 0.800" in page

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fcas_nnunet.config.generator import ConfidenceConfig, SamplingConfig
-from fcas_nnunet.config.options import PredictionType, SnapshotDecoder, SnapshotSource, Solver
+from fcas_nnunet.config.options import PredictionType, SnapshotSource, Solver
 from fcas_nnunet.config.presets import TINY
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
@@ -185,19 +185,3 @@ def test_only_the_box_is_compared_when_asked(networks):
 
 def test_box_of_nothing_is_everything():
     assert structure_box(np.zeros((8, 8, 8), dtype=bool), 4) is None
-
-
-def test_a_preview_that_is_not_there_is_an_error(networks):
-    tcdm, autoencoder = networks
-    confidence = ConfidenceConfig(decoder=SnapshotDecoder.PREVIEW)
-    with pytest.raises(ValueError, match="without a preview decoder, got preview"):
-        synthesise(
-            tcdm,
-            autoencoder,
-            LatentScale(),
-            embedded(tcdm),
-            np.ones((32, 32, 48), bool),
-            SAMPLING,
-            confidence,
-            seeded(),
-        )

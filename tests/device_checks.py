@@ -23,7 +23,6 @@ from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     CalibrationConfig,
     ConfidenceConfig,
-    MaskConfig,
     SamplingConfig,
     TCDMConfig,
 )
@@ -45,8 +44,6 @@ from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.generate import make_case, plan_cases
-from fcas_nnunet.generator.mgm.deformation import draw_deformation
-from fcas_nnunet.generator.mgm.resampling import deform_labels
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
 from fcas_nnunet.generator.tcdm.pairs import PairEnd
@@ -180,14 +177,6 @@ def _losses(device: torch.device) -> Found:
     by_region = ConfidenceDiceBCELoss(has_ignore=True)(logits, (_random(2, 3, 16) > 0.5).float().to(device), confidence)
     (by_label + by_region).backward()
     return {"by label": by_label.detach(), "by region": by_region.detach(), "gradient": logits.grad}
-
-
-def _deformed_labels(device: torch.device) -> Found:
-    spacing_mm = (2.0, 2.0, 2.0)
-    mask = _codes(1)[0, 0].numpy()
-    deformation = draw_deformation(MaskConfig(), mask.shape, spacing_mm, 0)
-    return {"differing": (deform_labels(mask, deformation, spacing_mm, device=str(device)) != deform_labels(
-        mask, deformation, spacing_mm)).mean()}  # fmt: skip
 
 
 def _generator(device: torch.device) -> Found:
@@ -353,7 +342,6 @@ CHECKS: dict[str, Listed] = {
     "prior": Listed(_prior),
     "error model": Listed(_error_model),
     "losses": Listed(_losses),
-    "deformed labels": Listed(_deformed_labels),
     "nnU-Net's trainers": Listed(_trainers, 1e-2),
     "generator": Listed(_generator, 0.2),
 }

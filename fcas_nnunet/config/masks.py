@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from fcas_nnunet.config.schema import CountOrZero, Interval, NotNegative, Positive, ShareBelowOne, check, settings
+from fcas_nnunet.config.schema import (
+    CountOrZero,
+    Interval,
+    NotNegative,
+    Positive,
+    Removed,
+    ShareBelowOne,
+    check,
+    settings,
+)
 
 #: A cubic B-spline field whose control displacements stay below this part of their spacing cannot fold.
 #: Source: Choi and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000.
@@ -18,17 +26,6 @@ _INTERVALS = (
     "stenosis", "stenosis_length_mm",
 )  # fmt: skip
 _POSITIVE_INTERVALS = ("scale_range", "vessel_calibre", "stenosis_length_mm")
-
-
-class Padding(StrEnum):
-    """What a deformation finds outside the volume.
-
-    BORDER repeats the outermost voxel: vessels, lungs and body that the crop cuts stay cut at the border, instead of
-    ending in the middle of the volume against air. CONSTANT gives background and the fill value.
-    """
-
-    BORDER = "border"
-    CONSTANT = "constant"
 
 
 @settings
@@ -44,7 +41,6 @@ class MaskConfig:
             twice that.
         max_displacement_fraction: largest control displacement per axis as a part of `control_spacing_mm`; from 0 (no
             elastic part) to `MAX_INJECTIVE_FRACTION`, above which the field could fold.
-        padding: what lies outside the volume.
         min_jacobian: smallest determinant of the elastic field's Jacobian that is accepted.
         volume_ratio_range: smallest and largest volume of a class, as a part of the source's.
         volume_tolerance: how far a thin class's volume may be from what the deformation's Jacobian predicts, as a part.
@@ -60,13 +56,14 @@ class MaskConfig:
         stenosis_length_mm: along the branch, within which a stenosis takes at least half its depth.
     """
 
+    REMOVED: ClassVar[Removed] = {"padding": ("border",)}
+
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
     scale_range: Interval = (0.85, 1.15)
     shear_range: Interval = (-0.08, 0.08)
     translation_mm: NotNegative = 8.0
     control_spacing_mm: Positive = 40.0
     max_displacement_fraction: Annotated[float, Field(ge=0, le=MAX_INJECTIVE_FRACTION)] = 0.35
-    padding: Padding = Padding.BORDER
     min_jacobian: ShareBelowOne = 0.1
     volume_ratio_range: Interval = (0.4, 2.0)
     volume_tolerance: Positive = 0.15

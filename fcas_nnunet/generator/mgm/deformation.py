@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from fcas_nnunet.config.masks import MAX_INJECTIVE_FRACTION, MaskConfig, Padding
+from fcas_nnunet.config.masks import MAX_INJECTIVE_FRACTION, MaskConfig
 
 Triple = tuple[float, float, float]
 
@@ -46,7 +46,6 @@ class Deformation:
         lattice_shape: number of control points; the second of each axis lies on the first voxel.
         max_displacement_mm: control displacements are uniform within this, per axis; 0 = no elastic part.
         elastic_seed: seed of the control displacements.
-        padding: what lies outside the volume.
     """
 
     rotation_deg: Triple
@@ -58,7 +57,6 @@ class Deformation:
     lattice_shape: tuple[int, int, int]
     max_displacement_mm: float
     elastic_seed: int
-    padding: Padding = Padding.BORDER
 
     def __post_init__(self) -> None:
         bound_mm = MAX_INJECTIVE_FRACTION * self.control_spacing_mm
@@ -81,9 +79,7 @@ class Deformation:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, for the manifest."""
         record = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()} | {
-            "padding": str(self.padding)
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Deformation:
@@ -92,6 +88,7 @@ class Deformation:
         Raises:
             ValueError: when entries are missing or unknown.
         """
+        record = {name: value for name, value in record.items() if (name, value) != ("padding", "border")}  # removed
         names = {field.name for field in dataclasses.fields(cls)}
         if set(record) != names:
             raise ValueError(
@@ -99,7 +96,7 @@ class Deformation:
                 f"got {sorted(set(record) - names)} too many and {sorted(names - set(record))} too few."
             )
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in record.items()}
-        return cls(**{**values, "padding": Padding(values["padding"])})
+        return cls(**values)
 
     def matrix(self) -> np.ndarray:
         """A, float64 [3, 3]: rotation · shear · scale."""
@@ -112,12 +109,6 @@ class Deformation:
         count = 3 * int(np.prod(self.lattice_shape))
         unit = 2.0 * uniform_numbers(self.elastic_seed, count) - 1.0
         return self.max_displacement_mm * unit.reshape(3, *self.lattice_shape)
-
-
-def identity_deformation(padding: Padding = Padding.BORDER) -> Deformation:
-    """The deformation that leaves everything where it is."""
-    zeros = (0.0, 0.0, 0.0)
-    return Deformation(zeros, (1.0, 1.0, 1.0), zeros, zeros, zeros, 1.0, (4, 4, 4), 0.0, 0, padding)
 
 
 def draw_deformation(
@@ -161,7 +152,6 @@ def draw_deformation(
         lattice_shape=(d, h, w),
         max_displacement_mm=strength * config.max_displacement_fraction * config.control_spacing_mm,
         elastic_seed=int(next(unit) * 2**_ELASTIC_SEED_BITS),
-        padding=config.padding,
     )
 
 

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 import edt
 import numpy as np
-import torch
 
-from fcas_nnunet.config.masks import MaskConfig, Padding
+from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.generator.mgm.deformation import (
     Deformation,
     Triple,
@@ -76,7 +75,6 @@ def generate_mask(
     *,
     bounds_ml: Bounds | None = None,
     source: SourceMask | None = None,
-    device: torch.device | str = "cpu",
 ) -> GeneratedMask:
     """Draw recipes until one gives a mask made as its source is.
 
@@ -88,7 +86,6 @@ def generate_mask(
         roles: vessels and what they spring from, chambers, walls (`anatomy.label_roles`); None = no special labels.
         bounds_ml: believable volumes (`quality.volume_bounds_ml`); None = a range about the source's.
         source: `SourceMask(mask, spacing_mm, roles)`, when many masks are made from one; None = made here.
-        device: where to sample.
 
     Raises:
         NoMaskError: when the mask is empty, or every draw was rejected.
@@ -101,7 +98,7 @@ def generate_mask(
     found: list[str] = []
     for attempt in range(config.max_tries):
         recipe, changed = _draw(source, config, _seed_of_try(seed, attempt), config.milder**attempt)
-        candidate, faults = _attempt(source, changed, recipe, config, bounds_ml, device)
+        candidate, faults = _attempt(source, changed, recipe, config, bounds_ml)
         if candidate is not None and not faults:
             return GeneratedMask(candidate, recipe, rejections)
         found += faults
@@ -118,8 +115,6 @@ def apply_recipe(
     recipe: Recipe,
     spacing_mm: Triple,
     roles: LabelRoles | None = None,
-    *,
-    device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Make a mask again from its source and its recipe.
 
@@ -128,14 +123,13 @@ def apply_recipe(
         recipe: the record.
         spacing_mm: voxel size along (D, H, W).
         roles: those it was made with.
-        device: where to sample.
 
     Returns:
         uint8 [D, H, W].
     """
     roles = roles or LabelRoles()
     changed = apply_local_changes(mask, recipe.local_changes, spacing_mm, roles)
-    return deform_mask(changed, recipe.deformation, spacing_mm, roles, device=device)
+    return deform_mask(changed, recipe.deformation, spacing_mm, roles)
 
 
 def deform_mask(
@@ -145,7 +139,6 @@ def deform_mask(
     roles: LabelRoles | None = None,
     *,
     source: SourceMask | None = None,
-    device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Apply a deformation to a mask: nearest sampling, closing per class, and joining what came apart.
 
@@ -158,7 +151,6 @@ def deform_mask(
         spacing_mm: voxel size along (D, H, W).
         roles: which labels are thin.
         source: `SourceMask(mask, ...)` if there is one.
-        device: where to sample.
 
     Returns:
         uint8 [D, H, W]; only labels of `mask`. The identity returns the mask, bit for bit.
@@ -170,7 +162,7 @@ def deform_mask(
     region = _output_region(union_box(boxes.values()), mask.shape, deformation, spacing_mm)
     if min(s.stop - s.start for s in region) == 0:
         return np.zeros_like(mask)
-    part = deform_labels(mask, deformation, spacing_mm, region=region, device=device)
+    part = deform_labels(mask, deformation, spacing_mm, region=region)
     origin = np.array([s.start for s in region])
 
     moved = class_boxes(part)
@@ -207,13 +199,12 @@ def _attempt(
     recipe: Recipe,
     config: MaskConfig,
     bounds_ml: Bounds | None,
-    device: torch.device | str,
 ) -> tuple[np.ndarray | None, list[str]]:
     """The mask of a recipe and its faults; none is made where the field could fold."""
     smallest_jacobian, _ = elastic_jacobian_range(recipe.deformation)
     if smallest_jacobian <= config.min_jacobian:
         return None, [f"the field's smallest Jacobian is {smallest_jacobian:.3f}, at most {config.min_jacobian}"]
-    mask = deform_mask(changed.mask, recipe.deformation, source.spacing_mm, source=changed, device=device)
+    mask = deform_mask(changed.mask, recipe.deformation, source.spacing_mm, source=changed)
     candidate = describe_mask(mask, source.roles.vessels, source.roles.roots)
     faults = topology_faults(source.topology, candidate, config, source.spacing_mm, bounds_ml)
     for label in sorted(source.roles.thin & candidate.keys()):
@@ -357,10 +348,9 @@ def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, s
     """A box of the output that holds all that `box` is moved to."""
     spacing = np.array(spacing_mm)
     low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])
-    if deformation.padding is Padding.BORDER:  # what touches the border goes on beyond it
-        far = 2 * np.linalg.norm(np.array(shape) * spacing) / spacing
-        low = np.where(low < 0, low - far, low)
-        high = np.where(high > np.array(shape) - 1, high + far, high)
+    distance = 2 * np.linalg.norm(np.array(shape) * spacing) / spacing
+    low = np.where(low < 0, low - distance, low)  # what touches the border continues beyond it
+    high = np.where(high > np.array(shape) - 1, high + distance, high)
     ends = np.stack([low, high])
     corners = np.array([[ends[i, 0], ends[j, 1], ends[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     affine_part = dataclasses.replace(deformation, max_displacement_mm=0.0)

@@ -15,18 +15,6 @@ NUM_BITS = 8
 SOFT_TISSUE = 0.5
 
 
-def binarize_labels(codes: torch.Tensor) -> torch.Tensor:
-    """8-bit codes to one channel per bit, lowest first, as MAISI does.
-
-    Args:
-        codes: uint8 [B, 1, D, H, W].
-
-    Returns:
-        float32 [B, 8, D, H, W] of 0 and 1.
-    """
-    return _bits(codes).float()
-
-
 def build_condition(
     reference_codes: torch.Tensor,
     template_codes: torch.Tensor,

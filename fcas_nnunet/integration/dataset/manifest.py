@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from fcas_nnunet import __version__
 from fcas_nnunet.config.confidence import ConfidenceConfig
+from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.config.schema import without_removed
 from fcas_nnunet.files import atomic_write_text, is_file_name
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
@@ -23,6 +24,7 @@ CASE_ID = "case_id"
 
 _PACKAGES = ("torch", "monai", "diffusers", "nnunetv2", "numpy", "scipy", "SimpleITK", "nibabel")
 _JOURNAL_ENDING = ".jsonl"
+_SETTINGS: dict[str, type] = {"confidence": ConfidenceConfig, "mask_config": MaskConfig}
 
 
 class Manifest:
@@ -115,8 +117,8 @@ class Journal:
                 case_id = record[CASE_ID]
                 if not is_file_name(case_id):
                     raise ValueError(f"{case_id!r} cannot name a file")
-                if "confidence" in record:
-                    record["confidence"] = without_removed(ConfidenceConfig, record["confidence"])
+                for name in _SETTINGS.keys() & record.keys():
+                    record[name] = without_removed(_SETTINGS[name], record[name])
                 records[case_id] = record
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(

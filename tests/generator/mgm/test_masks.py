@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.datasets.phantom import LABELS, phantom_case
-from fcas_nnunet.generator.mgm.deformation import Deformation, draw_deformation, identity_deformation, mask_center_mm
+from fcas_nnunet.generator.mgm.deformation import Deformation, draw_deformation, mask_center_mm
 from fcas_nnunet.generator.mgm.masks import apply_recipe, deform_mask, generate_mask
 from fcas_nnunet.generator.mgm.quality import mask_faults
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
@@ -31,6 +31,8 @@ CHAMBER, VESSEL = 1, 2
 ROLES = LabelRoles(thin=frozenset([VESSEL]))
 SPACING_MM = (1.6, 2.0, 2.4)
 SEEDS = st.integers(0, 2**32)
+ZEROS = (0.0, 0.0, 0.0)
+IDENTITY = Deformation(ZEROS, (1.0, 1.0, 1.0), ZEROS, ZEROS, ZEROS, 1.0, (4, 4, 4), 0.0, 0)
 #: Movements that keep a heart of 24 voxels inside 56.
 ROOMY = MaskConfig(translation_mm=4.0, control_spacing_mm=30.0)
 #: Random trees a voxel or two wide are rougher than a vessel: what joins their pieces weighs more.
@@ -97,7 +99,7 @@ def test_a_lost_component_comes_back() -> None:
     """A lone voxel that shrinking lets fall between the samples is put where it was moved to."""
     mask = np.zeros((20, 20, 20), np.uint8)
     mask[4:16:3, 10, 10] = VESSEL  # four lone voxels
-    shrink = dataclasses.replace(identity_deformation(), scale=(0.8, 0.45, 0.45), center_mm=(9.6, 9.6, 9.6))
+    shrink = dataclasses.replace(IDENTITY, scale=(0.8, 0.45, 0.45), center_mm=(9.6, 9.6, 9.6))
     assert pieces(deform_labels(mask, shrink, (1.0, 1.0, 1.0)), VESSEL) < 4  # closing must not join those left, either
     assert pieces(deform_mask(mask, shrink, (1.0, 1.0, 1.0), ROLES), VESSEL) == 4
 
@@ -155,7 +157,7 @@ def test_closing_leaves_the_sources_own_gaps() -> None:
     mask = np.zeros((16, 16, 16), np.uint8)
     mask[5:11, 5:11, [6, 8]] = CHAMBER
     assert close_box2(mask == CHAMBER)[7, 7, 7]
-    shift = dataclasses.replace(identity_deformation(), translation_mm=(2.0, 0.0, 1.0))
+    shift = dataclasses.replace(IDENTITY, translation_mm=(2.0, 0.0, 1.0))
     moved = deform_mask(mask, shift, (1.0, 1.0, 1.0))
     np.testing.assert_array_equal(moved, np.roll(mask, (2, 1), axis=(0, 2)))
 
@@ -183,7 +185,7 @@ def test_a_heart_near_the_border_is_kept_in_view() -> None:
 def test_a_class_cut_by_the_border_stays_cut() -> None:
     mask = np.zeros((40, 40, 40), np.uint8)
     mask[10:30, 15:25, :20] = CHAMBER
-    inward = dataclasses.replace(identity_deformation(), translation_mm=(0.0, 0.0, 20.0))
+    inward = dataclasses.replace(IDENTITY, translation_mm=(0.0, 0.0, 20.0))
     moved = deform_mask(mask, inward, (2.0, 2.0, 2.0))
     np.testing.assert_array_equal(moved[10:30, 15:25, :30], CHAMBER)
     assert (moved == CHAMBER).sum() == 20 * 10 * 30

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fcas_nnunet.generator.tcdm.conditions import (
-    binarize_labels,
     build_condition,
     transfer_template,
     usual_intensities,
@@ -13,8 +12,7 @@ from fcas_nnunet.generator.tcdm.conditions import (
 
 def test_bits_spell_the_code():
     codes = torch.arange(256, dtype=torch.uint8).view(1, 1, 4, 8, 8)
-    bits = binarize_labels(codes)
-    assert bits.shape == (1, 8, 4, 8, 8)
+    bits = build_condition(codes, codes, torch.zeros(codes.shape))[:, :8]
     assert bits[0, :, 0, 0, 5].tolist() == [1, 0, 1, 0, 0, 0, 0, 0]  # 5 = 1 + 4
     powers = (2 ** torch.arange(8)).view(1, 8, 1, 1, 1)
     assert torch.equal((bits * powers).sum(1, keepdim=True), codes.float())

@@ -97,7 +97,8 @@ def test_a_manifest_is_begun_without_losing_what_it_holds(tmp_path: Path) -> Non
 def test_lines_of_earlier_versions_say_what_lines_made_now_say(tmp_path: Path) -> None:
     """Or a set that an earlier version began could not be gone on with, or made again."""
     manifest = Manifest(tmp_path)
-    manifest.append({"case_id": "old", "confidence": {"num_snapshots": 9, "decoder": "full"}})
+    settings = {"confidence": {"num_snapshots": 9, "decoder": "full"}, "mask_config": {"padding": "border"}}
+    manifest.append({"case_id": "old"} | settings)
     manifest.append({"case_id": "preview", "confidence": {"num_snapshots": 9, "decoder": "preview"}})
-    assert manifest.read()["old"]["confidence"] == {"num_snapshots": 9}
+    assert manifest.read()["old"] == {"case_id": "old", "confidence": {"num_snapshots": 9}, "mask_config": {}}
     assert manifest.read()["preview"]["confidence"]["decoder"] == "preview"

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcas_nnunet.geometry import triple
+
+#: Labels, and the codes of labels and surroundings together, are 8-bit numbers.
+NUM_BITS = 8
+NUM_CODES = 2**NUM_BITS
+
 
 @dataclass(frozen=True)
 class Case:
@@ -38,8 +44,7 @@ class Case:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along (D, H, W)."""
-        d, h, w = self.mask.shape
-        return d, h, w
+        return triple(self.mask.shape)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -49,5 +54,4 @@ class Case:
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size along (D, H, W) in mm of an affine [4, 4]."""
-    d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(d), float(h), float(w)
+    return triple(map(float, np.linalg.norm(affine[:3, :3], axis=0)))

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from fcas_nnunet.case import NUM_BITS
 from fcas_nnunet.config.confidence import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.config.options import (
@@ -37,8 +38,8 @@ from fcas_nnunet.labels.anatomy import Role
 
 LATENT_DOWNSAMPLING = 4
 LATENT_CHANNELS = 4
-#: 8 bits of the reference mask, 8 of the template's mask, the template's image (paper §3.1.1).
-CONDITION_CHANNELS = 17
+#: The bits of the reference mask, those of the template's mask, the template's image (paper §3.1.1).
+CONDITION_CHANNELS = 2 * NUM_BITS + 1
 
 #: Voxels of a training crop: 1024³, four times what a GPU of 80 GB trains on.
 LARGEST_CROP = 1 << 30

@@ -26,6 +26,7 @@ from fcas_nnunet.generator.survey import own_cases, survey, usual_hu
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.training import train_tcdm
+from fcas_nnunet.geometry import triple
 from fcas_nnunet.labels.anatomy import label_roles
 
 logger = logging.getLogger(__name__)
@@ -81,10 +82,9 @@ def train_generator(
         data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, means_hu,
         weights,
     )  # fmt: skip
-    d, h, w = spacing
     record = checkpoint.GeneratorRecord(
         config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
-        surroundings=dict(data.surroundings), working_spacing_mm=(d, h, w), latent_scale=scale,
+        surroundings=dict(data.surroundings), working_spacing_mm=triple(spacing), latent_scale=scale,
         cases=hashes, validation_cases=tuple(data.split()[1]),
         images={case_id: case.image_sha256 for case_id, case in cases.items()},
         means_hu={str(label): round(mean, 1) for label, mean in means_hu.items()},

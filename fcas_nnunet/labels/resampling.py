@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, sparse
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.labels.components import absorb_specks, count_tunnels, label_components
 from fcas_nnunet.labels.homotopy import HomotopicObject
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
@@ -101,7 +102,7 @@ def _absorb_torn_specks(labels: np.ndarray, reduced: np.ndarray, whole: Collecti
     pieces, count = label_components(reduced)
     label_of_piece = np.zeros(count + 1, dtype=np.uint8)
     label_of_piece[pieces.ravel()] = reduced.ravel()
-    counts = np.bincount(label_of_piece[1:], minlength=256)
+    counts = np.bincount(label_of_piece[1:], minlength=NUM_CODES)
     boxes = None
     for label in np.flatnonzero(counts > 1):
         if label in whole:

@@ -15,6 +15,7 @@ from fcas_nnunet.evaluation.images.intensities import (
     compare_intensities,
 )
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
+from fcas_nnunet.geometry import triple
 
 CONFIDENCE_LEVELS = 256
 _BINS = HIGHEST_HU - LOWEST_HU + 1
@@ -147,9 +148,8 @@ def measure_case(
             trust += np.bincount(label * CONFIDENCE_LEVELS + steps, minlength=trust.size).reshape(trust.shape)
     voxels = {name: int(hu[label].sum()) for name, label in named.items()}
     shown = {name: label for name, label in named.items() if voxels[name]}
-    d, h, w = mask.shape
     return CaseMeasures(
-        shape=(d, h, w),
+        shape=triple(mask.shape),
         spacing_mm=spacing_mm,
         voxels=voxels,
         intensities={name: (hu[label] / voxels[name]).astype(np.float32) for name, label in shown.items()},

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.labels.morphology import label_changes
 
 #: Edge lengths of the cubes, in voxels, over which departures, texture and walls are averaged.
 DEPARTURE_CUBES, TEXTURE_CUBES, WALL_CUBES = (3, 7), (3, 7), (3, 5, 9)
 NUM_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE_CUBES) + 1 + len(WALL_CUBES)
-NUM_CODES = 256
 #: Voxels on either side of a slab that its measures reach: half the largest cube, and one for the walls' neighbours.
 HALO = max(*DEPARTURE_CUBES, *TEXTURE_CUBES, *WALL_CUBES) // 2 + 1
 SLAB_VOXELS = 2**21

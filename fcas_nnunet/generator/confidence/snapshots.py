@@ -9,8 +9,8 @@ import torch
 
 from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING
 from fcas_nnunet.generator.confidence.ssv import Welford
+from fcas_nnunet.geometry import Box, triple
 
-Box = tuple[slice, slice, slice]
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -77,11 +77,9 @@ def structure_box(structures: np.ndarray, margin: int) -> Box | None:
         found = np.flatnonzero(structures.any(axis=others))
         first, last = max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, size)
         slices.append(slice(first // LATENT_DOWNSAMPLING, -(-last // LATENT_DOWNSAMPLING)))
-    d, h, w = slices
-    return d, h, w
+    return triple(slices)
 
 
 def voxel_box(box: Box) -> Box:
     """A box of latents in voxels."""
-    d, h, w = (slice(s.start * LATENT_DOWNSAMPLING, s.stop * LATENT_DOWNSAMPLING) for s in box)
-    return d, h, w
+    return triple(slice(s.start * LATENT_DOWNSAMPLING, s.stop * LATENT_DOWNSAMPLING) for s in box)

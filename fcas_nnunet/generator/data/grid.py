@@ -14,6 +14,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import GridConfig, TCDMConfig
 from fcas_nnunet.config.options import Architecture
 from fcas_nnunet.generator.data.spline_projection import blend, project
+from fcas_nnunet.geometry import triple
 from fcas_nnunet.labels.resampling import resample_labels
 from fcas_nnunet.orientation import SAR, SPL, Orientation
 
@@ -74,7 +75,7 @@ class WorkingGrid:
                 f"{_shown(extent)} mm at a working spacing of {_shown(working_spacing_mm)} mm. Correct the spacing in "
                 "the scan's header, or raise grid.spacing_mm."
             )
-        return cls(_triple(turned), _triple(resampled), _triple(padded), orientation)
+        return cls(triple(map(int, turned)), triple(resampled), triple(padded), orientation)
 
     @classmethod
     def of_case(
@@ -192,8 +193,3 @@ def label_codes(case: Case, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _shown(values: Sequence[float]) -> str:
     return " × ".join(f"{value:.6g}" for value in values)
-
-
-def _triple(values: Sequence[int]) -> tuple[int, int, int]:
-    d, h, w = (int(v) for v in values)
-    return d, h, w

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fcas_nnunet.case import Case
+from fcas_nnunet.case import NUM_BITS, NUM_CODES, Case
 from fcas_nnunet.config.generator import PairConfig
 from fcas_nnunet.labels.anatomy import GivenRoles
 from fcas_nnunet.seeds import derive_seed
-
-MAX_CODE = 255
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class TrainingData:
 
     def __post_init__(self) -> None:
         codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)
-        if codes > MAX_CODE:
-            raise ValueError(f"labels + surroundings: must fit into 8 bits (255 ids), got {codes}. Merge some.")
+        if codes >= NUM_CODES:
+            raise ValueError(f"labels + surroundings: must fit into {NUM_BITS} bits, got {codes}. Merge some.")
         if len(self.case_ids) < 2:
             raise ValueError(
                 f"training cases: must be at least 2, since a pair needs two, got {len(self.case_ids)}. Add cases."

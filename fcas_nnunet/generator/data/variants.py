@@ -14,17 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
-from fcas_nnunet.case import Case
+from fcas_nnunet.case import NUM_CODES, Case
 from fcas_nnunet.config.generator import GridConfig, MaskConfig, PairConfig, TCDMConfig
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
 from fcas_nnunet.generator.mgm.deformation import draw_deformation, mask_center_mm
 from fcas_nnunet.generator.mgm.masks import deform_mask
 from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
+from fcas_nnunet.geometry import Box, triple
 from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.seeds import derive_seed
-
-Crop = tuple[slice, slice, slice]
 
 #: Blur of a contrast offset at structure boundaries, in working voxels: about the partial volume of CT.
 OFFSET_BLUR_VOXELS = 0.6
@@ -107,13 +106,11 @@ def make_variants(
     surroundings = None
     if case.surroundings is not None:
         surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
-    d, h, w = working_spacing_mm
-    spacing = (d, h, w)
     offsets = _contrast_offsets(case.case_id, num_labels, pairs, seed)
     for shape in range(pairs.num_shapes):
         if shape > 0:
             shape_seed = derive_seed(seed, "shape", case.case_id, shape)
-            shaped = in_new_shape(image, mask, surroundings, spacing, masks, roles, shape_seed)
+            shaped = in_new_shape(image, mask, surroundings, triple(working_spacing_mm), masks, roles, shape_seed)
         else:
             shaped = (image, mask, surroundings)
         _write_shape(case.case_id, shape, *shaped, offsets, folder, num_labels, grid, pairs)
@@ -174,13 +171,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return {key: file.get_tensor(key) for key in file.keys()}
 
 
-def crop_at(start: Sequence[int], size: Sequence[int]) -> Crop:
+def crop_at(start: Sequence[int], size: Sequence[int]) -> Box:
     """The crop of a size along (D, H, W) whose first voxel is `start`."""
-    d, h, w = (slice(int(a), int(a) + int(n)) for a, n in zip(start, size, strict=True))
-    return d, h, w
+    return triple(slice(int(a), int(a) + int(n)) for a, n in zip(start, size, strict=True))
 
 
-def read_crop(path: Path, key: str, crop: Crop) -> torch.Tensor:
+def read_crop(path: Path, key: str, crop: Box) -> torch.Tensor:
     """Read a part of one stored tensor, whose last three axes are spatial, without reading the rest."""
     with open_tensors(path) as file:
         view = file.get_slice(key)
@@ -190,8 +186,7 @@ def read_crop(path: Path, key: str, crop: Crop) -> torch.Tensor:
 def stored_shape(path: Path, key: str) -> tuple[int, int, int]:
     """Spatial shape of a stored tensor."""
     with open_tensors(path) as file:
-        d, h, w = file.get_slice(key).get_shape()[-3:]
-    return d, h, w
+        return triple(file.get_slice(key).get_shape()[-3:])
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -201,9 +196,9 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _contrast_offsets(case_id: str, num_labels: int, pairs: PairConfig, seed: int) -> np.ndarray:
-    """HU offset per contrast and 8-bit code, [num_contrasts, 256]; background and contrast 0 stay as they are."""
+    """HU offset per contrast and 8-bit code, [num_contrasts, NUM_CODES]; background and contrast 0 stay as they are."""
     rng = np.random.default_rng(derive_seed(seed, "contrast", case_id))
-    offsets = rng.normal(0, pairs.surroundings_jitter_hu, size=(pairs.num_contrasts, 256))
+    offsets = rng.normal(0, pairs.surroundings_jitter_hu, size=(pairs.num_contrasts, NUM_CODES))
     offsets[:, 1 : num_labels + 1] *= pairs.contrast_jitter_hu / max(pairs.surroundings_jitter_hu, 1e-9)
     offsets[:, 0] = 0
     offsets[0] = 0

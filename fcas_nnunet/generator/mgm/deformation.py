@@ -22,8 +22,7 @@ import numpy as np
 from scipy import ndimage
 
 from fcas_nnunet.config.masks import MAX_INJECTIVE_FRACTION, MaskConfig
-
-Triple = tuple[float, float, float]
+from fcas_nnunet.geometry import Triple, triple
 
 _ELASTIC_SEED_BITS = 48  # exact in JSON readers that know doubles only
 _INVERSION_RELAXATION = 0.8  # converges where the plain fixed point overshoots (stretch beyond 2)
@@ -134,22 +133,21 @@ def draw_deformation(
         The record; apply it with `deform_labels`, `deform_image`, or `masks.deform_mask`.
     """
     if center_mm is None:
-        center_mm = as_triple((np.array(shape) - 1) / 2 * spacing_mm)
+        center_mm = triple(map(float, (np.array(shape) - 1) / 2 * spacing_mm))
     unit = iter(uniform_numbers(seed, 13))
 
-    def triple(low: float, high: float) -> Triple:
-        return as_triple([low + (high - low) * next(unit) for _ in range(3)])
+    def drawn(low: float, high: float) -> Triple:
+        return triple(low + (high - low) * next(unit) for _ in range(3))
 
     extent_mm = (np.array(shape) - 1) * spacing_mm
-    d, h, w = (int(cells) + 4 for cells in extent_mm / config.control_spacing_mm)
     return Deformation(
-        rotation_deg=triple(-strength * config.rotation_deg, strength * config.rotation_deg),
-        scale=triple(*(1 + strength * (bound - 1) for bound in config.scale_range)),
-        shear=triple(*(strength * bound for bound in config.shear_range)),
-        translation_mm=triple(-strength * config.translation_mm, strength * config.translation_mm),
+        rotation_deg=drawn(-strength * config.rotation_deg, strength * config.rotation_deg),
+        scale=drawn(*(1 + strength * (bound - 1) for bound in config.scale_range)),
+        shear=drawn(*(strength * bound for bound in config.shear_range)),
+        translation_mm=drawn(-strength * config.translation_mm, strength * config.translation_mm),
         center_mm=center_mm,
         control_spacing_mm=float(config.control_spacing_mm),
-        lattice_shape=(d, h, w),
+        lattice_shape=triple(int(cells) + 4 for cells in extent_mm / config.control_spacing_mm),
         max_displacement_mm=strength * config.max_displacement_fraction * config.control_spacing_mm,
         elastic_seed=int(next(unit) * 2**_ELASTIC_SEED_BITS),
     )
@@ -161,8 +159,8 @@ def mask_center_mm(mask: np.ndarray, spacing_mm: Triple) -> Triple:
     profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     total = int(profiles[0].sum())
     if total == 0:
-        return as_triple((np.array(mask.shape) - 1) / 2 * spacing_mm)
-    return as_triple([np.arange(len(p)) @ p / total * step for p, step in zip(profiles, spacing_mm, strict=True)])
+        return triple(map(float, (np.array(mask.shape) - 1) / 2 * spacing_mm))
+    return triple(float(np.arange(len(p)) @ p / total * step) for p, step in zip(profiles, spacing_mm, strict=True))
 
 
 def elastic_displacement_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
@@ -291,9 +289,3 @@ def _rotation(degrees: Triple) -> np.ndarray:
 def _apply(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """matrix · v for each row v of [N, 3]; sums in a fixed order, which a threaded BLAS does not promise."""
     return sum(vectors[:, axis, None] * matrix[:, axis] for axis in range(3))
-
-
-def as_triple(values: Any) -> Triple:
-    """Three plain floats, from a sequence or an array."""
-    d, h, w = (float(value) for value in values)
-    return d, h, w

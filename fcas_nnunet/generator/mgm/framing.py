@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from fcas_nnunet.generator.mgm.deformation import Deformation, Triple, as_triple, output_points_mm
+from fcas_nnunet.generator.mgm.deformation import Deformation, output_points_mm
 from fcas_nnunet.generator.mgm.topology import FACES, ClassTopology, class_boxes
+from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.labels.morphology import erode_box3
 
 _VIEW_POINTS = 600  # per class, besides the outermost
@@ -62,7 +63,7 @@ def kept_in_view(
         shift = np.where(least <= most, np.clip(0.0, least, most), 0.5 * (least + most))
         deformation = dataclasses.replace(
             deformation,
-            scale=as_triple([fit * factor for factor in deformation.scale]),
-            translation_mm=as_triple(shift + deformation.translation_mm),
+            scale=triple(fit * factor for factor in deformation.scale),
+            translation_mm=triple(map(float, shift + deformation.translation_mm)),
         )
     return deformation

@@ -17,9 +17,11 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.config.masks import MaskConfig
-from fcas_nnunet.generator.mgm.deformation import Triple, uniform_numbers
-from fcas_nnunet.generator.mgm.topology import Box, class_boxes
+from fcas_nnunet.generator.mgm.deformation import uniform_numbers
+from fcas_nnunet.generator.mgm.topology import class_boxes
+from fcas_nnunet.geometry import Box, Triple, triple
 from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.labels.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
@@ -166,7 +168,7 @@ def hopeless_ranges(mask: np.ndarray, config: MaskConfig, spacing_mm: Triple, ro
         spacing_mm: voxel size along (D, H, W).
         roles: which labels are chambers, walls and vessels.
     """
-    volumes = np.bincount(mask.ravel(), minlength=256)
+    volumes = np.bincount(mask.ravel(), minlength=NUM_CODES)
     present = set(np.flatnonzero(volumes[1:]) + 1)
     (least, most), (smallest, largest) = config.volume_ratio_range, config.scale_range
     found = []
@@ -181,7 +183,7 @@ def hopeless_ranges(mask: np.ndarray, config: MaskConfig, spacing_mm: Triple, ro
         faults = []
         for labels in filter(None, picks):
             changes = [LocalChange(kind, int(label), mildest) for label in labels]
-            after = np.bincount(apply_local_changes(mask, changes, spacing_mm, roles).ravel(), minlength=256)
+            after = np.bincount(apply_local_changes(mask, changes, spacing_mm, roles).ravel(), minlength=NUM_CODES)
             ratios = {int(label): float(after[label] / volumes[label]) for label in sorted(present)}
             faults.append(
                 [
@@ -258,8 +260,7 @@ def _distance_along(voxels: np.ndarray, start: int, spacing: np.ndarray) -> np.n
 
 
 def _grown(box: Box, shape: tuple[int, ...], voxels: Sequence[float] | np.ndarray) -> Box:
-    d, h, w = (
+    return triple(
         slice(max(s.start - int(np.ceil(v)), 0), min(s.stop + int(np.ceil(v)), n))
         for s, n, v in zip(box, shape, voxels, strict=True)
     )
-    return d, h, w

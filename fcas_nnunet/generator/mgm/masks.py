@@ -22,7 +22,6 @@ import numpy as np
 from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.generator.mgm.deformation import (
     Deformation,
-    Triple,
     draw_deformation,
     elastic_jacobian_range,
     mask_center_mm,
@@ -34,9 +33,10 @@ from fcas_nnunet.generator.mgm.local_changes import apply_local_changes, draw_lo
 from fcas_nnunet.generator.mgm.quality import Bounds, counted_faults, topology_faults
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.mgm.reconnection import reconnect_class
-from fcas_nnunet.generator.mgm.resampling import Region, deform_labels
-from fcas_nnunet.generator.mgm.topology import Box, ClassTopology, class_boxes, describe_mask, union_box
+from fcas_nnunet.generator.mgm.resampling import deform_labels
+from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes, describe_mask, union_box
 from fcas_nnunet.generator.mgm.vessels import fit_vessel, is_like
+from fcas_nnunet.geometry import Box, Triple, triple
 from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.labels.components import absorb_specks, label_components
 from fcas_nnunet.labels.homotopy import HomotopicObject
@@ -184,9 +184,8 @@ def _draw(source: SourceMask, config: MaskConfig, seed: int, strength: float) ->
     if changes:
         mask = apply_local_changes(source.mask, changes, source.spacing_mm, source.roles)
         changed = SourceMask(mask, source.spacing_mm, source.roles)
-    d, h, w = source.mask.shape
     deformation = draw_deformation(
-        config, (d, h, w), source.spacing_mm, seed,
+        config, triple(source.mask.shape), source.spacing_mm, seed,
         center_mm=mask_center_mm(changed.mask, source.spacing_mm), strength=strength,
     )  # fmt: skip
     framed = kept_in_view(deformation, *changed.surface, source.mask.shape, source.spacing_mm)
@@ -344,7 +343,7 @@ def _paint(part: np.ndarray, voxels: np.ndarray, label: int, thin_ids: Collectio
     part[tuple(voxels[free].T)] = label
 
 
-def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, spacing_mm: Triple) -> Region:
+def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, spacing_mm: Triple) -> Box:
     """A box of the output that holds all that `box` is moved to."""
     spacing = np.array(spacing_mm)
     low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])
@@ -358,8 +357,7 @@ def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, s
     reach = deformation.max_displacement_mm / spacing + _MARGIN_VOXELS
     first = np.clip(np.floor(moved.min(axis=0) - reach), 0, shape).astype(int)
     last = np.clip(np.ceil(moved.max(axis=0) + reach), first, shape).astype(int)
-    d, h, w = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    return d, h, w
+    return triple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
 
 
 def _seed_of_try(seed: int, attempt: int) -> int:

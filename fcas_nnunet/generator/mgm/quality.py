@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.config.masks import MaskConfig
-from fcas_nnunet.generator.mgm.deformation import Triple
 from fcas_nnunet.generator.mgm.topology import ClassTopology, describe_mask
+from fcas_nnunet.geometry import Triple
 from fcas_nnunet.labels.anatomy import LabelRoles
 
 Bounds = Mapping[int, tuple[float, float]]
@@ -116,7 +117,7 @@ def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tup
 
 def label_volumes_ml(mask: np.ndarray, spacing_mm: Triple, label_ids: Collection[int]) -> dict[int, float]:
     """Volume of each label."""
-    counts = np.bincount(mask.ravel(), minlength=256)
+    counts = np.bincount(mask.ravel(), minlength=NUM_CODES)
     return {label: float(counts[label]) * float(np.prod(spacing_mm)) / 1000 for label in label_ids}
 
 

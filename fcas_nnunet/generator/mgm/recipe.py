@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.generator.mgm.deformation import Deformation, Triple
+from fcas_nnunet.generator.mgm.deformation import Deformation
 from fcas_nnunet.generator.mgm.framing import surface_points
 from fcas_nnunet.generator.mgm.local_changes import LocalChange
-from fcas_nnunet.generator.mgm.topology import Box, ClassTopology, class_boxes, describe_mask
+from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes, describe_mask
 from fcas_nnunet.generator.mgm.vessels import Vessel
+from fcas_nnunet.geometry import Box, Triple
 from fcas_nnunet.labels.anatomy import LabelRoles
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from fcas_nnunet.generator.mgm.deformation import Deformation, Triple, output_points_mm, source_points_mm
-from fcas_nnunet.generator.mgm.topology import Box
+from fcas_nnunet.generator.mgm.deformation import Deformation, output_points_mm, source_points_mm
+from fcas_nnunet.geometry import Box, Triple
 from fcas_nnunet.labels.components import label_components
 from fcas_nnunet.labels.morphology import loose_pairs
 

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from scipy.ndimage import map_coordinates, spline_filter
 
-from fcas_nnunet.generator.mgm.deformation import Deformation, Triple, spline_weights
-
-Region = tuple[slice, slice, slice]
+from fcas_nnunet.generator.mgm.deformation import Deformation, spline_weights
+from fcas_nnunet.geometry import Box, Triple, triple
 
 _SLAB_VOXELS = 2**18  # a slab's coordinates stay in the processor's cache
 _SPLINE_RIM = 12  # voxels around a volume after which its spline no longer feels the end, as in scipy
@@ -24,7 +23,7 @@ def deform_labels(
     deformation: Deformation,
     spacing_mm: Triple,
     *,
-    region: Region | None = None,
+    region: Box | None = None,
 ) -> np.ndarray:
     """Labels through the deformation by nearest sampling, nothing closed or repaired: for surroundings.
 
@@ -76,7 +75,7 @@ def _coordinate_slabs(
     deformation: Deformation,
     shape: tuple[int, ...],
     spacing_mm: Triple,
-    region: Region,
+    region: Box,
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Source indices of the region, slab by slab along D: (slab within the region, three float32 [d, h, w])."""
     step = np.array(spacing_mm)
@@ -126,6 +125,5 @@ def _expand(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: 
     return total
 
 
-def _whole(shape: tuple[int, ...]) -> Region:
-    d, h, w = shape
-    return slice(0, d), slice(0, h), slice(0, w)
+def _whole(shape: tuple[int, ...]) -> Box:
+    return triple(slice(0, size) for size in shape)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from fcas_nnunet.case import NUM_CODES
+from fcas_nnunet.geometry import Box, triple
 from fcas_nnunet.labels.components import count_tunnels, label_components
 from fcas_nnunet.labels.morphology import dilate_box3
-
-Box = tuple[slice, slice, slice]
 
 FACES = ("first D", "last D", "first H", "last H", "first W", "last W")
 
@@ -56,8 +56,8 @@ def describe_mask(
     pieces, num_pieces = label_components(inside)
     label_of_piece = np.zeros(num_pieces + 1, dtype=mask.dtype)
     label_of_piece[pieces.ravel()] = inside.ravel()
-    components = np.bincount(label_of_piece[1:], minlength=256)
-    volumes = np.bincount(inside.ravel(), minlength=256)
+    components = np.bincount(label_of_piece[1:], minlength=NUM_CODES)
+    volumes = np.bincount(inside.ravel(), minlength=NUM_CODES)
     return {
         label: ClassTopology(
             num_voxels=int(volumes[label]),
@@ -77,8 +77,7 @@ def class_boxes(mask: np.ndarray) -> dict[int, Box]:
 
 def union_box(boxes: Iterable[Box]) -> Box:
     """The smallest box around all boxes."""
-    d, h, w = (slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
-    return d, h, w
+    return triple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
 def _touched_faces(box: Box, shape: tuple[int, ...]) -> frozenset[str]:
@@ -88,8 +87,7 @@ def _touched_faces(box: Box, shape: tuple[int, ...]) -> frozenset[str]:
 
 def _touched(mask: np.ndarray, label: int, box: Box, others: Collection[int]) -> frozenset[int]:
     """Those of the other labels that have a voxel among the 26 neighbours of a label's."""
-    d, h, w = (slice(max(s.start - 1, 0), s.stop + 1) for s in box)
-    part = mask[d, h, w]
+    part = mask[triple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)]
     if not np.isin(sorted(others), part).any():
         return frozenset()
     around = part[dilate_box3(part == label)]

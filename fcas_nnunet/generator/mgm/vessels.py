@@ -15,8 +15,9 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from fcas_nnunet.generator.mgm.deformation import Deformation, Triple, local_volume_ratio, output_points_mm
-from fcas_nnunet.generator.mgm.topology import Box, ClassTopology, class_boxes
+from fcas_nnunet.generator.mgm.deformation import Deformation, local_volume_ratio, output_points_mm
+from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes
+from fcas_nnunet.geometry import Box, Triple
 from fcas_nnunet.labels.components import count_tunnels, label_components
 from fcas_nnunet.labels.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 
+from fcas_nnunet.case import NUM_BITS, NUM_CODES
 from fcas_nnunet.config.generator import CONDITION_CHANNELS
-from fcas_nnunet.generator.confidence.error_model import NUM_CODES, means_by_code
+from fcas_nnunet.generator.confidence.error_model import means_by_code
 
-NUM_BITS = 8
 #: 0 HU in the range [-1000, 1000].
 SOFT_TISSUE = 0.5
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fcas_nnunet.case import NUM_BITS
 from fcas_nnunet.config.generator import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.generator.autoencoder.blocks import fold_blocks
-from fcas_nnunet.generator.tcdm.conditions import NUM_BITS
 from fcas_nnunet.generator.tcdm.schedulers import diffusion
 
 _BLOCK = LATENT_DOWNSAMPLING**3

@@ -1,0 +1,17 @@
+"""Triples and boxes along the axes (D, H, W) of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+Triple = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
+
+
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Three values, one for each axis, as a tuple of that length."""
+    d, h, w = values
+    return d, h, w

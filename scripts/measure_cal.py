@@ -45,7 +45,9 @@ from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.generator.calibrate import new_shape
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.data.grid import label_codes
-from fcas_nnunet.generator.generate import draw_on_grid, drawing_confidence, plan_cases, reference_mask
+from fcas_nnunet.generator.drawing import draw_on_grid, drawing_confidence
+from fcas_nnunet.generator.generate import reference_mask
+from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value

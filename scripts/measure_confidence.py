@@ -35,7 +35,7 @@ from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.confidence.ssv import Welford, confidence_map, snapshot_steps
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_hu
-from fcas_nnunet.generator.generate import embedded_condition
+from fcas_nnunet.generator.drawing import embedded_condition
 from fcas_nnunet.generator.tcdm.sampling import Step, sample_latents
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset

@@ -28,7 +28,7 @@ from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.datasets.phantom import LABELS, patient_seed, phantom_case
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.data.grid import WorkingGrid, to_hu, to_unit_range
-from fcas_nnunet.generator.generate import draw_image
+from fcas_nnunet.generator.drawing import draw_image
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 

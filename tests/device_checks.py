@@ -43,7 +43,8 @@ from fcas_nnunet.generator.calibrate import fit_error_model
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.generate import make_case, plan_cases
+from fcas_nnunet.generator.generate import make_case
+from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
 from fcas_nnunet.generator.tcdm.pairs import PairEnd

@@ -107,23 +107,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_config:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
-    from fcas_nnunet.generator.checkpoint import is_calibrated, is_trained, read_record
+    from fcas_nnunet.generator.checkpoint import calibration_exists, generator_exists, load_record
     from fcas_nnunet.generator.run_file import generator_faults
 
     dataset = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     folder = model_folder(dataset, config, args.fold)
-    if is_trained(folder):
+    if generator_exists(folder):
         files = pretrained_files(args).identity()
-        record = read_record(folder)
+        record = load_record(folder)
         faults = fold_faults(folder, record, dataset, args.fold)
         if faults := [*faults, *generator_faults(folder, record.config, config, files)]:
             raise ValueError("\n".join(faults))
-        if not args.calibrate or is_calibrated(folder):
+        if not args.calibrate or calibration_exists(folder):
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
     say_roles(dataset.name, dataset.labels, settled_roles(dataset, config.roles))
     check_dataset(dataset, min_cases=2)
-    if not is_trained(folder):
+    if not generator_exists(folder):
         warn_of_thin_structures(dataset, config.grid)
     train(dataset, config, args, keep_cache=args.keep_cache)
     say(f"done: the generator is in {folder}")
@@ -142,7 +142,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     from accelerate.utils.memory import clear_device_cache
 
     from fcas_nnunet.commands.runtime.devices import make_accelerator
-    from fcas_nnunet.generator.checkpoint import is_calibrated, is_trained, read_record
+    from fcas_nnunet.generator.checkpoint import calibration_exists, generator_exists, load_record
     from fcas_nnunet.generator.data.training_data import TrainingData
     from fcas_nnunet.generator.run_file import generator_faults
     from fcas_nnunet.generator.train import add_calibration, train_generator
@@ -161,14 +161,14 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     with _sole_training(folder):
         accelerator = make_accelerator(args.device, args.precision)
         accelerator.wait_for_everyone()  # the main process has the folder
-        if not is_trained(folder):
+        if not generator_exists(folder):
             learnt_from = inherited if pretrained.autoencoder else training_parents(dataset)
             metadata = weights_metadata(learnt_from)
             train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata)
         else:  # by another run that was waited for, perhaps
-            if faults := generator_faults(folder, read_record(folder).config, config, pretrained.identity()):
+            if faults := generator_faults(folder, load_record(folder).config, config, pretrained.identity()):
                 raise ValueError("\n".join(faults))
-            if config.calibration is not None and not is_calibrated(folder):
+            if config.calibration is not None and not calibration_exists(folder):
                 add_calibration(data, config.calibration, folder, accelerator, keep_cache)
         accelerator.end_training()
     clear_device_cache(garbage_collection=True)  # for the processes of fcas_generate, which share the GPU with this one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -16,8 +16,8 @@ from fcas_nnunet.config.options import (
     Conditioning,
     ItemsPerEpoch,
     PredictionType,
-    Solver,
 )
+from fcas_nnunet.config.sampling import SamplingConfig
 from fcas_nnunet.config.schema import (
     Count,
     CountOrZero,
@@ -46,8 +46,6 @@ LARGEST_CROP = 1 << 30
 #: Shapes, or contrasts, of a training case; each shape is a volume on disk, each contrast of it another.
 Variants = Annotated[int, Field(ge=1, le=1000)]
 ResidualBlocks = Annotated[int, Field(ge=1, le=16)]
-
-DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
 
 
 @settings
@@ -306,42 +304,6 @@ class TCDMConfig:
     def condition_channels(self) -> int:
         """Channels of the raw condition."""
         return CONDITION_CHANNELS + self.prior
-
-
-@settings
-class SamplingConfig:
-    """The reverse diffusion.
-
-    Attributes:
-        solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps; `euler` for a rectified flow, and for
-            nothing else. None = the model's: `euler` or `dpmsolver++`.
-        num_inference_steps: steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
-        window: latent voxels along (D, H, W) of a sliding window; smaller latents are done in one.
-        overlap: share of the window by which neighbours overlap.
-    """
-
-    solver: Solver | None = None
-    num_inference_steps: Annotated[int, Field(ge=2)] | None = None
-    window: Sizes = (32, 32, 32)
-    overlap: ShareBelowOne = 0.25
-
-    def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
-        """The same with solver and steps filled in for a model.
-
-        Raises:
-            ValueError: when the solver cannot run it.
-        """
-        flow = prediction_type == PredictionType.FLOW
-        solver = self.solver or (Solver.EULER if flow else Solver.DPMSOLVER)
-        if (solver == Solver.EULER) != flow:
-            rule = "euler" if flow else "ddpm or dpmsolver++"
-            raise ValueError(
-                f"solver: must be {rule} for a model that predicts {prediction_type}, got {solver}. Leave it out to "
-                "take the model's own."
-            )
-        return replace(
-            self, solver=solver, num_inference_steps=self.num_inference_steps or DEFAULT_INFERENCE_STEPS[solver]
-        )
 
 
 @settings

@@ -22,7 +22,7 @@ from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save_tensors
-from fcas_nnunet.generator.generate import draw_on_grid
+from fcas_nnunet.generator.drawing import draw_on_grid
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.labels.contrast import matched_error

@@ -99,17 +99,17 @@ class Generator:
     calibrated: Calibrated | None = None
 
 
-def is_trained(folder: Path) -> bool:
+def generator_exists(folder: Path) -> bool:
     """Whether `folder` (fcas__<preset>) holds a finished generator."""
     return (folder / TCDM_FOLDER / CONFIG_FILE).is_file()
 
 
-def save_generator(folder: Path, record: GeneratorRecord) -> None:
+def save_record(folder: Path, record: GeneratorRecord) -> None:
     """Write the record that makes a generator a finished one."""
     atomic_write_text(folder / TCDM_FOLDER / CONFIG_FILE, yaml.safe_dump(to_dict(record), sort_keys=False))
 
 
-def read_record(folder: Path) -> GeneratorRecord:
+def load_record(folder: Path) -> GeneratorRecord:
     """The record of a finished generator.
 
     Raises:
@@ -126,7 +126,7 @@ def load_generator(folder: Path, device: torch.device) -> Generator:
         FileNotFoundError: when there is none.
         ValueError: when a file is broken or does not fit.
     """
-    return load_networks(folder, read_record(folder), device)
+    return load_networks(folder, load_record(folder), device)
 
 
 def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -> Generator:
@@ -140,7 +140,7 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
     tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
-    calibrated = _kept_error_model(folder)
+    calibrated = _load_calibrated(folder)
     for network in (autoencoder, tcdm, None if calibrated is None else calibrated.error_model):
         if network is not None:
             network.requires_grad_(False).eval().to(device)
@@ -163,7 +163,7 @@ def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
     return digest.hexdigest()
 
 
-def load_autoencoder(path: Path, optimisation: OptimisationConfig) -> Autoencoder:
+def load_autoencoder_file(path: Path, optimisation: OptimisationConfig) -> Autoencoder:
     """An autoencoder from a file: one of ours (config.yaml beside it), or MAISI's `autoencoder_v1.pt`.
 
     MAISI's layout has three levels, two residual blocks each; the widths are read from the file.
@@ -177,7 +177,7 @@ def load_autoencoder(path: Path, optimisation: OptimisationConfig) -> Autoencode
         ValueError: when it cannot be read or does not fit.
     """
     state = read_state(path)
-    if not is_maisis(path):
+    if not is_maisi_file(path):
         autoencoder = Autoencoder(load_config(AutoencoderConfig, path.parent / CONFIG_FILE))
         load_state(autoencoder, state, path)
         return autoencoder
@@ -187,7 +187,7 @@ def load_autoencoder(path: Path, optimisation: OptimisationConfig) -> Autoencode
     return autoencoder
 
 
-def keep_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[str, str] | None = None) -> Autoencoder:
+def save_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[str, str] | None = None) -> Autoencoder:
     """Write a finished autoencoder into `folder` (fcas__<preset>), its config.yaml last; returns it.
 
     Args:
@@ -202,42 +202,42 @@ def keep_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[s
     return autoencoder
 
 
-def kept_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoencoder | None:
+def load_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoencoder | None:
     """The finished autoencoder of `folder` (fcas__<preset>), or None where there is none yet."""
     target = folder / AUTOENCODER
     if not (target / CONFIG_FILE).is_file():
         return None
-    return load_autoencoder(target / MODEL_FILE, optimisation)
+    return load_autoencoder_file(target / MODEL_FILE, optimisation)
 
 
-def is_calibrated(folder: Path) -> bool:
+def calibration_exists(folder: Path) -> bool:
     """Whether `folder` (fcas__<preset>) holds a finished calibration."""
     return (folder / CALIBRATION / CONFIG_FILE).is_file()
 
 
-def keep_calibration(folder: Path, calibration: Calibration, error_model: ErrorModel) -> None:
+def save_calibration(folder: Path, calibration: Calibration, error_model: ErrorModel) -> None:
     """Write a finished calibration into `folder` (fcas__<preset>), its config.yaml last."""
     target = folder / CALIBRATION
     save_weights(error_model, target / MODEL_FILE)
     atomic_write_text(target / CONFIG_FILE, yaml.safe_dump(to_dict(calibration), sort_keys=False))
 
 
-def kept_calibration(folder: Path) -> Calibration | None:
+def load_calibration(folder: Path) -> Calibration | None:
     """The calibration of `folder` (fcas__<preset>) without its error model, or None where there is none.
 
     Raises:
         ValueError: when it is broken.
     """
-    return load_config(Calibration, folder / CALIBRATION / CONFIG_FILE) if is_calibrated(folder) else None
+    return load_config(Calibration, folder / CALIBRATION / CONFIG_FILE) if calibration_exists(folder) else None
 
 
-def _kept_error_model(folder: Path) -> Calibrated | None:
+def _load_calibrated(folder: Path) -> Calibrated | None:
     """The calibration with its error model.
 
     Raises:
         ValueError: when a file is broken or does not fit.
     """
-    calibration = kept_calibration(folder)
+    calibration = load_calibration(folder)
     if calibration is None:
         return None
     error_model = ErrorModel(calibration.config.width)
@@ -245,7 +245,7 @@ def _kept_error_model(folder: Path) -> Calibrated | None:
     return Calibrated(calibration, error_model)
 
 
-def is_maisis(path: Path) -> bool:
+def is_maisi_file(path: Path) -> bool:
     """Whether an autoencoder's file would be loaded as one of MAISI's."""
     return not (path.parent / CONFIG_FILE).is_file()
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fcas_nnunet.generator.generate import CasePlan
 from fcas_nnunet.generator.mgm.masks import NoMaskError
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)

@@ -96,7 +96,7 @@ def train_generator(
         _calibrate(data, record, config.calibration, folder, accelerator)
     accelerator.wait_for_everyone()  # nobody reads the cache any more
     if accelerator.is_main_process:
-        checkpoint.save_generator(folder, record)
+        checkpoint.save_record(folder, record)
         if not keep_cache:
             shutil.rmtree(cache)
     accelerator.wait_for_everyone()
@@ -118,7 +118,7 @@ def add_calibration(
         FileNotFoundError: when the generator is not trained.
         ValueError: when the cases are not those it was trained on.
     """
-    record = checkpoint.read_record(folder)
+    record = checkpoint.load_record(folder)
     _refuse_other_cases(data, record, folder, accelerator)
     _calibrate(data, record, config, folder, accelerator)
     accelerator.wait_for_everyone()
@@ -135,14 +135,14 @@ def _calibrate(
     accelerator: Accelerator,
 ) -> None:
     """Learn a trained generator's errors, unless that is done."""
-    finished = checkpoint.is_calibrated(folder)
+    finished = checkpoint.calibration_exists(folder)
     accelerator.wait_for_everyone()
     if finished:
         return
     generator = checkpoint.load_networks(folder, record, accelerator.device)
     learnt = calibrate(generator, data, config, folder / CACHE_FOLDER / checkpoint.CALIBRATION, accelerator)
     if accelerator.is_main_process:
-        checkpoint.keep_calibration(folder, *learnt)
+        checkpoint.save_calibration(folder, *learnt)
 
 
 def _refuse_other_cases(
@@ -220,14 +220,14 @@ def _ready_autoencoder(
 ) -> Autoencoder | None:
     """The autoencoder of this run, where it need not be trained: finished before, or loaded from a file."""
     file, optimisation = pretrained.autoencoder, config.autoencoder.optimisation
-    if file is not None and (pretrained.denoiser is not None or checkpoint.is_maisis(file)):
+    if file is not None and (pretrained.denoiser is not None or checkpoint.is_maisi_file(file)):
         logger.info(maisi.LICENCE_NOTE)
-    kept = checkpoint.kept_autoencoder(folder, optimisation)
+    kept = checkpoint.load_autoencoder(folder, optimisation)
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     if kept is None and file is not None:
-        kept = checkpoint.load_autoencoder(file, optimisation)
+        kept = checkpoint.load_autoencoder_file(file, optimisation)
         if accelerator.is_main_process:
-            checkpoint.keep_autoencoder(folder, kept, metadata)
+            checkpoint.save_autoencoder(folder, kept, metadata)
     return kept
 
 
@@ -239,7 +239,7 @@ def _trained_autoencoder(
         folder / checkpoint.AUTOENCODER, accelerator, config.seed,
     )  # fmt: skip
     if accelerator.is_main_process:
-        checkpoint.keep_autoencoder(folder, trained, metadata)
+        checkpoint.save_autoencoder(folder, trained, metadata)
     return trained
 
 

@@ -14,7 +14,7 @@ from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.config.options import Precision
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
-from fcas_nnunet.generator.checkpoint import GeneratorRecord, is_trained, save_generator
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, generator_exists, save_record
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, write_run
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
@@ -40,7 +40,7 @@ def home(tmp_path, monkeypatch):
 def pretend_trained(home, files=None):
     """The records of a generator of `short.yaml` in place, without its weights; returns its folder."""
     folder, config = home / "nnUNet_results" / DATASET / "fcas__tiny", short_config(2)
-    save_generator(folder, GeneratorRecord(
+    save_record(folder, GeneratorRecord(
         config, config.autoencoder, config.tcdm, LABELS, SURROUNDINGS, (1.0, 1.0, 1.0), LatentScale(), {}, (),
     ))  # fmt: skip
     write_run(folder, Run(config, LABELS, SURROUNDINGS, {}, (files or PretrainedFiles()).identity()))
@@ -63,7 +63,7 @@ def test_torchrun_trains_in_two_processes(home):
     assert result.returncode == 0, result.stderr
     folder = home / "nnUNet_results" / DATASET / "fcas__tiny"
     assert result.stdout == f"done: the generator is in {folder}\n"  # one process speaks
-    assert is_trained(folder)
+    assert generator_exists(folder)
 
 
 @pytest.mark.slow

@@ -20,10 +20,11 @@ from fcas_nnunet.generator import generate as production
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import REFERENCE, Variant, make_variants
-from fcas_nnunet.generator.generate import CasePlan, draw_image, make_case, plan_cases
+from fcas_nnunet.generator.drawing import draw_image
+from fcas_nnunet.generator.generate import make_case, remake_case, replayed_mask
 from fcas_nnunet.generator.mgm.recipe import Recipe
 from fcas_nnunet.generator.mgm.resampling import deform_labels
-from fcas_nnunet.generator.remaking import remake_case, replayed_mask
+from fcas_nnunet.generator.plan import CasePlan, plan_cases
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.train import train_generator
 from fcas_nnunet.labels.anatomy import label_roles
@@ -38,7 +39,7 @@ def training_data(count=4):
 
 
 def test_training_leaves_weights_and_a_record(trained):
-    record = checkpoint.read_record(trained)
+    record = checkpoint.load_record(trained)
     assert record.labels == LABELS
     assert record.working_spacing_mm == (2, 2, 2)
     assert record.validation_cases == ("p3",)
@@ -84,7 +85,7 @@ def test_one_case_is_too_few():
 
 def test_two_cases_validate_on_an_unseen_shape(tmp_path):
     train_generator(training_data(2), short_config(2), tmp_path, Accelerator(cpu=True), keep_cache=True)
-    assert checkpoint.read_record(tmp_path).validation_cases == ()
+    assert checkpoint.load_record(tmp_path).validation_cases == ()
     assert (tmp_path / "cache" / "p1__s2c1__latents.safetensors").is_file()
 
 

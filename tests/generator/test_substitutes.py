@@ -12,8 +12,9 @@ from fcas_nnunet_small import LABELS, small_case
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import ReferenceSource
-from fcas_nnunet.generator.generate import CasePlan, reference_mask
+from fcas_nnunet.generator.generate import reference_mask
 from fcas_nnunet.generator.mgm.masks import NoMaskError
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import MOST_REFERENCES, make_with_substitutes, planned, refuse_made_otherwise
 from fcas_nnunet.labels.anatomy import label_roles
 

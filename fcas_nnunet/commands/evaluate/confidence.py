@@ -34,9 +34,9 @@ from fcas_nnunet.evaluation.confidence.picture import PicturedCase, write_confid
 from fcas_nnunet.evaluation.results import CONFIDENCE, header
 from fcas_nnunet.generator.checkpoint import (
     GeneratorRecord,
-    is_trained,
-    kept_calibration,
-    read_record,
+    generator_exists,
+    load_calibration,
+    load_record,
     weights_sha256,
 )
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
@@ -55,13 +55,13 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     config = generator_config(args)
     model = model_folder(source, config, args.fold)
-    if not is_trained(model):
+    if not generator_exists(model):
         which = f"--config {args.config}" if args.config else f"--preset {config.preset}"
         fold = "" if args.fold is None else f" --fold {args.fold}"
         raise FileNotFoundError(
             f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d} {which}{fold}."
         )
-    record = read_record(model)
+    record = load_record(model)
     known = generator_parents(model, source, record)
     held_out, chosen = _held_out(args, source)
     anatomies = held_out_anatomies(held_out, chosen, record, known)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     requested = config.confidence if args.config or args.preset else record.config.confidence
     sampling = record.config.sampling.for_model(record.tcdm.prediction_type)
     confidence = resolved_confidence(
-        requested.chosen(args.confidence), kept_calibration(model), sampling, record.config.preset
+        requested.chosen(args.confidence), load_calibration(model), sampling, record.config.preset
     )
     device = resolve_device(args.device)
     workers = 1 if device.type == "cuda" else workers

@@ -19,7 +19,7 @@ from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind,
 from fcas_nnunet.evaluation.confidence.picture import PicturedCase
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.data.grid import label_codes
-from fcas_nnunet.generator.generate import Drawing, draw_image
+from fcas_nnunet.generator.drawing import Drawing, draw_image
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.contrast import matched_error

@@ -12,7 +12,7 @@ from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.data.tensors import FileIdentity
-from fcas_nnunet.generator.generate import CasePlan
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.run_file import generator_faults
 from fcas_nnunet.generator.substitutes import refuse_made_otherwise
 from fcas_nnunet.integration.dataset.manifest import Manifest

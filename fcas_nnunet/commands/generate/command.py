@@ -65,7 +65,7 @@ from fcas_nnunet.labels.matching import Unmatched
 if TYPE_CHECKING:
     from fcas_nnunet.commands.generate.workers import Job
     from fcas_nnunet.generator.checkpoint import GeneratorRecord
-    from fcas_nnunet.generator.generate import CasePlan
+    from fcas_nnunet.generator.plan import CasePlan
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from fcas_nnunet.commands.generate.checks import check_output, report_changes
     from fcas_nnunet.commands.generate.dry_run import look_ahead
     from fcas_nnunet.commands.generate.workers import cost_settings, generate
-    from fcas_nnunet.generator.checkpoint import is_trained
+    from fcas_nnunet.generator.checkpoint import generator_exists
 
     args, share, library = request.args, request.share, request.library
-    record = _read_record(request) if is_trained(request.model) else None
+    record = _read_record(request) if generator_exists(request.model) else None
     trained, source, labels = record.config if record else request.config, request.source, request.source.labels
     roles = settled_roles(source, (request.config if request.config.roles else trained).roles)
     say_roles(source.name, labels, roles)
@@ -253,10 +253,10 @@ def _default_name(source: RawDataset, fold: int | None) -> str:
 def _read_record(request: _Request) -> GeneratorRecord:
     """The record of the generator, which must be of this data set, and of the requested settings and weights."""
     from fcas_nnunet.commands.generate.checks import check_model
-    from fcas_nnunet.generator.checkpoint import read_record
+    from fcas_nnunet.generator.checkpoint import load_record
 
     args = request.args
-    record = read_record(request.model)
+    record = load_record(request.model)
     config = request.config if args.config or args.preset else None
     files = pretrained_files(args).identity() if args.autoencoder or args.denoiser or args.controlnet else None
     check_model(record, request.source, args.fold, config, files, request.model)
@@ -281,7 +281,7 @@ def _trained(request: _Request) -> GeneratorRecord:
 def _plan(request: _Request, record: GeneratorRecord | None, volumes: Mapping[str, Mapping[int, float]]) -> _Plan:
     """Plan all cases; before there is a generator, as for one that is trained on all cases."""
     from fcas_nnunet.commands.generate.checks import report_lacking_templates, templates_of
-    from fcas_nnunet.generator.generate import plan_cases
+    from fcas_nnunet.generator.plan import plan_cases
 
     args, library, source = request.args, request.library, request.source
     if record is not None and args.templates is None:
@@ -295,7 +295,7 @@ def _plan(request: _Request, record: GeneratorRecord | None, volumes: Mapping[st
 
 def _drawing_settings(request: _Request, record: GeneratorRecord | None) -> tuple[SamplingConfig, ConfidenceConfig]:
     """Settings of the reverse diffusion and of the confidence, filled in for the generator that is or will be there."""
-    from fcas_nnunet.generator.checkpoint import kept_calibration
+    from fcas_nnunet.generator.checkpoint import load_calibration
 
     args, config = request.args, record.config if record else request.config
     sampling = sampling_config(config.sampling, args)
@@ -305,7 +305,7 @@ def _drawing_settings(request: _Request, record: GeneratorRecord | None) -> tupl
     if record is None:
         return sampling, confidence.for_generator(config.calibration is not None)
     filled = sampling.for_model(record.tcdm.prediction_type)
-    return sampling, resolved_confidence(confidence, kept_calibration(request.model), filled, config.preset)
+    return sampling, resolved_confidence(confidence, load_calibration(request.model), filled, config.preset)
 
 
 def _say_what_does_nothing(args: argparse.Namespace, record: GeneratorRecord | None, sampling: SamplingConfig) -> None:

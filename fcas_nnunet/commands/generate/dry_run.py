@@ -21,7 +21,7 @@ from fcas_nnunet.commands.generate.measurements import (
 from fcas_nnunet.commands.generate.workers import finished_cases, processes_for
 from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
 from fcas_nnunet.commands.runtime.shares import Share
-from fcas_nnunet.generator.generate import CasePlan
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.volumes import read_grid
 

@@ -16,9 +16,9 @@ from fcas_nnunet.commands.runtime.leaks import drawing_parents, generator_parent
 from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.config.schema import from_dict
-from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, is_trained, read_record, weights_sha256
+from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, generator_exists, load_record, weights_sha256
 from fcas_nnunet.generator.data.grid import GEOMETRY
-from fcas_nnunet.generator.generate import CasePlan
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.integration.dataset.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.library import CaseLibrary, make_library, split_name
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Journal, Manifest, versions
@@ -183,7 +183,7 @@ def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRe
 
 def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any]) -> GeneratorRecord:
     """The record of the generator, which must be the one that made the cases."""
-    if not is_trained(model):
+    if not generator_exists(model):
         raise FileNotFoundError(
             f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
             "with the same settings on another machine, draws other scans."
@@ -199,7 +199,7 @@ def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping
             f"{model}: weights must be those that made the cases, SHA-256 {shared['weights_sha256'][:12]}…, got "
             f"{found[:12]}…. Put the original generator back."
         )
-    return read_record(model)
+    return load_record(model)
 
 
 def _check_parents(records: Records, library: CaseLibrary) -> None:

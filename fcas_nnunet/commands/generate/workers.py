@@ -27,9 +27,9 @@ from fcas_nnunet.commands.runtime.shares import Share, local_size
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.generator.checkpoint import load_generator
-from fcas_nnunet.generator.generate import CasePlan, make_case
+from fcas_nnunet.generator.generate import make_case, remake_case
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
-from fcas_nnunet.generator.remaking import remake_case
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import make_with_substitutes
 from fcas_nnunet.integration.dataset.case_contents import CONTENTS, case_contents
 from fcas_nnunet.integration.dataset.library import CaseLibrary

@@ -42,8 +42,8 @@ from fcas_nnunet.machine import available_cores
 
 if TYPE_CHECKING:
     from fcas_nnunet.evaluation.segmentation.diversity import MaskSample
-    from fcas_nnunet.generator.generate import CasePlan
     from fcas_nnunet.generator.mgm.recipe import SourceMask
+    from fcas_nnunet.generator.plan import CasePlan
 
 _EXAMPLE = """
 fcas_masks -d 901 -n 100 -o new_masks
@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDataset, given_roles: GivenRoles) -> None:
     """Make the masks that are not there, and measure all."""
-    from fcas_nnunet.generator.generate import plan_cases
     from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
+    from fcas_nnunet.generator.plan import plan_cases
 
     roles = label_roles(source.labels, given_roles)
     given = given_samples(source)

@@ -18,7 +18,7 @@ from fcas_nnunet.labels.anatomy import LabelRoles
 
 if TYPE_CHECKING:
     from fcas_nnunet.evaluation.segmentation.diversity import MaskSample
-    from fcas_nnunet.generator.generate import CasePlan
+    from fcas_nnunet.generator.plan import CasePlan
 
 _BAR_FROM = 10
 

@@ -80,9 +80,9 @@ def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) 
         source: the data set, with the cases of the generator's fold alone.
         record: of the generator.
     """
-    from fcas_nnunet.generator.checkpoint import kept_calibration
+    from fcas_nnunet.generator.checkpoint import load_calibration
 
-    calibration = kept_calibration(model)
+    calibration = load_calibration(model)
     missing = [case_id for case_id in record.cases if case_id not in record.images and case_id in source.case_ids]
     contents = {**record.images, **training_contents(source, missing)}
     calibrating = () if calibration is None else calibration.held_out

@@ -11,7 +11,7 @@ from fcas_nnunet_small import LABELS, short_config
 from fcas_nnunet.commands.generate.checks import check_model, report_lacking_templates
 from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.generator.data.grid import GEOMETRY
-from fcas_nnunet.generator.generate import CasePlan
+from fcas_nnunet.generator.plan import CasePlan
 
 PLANS = [CasePlan(f"fcas_{n:05d}", n, reference, template, ReferenceSource.GIVEN)
          for n, (reference, template) in enumerate([("a", "b"), ("b", "a"), ("a", "b")])]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from fcas_nnunet.commands.generate.workers import finish
 from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.options import ReferenceSource
-from fcas_nnunet.generator.generate import CasePlan, plan_cases
+from fcas_nnunet.generator.plan import CasePlan, plan_cases
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, write_dataset_json

@@ -15,7 +15,7 @@ from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.report.remake import remake_command
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
-from fcas_nnunet.generator.checkpoint import read_record
+from fcas_nnunet.generator.checkpoint import load_record
 from fcas_nnunet.image_content import image_sha256
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
@@ -68,7 +68,7 @@ def _settings(home: Path) -> list[str]:
 def test_generator_masks_and_templates_are_of_the_folds_training_cases_alone(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = read_record(home / "nnUNet_results" / SOURCE / "fcas__tiny__fold_0")
+    record = load_record(home / "nnUNet_results" / SOURCE / "fcas__tiny__fold_0")
     assert list(record.cases) == TRAINING
     cases = {case_id: RawDataset.open(home / "nnUNet_raw" / SOURCE).load_case(case_id) for case_id in TRAINING}
     assert record.images == {case_id: image_sha256(case.image, case.affine) for case_id, case in cases.items()}

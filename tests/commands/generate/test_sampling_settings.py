@@ -13,7 +13,7 @@ from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.config.generator import CalibrationConfig
-from fcas_nnunet.generator.checkpoint import is_calibrated
+from fcas_nnunet.generator.checkpoint import calibration_exists
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, read_confidence
 
@@ -25,7 +25,7 @@ SMALL = CalibrationConfig(num_drawings=4, num_voxels=4000, width=8, num_steps=30
 def home(small_home: Path) -> Path:
     """Four labelled cases, and a generator that has drawn data set 902 before it was calibrated."""
     save_config(replace(short_config(), calibration=SMALL), small_home / "calibrated.yaml")
-    assert not is_calibrated(small_home / "nnUNet_results" / SOURCE / "fcas__tiny")
+    assert not calibration_exists(small_home / "nnUNet_results" / SOURCE / "fcas__tiny")
     train(["-d", "901", "--config", str(small_home / "calibrated.yaml"), "--calibrate"])
     return small_home
 
@@ -51,7 +51,7 @@ def test_a_generator_without_calibration_gave_ssv(home: Path) -> None:
 
 
 def test_a_calibrated_one_gives_expected_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert is_calibrated(home / "nnUNet_results" / SOURCE / "fcas__tiny")
+    assert calibration_exists(home / "nnUNet_results" / SOURCE / "fcas__tiny")
     own, record = made(home, "903")
     assert record["confidence"]["estimator"] == "error_model"
     confidence = read_confidence(own.confidence_path("fcas_00000")).array

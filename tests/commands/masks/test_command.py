@@ -17,8 +17,8 @@ from fcas_nnunet.commands import phantom
 from fcas_nnunet.commands.masks import command
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.presets import PRESETS
+from fcas_nnunet.generator.generate import replayed_mask
 from fcas_nnunet.generator.mgm.quality import mask_faults
-from fcas_nnunet.generator.remaking import replayed_mask
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_volume

@@ -16,7 +16,7 @@ def test_weights_of_maisi_give_maisis_outputs(tmp_path):
     """MAISI's arrays are (x, y, z), ours (z, y, x)."""
     maisi = maisi_autoencoder()
     torch.save(maisi.state_dict(), tmp_path / "autoencoder_v1.pt")
-    ours = checkpoint.load_autoencoder(tmp_path / "autoencoder_v1.pt", OPTIMISATION).eval()
+    ours = checkpoint.load_autoencoder_file(tmp_path / "autoencoder_v1.pt", OPTIMISATION).eval()
     assert ours.config.channels == (8, 16, 32)
     assert (ours.config.num_res_blocks, ours.config.norm_num_groups) == (2, 8)
     image = torch.rand(1, 1, 32, 24, 16, generator=torch.Generator().manual_seed(1))
@@ -33,7 +33,7 @@ def test_weights_of_maisi_give_maisis_outputs(tmp_path):
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"must be MAISI's autoencoder or one of ours .* keys like \['conv"):
-        checkpoint.load_autoencoder(tmp_path / "other.pt", OPTIMISATION)
+        checkpoint.load_autoencoder_file(tmp_path / "other.pt", OPTIMISATION)
 
 
 def test_missing_and_unexpected_tensors_are_named(tmp_path):
@@ -41,7 +41,7 @@ def test_missing_and_unexpected_tensors_are_named(tmp_path):
     state["decoder.stray"] = state.pop("quant_conv_mu.conv.bias")
     torch.save({"unet_state_dict": state}, tmp_path / "broken.pt")
     with pytest.raises(ValueError, match=r"missing quant_conv_mu\.conv\.bias; unexpected decoder\.stray"):
-        checkpoint.load_autoencoder(tmp_path / "broken.pt", OPTIMISATION)
+        checkpoint.load_autoencoder_file(tmp_path / "broken.pt", OPTIMISATION)
 
 
 @pytest.mark.parametrize("name", ["truncated.pt", "truncated.safetensors"])
@@ -52,7 +52,7 @@ def test_truncated_checkpoint_is_refused(tmp_path, name):
     content = (tmp_path / f"whole{path.suffix}").read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="must be a .*checkpoint"):
-        checkpoint.load_autoencoder(path, OPTIMISATION)
+        checkpoint.load_autoencoder_file(path, OPTIMISATION)
 
 
 def test_pickled_code_is_not_run(tmp_path):

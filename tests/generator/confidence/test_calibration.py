@@ -20,7 +20,9 @@ from fcas_nnunet.generator.confidence.calibration import Calibration, Curve, Sca
 from fcas_nnunet.generator.confidence.error_model import NUM_MEASURES, ErrorModel
 from fcas_nnunet.generator.data.tensors import MODEL_FILE
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.generate import draw_image, make_case, plan_cases
+from fcas_nnunet.generator.drawing import draw_image
+from fcas_nnunet.generator.generate import make_case
+from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.generator.train import add_calibration, train_generator
 
 CPU = torch.device("cpu")
@@ -172,7 +174,7 @@ def test_a_generator_trained_before_learns_the_same(calibrated: Path, trained: P
         patch.setattr(calibrating, "_draw", dies_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             add_calibration(training_data(), SMALL, trained, Accelerator(cpu=True))
-    assert not checkpoint.is_calibrated(trained)
+    assert not checkpoint.calibration_exists(trained)
     again: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrating, "_draw", lambda *args: again.append(original(*args)))
@@ -189,7 +191,7 @@ def test_calibration_counts_into_the_hash_of_what_uses_it(calibrated: Path) -> N
 
 
 def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: Path) -> None:
-    record = checkpoint.read_record(calibrated)
+    record = checkpoint.load_record(calibrated)
     planned = plan_drawings(record, replace(SMALL, num_drawings=8))
     assert [p.reference for p in planned if p.held_out] == ["p3", "p3"]
     assert [p.reference for p in planned if not p.held_out] == ["p0", "p1", "p2", "p0", "p1", "p2"]

@@ -81,10 +81,10 @@ def assert_same_training(folder: Path, other: Path) -> None:
             weights, others = load_file(folder / part / file), load_file(other / part / file)
             for name, tensor in weights.items():
                 torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=5e-4)
-    assert checkpoint.read_record(other).cases == checkpoint.read_record(folder).cases
+    assert checkpoint.load_record(other).cases == checkpoint.load_record(folder).cases
     np.testing.assert_allclose(
-        checkpoint.read_record(other).latent_scale.scale_factor,
-        checkpoint.read_record(folder).latent_scale.scale_factor, rtol=1e-4,
+        checkpoint.load_record(other).latent_scale.scale_factor,
+        checkpoint.load_record(folder).latent_scale.scale_factor, rtol=1e-4,
     )  # fmt: skip
 
 

@@ -30,7 +30,8 @@ from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator import train as fitting
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.generate import make_case, plan_cases
+from fcas_nnunet.generator.generate import make_case
+from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.network import TCDM

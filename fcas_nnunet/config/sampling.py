@@ -1,0 +1,49 @@
+"""SamplingConfig: how the reverse diffusion is run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from fcas_nnunet.config.options import PredictionType, Solver
+from fcas_nnunet.config.schema import ShareBelowOne, Sizes, settings
+
+DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
+
+
+@settings
+class SamplingConfig:
+    """The reverse diffusion.
+
+    Attributes:
+        solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps; `euler` for a rectified flow, and for
+            nothing else. None = the model's: `euler` or `dpmsolver++`.
+        num_inference_steps: steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
+        window: latent voxels along (D, H, W) of a sliding window; smaller latents are done in one.
+        overlap: share of the window by which neighbours overlap.
+    """
+
+    solver: Solver | None = None
+    num_inference_steps: Annotated[int, Field(ge=2)] | None = None
+    window: Sizes = (32, 32, 32)
+    overlap: ShareBelowOne = 0.25
+
+    def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
+        """The same with solver and steps filled in for a model.
+
+        Raises:
+            ValueError: when the solver cannot run it.
+        """
+        flow = prediction_type == PredictionType.FLOW
+        solver = self.solver or (Solver.EULER if flow else Solver.DPMSOLVER)
+        if (solver == Solver.EULER) != flow:
+            rule = "euler" if flow else "ddpm or dpmsolver++"
+            raise ValueError(
+                f"solver: must be {rule} for a model that predicts {prediction_type}, got {solver}. Leave it out to "
+                "take the model's own."
+            )
+        return replace(
+            self, solver=solver, num_inference_steps=self.num_inference_steps or DEFAULT_INFERENCE_STEPS[solver]
+        )

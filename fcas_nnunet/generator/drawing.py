@@ -1,0 +1,211 @@
+"""Draw the scan of a mask with a trained generator, and say how far each voxel of it can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.config.generator import ConfidenceConfig
+from fcas_nnunet.config.options import ConfidenceNorm
+from fcas_nnunet.generator.checkpoint import Generator
+from fcas_nnunet.generator.confidence.ssv import confidence_map
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_hu, to_unit_range
+from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
+from fcas_nnunet.generator.tcdm.sampling import synthesise
+from fcas_nnunet.labels.anatomy import label_roles
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn scan, on its mask's voxel grid; all float32 [D, H, W].
+
+    Attributes:
+        image: HU, within the generator's range.
+        confidence: in [0, 1].
+        spread_hu: standard deviation of the intermediate images that SSV compared; None where none were.
+        expected_error_hu: absolute error after matching contrast that is expected; None without calibration.
+    """
+
+    image: np.ndarray
+    confidence: np.ndarray
+    spread_hu: np.ndarray | None
+    expected_error_hu: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class GridDrawing:
+    """A drawn scan on its working grid, all on the device that drew it.
+
+    Attributes:
+        grid: where it lies.
+        image_hu: float32 [D, H, W], within the generator's range.
+        codes: the mask it was drawn from, uint8 [D, H, W].
+        spread_hu: float32 [D, H, W], as in `Drawing`.
+    """
+
+    grid: WorkingGrid
+    image_hu: torch.Tensor
+    codes: torch.Tensor
+    spread_hu: torch.Tensor | None
+
+
+def draw_image(
+    generator: Generator,
+    reference: Case,
+    template: Case,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    with_spread: bool = False,
+) -> Drawing:
+    """Draw the scan of a mask, guided by a template.
+
+    Args:
+        generator: trained, on `device`; its configuration says where confidence comes from.
+        reference: its mask is drawn, on its voxel grid; with surroundings where the generator draws them.
+        template: with image, and surroundings where the generator knows them.
+        seed: of the noise.
+        device: where to run.
+        precision: of the autocast.
+        with_spread: look at the intermediate images even where the confidence needs none.
+
+    Raises:
+        ValueError: when the generator cannot give the confidence that its configuration asks for.
+    """
+    record = generator.record
+    config = record.config.confidence.for_generator(generator.calibrated is not None)
+    ssv = config if config.needs_spread or with_spread else None
+    drawn = draw_on_grid(generator, reference, template, seed, device, precision, ssv)
+    confidence, expected = drawing_confidence(generator, drawn, config)
+    image = drawn.grid.image_to_native(drawn.image_hu)
+    return Drawing(
+        np.clip(image, *record.config.grid.intensity_range_hu),
+        drawn.grid.confidence_to_native(torch.from_numpy(confidence)),
+        None if drawn.spread_hu is None else drawn.grid.confidence_to_native(drawn.spread_hu),
+        None if expected is None else drawn.grid.confidence_to_native(torch.from_numpy(expected)),
+    )
+
+
+def draw_on_grid(
+    generator: Generator,
+    reference: Case,
+    template: Case,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    ssv: ConfidenceConfig | None,
+) -> GridDrawing:
+    """Draw the scan of a mask on its working grid.
+
+    Args:
+        generator: trained, on `device`.
+        reference: its mask is drawn; with surroundings where the generator draws them.
+        template: with image, and surroundings where the generator knows them.
+        seed: of the noise.
+        device: where to run.
+        precision: of the autocast.
+        ssv: which intermediate images are looked at; None = none.
+    """
+    record = generator.record
+    grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        embedded, codes = embedded_condition(generator, reference, template, grid, device)
+        synthesis = synthesise(
+            generator.tcdm, generator.autoencoder, record.latent_scale, embedded, codes.numpy() > 0,
+            record.config.sampling, ssv, torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+    low, high = record.config.grid.intensity_range_hu
+    spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)
+    return GridDrawing(grid, to_hu(synthesis.image.float(), (low, high)), codes.to(device), spread)
+
+
+def drawing_confidence(
+    generator: Generator, drawn: GridDrawing, config: ConfidenceConfig
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Confidence of a drawing on its working grid, and what it says of the error.
+
+    Args:
+        generator: that drew it.
+        drawn: with spread, where SSV is asked for.
+        config: filled in.
+
+    Returns:
+        Confidence in [0, 1], and expected error in HU where it is calibrated; float32 [D, H, W].
+    """
+    structures = drawn.codes.cpu().numpy() > 0
+    if config.norm != ConfidenceNorm.CALIBRATED:
+        assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
+        low, high = generator.record.config.grid.intensity_range_hu
+        variance = (drawn.spread_hu.cpu().numpy() / (high - low)) ** 2
+        return confidence_map(variance, structures, config), None
+    calibrated = generator.calibrated
+    assert calibrated is not None and config.estimator is not None, "filled in for this generator"
+    if config.needs_spread:
+        assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
+        doubt = drawn.spread_hu
+    else:
+        doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes)
+    expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy(), structures)
+    return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
+
+
+def embedded_condition(
+    generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embedded condition on the reference's working grid, and its mask there.
+
+    A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
+    The masks travel as bytes and become channels on the device.
+
+    Args:
+        generator: trained, on `device`.
+        reference: its mask is drawn; with surroundings where the generator draws them.
+        template: with image, and surroundings where the generator knows them.
+        grid: the reference's working grid.
+        device: where to run.
+
+    Returns:
+        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and the labels alone, uint8 [D, H, W] on the CPU, both
+        on the working grid.
+
+    Raises:
+        ValueError: when the generator draws surroundings and the reference has none.
+    """
+    record = generator.record
+    assert template.image is not None, "a template has an image"
+    num_labels = max(record.labels.values())
+    thin = label_roles(record.labels, record.roles).thin
+    codes = grid.labels_to_working(reference.mask, thin)
+    to_draw = codes
+    if record.draws_surroundings:
+        if reference.surroundings is None:
+            raise ValueError(
+                f"{reference.case_id}: reference must have surroundings, since the generator was trained with "
+                "tcdm.pairs.reference_surroundings, got none. Add its surroundingsTr, or train without that setting."
+            )
+        to_draw = grid.labels_to_working(label_codes(reference, num_labels)[1], thin)
+        codes = torch.where(to_draw <= num_labels, to_draw, 0)
+    template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
+    template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1], thin)
+    template_image = to_unit_range(
+        template_grid.image_to_working(template.image, device), record.config.grid.intensity_range_hu
+    )
+    condition = build_condition(
+        to_draw[None, None].to(device),
+        _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
+        _centred(template_image, template_grid.resampled_shape, grid)[None, None],
+        guess_labels=num_labels if record.tcdm.prior else 0,
+        usual=usual_intensities(record.label_means_hu, record.config.grid.intensity_range_hu).to(device),
+    )
+    return generator.tcdm.embed_condition(condition), codes
+
+
+def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:
+    """Lay a volume's content over another working grid, centre on centre; its border continues outside."""
+    for axis, (own, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True)):
+        index = (torch.arange(size, device=volume.device) + (own - wanted) // 2).clamp(0, own - 1)
+        volume = volume.index_select(axis, index)
+    return volume

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
+from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig, TCDMConfig
 from fcas_nnunet.generator import checkpoint
-from fcas_nnunet.generator.autoencoder.latents import cache_latents
+from fcas_nnunet.generator.autoencoder.latents import LatentScale, cache_latents
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.autoencoder.training import train_autoencoder, variant_split
 from fcas_nnunet.generator.calibrate import calibrate
@@ -22,7 +23,7 @@ from fcas_nnunet.generator.data.variants import all_variants, make_variants
 from fcas_nnunet.generator.networks import check_networks
 from fcas_nnunet.generator.optimisation.batches import Shares
 from fcas_nnunet.generator.run_file import Run, read_run, run_faults, write_run
-from fcas_nnunet.generator.survey import own_cases, survey, usual_hu
+from fcas_nnunet.generator.survey import SurveyedCase, own_cases, survey, usual_hu
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.training import train_tcdm
@@ -43,7 +44,7 @@ def train_generator(
     keep_cache: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Train (or go on training) a generator in `folder`; in several processes, all of them call it alike.
+    """Train a generator in `folder`, or resume its training; of several processes, all call it alike.
 
     Args:
         data: the labelled cases.
@@ -61,45 +62,33 @@ def train_generator(
     """
     pretrained = pretrained or PretrainedFiles()
     weights = maisi.read_weights(pretrained)
-    asked = config
+    requested = config
     if weights is not None:
         config = replace(config, tcdm=maisi.config_of(weights, config.tcdm))
         maisi.check_fit(weights, config.tcdm)
     _check_settings(config, data, accelerator, loaded=weights is not None)
     cases = survey(data, accelerator, orientation_known_to(config.tcdm))
-    hashes, means_hu = {case_id: case.sha256 for case_id, case in cases.items()}, usual_hu(cases.values())
     spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
-    _claim(folder, data, asked, hashes, pretrained, accelerator)
-    autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator, metadata)
-    cache = folder / CACHE_FOLDER
-    _cache_variants(data, config, cache, spacing, accelerator)
-    autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator, metadata)
-    autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
-    scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
-    if weights is not None:
-        scale = maisi.checked_scale(weights, scale)
-    train_tcdm(
-        data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder, means_hu,
-        weights,
-    )  # fmt: skip
-    record = checkpoint.GeneratorRecord(
-        config=asked, autoencoder=autoencoder.config, tcdm=config.tcdm, labels=dict(data.labels),
-        surroundings=dict(data.surroundings), working_spacing_mm=triple(spacing), latent_scale=scale,
-        cases=hashes, validation_cases=tuple(data.split()[1]),
-        images={case_id: case.image_sha256 for case_id, case in cases.items()},
-        means_hu={str(label): round(mean, 1) for label, mean in means_hu.items()},
-        geometry=GEOMETRY,
-        roles={name: tuple(given) for name, given in data.roles.items()},
-    )  # fmt: skip
-    accelerator.wait_for_everyone()  # the weights are written
-    if config.calibration is not None:
-        _calibrate(data, record, config.calibration, folder, accelerator)
-    accelerator.wait_for_everyone()  # nobody reads the cache any more
-    if accelerator.is_main_process:
-        checkpoint.save_record(folder, record)
-        if not keep_cache:
-            shutil.rmtree(cache)
-    accelerator.wait_for_everyone()
+    _claim(folder, data, requested, cases, pretrained, accelerator)
+    with _cache(folder, accelerator, keep_cache) as cache:
+        autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator, metadata)
+        _cache_variants(data, config, cache, spacing, accelerator)
+        autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator, metadata)
+        autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
+        scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
+        if weights is not None:
+            scale = maisi.checked_scale(weights, scale)
+        train_tcdm(
+            data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder,
+            usual_hu(cases.values()), weights,
+        )  # fmt: skip
+        record = _record(requested, config.tcdm, data, cases, autoencoder, spacing, scale)
+        accelerator.wait_for_everyone()  # the weights are written
+        if config.calibration is not None:
+            _calibrate(data, record, config.calibration, folder, accelerator)
+        accelerator.wait_for_everyone()  # the calibration is, too
+        if accelerator.is_main_process:
+            checkpoint.save_record(folder, record)
 
 
 def add_calibration(
@@ -119,12 +108,46 @@ def add_calibration(
         ValueError: when the cases are not those it was trained on.
     """
     record = checkpoint.load_record(folder)
-    _refuse_other_cases(data, record, folder, accelerator)
-    _calibrate(data, record, config, folder, accelerator)
+    if _hashes(survey(data, accelerator, orientation_known_to(record.tcdm))) != record.cases:
+        raise ValueError(
+            f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
+        )
+    with _cache(folder, accelerator, keep_cache):
+        _calibrate(data, record, config, folder, accelerator)
+
+
+@contextmanager
+def _cache(folder: Path, accelerator: Accelerator, keep: bool) -> Iterator[Path]:
+    """The folder of variants, latents and drawings; it is removed when no process reads it any more."""
+    yield folder / CACHE_FOLDER
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not keep_cache:
+    if accelerator.is_main_process and not keep:
         shutil.rmtree(folder / CACHE_FOLDER)
     accelerator.wait_for_everyone()
+
+
+def _record(
+    requested: FCaSConfig,
+    tcdm: TCDMConfig,
+    data: TrainingData,
+    cases: Mapping[str, SurveyedCase],
+    autoencoder: Autoencoder,
+    spacing: Sequence[float],
+    scale: LatentScale,
+) -> checkpoint.GeneratorRecord:
+    return checkpoint.GeneratorRecord(
+        config=requested, autoencoder=autoencoder.config, tcdm=tcdm, labels=dict(data.labels),
+        surroundings=dict(data.surroundings), working_spacing_mm=triple(spacing), latent_scale=scale,
+        cases=_hashes(cases), validation_cases=tuple(data.split()[1]),
+        images={case_id: case.image_sha256 for case_id, case in cases.items()},
+        means_hu={str(label): round(mean, 1) for label, mean in usual_hu(cases.values()).items()},
+        geometry=GEOMETRY,
+        roles={name: tuple(given) for name, given in data.roles.items()},
+    )  # fmt: skip
+
+
+def _hashes(cases: Mapping[str, SurveyedCase]) -> dict[str, str]:
+    return {case_id: case.sha256 for case_id, case in cases.items()}
 
 
 def _calibrate(
@@ -143,16 +166,6 @@ def _calibrate(
     learnt = calibrate(generator, data, config, folder / CACHE_FOLDER / checkpoint.CALIBRATION, accelerator)
     if accelerator.is_main_process:
         checkpoint.save_calibration(folder, *learnt)
-
-
-def _refuse_other_cases(
-    data: TrainingData, record: checkpoint.GeneratorRecord, folder: Path, accelerator: Accelerator
-) -> None:
-    cases = survey(data, accelerator, orientation_known_to(record.tcdm))
-    if {case_id: case.sha256 for case_id, case in cases.items()} != record.cases:
-        raise ValueError(
-            f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
-        )
 
 
 def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
@@ -180,7 +193,8 @@ def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Acceler
     checks: list[Callable[[], object]] = [
         lambda: check_networks(config),
         lambda: config.sampling.for_model(config.tcdm.prediction_type),
-        lambda: _check_shares(config, accelerator),
+        lambda: Shares.of(config.autoencoder.optimisation, accelerator, "autoencoder"),
+        lambda: Shares.of(config.tcdm.optimisation, accelerator, "tcdm"),
         lambda: variant_split(data, config.tcdm.pairs),
     ]
     for check in checks:
@@ -190,13 +204,6 @@ def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Acceler
             faults.append(str(error))
     if faults:
         raise ValueError("\n".join(faults))
-
-
-def _check_shares(config: FCaSConfig, accelerator: Accelerator) -> None:
-    """See that every batch can be shared out among the processes."""
-    parts = {"autoencoder": config.autoencoder.optimisation, "tcdm": config.tcdm.optimisation}
-    for what, optimisation in parts.items():
-        Shares.of(optimisation, accelerator, what)
 
 
 def _cache_variants(
@@ -247,13 +254,15 @@ def _claim(
     folder: Path,
     data: TrainingData,
     config: FCaSConfig,
-    hashes: dict[str, str],
+    cases: Mapping[str, SurveyedCase],
     pretrained: PretrainedFiles,
     accelerator: Accelerator,
 ) -> None:
     """Make the folder this run's own, or see that it is."""
     roles = {name: tuple(given) for name, given in data.roles.items()}
-    run = Run(config, dict(data.labels), dict(data.surroundings), hashes, pretrained.identity(), GEOMETRY, roles)
+    run = Run(
+        config, dict(data.labels), dict(data.surroundings), _hashes(cases), pretrained.identity(), GEOMETRY, roles
+    )
     before = read_run(folder)
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     faults = run_faults(before, run) if before is not None else []

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands.report.page import shown_result
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.options import ConfidenceChoice, Solver
 from fcas_nnunet.config.presets import preset
-from fcas_nnunet.evaluation.report.results import ShownResult, show_result
+from fcas_nnunet.evaluation.report.results import ShownResult
 from fcas_nnunet.evaluation.results import read_result
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
@@ -137,6 +138,6 @@ def write_result(path: Path, content: dict[str, Any]) -> Path:
 
 def assert_shown_by_the_report(path: Path) -> ShownResult:
     """A result that fcas_evaluate has written goes through what fcas_report does with it."""
-    shown = show_result(read_result(path))
+    shown = shown_result(read_result(path))
     assert shown.notes or any(table.rows for table in shown.tables)
     return shown

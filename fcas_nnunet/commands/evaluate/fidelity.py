@@ -200,17 +200,14 @@ def evaluate_fidelity(
     )  # fmt: skip
     learnt = learnt_cases(model.folder, model.folds)
     real_cases = list(real["cases"]) if real else []
-    compared = comparison(
-        list(scores["cases"]), derived_cases(synthetic, learnt), real_cases, {p.case_id for p in learnt}
-    )
+    seen = {parent.case_id for parent in learnt}
+    compared = comparison(list(scores["cases"]), derived_cases(synthetic, learnt), real_cases, seen)
     measured = real_dice(real, labels, compared.real) if real and compared.real else {}
     judged = {}
     for name in labels:
         entries = [scores["cases"][case_id][name] for case_id in compared.cases]
-        verdict = judge_structure(
-            name, [entry["dice"] for entry in entries], measured.get(name), flattered=compared.flattered,
-            roles=synthetic.roles,
-        )  # fmt: skip
+        dice = [entry["dice"] for entry in entries]
+        verdict = judge_structure(name, dice, measured.get(name), flattered=compared.flattered, roles=synthetic.roles)
         judged[name] = _label_entry(verdict, entries, compared.cases)
     return {
         **header(FIDELITY),

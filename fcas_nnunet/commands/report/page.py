@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
     check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", is_page)])
     say_roles(sets.synthetic.name, sets.synthetic.labels, sets.synthetic.roles)
-    results = [_show(read_result(path)) for path in args.results]
+    results = [shown_result(read_result(path)) for path in args.results]
     workers = args.np or default_workers()
 
     # Measure
@@ -137,7 +137,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"{output}: {len(page.encode()) / 1e6:.1f} MB, {len(shown)} of {len(cases)} cases to scroll through")
 
 
-def _show(result: Mapping[str, Any]) -> ShownResult:
+def shown_result(result: Mapping[str, Any]) -> ShownResult:
+    """A result of fcas_evaluate as the page shows it."""
     printed = {FIDELITY: fidelity, MEMORISATION: memorisation}
     return show_result(result, printed.get(result["schema"]))
 

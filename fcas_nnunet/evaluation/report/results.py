@@ -178,7 +178,8 @@ def _confidence(content: Mapping[str, Any]) -> ShownResult:
 
 def _as_printed(content: Mapping[str, Any], part: PrintedPart) -> ShownResult:
     """The table that fcas_evaluate prints, and those of the result within the result."""
-    header, rows = part.table(content)
+    printed = {key: value if key == "settings" else _with_nan(value) for key, value in content.items()}
+    header, rows = part.table(printed)
     within = [show_result(value) for value in content.values()
               if isinstance(value, dict) and value.get("schema") in VERSIONS]  # fmt: skip
     tables = [Table(f"{inner.title}: {table.title}", table.header, table.rows)
@@ -186,10 +187,19 @@ def _as_printed(content: Mapping[str, Any], part: PrintedPart) -> ShownResult:
     title = _words(content["schema"].rsplit("/", 1)[-1]).capitalize()
     named = [f"{_words(key)}: {value}" for key, value in content.items() if isinstance(value, str) and key != "schema"]
     return ShownResult(
-        title, "; ".join(named), [Table("Summary", header, rows), *tables], part.notes(content),
+        title, "; ".join(named), [Table("Summary", header, rows), *tables], part.notes(printed),
         _flat(content["settings"]),
         {name: values for inner in within for name, values in inner.scores.items()},
     )  # fmt: skip
+
+
+def _with_nan(value: Any) -> Any:
+    """A value of a result as fcas_evaluate had it before writing: NaN for scores that do not exist, null in JSON."""
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _text(value: Any) -> str:

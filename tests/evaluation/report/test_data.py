@@ -266,7 +266,7 @@ def test_memorisation_is_shown_as_it_is_printed() -> None:
         "settings": {"patch_mm": 32, "features": None, "real_scans": {"count": 4, "kind": "held_out"}},
         "summary": {"image": entry}, "nearest_is_template": {"measures": {}, "cases_without": 2},
     }  # fmt: skip
-    shown = page._show(content)
+    shown = page.shown_result(content)
     assert (shown.title, shown.subtitle) == ("Memorisation", "training: Dataset901_Heart")
     assert shown.settings["patch mm"] == "32"
     assert [table.title for table in shown.tables] == ["Summary"]
@@ -275,7 +275,7 @@ def test_memorisation_is_shown_as_it_is_printed() -> None:
     assert "2 synthetic cases without a template in Dataset901_Heart" in shown.notes
     del content["summary"]
     with pytest.raises(ValueError, match="memorisation: fields must be those of docs/evaluation.md, got none.*summary"):
-        page._show(content)
+        page.shown_result(content)
 
 
 def test_a_result_within_a_result_is_shown_too() -> None:

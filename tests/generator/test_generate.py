@@ -15,8 +15,7 @@ from fcas_nnunet.config.files import load_config, save_config
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig
 from fcas_nnunet.config.options import ConfidenceChoice, ReferenceSource, Solver
 from fcas_nnunet.config.presets import PRESETS
-from fcas_nnunet.generator import checkpoint
-from fcas_nnunet.generator import generate as production
+from fcas_nnunet.generator import checkpoint, drawing
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import REFERENCE, Variant, make_variants
@@ -171,7 +170,7 @@ def test_a_structure_that_the_template_lacks_is_guessed_at_its_mean(trained, mon
         guesses.append(build_condition(*parts, **options)[0, 17][parts[0][0, 0] == 3])
         return build_condition(*parts, **options)
 
-    monkeypatch.setattr(production, "build_condition", seen)
+    monkeypatch.setattr(drawing, "build_condition", seen)
     lacking = replace(case, mask=np.where(case.mask == 3, 0, case.mask))
     draw_image(generator, small_case(0), lacking, 0, CPU, torch.float32)
     assert guesses[0].mean() == pytest.approx((expected + 1000) / 2000, abs=1e-3)
@@ -190,7 +189,7 @@ def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypa
         drawn.append(reference[0, 0])
         return build_condition(reference, *others, **options)
 
-    monkeypatch.setattr(production, "build_condition", seen)
+    monkeypatch.setattr(drawing, "build_condition", seen)
     case, _ = make_case(
         generator, CasePlan("a", 1, "p0", "p1", ReferenceSource.GIVEN), load_small_case, CPU, torch.float32
     )

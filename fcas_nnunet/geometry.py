@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-Triple = tuple[float, float, float]
+Triple: TypeAlias = tuple[T, T, T]
 Box = tuple[slice, slice, slice]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from fcas_nnunet.case import spacing_of
+from fcas_nnunet.geometry import Triple, triple
 
 Number = TypeVar("Number", int, float)
-Triple: TypeAlias = tuple[Number, Number, Number]
 
 #: Letter → row of an LPS affine, and the sign of its direction.
 _DIRECTIONS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -65,8 +65,7 @@ class Orientation:
 
     def reorder(self, values: Sequence[Number]) -> Triple[Number]:
         """One value per stored axis (voxels, mm) in the order of the turned axes."""
-        a, b, c = (values[axis] for axis in self.axes)
-        return a, b, c
+        return triple(values[axis] for axis in self.axes)
 
     def spacing_mm(self, affine: np.ndarray) -> Triple[float]:
         """Voxel size along the turned axes of a volume that is stored with this affine."""

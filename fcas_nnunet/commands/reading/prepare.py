@@ -35,7 +35,7 @@ from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.volumes import read_grid, read_volume
-from fcas_nnunet.labels.matching import match_labels
+from fcas_nnunet.labels.matching import id_table, match_labels
 from fcas_nnunet.labels.resampling import nearest_labels
 from fcas_nnunet.seeds import derive_seed
 
@@ -242,10 +242,7 @@ def _candidates(name: str, scans: Scans, methods: Mapping[str, Scans]) -> dict[s
 def _label_table(labels: Mapping[str, int], methods: Mapping[str, Scans]) -> np.ndarray:
     first = next(scans.dataset for scans in methods.values() if scans.dataset is not None).labels
     common = set(common_labels(methods).values())
-    table = np.zeros(256, dtype=np.uint8)
-    for source, target in match_labels(labels, first).items():
-        table[source] = target if target in common else 0
-    return table
+    return id_table({source: target for source, target in match_labels(labels, first).items() if target in common})
 
 
 def _choose(candidates: dict[str, list[Candidate]]) -> Choice | str:

@@ -16,7 +16,7 @@ from fcas_nnunet.evaluation.viewing.pictures import Pictures, case_pictures
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_grid, read_volume, same_grid
 from fcas_nnunet.labels.anatomy import GivenRoles, thin_label_ids
-from fcas_nnunet.labels.matching import match_labels
+from fcas_nnunet.labels.matching import id_table, match_labels
 
 _AIR_HU = -1024
 
@@ -164,10 +164,7 @@ def pack(job: PackJob) -> Packed:
 
 def _translated(mask: np.ndarray, becomes: Mapping[int, int]) -> np.ndarray:
     """A label map under the synthetic set's ids."""
-    lookup = np.zeros(256, dtype=np.uint8)
-    for source, target in becomes.items():
-        lookup[source] = target
-    return lookup[mask.astype(np.uint8)]
+    return id_table(becomes)[mask.astype(np.uint8)]
 
 
 def thin_ids(labels: Mapping[str, int], roles: GivenRoles) -> list[int]:

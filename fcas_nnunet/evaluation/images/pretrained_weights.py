@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from fcas_nnunet.files import file_sha256
+from fcas_nnunet.listing import listed
 
 SHA256_DIGITS = 12
-_NAMED = 5
 
 
 def hub_checkpoints() -> Path:
@@ -71,8 +71,5 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], path: Path,
         if key in state and state[key].shape != own[key].shape
     ]
     if faults:
-        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise ValueError(
-            f"{path}: weights must be those of {network}, got {', '.join(faults[:_NAMED])}{more}. Name another file."
-        )
+        raise ValueError(f"{path}: weights must be those of {network}, got {listed(faults)}. Name another file.")
     module.load_state_dict(state)

@@ -12,7 +12,7 @@ from fcas_nnunet.evaluation.reading.shown import GREYS
 from fcas_nnunet.evaluation.viewing.atlas import Atlas
 from fcas_nnunet.evaluation.viewing.colours import label_colours
 from fcas_nnunet.evaluation.viewing.templates import page_environment
-from fcas_nnunet.orientation import Triple
+from fcas_nnunet.geometry import Triple
 
 
 @dataclass(frozen=True)

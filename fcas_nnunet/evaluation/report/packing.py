@@ -13,8 +13,8 @@ import numpy as np
 
 from fcas_nnunet.evaluation.viewing.atlas import Atlas, GreyScale, atlas_of
 from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
+from fcas_nnunet.geometry import Triple
 from fcas_nnunet.labels.resampling import ThinStructure, reduce_labels, shares, thin_structures
-from fcas_nnunet.orientation import Triple
 
 #: Fine steps (4.2 HU) where hearts and contrast lie.
 GREYS = GreyScale(hu=(-1024.0, -200.0, 600.0, 2000.0), values=(0.0, 32.0, 224.0, 255.0))

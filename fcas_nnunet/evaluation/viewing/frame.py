@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcas_nnunet.orientation import Orientation, Triple
+from fcas_nnunet.geometry import Triple
+from fcas_nnunet.orientation import Orientation
 
 MARGIN_MM = 12.0
 

@@ -14,6 +14,7 @@ from torch import nn
 from fcas_nnunet.config.schema import settings
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.files import file_sha256 as file_sha256
+from fcas_nnunet.listing import listed
 
 SAFETENSORS = ".safetensors"
 #: Weights in the folder of a part of the generator, and their average over the training.
@@ -116,10 +117,8 @@ def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
     broken = sorted(key for key, tensor in content.items() if not torch.isfinite(tensor).all())
     if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise ValueError(
-            f"{path}: weights must be finite, got NaN or infinity in {', '.join(broken[:3])}{more}. "
-            "Train or fetch them again."
+            f"{path}: weights must be finite, got NaN or infinity in {listed(broken, 3)}. Train or fetch them again."
         )
     return content
 

@@ -47,11 +47,11 @@ class Deformation:
         elastic_seed: seed of the control displacements.
     """
 
-    rotation_deg: Triple
-    scale: Triple
-    shear: Triple
-    translation_mm: Triple
-    center_mm: Triple
+    rotation_deg: Triple[float]
+    scale: Triple[float]
+    shear: Triple[float]
+    translation_mm: Triple[float]
+    center_mm: Triple[float]
     control_spacing_mm: float
     lattice_shape: tuple[int, int, int]
     max_displacement_mm: float
@@ -113,10 +113,10 @@ class Deformation:
 def draw_deformation(
     config: MaskConfig,
     shape: tuple[int, int, int],
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     seed: int,
     *,
-    center_mm: Triple | None = None,
+    center_mm: Triple[float] | None = None,
     strength: float = 1.0,
 ) -> Deformation:
     """Draw a deformation from the ranges of `config`.
@@ -136,7 +136,7 @@ def draw_deformation(
         center_mm = triple(map(float, (np.array(shape) - 1) / 2 * spacing_mm))
     unit = iter(uniform_numbers(seed, 13))
 
-    def drawn(low: float, high: float) -> Triple:
+    def drawn(low: float, high: float) -> Triple[float]:
         return triple(low + (high - low) * next(unit) for _ in range(3))
 
     extent_mm = (np.array(shape) - 1) * spacing_mm
@@ -153,7 +153,7 @@ def draw_deformation(
     )
 
 
-def mask_center_mm(mask: np.ndarray, spacing_mm: Triple) -> Triple:
+def mask_center_mm(mask: np.ndarray, spacing_mm: Triple[float]) -> Triple[float]:
     """Centroid of the foreground in mm from the first voxel's centre; the volume's middle for an empty mask."""
     foreground = mask > 0
     profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
@@ -274,7 +274,7 @@ def uniform_numbers(seed: int, count: int) -> np.ndarray:
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _rotation(degrees: Triple) -> np.ndarray:
+def _rotation(degrees: Triple[float]) -> np.ndarray:
     """Rotation about D, then H, then W."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):

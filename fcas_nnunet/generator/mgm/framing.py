@@ -21,7 +21,7 @@ _VIEW_PASSES = 5
 
 
 def surface_points(
-    mask: np.ndarray, source: dict[int, ClassTopology], spacing_mm: Triple
+    mask: np.ndarray, source: dict[int, ClassTopology], spacing_mm: Triple[float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Some points of each class's surface, mm [N, 3], and which faces their class keeps off, bool [N, 3, 2]."""
     points, keeps_off = [], []
@@ -42,7 +42,7 @@ def kept_in_view(
     points_mm: np.ndarray,
     keeps_off: np.ndarray,
     shape: tuple[int, ...],
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
 ) -> Deformation:
     """The deformation, shifted as little as brings each class back inside the volume.
 

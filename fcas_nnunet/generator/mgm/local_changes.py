@@ -108,7 +108,7 @@ def draw_local_changes(
 
 
 def apply_local_changes(
-    mask: np.ndarray, changes: Sequence[LocalChange], spacing_mm: Triple, roles: LabelRoles
+    mask: np.ndarray, changes: Sequence[LocalChange], spacing_mm: Triple[float], roles: LabelRoles
 ) -> np.ndarray:
     """Change a mask.
 
@@ -155,7 +155,9 @@ class HopelessRange:
     ratio: float
 
 
-def hopeless_ranges(mask: np.ndarray, config: MaskConfig, spacing_mm: Triple, roles: LabelRoles) -> list[HopelessRange]:
+def hopeless_ranges(
+    mask: np.ndarray, config: MaskConfig, spacing_mm: Triple[float], roles: LabelRoles
+) -> list[HopelessRange]:
     """Ranges that can give no acceptable mask of this source, found without drawing one.
 
     A volume counts as acceptable if the affine part could bring it into `volume_ratio_range` with all three axes at an
@@ -197,7 +199,7 @@ def hopeless_ranges(mask: np.ndarray, config: MaskConfig, spacing_mm: Triple, ro
     return found
 
 
-def _move_border(mask: np.ndarray, change: LocalChange, neighbours: Sequence[int], spacing_mm: Triple) -> None:
+def _move_border(mask: np.ndarray, change: LocalChange, neighbours: Sequence[int], spacing_mm: Triple[float]) -> None:
     """Let a label advance into its neighbours, or them into it."""
     for neighbour in neighbours:
         winner, loser = (change.label, neighbour) if change.amount > 0 else (neighbour, change.label)
@@ -215,7 +217,9 @@ def _move_border(mask: np.ndarray, change: LocalChange, neighbours: Sequence[int
         part[taken] = winner
 
 
-def _change_calibre(mask: np.ndarray, change: LocalChange, box: Box, spacing_mm: Triple, roles: LabelRoles) -> None:
+def _change_calibre(
+    mask: np.ndarray, change: LocalChange, box: Box, spacing_mm: Triple[float], roles: LabelRoles
+) -> None:
     """Widen or narrow a vessel about its skeleton, everywhere or along a part of a branch."""
     spacing = np.array(spacing_mm)
     widest_mm = edt.edt(np.pad(mask[box] == change.label, 1), anisotropy=spacing_mm).max()

@@ -68,7 +68,7 @@ class GeneratedMask:
 
 def generate_mask(
     mask: np.ndarray,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     config: MaskConfig | None = None,
     seed: int = 0,
     roles: LabelRoles | None = None,
@@ -113,7 +113,7 @@ def generate_mask(
 def apply_recipe(
     mask: np.ndarray,
     recipe: Recipe,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     roles: LabelRoles | None = None,
 ) -> np.ndarray:
     """Make a mask again from its source and its recipe.
@@ -135,7 +135,7 @@ def apply_recipe(
 def deform_mask(
     mask: np.ndarray,
     deformation: Deformation,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     roles: LabelRoles | None = None,
     *,
     source: SourceMask | None = None,
@@ -343,7 +343,7 @@ def _paint(part: np.ndarray, voxels: np.ndarray, label: int, thin_ids: Collectio
     part[tuple(voxels[free].T)] = label
 
 
-def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, spacing_mm: Triple) -> Box:
+def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, spacing_mm: Triple[float]) -> Box:
     """A box of the output that holds all that `box` is moved to."""
     spacing = np.array(spacing_mm)
     low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])

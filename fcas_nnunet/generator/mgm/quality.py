@@ -26,7 +26,7 @@ _LEAST_LOG_SPREAD = 0.3  # a factor of 2.5 either way: a few patients do not sho
 def mask_faults(
     mask: np.ndarray,
     source: np.ndarray,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     *,
     roles: LabelRoles | None = None,
     config: MaskConfig | None = None,
@@ -54,7 +54,7 @@ def topology_faults(
     source: Mapping[int, ClassTopology],
     candidate: Mapping[int, ClassTopology],
     config: MaskConfig,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     bounds_ml: Bounds | None = None,
 ) -> list[str]:
     """`mask_faults` of masks that are described already."""
@@ -115,7 +115,7 @@ def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tup
     return bounds
 
 
-def label_volumes_ml(mask: np.ndarray, spacing_mm: Triple, label_ids: Collection[int]) -> dict[int, float]:
+def label_volumes_ml(mask: np.ndarray, spacing_mm: Triple[float], label_ids: Collection[int]) -> dict[int, float]:
     """Volume of each label."""
     counts = np.bincount(mask.ravel(), minlength=NUM_CODES)
     return {label: float(counts[label]) * float(np.prod(spacing_mm)) / 1000 for label in label_ids}

@@ -59,7 +59,7 @@ class SourceMask:
     """
 
     mask: np.ndarray
-    spacing_mm: Triple
+    spacing_mm: Triple[float]
     roles: LabelRoles
 
     @cached_property

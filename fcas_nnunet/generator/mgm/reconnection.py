@@ -52,7 +52,7 @@ def reconnect_class(
     output: np.ndarray,
     origin: np.ndarray,
     deformation: Deformation,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
 ) -> np.ndarray:
     """The voxels to add to a class so that its pieces hang together as the source's do.
 

@@ -21,7 +21,7 @@ _SPLINE_RIM = 12  # voxels around a volume after which its spline no longer feel
 def deform_labels(
     labels: np.ndarray,
     deformation: Deformation,
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     *,
     region: Box | None = None,
 ) -> np.ndarray:
@@ -49,7 +49,7 @@ def deform_labels(
     return output.numpy()
 
 
-def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple) -> np.ndarray:
+def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]) -> np.ndarray:
     """An image through the same field as its mask, by cubic splines: linear interpolation would blur thin vessels away.
 
     Args:
@@ -74,7 +74,7 @@ def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple
 def _coordinate_slabs(
     deformation: Deformation,
     shape: tuple[int, ...],
-    spacing_mm: Triple,
+    spacing_mm: Triple[float],
     region: Box,
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Source indices of the region, slab by slab along D: (slab within the region, three float32 [d, h, w])."""

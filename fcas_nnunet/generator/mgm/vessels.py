@@ -60,14 +60,14 @@ class Vessel:
         some = voxels[:: -(-len(voxels) // _VOLUME_POINTS)]
         return cls(topology, core + corner, neighbours, piece, order, some + corner)
 
-    def predicted_voxels(self, deformation: Deformation, spacing_mm: Triple) -> float:
+    def predicted_voxels(self, deformation: Deformation, spacing_mm: Triple[float]) -> float:
         """Its volume after a deformation by the Jacobian, in voxels."""
         ratio = local_volume_ratio(deformation, self.voxels * np.array(spacing_mm))
         return self.topology.num_voxels * float(ratio.mean())
 
 
 def fit_vessel(
-    vessel: Vessel, sampled: np.ndarray, origin: np.ndarray, deformation: Deformation, spacing_mm: Triple
+    vessel: Vessel, sampled: np.ndarray, origin: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]
 ) -> np.ndarray:
     """The sampled class with the source's pieces and tunnels.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcas_nnunet.datasets.phantom import Patient, draw_patient
-from fcas_nnunet.datasets.phantom.coronaries import SMALLEST_RADIUS_MM, Dominance, Tree, Vessel
+from fcas_nnunet.datasets.phantom.coronaries import SMALLEST_RADIUS_MM, Tree, Vessel
 
 STEMS = {"LM": Tree.LEFT, "RCA": Tree.RIGHT}
 
@@ -22,7 +22,7 @@ def vessels(patient: Patient) -> dict[str, Vessel]:
 
 def parent_of(name: str, patient: Patient) -> str:
     if name == "PDA":
-        return "RCA" if patient.coronaries.dominance == Dominance.RIGHT else "LCX"
+        return "RCA" if patient.coronaries.dominance == Tree.RIGHT else "LCX"
     return {"LAD": "LM", "LCX": "LM", "D": "LAD", "OM": "LCX", "AM": "RCA", "PLV": "RCA"}[name.rstrip("123")]
 
 
@@ -41,8 +41,8 @@ def test_dominance_decides_which_tree_has_the_posterior_descending_artery(patien
         if posterior is not None:
             assert posterior.tree.value == patient.coronaries.dominance.value
             found.add(patient.coronaries.dominance)
-    assert found == {Dominance.LEFT, Dominance.RIGHT}
-    right = sum(patient.coronaries.dominance == Dominance.RIGHT for patient in patients)
+    assert found == {Tree.LEFT, Tree.RIGHT}
+    right = sum(patient.coronaries.dominance == Tree.RIGHT for patient in patients)
     assert 9 <= right <= 15  # 85 % are drawn right dominant
 
 

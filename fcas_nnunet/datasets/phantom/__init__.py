@@ -14,9 +14,9 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.datasets.phantom.acquisition import Tissue, draw_acquisition, scan
 from fcas_nnunet.datasets.phantom.coronaries import CoronaryTree, grow_coronaries
 from fcas_nnunet.datasets.phantom.fields import Warp
-from fcas_nnunet.datasets.phantom.heart import Heart, HeartSizes, build_heart
+from fcas_nnunet.datasets.phantom.heart import Heart, HeartSizes, Layer, build_heart
 from fcas_nnunet.datasets.phantom.render import Canvas, Grid
-from fcas_nnunet.datasets.phantom.thorax import Chest, ChestSizes, build_chest
+from fcas_nnunet.datasets.phantom.thorax import ChestSizes, build_chest
 from fcas_nnunet.labels.anatomy import Structure, Surrounding
 
 #: Label name → id in labelsTr.
@@ -38,35 +38,20 @@ _BODY = _CODES[Surrounding.BODY]
 
 @dataclass(frozen=True)
 class Patient:
-    """An invented patient.
-
-    Attributes:
-        heart: chambers and great vessels.
-        coronaries: the coronary trees.
-        chest: what lies around.
-        warp: irregularity of the whole anatomy.
-        scan_center: [3], middle of the field of view in mm.
-        scan_rotation: [3, 3], how obliquely the grid lies.
-        field_of_view_mm: [3], along D, H, W.
-        scan_origin: [3], shift of the scanner's coordinates.
-    """
+    """An invented patient."""
 
     heart: Heart
     coronaries: CoronaryTree
-    chest: Chest
-    warp: Warp
-    scan_center: np.ndarray
-    scan_rotation: np.ndarray
-    field_of_view_mm: np.ndarray
-    scan_origin: np.ndarray
+    chest: list[Layer]
+    warp: Warp  # irregularity of the whole anatomy
+    scan_center: np.ndarray  # [3], middle of the field of view in mm
+    scan_rotation: np.ndarray  # [3, 3], how obliquely the grid lies
+    field_of_view_mm: np.ndarray  # [3], along D, H, W
+    scan_origin: np.ndarray  # [3], shift of the scanner's coordinates
 
 
 def draw_patient(seed: int) -> Patient:
-    """The patient of a seed.
-
-    Args:
-        seed: names the patient.
-    """
+    """The patient of a seed."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, _ANATOMY_STREAM]))
     heart = build_heart(HeartSizes.draw(rng), rng)
     chest = build_chest(ChestSizes.draw(rng, heart.sizes.scale), heart, rng)
@@ -89,12 +74,7 @@ def draw_patient(seed: int) -> Patient:
 
 
 def patient_seed(population: int, index: int) -> int:
-    """The seed of one patient of a population.
-
-    Args:
-        population: the seed of a data set.
-        index: the patient's number.
-    """
+    """The seed of the patient of a number, in a population (a data set) of a seed."""
     return int(np.random.SeedSequence([population, index]).generate_state(1)[0])
 
 
@@ -124,9 +104,12 @@ def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisiti
     settings = draw_acquisition(rng)
     grid = Grid(_affine(patient, shape), shape, patient.warp)
     canvas = Canvas(grid, settings)
-    _paint_chest(canvas, patient.chest)
-    _paint_heart(canvas, patient.heart)
-    _paint_coronaries(canvas, patient.coronaries)
+    for solid, tissue, name in (*patient.chest, *patient.heart.layers):
+        canvas.paint(solid, tissue, _CODES[name])
+    tree, arteries = patient.coronaries, _CODES[Structure.CORONARY_ARTERIES]
+    canvas.paint_vessels(tree.veins, Tissue.CORONARY_VEIN, None)
+    canvas.paint_vessels(tree.vessels, Tissue.CORONARY_BLOOD, arteries, wrapped_mm=_FAT_AROUND_MM)
+    canvas.paint_plaques(tree.plaques, tree)
     for structure in Structure:
         if structure != Structure.CORONARY_ARTERIES:
             canvas.keep_largest(_CODES[structure], otherwise=_BODY)
@@ -151,59 +134,3 @@ def _affine(patient: Patient, shape: tuple[int, int, int]) -> np.ndarray:
     affine[:3, :3] = patient.scan_rotation @ upright * (patient.field_of_view_mm / shape)
     affine[:3, 3] = patient.scan_center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
-
-
-def _paint_chest(canvas: Canvas, chest: Chest) -> None:
-    """Everything around the heart, from the skin inwards."""
-    lungs, ribs, spine = _CODES[Surrounding.LUNGS], _CODES[Surrounding.RIBS], _CODES[Surrounding.SPINE]
-    canvas.paint(chest.skin, Tissue.FAT, _BODY)
-    canvas.paint(chest.wall, Tissue.MUSCLE, _BODY)
-    canvas.paint(chest.ribs, Tissue.BONE, ribs)
-    canvas.paint(chest.rib_marrow, Tissue.MARROW, ribs)
-    canvas.paint(chest.sternum, Tissue.BONE, ribs)
-    canvas.paint(chest.sternum_marrow, Tissue.MARROW, ribs)
-    canvas.paint(chest.cavity, Tissue.LUNG, lungs)
-    for vessel in chest.lung_vessels:
-        canvas.paint(vessel, Tissue.LUNG_VESSEL, lungs)
-    canvas.paint(chest.abdomen, Tissue.ABDOMEN, _BODY)
-    canvas.paint(chest.liver, Tissue.LIVER, _BODY)
-    canvas.paint(chest.mediastinum, Tissue.FAT, _BODY)
-    canvas.paint(chest.epicardial_fat, Tissue.EPICARDIAL_FAT, _BODY)
-    canvas.paint(chest.spine, Tissue.BONE, spine)
-    canvas.paint(chest.spine_marrow, Tissue.MARROW, spine)
-    canvas.paint(chest.discs, Tissue.DISC, spine)
-    canvas.paint(chest.spinal_canal, Tissue.SOFT, _BODY)
-    canvas.paint(chest.oesophagus, Tissue.SOFT, _BODY)
-    canvas.paint(chest.airway_walls, Tissue.SOFT, _BODY)
-    canvas.paint(chest.airways, Tissue.AIRWAY, _BODY)
-    canvas.paint(chest.descending_aorta, Tissue.DESCENDING_BLOOD, _CODES[Surrounding.DESCENDING_AORTA])
-
-
-def _paint_heart(canvas: Canvas, heart: Heart) -> None:
-    """Chambers and great vessels; a wall is painted before its cavity, the left ventricle over the right."""
-    canvas.paint(heart.superior_vein, Tissue.SUPERIOR_BLOOD, _BODY)
-    canvas.paint(heart.inferior_vein, Tissue.INFERIOR_BLOOD, _BODY)
-    canvas.paint(heart.pulmonary_veins, Tissue.LA_BLOOD, _BODY)
-    canvas.paint(heart.ra_wall, Tissue.SOFT, _BODY)
-    canvas.paint(heart.rv_wall, Tissue.RV_MUSCLE, _BODY)
-    canvas.paint(heart.ra, Tissue.RA_BLOOD, _CODES[Structure.RIGHT_ATRIUM])
-    canvas.paint(heart.rv, Tissue.RV_BLOOD, _CODES[Structure.RIGHT_VENTRICLE])
-    canvas.paint(heart.rv_muscles, Tissue.RV_MUSCLE, _CODES[Structure.RIGHT_VENTRICLE])
-    canvas.paint(heart.la_wall, Tissue.SOFT, _BODY)
-    canvas.paint(heart.la, Tissue.LA_BLOOD, _CODES[Structure.LEFT_ATRIUM])
-    canvas.paint(heart.lv_wall, Tissue.MYOCARDIUM, _CODES[Structure.LEFT_MYOCARDIUM])
-    canvas.paint(heart.lv, Tissue.LV_BLOOD, _CODES[Structure.LEFT_VENTRICLE])
-    canvas.paint(heart.lv_muscles, Tissue.MYOCARDIUM, _CODES[Structure.LEFT_VENTRICLE])
-    canvas.paint(heart.pa_wall, Tissue.SOFT, _BODY)
-    canvas.paint(heart.pa, Tissue.PULMONARY_BLOOD, _CODES[Structure.PULMONARY_ARTERY])
-    canvas.paint(heart.aorta_wall, Tissue.SOFT, _BODY)
-    canvas.paint(heart.aorta, Tissue.AORTIC_BLOOD, _CODES[Structure.ASCENDING_AORTA])
-
-
-def _paint_coronaries(canvas: Canvas, coronaries: CoronaryTree) -> None:
-    """Veins, then arteries in their fat, then calcium in their walls."""
-    canvas.paint_vessels(coronaries.veins, Tissue.CORONARY_VEIN, None)
-    canvas.paint_vessels(
-        coronaries.vessels, Tissue.CORONARY_BLOOD, _CODES[Structure.CORONARY_ARTERIES], wrapped_mm=_FAT_AROUND_MM
-    )
-    canvas.paint_plaques(coronaries.plaques, coronaries)

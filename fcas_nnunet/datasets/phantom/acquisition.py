@@ -55,33 +55,18 @@ class Bolus(StrEnum):
 
 @dataclass(frozen=True)
 class Acquisition:
-    """A scan's parameters.
+    """A scan's parameters."""
 
-    Attributes:
-        bolus: state of the right heart.
-        hu: mean of each tissue.
-        texture_hu: standard deviation of each tissue's own texture.
-        fine, coarse: fields of that texture, 3 and 14 mm.
-        noise_hu: standard deviation of the noise.
-        noise_grain: its correlation length in voxels.
-        psf_fwhm_mm: point spread.
-        streak_hu: amplitude of the streaks around the superior caval vein.
-        streak_phase: which way they point.
-        band_gain: [16] factors on contrast along z, as when the bolus changes between heart beats.
-        noise_seed: of the noise.
-    """
-
-    bolus: Bolus
-    hu: dict[Tissue, float]
-    texture_hu: dict[Tissue, float]
-    fine: NoiseField
-    coarse: NoiseField
-    noise_hu: float
-    noise_grain: float
-    psf_fwhm_mm: float
-    streak_hu: float
-    streak_phase: np.ndarray
-    band_gain: np.ndarray
+    hu: dict[Tissue, float]  # mean of each tissue
+    texture_hu: dict[Tissue, float]  # standard deviation of each tissue's own texture
+    fine: NoiseField  # that texture's detail, of 3.5 mm
+    coarse: NoiseField  # and its drift, of 14 mm
+    noise_hu: float  # standard deviation of the noise
+    noise_grain: float  # its correlation length in voxels
+    psf_fwhm_mm: float  # point spread
+    streak_hu: float  # amplitude of the streaks around the superior caval vein
+    streak_phase: np.ndarray  # which way they point
+    band_gain: np.ndarray  # [16] factors on contrast along z, as when the bolus changes between heart beats
     noise_seed: int
 
     def tissue_hu(self, tissue: Tissue, points: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
@@ -100,13 +85,11 @@ _LEFT_BLOOD = frozenset(
 
 
 def draw_acquisition(rng: np.random.Generator) -> Acquisition:
-    """A scan's parameters.
-
-    Args:
-        rng: source of randomness.
-    """
-    bolus = Bolus(str(rng.choice([Bolus.BRIGHT.value, Bolus.WASHED_OUT.value, Bolus.MIXED.value], p=[0.4, 0.35, 0.25])))
+    """A scan's parameters, drawn."""
+    bolus = Bolus(str(rng.choice([bolus.value for bolus in Bolus], p=[0.4, 0.35, 0.25])))
     hu = _resting_hu(rng) | _blood_hu(bolus, rng)
+    # the right heart holds a streaky mixture of opacified and plain blood
+    mixing = {Bolus.BRIGHT: (10, 30), Bolus.WASHED_OUT: (5, 12), Bolus.MIXED: (40, 90)}[bolus]
     texture = {tissue: 6.0 for tissue in Tissue} | {
         Tissue.AIR: 0.0,
         Tissue.AIRWAY: 4.0,
@@ -119,14 +102,13 @@ def draw_acquisition(rng: np.random.Generator) -> Acquisition:
         Tissue.SOFT: 14.0,
         Tissue.MYOCARDIUM: rng.uniform(6, 14),
         Tissue.CALCIUM: 80.0,
-        Tissue.RA_BLOOD: _mixing(bolus, rng, 1.0),
-        Tissue.RV_BLOOD: _mixing(bolus, rng, 0.7),
-        Tissue.SUPERIOR_BLOOD: _mixing(bolus, rng, 1.3),
-        Tissue.INFERIOR_BLOOD: _mixing(bolus, rng, 1.0),
-        Tissue.PULMONARY_BLOOD: _mixing(bolus, rng, 0.2),
+        Tissue.RA_BLOOD: 1.0 * rng.uniform(*mixing),
+        Tissue.RV_BLOOD: 0.7 * rng.uniform(*mixing),
+        Tissue.SUPERIOR_BLOOD: 1.3 * rng.uniform(*mixing),
+        Tissue.INFERIOR_BLOOD: 1.0 * rng.uniform(*mixing),
+        Tissue.PULMONARY_BLOOD: 0.2 * rng.uniform(*mixing),
     }
     return Acquisition(
-        bolus=bolus,
         hu=hu,
         texture_hu=texture,
         fine=NoiseField.draw(rng, 3.5),
@@ -193,12 +175,6 @@ def _blood_hu(bolus: Bolus, rng: np.random.Generator) -> dict[Tissue, float]:
     }
 
 
-def _mixing(bolus: Bolus, rng: np.random.Generator, strength: float) -> float:
-    """HU of the streaky mixture of opacified and plain blood in the right heart."""
-    low, high = {Bolus.BRIGHT: (10, 30), Bolus.WASHED_OUT: (5, 12), Bolus.MIXED: (40, 90)}[bolus]
-    return strength * rng.uniform(low, high)
-
-
 def scan(
     tissue_map: np.ndarray, points: np.ndarray, spacing_mm: np.ndarray, caval_vein: np.ndarray, settings: Acquisition
 ) -> np.ndarray:
@@ -209,7 +185,7 @@ def scan(
         points: [3, D, H, W] mm LPS of the voxels.
         spacing_mm: [3], along D, H, W.
         caval_vein: [2], x and y of the superior caval vein in mm.
-        settings: the scan's parameters.
+        settings: Parameters of the scan.
 
     Returns:
         [D, H, W] int16 HU.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,15 +21,8 @@ SMALLEST_RADIUS_MM = 0.7
 _TREES_APART_MM = 9.0
 
 
-class Dominance(StrEnum):
-    """Which tree supplies the back of the heart."""
-
-    RIGHT = "right"
-    LEFT = "left"
-
-
 class Tree(StrEnum):
-    """The ostium a vessel hangs on."""
+    """The ostium a vessel hangs on; that of the vessel at the back of the heart is called the patient's dominance."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -38,19 +30,12 @@ class Tree(StrEnum):
 
 @dataclass(frozen=True)
 class Vessel:
-    """A stretch of artery.
+    """A stretch of artery."""
 
-    Attributes:
-        name: as cardiologists abbreviate it (LM, LAD, D1, LCX, OM1, RCA, AM, PDA, PLV …).
-        tree: left or right.
-        path: [n, 3] mm, `STEP_MM` apart, from its origin to its end.
-        radii: [n] mm.
-    """
-
-    name: str
+    name: str  # as cardiologists abbreviate it (LM, LAD, D1, LCX, OM1, RCA, AM, PDA, PLV …)
     tree: Tree
-    path: np.ndarray
-    radii: np.ndarray
+    path: np.ndarray  # [n, 3] mm, `STEP_MM` apart, from its origin to its end
+    radii: np.ndarray  # [n] mm
 
     @property
     def length_mm(self) -> float:
@@ -60,44 +45,26 @@ class Vessel:
 
 @dataclass(frozen=True)
 class Plaque:
-    """A calcification in an artery's wall.
+    """A calcification in an artery's wall."""
 
-    Attributes:
-        center: [3] mm.
-        semi_axes: (along the vessel, across) mm.
-        direction: [3], unit vector along the vessel.
-    """
-
-    center: np.ndarray
-    semi_axes: tuple[float, float]
-    direction: np.ndarray
+    center: np.ndarray  # [3] mm
+    semi_axes: tuple[float, float]  # (along the vessel, across) mm
+    direction: np.ndarray  # [3], unit vector along the vessel
 
 
 @dataclass(frozen=True)
 class CoronaryTree:
-    """Both trees of a patient, and the veins beside them.
+    """Both trees of a patient, and the veins beside them."""
 
-    Attributes:
-        dominance: right or left.
-        vessels: arteries; a branch begins on the centre line of the one it leaves.
-        veins: great cardiac vein and coronary sinus: like arteries, but none.
-        plaques: calcifications.
-    """
-
-    dominance: Dominance
-    vessels: tuple[Vessel, ...]
-    veins: tuple[Vessel, ...]
-    plaques: tuple[Plaque, ...]
+    dominance: Tree
+    vessels: list[Vessel]  # arteries; a branch begins on the centre line of the one it leaves
+    veins: list[Vessel]  # great cardiac vein and coronary sinus: like arteries, but none
+    plaques: list[Plaque]
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre-line points [n, 3] mm and radii [n] mm of all arteries."""
-        return (
-            np.concatenate([vessel.path for vessel in self.vessels]),
-            np.concatenate([vessel.radii for vessel in self.vessels]),
-        )
-
-
-Cast = Callable[[np.ndarray, np.ndarray], np.ndarray]
+        paths, radii = zip(*((vessel.path, vessel.radii) for vessel in self.vessels), strict=True)
+        return np.concatenate(paths), np.concatenate(radii)
 
 
 class _Epicardium:
@@ -124,13 +91,7 @@ class _Epicardium:
         return gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-9)
 
     def cast(self, origins: np.ndarray, directions: np.ndarray, reach_mm: float = 75.0) -> np.ndarray:
-        """Where rays first leave the heart: in the depth of a groove, below what overhangs it.
-
-        Args:
-            origins: [3] or [n, 3] mm, inside the heart.
-            directions: [n, 3].
-            reach_mm: length of the rays.
-        """
+        """Where rays from [3] or [n, 3] mm first leave the heart: in the depth of a groove, below what overhangs it."""
         directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         origins = np.broadcast_to(origins, directions.shape)
         steps = np.arange(8.0, reach_mm, 0.5)
@@ -146,20 +107,13 @@ class _Epicardium:
         return points
 
     def course(self, waypoints: np.ndarray, wiggle_mm: float, rng: np.random.Generator) -> np.ndarray:
-        """A smooth line on the surface through waypoints, `STEP_MM` apart.
-
-        Args:
-            waypoints: [n, 3] mm.
-            wiggle_mm: tortuosity.
-            rng: draws it.
-        """
+        """A smooth, tortuous line on the surface through waypoints [n, 3] mm, `STEP_MM` apart."""
         line = resample(waypoints)
         wiggle = gaussian_filter1d(rng.standard_normal(line.shape), 5 / STEP_MM, axis=0, mode="nearest")
         fade = np.minimum(1, np.arange(len(line)) * STEP_MM / 8)[:, None]
         line = self.project(line + fade * wiggle_mm * 4 * wiggle, iterations=5)
-        ends = line[:1], line[-1:]
-        line = gaussian_filter1d(line, 2.5 / STEP_MM, axis=0, mode="nearest")
-        return resample(np.concatenate([ends[0], line[3:-3], ends[1]]))
+        smooth = gaussian_filter1d(line, 2.5 / STEP_MM, axis=0, mode="nearest")
+        return resample(np.concatenate([line[:1], smooth[3:-3], line[-1:]]))
 
 
 def resample(waypoints: np.ndarray, step_mm: float = STEP_MM) -> np.ndarray:
@@ -171,19 +125,14 @@ def resample(waypoints: np.ndarray, step_mm: float = STEP_MM) -> np.ndarray:
 
 
 def grow_coronaries(heart: Heart, rng: np.random.Generator) -> CoronaryTree:
-    """A patient's coronary tree.
-
-    Args:
-        heart: whose surface it runs on.
-        rng: draws dominance, branches, tortuosity and plaques.
-    """
-    dominance = Dominance.RIGHT if rng.random() < 0.85 else Dominance.LEFT
+    """A patient's coronary tree; `rng` draws dominance, branches, tortuosity and plaques."""
+    dominance = Tree.RIGHT if rng.random() < 0.85 else Tree.LEFT
     surface = _Epicardium(heart, clearance_mm=2.4)
     lines = _CourseFinder(heart, surface, rng)
     left = _left_tree(lines, dominance, rng)
     right = [_trimmed(vessel, left) for vessel in _right_tree(lines, dominance, rng)]
     vessels = _without_orphans([*left, *(vessel for vessel in right if vessel is not None)])
-    return CoronaryTree(dominance, tuple(vessels), tuple(_veins(lines, vessels, rng)), tuple(_plaques(vessels, rng)))
+    return CoronaryTree(dominance, vessels, _veins(lines, rng), _plaques(vessels, rng))
 
 
 class _CourseFinder:
@@ -204,18 +153,11 @@ class _CourseFinder:
         origins = np.stack([self.place.frame(min(value, 0.8 * self.length), 0, 0) for value in u])
         # beyond the ellipsoid's waist rays lean toward the apex, so that they still meet the surface
         lean = np.maximum(np.asarray(u) - 0.8 * self.length, 0) / 14
-        directions = np.stack([
-            self.place.direction(lean_i, np.cos(a), np.sin(a)) for lean_i, a in zip(lean, angle, strict=True)
-        ])  # fmt: skip
-        return self.surface.cast(origins, directions)
+        directions = [self.place.direction(x, np.cos(a), np.sin(a)) for x, a in zip(lean, angle, strict=True)]
+        return self.surface.cast(origins, np.stack(directions))
 
     def groove_angle(self, u: float, side: int) -> float:
-        """Where right ventricle and pulmonary artery let go of the left ventricle, in degrees.
-
-        Args:
-            u: mm from the base.
-            side: −1 for the anterior groove, 1 for the inferior one.
-        """
+        """Where right ventricle and pulmonary artery let go of the left one, in degrees; side −1: front, 1: below."""
         angles = side * np.arange(20.0, 150.0, 2.0)
         radial = np.stack([self.place.direction(0, np.cos(a), np.sin(a)) for a in np.radians(angles)])
         steps = np.arange(10.0, 50.0, 1.0)
@@ -261,46 +203,45 @@ class _CourseFinder:
         return np.stack([wall - 1.5 * sideways, wall + 2.5 * sideways])
 
 
-def _left_tree(lines: _CourseFinder, dominance: Dominance, rng: np.random.Generator) -> list[Vessel]:
+def _left_tree(lines: _CourseFinder, dominance: Tree, rng: np.random.Generator) -> list[Vessel]:
     """LM, LAD with diagonals, LCX with obtuse marginals; PDA when left dominant."""
     length = lines.length
     radius = rng.uniform(1.85, 2.3)
     lad = lines.interventricular(-1, rng.uniform(13, 17), length * rng.uniform(0.88, 1.03))
-    lcx_end = 62 if dominance == Dominance.LEFT else rng.uniform(95, 140)
+    lcx_end = 62 if dominance == Tree.LEFT else rng.uniform(95, 140)
     lcx = lines.left_groove(-115, lcx_end - 360)
     fork = lines.surface.project(0.5 * (lad[:1] + lcx[:1]))[0]
     ostium = lines.ostium(fork)
     stem = np.concatenate([ostium, lines.surface.course(np.stack([ostium[1], fork]), 0.0, rng)[1:]])
-    vessels = [_tapered("LM", Tree.LEFT, resample(stem), radius, 0.95 * radius)]
     wiggle = rng.uniform(0.3, 1.1)
     lad_line = lines.surface.course(np.concatenate([fork[None], lad]), wiggle, rng)
     lcx_line = lines.surface.course(np.concatenate([fork[None], lcx]), wiggle, rng)
-    vessels.append(_tapered("LAD", Tree.LEFT, lad_line, 0.88 * radius, SMALLEST_RADIUS_MM))
-    vessels.append(_tapered("LCX", Tree.LEFT, lcx_line, rng.uniform(0.76, 0.86) * radius, 0.85))
-    parents = {vessel.name: vessel for vessel in vessels}
+    lm = _tapered("LM", Tree.LEFT, resample(stem), radius, 0.95 * radius)
+    lad = _tapered("LAD", Tree.LEFT, lad_line, 0.88 * radius, SMALLEST_RADIUS_MM)
+    lcx = _tapered("LCX", Tree.LEFT, lcx_line, rng.uniform(0.76, 0.86) * radius, 0.85)
+    vessels = [lm, lad, lcx]
     for number, fraction in enumerate(np.sort(rng.uniform(0.12, 0.6, rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15])))):
         angle, u = rng.uniform(-150, -115), fraction * length
-        vessels.append(
-            _branch(lines, f"D{number + 1}", parents["LAD"], fraction, (u + rng.uniform(22, 38), angle), wiggle, rng)
-        )
+        end = (u + rng.uniform(22, 38), angle)
+        vessels.append(_branch(lines, f"D{number + 1}", lad, fraction, end, wiggle, rng))
     for number, fraction in enumerate(np.sort(rng.uniform(0.2, 0.8, rng.choice([1, 2, 3], p=[0.5, 0.4, 0.1])))):
         angle = -115 + fraction * (lcx_end - 360 + 115)
         end = (length * rng.uniform(0.45, 0.8), angle + rng.uniform(-10, 25))
-        vessels.append(_branch(lines, f"OM{number + 1}", parents["LCX"], fraction, end, wiggle, rng))
-    if dominance == Dominance.LEFT:
-        vessels.append(_posterior_descending(lines, parents["LCX"], wiggle, rng))
+        vessels.append(_branch(lines, f"OM{number + 1}", lcx, fraction, end, wiggle, rng))
+    if dominance == Tree.LEFT:
+        vessels.append(_posterior_descending(lines, lcx, wiggle, rng))
     return vessels
 
 
-def _right_tree(lines: _CourseFinder, dominance: Dominance, rng: np.random.Generator) -> list[Vessel]:
+def _right_tree(lines: _CourseFinder, dominance: Tree, rng: np.random.Generator) -> list[Vessel]:
     """RCA with acute marginal; PDA and a posterolateral branch when right dominant."""
     length = lines.length
-    radius = rng.uniform(1.6, 2.1) if dominance == Dominance.RIGHT else rng.uniform(1.1, 1.4)
-    groove = lines.right_groove(-68, rng.uniform(108, 118) if dominance == Dominance.RIGHT else rng.uniform(35, 70))
+    radius = rng.uniform(1.6, 2.1) if dominance == Tree.RIGHT else rng.uniform(1.1, 1.4)
+    groove = lines.right_groove(-68, rng.uniform(108, 118) if dominance == Tree.RIGHT else rng.uniform(35, 70))
     ostium = lines.ostium(groove[0])
     wiggle = rng.uniform(0.3, 1.1)
     line = lines.surface.course(np.concatenate([ostium[1:], groove]), wiggle, rng)
-    last = 0.55 * radius if dominance == Dominance.RIGHT else SMALLEST_RADIUS_MM
+    last = 0.55 * radius if dominance == Tree.RIGHT else SMALLEST_RADIUS_MM
     rca = _tapered("RCA", Tree.RIGHT, resample(np.concatenate([ostium[:1], line])), radius, last)
     vessels = [rca]
     start = rca.path[int(rng.uniform(0.45, 0.6) * len(rca.path))]
@@ -310,7 +251,7 @@ def _right_tree(lines: _CourseFinder, dominance: Dominance, rng: np.random.Gener
     chord = start + np.linspace(0, 1, 6)[1:, None] * (end - start)
     waypoints = np.concatenate([start[None], lines.surface.cast(middle, chord - middle)])
     vessels.append(_hanging("AM", rca, lines.surface.course(waypoints, wiggle, rng)))
-    if dominance == Dominance.RIGHT:
+    if dominance == Tree.RIGHT:
         vessels.append(_posterior_descending(lines, rca, wiggle, rng))
         angles = np.linspace(80, rng.uniform(110, 140), 5)
         back = lines.around_ventricle(np.linspace(5, rng.uniform(25, 45), 5), angles)
@@ -371,7 +312,7 @@ def _without_orphans(vessels: list[Vessel]) -> list[Vessel]:
     return kept
 
 
-def _veins(lines: _CourseFinder, vessels: list[Vessel], rng: np.random.Generator) -> list[Vessel]:
+def _veins(lines: _CourseFinder, rng: np.random.Generator) -> list[Vessel]:
     """The great cardiac vein beside LAD and LCX, and the coronary sinus toward the right atrium."""
     shift = rng.uniform(5.0, 7.0)
     u = np.linspace(0.7 * lines.length, 12, 7)

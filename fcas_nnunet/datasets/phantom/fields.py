@@ -7,31 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from fcas_nnunet.datasets.phantom.shapes import dot
+from fcas_nnunet.datasets.phantom.shapes import Unbounded, dot
 
 _LATTICE = 24
 
 
 @dataclass(frozen=True)
 class NoiseField:
-    """Trilinear noise of mean 0 and standard deviation about 1, periodic beyond 24 cells.
+    """Trilinear noise of mean 0 and standard deviation about 1, periodic beyond 24 cells."""
 
-    Attributes:
-        lattice: [24, 24, 24] float32.
-        cell_mm: distance of lattice points.
-    """
-
-    lattice: np.ndarray
-    cell_mm: float
+    lattice: np.ndarray  # [24, 24, 24] float32
+    cell_mm: float  # distance of lattice points
 
     @classmethod
     def draw(cls, rng: np.random.Generator, cell_mm: float) -> NoiseField:
-        """A new field.
-
-        Args:
-            rng: source of randomness.
-            cell_mm: size of its features.
-        """
+        """A new field with features of a size."""
         # trilinear interpolation of white noise keeps (2/3)³ of the variance on average
         return cls(rng.standard_normal((_LATTICE,) * 3, dtype=np.float32) * 1.84, cell_mm)
 
@@ -41,20 +31,11 @@ class NoiseField:
 
 
 @dataclass(frozen=True)
-class NoiseSolid:
-    """Where a noise field exceeds a threshold, as a Shape: strands and islands.
-
-    Attributes:
-        field: the noise.
-        threshold: in standard deviations.
-    """
+class NoiseSolid(Unbounded):
+    """Where a noise field exceeds a threshold, as a Shape: strands and islands."""
 
     field: NoiseField
-    threshold: float
-
-    @property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(3, -np.inf), np.full(3, np.inf)
+    threshold: float  # in standard deviations
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         # the field's slope is about 1 / cell
@@ -63,17 +44,11 @@ class NoiseSolid:
 
 @dataclass(frozen=True)
 class Warp:
-    """A smooth displacement, a sum of plane waves: no two hearts are the same ellipsoids.
+    """A smooth displacement, a sum of plane waves: no two hearts are the same ellipsoids."""
 
-    Attributes:
-        wave_vectors: [n, 3] rad/mm.
-        phases: [n] rad.
-        amplitudes_mm: [n, 3].
-    """
-
-    wave_vectors: np.ndarray
-    phases: np.ndarray
-    amplitudes_mm: np.ndarray
+    wave_vectors: np.ndarray  # [n, 3] rad/mm
+    phases: np.ndarray  # [n] rad
+    amplitudes_mm: np.ndarray  # [n, 3]
 
     @classmethod
     def draw(cls, rng: np.random.Generator, num_waves: int = 7, amplitude_mm: float = 1.3) -> Warp:

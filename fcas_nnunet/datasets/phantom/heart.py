@@ -9,12 +9,15 @@ public label maps (centroids and principal axes per structure).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from fcas_nnunet.datasets.phantom.acquisition import Tissue
 from fcas_nnunet.datasets.phantom.fields import NoiseField, NoiseSolid
 from fcas_nnunet.datasets.phantom.shapes import Ellipsoid, HalfSpace, Intersection, Offset, Shape, Tube, Union
+from fcas_nnunet.labels.anatomy import Structure, Surrounding
 
 APEX_DIRECTION = np.array([0.67, -0.60, -0.44]) / np.linalg.norm([0.67, -0.60, -0.44])
 _TO_RV = np.array([-0.69, -0.72, -0.12])
@@ -27,41 +30,27 @@ _BASE = -36.0 * APEX_DIRECTION
 
 @dataclass(frozen=True)
 class HeartSizes:
-    """What differs between patients, mm in a heart of average size unless said.
+    """What differs between patients, mm in a heart of average size unless said."""
 
-    Attributes:
-        scale: of the whole heart.
-        tilt_deg: rotation vector of the heart in the chest.
-        lv_radius: of the cavity, short axis.
-        lv_length: of the cavity, base to apex.
-        wall: thickness of the left myocardium.
-        rv, ra, la: factors on the size of these chambers.
-        aorta_radius: of the ascending aorta.
-        pa_radius: of the pulmonary trunk.
-        papillary: radius of the papillary muscles.
-        trabeculae: threshold of the trabeculation; lower is denser.
-    """
-
-    scale: float
-    tilt_deg: tuple[float, float, float]
-    lv_radius: float
-    lv_length: float
-    wall: float
-    rv: float
-    ra: float
-    la: float
-    aorta_radius: float
-    pa_radius: float
-    papillary: float
-    trabeculae: float
+    scale: float  # of the whole heart
+    tilt_deg: np.ndarray  # [3], rotation vector of the heart in the chest
+    lv_radius: float  # of the cavity, short axis
+    lv_length: float  # of the cavity, base to apex
+    wall: float  # thickness of the left myocardium
+    rv: float  # factor on the size of this chamber
+    ra: float  # likewise
+    la: float  # likewise
+    aorta_radius: float  # of the ascending aorta
+    pa_radius: float  # of the pulmonary trunk
+    papillary: float  # radius of the papillary muscles
+    trabeculae: float  # threshold of the trabeculation; lower is denser
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> HeartSizes:
         """A patient's sizes."""
-        x_deg, y_deg, z_deg = rng.normal(0, 5, 3).clip(-10, 10)
         return cls(
+            tilt_deg=rng.normal(0, 5, 3).clip(-10, 10),
             scale=rng.uniform(0.91, 1.04),
-            tilt_deg=(float(x_deg), float(y_deg), float(z_deg)),
             lv_radius=rng.uniform(23.5, 28.5),
             lv_length=rng.uniform(78, 92),
             wall=rng.uniform(8.5, 12),
@@ -109,58 +98,32 @@ class Placement:
         return self.scale * np.array(values)
 
 
+#: A solid, what it is made of, and what it is labelled as.
+Layer: TypeAlias = tuple[Shape, Tissue, Structure | Surrounding]
+
+
 @dataclass(frozen=True)
 class Heart:
-    """A patient's heart. Cavities hold blood; walls are the cavities with the muscle or wall around them.
-
-    Attributes:
-        sizes, placement: what it was built from.
-        lv, lv_wall: left ventricle, and the left myocardium's outer surface.
-        lv_muscles: papillary muscles and trabeculae inside the left cavity.
-        rv, rv_wall, rv_muscles: right ventricle.
-        la, la_wall, ra, ra_wall: atria.
-        aorta, aorta_wall: ascending aorta with the sinuses.
-        aorta_path: [n, 3], its centre line, from the valve upwards.
-        pa, pa_wall: pulmonary artery with the beginning of both branches.
-        pulmonary_veins, superior_vein, inferior_vein: continue the atria.
-        tricuspid_center, tricuspid_normal: the valve's plane; the normal points into the ventricle.
-        surface: the epicardium and the great vessels, filleted where they meet.
-        coronary_bed: the same without the left appendage and the veins' stubs, which overhang the arteries' course.
-    """
+    """A patient's heart. Cavities hold blood; walls are the cavities with the muscle or wall around them."""
 
     sizes: HeartSizes
     placement: Placement
-    lv: Shape
-    lv_wall: Shape
-    lv_muscles: Shape
-    rv: Shape
+    layers: list[Layer]  # in the order of painting
+    lv_wall: Shape  # the left myocardium's outer surface
     rv_wall: Shape
-    rv_muscles: Shape
-    la: Shape
     la_wall: Shape
-    ra: Shape
     ra_wall: Shape
-    aorta: Shape
-    aorta_wall: Shape
-    aorta_path: np.ndarray
-    pa: Shape
     pa_wall: Shape
-    pulmonary_veins: Shape
-    superior_vein: Shape
-    inferior_vein: Shape
+    aorta: Shape  # the ascending aorta with the sinuses
+    aorta_path: np.ndarray  # [n, 3], its centre line, from the valve upwards
     tricuspid_center: np.ndarray
-    tricuspid_normal: np.ndarray
-    surface: Shape
-    coronary_bed: Shape
+    tricuspid_normal: np.ndarray  # of the valve's plane, into the ventricle
+    surface: Shape  # the epicardium and the great vessels, filleted where they meet
+    coronary_bed: Shape  # the same without what overhangs the arteries' course: left appendage, the veins' stubs
 
 
 def build_heart(sizes: HeartSizes, rng: np.random.Generator) -> Heart:
-    """The solids of a heart.
-
-    Args:
-        sizes: the patient's.
-        rng: draws the trabeculation and the course of the great vessels.
-    """
+    """The solids of a heart; `rng` draws the trabeculation and the course of the great vessels."""
     place = Placement(sizes.scale, Rotation.from_rotvec(sizes.tilt_deg, degrees=True).as_matrix())
     tricuspid_center, tricuspid_normal = place.frame(14, 39, 3.5), place.direction(0.88, -0.27, -0.40)
     aorta, aorta_path = _aorta(place, sizes, rng)
@@ -171,32 +134,36 @@ def build_heart(sizes: HeartSizes, rng: np.random.Generator) -> Heart:
     pa = _pulmonary_artery(place, sizes, rng)
     rv_wall, ra_wall, la_wall = Offset(rv, 3.0), Offset(ra, 2.0), Offset(la, 2.0)
     aorta_wall, pa_wall = Offset(aorta, 1.5), Offset(pa, 1.2)
+    lv_muscles = _muscles_of_left_ventricle(place, sizes, lv, rng)
+    rv_muscles = _muscles_of_right_ventricle(place, sizes, rv, rng)
+    superior_vein = Tube(place.path((-70, 0, 18), (-73, 4, 55), (-72, 4, 110)), place.radii(9.5, 8.5, 8.5))
+    inferior_vein = Tube(place.path((-64, 6, -16), (-62, 16, -48), (-62, 20, -90)), place.radii(10, 10, 11))
+    body = Surrounding.BODY
+    layers: list[Layer] = [  # a wall before its cavity, the left ventricle over the right
+        (superior_vein, Tissue.SUPERIOR_BLOOD, body),
+        (inferior_vein, Tissue.INFERIOR_BLOOD, body),
+        (pulmonary_veins, Tissue.LA_BLOOD, body),
+        (ra_wall, Tissue.SOFT, body),
+        (rv_wall, Tissue.RV_MUSCLE, body),
+        (ra, Tissue.RA_BLOOD, Structure.RIGHT_ATRIUM),
+        (rv, Tissue.RV_BLOOD, Structure.RIGHT_VENTRICLE),
+        (rv_muscles, Tissue.RV_MUSCLE, Structure.RIGHT_VENTRICLE),
+        (la_wall, Tissue.SOFT, body),
+        (la, Tissue.LA_BLOOD, Structure.LEFT_ATRIUM),
+        (lv_wall, Tissue.MYOCARDIUM, Structure.LEFT_MYOCARDIUM),
+        (lv, Tissue.LV_BLOOD, Structure.LEFT_VENTRICLE),
+        (lv_muscles, Tissue.MYOCARDIUM, Structure.LEFT_VENTRICLE),
+        (pa_wall, Tissue.SOFT, body),
+        (pa, Tissue.PULMONARY_BLOOD, Structure.PULMONARY_ARTERY),
+        (aorta_wall, Tissue.SOFT, body),
+        (aorta, Tissue.AORTIC_BLOOD, Structure.ASCENDING_AORTA),
+    ]
+    surface = Union([lv_wall, rv_wall, la_wall, ra_wall, aorta_wall, pa_wall], fillet_mm=7.0)
+    bed = Union([lv_wall, rv_wall, Offset(la_body, 2.0), ra_wall, aorta_wall, pa_wall], fillet_mm=3.0)
     return Heart(
-        sizes=sizes,
-        placement=place,
-        lv=lv,
-        lv_wall=lv_wall,
-        lv_muscles=_muscles_of_left_ventricle(place, sizes, lv, rng),
-        rv=rv,
-        rv_wall=rv_wall,
-        rv_muscles=_muscles_of_right_ventricle(place, sizes, rv, rng),
-        la=la,
-        la_wall=la_wall,
-        ra=ra,
-        ra_wall=ra_wall,
-        aorta=aorta,
-        aorta_wall=aorta_wall,
-        aorta_path=aorta_path,
-        pa=pa,
-        pa_wall=pa_wall,
-        pulmonary_veins=pulmonary_veins,
-        superior_vein=Tube(place.path((-70, 0, 18), (-73, 4, 55), (-72, 4, 110)), place.radii(9.5, 8.5, 8.5)),
-        inferior_vein=Tube(place.path((-64, 6, -16), (-62, 16, -48), (-62, 20, -90)), place.radii(10, 10, 11)),
-        tricuspid_center=tricuspid_center,
-        tricuspid_normal=tricuspid_normal,
-        surface=Union([lv_wall, rv_wall, la_wall, ra_wall, aorta_wall, pa_wall], fillet_mm=7.0),
-        coronary_bed=Union([lv_wall, rv_wall, Offset(la_body, 2.0), ra_wall, aorta_wall, pa_wall], fillet_mm=3.0),
-    )
+        sizes, place, layers, lv_wall, rv_wall, la_wall, ra_wall, pa_wall, aorta, aorta_path, tricuspid_center,
+        tricuspid_normal, surface, bed,
+    )  # fmt: skip
 
 
 def _aorta(place: Placement, sizes: HeartSizes, rng: np.random.Generator) -> tuple[Shape, np.ndarray]:

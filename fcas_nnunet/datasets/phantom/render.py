@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +21,11 @@ _SUPERSAMPLING = 3
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels in the patient.
+    """Voxels in the patient."""
 
-    Attributes:
-        affine: [4, 4], array index (d, h, w, 1) → LPS mm.
-        shape: voxels along (D, H, W).
-        warp: takes positions in the patient to the undeformed anatomy.
-    """
-
-    affine: np.ndarray
-    shape: tuple[int, int, int]
-    warp: Warp
+    affine: np.ndarray  # [4, 4], array index (d, h, w, 1) → LPS mm
+    shape: tuple[int, int, int]  # voxels along (D, H, W)
+    warp: Warp  # takes positions in the patient to the undeformed anatomy
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -71,9 +66,9 @@ class Canvas:
         self.hu = np.full(grid.shape, acquisition.hu[Tissue.AIR], np.float32)
         self.codes = np.zeros(grid.shape, np.uint8)
         # per array axis: the lowest and highest coordinate of each of its slices, to find a solid's box
-        others = [(1, 2), (0, 2), (0, 1)]
-        self._lowest = [self._anatomy.min(axis=tuple(axis + 1 for axis in axes)) for axes in others]
-        self._highest = [self._anatomy.max(axis=tuple(axis + 1 for axis in axes)) for axes in others]
+        others = [(2, 3), (1, 3), (1, 2)]
+        self._lowest = [self._anatomy.min(axis=axes) for axes in others]
+        self._highest = [self._anatomy.max(axis=axes) for axes in others]
 
     def paint(self, solid: Shape, tissue: Tissue, code: int) -> None:
         """Fill a solid with a tissue.
@@ -100,7 +95,7 @@ class Canvas:
             self.codes[(parts > 0) & (parts != sizes.argmax())] = otherwise
 
     def paint_vessels(
-        self, vessels: tuple[Vessel, ...], tissue: Tissue, code: int | None, wrapped_mm: float = 0.0
+        self, vessels: Sequence[Vessel], tissue: Tissue, code: int | None, wrapped_mm: float = 0.0
     ) -> None:
         """Fill vessels, which may be thinner than a voxel.
 
@@ -126,7 +121,7 @@ class Canvas:
         parts, _ = label(members, structure=_FULL_CONNECTIVITY)
         self.codes[members & np.isin(parts, np.unique(parts[passed]))] = code
 
-    def paint_plaques(self, plaques: tuple[Plaque, ...], tree: CoronaryTree) -> None:
+    def paint_plaques(self, plaques: Sequence[Plaque], tree: CoronaryTree) -> None:
         """Blend calcium into the vessel walls; the codes stay as they are."""
         if not plaques:
             return
@@ -201,7 +196,7 @@ class Canvas:
         edge = self._voxel_mm / _SUPERSAMPLING
         return np.clip(0.5 - (height - limit_mm) / edge, 0, 1).mean(axis=1)
 
-    def _passed(self, vessels: tuple[Vessel, ...]) -> np.ndarray:
+    def _passed(self, vessels: Sequence[Vessel]) -> np.ndarray:
         """Voxels that a centre line passes; those of one vessel are 26-connected."""
         passed = np.zeros(self.grid.shape, bool)
         for vessel in vessels:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
 #: Lower and upper corner of an axis-aligned box, each [3] mm.
 Bounds = tuple[np.ndarray, np.ndarray]
-
-_EVERYWHERE: Bounds = (np.full(3, -np.inf), np.full(3, np.inf))
 
 
 class Shape(Protocol):
@@ -24,30 +23,23 @@ class Shape(Protocol):
         ...
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Signed distance to the surface.
-
-        Args:
-            points: [3, ...] positions in mm.
-
-        Returns:
-            [...] mm, negative inside. Exact near the surface, a bound elsewhere.
-        """
+        """Signed distance to the surface from [3, ...] mm: [...] mm, exact near the surface, a bound elsewhere."""
         ...
+
+
+class Unbounded:
+    """What all shapes share that reach beyond every box."""
+
+    bounds: Bounds = (np.full(3, -np.inf), np.full(3, np.inf))
 
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid.
+    """An ellipsoid."""
 
-    Attributes:
-        center: [3] mm.
-        semi_axes: [3] mm.
-        axes: [3, 3], the unit vectors of the semi-axes as rows.
-    """
-
-    center: np.ndarray
-    semi_axes: np.ndarray
-    axes: np.ndarray
+    center: np.ndarray  # [3] mm
+    semi_axes: np.ndarray  # [3] mm
+    axes: np.ndarray  # [3, 3], the unit vectors of the semi-axes as rows
 
     @property
     def bounds(self) -> Bounds:
@@ -55,7 +47,8 @@ class Ellipsoid:
         return self.center - reach, self.center + reach
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        local = _rotate(self.axes / self.semi_axes[:, None], points, self.center)
+        rows = self.axes / self.semi_axes[:, None]
+        local = np.stack([dot(row, points) - points.dtype.type(row @ self.center) for row in rows])
         level = np.sqrt((local**2).sum(axis=0))
         local /= _column(self.semi_axes, local)
         gradient = np.sqrt((local**2).sum(axis=0))
@@ -64,15 +57,10 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """Round cones along a polyline: a vessel with a changing radius.
+    """Round cones along a polyline: a vessel with a changing radius."""
 
-    Attributes:
-        path: [n, 3] mm, n ≥ 2.
-        radii: [n] mm.
-    """
-
-    path: np.ndarray
-    radii: np.ndarray
+    path: np.ndarray  # [n, 3] mm, n ≥ 2
+    radii: np.ndarray  # [n] mm
 
     @property
     def bounds(self) -> Bounds:
@@ -81,9 +69,7 @@ class Tube:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         distance = np.full(points.shape[1:], np.inf, points.dtype)
-        for start, end, r_start, r_end in zip(
-            self.path[:-1], self.path[1:], self.radii[:-1], self.radii[1:], strict=True
-        ):
+        for (start, end), (r_start, r_end) in zip(pairwise(self.path), pairwise(self.radii), strict=True):
             axis = (end - start).astype(points.dtype)
             offset = points - _column(start, points)
             along = dot(axis, offset) / points.dtype.type(max(float(axis @ axis), 1e-9))
@@ -94,20 +80,11 @@ class Tube:
 
 
 @dataclass(frozen=True)
-class HalfSpace:
-    """Everything behind a plane.
+class HalfSpace(Unbounded):
+    """Everything behind a plane."""
 
-    Attributes:
-        point: [3] mm, on the plane.
-        normal: [3], unit vector that points out of the solid.
-    """
-
-    point: np.ndarray
-    normal: np.ndarray
-
-    @property
-    def bounds(self) -> Bounds:
-        return _EVERYWHERE
+    point: np.ndarray  # [3] mm, on the plane
+    normal: np.ndarray  # [3], unit vector that points out of the solid
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         normal = self.normal.astype(points.dtype)
@@ -127,9 +104,7 @@ class Union:
         return np.min(lows, axis=0) - self.fillet_mm / 4, np.max(highs, axis=0) + self.fillet_mm / 4
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        return reduce(
-            lambda left, right: smooth_minimum(left, right, self.fillet_mm), (solid(points) for solid in self.solids)
-        )
+        return smooth_minimum((solid(points) for solid in self.solids), self.fillet_mm)
 
 
 @dataclass(frozen=True)
@@ -145,9 +120,7 @@ class Intersection:
         return np.max(lows, axis=0), np.min(highs, axis=0)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        return -reduce(
-            lambda left, right: smooth_minimum(left, right, self.fillet_mm), (-solid(points) for solid in self.solids)
-        )
+        return -smooth_minimum((-solid(points) for solid in self.solids), self.fillet_mm)
 
 
 @dataclass(frozen=True)
@@ -166,12 +139,14 @@ class Offset:
         return self.solid(points) - points.dtype.type(self.by_mm)
 
 
-def smooth_minimum(left: np.ndarray, right: np.ndarray, width: float) -> np.ndarray:
+def smooth_minimum(distances: Iterable[np.ndarray], width: float) -> np.ndarray:
     """Polynomial smooth minimum; the plain one for width 0."""
-    if width <= 0:
-        return np.minimum(left, right)
-    blend = np.clip(0.5 + 0.5 * (right - left) / width, 0, 1)
-    return right + (left - right) * blend - width * blend * (1 - blend)
+
+    def of_two(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        blend = np.clip(0.5 + 0.5 * (right - left) / width, 0, 1)
+        return right + (left - right) * blend - width * blend * (1 - blend)
+
+    return reduce(of_two if width > 0 else np.minimum, distances)
 
 
 def dot(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -183,9 +158,3 @@ def dot(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _column(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A [3] vector shaped to broadcast against [3, ...] points, in their dtype."""
     return vector.astype(points.dtype).reshape(3, *[1] * (points.ndim - 1))
-
-
-def _rotate(matrix: np.ndarray, points: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """matrix @ (points - center) for [3, ...] points."""
-    shift = matrix @ center
-    return np.stack([dot(row, points) - points.dtype.type(offset) for row, offset in zip(matrix, shift, strict=True)])

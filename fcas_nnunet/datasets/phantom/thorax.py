@@ -9,47 +9,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcas_nnunet.datasets.phantom.acquisition import Tissue
 from fcas_nnunet.datasets.phantom.fields import NoiseField
-from fcas_nnunet.datasets.phantom.heart import Heart
-from fcas_nnunet.datasets.phantom.shapes import Bounds, Ellipsoid, Intersection, Offset, Shape, Tube, Union
-
-_NO_BOUNDS: Bounds = (np.full(3, -np.inf), np.full(3, np.inf))
+from fcas_nnunet.datasets.phantom.heart import Heart, Layer
+from fcas_nnunet.datasets.phantom.shapes import Bounds, Ellipsoid, Intersection, Offset, Shape, Tube, Unbounded, Union
+from fcas_nnunet.labels.anatomy import Surrounding
 
 
 @dataclass(frozen=True)
 class ChestSizes:
-    """What differs between patients, mm.
+    """What differs between patients, mm."""
 
-    Attributes:
-        midline_x: the body's plane of symmetry.
-        half_width, half_depth: of the cavity inside the ribs.
-        center_y: middle of the cavity.
-        muscle, fat: thickness of the chest wall's layers.
-        diaphragm_z: height of the diaphragm under the heart.
-        rib_phase_z: height of one rib at the side.
-        disc_phase_z: height of one disc of the spine.
-        epicardial_fat: thickness away from the grooves.
-    """
-
-    midline_x: float
-    half_width: float
-    half_depth: float
-    center_y: float
-    muscle: float
-    fat: float
-    diaphragm_z: float
-    rib_phase_z: float
-    disc_phase_z: float
-    epicardial_fat: float
+    midline_x: float  # the body's plane of symmetry
+    half_width: float  # of the cavity inside the ribs
+    half_depth: float  # likewise
+    center_y: float  # middle of the cavity
+    muscle: float  # thickness of the chest wall's inner layer
+    fat: float  # of its outer one
+    diaphragm_z: float  # height of the diaphragm under the heart
+    rib_phase_z: float  # height of one rib at the side
+    disc_phase_z: float  # height of one disc of the spine
+    epicardial_fat: float  # thickness away from the grooves
 
     @classmethod
     def draw(cls, rng: np.random.Generator, heart_scale: float) -> ChestSizes:
-        """A patient's sizes; the heart must fit in.
-
-        Args:
-            rng: source of randomness.
-            heart_scale: size of the heart, 1 = average.
-        """
+        """A patient's sizes; a heart of this size, 1 = average, must fit in."""
         return cls(
             midline_x=rng.normal(-43, 3) * heart_scale,
             half_width=rng.uniform(115, 135),
@@ -65,42 +49,11 @@ class ChestSizes:
 
 
 @dataclass(frozen=True)
-class Chest:
-    """A patient's chest. See `build_chest`."""
-
-    sizes: ChestSizes
-    skin: Shape
-    wall: Shape
-    cavity: Shape
-    mediastinum: Shape
-    abdomen: Shape
-    liver: Shape
-    epicardial_fat: Shape
-    ribs: Shape
-    rib_marrow: Shape
-    sternum: Shape
-    sternum_marrow: Shape
-    spine: Shape
-    spine_marrow: Shape
-    discs: Shape
-    spinal_canal: Shape
-    descending_aorta: Shape
-    oesophagus: Shape
-    airways: Shape
-    airway_walls: Shape
-    lung_vessels: tuple[Shape, ...]
-
-
-@dataclass(frozen=True)
-class _ChestWall:
+class _ChestWall(Unbounded):
     """A cylinder along z with a superellipse as cross-section, its surface `grown_mm` outside the cavity's."""
 
     sizes: ChestSizes
     grown_mm: float = 0.0
-
-    @property
-    def bounds(self) -> Bounds:
-        return _NO_BOUNDS
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         sizes, dtype = self.sizes, points.dtype.type
@@ -113,15 +66,11 @@ class _ChestWall:
 
 
 @dataclass(frozen=True)
-class _Ribs:
+class _Ribs(Unbounded):
     """Arcs in the chest wall that descend toward the front."""
 
     sizes: ChestSizes
     radius_mm: float
-
-    @property
-    def bounds(self) -> Bounds:
-        return _NO_BOUNDS
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         sizes, dtype = self.sizes, points.dtype.type
@@ -132,14 +81,10 @@ class _Ribs:
 
 
 @dataclass(frozen=True)
-class _Discs:
+class _Discs(Unbounded):
     """Slabs across the spine."""
 
     phase_z: float
-
-    @property
-    def bounds(self) -> Bounds:
-        return _NO_BOUNDS
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         z = points[2] - points.dtype.type(self.phase_z)
@@ -184,16 +129,15 @@ class _UnevenOffset:
         return self.solid(points) - thickness.astype(points.dtype)
 
 
-def build_chest(sizes: ChestSizes, heart: Heart, rng: np.random.Generator) -> Chest:
-    """The solids of a chest.
+def build_chest(sizes: ChestSizes, heart: Heart, rng: np.random.Generator) -> list[Layer]:
+    """Everything around the heart in the order of painting, from the skin inwards.
 
     Args:
-        sizes: the patient's.
-        heart: gives the place of mediastinum, airways and great vessels.
-        rng: draws the lung vessels and the unevenness of the fat.
+        sizes: Sizes of the patient's chest.
+        heart: Gives the place of mediastinum, airways and great vessels.
+        rng: Draws the lung vessels and the unevenness of the fat.
     """
     place, mid = heart.placement, sizes.midline_x
-    wall = sizes.muscle
     epicardial_fat = _UnevenOffset(heart.surface, sizes.epicardial_fat, NoiseField.draw(rng, 22.0), 1.6)
     spine = Tube(np.array([[mid, 82.0, -200], [mid, 82.0, 200]]) * [1, sizes.half_depth / 82, 1], np.full(2, 18.0))
     y_spine = spine.path[0, 1]
@@ -219,31 +163,31 @@ def build_chest(sizes: ChestSizes, heart: Heart, rng: np.random.Generator) -> Ch
     front = Ellipsoid(np.array([mid + 6, -38 * place.scale, 30.0]), np.array([17.0, 27, 110]), upright)
     hilum = Ellipsoid(place.at(-36, 20, 58), place.radii(42, 30, 30), upright)
     sternum = Ellipsoid(np.array([mid, sizes.center_y - sizes.half_depth - 6, 30.0]), np.array([17.0, 6, 150]), upright)
-    return Chest(
-        sizes=sizes,
-        skin=_ChestWall(sizes, wall + sizes.fat),
-        wall=_ChestWall(sizes, wall),
-        cavity=cavity,
-        mediastinum=Intersection(
-            [Union([column, front, hilum, Offset(aorta, 3.0)], fillet_mm=9.0), Offset(cavity, 1.0)]
-        ),
-        abdomen=Intersection([abdomen, Offset(cavity, 1.0)]),
-        liver=Intersection([_Below(sizes.diaphragm_z + 3, (mid - 38, 0), 200), Offset(cavity, -4.0)]),
-        epicardial_fat=Intersection([epicardial_fat, Offset(cavity, 1.0)]),
-        ribs=_Ribs(sizes, 5.0),
-        rib_marrow=_Ribs(sizes, 3.4),
-        sternum=sternum,
-        sternum_marrow=Offset(sternum, -1.8),
-        spine=Union([spine, *_arch_of_spine(mid, y_spine)], fillet_mm=3.0),
-        spine_marrow=Offset(spine, -1.8),
-        discs=Intersection([_Discs(sizes.disc_phase_z), Offset(spine, 0.5)]),
-        spinal_canal=Tube(spine.path + [0, 25, 0], np.full(2, 8.0)),
-        descending_aorta=aorta,
-        oesophagus=oesophagus,
-        airways=airways,
-        airway_walls=Offset(airways, 1.5),
-        lung_vessels=_lung_vessels(heart, rng),
-    )
+    mediastinum = Union([column, front, hilum, Offset(aorta, 3.0)], fillet_mm=9.0)
+    liver = _Below(sizes.diaphragm_z + 3, (mid - 38, 0), 200)
+    body, lungs, ribs, bones = Surrounding.BODY, Surrounding.LUNGS, Surrounding.RIBS, Surrounding.SPINE
+    return [
+        (_ChestWall(sizes, sizes.muscle + sizes.fat), Tissue.FAT, body),
+        (_ChestWall(sizes, sizes.muscle), Tissue.MUSCLE, body),
+        (_Ribs(sizes, 5.0), Tissue.BONE, ribs),
+        (_Ribs(sizes, 3.4), Tissue.MARROW, ribs),
+        (sternum, Tissue.BONE, ribs),
+        (Offset(sternum, -1.8), Tissue.MARROW, ribs),
+        (cavity, Tissue.LUNG, lungs),
+        *((vessel, Tissue.LUNG_VESSEL, lungs) for vessel in _lung_vessels(heart, rng)),
+        (Intersection([abdomen, Offset(cavity, 1.0)]), Tissue.ABDOMEN, body),
+        (Intersection([liver, Offset(cavity, -4.0)]), Tissue.LIVER, body),
+        (Intersection([mediastinum, Offset(cavity, 1.0)]), Tissue.FAT, body),
+        (Intersection([epicardial_fat, Offset(cavity, 1.0)]), Tissue.EPICARDIAL_FAT, body),
+        (Union([spine, *_arch_of_spine(mid, y_spine)], fillet_mm=3.0), Tissue.BONE, bones),
+        (Offset(spine, -1.8), Tissue.MARROW, bones),
+        (Intersection([_Discs(sizes.disc_phase_z), Offset(spine, 0.5)]), Tissue.DISC, bones),
+        (Tube(spine.path + [0, 25, 0], np.full(2, 8.0)), Tissue.SOFT, body),  # the spinal canal
+        (oesophagus, Tissue.SOFT, body),
+        (Offset(airways, 1.5), Tissue.SOFT, body),
+        (airways, Tissue.AIRWAY, body),
+        (aorta, Tissue.DESCENDING_BLOOD, Surrounding.DESCENDING_AORTA),
+    ]
 
 
 def _arch_of_spine(mid: float, y_spine: float) -> list[Shape]:
@@ -254,9 +198,9 @@ def _arch_of_spine(mid: float, y_spine: float) -> list[Shape]:
     return [ring, sides, back]
 
 
-def _lung_vessels(heart: Heart, rng: np.random.Generator, per_side: int = 9) -> tuple[Shape, ...]:
+def _lung_vessels(heart: Heart, rng: np.random.Generator, per_side: int = 9) -> list[Tube]:
     """Vessels that leave both hila and fork once."""
-    vessels: list[Shape] = []
+    vessels = []
     for side, hilum in ((-1, heart.placement.at(-84, 30, 46)), (1, heart.placement.at(14, 42, 52))):
         for _ in range(per_side):
             heading = np.array([side * rng.uniform(0.3, 1), rng.uniform(-1, 0.9), rng.uniform(-1.2, 0.8)])
@@ -269,4 +213,4 @@ def _lung_vessels(heart: Heart, rng: np.random.Generator, per_side: int = 9) -> 
                 turned /= np.linalg.norm(turned)
                 ends = np.stack([fork, fork + turned * rng.uniform(25, 60)])
                 vessels.append(Tube(ends, np.array([0.75 * radius, 0.5])))
-    return tuple(vessels)
+    return vessels

@@ -48,32 +48,20 @@ _SEED_BITS = 48  # a whole number in every reader of JSON
 
 @dataclass(frozen=True)
 class Candidate:
-    """A case that may stand for its method in a bag.
+    """A case that may stand for its method in a bag."""
 
-    Attributes:
-        case_id: of the method's data set.
-        image: the scan.
-        mask: its label map; None in a bare folder.
-        labels: [256] uint8, the map's ids → those that all methods label.
-    """
-
-    case_id: str
-    image: Path
-    mask: Path | None
-    labels: np.ndarray | None
+    case_id: str  # of the method's data set
+    image: Path  # the scan
+    mask: Path | None  # its label map; None in a bare folder
+    labels: np.ndarray | None  # [256] uint8, the map's ids → those that all methods label
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A reference by every method, all under one mask.
+    """A reference by every method, all under one mask."""
 
-    Attributes:
-        candidates: method → case.
-        mask: the method whose label map is shown, where one has any.
-    """
-
-    candidates: dict[str, Candidate]
-    mask: Candidate | None
+    candidates: dict[str, Candidate]  # method → case
+    mask: Candidate | None  # the method whose label map is shown, where one has any
 
 
 @dataclass(frozen=True)

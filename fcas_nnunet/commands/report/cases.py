@@ -15,7 +15,6 @@ from fcas_nnunet.evaluation.report.packing import PackedScan, pack_scan
 from fcas_nnunet.evaluation.viewing.pictures import Pictures, case_pictures
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_grid, read_volume, same_grid
-from fcas_nnunet.labels.anatomy import GivenRoles, thin_label_ids
 from fcas_nnunet.labels.matching import id_table, match_labels
 
 _AIR_HU = -1024
@@ -23,70 +22,34 @@ _AIR_HU = -1024
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where a case lies, and what its labels mean here.
-
-    Attributes:
-        case_id: of the case.
-        image: its CT.
-        mask: its labels.
-        confidence: its map; None where it has none.
-        labels: structure → id in `mask`, under the synthetic set's names.
-        becomes: id in `mask` → the synthetic set's id.
-    """
+    """Where a case lies, and what its labels mean here."""
 
     case_id: str
     image: Path
     mask: Path
-    confidence: Path | None
-    labels: Mapping[str, int]
-    becomes: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What became of a case that was to be measured.
-
-    Attributes:
-        measures: None where a file is missing, unreadable or of another grid.
-        faults: a sentence each.
-    """
-
-    measures: CaseMeasures | None
-    faults: list[str]
+    confidence: Path | None  # its map; None where it has none
+    labels: Mapping[str, int]  # structure → id in `mask`, under the synthetic set's names
+    becomes: Mapping[int, int]  # id in `mask` → the synthetic set's id
 
 
 @dataclass(frozen=True)
 class PackJob:
-    """A scan to pack.
-
-    Attributes:
-        files: of the case.
-        budget: bytes.
-        colours: label id → colour, for pictures; none are drawn without.
-        thin: ids of thin structures, the synthetic set's.
-    """
+    """A scan to pack."""
 
     files: CaseFiles
-    budget: int
-    colours: Mapping[int, str]
-    thin: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A packed scan and its pictures."""
-
-    scan: PackedScan
-    pictures: Pictures | None
+    budget: int  # bytes
+    colours: Mapping[int, str]  # label id → colour, for pictures; none are drawn without
+    thin: Sequence[int]  # ids of thin structures, the synthetic set's
 
 
 def synthetic_files(dataset: RawDataset) -> dict[str, CaseFiles]:
     """The cases of a data set under its own labels."""
     ids = {label: label for label in dataset.labels.values()} | dict.fromkeys(dataset.ignored_ids, 0)
+    named = {name: label for name, label in dataset.labels.items() if label}
     return {
         case_id: CaseFiles(
             case_id, dataset.image_path(case_id), dataset.mask_path(case_id),
-            path if (path := dataset.confidence_path(case_id)).is_file() else None, _named(dataset.labels), ids,
+            path if (path := dataset.confidence_path(case_id)).is_file() else None, named, ids,
         )
         for case_id in dataset.case_ids
     }  # fmt: skip
@@ -106,32 +69,30 @@ def real_files(real: RawDataset, labels: Mapping[str, int]) -> dict[str, CaseFil
     }
 
 
-def measure(files: CaseFiles) -> Measured:
-    """Measure a case; what is wrong with its files becomes faults."""
+def measure(files: CaseFiles) -> tuple[CaseMeasures | None, list[str]]:
+    """A case's measures, None where a file is missing, unreadable or of another grid, and its faults in sentences."""
     faults: list[str] = []
     image = _read(files, "image", files.image, faults)
     mask = _read(files, "label", files.mask, faults)
     confidence = None if files.confidence is None else _read(files, "confidence", files.confidence, faults)
     if image is None or mask is None:
-        return Measured(None, faults)
+        return None, faults
     for what, other in (("image", image), ("confidence", confidence)):
         if other is not None and not _on_grid(mask.array.shape, mask.affine, other.array.shape, other.affine):
             faults.append(
                 f"{files.case_id}: grid of {what} must be that of the label, {mask.array.shape}, got "
                 f"{other.array.shape} or another affine. Make the case again."
             )
-            return Measured(None, faults)
+            return None, faults
     unknown = sorted({value for plane in mask.array for value in np.unique(plane).tolist()} - set(files.becomes))
     if unknown:
         faults.append(
             f"{files.case_id}: label values must be those of dataset.json, got {unknown[:5]} as well. Correct the mask."
         )
-        return Measured(None, faults)
-    measures = measure_case(
-        _finite(image.array), _translated(mask.array, files.becomes),
-        None if confidence is None else _finite(confidence.array), files.labels, spacing_of(mask.affine),
-    )  # fmt: skip
-    return Measured(measures, faults)
+        return None, faults
+    trust = None if confidence is None else _finite(confidence.array)
+    labels, spacing_mm = _translated(mask.array, files.becomes), spacing_of(mask.affine)
+    return measure_case(_finite(image.array), labels, trust, files.labels, spacing_mm), faults
 
 
 def _read(files: CaseFiles, what: str, path: Path, faults: list[str]) -> Volume | None:
@@ -150,26 +111,20 @@ def _read(files: CaseFiles, what: str, path: Path, faults: list[str]) -> Volume 
     return volume
 
 
-def pack(job: PackJob) -> Packed:
-    """Read a case and make what the page holds of it."""
+def pack(job: PackJob) -> tuple[PackedScan, Pictures | None]:
+    """What the page holds of a case: its scan, and pictures where the job has colours."""
     files = job.files
     image, mask = read_volume(files.image), read_volume(files.mask)
     labels = _translated(mask.array, files.becomes)
     confidence = None if files.confidence is None else _finite(read_volume(files.confidence).array)
     hu = _finite(image.array)
     scan = pack_scan(hu, labels, confidence, mask.affine, budget=job.budget, thin=job.thin)
-    pictures = case_pictures(hu, labels, confidence, mask.affine, job.colours) if job.colours else None
-    return Packed(scan, pictures)
+    return scan, case_pictures(hu, labels, confidence, mask.affine, job.colours) if job.colours else None
 
 
 def _translated(mask: np.ndarray, becomes: Mapping[int, int]) -> np.ndarray:
     """A label map under the synthetic set's ids."""
     return id_table(becomes)[mask.astype(np.uint8)]
-
-
-def thin_ids(labels: Mapping[str, int], roles: GivenRoles) -> list[int]:
-    """Ids of the thin structures, which reduced masks keep."""
-    return thin_label_ids(labels, roles)
 
 
 def on_one_grid(first: Path, second: Path) -> bool:
@@ -186,7 +141,3 @@ def _finite(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f" or math.isfinite(float(array.sum(dtype=np.float64))):
         return array
     return np.nan_to_num(array, nan=_AIR_HU, posinf=_AIR_HU, neginf=_AIR_HU)
-
-
-def _named(labels: Mapping[str, int]) -> dict[str, int]:
-    return {name: label for name, label in labels.items() if label}

@@ -13,14 +13,12 @@ from typing import Any
 from fcas_nnunet.commands.evaluate import fidelity, memorisation
 from fcas_nnunet.commands.report.cases import (
     CaseFiles,
-    Packed,
     PackJob,
     measure,
     on_one_grid,
     pack,
     real_files,
     synthetic_files,
-    thin_ids,
 )
 from fcas_nnunet.commands.report.logs import find_curves
 from fcas_nnunet.commands.report.remake import remake_command, replay_command
@@ -28,31 +26,15 @@ from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases
 from fcas_nnunet.commands.runtime.label_table import say_roles
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.commands.runtime.outputs import Output, check_outputs, is_page
-from fcas_nnunet.evaluation.report.checks import (
-    Check,
-    check_confidence,
-    check_contrast,
-    check_count,
-    check_expected_error,
-    check_files,
-    check_masks,
-    check_structures,
-    check_weights,
-)
+from fcas_nnunet.evaluation.report.checks import Check, all_checks
 from fcas_nnunet.evaluation.report.measures import (
     CaseMeasures,
     StructureSummary,
     confidence_spread,
     summarise_structures,
 )
-from fcas_nnunet.evaluation.report.page import (
-    Card,
-    CaseRow,
-    Companion,
-    Report,
-    ViewerCase,
-    render,
-)
+from fcas_nnunet.evaluation.report.packing import PackedScan
+from fcas_nnunet.evaluation.report.page import Card, CaseRow, Companion, Report, ViewerCase, render
 from fcas_nnunet.evaluation.report.provenance import common_fields, flat_fields, run_seed
 from fcas_nnunet.evaluation.report.results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import FIDELITY, MEMORISATION, read_result
@@ -61,6 +43,7 @@ from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
+from fcas_nnunet.labels.anatomy import thin_label_ids
 
 #: Bytes of all packed scans together, so that the page stays under 25 MB: they grow by a third as text.
 SCANS_BUDGET = 17_000_000
@@ -72,19 +55,12 @@ Records = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class _Sets:
-    """What is reported on.
-
-    Attributes:
-        synthetic: the data set.
-        real: what it is measured against; None without.
-        source: what its manifest's references and templates belong to; None where it is not here.
-        records: its manifest.
-    """
+    """What is reported on."""
 
     synthetic: RawDataset
-    real: RawDataset | None
-    source: RawDataset | None
-    records: Records
+    real: RawDataset | None  # what it is measured against; None without
+    source: RawDataset | None  # what its manifest's references and templates belong to; None where it is not here
+    records: Records  # its manifest
 
 
 def run(args: argparse.Namespace) -> None:
@@ -112,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     cases = _case_rows(sets, files, synthetic, results, args.cases)
     shown = [case for case in cases if case.shown]
     packed, viewer = _pack(sets, files, synthetic, shown, workers)
-    worst, best = _cards(shown, packed)
+    worst, best = _cards(shown, {row.case_id: packed[f"synthetic {row.case_id}"][1] for row in shown})
 
     # Write
     common = common_fields(sets.records)
@@ -124,8 +100,9 @@ def run(args: argparse.Namespace) -> None:
             checks=_checks(sets, files, synthetic, real, structures, faults),
             labels={name: sets.synthetic.labels[name] for name in names}, structures=structures,
             synthetic=synthetic, real=real, cases=cases, worst=worst, best=best, viewer=viewer,
-            scans=[json.dumps(entry.scan.to_json()) for entry in packed.values()],
-            reduction=_reduction(packed, len(shown), len(cases)), results=results, curves=curves,
+            scans=[json.dumps(scan.to_json()) for scan, _ in packed.values()],
+            reduction=_reduction([scan for scan, _ in packed.values()], len(shown), len(cases)),
+            results=results, curves=curves,
             curves_note=curves_note, provenance=flat_fields(common) if common else [],
             replay=replay_command(sets.synthetic.name, sets.records),
             remake=remake_command(sets.synthetic.name, sets.records),
@@ -171,10 +148,7 @@ def _measure_synthetic(
     Raises:
         ValueError: if no case is whole.
     """
-    description, need = f"measuring {sets.synthetic.name}", _need(files.values())
-    found = run_cases(measure, files, workers=workers, description=description, need=need)
-    faults = [fault for case in found.values() for fault in case.faults]
-    measures = {case_id: case.measures for case_id, case in found.items() if case.measures is not None}
+    measures, faults = _measured(sets.synthetic, files, workers)
     if not measures:
         reasons = "".join(f"\n{fault}" for fault in faults)
         raise ValueError(
@@ -186,6 +160,15 @@ def _measure_synthetic(
         faults += [f"{name}: files are there, but no record in the manifest." for name in files
                    if name not in sets.records]  # fmt: skip
     return measures, faults
+
+
+def _measured(
+    dataset: RawDataset, files: Mapping[str, CaseFiles], workers: int
+) -> tuple[dict[str, CaseMeasures], list[str]]:
+    description, need = f"measuring {dataset.name}", _need(files.values())
+    found = run_cases(measure, files, workers=workers, description=description, need=need)
+    measures = {case_id: measures for case_id, (measures, _) in found.items() if measures is not None}
+    return measures, [fault for _, faults in found.values() for fault in faults]
 
 
 def _need(files: Iterable[CaseFiles]) -> MemoryNeed:
@@ -200,29 +183,20 @@ def _measure_real(sets: _Sets, workers: int) -> list[CaseMeasures] | None:
     """
     if sets.real is None:
         return None
-    files = real_files(sets.real, sets.synthetic.labels)
-    description, need = f"measuring {sets.real.name}", _need(files.values())
-    found = run_cases(measure, files, workers=workers, description=description, need=need)
-    faults = [fault for case in found.values() for fault in case.faults]
-    if faults or not found:
+    measures, faults = _measured(sets.real, real_files(sets.real, sets.synthetic.labels), workers)
+    if faults or not measures:
         raise ValueError("\n".join(faults) or f"{sets.real.folder}: at least one case must be there, got none.")
-    return [case.measures for case in found.values() if case.measures is not None]
+    return list(measures.values())
 
 
 def _checks(
     sets: _Sets, files: Mapping[str, CaseFiles], synthetic: Mapping[str, CaseMeasures],
     real: Sequence[CaseMeasures] | None, structures: Sequence[StructureSummary], faults: Sequence[str],
 ) -> list[Check]:  # fmt: skip
-    inside = confidence_spread([case.inside for case in synthetic.values() if case.inside is not None])
     without_map = [case_id for case_id in synthetic if files[case_id].confidence is None]
-    weights, masks = check_weights(structures), check_masks(sets.records)
-    checks = [check_count(len(synthetic)), *check_expected_error(sets.records)]
-    checks += [*check_confidence(inside, without_map), *([weights] if weights else [])]
-    if sets.real is not None:
-        checks += check_contrast(structures, sets.real.name)
-    checks.append(check_structures(structures, len(synthetic), len(real) if real is not None else None))
-    checks += [masks] if masks is not None else []
-    return [*checks, check_files(faults, bool(sets.records))]
+    real_name, num_real = (sets.real.name, len(real)) if sets.real is not None and real is not None else (None, None)
+    inside = confidence_spread([case.inside for case in synthetic.values() if case.inside is not None])
+    return all_checks(len(synthetic), sets.records, inside, without_map, structures, real_name, num_real, faults)
 
 
 def _case_rows(
@@ -239,13 +213,9 @@ def _case_rows(
     rows = []
     for case_id, measures in synthetic.items():
         record = sets.records.get(case_id, {})
-        rows.append(
-            CaseRow(
-                case_id, str(record.get("masks", "–")), str(record.get("reference", "–")),
-                str(record.get("template", "–")), len(record.get("mgm", {}).get("rejections", [])),
-                measures.mean_confidence, scores[case_id], case_id in chosen,
-            )
-        )  # fmt: skip
+        masks, reference, template = (str(record.get(key, "–")) for key in ("masks", "reference", "template"))
+        redrawn, trust = len(record.get("mgm", {}).get("rejections", [])), measures.mean_confidence
+        rows.append(CaseRow(case_id, masks, reference, template, redrawn, trust, scores[case_id], case_id in chosen))
     return rows
 
 
@@ -263,7 +233,7 @@ def _chosen(synthetic: Mapping[str, CaseMeasures], ssim: Mapping[str, float], mo
 def _pack(
     sets: _Sets, files: Mapping[str, CaseFiles], synthetic: Mapping[str, CaseMeasures], shown: Sequence[CaseRow],
     workers: int,
-) -> tuple[dict[str, Packed], list[ViewerCase]]:  # fmt: skip
+) -> tuple[dict[str, tuple[PackedScan, Pictures | None]], list[ViewerCase]]:  # fmt: skip
     """Pack the shown cases and the real scans they came from, each once, within one budget."""
     beside = real_files(sets.source, sets.synthetic.labels) if sets.source is not None else {}
     beside = {name: case for name, case in beside.items() if case.image.is_file() and case.mask.is_file()}
@@ -273,7 +243,7 @@ def _pack(
     budget = int(SCANS_BUDGET / (len(shown) + REAL_SHARE * len(real_ids)))
     ids = sets.synthetic.labels
     colours = {ids[name]: colour for name, colour in label_colours(ids).items()}
-    thin = thin_ids(ids, sets.synthetic.roles)
+    thin = thin_label_ids(ids, sets.synthetic.roles)
     jobs = {f"synthetic {row.case_id}": PackJob(files[row.case_id], budget, colours, thin) for row in shown}
     jobs |= {f"real {case_id}": PackJob(beside[case_id], int(REAL_SHARE * budget), {}, thin) for case_id in real_ids}
     need = _need(job.files for job in jobs.values())
@@ -294,20 +264,19 @@ def _pack(
     return packed, viewer
 
 
-def _cards(shown: Sequence[CaseRow], packed: Mapping[str, Packed]) -> tuple[list[Card], list[Card]]:
+def _cards(shown: Sequence[CaseRow], pictures: Mapping[str, Pictures | None]) -> list[list[Card]]:
     """Both ends of the shown cases: by confidence, and one of each by SSIM where results give it; none twice."""
     by_confidence = sorted(shown, key=lambda row: (_or_low(row.confidence), row.case_id))
     by_ssim = sorted((row for row in shown if "SSIM" in row.scores), key=lambda row: (row.scores["SSIM"], row.case_id))
     taken: set[str] = set()
     sides = []
-    for first in (0, -1):
-        step = 1 if first == 0 else -1
-        order = [*by_ssim[first:][:1], *by_confidence[::step]]
+    for step in (1, -1):
+        order = [*by_ssim[::step][:1], *by_confidence[::step]]
         unique = {row.case_id: row for row in order if row.case_id not in taken}
         rows = list(unique.values())[: min(CARDS, -(-len(shown) // 2))]
         taken |= {row.case_id for row in rows}
-        sides.append([_card(row, packed[f"synthetic {row.case_id}"].pictures) for row in rows])
-    return sides[0], sides[1]
+        sides.append([_card(row, pictures[row.case_id]) for row in rows])
+    return sides
 
 
 def _card(row: CaseRow, pictures: Pictures | None) -> Card:
@@ -334,20 +303,18 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
     return ", ".join([" ".join(words[:3]), *words[3:]]) + "."
 
 
-def _reduction(packed: Mapping[str, Packed], num_shown: int, num_cases: int) -> str:
+def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int) -> str:
     """What a reader of the pictures has to know."""
-    scans = [entry.scan for entry in packed.values()]
     sides = [max(scan.shape) for scan in scans if scan.shape != scan.frame.sizes]
-    reduced = sum(scan.shape != scan.frame.sizes for scan in scans)
     lossy = sum(scan.quality > 0 for scan in scans)
     text = (
         f"{num_shown} of {num_cases} cases can be opened. Scans are cropped to the heart with a margin of 12 mm and "
         "hold 256 grey values, 4 HU apart between −200 and 600 HU and coarser outside."
     )
-    if reduced:
+    if sides:
         longest = f"{min(sides)} to {max(sides)}" if min(sides) < max(sides) else str(max(sides))
         text += (
-            f" {reduced} of {len(scans)} scans were averaged down, the longest side to {longest} voxels; masks keep "
+            f" {len(sides)} of {len(scans)} scans were averaged down, the longest side to {longest} voxels; masks keep "
             "the label in the middle of each voxel, and coronary arteries where they fill a quarter of one."
         )
     text += f" {lossy} of {len(scans)} are stored with loss." if lossy else " They are stored without loss."

@@ -207,15 +207,15 @@ def _left_tree(lines: _CourseFinder, dominance: Tree, rng: np.random.Generator) 
     """LM, LAD with diagonals, LCX with obtuse marginals; PDA when left dominant."""
     length = lines.length
     radius = rng.uniform(1.85, 2.3)
-    lad = lines.interventricular(-1, rng.uniform(13, 17), length * rng.uniform(0.88, 1.03))
+    front = lines.interventricular(-1, rng.uniform(13, 17), length * rng.uniform(0.88, 1.03))
     lcx_end = 62 if dominance == Tree.LEFT else rng.uniform(95, 140)
-    lcx = lines.left_groove(-115, lcx_end - 360)
-    fork = lines.surface.project(0.5 * (lad[:1] + lcx[:1]))[0]
+    side = lines.left_groove(-115, lcx_end - 360)
+    fork = lines.surface.project(0.5 * (front[:1] + side[:1]))[0]
     ostium = lines.ostium(fork)
     stem = np.concatenate([ostium, lines.surface.course(np.stack([ostium[1], fork]), 0.0, rng)[1:]])
     wiggle = rng.uniform(0.3, 1.1)
-    lad_line = lines.surface.course(np.concatenate([fork[None], lad]), wiggle, rng)
-    lcx_line = lines.surface.course(np.concatenate([fork[None], lcx]), wiggle, rng)
+    lad_line = lines.surface.course(np.concatenate([fork[None], front]), wiggle, rng)
+    lcx_line = lines.surface.course(np.concatenate([fork[None], side]), wiggle, rng)
     lm = _tapered("LM", Tree.LEFT, resample(stem), radius, 0.95 * radius)
     lad = _tapered("LAD", Tree.LEFT, lad_line, 0.88 * radius, SMALLEST_RADIUS_MM)
     lcx = _tapered("LCX", Tree.LEFT, lcx_line, rng.uniform(0.76, 0.86) * radius, 0.85)

@@ -44,15 +44,10 @@ class ErrorKind(StrEnum):
 
 @dataclass(frozen=True)
 class MapScores:
-    """A map in a region of a case.
+    """A map in a region of a case."""
 
-    Attributes:
-        ause: 0 for the error's own order, 0.5 for a random one, 1 for the reverse.
-        spearman: of doubt and error.
-    """
-
-    ause: float
-    spearman: float
+    ause: float  # 0 for the error's own order, 0.5 for a random one, 1 for the reverse
+    spearman: float  # of doubt and error
 
 
 @dataclass(frozen=True)

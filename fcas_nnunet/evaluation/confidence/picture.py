@@ -20,25 +20,15 @@ _PANEL_INCHES = 2.9
 
 @dataclass(frozen=True)
 class PicturedCase:
-    """One slice of a drawn case through the middle of its heart; float32 [H, W] each.
-
-    Attributes:
-        title: above its row.
-        synthetic: HU.
-        real: HU, the real scan of the same mask.
-        error: contrast-matched, HU.
-        confidence: in [0, 1].
-        mask: label ids.
-        aspect: height of a pixel over its width.
-    """
+    """One slice of a drawn case through the middle of its heart; float32 [H, W] each."""
 
     title: str
-    synthetic: np.ndarray
-    real: np.ndarray
-    error: np.ndarray
-    confidence: np.ndarray
-    mask: np.ndarray
-    aspect: float
+    synthetic: np.ndarray  # HU
+    real: np.ndarray  # HU, the real scan of the same mask
+    error: np.ndarray  # contrast-matched, HU
+    confidence: np.ndarray  # in [0, 1]
+    mask: np.ndarray  # label ids
+    aspect: float  # height of a pixel over its width
 
     @classmethod
     def of(

@@ -18,19 +18,12 @@ RELIABILITY_BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """What the error is where the confidence is so high; bins of equal numbers of voxels, from the lowest confidence.
+    """What the error is where the confidence is so high; bins of equally many voxels, from the lowest confidence."""
 
-    Attributes:
-        confidence: mean confidence of each bin.
-        error: mean absolute error of each bin.
-        count: voxels of each bin.
-        expected: mean error that was expected of each bin; None where the map expects none.
-    """
-
-    confidence: list[float]
-    error: list[float]
-    count: list[int]
-    expected: list[float] | None = None
+    confidence: list[float]  # mean confidence of each bin
+    error: list[float]  # mean absolute error of each bin
+    count: list[int]  # voxels of each bin
+    expected: list[float] | None = None  # mean error that was expected of each bin; None where the map expects none
 
 
 def sparsification_curve(confidence: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,14 +54,8 @@ def sparsification_curve(confidence: np.ndarray, error: np.ndarray) -> tuple[np.
 def ause(confidence: np.ndarray, error: np.ndarray) -> float:
     """Area under the sparsification error: 0 for the error's own order, 0.5 for a random one, 1 for the reverse order.
 
-    (A − A_oracle) / (1 − 2 A_oracle) with A the area under `sparsification_curve`.
-
-    Args:
-        confidence: of some voxels.
-        error: their absolute errors.
-
-    Returns:
-        NaN where all errors are alike: no order is better than another.
+    (A − A_oracle) / (1 − 2 A_oracle) with A the area under `sparsification_curve`; NaN where all errors are alike, so
+    that no order is better than another.
     """
     area = _area(*sparsification_curve(confidence, error))
     oracle = _area(*sparsification_curve(-np.asarray(error, dtype=np.float64), error))
@@ -84,12 +71,8 @@ def spearman(confidence: np.ndarray, error: np.ndarray) -> float:
 def partial_spearman(confidence: np.ndarray, error: np.ndarray, controls: Mapping[str, np.ndarray]) -> float:
     """Rank correlation of doubt and error that is left when what other maps say is taken out of both.
 
-    Ranks of doubt and error are regressed on the controls' ranks, and the residuals correlated.
-
-    Args:
-        confidence: of some voxels.
-        error: their absolute errors.
-        controls: name → what another map says of the same voxels.
+    Ranks of doubt and error are regressed on the ranks of what other maps say of the same voxels, and the residuals
+    correlated.
     """
     confidence, error = _checked(confidence, error)
     others = [rankdata(np.asarray(control, dtype=np.float64).ravel()) for control in controls.values()]
@@ -104,14 +87,7 @@ def partial_spearman(confidence: np.ndarray, error: np.ndarray, controls: Mappin
 def reliability(
     confidence: np.ndarray, error: np.ndarray, expected: np.ndarray | None = None, bins: int = RELIABILITY_BINS
 ) -> Reliability:
-    """Mean error by confidence, in bins of equal numbers of voxels.
-
-    Args:
-        confidence: of some voxels.
-        error: their absolute errors.
-        expected: the absolute errors that were expected.
-        bins: how many.
-    """
+    """Mean error by confidence, in bins of equally many voxels; `expected` are the absolute errors promised there."""
     confidence, error = _checked(confidence, error)
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(error)))
     return Reliability(
@@ -127,8 +103,8 @@ def sampled_voxels(where: np.ndarray, seed: int, largest: int = MAX_VOXELS) -> n
 
     Args:
         where: bool, any shape.
-        seed: of the sample.
-        largest: number of voxels.
+        seed: Seed of the sample.
+        largest: Number of voxels in it at most.
     """
     found = np.flatnonzero(where)
     if len(found) <= largest:

@@ -14,17 +14,11 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where cases lie on the map. Distances between far points, and the axes, mean nothing.
+    """Where cases lie on the map. Distances between far points, and the axes, mean nothing."""
 
-    Attributes:
-        coordinates: float64 [N, 2].
-        perplexity: that was used: 30, or a third of the points where there are too few for that.
-        seed: of the optimisation.
-    """
-
-    coordinates: np.ndarray
-    perplexity: float
-    seed: int
+    coordinates: np.ndarray  # float64 [N, 2]
+    perplexity: float  # that was used: 30, or a third of the points where there are too few for that
+    seed: int  # of the optimisation
 
 
 def embed(features: np.ndarray, perplexity: float = PERPLEXITY, seed: int = SEED) -> Embedding:

@@ -34,18 +34,11 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Fid25d:
-    """FID of two sets.
+    """FID of two sets."""
 
-    Attributes:
-        fid: mean of the planes.
-        planes: xy, yz, zx → FID over all their slices.
-        real_slices: of all scans, in the plane that has fewest.
-        synthetic_slices: likewise.
-    """
-
-    fid: float
-    planes: dict[str, float]
-    real_slices: int
+    fid: float  # mean of the planes
+    planes: dict[str, float]  # xy, yz, zx → FID over all their slices
+    real_slices: int  # of all scans, in the plane that has fewest
     synthetic_slices: int
 
 

@@ -15,15 +15,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """An unbiased squared maximum mean discrepancy.
+    """An unbiased squared maximum mean discrepancy."""
 
-    Attributes:
-        value: 0 in expectation for two samples of one distribution, and below 0 as often as above.
-        standard_error: of it; NaN where there are too few samples to tell.
-    """
-
-    value: float
-    standard_error: float
+    value: float  # 0 in expectation for two samples of one distribution, and below 0 as often as above
+    standard_error: float  # of it; NaN where there are too few samples to tell
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -17,19 +17,12 @@ _HU = np.arange(LOWEST_HU, HIGHEST_HU + 1)
 
 @dataclass(frozen=True)
 class Intensities:
-    """One structure over a set of scans, every scan with equal weight.
+    """One structure over a set of scans, every scan with equal weight."""
 
-    Attributes:
-        mean_hu: mean of the scans' means.
-        std_hu: spread of voxels over all scans.
-        between_cases_hu: spread of the scans' means: how differently patients are enhanced.
-        count: scans that show the structure.
-    """
-
-    mean_hu: float
-    std_hu: float
-    between_cases_hu: float
-    count: int
+    mean_hu: float  # mean of the scans' means
+    std_hu: float  # spread of voxels over all scans
+    between_cases_hu: float  # spread of the scans' means: how differently patients are enhanced
+    count: int  # scans that show the structure
 
 
 @dataclass(frozen=True)

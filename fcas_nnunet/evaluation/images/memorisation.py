@@ -47,32 +47,20 @@ COPY_MEASURES = (Measure.IMAGE, Measure.CONTRAST_MATCHED, Measure.FEATURES)
 
 @dataclass(frozen=True)
 class Nearest:
-    """The training case nearest by one measure.
+    """The training case nearest by one measure."""
 
-    Attributes:
-        case_id: of it; None where no training case can be compared.
-        distance: to it; NaN likewise.
-    """
-
-    case_id: str | None
-    distance: float
+    case_id: str | None  # of it; None where no training case can be compared
+    distance: float  # to it; NaN likewise
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Below which distance a scan is suspect.
+    """Below which distance a scan is suspect."""
 
-    Attributes:
-        value: NaN where there is nothing to take it from.
-        rule: how it was taken.
-        count: of the real scans behind it.
-        expected_share: of new real scans that fall below it all the same.
-    """
-
-    value: float
-    rule: str
-    count: int
-    expected_share: float
+    value: float  # NaN where there is nothing to take it from
+    rule: str  # how it was taken
+    count: int  # of the real scans behind it
+    expected_share: float  # of new real scans that fall below it all the same
 
 
 @dataclass(frozen=True)
@@ -91,21 +79,13 @@ class Nearer:
 
 @dataclass(frozen=True)
 class CopyRate:
-    """How often the nearest training case is the template, or the source of the mask.
+    """How often the nearest training case is the template, or the source of the mask."""
 
-    Attributes:
-        matches: cases for which it is.
-        count: cases looked at.
-        rate: matches / count.
-        chance: what the rate would be if the parents were dealt anew to the same cases at random.
-        excess_interval: of rate − chance, 95 %, over templates and references.
-    """
-
-    matches: int
-    count: int
-    rate: float
-    chance: float
-    excess_interval: tuple[float, float]
+    matches: int  # cases for which it is
+    count: int  # cases looked at
+    rate: float  # matches / count
+    chance: float  # what the rate would be if the parents were dealt anew to the same cases at random
+    excess_interval: tuple[float, float]  # of rate − chance, 95 %, over templates and references
 
 
 def distances(query: CentredScan, library: Sequence[CentredScan]) -> dict[Measure, np.ndarray]:

@@ -48,17 +48,11 @@ TRUNK_FILES = {
 
 @dataclass(frozen=True)
 class PerceptualScore:
-    """One real/synthetic pair.
+    """One real/synthetic pair."""
 
-    Attributes:
-        lpips: mean of the planes; 0 for equal scans.
-        planes: plane → mean over its slices.
-        slices: plane → how many there were.
-    """
-
-    lpips: float
-    planes: dict[str, float]
-    slices: dict[str, int]
+    lpips: float  # mean of the planes; 0 for equal scans
+    planes: dict[str, float]  # plane → mean over its slices
+    slices: dict[str, int]  # plane → how many there were
 
 
 class PerceptualDistance:

@@ -20,17 +20,11 @@ _LOWEST_HU, _HIGHEST_HU = -(2**15), 2**15 - 1
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """What [0, 1] stands for, in HU; values outside are clipped.
+    """What [0, 1] stands for, in HU; values outside are clipped."""
 
-    Attributes:
-        low_hu: becomes 0.
-        high_hu: becomes 1.
-        source: where the two come from, for the reader of a result.
-    """
-
-    low_hu: float
-    high_hu: float
-    source: str
+    low_hu: float  # becomes 0
+    high_hu: float  # becomes 1
+    source: str  # where the two come from, for the reader of a result
 
     def __post_init__(self) -> None:
         if not self.low_hu < self.high_hu:
@@ -47,17 +41,11 @@ class IntensityRange:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """One real/synthetic pair.
+    """One real/synthetic pair."""
 
-    Attributes:
-        ssim: structural similarity of the normalised scans, at most 1.
-        rmse: root mean square error of the normalised scans, in [0, 1].
-        rmse_hu: that of the scans as they are, in HU, not clipped.
-    """
-
-    ssim: float
-    rmse: float
-    rmse_hu: float
+    ssim: float  # structural similarity of the normalised scans, at most 1
+    rmse: float  # root mean square error of the normalised scans, in [0, 1]
+    rmse_hu: float  # that of the scans as they are, in HU, not clipped
 
 
 def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: IntensityRange) -> ImageScores:

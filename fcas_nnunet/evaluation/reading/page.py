@@ -17,21 +17,13 @@ from fcas_nnunet.geometry import Triple
 
 @dataclass(frozen=True)
 class ShownBag:
-    """A bag on the page.
+    """A bag on the page."""
 
-    Attributes:
-        bag_id: `bag-01`.
-        shape: voxels along (Z, Y, X) of the grid that all its volumes share.
-        spacing_mm: of that grid.
-        images: letter → volume.
-        mask: the label map that all share, where there is one.
-    """
-
-    bag_id: str
-    shape: Triple[int]
-    spacing_mm: Triple[float]
-    images: dict[str, Atlas]
-    mask: Atlas | None
+    bag_id: str  # `bag-01`
+    shape: Triple[int]  # voxels along (Z, Y, X) of the grid that all its volumes share
+    spacing_mm: Triple[float]  # of that grid
+    images: dict[str, Atlas]  # letter → volume
+    mask: Atlas | None  # the label map that all share, where there is one
 
     @property
     def atlases(self) -> dict[str, Atlas]:

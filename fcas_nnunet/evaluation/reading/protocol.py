@@ -30,17 +30,11 @@ _RESERVED_KEYS = frozenset({"total", "rank"})
 
 @settings
 class Criterion:
-    """What an image is scored on.
+    """What an image is scored on."""
 
-    Attributes:
-        key: in files: small letters, digits and underscores.
-        name: on the page.
-        question: a sentence that says what to look at.
-    """
-
-    key: str
-    name: str
-    question: str = ""
+    key: str  # in files: small letters, digits and underscores
+    name: str  # on the page
+    question: str = ""  # a sentence that says what to look at
 
 
 #: The five of the paper, whose names are all it gives; the questions are this package's.
@@ -113,17 +107,11 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Bag:
-    """One reference by every method.
+    """One reference by every method."""
 
-    Attributes:
-        bag_id: what the page calls it, `bag-01`.
-        reference: whose mask the images share; the page does not name it.
-        methods: letter → method.
-    """
-
-    bag_id: str
-    reference: str
-    methods: dict[str, str]
+    bag_id: str  # what the page calls it, `bag-01`
+    reference: str  # whose mask the images share; the page does not name it
+    methods: dict[str, str]  # letter → method
 
 
 def load_protocol(path: Path) -> Protocol:
@@ -193,23 +181,14 @@ def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> No
 
 @dataclass(frozen=True)
 class Key:
-    """The organiser's key, read back.
+    """The organiser's key, read back."""
 
-    Attributes:
-        reading_id: of the page it belongs to.
-        seed: of the shuffling.
-        protocol: what was asked.
-        methods: name → where its images came from.
-        bags: in the order of the page.
-        case_ids: bag id → letter → case id of the image.
-    """
-
-    reading_id: str
-    seed: int
-    protocol: Protocol
-    methods: dict[str, str]
-    bags: tuple[Bag, ...]
-    case_ids: dict[str, dict[str, str]]
+    reading_id: str  # of the page it belongs to
+    seed: int  # of the shuffling
+    protocol: Protocol  # what was asked
+    methods: dict[str, str]  # name → where its images came from
+    bags: tuple[Bag, ...]  # in the order of the page
+    case_ids: dict[str, dict[str, str]]  # bag id → letter → case id of the image
 
 
 def load_key(path: Path) -> Key:

@@ -24,40 +24,24 @@ RANK, TOTAL = "rank", "total"
 
 @dataclass(frozen=True)
 class PairTest:
-    """Two methods on the same bags.
-
-    Attributes:
-        first: method.
-        second: method.
-        difference: mean over bags of second minus first.
-        p_value: Wilcoxon's signed-rank test, two-sided; 1 where no bag differs.
-        holm_p_value: corrected over all pairs of this measure.
-        count: bags.
-    """
+    """Two methods on the same bags."""
 
     first: str
     second: str
-    difference: float
-    p_value: float
-    holm_p_value: float
-    count: int
+    difference: float  # mean over bags of second minus first
+    p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where no bag differs
+    holm_p_value: float  # corrected over all pairs of this measure
+    count: int  # bags
 
 
 @dataclass(frozen=True)
 class MeasureTests:
-    """Whether methods differ in one measure.
+    """Whether methods differ in one measure."""
 
-    Attributes:
-        friedman_statistic: Friedman's chi square over bags; NaN for two methods or fewer than two bags.
-        friedman_p_value: of it.
-        count: bags.
-        pairs: post hoc, every pair of methods.
-    """
-
-    friedman_statistic: float
+    friedman_statistic: float  # Friedman's chi square over bags; NaN for two methods or fewer than two bags
     friedman_p_value: float
-    count: int
-    pairs: list[PairTest]
+    count: int  # bags
+    pairs: list[PairTest]  # post hoc, every pair of methods
 
 
 def measure(name: str) -> Callable[[ScoredImage], float]:

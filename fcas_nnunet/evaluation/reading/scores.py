@@ -42,23 +42,14 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader's file.
+    """One reader's file."""
 
-    Attributes:
-        name: as given on the page.
-        experience: likewise.
-        path: the file.
-        images: everything scored, bag by bag.
-        incomplete: ids of the bags that lack a score or a decision between equal totals.
-        comments: bag id → what the reader wrote.
-    """
-
-    name: str
+    name: str  # as given on the page
     experience: str
     path: Path
-    images: list[ScoredImage]
-    incomplete: list[str]
-    comments: dict[str, str]
+    images: list[ScoredImage]  # everything scored, bag by bag
+    incomplete: list[str]  # ids of the bags that lack a score or a decision between equal totals
+    comments: dict[str, str]  # bag id → what the reader wrote
 
 
 def load_readers(key: Key, paths: Sequence[Path], *, partial: bool = False) -> list[Reader]:

@@ -34,34 +34,21 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """One check."""
 
-    Attributes:
-        title: what is checked.
-        level: the verdict.
-        value: what was found.
-        advice: one sentence: what it means, or what to do.
-    """
-
-    title: str
+    title: str  # what is checked
     level: Level
-    value: str
-    advice: str
+    value: str  # what was found
+    advice: str  # one sentence: what it means, or what to do
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All checks in one line.
+    """All checks in one line."""
 
-    Attributes:
-        level: the worst of the checks'.
-        headline: a few words.
-        sentence: what follows from it.
-    """
-
-    level: Level
-    headline: str
-    sentence: str
+    level: Level  # the worst of the checks'
+    headline: str  # a few words
+    sentence: str  # what follows from it
 
 
 def verdict(checks: Sequence[Check]) -> Verdict:
@@ -72,6 +59,24 @@ def verdict(checks: Sequence[Check]) -> Verdict:
     if look:
         return Verdict(Level.LOOK, "Worth a look before training", f"Nothing is broken; look at: {', '.join(look)}.")
     return Verdict(Level.OK, "Worth training on", "Every check passed. Scroll through a few cases, then train.")
+
+
+def all_checks(
+    num_cases: int, records: Mapping[str, Mapping[str, Any]], inside: Spread | None, without_map: Sequence[str],
+    structures: Sequence[StructureSummary], real_name: str | None, num_real: int | None, faults: Sequence[str],
+) -> list[Check]:  # fmt: skip
+    """Every check that there is something to check for; the arguments are those of the single ones."""
+    found = [
+        check_count(num_cases),
+        *check_expected_error(records),
+        *check_confidence(inside, without_map),
+        check_weights(structures),
+        *(check_contrast(structures, real_name) if real_name is not None else []),
+        check_structures(structures, num_cases, num_real),
+        check_masks(records),
+        check_files(faults, bool(records)),
+    ]
+    return [check for check in found if check is not None]
 
 
 def check_count(num_cases: int) -> Check:
@@ -85,12 +90,7 @@ def check_count(num_cases: int) -> Check:
 
 
 def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[Check]:
-    """Whether the confidence inside the structures says anything, and leaves something to learn from.
-
-    Args:
-        inside: over all structures; None when no case has a map.
-        without_map: cases that lack one.
-    """
+    """Whether the confidence inside the structures says anything, and leaves something to learn from."""
     if inside is None:
         advice = "CAL would train as plain nnU-Net: generate the set again, or train with nnUNetTrainer on purpose."
         return [Check("Confidence", Level.BAD, "no maps", advice)]
@@ -123,13 +123,8 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]]) -> list[Check
     """What the confidence stands for in HU: how far off the scans are, and whether confidence 1 and 0 differ in it.
 
     The maps themselves cannot tell: a calibrated confidence lies between two percentiles of the generator's own
-    errors, so that its mean and spread are the same for a good generator and for one ten times worse.
-
-    Args:
-        records: of the manifest.
-
-    Returns:
-        Nothing without a manifest.
+    errors, so that its mean and spread are the same for a good generator and for one ten times worse. There are no such
+    checks without a manifest.
     """
     if not records:
         return []
@@ -193,36 +188,34 @@ def check_contrast(structures: Sequence[StructureSummary], real_name: str) -> li
     if moved:
         level, worst = _worst({name: _above(value, MOVED_HU) for name, value in moved.items()})
         name = max(moved, key=lambda key: moved[key])
-        checks.append(
-            Check(
-                "Contrast", level, f"{moved[name]:.0f} HU off at worst: {_words(name)}",
-                f"Structures have the grey values of {real_name}." if level == Level.OK else
-                f"Over {MOVED_HU[0]:g} HU: {_names(worst)}. Train the generator longer, or check that both sets are "
-                "HU of the same contrast phase.",
-            )
-        )  # fmt: skip
+        advice = (
+            f"Structures have the grey values of {real_name}."
+            if level == Level.OK
+            else f"Over {MOVED_HU[0]:g} HU: {_names(worst)}. Train the generator longer, or check that both sets are "
+            "HU of the same contrast phase."
+        )
+        checks.append(Check("Contrast", level, f"{moved[name]:.0f} HU off at worst: {_words(name)}", advice))
     if variety:
         level, worst = _worst({name: _below(value, VARIETY) for name, value in variety.items()})
         name = min(variety, key=lambda key: variety[key])
-        checks.append(
-            Check(
-                "Variety", level, f"{100 * variety[name]:.0f} % of the real spread at least: {_words(name)}",
-                "Synthetic patients are enhanced as differently as real ones." if level == Level.OK else
-                f"Under {100 * VARIETY[0]:.0f} % of the real spread between cases: {_names(worst)}. "
-                "Give more templates, or make more cases.",
-            )
-        )  # fmt: skip
+        value = f"{100 * variety[name]:.0f} % of the real spread at least: {_words(name)}"
+        advice = (
+            "Synthetic patients are enhanced as differently as real ones."
+            if level == Level.OK
+            else f"Under {100 * VARIETY[0]:.0f} % of the real spread between cases: {_names(worst)}. Give more "
+            "templates, or make more cases."
+        )
+        checks.append(Check("Variety", level, value, advice))
     if volumes:
         far = {name: max(ratio, 1 / ratio) for name, ratio in volumes.items()}
         level, worst = _worst({name: _above(value, VOLUME_RATIO) for name, value in far.items()})
         name = max(far, key=lambda key: far[key])
-        checks.append(
-            Check(
-                "Volumes", level, f"{volumes[name]:.2f} of the real mean at worst: {_words(name)}",
-                "Structures are as large as real ones." if level == Level.OK else
-                f"Beyond a factor of {VOLUME_RATIO[0]:g}: {_names(worst)}. Narrow MGM's ranges, or check the labels.",
-            )
-        )  # fmt: skip
+        advice = (
+            "Structures are as large as real ones."
+            if level == Level.OK
+            else f"Beyond a factor of {VOLUME_RATIO[0]:g}: {_names(worst)}. Narrow MGM's ranges, or check the labels."
+        )
+        checks.append(Check("Volumes", level, f"{volumes[name]:.2f} of the real mean at worst: {_words(name)}", advice))
     return checks
 
 
@@ -262,23 +255,17 @@ def check_masks(records: Mapping[str, Mapping[str, Any]]) -> Check | None:
 
 
 def check_files(faults: Sequence[str], has_manifest: bool) -> Check:
-    """Whether manifest and files agree.
-
-    Args:
-        faults: a sentence per case that does not.
-        has_manifest: whether there is one.
-    """
+    """Whether manifest and files agree; `faults` names those that do not."""
+    level, value, advice = Level.OK, "agree", "Every case has its record and its files."
     if faults:
-        return Check(
-            "Manifest and files", Level.BAD, f"{len(faults)} disagree",
-            "They are listed under provenance: run the same fcas_generate again, or fcas_doctor -d on the set.",
-        )  # fmt: skip
-    if not has_manifest:
-        return Check(
-            "Manifest and files", Level.LOOK, "no manifest",
-            "Nothing says how these cases were made, nor which are synthetic: prefer a set that fcas_generate wrote.",
-        )  # fmt: skip
-    return Check("Manifest and files", Level.OK, "agree", "Every case has its record and its files.")
+        level, value = Level.BAD, f"{len(faults)} disagree"
+        advice = "They are listed under provenance: run the same fcas_generate again, or fcas_doctor -d on the set."
+    elif not has_manifest:
+        level, value = Level.LOOK, "no manifest"
+        advice = (
+            "Nothing says how these cases were made, nor which are synthetic: prefer a set that fcas_generate wrote."
+        )
+    return Check("Manifest and files", level, value, advice)
 
 
 def _below(value: float, limits: tuple[float, float]) -> Level:

@@ -21,23 +21,14 @@ _WRAPPED = re.compile(r"np\.float\d+\(([^)]*)\)")
 
 @dataclass(frozen=True)
 class Curves:
-    """What a log tells.
+    """What a log tells."""
 
-    Attributes:
-        title: whose training.
-        x: steps or epochs, increasing.
-        x_title: which of both.
-        train: training loss.
-        validation: validation loss.
-        dice: nnU-Net's pseudo Dice, mean over the labels; empty for the generator.
-    """
-
-    title: str
-    x: list[float]
-    x_title: str
-    train: list[float]
-    validation: list[float]
-    dice: list[float]
+    title: str  # whose training
+    x: list[float]  # steps or epochs, increasing
+    x_title: str  # which of both
+    train: list[float]  # training loss
+    validation: list[float]  # validation loss
+    dice: list[float]  # nnU-Net's pseudo Dice, mean over the labels; empty for the generator
 
     @property
     def chart(self) -> Markup:

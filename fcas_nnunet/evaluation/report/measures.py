@@ -63,19 +63,12 @@ class CaseMeasures:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of confidence, over the voxels of all cases with equal weight for each case.
+    """Of confidence, over the voxels of all cases with equal weight for each case."""
 
-    Attributes:
-        mean: in [0, 1].
-        std: in [0, 1].
-        low: 5th percentile.
-        high: 95th percentile.
-    """
-
-    mean: float
-    std: float
-    low: float
-    high: float
+    mean: float  # in [0, 1]
+    std: float  # in [0, 1]
+    low: float  # 5th percentile
+    high: float  # 95th percentile
 
 
 @dataclass(frozen=True)

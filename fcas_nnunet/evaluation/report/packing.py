@@ -25,25 +25,15 @@ _PROBED = 8  # every so manyth slice tells how large a volume becomes
 
 @dataclass(frozen=True)
 class PackedScan:
-    """A scan as the page holds it.
+    """A scan as the page holds it."""
 
-    Attributes:
-        frame: how it lies in its file.
-        shape: reduced voxels along (Z, Y, X).
-        quality: WebP quality of image and confidence; 0 = without loss.
-        label_step: the mask's atlas holds id × step.
-        image: grey values.
-        mask: stored without loss.
-        confidence: confidence × 255, or nothing.
-    """
-
-    frame: Frame
-    shape: Triple[int]
-    quality: int
-    label_step: int
-    image: Atlas
-    mask: Atlas
-    confidence: Atlas | None
+    frame: Frame  # how it lies in its file
+    shape: Triple[int]  # reduced voxels along (Z, Y, X)
+    quality: int  # WebP quality of image and confidence; 0 = without loss
+    label_step: int  # the mask's atlas holds id × step
+    image: Atlas  # grey values
+    mask: Atlas  # stored without loss
+    confidence: Atlas | None  # confidence × 255, or nothing
 
     @property
     def num_bytes(self) -> int:

@@ -28,129 +28,73 @@ WINDOWS = {"heart": WINDOW_HU, "soft tissue": (-160, 240), "wide": (-1000, 1000)
 
 @dataclass(frozen=True)
 class CaseRow:
-    """A case in the list.
-
-    Attributes:
-        case_id: of the case.
-        masks: `given`, `mgm`, or what else the manifest says.
-        reference: whose mask was drawn.
-        template: whose contrast guided the drawing.
-        redrawn: masks that were refused before this one.
-        confidence: mean inside the structures; NaN without a map.
-        scores: measure → value, from results.
-        shown: whether the page holds it to look at.
-    """
+    """A case in the list."""
 
     case_id: str
-    masks: str
-    reference: str
-    template: str
-    redrawn: int
-    confidence: float
-    scores: Mapping[str, float]
-    shown: bool
+    masks: str  # `given`, `mgm`, or what else the manifest says
+    reference: str  # whose mask was drawn
+    template: str  # whose contrast guided the drawing
+    redrawn: int  # masks that were refused before this one
+    confidence: float  # mean inside the structures; NaN without a map
+    scores: Mapping[str, float]  # measure → value, from results
+    shown: bool  # whether the page holds it to look at
 
 
 @dataclass(frozen=True)
 class Card:
-    """A case's picture to click on.
-
-    Attributes:
-        case_id: of the case.
-        caption: why it is here.
-        pictures: of it.
-    """
+    """A case's picture to click on."""
 
     case_id: str
-    caption: str
+    caption: str  # why it is here
     pictures: Pictures
 
 
 @dataclass(frozen=True)
 class Companion:
-    """A real scan beside a synthetic one.
+    """A real scan beside a synthetic one."""
 
-    Attributes:
-        case_id: of the real case.
-        scan: its number among the page's scans.
-        same_grid: whether both lie on one grid, so that places correspond voxel by voxel.
-    """
-
-    case_id: str
-    scan: int
-    same_grid: bool
+    case_id: str  # of the real case
+    scan: int  # its number among the page's scans
+    same_grid: bool  # whether both lie on one grid, so that places correspond voxel by voxel
 
 
 @dataclass(frozen=True)
 class ViewerCase:
-    """A case to scroll through.
-
-    Attributes:
-        case_id: of the case.
-        scan: its number among the page's scans.
-        companions: `reference` and `template`, where they can be shown.
-        volumes_ml: structure → volume.
-    """
+    """A case to scroll through."""
 
     case_id: str
-    scan: int
-    companions: Mapping[str, Companion]
-    volumes_ml: Mapping[str, float]
+    scan: int  # its number among the page's scans
+    companions: Mapping[str, Companion]  # `reference` and `template`, where they can be shown
+    volumes_ml: Mapping[str, float]  # structure → volume
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """All that the page shows."""
 
-    Attributes:
-        name: of the synthetic data set.
-        real_name: of the real one; None without.
-        made: how it was made, in a sentence.
-        checks: verdicts.
-        labels: structure → id, without the background.
-        structures: summaries, in the order of the labels.
-        synthetic: measures by case id.
-        real: measures of the real cases; None without.
-        cases: the list.
-        worst: least confident, or least similar, cases.
-        best: the other end.
-        viewer: cases to scroll through.
-        scans: packed scans as JSON text, synthetic and real.
-        reduction: what was reduced, in a sentence.
-        results: of fcas_evaluate.
-        curves: of trainings found.
-        curves_note: where was looked, and what was not found.
-        provenance: (field, value) that all cases share.
-        replay: the command that makes its cases again from their lines; None where there are no such lines.
-        remake: the command line of the run that made the set; None where unknown.
-        records: case id → its whole record as text.
-        faults: what does not agree, a sentence each.
-        command: that made this page.
-    """
-
-    name: str
-    real_name: str | None
-    made: str
+    name: str  # of the synthetic data set
+    real_name: str | None  # of the real one; None without
+    made: str  # how it was made, in a sentence
     checks: Sequence[Check]
-    labels: Mapping[str, int]
-    structures: Sequence[StructureSummary]
-    synthetic: Mapping[str, CaseMeasures]
-    real: Sequence[CaseMeasures] | None
-    cases: Sequence[CaseRow]
-    worst: Sequence[Card]
-    best: Sequence[Card]
-    viewer: Sequence[ViewerCase]
-    scans: Sequence[str]
-    reduction: str
-    results: Sequence[ShownResult]
-    curves: Sequence[Curves]
-    curves_note: str
-    provenance: Sequence[tuple[str, str]]
-    replay: str | None
-    remake: str | None
-    records: Mapping[str, str]
-    faults: Sequence[str] = field(default_factory=tuple)
-    command: str = "fcas_report"
+    labels: Mapping[str, int]  # structure → id, without the background
+    structures: Sequence[StructureSummary]  # summaries, in the order of the labels
+    synthetic: Mapping[str, CaseMeasures]  # measures by case id
+    real: Sequence[CaseMeasures] | None  # measures of the real cases; None without
+    cases: Sequence[CaseRow]  # the list
+    worst: Sequence[Card]  # least confident, or least similar, cases
+    best: Sequence[Card]  # the other end
+    viewer: Sequence[ViewerCase]  # cases to scroll through
+    scans: Sequence[str]  # packed scans as JSON text, synthetic and real
+    reduction: str  # what was reduced, in a sentence
+    results: Sequence[ShownResult]  # of fcas_evaluate
+    curves: Sequence[Curves]  # of trainings found
+    curves_note: str  # where was looked, and what was not found
+    provenance: Sequence[tuple[str, str]]  # (field, value) that all cases share
+    replay: str | None  # the command that makes its cases again from their lines; None where there are no such lines
+    remake: str | None  # the command line of the run that made the set; None where unknown
+    records: Mapping[str, str]  # case id → its whole record as text
+    faults: Sequence[str] = field(default_factory=tuple)  # what does not agree, a sentence each
+    command: str = "fcas_report"  # that made this page
 
 
 def render(report: Report) -> str:

@@ -13,13 +13,7 @@ from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
-
-    Attributes:
-        title: above it.
-        header: of the columns.
-        rows: cells.
-    """
+    """A table of text."""
 
     title: str
     header: list[str]

@@ -22,17 +22,11 @@ MAX_PAIRS = 500
 
 @dataclass(frozen=True)
 class MaskSample:
-    """What is kept of a mask to compare it.
+    """What is kept of a mask to compare it."""
 
-    Attributes:
-        volumes_ml: of each label, in the order of the labels.
-        centred: `centred_mask`, uint8 [96, 96, 96].
-        source: the given mask it was made from; None for a given mask itself.
-    """
-
-    volumes_ml: tuple[float, ...]
-    centred: np.ndarray
-    source: str | None = None
+    volumes_ml: tuple[float, ...]  # of each label, in the order of the labels
+    centred: np.ndarray  # `centred_mask`, uint8 [96, 96, 96]
+    source: str | None = None  # the given mask it was made from; None for a given mask itself
 
 
 def sample_mask(

@@ -34,50 +34,29 @@ FURTHER_MEASURES = ("hd95_mm", "surface_dice", "centreline_dice", "pieces_error"
 
 @dataclass(frozen=True)
 class LabelScores:
-    """One label of one case.
+    """One label of one case."""
 
-    Attributes:
-        dice: 2|P∩Q| / (|P| + |Q|) in [0, 1], NaN when P and Q are empty.
-        rdice: radius in voxels → relaxed Dice in [0, 1], likewise.
-        reference_voxels: |Q|.
-        prediction_voxels: |P|.
-        hd95_mm: 95 % Hausdorff distance in mm; `worst_distance_mm` where one mask is empty.
-        surface_dice: share of both surfaces within the tolerance, in [0, 1].
-        centreline_dice: clDice in [0, 1]; NaN for what is no vessel.
-        pieces_error: |difference of β0|, the numbers of pieces.
-        tunnels_error: |difference of β1|, the numbers of loops and handles.
-    """
-
-    dice: float
-    rdice: Mapping[int, float]
-    reference_voxels: int
-    prediction_voxels: int
-    hd95_mm: float = math.nan
-    surface_dice: float = math.nan
-    centreline_dice: float = math.nan
-    pieces_error: float = math.nan
-    tunnels_error: float = math.nan
+    dice: float  # 2|P∩Q| / (|P| + |Q|) in [0, 1], NaN when P and Q are empty
+    rdice: Mapping[int, float]  # radius in voxels → relaxed Dice in [0, 1], likewise
+    reference_voxels: int  # |Q|
+    prediction_voxels: int  # |P|
+    hd95_mm: float = math.nan  # 95 % Hausdorff distance in mm; `worst_distance_mm` where one mask is empty
+    surface_dice: float = math.nan  # share of both surfaces within the tolerance, in [0, 1]
+    centreline_dice: float = math.nan  # clDice in [0, 1]; NaN for what is no vessel
+    pieces_error: float = math.nan  # |difference of β0|, the numbers of pieces
+    tunnels_error: float = math.nan  # |difference of β1|, the numbers of loops and handles
 
 
 @dataclass(frozen=True)
 class LabelSummary:
-    """One label over all cases.
+    """One label over all cases."""
 
-    Attributes:
-        dice: over the cases that have a score.
-        rdice: radius in voxels → likewise.
-        both_empty: cases without a score.
-        only_prediction_empty: cases where the label was missed altogether (they score 0).
-        only_reference_empty: cases where the label was predicted but is not there (they score 0).
-        further: each of FURTHER_MEASURES → likewise.
-    """
-
-    dice: Summary
-    rdice: Mapping[int, Summary]
-    both_empty: int
-    only_prediction_empty: int
-    only_reference_empty: int
-    further: Mapping[str, Summary]
+    dice: Summary  # over the cases that have a score
+    rdice: Mapping[int, Summary]  # radius in voxels → likewise
+    both_empty: int  # cases without a score
+    only_prediction_empty: int  # cases where the label was missed altogether (they score 0)
+    only_reference_empty: int  # cases where the label was predicted but is not there (they score 0)
+    further: Mapping[str, Summary]  # each of FURTHER_MEASURES → likewise
 
 
 def score_case(

@@ -14,15 +14,10 @@ from fcas_nnunet.labels.components import count_pieces_and_tunnels, label_compon
 
 @dataclass(frozen=True)
 class TopologyErrors:
-    """Differences of Betti numbers, |prediction − reference|; NaN where both masks are empty.
+    """Differences of Betti numbers, |prediction − reference|; NaN where both masks are empty."""
 
-    Attributes:
-        pieces: of β0, pieces (26-connected).
-        tunnels: of β1, loops and handles.
-    """
-
-    pieces: float
-    tunnels: float
+    pieces: float  # of β0, pieces (26-connected)
+    tunnels: float  # of β1, loops and handles
 
 
 def centreline_dice(reference: np.ndarray, prediction: np.ndarray) -> float:

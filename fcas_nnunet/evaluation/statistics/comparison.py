@@ -15,25 +15,15 @@ CONFIDENCE_LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second minus first, over the cases that have scores.
+    """Second minus first, over the cases that have scores."""
 
-    Attributes:
-        first_mean: Mean of the first scores.
-        second_mean: Mean of the second scores.
-        difference: Mean of the paired differences.
-        interval: 95 % percentile bootstrap interval of the difference.
-        p_value: Wilcoxon's signed-rank test, two-sided; 1 where no pair differs.
-        holm_p_value: The p value corrected over all compared labels (Holm).
-        count: Number of pairs.
-    """
-
-    first_mean: float
-    second_mean: float
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
-    holm_p_value: float
-    count: int
+    first_mean: float  # Mean of the first scores
+    second_mean: float  # Mean of the second scores
+    difference: float  # Mean of the paired differences
+    interval: tuple[float, float]  # 95 % percentile bootstrap interval of the difference
+    p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where no pair differs
+    holm_p_value: float  # The p value corrected over all compared labels (Holm)
+    count: int  # Number of pairs
 
 
 def compare(

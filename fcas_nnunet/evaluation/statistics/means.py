@@ -9,17 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Summary:
-    """A measure over cases.
+    """A measure over cases."""
 
-    Attributes:
-        mean: of the cases that have a score; NaN when none has.
-        std: their sample standard deviation (n − 1); NaN for fewer than two.
-        count: how many they are.
-    """
-
-    mean: float
-    std: float
-    count: int
+    mean: float  # of the cases that have a score; NaN when none has
+    std: float  # their sample standard deviation (n − 1); NaN for fewer than two
+    count: int  # how many they are
 
 
 def summarise(scores: Sequence[float]) -> Summary:

@@ -16,15 +16,10 @@ _BLOCK = 16  # WebP's: tiles that start on a block do not bleed into each other
 
 @dataclass(frozen=True)
 class GreyScale:
-    """HU ↔ grey value of a page, linear between knots.
+    """HU ↔ grey value of a page, linear between knots."""
 
-    Attributes:
-        hu: knots, increasing; what lies beyond the ends is clipped.
-        values: grey values at the knots, from 0 to 255.
-    """
-
-    hu: tuple[float, ...]
-    values: tuple[float, ...]
+    hu: tuple[float, ...]  # knots, increasing; what lies beyond the ends is clipped
+    values: tuple[float, ...]  # grey values at the knots, from 0 to 255
 
     def codes(self, image: np.ndarray) -> np.ndarray:
         """HU → uint8."""
@@ -33,19 +28,12 @@ class GreyScale:
 
 @dataclass(frozen=True)
 class Atlas:
-    """A volume as one picture: its slices from below, row by row.
+    """A volume as one picture: its slices from below, row by row."""
 
-    Attributes:
-        data: the file's bytes.
-        media_type: `image/webp` or `image/png`.
-        columns: slices in a row.
-        tile: height and width of a slice's place, multiples of 16.
-    """
-
-    data: bytes
-    media_type: str
-    columns: int
-    tile: tuple[int, int]
+    data: bytes  # the file's bytes
+    media_type: str  # `image/webp` or `image/png`
+    columns: int  # slices in a row
+    tile: tuple[int, int]  # height and width of a slice's place, multiples of 16
 
     @property
     def layout(self) -> dict[str, Any]:

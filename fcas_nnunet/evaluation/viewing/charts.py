@@ -20,21 +20,13 @@ _BARS = 64
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart.
+    """A line of a chart."""
 
-    Attributes:
-        label: for the legend.
-        x: increasing.
-        y: values; NaN leaves a gap.
-        role: CSS class that gives the colour.
-        points: whether the values are few and marked one by one.
-    """
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    role: str
-    points: bool = False
+    label: str  # for the legend
+    x: Sequence[float]  # increasing
+    y: Sequence[float]  # values; NaN leaves a gap
+    role: str  # CSS class that gives the colour
+    points: bool = False  # whether the values are few and marked one by one
 
 
 def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:

@@ -18,21 +18,13 @@ MARGIN_MM = 12.0
 
 @dataclass(frozen=True)
 class Frame:
-    """How what is shown lies in its file.
+    """How what is shown lies in its file."""
 
-    Attributes:
-        orientation: how the file is turned until its axes run along z, y and x.
-        starts: first voxel of the crop along (Z, Y, X), counted after turning.
-        sizes: voxels of the crop along (Z, Y, X).
-        full: voxels of the whole file along (Z, Y, X).
-        spacing_mm: of the file along (Z, Y, X).
-    """
-
-    orientation: Orientation
-    starts: Triple[int]
-    sizes: Triple[int]
-    full: Triple[int]
-    spacing_mm: Triple[float]
+    orientation: Orientation  # how the file is turned until its axes run along z, y and x
+    starts: Triple[int]  # first voxel of the crop along (Z, Y, X), counted after turning
+    sizes: Triple[int]  # voxels of the crop along (Z, Y, X)
+    full: Triple[int]  # voxels of the whole file along (Z, Y, X)
+    spacing_mm: Triple[float]  # of the file along (Z, Y, X)
 
     @property
     def extent_mm(self) -> Triple[float]:

@@ -19,15 +19,10 @@ _MASK_OPACITY = 0.5
 
 @dataclass(frozen=True)
 class Pictures:
-    """Of one case, as addresses that hold them.
+    """Of one case, as addresses that hold them."""
 
-    Attributes:
-        strip: axial, coronal and sagittal slice through the middle of the heart with the mask over it.
-        still: the same three planes as image, with mask, and as confidence; two rows for a case without confidence.
-    """
-
-    strip: str
-    still: str
+    strip: str  # axial, coronal and sagittal slice through the middle of the heart with the mask over it
+    still: str  # the same three planes as image, with mask, and as confidence; two rows for a case without confidence
 
 
 def case_pictures(

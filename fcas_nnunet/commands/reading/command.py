@@ -38,19 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_prepare(parts: Any) -> None:
-    part = _add_part(
-        parts,
-        "prepare",
-        "Write reading.html, which goes to the readers, and key.json, which does not.",
-        _PREPARE_EXAMPLE,
-    )
+    description = "Write reading.html, which goes to the readers, and key.json, which does not."
+    part = _add_part(parts, "prepare", description, _PREPARE_EXAMPLE)
     part.add_argument(
-        "--methods",
-        required=True,
-        nargs="+",
-        metavar="NAME=DATASET",
+        "--methods", required=True, nargs="+", metavar="NAME=DATASET",
         help="a data set (id, name, folder), or a folder of scans, for each method",
-    )
+    )  # fmt: skip
     part.add_argument(
         "--real", metavar="REAL", help="likewise, the real scans as one more method, called 'real' in the key"
     )
@@ -72,12 +65,8 @@ def _add_prepare(parts: Any) -> None:
 
 
 def _add_results(parts: Any) -> None:
-    part = _add_part(
-        parts,
-        "results",
-        "Check and unblind readers' files: scores, ranks, agreement, tests, box plots and a radar chart.",
-        _RESULTS_EXAMPLE,
-    )
+    description = "Check and unblind readers' files: scores, ranks, agreement, tests, box plots and a radar chart."
+    part = _add_part(parts, "results", description, _RESULTS_EXAMPLE)
     part.add_argument("scores", nargs="+", type=Path, metavar="SCORES.json", help="what the readers' pages saved")
     part.add_argument("-k", required=True, type=Path, metavar="key.json", help="written by prepare")
     part.add_argument("-o", type=Path, metavar="DIR", help="default: the key's folder")

@@ -26,10 +26,6 @@ def write_box_plots(report: Mapping[str, Any], path: Path) -> None:
     """Ranks of every method, and its scores on every criterion.
 
     Boxes are quartiles with the median, whiskers 1.5 interquartile ranges, diamonds means; lower ranks are better.
-
-    Args:
-        report: of `evaluate_reading`.
-        path: PNG to write.
     """
     methods, criteria = list(report["summary"]), report["protocol"]["criteria"]
     columns = min(len(criteria), 5)
@@ -57,12 +53,7 @@ def write_box_plots(report: Mapping[str, Any], path: Path) -> None:
 
 
 def write_radar(report: Mapping[str, Any], path: Path) -> None:
-    """Mean score of every method on every criterion, a polygon a method; the larger, the better.
-
-    Args:
-        report: of `evaluate_reading`.
-        path: PNG to write.
-    """
+    """Mean score of every method on every criterion, a polygon a method; the larger, the better."""
     criteria = report["protocol"]["criteria"]
     low, high = report["protocol"]["lowest"], report["protocol"]["highest"]
     angles = np.linspace(0, 2 * math.pi, len(criteria), endpoint=False)
@@ -135,7 +126,7 @@ def _style(number: int) -> tuple[str, str]:
 def _two_lines(name: str) -> str:
     words = name.split()
     middle = -(-len(words) // 2)
-    return "\n".join(part for part in (" ".join(words[:middle]), " ".join(words[middle:])) if part)
+    return "\n".join([" ".join(words[:middle]), " ".join(words[middle:])]).rstrip()
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -32,14 +32,7 @@ class ShownBag:
 
 
 def render_page(protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int]) -> str:
-    """Write the page's HTML.
-
-    Args:
-        protocol: what readers are asked.
-        reading_id: ties the scores to this page.
-        bags: in the order in which they are read.
-        labels: name → id of what the masks hold, background left out.
-    """
+    """The page's HTML: bags in the order in which they are read, labels (name → id) without the background."""
     data = {
         "schema": SCORES_SCHEMA,
         "schema_version": SCORES_VERSION,

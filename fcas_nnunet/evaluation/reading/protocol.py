@@ -160,14 +160,10 @@ def reading_id(protocol: Protocol, shown_sha256: Iterable[str]) -> str:
 
 
 def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> None:
-    """Keep method names off the page.
-
-    Args:
-        texts: where a text comes from → a text that readers see.
-        methods: names that no text may hold as a word, in capitals or not.
+    """Keep method names off the page: no text that readers see may hold one as a word, in capitals or not.
 
     Raises:
-        ValueError: listing every text that does.
+        ValueError: with every text that does, and where it comes from.
     """
     faults = [
         f"{place}: text on the page must not name a method, got {text!r} with {method!r} in it. Rename one of them."

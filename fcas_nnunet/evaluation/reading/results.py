@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import friedmanchisquare, wilcoxon
 
 from fcas_nnunet.config.files import to_dict
-from fcas_nnunet.evaluation.reading.protocol import Key, Protocol
+from fcas_nnunet.evaluation.reading.protocol import Key
 from fcas_nnunet.evaluation.reading.scores import Reader, ScoredImage
 from fcas_nnunet.evaluation.statistics.agreement import ordinal_alpha
 from fcas_nnunet.evaluation.statistics.comparison import holm
@@ -22,52 +22,14 @@ RESULTS_SCHEMA, RESULTS_VERSION = "fcas-nnunet/reading", 1
 RANK, TOTAL = "rank", "total"
 
 
-@dataclass(frozen=True)
-class PairTest:
-    """Two methods on the same bags."""
-
-    first: str
-    second: str
-    difference: float  # mean over bags of second minus first
-    p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where no bag differs
-    holm_p_value: float  # corrected over all pairs of this measure
-    count: int  # bags
-
-
-@dataclass(frozen=True)
-class MeasureTests:
-    """Whether methods differ in one measure."""
-
-    friedman_statistic: float  # Friedman's chi square over bags; NaN for two methods or fewer than two bags
-    friedman_p_value: float
-    count: int  # bags
-    pairs: list[PairTest]  # post hoc, every pair of methods
-
-
-def measure(name: str) -> Callable[[ScoredImage], float]:
-    """How to read a criterion, `total` or `rank` off a scored image; NaN where it is missing."""
-
-    def value(image: ScoredImage) -> float:
-        found = getattr(image, name) if name in (RANK, TOTAL) else image.scores.get(name)
-        return math.nan if found is None else float(found)
-
-    return value
-
-
-def measures_of(protocol: Protocol) -> list[str]:
-    """The criteria, `total` and `rank`."""
-    return [*(criterion.key for criterion in protocol.criteria), TOTAL, RANK]
+def measure(image: ScoredImage, name: str) -> float:
+    """A criterion, `total` or `rank` of a scored image; NaN where it is missing."""
+    found = getattr(image, name) if name in (RANK, TOTAL) else image.scores.get(name)
+    return math.nan if found is None else float(found)
 
 
 def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
-    """Everything about a reading but the pictures.
-
-    Args:
-        key: of the reading.
-        readers: unblinded.
-
-    Returns:
-        The report as docs/reading.md describes it, JSON-able but for NaN.
+    """Everything about a reading but the pictures, as docs/reading.md describes it; JSON-able but for NaN.
 
     Raises:
         ValueError: if nothing was scored.
@@ -75,9 +37,9 @@ def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
     images = [image for reader in readers for image in reader.images]
     if not images:
         raise ValueError("readers: at least one image must be scored, got none. Wait for the readers.")
-    measures = measures_of(key.protocol)
+    measures = [*(criterion.key for criterion in key.protocol.criteria), TOTAL, RANK]
     summary = {method: _summary(images, method, measures) for method in key.methods}
-    order = sorted(key.methods, key=lambda method: _last_if_nan(summary[method][RANK]["mean"]))
+    order = sorted(key.methods, key=lambda method: np.nan_to_num(summary[method][RANK]["mean"], nan=math.inf))
     return {
         "schema": RESULTS_SCHEMA,
         "schema_version": RESULTS_VERSION,
@@ -98,13 +60,9 @@ def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
         ],
         "summary": {method: summary[method] for method in order},
         "agreement": {name: _alpha(images, name) for name in measures},
-        "tests": {name: asdict(method_tests(blocks(images, order, name), order)) for name in measures},
+        "tests": {name: method_tests(blocks(images, order, name), order) for name in measures},
         "images": [asdict(image) for image in images],
     }
-
-
-def _last_if_nan(value: float) -> float:
-    return math.inf if math.isnan(value) else value
 
 
 def _summary(images: Sequence[ScoredImage], method: str, measures: Sequence[str]) -> dict[str, Any]:
@@ -112,7 +70,7 @@ def _summary(images: Sequence[ScoredImage], method: str, measures: Sequence[str]
     own = [image for image in images if image.method == method]
     result: dict[str, Any] = {}
     for name in measures:
-        values = [measure(name)(image) for image in own]
+        values = [measure(image, name) for image in own]
         present = [value for value in values if not math.isnan(value)]
         median = float(np.median(present)) if present else math.nan
         result[name] = {**vars(summarise(values)), "median": median}
@@ -122,16 +80,12 @@ def _summary(images: Sequence[ScoredImage], method: str, measures: Sequence[str]
 
 def _first_share(images: Sequence[ScoredImage], method: str) -> float:
     """Share of ranked bags in which a method came first; a first place shared by k counts 1/k."""
-    ranked = [image for image in images if image.rank is not None]
-    bags: dict[tuple[str, str], list[ScoredImage]] = {}
-    for image in ranked:
-        bags.setdefault((image.reader, image.bag_id), []).append(image)
-    wins = []
-    for bag in bags.values():
-        best = min(image.rank for image in bag if image.rank is not None)
-        winners = [image.method for image in bag if image.rank == best]
-        wins.append(winners.count(method) / len(winners))
-    return math.fsum(wins) / len(wins) if wins else math.nan
+    bags: dict[tuple[str, str], dict[str, float]] = {}
+    for image in images:
+        if image.rank is not None:
+            bags.setdefault((image.reader, image.bag_id), {})[image.method] = image.rank
+    winners = [[name for name, rank in ranks.items() if rank == min(ranks.values())] for ranks in bags.values()]
+    return summarise([names.count(method) / len(names) for names in winners]).mean
 
 
 def _alpha(images: Sequence[ScoredImage], name: str) -> float:
@@ -140,7 +94,7 @@ def _alpha(images: Sequence[ScoredImage], name: str) -> float:
     units = {unit: i for i, unit in enumerate(dict.fromkeys((image.bag_id, image.method) for image in images))}
     table = np.full((len(readers), len(units)), math.nan)
     for image in images:
-        table[readers.index(image.reader), units[image.bag_id, image.method]] = measure(name)(image)
+        table[readers.index(image.reader), units[image.bag_id, image.method]] = measure(image, name)
     return ordinal_alpha(table.tolist())
 
 
@@ -154,7 +108,7 @@ def blocks(images: Sequence[ScoredImage], methods: Sequence[str], name: str) -> 
     """
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for image in images:
-        rows.setdefault((image.bag_id, image.reader), {})[image.method] = measure(name)(image)
+        rows.setdefault((image.bag_id, image.reader), {})[image.method] = measure(image, name)
     by_bag: dict[str, list[list[float]]] = {}
     for (bag_id, _), values in rows.items():
         row = [values.get(method, math.nan) for method in methods]
@@ -163,23 +117,28 @@ def blocks(images: Sequence[ScoredImage], methods: Sequence[str], name: str) -> 
     return np.array([np.mean(readings, axis=0) for readings in by_bag.values()]).reshape(-1, len(methods))
 
 
-def method_tests(table: np.ndarray, methods: Sequence[str]) -> MeasureTests:
-    """Friedman's test over all methods, Wilcoxon's for every pair with Holm's correction.
+def method_tests(table: np.ndarray, methods: Sequence[str]) -> dict[str, Any]:
+    """Friedman's test over all methods, Wilcoxon's for every pair with Holm's correction over the pairs.
 
     Args:
-        table: [bags, methods].
-        methods: their names.
+        table: A measure of each bag and method, [bags, methods].
+        methods: Names of the methods.
+
+    Returns:
+        Friedman's chi square and its p value, NaN for two methods or fewer than two bags; for every pair the mean
+        difference, second minus first, and its p values, 1 where no bag differs; the number of bags.
     """
     count = len(table)
-    plain = []
+    pairs: list[dict[str, Any]] = []
     for first, second in combinations(range(len(methods)), 2):
         differences = table[:, second] - table[:, first]
         p_value = math.nan if not count else float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
         mean = float(differences.mean()) if count else math.nan
-        plain.append((methods[first], methods[second], mean, p_value))
-    corrected = holm([p_value for *_, p_value in plain])
-    pairs = [PairTest(*pair, p, count) for pair, p in zip(plain, corrected, strict=True)]
-    return MeasureTests(*_friedman(table), count, pairs)
+        pairs.append({"first": methods[first], "second": methods[second], "difference": mean, "p_value": p_value})
+    for pair, corrected in zip(pairs, holm([pair["p_value"] for pair in pairs]), strict=True):
+        pair |= {"holm_p_value": corrected, "count": count}
+    statistic, p_value = _friedman(table)
+    return {"friedman_statistic": statistic, "friedman_p_value": p_value, "count": count, "pairs": pairs}
 
 
 def _friedman(table: np.ndarray) -> tuple[float, float]:
@@ -197,13 +156,10 @@ def reading_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     header = ["method", *(criterion["name"] for criterion in criteria), "rank (median)", "first"]
     rows = []
     for method, scores in report["summary"].items():
-        cells = [
-            f"{_mean_std(scores[criterion['key']])} ({_number(scores[criterion['key']]['median'], 1)})"
-            for criterion in criteria
-        ]
-        rank = f"{_mean_std(scores[RANK])} ({_number(scores[RANK]['median'], 1)})"
+        measures = [scores[name] for name in (*(criterion["key"] for criterion in criteria), RANK)]
+        cells = [f"{_number(m['mean'], 2)} ± {_number(m['std'], 2)} ({_number(m['median'], 1)})" for m in measures]
         first = scores["first_share"]
-        rows.append([method, *cells, rank, "–" if math.isnan(first) else f"{first:.0%}"])
+        rows.append([method, *cells, "–" if math.isnan(first) else f"{first:.0%}"])
     return header, rows
 
 
@@ -213,16 +169,9 @@ def tests_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, tests in report["tests"].items():
         significant = sum(pair["holm_p_value"] < 0.05 for pair in tests["pairs"])
-        rows.append(
-            [
-                names.get(name, name),
-                _number(report["agreement"][name], 2),
-                _number(tests["friedman_statistic"], 2),
-                _p(tests["friedman_p_value"]),
-                f"{significant} of {len(tests['pairs'])}",
-                str(tests["count"]),
-            ]
-        )
+        alpha, statistic = _number(report["agreement"][name], 2), _number(tests["friedman_statistic"], 2)
+        p_value, pairs = _p(tests["friedman_p_value"]), f"{significant} of {len(tests['pairs'])}"
+        rows.append([names.get(name, name), alpha, statistic, p_value, pairs, str(tests["count"])])
     return ["measure", "alpha", "Friedman χ²", "p", "pairs with p < 0.05", "bags"], rows
 
 
@@ -239,10 +188,6 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
         for image in report["images"]
     ]
     return [*_NAMED, *keys, TOTAL, RANK], [["" if cell is None else cell for cell in row] for row in rows]
-
-
-def _mean_std(summary: Mapping[str, float]) -> str:
-    return f"{_number(summary['mean'], 2)} ± {_number(summary['std'], 2)}"
 
 
 def _number(value: float, digits: int) -> str:

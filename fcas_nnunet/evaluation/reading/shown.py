@@ -25,14 +25,10 @@ MARGIN_MM = 15.0
 
 
 def voxels_per_volume(megabytes: float, num_volumes: int) -> int:
-    """How many voxels a volume may have for a page of a size, if it compresses well.
-
-    Args:
-        megabytes: of the page.
-        num_volumes: on it, masks not counted.
+    """How many voxels each volume, masks not counted, may have for a page of a size, if it compresses well.
 
     Raises:
-        ValueError: if too few are left to judge anything.
+        ValueError: as `enough_voxels`.
     """
     return enough_voxels(int(megabytes * 1e6 * 0.75 * 8 / BITS_PER_VOXEL / num_volumes), num_volumes)
 

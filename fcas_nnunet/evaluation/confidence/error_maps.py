@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import numpy as np
 from scipy.ndimage import binary_dilation, distance_transform_edt
@@ -23,24 +23,17 @@ def raw_error(synthetic: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 def mean_matched_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
     """Mean of `matched_error` over several real scans of one anatomy: the noise of a single one averages out."""
-    return _mean(synthetic, renderings, partial(matched_error, codes=codes))
+    return _mean((matched_error(synthetic, real, codes) for real in renderings), len(renderings))
 
 
 def mean_raw_error(synthetic: np.ndarray, renderings: Sequence[np.ndarray]) -> np.ndarray:
     """Mean of `raw_error` over several real scans of one anatomy."""
-    return _mean(synthetic, renderings, raw_error)
+    return _mean((raw_error(synthetic, real) for real in renderings), len(renderings))
 
 
-def _mean(
-    synthetic: np.ndarray,
-    renderings: Sequence[np.ndarray],
-    error: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """Mean of an error over real scans, float32, holding two volumes however many there are."""
-    total = np.zeros(synthetic.shape, dtype=np.float32)
-    for real in renderings:
-        total += error(synthetic, real)
-    return total / len(renderings)
+def _mean(errors: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """Mean of error maps, float32, holding two of them however many there are."""
+    return reduce(np.add, errors) / count
 
 
 def wall_shell(mask: np.ndarray, thickness_voxels: int = SHELL_VOXELS) -> np.ndarray:

@@ -56,10 +56,10 @@ def kernel_distance(
     case at a time.
 
     Args:
-        first: [N, C].
-        second: [M, C].
-        first_cases: the case of each row; None = each row is its own.
-        second_cases: likewise; cases of `first` and of `second` count as different even under one name.
+        first: Features of a set, [N, C].
+        second: Features of the other, [M, C].
+        first_cases: Case of each row; None = each row is its own.
+        second_cases: Likewise; cases of `first` and of `second` count as different even under one name.
 
     Returns:
         NaN where a set has one case only; its standard error is NaN where a set has two.
@@ -70,26 +70,26 @@ def kernel_distance(
     Source: Bińkowski et al., ICLR 2018, arXiv 1801.01401, Eq. 4 (there with x ≠ y for what is here other cases).
     """
     _check(first, second)
-    groups, other_groups = _group_numbers(first, first_cases), _group_numbers(second, second_cases)
-    own, own_pairs = _own_pairs(first, groups)
-    other_own, other_own_pairs = _own_pairs(second, other_groups)
-    sizes, other_sizes = np.bincount(groups), np.bincount(other_groups)
-    if len(sizes) < 2 or len(other_sizes) < 2:
+    groups = _group_numbers(first, first_cases), _group_numbers(second, second_cases)
+    cases = min(len(np.unique(numbers)) for numbers in groups)
+    if cases < 2:
         return KernelDistance(math.nan, math.nan)
-    across = _kernel_sums(first, second, groups), _kernel_sums(second, first, other_groups)
+    sides = [_own_pairs(first, groups[0]), _own_pairs(second, groups[1])]
+    across = [_kernel_sums(first, second, groups[0]), _kernel_sums(second, first, groups[1])]
+    means = [own.sum() / own_pairs.sum() for own, own_pairs in sides]
     total, pairs = across[0].sum(), len(first) * len(second)
-    mean, other_mean = own.sum() / own_pairs.sum(), other_own.sum() / other_own_pairs.sum()
-    value = mean + other_mean - 2 * total / pairs
-    if len(sizes) < 3 or len(other_sizes) < 3:
-        return KernelDistance(float(value), math.nan)
-    # Without a case: a pair counts at both of its ends, so both go.
-    without = _mean_without(own, own_pairs) + other_mean - 2 * (total - across[0]) / (pairs - sizes * len(second))
-    other_without = (
-        mean + _mean_without(other_own, other_own_pairs)
-        - 2 * (total - across[1]) / (pairs - other_sizes * len(first))
-    )  # fmt: skip
-    variance = sum((len(values) - 1) * np.var(values) for values in (without, other_without))
-    return KernelDistance(float(value), math.sqrt(variance))
+    value = float(sum(means) - 2 * total / pairs)
+    if cases < 3:
+        return KernelDistance(value, math.nan)
+    variance = 0.0
+    for (own, own_pairs), other_mean, sums, numbers, others in zip(
+        sides, means[::-1], across, groups, (second, first), strict=True
+    ):
+        # Without a case: a pair counts at both of its ends, so both go.
+        own_mean = (own.sum() - 2 * own) / (own_pairs.sum() - 2 * own_pairs)
+        without = own_mean + other_mean - 2 * (total - sums) / (pairs - np.bincount(numbers) * len(others))
+        variance += (len(without) - 1) * np.var(without)
+    return KernelDistance(value, math.sqrt(variance))
 
 
 def feature_faults(first: np.ndarray, second: np.ndarray) -> list[str]:
@@ -144,10 +144,6 @@ def _own_pairs(features: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np
     ]
     sizes = np.bincount(groups)
     return np.bincount(groups, weights=np.concatenate(sums)), sizes * (len(features) - sizes)
-
-
-def _mean_without(sums: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    return (sums.sum() - 2 * sums) / (pairs.sum() - 2 * pairs)
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:

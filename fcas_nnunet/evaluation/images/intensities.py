@@ -66,16 +66,13 @@ def compare_intensities(
         real: `structure_histograms` of every real scan.
         synthetic: the same of every synthetic scan, under the same names.
     """
-    names = [name for name in dict.fromkeys(name for case in real for name in case)]
-    shown = {name for case in synthetic for name in case}
     result = {}
-    for name in names:
-        if name in shown:
-            sets = [np.array([case[name] for case in cases if name in case]) for cases in (real, synthetic)]
-            first, second = (histograms.mean(axis=0) for histograms in sets)
-            result[name] = IntensityComparison(
-                _intensities(sets[0]), _intensities(sets[1]), float(np.abs(np.cumsum(first - second)).sum())
-            )
+    for name in dict.fromkeys(name for case in real for name in case):
+        sets = [np.array([case[name] for case in cases if name in case]) for cases in (real, synthetic)]
+        if len(sets[1]):
+            moved = np.cumsum(sets[0].mean(axis=0) - sets[1].mean(axis=0))
+            distance = float(np.abs(moved).sum())
+            result[name] = IntensityComparison(_intensities(sets[0]), _intensities(sets[1]), distance)
     return result
 
 

@@ -151,11 +151,8 @@ def nearest(found: np.ndarray, case_ids: Sequence[str]) -> Nearest:
 def held_out_threshold(found: Sequence[float]) -> Threshold:
     """The distance below which a scan is nearer to the training scans than unseen real scans are.
 
-    Args:
-        found: real scans' distances to their nearest training scan; NaN are left out.
-
-    Returns:
-        Their 5th percentile; of fewer than 20 their minimum.
+    Of the real scans' distances to their nearest training scan (NaN are left out) it is the 5th percentile, of fewer
+    than 20 the minimum.
     """
     present = [value for value in found if not math.isnan(value)]
     count = len(present)
@@ -251,13 +248,7 @@ def without(found: Mapping[Measure, np.ndarray], index: int) -> dict[Measure, np
 
 
 class _Correlator:
-    """1 − normalised cross-correlation of one volume to others, where both have values.
-
-    Args:
-        volume: [D, H, W], NaN where it has none.
-        region: bool [D, H, W], where it is compared.
-        min_shared: part of the volume's values there that the other must have, too.
-    """
+    """1 − normalised cross-correlation, in a region, of a volume to others that share `min_shared` of its values."""
 
     def __init__(self, volume: np.ndarray, region: np.ndarray, min_shared: float) -> None:
         self._where = np.flatnonzero(region & ~np.isnan(volume))

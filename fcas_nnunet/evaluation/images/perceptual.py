@@ -108,16 +108,14 @@ class PerceptualDistance:
     @torch.inference_mode()
     def distances(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """LPIPS of slices [N, H, W] in [−1, 1], one number each."""
-        found = []
-        for start in range(0, len(first), _BATCH):
-            batch, other = (
-                torch.from_numpy(np.ascontiguousarray(slices[start : start + _BATCH], dtype=np.float32))
-                .to(self._device)[:, None]
-                .expand(-1, 3, -1, -1)
-                for slices in (first, second)
-            )
-            found.append(self._network(batch, other).flatten().cpu().numpy())
-        return np.concatenate(found)
+        batches = (
+            torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))[:, None]
+            .expand(-1, 3, -1, -1)
+            .split(_BATCH)
+            for slices in (first, second)
+        )
+        found = [self._network(*(batch.to(self._device) for batch in pair)) for pair in zip(*batches, strict=True)]
+        return torch.cat(found).flatten().cpu().numpy()
 
 
 def middle_slices(length: int, most: int) -> list[int]:

@@ -49,18 +49,14 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], path: Path, network: str) -> None:
-    """Load a state dict whose names and shapes are the module's.
+    """Load a state dict whose names and shapes are the module's; path and network are named in the error.
 
-    Args:
-        module: to load into.
-        state: its weights; counters of batches (`num_batches_tracked`) may be missing, as in torch's oldest files.
-        path: where they come from, for the error.
-        network: what they should be weights of, likewise.
+    Counters of batches (`num_batches_tracked`) may be missing, as in torch's oldest files.
 
     Raises:
         ValueError: naming what is missing, what is too much, and what has another shape.
     """
-    own = {key: tensor for key, tensor in module.state_dict().items()}
+    own = module.state_dict()
     counters = {key: tensor for key, tensor in own.items() if key.endswith("num_batches_tracked")}
     state = counters | state
     faults = [f"no {key}" for key in own if key not in state]

@@ -49,12 +49,7 @@ class ImageScores:
 
 
 def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: IntensityRange) -> ImageScores:
-    """SSIM and RMSE of a pair.
-
-    Args:
-        real: HU [D, H, W].
-        synthetic: HU on the same grid.
-        intensity_range: what the scans are normalised by.
+    """SSIM and RMSE of a pair of scans, HU [D, H, W] on one grid.
 
     Raises:
         ValueError: see `image_faults`.
@@ -63,9 +58,7 @@ def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: Intensi
     if faults:
         raise ValueError("\n".join(faults))
     real_01, synthetic_01 = intensity_range.normalise(real), intensity_range.normalise(synthetic)
-    return ImageScores(
-        ssim=ssim(real_01, synthetic_01), rmse=rmse(real_01, synthetic_01), rmse_hu=rmse(real, synthetic)
-    )
+    return ImageScores(ssim(real_01, synthetic_01), rmse(real_01, synthetic_01), rmse(real, synthetic))
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
@@ -74,16 +67,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     Gaussian window of σ 1.5 voxels with population covariance (Wang et al. 2004), the mean over all voxels whose
     11-voxel window lies inside the volume.
     """
-    return float(
-        structural_similarity(
-            first,
-            second,
-            data_range=1.0,
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA_VOXELS,
-            use_sample_covariance=False,
-        )
-    )
+    gaussian = {"gaussian_weights": True, "sigma": SSIM_SIGMA_VOXELS, "use_sample_covariance": False}
+    return float(structural_similarity(first, second, data_range=1.0, **gaussian))
 
 
 def rmse(first: np.ndarray, second: np.ndarray) -> float:

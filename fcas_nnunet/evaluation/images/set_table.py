@@ -39,9 +39,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, title in ((PERCEPTUAL, "LPIPS"), (FID, "FID 2.5D"), (NETWORK, "features of nnU-Net")):
         part = report[name]
-        lines.append(
-            f"{title}: not computed: {part[NOT_COMPUTED]}" if NOT_COMPUTED in part else f"{title}: {part['name']}"
-        )
+        lines.append(f"{title}: " + (f"not computed: {part[NOT_COMPUTED]}" if NOT_COMPUTED in part else part["name"]))
     tsne = report[NETWORK].get("tsne", {})
     if NOT_COMPUTED in tsne:
         lines.append(f"t-SNE: not computed: {tsne[NOT_COMPUTED]}")

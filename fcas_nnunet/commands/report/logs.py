@@ -29,21 +29,16 @@ def find_curves(common: Mapping[str, Any], names: Sequence[str]) -> tuple[list[C
     if common.get("source") and common.get("preset"):
         generator = _generator(results / str(common["source"]) / model_name(common["preset"], common.get("fold")))
     trained = [curves for name in dict.fromkeys(names) for curves in _nnunet(results / name)]
-    missing = []
-    if not generator:
-        missing.append("of the generator")
-    if not trained:
-        missing.append(f"of nnU-Net for {' or '.join(dict.fromkeys(names))}")
+    missing = ["of the generator"] if not generator else []
+    missing += [f"of nnU-Net for {' or '.join(dict.fromkeys(names))}"] if not trained else []
     note = f"No training log {' and '.join(missing)} was found under {Root.RESULTS}." if missing else ""
     return generator + trained, note
 
 
 def _generator(folder: Path) -> list[Curves]:
-    found = []
-    for part in _GENERATOR_PARTS:
-        log = folder / part / _LOG
-        if log.is_file():
-            found.append(generator_curves(f"Generator, {part}", log.read_text(encoding="utf-8", errors="replace")))
+    logs = {part: folder / part / _LOG for part in _GENERATOR_PARTS}
+    found = [generator_curves(f"Generator, {part}", log.read_text(encoding="utf-8", errors="replace"))
+             for part, log in logs.items() if log.is_file()]  # fmt: skip
     return [curves for curves in found if curves is not None]
 
 

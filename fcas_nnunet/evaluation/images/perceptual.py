@@ -108,13 +108,9 @@ class PerceptualDistance:
     @torch.inference_mode()
     def distances(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """LPIPS of slices [N, H, W] in [−1, 1], one number each."""
-        batches = (
-            torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))[:, None]
-            .expand(-1, 3, -1, -1)
-            .split(_BATCH)
-            for slices in (first, second)
-        )
-        found = [self._network(*(batch.to(self._device) for batch in pair)) for pair in zip(*batches, strict=True)]
+        sides = (torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)) for slices in (first, second))
+        batches = zip(*(slices[:, None].expand(-1, 3, -1, -1).split(_BATCH) for slices in sides), strict=True)
+        found = [self._network(*(batch.to(self._device) for batch in pair)) for pair in batches]
         return torch.cat(found).flatten().cpu().numpy()
 
 

@@ -44,10 +44,8 @@ class Curves:
         """The pseudo Dice; nothing for the generator."""
         if not self.dice:
             return Markup("")
-        return line_chart(
-            [Series("pseudo Dice", self.x, self.dice, "dice", points=len(self.x) < 40)],
-            f"{self.title}: pseudo Dice over the epochs", self.x_title,
-        )  # fmt: skip
+        series = [Series("pseudo Dice", self.x, self.dice, "dice", points=len(self.x) < 40)]
+        return line_chart(series, f"{self.title}: pseudo Dice over the epochs", self.x_title)
 
     @property
     def last(self) -> str:
@@ -72,11 +70,9 @@ def generator_curves(title: str, log: str) -> Curves | None:
 
 
 def nnunet_curves(title: str, logs: Sequence[str]) -> Curves | None:
-    """Read nnU-Net's `training_log_*.txt`; None where no epoch has ended.
+    """Read nnU-Net's `training_log_*.txt`, in the order in which they were written; None where no epoch has ended.
 
-    Args:
-        title: for the reader.
-        logs: contents in the order in which they were written; an epoch told twice counts as it was told last.
+    An epoch that is told twice counts as it was told last.
     """
     epochs: dict[int, dict[str, float]] = {}
     for log in logs:
@@ -95,7 +91,5 @@ def nnunet_curves(title: str, logs: Sequence[str]) -> Curves | None:
     done = sorted(epoch for epoch, values in epochs.items() if values.keys() >= {"train_loss", "val_loss"})
     if not done:
         return None
-    return Curves(
-        title, list(done), "epoch", [epochs[e]["train_loss"] for e in done], [epochs[e]["val_loss"] for e in done],
-        [epochs[e].get("dice", math.nan) for e in done],
-    )  # fmt: skip
+    train, validation, dice = ([epochs[e].get(k, math.nan) for e in done] for k in ("train_loss", "val_loss", "dice"))
+    return Curves(title, list(done), "epoch", train, validation, dice)

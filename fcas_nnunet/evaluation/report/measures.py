@@ -8,12 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcas_nnunet.evaluation.images.intensities import (
-    HIGHEST_HU,
-    LOWEST_HU,
-    IntensityComparison,
-    compare_intensities,
-)
+from fcas_nnunet.evaluation.images.intensities import HIGHEST_HU, LOWEST_HU, IntensityComparison, compare_intensities
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
 from fcas_nnunet.geometry import triple
 
@@ -145,25 +140,19 @@ def measure_case(
         shape=triple(mask.shape),
         spacing_mm=spacing_mm,
         voxels=voxels,
-        intensities={name: (hu[label] / voxels[name]).astype(np.float32) for name, label in shown.items()},
-        confidence={
-            name: (trust[label] / voxels[name]).astype(np.float32)
-            for name, label in shown.items()
-            if confidence is not None
-        },
+        intensities=_shares(hu, shown, voxels),
+        confidence={} if confidence is None else _shares(trust, shown, voxels),
     )
+
+
+def _shares(counts: np.ndarray, labels: Mapping[str, int], voxels: Mapping[str, int]) -> dict[str, np.ndarray]:
+    return {name: (counts[label] / voxels[name]).astype(np.float32) for name, label in labels.items()}
 
 
 def summarise_structures(
     synthetic: Sequence[CaseMeasures], real: Sequence[CaseMeasures] | None, names: Sequence[str]
 ) -> list[StructureSummary]:
-    """Every structure over the sets.
-
-    Args:
-        synthetic: measures of the synthetic cases.
-        real: of the real ones, under the same names; None without.
-        names: structures in the order wanted.
-    """
+    """Every structure, in the order of `names`, over the synthetic cases and the real ones, where there are any."""
     contrasts = compare_intensities([c.intensities for c in real or ()], [c.intensities for c in synthetic])
     own = compare_intensities(*[[c.intensities for c in synthetic]] * 2)
     return [
@@ -183,11 +172,7 @@ def summarise_structures(
 
 
 def confidence_spread(shares: Sequence[np.ndarray]) -> Spread | None:
-    """Mean, standard deviation and 5–95 % range of confidence; None without any.
-
-    Args:
-        shares: of each case at each confidence k/255.
-    """
+    """Mean, standard deviation and 5–95 % range of the cases' shares at each confidence k/255; None without any."""
     if not len(shares):
         return None
     total = np.mean(np.asarray(shares, dtype=np.float64), axis=0)

@@ -94,15 +94,15 @@ def pack_scan(
         thin: ids of thin structures.
     """
     frame = frame_of(mask, affine)
-    parts = [frame.upright(volume) if volume is not None else None for volume in (image, mask, confidence)]
-    assert parts[0] is not None and parts[1] is not None, "image and mask are given"
-    structures = thin_structures(parts[1], thin)
+    image, mask = frame.upright(image), frame.upright(mask)
+    confidence = None if confidence is None else frame.upright(confidence)
+    structures = thin_structures(mask, thin)
     for rung, (longest, quality) in enumerate(LADDER):
         last = rung == len(LADDER) - 1
         shape = frame.reduced_shape(longest)
-        if not last and _too_large(parts[0], shape, quality, budget):
+        if not last and _too_large(image, shape, quality, budget):
             continue
-        packed = _pack(frame, parts[0], parts[1], parts[2], shape, quality, structures)
+        packed = _pack(frame, image, mask, confidence, shape, quality, structures)
         if last or packed.num_bytes <= budget:
             return packed
     raise AssertionError("the last rung is always taken")

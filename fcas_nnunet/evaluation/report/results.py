@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Protocol
 
 from fcas_nnunet.evaluation.images import set_table as image_set_table
 from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY, SEGMENTATIONS, VERSIONS
+from fcas_nnunet.evaluation.statistics.means import summarise
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,13 @@ def _segmentations(content: Mapping[str, Any]) -> ShownResult:
     mean = summary["foreground_mean"]
     rows.append(["mean of labels", *(_number(_at(mean, path), f, d) for _, path, f, d in columns), "", ""])
     header = ["label", *(title for title, *_ in columns), "cases", "empty in one"]
-    scores = {
-        "mean Dice": {
-            case: _finite_mean([scores["dice"] for scores in labels.values()])
-            for case, labels in content["cases"].items()
-        }
-    }
+    means = {case: summarise([_float(scores["dice"]) for scores in labels.values()]).mean
+             for case, labels in content["cases"].items()}  # fmt: skip
     return ShownResult(
         "Segmentation", f"{content['predictions']} against {content['references']}",
         [Table("Mean ± spread over cases", header, rows)], [f"Empty masks: {settings['empty_masks']}"],
-        _flat({key: value for key, value in settings.items() if key not in ("labels", "empty_masks")}), scores,
+        _flat({key: value for key, value in settings.items() if key not in ("labels", "empty_masks")}),
+        {"mean Dice": means},
     )  # fmt: skip
 
 
@@ -217,10 +217,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _at(entry: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = entry
-    for key in path:
-        value = value[key]
-    return value
+    return reduce(operator.getitem, path, entry)
 
 
 def _mean_and_spread(summary: Mapping[str, Any], factor: float, digits: int | None) -> str:
@@ -236,11 +233,6 @@ def _number(value: float | None, factor: float, digits: int | None, sign: str = 
 
 def _float(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _finite_mean(values: Sequence[float | None]) -> float:
-    present = [float(value) for value in values if value is not None and math.isfinite(value)]
-    return math.fsum(present) / len(present) if present else math.nan
 
 
 def _words(name: Any) -> str:

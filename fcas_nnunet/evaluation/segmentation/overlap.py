@@ -175,12 +175,7 @@ def _further_scores(
 
 
 def worst_distance_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
-    """The largest distance between two voxels of an image, in mm: from corner to corner.
-
-    Args:
-        shape: voxels along (D, H, W).
-        spacing_mm: along (D, H, W).
-    """
+    """The largest distance between two voxels of an image, in mm: from corner to corner."""
     return math.dist([0.0] * len(shape), [(n - 1) * step for n, step in zip(shape, spacing_mm, strict=True)])
 
 

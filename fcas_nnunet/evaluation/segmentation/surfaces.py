@@ -40,22 +40,14 @@ def surface_distances(
 
 
 def hausdorff_95_mm(distances: tuple[np.ndarray, np.ndarray]) -> float:
-    """The larger of both directions' 95th percentiles; NaN where a mask is empty.
-
-    Args:
-        distances: what `surface_distances` gave.
-    """
+    """The larger of both directions' 95th percentiles of `surface_distances`; NaN where a mask is empty."""
     if not all(len(d) for d in distances):
         return math.nan
     return float(max(np.percentile(d, HAUSDORFF_PERCENTILE) for d in distances))
 
 
 def surface_dice(distances: tuple[np.ndarray, np.ndarray], tolerance_mm: float) -> float:
-    """Share of both surfaces' voxels that lie within a tolerance of the other surface; NaN where a mask is empty.
-
-    Args:
-        distances: what `surface_distances` gave.
-        tolerance_mm: what counts as within.
+    """Share of both surfaces' voxels that `surface_distances` finds within a tolerance; NaN where a mask is empty.
 
     Source: Nikolov et al., arXiv 1809.04430.
     """

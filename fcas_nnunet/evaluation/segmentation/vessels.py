@@ -73,12 +73,7 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
 
 
 def topology_errors(reference: np.ndarray, prediction: np.ndarray) -> TopologyErrors:
-    """Errors of the numbers of pieces and tunnels.
-
-    Args:
-        reference: bool [D, H, W].
-        prediction: bool [D, H, W].
-    """
+    """Errors of the numbers of pieces and tunnels of bool masks [D, H, W]."""
     if not reference.any() and not prediction.any():
         return TopologyErrors(math.nan, math.nan)
     (q_pieces, q_tunnels), (p_pieces, p_tunnels) = (betti_numbers(mask) for mask in (reference, prediction))

@@ -31,10 +31,6 @@ def remake_command(name: str, records: Records) -> str | None:
 
     Where the preset of that name does not have the settings that the manifest holds, the configuration was the user's
     own: it stands there as a file named after the preset.
-
-    Args:
-        name: of the data set.
-        records: its manifest.
     """
     common = common_fields(records)
     told = {"sampling", "confidence", "mask_config", "preset"} <= common.keys()

@@ -110,7 +110,7 @@ def render(report: Report) -> str:
         charts=_intensity_charts(report, colours),
         confidence=_confidence_chart(report),
         strips=_strips(report),
-        viewer_data=_script_json(_viewer_data(report, colours)),
+        viewer_data=Markup(_without_tags(json.dumps(_viewer_data(report, colours)))),
         scans=[Markup(_without_tags(scan)) for scan in report.scans],
         measures=list(dict.fromkeys(name for case in report.cases for name in case.scores)),
     )
@@ -159,10 +159,6 @@ def _viewer_data(report: Report, colours: Mapping[str, str]) -> dict[str, Any]:
             for case in report.viewer
         ],
     }  # fmt: skip
-
-
-def _script_json(value: Any) -> Markup:
-    return Markup(_without_tags(json.dumps(value)))
 
 
 def _without_tags(text: str) -> str:

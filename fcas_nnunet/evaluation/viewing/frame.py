@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fcas_nnunet.geometry import Triple
+from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.orientation import Orientation
 
 MARGIN_MM = 12.0
@@ -29,8 +29,7 @@ class Frame:
     @property
     def extent_mm(self) -> Triple[float]:
         """Edges of the crop along (Z, Y, X)."""
-        z, y, x = (n * s for n, s in zip(self.sizes, self.spacing_mm, strict=True))
-        return z, y, x
+        return triple(n * s for n, s in zip(self.sizes, self.spacing_mm, strict=True))
 
     def upright(self, volume: np.ndarray) -> np.ndarray:
         """The crop of a volume of the file [D, H, W], turned: a view [Z, Y, X]."""
@@ -40,21 +39,17 @@ class Frame:
     def reduced_shape(self, longest: int) -> Triple[int]:
         """Voxels along (Z, Y, X) when the longest side has at most `longest`; an axis is never refined."""
         voxel_mm = max(self.extent_mm) / longest
-        z, y, x = (
-            min(n, max(1, round(n * s / max(voxel_mm, s)))) for n, s in zip(self.sizes, self.spacing_mm, strict=True)
-        )
-        return z, y, x
+        sides = zip(self.sizes, self.spacing_mm, strict=True)
+        return triple(min(n, max(1, round(n * s / max(voxel_mm, s)))) for n, s in sides)
 
     def even_shape(self, voxels: int) -> Triple[int]:
         """At most `voxels` voxels along (Z, Y, X), of about one edge along all axes, no finer than the finest axis."""
         edge_mm = max(min(self.spacing_mm), (math.prod(self.extent_mm) / voxels) ** (1 / 3))
-        z, y, x = (max(1, math.floor(mm / edge_mm + 1e-6)) for mm in self.extent_mm)
-        return z, y, x
+        return triple(max(1, math.floor(mm / edge_mm + 1e-6)) for mm in self.extent_mm)
 
     def spacing_at(self, shape: Triple[int]) -> Triple[float]:
         """Edges in mm of the voxels along (Z, Y, X) when the crop is shown in this shape."""
-        z, y, x = (mm / n for mm, n in zip(self.extent_mm, shape, strict=True))
-        return z, y, x
+        return triple(mm / n for mm, n in zip(self.extent_mm, shape, strict=True))
 
 
 def frame_of(mask: np.ndarray, affine: np.ndarray, margin_mm: float = MARGIN_MM) -> Frame:

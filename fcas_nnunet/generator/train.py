@@ -28,7 +28,6 @@ from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.training import train_tcdm
 from fcas_nnunet.geometry import triple
-from fcas_nnunet.labels.anatomy import label_roles
 
 logger = logging.getLogger(__name__)
 
@@ -211,10 +210,7 @@ def _cache_variants(
 ) -> None:
     """Write all variants that are not there yet; returns when those of every process are."""
     for case_id in own_cases(data, accelerator, "variants"):
-        make_variants(
-            data.load_case(case_id), cache, spacing, data.labels, label_roles(data.labels, data.roles),
-            config.grid, config.tcdm, config.masks, config.seed,
-        )  # fmt: skip
+        make_variants(data, case_id, cache, spacing, config)
     accelerator.wait_for_everyone()
 
 

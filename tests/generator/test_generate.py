@@ -193,10 +193,8 @@ def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypa
     case, _ = make_case(
         generator, CasePlan("a", 1, "p0", "p1", ReferenceSource.GIVEN), load_small_case, CPU, torch.float32
     )
-    make_variants(
-        small_case(0), tmp_path, record.working_spacing_mm, LABELS, label_roles(LABELS), record.config.grid,
-        record.tcdm, record.config.masks, 0,
-    )  # fmt: skip
+    data = TrainingData(["p0", "p1"], load_small_case, LABELS, SURROUNDINGS)
+    make_variants(data, "p0", tmp_path, record.working_spacing_mm, replace(record.config, tcdm=record.tcdm))
     assert torch.equal(drawn[0], load_file(tmp_path / Variant("p0", 0, 0).shape_file)[REFERENCE])
     assert drawn[0].unique().tolist() == [0, 1, 2, 3, 4]
     assert case.surroundings is None  # the data set's labels are the structures alone

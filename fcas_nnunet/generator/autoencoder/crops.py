@@ -23,11 +23,11 @@ KEPT_FOREGROUNDS = 256
 
 @dataclass(frozen=True)
 class CropBatch(Batch):
-    """Crops the autoencoder is trained on.
+    """Crops.
 
     Attributes:
         images: float16 [B, 1, D, H, W] in [0, 1].
-        labels: uint8 [B, 1, D, H, W], reference label ids.
+        labels: uint8 [B, 1, D, H, W], label ids.
         noise: float32 [B, 4, D/4, H/4, W/4], standard normal.
     """
 
@@ -43,11 +43,10 @@ class CropSampler:
     hundred times its volume. In an epoch every variant is visited once, in another order every time.
 
     Args:
-        variants: to draw from.
-        folder: of the variants.
-        crop_size: voxels along (D, H, W), no larger than the smallest volume.
-        seed: of the run.
-        name: told apart from other samplers of the run.
+        variants: Variants to draw from; their files are in `folder`.
+        crop_size: Voxels along (D, H, W), no larger than the smallest volume.
+        seed: Seed of the run.
+        name: Distinguishes the sampler from others of the run.
     """
 
     def __init__(
@@ -60,11 +59,10 @@ class CropSampler:
         self.name = name
 
     def __len__(self) -> int:
-        """Items of an epoch."""
         return len(self.variants)
 
     def batch(self, numbers: Sequence[int]) -> CropBatch:
-        """Some crops, on the CPU."""
+        """The crops of these numbers, on the CPU."""
         return CropBatch(*(torch.stack(parts) for parts in zip(*map(self._read, numbers), strict=True)))
 
     def _read(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -90,7 +88,7 @@ class CropSampler:
 
 @lru_cache(KEPT_FOREGROUNDS)
 def _foreground(shape_path: Path) -> list[np.ndarray]:
-    """Some voxels of each of a shape's labels, int16 [N, 3]; kept, since finding them takes longer than a crop."""
+    """Some voxels of each label of a shape, int16 [N, 3]; cached, since finding them takes longer than a crop."""
     mask = read_crop(shape_path, REFERENCE, (slice(None),) * 3)
     found = mask.nonzero()
     labels = mask[tuple(found.T)]

@@ -29,7 +29,7 @@ class LatentScale:
 
     Attributes:
         mean: [4], subtracted from raw latents.
-        scale_factor: [4], multiplied then: 1 / standard deviation.
+        scale_factor: [4], 1 / standard deviation, the factor after that.
     """
 
     mean: Annotated[tuple[float, ...], _PER_CHANNEL] = (0.0,) * LATENT_CHANNELS
@@ -54,14 +54,12 @@ def cache_latents(
 ) -> LatentScale:
     """Encode every variant that has no latents yet: mean and log standard deviation in fp16.
 
-    One sampled z would bake a noise of σ into the data for good (MAISI's issue #45), so both moments are kept. Every
+    One sampled z would put a noise of σ into the data for good (MAISI's issue #45), so both moments are kept. Every
     process encodes its share, and returns when all are done.
 
     Args:
-        autoencoder: frozen, in eval mode, on the accelerator's device.
-        variants: whose images lie in `folder`.
-        folder: of the variants; the latents go there, too.
-        accelerator: device, precision, processes.
+        autoencoder: Frozen, in eval mode, on the accelerator's device.
+        variants: Their images are in `folder`, where the latents are written, too.
 
     Returns:
         The scale over all variants, the same in every process.

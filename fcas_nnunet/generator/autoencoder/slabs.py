@@ -2,8 +2,9 @@
 
 Ordinary tiles differ from the whole volume, since each tile has group norms of its own (32 % RMSE on random weights).
 Here a volume goes through the network layer by layer, and through each layer in slabs along D: a layer's output is
-stored, and its statistics over the *whole* volume are gathered as the slabs come by, before the next layer needs them.
-Nothing is computed twice, no slab needs more than one slice of its neighbours, and no halo has to be tuned.
+stored, and its statistics over the *whole* volume are gathered slab by slab, before the next layer needs them. A slab
+needs one slice of its neighbours on either side, which is normalised or up-sampled again; nothing else is computed
+twice, and no halo has to be tuned.
 
 At most two activations exist at a time. Residual blocks that halve the channels write their results over their input,
 so that 512 × 512 × 256 voxels in bf16 take 17 GB instead of 34; 22 with slabs and weights.
@@ -11,7 +12,7 @@ so that 512 × 512 × 256 voxels in bf16 take 17 GB instead of 34; 22 with slabs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,7 @@ class ChannelMoments:
         self.m2 = torch.zeros_like(self.mean)
 
     def add(self, slab: torch.Tensor) -> None:
-        """Take in a slab [1, C, d, H, W]."""
+        """Count in a slab [1, C, d, H, W]."""
         variance, mean = torch.var_mean(slab[0].float(), dim=(1, 2, 3), correction=0)
         count = slab[0, 0].numel()
         total = self.count + count
@@ -64,9 +65,9 @@ class Activation:
     """A stored activation.
 
     Attributes:
-        data: [D, C, H, W], so that a slab is one piece of memory.
-        moments: of its channels.
-        spare: memory of the same shape that nobody needs any more.
+        data: [D, C, H, W], so that a slab is contiguous.
+        moments: Mean and variance of its channels.
+        spare: Free memory of the same shape.
     """
 
     data: torch.Tensor
@@ -78,39 +79,26 @@ class Activation:
         """D."""
         return self.data.shape[0]
 
-    @classmethod
-    def empty(cls, depth: int, like: torch.Tensor) -> Activation:
-        """Room for `depth` slices like those of a slab [1, C, d, H, W]."""
-        _, channels, _, height, width = like.shape
-        data = torch.empty((depth, channels, height, width), dtype=like.dtype, device=like.device)
-        return cls(data, ChannelMoments(channels, like.device))
-
-    def compact(self) -> Activation:
-        """The same without memory beside it that is not needed on another level of the grid."""
-        self.spare = None
-        self.data = self.data.contiguous()
-        return self
-
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Slices as a slab [1, C, d, H, W]."""
         return self.data[start:stop].transpose(0, 1)[None]
 
     def write(self, start: int, slab: torch.Tensor) -> None:
-        """Store a finished slab [1, C, d, H, W] and count it in."""
+        """Store a finished slab [1, C, d, H, W] and count it into the moments."""
         self.data[start : start + slab.shape[2]] = slab[0].transpose(0, 1)
         self.moments.add(slab)
 
 
 @torch.no_grad()
 def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: int = SLAB_ELEMENTS) -> torch.Tensor:
-    """The blocks of MAISI's encoder or decoder, one after the other; equals running them on the whole volume.
+    """Run the blocks of MAISI's encoder or decoder in turn; equals running them on the whole volume.
 
-    The last norm and convolution run in fp32 whatever the autocast, and so does every norm.
+    Every norm and the last convolution run in fp32, also under autocast.
 
     Args:
-        blocks: convolution, residual, up- and downsampling blocks, a group norm and a convolution.
+        blocks: Convolution, residual, up- and downsampling blocks, a group norm and a convolution.
         x: [1, C, D, H, W].
-        slab_elements: channels × voxels of a slab.
+        slab_elements: Channels × voxels of a slab.
 
     Returns:
         float32 [1, C', D', H', W'].
@@ -127,10 +115,12 @@ def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: in
     for block in middle:
         if isinstance(block, MaisiResBlock):
             activation = _residual_block(block, activation, slab_elements)
-        elif isinstance(block, MaisiUpsample) and not block.use_convtranspose:
-            activation = _upsample(block, activation.compact(), slab_elements)
+            continue
+        activation.spare, activation.data = None, activation.data.contiguous()  # of no use on another level of the grid
+        if isinstance(block, MaisiUpsample) and not block.use_convtranspose:
+            activation = _upsample(block, activation, slab_elements)
         elif isinstance(block, MaisiDownsample):
-            activation = _downsample(block, activation.compact(), slab_elements)
+            activation = _downsample(block, activation, slab_elements)
         else:
             raise ValueError(f"slabs: blocks must be MAISI's without attention, got {type(block).__name__}.")
     with torch.autocast(x.device.type, enabled=False):
@@ -142,16 +132,7 @@ def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: in
 
 
 def run_blocks(blocks: Sequence[nn.Module], x: torch.Tensor, slab_elements: int | None) -> torch.Tensor:
-    """The blocks of MAISI's decoder; the last norm and convolution in fp32 whatever the autocast.
-
-    Args:
-        blocks: as in `run_in_slabs`.
-        x: [B, C, D, H, W].
-        slab_elements: run one volume in slabs of so many channels × voxels, without gradients; None = all at once.
-
-    Returns:
-        float32 [B, C', D', H', W'].
-    """
+    """As `run_in_slabs`; on a whole batch with gradients where `slab_elements` is None."""
     if slab_elements is not None:
         return run_in_slabs(blocks, x, slab_elements)
     *middle, last_norm, last_convolution = blocks
@@ -161,24 +142,27 @@ def run_blocks(blocks: Sequence[nn.Module], x: torch.Tensor, slab_elements: int 
         return last_convolution(last_norm(x.float()))
 
 
-def _gathered(depth: int, slabs: Iterator[tuple[int, torch.Tensor]]) -> Activation:
-    """An activation of `depth` slices from its slabs, each with the slice it begins at."""
+def _gathered(slabs: Iterable[tuple[int, int]], slab: Callable[[int, int], torch.Tensor], growth: int) -> Activation:
+    """The activation of all slabs, each with `growth` slices for one between its start and stop."""
+    slabs = list(slabs)
     output: Activation | None = None
-    for start, slab in slabs:
-        output = output or Activation.empty(depth, slab)
-        output.write(start, slab)
+    for a, b in slabs:
+        made = slab(a, b)
+        if output is None:
+            data = made.new_empty((growth * slabs[-1][1], made.shape[1], *made.shape[3:]))
+            output = Activation(data, ChannelMoments(made.shape[1], made.device))
+        output.write(growth * a, made)
     assert output is not None, "a volume has a slice"
     return output
 
 
 def _first_convolution(block: MaisiConvolution, x: torch.Tensor, slab_elements: int) -> Activation:
     depth = x.shape[2]
-    slice_elements = _conv3d(block).out_channels * x[0, 0, 0].numel()
-    slabs = (
-        (a, _convolve(block, _with_zeros(x[:, :, max(a - 1, 0) : b + 1], a - 1, b + 1, depth)))
-        for a, b in _slabs(depth, slice_elements, slab_elements)
+    return _gathered(
+        _slabs(depth, _conv3d(block).out_channels * x[0, 0, 0].numel(), slab_elements),
+        lambda a, b: _convolve(block, _with_zeros(x[:, :, max(a - 1, 0) : b + 1], a - 1, b + 1, depth)),
+        growth=1,
     )
-    return _gathered(depth, slabs)
 
 
 def _residual_block(block: MaisiResBlock, x: Activation, slab_elements: int) -> Activation:
@@ -219,8 +203,7 @@ def _upsample(block: MaisiUpsample, x: Activation, slab_elements: int) -> Activa
         fine = fine[:, :, start - 2 * low : stop - 2 * low]
         return _convolve(block.conv, _with_zeros(fine, 2 * a - 1, 2 * b + 1, 2 * x.depth))
 
-    slabs = _slabs(x.depth, 8 * x.data[0].numel(), 2 * slab_elements)
-    return _gathered(2 * x.depth, ((2 * a, upsampled(a, b)) for a, b in slabs))
+    return _gathered(_slabs(x.depth, 8 * x.data[0].numel(), 2 * slab_elements), upsampled, growth=2)
 
 
 def _downsample(block: MaisiDownsample, x: Activation, slab_elements: int) -> Activation:
@@ -230,12 +213,10 @@ def _downsample(block: MaisiDownsample, x: Activation, slab_elements: int) -> Ac
         slab = _with_zeros(x.read(2 * a, min(2 * b + 1, x.depth)), 2 * a, 2 * b + 1, x.depth)
         return block.conv(F.pad(slab, (0, 1, 0, 1, 0, 0)))
 
-    slabs = _slabs(x.depth // 2, 2 * x.data[0].numel(), slab_elements)
-    return _gathered(x.depth // 2, ((a, downsampled(a, b)) for a, b in slabs))
+    return _gathered(_slabs(x.depth // 2, 2 * x.data[0].numel(), slab_elements), downsampled, growth=1)
 
 
 def _slabs(depth: int, slice_elements: int, slab_elements: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of slabs of about `slab_elements`."""
     size = max(1, slab_elements // slice_elements)
     for start in range(0, depth, size):
         yield start, min(start + size, depth)
@@ -247,7 +228,7 @@ def _rim(x: Activation, start: int, stop: int) -> torch.Tensor:
 
 
 def _normalise(slab: torch.Tensor, x: Activation, norm: nn.Module, start: int, stop: int) -> torch.Tensor:
-    """The group norm of a slab and its rim with the statistics of all of x; zeros outside the volume. fp32."""
+    """Group norm of a slab and its rim with the statistics of all of x, in fp32; zeros outside the volume."""
     assert isinstance(norm, nn.GroupNorm), "MAISI's group norms are replaced by torch's"
     mean, variance = x.moments.of_groups(norm)
     # a batch norm in evaluation is a group norm whose statistics are known
@@ -256,7 +237,7 @@ def _normalise(slab: torch.Tensor, x: Activation, norm: nn.Module, start: int, s
 
 
 def _with_zeros(slab: torch.Tensor, start: int, stop: int, depth: int) -> torch.Tensor:
-    """Zeros in place of the slices before the first and after the last one of the volume."""
+    """The slab with zeros for the slices before the first and after the last one of the volume."""
     missing = (max(-start, 0), max(stop - depth, 0))
     return F.pad(slab, (0, 0, 0, 0, *missing)) if any(missing) else slab
 

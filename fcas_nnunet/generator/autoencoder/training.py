@@ -19,20 +19,20 @@ from fcas_nnunet.labels.anatomy import thin_label_ids
 from fcas_nnunet.seeds import derive_seed
 
 VALIDATION_CROPS = 16
-#: Crops over which the mean weight of a voxel is taken; of their own.
+#: Crops over which the mean weight of a voxel is taken; training does not see them.
 WEIGHED_CROPS = 64
-#: Of the difference between a crop and its reconstruction, in a sample picture.
+#: Largest difference between a crop and its reconstruction that a sample picture shows.
 SHOWN_DIFFERENCE = 0.1
 
 
 class AutoencoderObjective(Objective[CropBatch]):
-    """The autoencoder's training loss as a module, so that it can be wrapped whole.
+    """The autoencoder's training loss.
 
     Args:
-        autoencoder: to be trained.
-        thin_ids: label ids of the thin structures.
-        mean_weight: by which the voxel weights are divided: their mean over the data, not over each batch, so that an
-            item's loss does not depend on the others.
+        autoencoder: To be trained.
+        thin_ids: Label ids of the thin structures.
+        mean_weight: Divides the voxel weights: their mean over the data, not over each batch, so that an item's loss
+            does not depend on the others.
     """
 
     def __init__(self, autoencoder: Autoencoder, thin_ids: list[int], mean_weight: float = 1.0) -> None:
@@ -54,7 +54,6 @@ class AutoencoderObjective(Objective[CropBatch]):
         return reconstruction_weights(labels, self.thin_ids, config.heart_weight, config.thin_weight)
 
     def networks(self) -> list[nn.Module]:
-        """What `torch.compile` is applied to."""
         return [self.autoencoder]
 
 
@@ -87,7 +86,7 @@ def train_autoencoder(
 
 
 def variant_split(data: TrainingData, pairs: PairConfig) -> tuple[list[Variant], list[Variant]]:
-    """Variants to train the autoencoder on and to validate it on: other cases, or an unseen shape of few."""
+    """Variants for training and for validation: of other cases, or an unseen shape where there are few cases."""
     training, validation = data.split()
     variants = all_variants(training, pairs)
     if validation:
@@ -97,7 +96,6 @@ def variant_split(data: TrainingData, pairs: PairConfig) -> tuple[list[Variant],
 
 
 def _reconstruction(module: nn.Module, batch: CropBatch) -> list[Panel]:
-    """A held-out crop, what comes back of it, and the difference."""
     assert isinstance(module, AutoencoderObjective), "what is trained"
     image = batch.images.float()
     back = module.autoencoder.decode(module.autoencoder.encode(image)[0]).float()

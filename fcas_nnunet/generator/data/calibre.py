@@ -1,4 +1,4 @@
-"""How thick structures are, in voxels of the working grid: what a network can see of them."""
+"""How thick structures are, in voxels of the working grid."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def voxels_across(
 ) -> dict[int, float]:
     """The usual thickness of every label, in voxels of the working grid.
 
-    It is measured where a structure is deepest, as the way through the deepest voxel from border to border: the median
-    over these places, so that it says nothing of a chamber's thinnest corner but all of a vessel.
+    It is the median, over the places where a structure is locally deepest, of the distance from border to border there:
+    a vessel's diameter, and of a chamber not its thinnest corner. Borders of the volume do not count.
 
     Args:
-        labels: ids [D, H, W].
-        spacing_mm: along (D, H, W).
-        working_spacing_mm: of the working grid, along the same axes.
+        labels: Ids [D, H, W].
+        spacing_mm: Voxel size along (D, H, W).
+        working_spacing_mm: Voxel size of the working grid along the same axes.
 
     Returns:
-        Label id → voxels across, for the labels that are there. Borders of the volume do not count as the label's.
+        Label id → voxels across, for the labels that are there.
     """
     boxes = class_boxes(labels)
     if not boxes:

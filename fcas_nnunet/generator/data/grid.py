@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ from fcas_nnunet.geometry import triple
 from fcas_nnunet.labels.resampling import resample_labels
 from fcas_nnunet.orientation import SAR, SPL, Orientation
 
-#: How scans and label maps come to the working grid; raised whenever that changes what is drawn. 1: area averages,
-#: nearest labels, axes as stored. 2: spline projection, thin structures whole, all scans turned one way.
+#: Version of the way to the working grid; raised whenever that changes what is drawn. 1: area averages, nearest
+#: labels, axes as stored. 2: spline projection, thin structures whole, all scans turned one way.
 GEOMETRY = 2
 #: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
 LARGEST_WORKING_VOLUME = 1 << 30
@@ -30,10 +30,10 @@ class WorkingGrid:
     """Where a volume lies on the working grid. Sizes are voxels along (D, H, W) of the turned volume.
 
     Attributes:
-        native_shape: of the volume itself.
-        resampled_shape: the same extent at working spacing.
-        shape: padded to what the networks divide; the volume lies in the corner at index 0.
-        orientation: how the stored volume is turned.
+        native_shape: Size of the volume itself.
+        resampled_shape: The same extent at working spacing.
+        shape: Padded to a multiple that the networks can halve; the volume lies in the corner at index 0.
+        orientation: How the stored volume is turned.
     """
 
     native_shape: tuple[int, int, int]
@@ -51,15 +51,18 @@ class WorkingGrid:
         at_least: Sequence[int] = (0, 0, 0),
         orientation: Orientation | None = None,
     ) -> WorkingGrid:
-        """The grid of a volume.
+        """The grid of a stored volume.
 
         Args:
-            shape: voxels along (D, H, W) of the stored volume.
-            spacing_mm: of the stored volume.
-            working_spacing_mm: of the working grid.
-            multiple: what the networks divide (`grid_multiple` of the configuration).
-            at_least: voxels along (D, H, W) that smaller volumes are padded up to: a training crop.
-            orientation: how the stored volume is turned; None = not at all.
+            shape: Voxels along (D, H, W) of the stored volume.
+            spacing_mm: Voxel size of the stored volume.
+            working_spacing_mm: Voxel size of the working grid.
+            multiple: What padded sizes are a multiple of (`grid_multiple` of the configuration).
+            at_least: Voxels along (D, H, W) that smaller volumes are padded to: a training crop.
+            orientation: How the stored volume is turned; None = not at all.
+
+        Raises:
+            ValueError: when the grid would hold more voxels than a scan can have.
         """
         orientation = orientation or Orientation()
         turned, turned_mm = orientation.reorder(shape), orientation.reorder(spacing_mm)
@@ -85,16 +88,12 @@ class WorkingGrid:
         config: TCDMConfig,
         at_least: Sequence[int] = (0, 0, 0),
     ) -> WorkingGrid:
-        """The grid of a case for a model: padded to what it divides, and turned the way that all its scans are."""
+        """The grid of a case for a model: padded for its networks, and turned as all its scans are."""
         orientation = Orientation.of(case.affine, orientation_known_to(config))
         return cls.of(case.shape, case.spacing_mm, working_spacing_mm, config.grid_multiple, at_least, orientation)
 
     def image_to_working(self, image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Turn an image, project it onto the working grid's splines and pad it with its border.
-
-        Args:
-            image: [D, H, W] as stored, in any unit.
-            device: where to compute.
+        """Turn a stored image [D, H, W], project it onto the working grid's splines and pad it with its border.
 
         Returns:
             [D', H', W'] float32 of `shape`, on the device.
@@ -102,14 +101,16 @@ class WorkingGrid:
         turned = self.orientation.turn(image)
         content = torch.empty(turned.shape).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
         content = project(content.to(device), self.resampled_shape)
-        return F.pad(content[None, None], self._padding(), mode="replicate")[0, 0]
+        missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
+        padding = [pad for n in reversed(missing) for pad in (0, n)]
+        return F.pad(content[None, None], padding, mode="replicate")[0, 0]
 
     def labels_to_working(self, labels: np.ndarray, thin: Collection[int] = ()) -> torch.Tensor:
         """Turn a label map, resample it by nearest neighbours and pad it with its border.
 
         Args:
-            labels: ids [D, H, W] as stored.
-            thin: ids of the structures that keep their pieces and tunnels on a coarser grid.
+            labels: Ids [D, H, W] as stored.
+            thin: Ids of the structures that keep their pieces and tunnels on a coarser grid.
 
         Returns:
             uint8 [D', H', W'] of `shape`, on the CPU.
@@ -119,35 +120,26 @@ class WorkingGrid:
         return torch.from_numpy(np.pad(content, [(0, n) for n in missing], mode="edge"))
 
     def image_to_native(self, image: torch.Tensor) -> np.ndarray:
-        """Take the padding off an image, project it onto the volume's own grid and turn it back; float32."""
-        return self._turned_back(project(self._content(image), self.native_shape))
+        """Remove an image's padding, project it onto the volume's own grid and turn it back; float32."""
+        return self._to_native(image, project)
 
     def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
         """As `image_to_native`, but linearly: a map never leaves its range; float32."""
-        return self._turned_back(blend(self._content(confidence), self.native_shape))
+        return self._to_native(confidence, blend)
 
-    def _turned_back(self, volume: torch.Tensor) -> np.ndarray:
-        return np.ascontiguousarray(self.orientation.turn_back(volume.cpu().numpy()))
-
-    def _content(self, volume: torch.Tensor) -> torch.Tensor:
+    def _to_native(
+        self, volume: torch.Tensor, resample: Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+    ) -> np.ndarray:
         d, h, w = self.resampled_shape
-        return volume[:d, :h, :w].float()
-
-    def _padding(self) -> list[int]:
-        missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
-        return [pad for n in reversed(missing) for pad in (0, n)]
+        native = resample(volume[:d, :h, :w].float(), self.native_shape)
+        return np.ascontiguousarray(self.orientation.turn_back(native.cpu().numpy()))
 
 
 def working_spacing(cases: Sequence[tuple[Sequence[float], Sequence[float]]], config: GridConfig) -> tuple[float, ...]:
-    """Working spacing of a data set in mm along (D, H, W).
+    """Working spacing in mm along (D, H, W) for cases given as (shape, spacing_mm), turned.
 
-    Args:
-        cases: (shape, spacing_mm) of every case, turned.
-        config: an explicit spacing wins.
-
-    Returns:
-        The configured spacing, or the median one, coarsened or refined alike in all axes until the median volume holds
-        at most `max_voxels` and at least `min_voxels`.
+    It is the configured one, or the median one, scaled alike in all axes until the median volume holds at most
+    `max_voxels` and at least `min_voxels`.
     """
     if config.spacing_mm is not None:
         return config.spacing_mm
@@ -159,7 +151,7 @@ def working_spacing(cases: Sequence[tuple[Sequence[float], Sequence[float]]], co
 
 
 def orientation_known_to(config: TCDMConfig) -> str:
-    """Where a model's D, H and W run: MAISI's networks have seen hearts one way round alone."""
+    """The directions in which a model's D, H and W run: MAISI's networks know one orientation only."""
     return SPL if config.architecture == Architecture.PLAIN else SAR
 
 
@@ -176,14 +168,9 @@ def to_hu(image: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Ten
 
 
 def label_codes(case: Case, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two 8-bit codes of a case (DESIGN: labels first, surroundings after).
+    """The 8-bit codes of a case: (labels alone, labels + surroundings), uint8 [D, H, W].
 
-    Args:
-        case: its mask holds ids up to `num_labels`.
-        num_labels: highest label id of the data set.
-
-    Returns:
-        (labels alone, labels + surroundings), uint8 [D, H, W]; the same array twice where there are no surroundings.
+    Codes up to `num_labels` are labels, those above surroundings; without surroundings, it is the same array twice.
     """
     if case.surroundings is None:
         return case.mask, case.mask

@@ -10,9 +10,6 @@ PREFIX = "hf:"
 def weights_file(reference: str) -> Path:
     """The file that a reference names; one on the Hub is downloaded once and kept in its cache.
 
-    Args:
-        reference: a path, or e.g. `hf:nvidia/NV-Generate-CT/models/autoencoder_v1.pt`.
-
     Raises:
         ValueError: when the reference is malformed, or `huggingface_hub` is not installed.
         FileNotFoundError: when there is no such file, or no way to fetch it.

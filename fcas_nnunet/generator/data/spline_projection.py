@@ -29,24 +29,19 @@ def project(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """An image on another grid of the same extent.
 
     Args:
-        volume: float32 [D, H, W]; computed in float32 on its device, under autocast too.
-        shape: voxels along (D, H, W) that are wanted. Axes that keep theirs are left alone.
+        volume: float32 [D, H, W]; computed in float32 on its device, also under autocast.
+        shape: Voxels along (D, H, W) of the result.
 
     Returns:
-        float32, of that shape. Next to sharp edges it overshoots by some percent of the step.
+        float32. Next to sharp edges it overshoots by some percent of the step.
     """
     return _along_axes(volume, shape, spline_matrix)
 
 
 def blend(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """A map on another grid of the same extent, as weighted means that never leave its range.
+    """As `project`, but as weighted means, so that a map never leaves its range.
 
-    Args:
-        volume: float32 [D, H, W].
-        shape: voxels along (D, H, W) that are wanted.
-
-    Returns:
-        float32, of that shape: linear between voxels, and over a triangle of two new voxels where they are larger.
+    They are linear between voxels, and over a triangle of two new voxels where these are larger.
     """
     highest = volume.max()
     return highest - _along_axes(highest - volume, shape, triangle_matrix).clamp_min(0)  # a map of one value keeps it

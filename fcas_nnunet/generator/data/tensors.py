@@ -1,4 +1,4 @@
-"""Tensors on disk: state dicts in and out, never unpickling code, and every key that does not fit named."""
+"""State dicts on disk: read without unpickling code, loaded strictly; every key that does not fit is named."""
 
 from __future__ import annotations
 
@@ -24,32 +24,21 @@ EMA_FILE = "ema.safetensors"
 
 @settings
 class FileIdentity:
-    """A file that weights were loaded from.
-
-    Attributes:
-        name: without its folder.
-        sha256: of its bytes.
-    """
+    """Name (without its folder) and hash of a file that weights were loaded from."""
 
     name: str
     sha256: str
 
 
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, whole or not at all.
-
-    Args:
-        module: whose state dict it is.
-        path: of the file.
-        metadata: kept in the file beside the tensors; of several keys, the order in the file is not fixed.
-    """
+    """Write a state dict as safetensors, whole or not at all; `metadata` is kept in the file beside the tensors."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=dict(metadata) if metadata else None)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What `save_weights` kept beside the tensors; nothing in a file of another format.
+    """The metadata that `save_weights` wrote; empty for a file of another format.
 
     Raises:
         ValueError: when the file cannot be read.
@@ -64,23 +53,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a state dict strictly.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is truncated, or its keys or shapes do not fit; each is named.
-    """
+    """Read a state dict and load it strictly; raises as `read_state` and `load_state`."""
     load_state(module, read_state(path), path)
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from .safetensors or .pt; never unpickles code.
-
-    A .pt file may hold the bare state dict or hold it under `unet_state_dict`, as MAISI's do.
+    """Read a state dict: a file's whole content or its `unet_state_dict`, as in MAISI's files.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read.
+        ValueError: when it cannot be read, or is no state dict of finite numbers.
     """
     content = read_content(path)
     return as_state(content.get("unet_state_dict", content) if isinstance(content, dict) else content, path)
@@ -108,10 +90,10 @@ def read_content(path: Path) -> Any:
 
 
 def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """`content`, seen to be a state dict of finite numbers.
+    """Check that content is a state dict of finite numbers, and return it.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is not.
     """
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
@@ -124,17 +106,13 @@ def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load a state dict that must fit exactly.
-
-    Raises:
-        ValueError: naming every missing, unexpected and misshapen tensor.
-    """
+    """Load a state dict strictly; raises as `check_fit`."""
     check_fit(module, state, path)
     module.load_state_dict(state)
 
 
 def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """See that a state dict fits a module exactly; one on the meta device will do.
+    """Check that a state dict fits a module exactly, which may be on the meta device.
 
     Raises:
         ValueError: naming every missing, unexpected and misshapen tensor.

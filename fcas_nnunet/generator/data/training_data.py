@@ -16,11 +16,11 @@ class TrainingData:
     """The labelled cases a generator is trained on.
 
     Attributes:
-        case_ids: sorted.
-        load_case: reads one, with image and surroundings.
-        labels: label name → id, background included.
-        surroundings: surrounding name → id; empty where there are none.
-        roles: label name → roles that a user has given it.
+        case_ids: Sorted.
+        load_case: Reads one, with image and surroundings.
+        labels: Label name → id, background included.
+        surroundings: Surrounding name → id; empty where there are none.
+        roles: Label name → roles that a user has given it.
     """
 
     case_ids: Sequence[str]
@@ -39,17 +39,14 @@ class TrainingData:
             )
 
     def split(self) -> tuple[list[str], list[str]]:
-        """(training, validation) cases: about one in eight held out, none of fewer than four.
+        """(training, validation) cases, sorted: about one in eight is held out, none of fewer than four.
 
-        Which ones is decided by a hash of their ids, since sorted ids begin with the hospital or scanner in many sets.
+        A hash of the ids decides which, since ids begin with the hospital or scanner in many data sets.
         """
         held_out = 0 if len(self.case_ids) < 4 else max(1, len(self.case_ids) // 8)
         by_hash = sorted(self.case_ids, key=lambda case_id: derive_seed(0, "held out", case_id))
-        validation = set(by_hash[len(by_hash) - held_out :])
-        return (
-            [case_id for case_id in self.case_ids if case_id not in validation],
-            [case_id for case_id in self.case_ids if case_id in validation],
-        )
+        first = len(by_hash) - held_out
+        return sorted(by_hash[:first]), sorted(by_hash[first:])
 
 
 def unseen_shape(pairs: PairConfig) -> int:

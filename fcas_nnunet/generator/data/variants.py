@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,15 @@ from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
 from fcas_nnunet.case import NUM_CODES, Case
-from fcas_nnunet.config.generator import GridConfig, MaskConfig, PairConfig, TCDMConfig
+from fcas_nnunet.config.generator import FCaSConfig, MaskConfig, PairConfig
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
+from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.mgm.deformation import draw_deformation, mask_center_mm
 from fcas_nnunet.generator.mgm.masks import deform_mask
 from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
 from fcas_nnunet.geometry import Box, triple
-from fcas_nnunet.labels.anatomy import LabelRoles
+from fcas_nnunet.labels.anatomy import LabelRoles, label_roles
 from fcas_nnunet.seeds import derive_seed
 
 #: Blur of a contrast offset at structure boundaries, in working voxels: about the partial volume of CT.
@@ -47,73 +48,60 @@ class Variant:
 
     @property
     def image_file(self) -> str:
-        """The image."""
         return f"{self.case_id}__s{self.shape}c{self.contrast}.safetensors"
 
     @property
     def latents_file(self) -> str:
-        """Its latents."""
         return f"{self.case_id}__s{self.shape}c{self.contrast}__latents.safetensors"
 
 
 def variants_of(case_id: str, pairs: PairConfig) -> list[Variant]:
-    """All variants of a case."""
     return [Variant(case_id, s, c) for s in range(pairs.num_shapes) for c in range(pairs.num_contrasts)]
 
 
 def all_variants(case_ids: Sequence[str], pairs: PairConfig) -> list[Variant]:
-    """All variants of some cases."""
     return [variant for case_id in case_ids for variant in variants_of(case_id, pairs)]
 
 
 def make_variants(
-    case: Case,
-    folder: Path,
-    working_spacing_mm: Sequence[float],
-    labels: Mapping[str, int],
-    roles: LabelRoles,
-    grid: GridConfig,
-    tcdm: TCDMConfig,
-    masks: MaskConfig,
-    seed: int,
+    data: TrainingData, case_id: str, folder: Path, working_spacing_mm: Sequence[float], config: FCaSConfig
 ) -> None:
-    """Write all variants of a case that are not there yet.
+    """Write all variants of a case into a folder, unless all are there.
 
     Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
     per structure, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser that the
     template's contrast is the target's. Volumes smaller than a training crop are padded up to it with their border.
-
-    Args:
-        case: with image.
-        folder: where the files go.
-        working_spacing_mm: along (D, H, W).
-        labels: label name → id of the data set.
-        roles: of the labels.
-        grid: intensity range and training crop.
-        tcdm: the model, and its pairs: how many shapes and contrasts, and how strong.
-        masks: ranges of the deformations.
-        seed: of the data set; each case, shape and contrast derives its own.
     """
-    pairs = tcdm.pairs
-    if all((folder / variant.image_file).exists() for variant in variants_of(case.case_id, pairs)):
+    pairs = config.tcdm.pairs
+    if all((folder / variant.image_file).exists() for variant in variants_of(case_id, pairs)):
         return
+    case, roles, num_labels = data.load_case(case_id), label_roles(data.labels, data.roles), max(data.labels.values())
     assert case.image is not None, "training cases have images"
-    working = WorkingGrid.of_case(case, working_spacing_mm, tcdm, grid.crop_size)
+    working = WorkingGrid.of_case(case, working_spacing_mm, config.tcdm, config.grid.crop_size)
     image = working.image_to_working(case.image).numpy()
-    num_labels = max(labels.values())
     codes = working.labels_to_working(label_codes(case, num_labels)[1], roles.thin).numpy()
     mask = np.where(codes <= num_labels, codes, 0).astype(np.uint8)
     surroundings = None
     if case.surroundings is not None:
         surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
-    offsets = _contrast_offsets(case.case_id, num_labels, pairs, seed)
+    offsets = _contrast_offsets(case_id, num_labels, pairs, config.seed)
     for shape in range(pairs.num_shapes):
+        shaped = image, mask, surroundings
         if shape > 0:
-            shape_seed = derive_seed(seed, "shape", case.case_id, shape)
-            shaped = in_new_shape(image, mask, surroundings, triple(working_spacing_mm), masks, roles, shape_seed)
-        else:
-            shaped = (image, mask, surroundings)
-        _write_shape(case.case_id, shape, *shaped, offsets, folder, num_labels, grid, pairs)
+            seed = derive_seed(config.seed, "shape", case_id, shape)
+            shaped = in_new_shape(*shaped, triple(working_spacing_mm), config.masks, roles, seed)
+        image_hu, shaped_mask, around = shaped
+        reference, template = label_codes(Case(case_id, None, shaped_mask, np.eye(4), around), num_labels)
+        if pairs.reference_surroundings:
+            reference = template
+        save_tensors(
+            {REFERENCE: torch.from_numpy(reference.copy()), TEMPLATE: torch.from_numpy(template.copy())},
+            folder / Variant(case_id, shape, 0).shape_file,
+        )
+        for contrast in range(pairs.num_contrasts):
+            offset = gaussian_filter(offsets[contrast][template], OFFSET_BLUR_VOXELS) if contrast else 0.0
+            unit = to_unit_range(torch.from_numpy(image_hu + offset), config.grid.intensity_range_hu)
+            save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)
 
 
 def in_new_shape(
@@ -125,17 +113,7 @@ def in_new_shape(
     roles: LabelRoles,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Image, mask and surroundings under one drawn deformation.
-
-    Args:
-        image: float32 [D, H, W].
-        mask: label ids, uint8 [D, H, W].
-        surroundings: ids, uint8 [D, H, W], or None.
-        spacing_mm: along (D, H, W).
-        masks: ranges of the deformation.
-        roles: of the labels.
-        seed: of the deformation.
-    """
+    """Image (float32), mask and surroundings (uint8 ids) under one random deformation; [D, H, W] each."""
     center_mm = mask_center_mm(mask, spacing_mm)
     deformation = draw_deformation(masks, mask.shape, spacing_mm, seed, center_mm=center_mm)
     return (
@@ -147,7 +125,7 @@ def in_new_shape(
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
-    """The tensors that `save_tensors` wrote, to be read in whole or in part.
+    """Open a file of `save_tensors`, to read it in whole or in part.
 
     Raises:
         ValueError: when the file is damaged.
@@ -162,11 +140,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors that `save_tensors` wrote.
-
-    Raises:
-        ValueError: when the file is damaged.
-    """
+    """All tensors that `save_tensors` wrote; raises as `open_tensors`."""
     with open_tensors(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}
 
@@ -196,35 +170,10 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _contrast_offsets(case_id: str, num_labels: int, pairs: PairConfig, seed: int) -> np.ndarray:
-    """HU offset per contrast and 8-bit code, [num_contrasts, NUM_CODES]; background and contrast 0 stay as they are."""
+    """HU offset per contrast and 8-bit code, [num_contrasts, NUM_CODES]; 0 for the background and contrast 0."""
     rng = np.random.default_rng(derive_seed(seed, "contrast", case_id))
     offsets = rng.normal(0, pairs.surroundings_jitter_hu, size=(pairs.num_contrasts, NUM_CODES))
     offsets[:, 1 : num_labels + 1] *= pairs.contrast_jitter_hu / max(pairs.surroundings_jitter_hu, 1e-9)
     offsets[:, 0] = 0
     offsets[0] = 0
     return offsets.astype(np.float32)
-
-
-def _write_shape(
-    case_id: str,
-    shape: int,
-    image_hu: np.ndarray,
-    mask: np.ndarray,
-    surroundings: np.ndarray | None,
-    offsets: np.ndarray,
-    folder: Path,
-    num_labels: int,
-    grid: GridConfig,
-    pairs: PairConfig,
-) -> None:
-    reference, template = label_codes(Case(case_id, None, mask, np.eye(4), surroundings), num_labels)
-    if pairs.reference_surroundings:
-        reference = template
-    save_tensors(
-        {REFERENCE: torch.from_numpy(reference.copy()), TEMPLATE: torch.from_numpy(template.copy())},
-        folder / Variant(case_id, shape, 0).shape_file,
-    )
-    for contrast in range(pairs.num_contrasts):
-        offset = gaussian_filter(offsets[contrast][template], OFFSET_BLUR_VOXELS) if contrast else 0.0
-        unit = to_unit_range(torch.from_numpy(image_hu + offset), grid.intensity_range_hu)
-        save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)

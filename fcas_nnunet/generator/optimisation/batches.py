@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from fcas_nnunet.config.generator import OptimisationConfig
 
 _KEPT_ORDERS = 8
-
 #: Micro-batches that are read while one is computed.
 READ_AHEAD = 2
 
@@ -29,23 +28,20 @@ Request = TypeVar("Request")
 class Batch:
     """Tensors of some items, first axis the items unless said otherwise; fields are tensors or batches again."""
 
-    def to(self: BatchT, device: torch.device) -> BatchT:
-        """The same on a device; pinned memory is copied while the host goes on."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pinned(self: BatchT) -> BatchT:
-        """The same in pinned memory, from which a GPU copies by itself."""
-        return self._map(torch.Tensor.pin_memory)
-
-    def _map(self: BatchT, change: Callable[[torch.Tensor], torch.Tensor]) -> BatchT:
+    def map(self: BatchT, change: Callable[[torch.Tensor], torch.Tensor]) -> BatchT:
+        """The batch with every tensor changed."""
         parts = [getattr(self, part.name) for part in fields(self)]
-        return type(self)(*(part._map(change) if isinstance(part, Batch) else change(part) for part in parts))
+        return type(self)(*(part.map(change) if isinstance(part, Batch) else change(part) for part in parts))
+
+    def to(self: BatchT, device: torch.device) -> BatchT:
+        """The batch on a device; pinned memory is copied without waiting for it."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class Items(Protocol[BatchT_co]):
     """An endless numbered sequence of training items, in epochs.
 
-    An item depends on nothing but its number: whoever reads it, whenever, with whichever others, gets the same.
+    An item depends on its number alone, not on the process, the time or the other items of its batch.
     """
 
     def __len__(self) -> int:
@@ -57,13 +53,13 @@ class Items(Protocol[BatchT_co]):
 
 @dataclass(frozen=True)
 class Shares:
-    """How the items of a step fall to processes, and to the micro-batches of each.
+    """How the items of a step are shared out among the processes, and among the micro-batches of each.
 
     Attributes:
-        batch_size: items of a step, over all processes.
-        micro_batch_size: items computed at once.
-        process: number of this process.
-        num_processes: of the run.
+        batch_size: Items of a step, over all processes.
+        micro_batch_size: Items computed at once.
+        process: Number of this process.
+        num_processes: Processes of the run.
     """
 
     batch_size: int
@@ -73,12 +69,7 @@ class Shares:
 
     @classmethod
     def of(cls, config: OptimisationConfig, accelerator: Accelerator, what: str) -> Shares:
-        """The shares of this process.
-
-        Args:
-            config: batch size and micro-batch size.
-            accelerator: says which process of how many this is.
-            what: is trained, for the message.
+        """The shares of this process; `what` names what is trained.
 
         Raises:
             ValueError: when the batch cannot be shared out evenly.
@@ -117,42 +108,22 @@ class Shares:
         return [range(start, min(start + micro, end)) for start in range(first, end, micro)]
 
 
-class ReadAhead(Generic[Request, BatchT]):
-    """Reads batches in a thread of its own while others are computed, and hands them on in order.
-
-    Args:
-        read: one batch.
-        requests: what it is called with, in turn.
-    """
-
-    def __init__(self, read: Callable[[Request], BatchT], requests: Iterable[Request]) -> None:
-        self._read = read
-        self._requests = iter(requests)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._pending: deque[Future[BatchT]] = deque()
-
-    def __enter__(self) -> ReadAhead[Request, BatchT]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __iter__(self) -> Iterator[BatchT]:
-        return self
-
-    def __next__(self) -> BatchT:
-        while len(self._pending) <= READ_AHEAD:
-            try:
-                request = next(self._requests)
-            except StopIteration:
-                break
-            self._pending.append(self._pool.submit(self._read, request))
-        if not self._pending:
-            raise StopIteration
-        return self._pending.popleft().result()
+def read_ahead(read: Callable[[Request], BatchT], requests: Iterable[Request]) -> Generator[BatchT, None, None]:
+    """Read a batch for each request, in order, in a thread of its own while others are computed; close it when done."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    pending: deque[Future[BatchT]] = deque()
+    try:
+        for request in requests:
+            pending.append(pool.submit(read, request))
+            if len(pending) > READ_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @lru_cache(_KEPT_ORDERS)
 def permutation(seed: int, count: int) -> np.ndarray:
-    """A permutation of 0 … count − 1; kept, since an epoch's is asked for with each of its items."""
+    """A permutation of 0 … count − 1; cached, since every item of an epoch needs it."""
     return np.random.default_rng(seed).permutation(count)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fcas_nnunet.config.generator import OptimisationConfig
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.tensors import read_content
-from fcas_nnunet.generator.optimisation.batches import BatchT, Items, ReadAhead, Shares
+from fcas_nnunet.generator.optimisation.batches import BatchT, Items, Shares, read_ahead
 from fcas_nnunet.generator.optimisation.progress import History, Panel, ProgressFolder
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,12 @@ STATE_FILE = "training_state/state.pt"
 #: Steps whose losses are brought from the device at once.
 LOSSES_AT_ONCE = 20
 
-#: Volumes that show what an objective's networks can do; must draw nothing from torch's global generators.
+#: Draws volumes with an objective's networks; must not use torch's global random generators.
 Sample = Callable[[nn.Module], Sequence[Panel]]
 
 
 class Objective(nn.Module, Generic[BatchT]):
-    """A training loss as a module, so that it can be wrapped whole.
+    """A training loss as a module, so that DDP can wrap loss and networks together.
 
     An item's loss must not depend on what else is in its batch: then every split into processes and micro-batches gives
     the same gradients.
@@ -47,39 +47,17 @@ class Objective(nn.Module, Generic[BatchT]):
         return [self]
 
 
-class UnbiasedMean:
-    """The exponential moving average of the weights so far, without the bias towards those of the first step.
-
-    Source: Adam's correction, arXiv 1412.6980, §3.
-
-    Args:
-        decay: of the average.
-
-    Attributes:
-        steps: that there have been, with the one that is taken in.
-    """
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-
-    def __call__(self, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], _: object) -> None:
-        """Move the average towards the current weights, in place."""
-        unbiased = (self.decay - self.decay**self.steps) / (1 - self.decay**self.steps)
-        get_ema_multi_avg_fn(unbiased)(averaged, current, self.steps)
-
-
 class Training(Generic[BatchT]):
-    """A training run in a folder. Killed, the same call goes on from the last validation, bit for bit on a CPU.
+    """A training run in a folder; every process makes the same calls, and the main one writes.
 
-    Every process calls it alike; the main one writes.
+    If it is killed, the same call resumes from the last validation; bit for bit on a CPU.
 
     Args:
-        objective: whose trainable parameters are optimised.
-        config: steps, batch size, learning rate, EMA, patience.
-        folder: where `training_state/`, `progress.png`, `training.log`, `samples/` and `tensorboard/` go.
-        accelerator: device, precision, processes.
-        name: shown in the progress bar.
+        objective: Its trainable parameters are optimised.
+        config: Steps, batch size, learning rate, EMA, patience.
+        folder: Where `training_state/`, `progress.png`, `training.log`, `samples/` and `tensorboard/` go.
+        accelerator: Device, precision, processes.
+        name: Shown in the progress bar.
 
     Raises:
         ValueError: when the batch cannot be shared out evenly among the processes.
@@ -110,9 +88,8 @@ class Training(Generic[BatchT]):
         )  # fmt: skip
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         self.average: AveragedModel | None = None
-        self._mean = UnbiasedMean(config.ema_decay)
         if config.ema_decay:
-            self.average = AveragedModel(self._unwrapped, multi_avg_fn=self._mean, use_buffers=False)
+            self.average = AveragedModel(self._unwrapped, multi_avg_fn=self._update_average, use_buffers=False)
         self._unread: list[tuple[torch.Tensor, float]] = []
 
     def run(
@@ -121,21 +98,20 @@ class Training(Generic[BatchT]):
         """Train until the last step, or until validation has not improved for `patience` validations.
 
         Args:
-            training: what is learnt from; a step takes the next `batch_size` of its items.
-            validation: held-out items.
-            num_validation: how many of them a validation takes, from the first.
-            sample: draws the sample pictures, every `sample_every` steps.
+            training: A step takes the next `batch_size` of its items.
+            validation: Held-out items.
+            num_validation: How many of them a validation takes, from the first.
+            sample: Draws the sample pictures, every `sample_every` steps.
         """
         self._resume()
         num_steps = total_steps(self.config, len(training))
         if self.step < num_steps and self.step:
             logger.info(f"{self.name}: going on from step {self.step}")
-        progress = ProgressFolder(self.folder, self.name, self.accelerator.is_main_process)
-        progress.open(self.step)
+        progress = ProgressFolder(self.folder, self.name, self.step, self.accelerator.is_main_process)
         micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
         with (
             closing(progress),
-            ReadAhead(self._reader(training), micro_batches) as batches,
+            closing(read_ahead(self._reader(training), micro_batches)) as batches,
             tqdm(
                 total=num_steps, initial=self.step, desc=self.name, unit="step",
                 disable=not self.accelerator.is_main_process,
@@ -149,8 +125,10 @@ class Training(Generic[BatchT]):
                 validates = self.step % self.config.validate_every == 0 or self.step == num_steps
                 if validates or len(self._unread) == LOSSES_AT_ONCE:
                     self._read_losses(progress)
-                if sample and self.config.sample_every and self.step % self.config.sample_every == 0:
-                    self._sample(sample, progress)
+                samples = self.config.sample_every and self.step % self.config.sample_every == 0
+                if samples and sample and progress.writes:
+                    with torch.no_grad(), self.accelerator.autocast():
+                        progress.sampled(self.step, sample(self._evaluated))
                 if validates:
                     self._validate(validation, num_validation)
                     self._save()
@@ -158,18 +136,19 @@ class Training(Generic[BatchT]):
                         self.step, self.history, self.config.validate_every,
                         lambda step: learning_rate(self.config, step, num_steps),
                     )  # fmt: skip
-                    bar.set_postfix(loss=f"{self._recent_loss():.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
+                    recent = self.history.recent_loss(self.config.validate_every)
+                    bar.set_postfix(loss=f"{recent:.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
         if self._out_of_patience():
             logger.info(f"{self.name}: stopped at step {self.step}, no improvement for {self.config.patience} checks")
 
     def finish(self) -> nn.Module:
-        """The objective with its last weights, freed from what training put around it; call it once, after `run`."""
+        """The objective with its last weights, without the wrappers of training; call it once, after `run`."""
         objective = self._unwrapped
         self.accelerator.free_memory()
         return objective
 
     def load_best(self, objective: nn.Module) -> nn.Module:
-        """Put the (averaged) weights of the best validation into an objective, and return it in eval mode."""
+        """Load the (averaged) weights of the best validation into an objective, and return it in eval mode."""
         objective.load_state_dict(self.best)
         return objective.eval()
 
@@ -185,7 +164,7 @@ class Training(Generic[BatchT]):
 
     def _reader(self, items: Items[BatchT]) -> Callable[[Sequence[int]], BatchT]:
         if self.accelerator.device.type == "cuda":
-            return lambda numbers: items.batch(numbers).pinned()
+            return lambda numbers: items.batch(numbers).map(torch.Tensor.pin_memory)
         return items.batch
 
     def _train_step(self, batches: Iterator[BatchT], rate: float) -> torch.Tensor:
@@ -207,12 +186,17 @@ class Training(Generic[BatchT]):
         accelerator.clip_grad_norm_(self.objective.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
         if self.average is not None:
-            self._mean.steps = self.step + 1
             self.average.update_parameters(self._unwrapped)
         return accelerator.reduce(total / self.shares.accumulation, "mean")
 
+    def _update_average(self, averaged: Sequence[torch.Tensor], current: Sequence[torch.Tensor], _: object) -> None:
+        """Exponential moving average, corrected for its bias towards the first step as in Adam (1412.6980, §3)."""
+        decay, steps = self.config.ema_decay, self.step + 1
+        unbiased = (decay - decay**steps) / (1 - decay**steps)
+        get_ema_multi_avg_fn(unbiased)(averaged, current, steps)
+
     def _read_losses(self, progress: ProgressFolder) -> None:
-        """Take the last steps' losses from the device: asking for each of them would make it wait for the host."""
+        """Read the last steps' losses from the device; reading every one by itself would make it wait for the host."""
         losses = torch.stack([loss for loss, _ in self._unread]).tolist()
         for step, (loss, (_, rate)) in enumerate(zip(losses, self._unread, strict=True), self.step - len(losses)):
             if not math.isfinite(loss):
@@ -225,11 +209,11 @@ class Training(Generic[BatchT]):
         self._unread = []
 
     def _validate(self, validation: Items[BatchT], count: int) -> None:
-        """Every process takes its share of the held-out items; the sum is everyone's."""
         evaluated, device = self._evaluated, self.accelerator.device
         total = torch.zeros((), device=device)
-        with torch.no_grad(), ReadAhead(self._reader(validation), self.shares.held_out(count)) as batches:
-            for numbers, batch in zip(self.shares.held_out(count), batches, strict=True):
+        own = self.shares.held_out(count)
+        with torch.no_grad(), closing(read_ahead(self._reader(validation), own)) as batches:
+            for numbers, batch in zip(own, batches, strict=True):
                 with self.accelerator.autocast():
                     total += len(numbers) * evaluated(batch.to(device)).float()
         loss = float(self.accelerator.reduce(total, "sum")) / count
@@ -237,18 +221,11 @@ class Training(Generic[BatchT]):
         self.history.validation_losses.append(loss)
         if self.history.validations_since_best == 0:
             self.best = {key: tensor.detach().cpu().clone() for key, tensor in evaluated.state_dict().items()}
-        logger.debug(f"{self.name}: step {self.step}, loss {self._recent_loss():.5f}, validation {loss:.5f}")
-
-    def _sample(self, sample: Sample, progress: ProgressFolder) -> None:
-        if progress.writes:
-            with torch.no_grad(), self.accelerator.autocast():
-                progress.sampled(self.step, sample(self._evaluated))
+        recent = self.history.recent_loss(self.config.validate_every)
+        logger.debug(f"{self.name}: step {self.step}, loss {recent:.5f}, validation {loss:.5f}")
 
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.history.validations_since_best
-
-    def _recent_loss(self) -> float:
-        return self.history.recent_loss(self.config.validate_every)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:

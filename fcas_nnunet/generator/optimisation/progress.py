@@ -1,9 +1,9 @@
-"""What can be seen of a training run: progress.png, training.log, sample pictures, and TensorBoard where it is."""
+"""The progress of a training run: progress.png, training.log, sample pictures, and TensorBoard if installed."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 
 from fcas_nnunet.files import atomic_path
-
-logger = logging.getLogger(__name__)
 
 PROGRESS_FILE, LOG_FILE = "progress.png", "training.log"
 SAMPLES_FOLDER, TENSORBOARD_FOLDER = "samples", "tensorboard"
@@ -47,12 +45,12 @@ class History:
 
 @dataclass(frozen=True)
 class Panel:
-    """A volume of a sample picture.
+    """One volume of a sample picture.
 
     Attributes:
-        title: above it.
+        title: Shown above it.
         volume: [D, H, W].
-        limits: values shown black and white; None = a label map, in colours.
+        limits: Values shown black and white; None = a label map, in colours.
     """
 
     title: str
@@ -61,34 +59,34 @@ class Panel:
 
 
 class ProgressFolder:
-    """Writes a run's progress into its folder; in processes other than the main one, and before `open`, nothing.
+    """Writes a run's progress into its folder.
 
     Args:
-        folder: of the run.
-        name: title of the plot.
-        writes: whether this process writes at all.
+        folder: Folder of the run.
+        name: Title of the plot.
+        step: The last step done; what TensorBoard shows of a killed run beyond it is removed.
+        writes: Whether this process writes at all.
     """
 
-    def __init__(self, folder: Path, name: str, writes: bool) -> None:
+    def __init__(self, folder: Path, name: str, step: int, writes: bool) -> None:
         self.folder = folder
         self.name = name
         self.writes = writes
-        self._board: Any = None
         self._panels: Sequence[Panel] = ()
+        self._board: Any = None
+        if writes:
+            with suppress(ImportError):  # TensorBoard is an extra
+                from torch.utils.tensorboard import SummaryWriter
 
-    def open(self, step: int) -> None:
-        """Begin, or go on after a step: TensorBoard forgets what a killed run showed beyond it."""
-        if self.writes:
-            self._board = _tensorboard(self.folder / TENSORBOARD_FOLDER, step)
+                self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
 
     def close(self) -> None:
         """Write what is still pending."""
         if self._board is not None:
             self._board.close()
-            self._board = None
 
     def trained(self, step: int, loss: float, learning_rate: float) -> None:
-        """A training step was made."""
+        """Record a training step."""
         if self._board is not None:
             self._board.add_scalar("loss/training", loss, step)
             self._board.add_scalar("learning rate", learning_rate, step)
@@ -96,14 +94,7 @@ class ProgressFolder:
     def validated(
         self, step: int, history: History, validate_every: int, learning_rate: Callable[[int], float]
     ) -> None:
-        """A validation was made.
-
-        Args:
-            step: after which.
-            history: with it.
-            validate_every: steps over which the training loss is averaged in the log.
-            learning_rate: of any step.
-        """
+        """Record the last validation of `history`; the log averages the training loss over `validate_every` steps."""
         if not self.writes:
             return
         validation = history.validation_losses[-1]
@@ -120,9 +111,7 @@ class ProgressFolder:
             )
 
     def sampled(self, step: int, panels: Sequence[Panel]) -> None:
-        """Samples were drawn: samples/step_<step>.png now, the last ones in progress.png, too."""
-        if not self.writes:
-            return
+        """Write samples to samples/step_<step>.png; the last ones appear in progress.png, too."""
         self._panels = panels
         figure = plot_panels(panels, f"{self.name}, step {step}")
         with atomic_path(self.folder / SAMPLES_FOLDER / f"step_{step:06d}.png") as temporary:
@@ -136,14 +125,7 @@ class ProgressFolder:
 def plot_progress(
     history: History, learning_rate: Callable[[int], float], panels: Sequence[Panel], name: str
 ) -> Figure:
-    """Training and validation loss over the steps, the learning rate below, and the last samples beside them.
-
-    Args:
-        history: of the losses.
-        learning_rate: of any step.
-        panels: the last samples; may be empty.
-        name: the title.
-    """
+    """Training and validation loss over the steps, the learning rate below, and the last samples beside them."""
     size = _panels_size(panels)
     figure = Figure(figsize=(LOSSES_INCHES[0] + size[0], max(LOSSES_INCHES[1], size[1])))
     figure.suptitle(name)
@@ -191,12 +173,3 @@ def _draw_panels(figure: FigureBase, panels: Sequence[Panel]) -> None:
             axes.set_axis_off()
             if axis == 0:
                 axes.set_title(panel.title, fontsize=9)
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A TensorBoard writer that goes on after a step; None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

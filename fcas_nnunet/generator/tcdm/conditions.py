@@ -25,11 +25,11 @@ def build_condition(
     """c_raw = M'_A © M'_B © I_B, and, on request, a first guess at the image.
 
     Args:
-        reference_codes: uint8 [B, 1, D, H, W], the mask to draw.
-        template_codes: uint8 [B, 1, D, H, W], the template's mask with its surroundings.
+        reference_codes: The mask to draw, uint8 [B, 1, D, H, W].
+        template_codes: The template's mask with its surroundings, uint8 [B, 1, D, H, W].
         template_image: [B, 1, D, H, W] in [0, 1].
-        guess_labels: append `transfer_template` for so many labels; 0 = do not.
-        usual: what a template that lacks a structure is helped out with, as `usual_intensities` gives it.
+        guess_labels: Append `transfer_template` for so many labels; 0 = do not.
+        usual: Intensities of structures that a template lacks, from `usual_intensities`.
 
     Returns:
         float32 [B, 17, D, H, W], or 18 channels with the guess.
@@ -42,7 +42,7 @@ def build_condition(
             f"condition: reference mask, template mask and template image must have one shape, got "
             f"{tuple(reference_codes.shape)}, {tuple(template_codes.shape)}, {tuple(template_image.shape)}."
         )
-    # bytes are turned into floats as they are joined: on a CPU, doing so before costs a tenth of a training step
+    # `cat` converts bytes to floats: on a CPU, doing so before costs a tenth of a training step
     parts = [_bits(reference_codes), _bits(template_codes), template_image.float()]
     if guess_labels:
         parts.append(transfer_template(reference_codes, template_codes, template_image, guess_labels, usual))
@@ -61,19 +61,11 @@ def transfer_template(
     """A first guess at the drawn image: the template, its structures replaced by the reference's.
 
     Every structure of the reference gets the template's mean intensity of that structure, as semantic image synthesis
-    carries appearance over (SEAN, arXiv 1911.12861); elsewhere the template stays, with what its own structures leave
-    bare filled from around. A structure that the template lacks gets its usual intensity. A convolutional denoiser
-    cannot gather means by itself in a short training.
+    transfers appearance (SEAN, arXiv 1911.12861), or its usual intensity where the template lacks it; without either,
+    and elsewhere, the template stays, the place of its own structures filled from around. A convolutional denoiser
+    cannot compute such means in a short training.
 
-    Args:
-        reference_codes: uint8 [B, 1, D, H, W].
-        template_codes: uint8 [B, 1, D, H, W].
-        template_image: [B, 1, D, H, W] in [0, 1].
-        num_labels: codes 1 … num_labels are labels, those above surroundings.
-        usual: float32 [256] in [0, 1], NaN where unknown; a structure without one stays as the template is there.
-
-    Returns:
-        float32 [B, 1, D, H, W] in [0, 1].
+    Args and shapes are as in `build_condition`; codes 1 … num_labels are labels, those above surroundings.
     """
     image = template_image.float()
     structures = reference_codes > 0
@@ -87,15 +79,7 @@ def transfer_template(
 
 
 def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequence[float]) -> torch.Tensor:
-    """What the structures look like in most scans.
-
-    Args:
-        means_hu: label id → mean HU.
-        intensity_range_hu: that is mapped to [0, 1].
-
-    Returns:
-        float32 [256] in [0, 1]; NaN for other codes.
-    """
+    """Intensities of the structures in most scans from their mean HU, float32 [256] in [0, 1]; NaN for other codes."""
     usual = torch.full((NUM_CODES,), torch.nan)
     low, high = intensity_range_hu
     for label, mean_hu in means_hu.items():
@@ -104,12 +88,12 @@ def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequenc
 
 
 def _bins(codes: torch.Tensor) -> torch.Tensor:
-    """Codes, told apart by volume; int64 of the codes' shape."""
+    """Codes with an offset for each volume of the batch; int64."""
     return codes + torch.arange(len(codes), device=codes.device).view(-1, 1, 1, 1, 1) * NUM_CODES
 
 
 def _filled(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The image with what is not valid filled from around, coarse to fine; soft tissue where nothing is valid."""
+    """The image with invalid voxels filled from around, coarse to fine; soft tissue where nothing is valid."""
     if min(image.shape[2:]) < 2:
         return torch.where(valid, image, SOFT_TISSUE)
     weight = valid.float()

@@ -8,26 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 #: Latents of this many voxels are noised evenly over time; larger ones spend more of it under strong noise.
 BASE_VOXELS = 32**3
 
 
-@dataclass(frozen=True)
-class FlowStep:
-    """What a step gives; named as in diffusers."""
-
-    prev_sample: torch.Tensor
-
-
 class RectifiedFlow:
     """x_t = (1 − t) · x_0 + t · noise, t in [0, 1]; the model sees `num_train_timesteps` · t and predicts x_0 − noise.
-
-    Args:
-        num_train_timesteps: what time 1 is to the model.
 
     Source: rectified flow, arXiv 2209.03003; MAISI-v2, arXiv 2508.05772.
     """
@@ -39,34 +29,17 @@ class RectifiedFlow:
         self._times: torch.Tensor | None = None
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Noisy latents x_t.
-
-        Args:
-            latents: [B, ...], clean.
-            noise: the same shape.
-            timesteps: [B], 0 … num_train_timesteps.
-        """
+        """Noisy latents x_t of clean latents [B, ...] at timesteps [B], 0 … num_train_timesteps."""
         t = (timesteps.float() / self.num_train_timesteps).view(-1, *[1] * (latents.ndim - 1))
         return (1 - t) * latents + t * noise
 
     def draw_timesteps(self, count: int, latent_size: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-        """Random timesteps for training, float32 [count]: uniform, then moved towards noise by the latents' size.
-
-        Args:
-            count: how many.
-            latent_size: voxels along (d, h, w).
-            generator: on the CPU.
-        """
+        """Random timesteps for training, float32 [count]: uniform, then moved towards noise by the latents' size."""
         times = torch.rand(count, generator=generator, dtype=torch.float64)
         return (shifted(times, latent_size) * self.num_train_timesteps).float()
 
     def set_timesteps(self, num_inference_steps: int, latent_size: Sequence[int]) -> None:
-        """Lay out the times of a reverse process, from pure noise to none.
-
-        Args:
-            num_inference_steps: Euler steps.
-            latent_size: voxels along (d, h, w) of the whole latents.
-        """
+        """Set the times of a reverse process in Euler steps, for whole latents of (d, h, w) voxels."""
         even = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)
         self._times = shifted(even, latent_size)
         self.timesteps = (self._times[:-1] * self.num_train_timesteps).float()
@@ -83,12 +56,12 @@ class RectifiedFlow:
         timestep: torch.Tensor,
         sample: torch.Tensor,
         generator: torch.Generator | None = None,
-    ) -> FlowStep:
-        """One Euler step towards the clean latents; deterministic, whatever the generator."""
+    ) -> SchedulerOutput:
+        """One Euler step towards the clean latents; deterministic, the generator is not used."""
         assert self._times is not None, "set_timesteps comes first"
         place = int((self.timesteps - timestep.cpu()).abs().argmin())
         dt = float(self._times[place] - self._times[place + 1])
-        return FlowStep(sample + dt * model_output)
+        return SchedulerOutput(prev_sample=sample + dt * model_output)
 
 
 def shifted(times: torch.Tensor, latent_size: Sequence[int]) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """MAISI's published weights: which files, their layout, and how they become a TCDM.
 
-MAISI's arrays are (x, y, z), ours (z, y, x): its kernels are turned, which is the same as turning the scans. Its files
-say neither the groups of the norms nor the channels of an attention head; both are 32, and less only in networks
-narrower than that.
+MAISI's arrays are (x, y, z), ours (z, y, x): its kernels are turned, which is the same as turning the scans. The groups
+of norms and the channels of an attention head are not in its files: both are 32, or less in narrower networks.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ LICENCE_NOTE = (
     "them; this package never redistributes them."
 )
 CONDITION_KERNEL = "controlnet_cond_embedding.conv_in.conv.weight"
-#: Widths of MAISI's condition embedding, where no ControlNet says them.
+#: Widths of MAISI's condition embedding, used where no ControlNet is loaded.
 EMBEDDING_WIDTHS = (8, 32, 64)
 GROUPS = HEAD_CHANNELS = 32
-#: A data set's latents may be this much more or less spread than those MAISI's scale was measured on.
+#: Factor by which the standard deviation of a data set's latents may differ from MAISI's.
 SCALE_TOLERANCE = 2.0
 _DDPM_KEYS = ("top_region_index_layer.0.weight", "bottom_region_index_layer.0.weight")
 _RFLOW_KEY = "class_embedding.weight"
@@ -54,8 +53,8 @@ class PretrainedFiles:
 
     Attributes:
         autoencoder: MAISI's, or one of ours with its config.yaml beside it.
-        denoiser: MAISI's UNet; needs the autoencoder whose latents it knows.
-        controlnet: MAISI's ControlNet to begin with; needs the denoiser.
+        denoiser: MAISI's UNet; needs the autoencoder it was trained with.
+        controlnet: MAISI's ControlNet to start from; needs the denoiser.
     """
 
     autoencoder: Path | None = None
@@ -73,24 +72,16 @@ class PretrainedFiles:
                 )
 
     def identity(self) -> dict[str, FileIdentity | None]:
-        """Name and hash of every file, to know them again."""
-        files = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Name and hash of every file."""
         return {
-            name: None if path is None else FileIdentity(path.name, file_sha256(path)) for name, path in files.items()
+            name: None if path is None else FileIdentity(path.name, file_sha256(path))
+            for name, path in vars(self).items()
         }
 
 
 @dataclass(frozen=True)
 class MaisiWeights:
-    """MAISI's denoiser, and its ControlNet where there is one; kernels on our axes.
-
-    Attributes:
-        architecture: told by the denoiser's inputs.
-        denoiser: state dict.
-        controlnet: state dict, its condition as many channels wide as in the file.
-        latent_scale: the scale its latents are multiplied by.
-        files: where they were read.
-    """
+    """State dicts of MAISI's denoiser, and of its ControlNet where there is one; kernels on our axes."""
 
     architecture: Architecture
     denoiser: State
@@ -100,10 +91,7 @@ class MaisiWeights:
 
 
 def read_weights(files: PretrainedFiles) -> MaisiWeights | None:
-    """Read what is there of a denoiser and a ControlNet.
-
-    Returns:
-        None where no denoiser is given.
+    """Read the denoiser and the ControlNet; None where no denoiser is given.
 
     Raises:
         FileNotFoundError: when a file is missing.
@@ -111,38 +99,28 @@ def read_weights(files: PretrainedFiles) -> MaisiWeights | None:
     """
     if files.denoiser is None:
         return None
-    content = _content(files.denoiser, "unet_state_dict")
-    denoiser = as_state(content["unet_state_dict"], files.denoiser)
-    scale = _scale_factor(content, files.denoiser)
+    content, denoiser = _content(files.denoiser, "unet_state_dict")
+    scale = LatentScale(scale_factor=(_scale_factor(content, files.denoiser),) * LATENT_CHANNELS)
     controlnet = None
     if files.controlnet is not None:
-        controlnet = as_state(
-            _content(files.controlnet, "controlnet_state_dict")["controlnet_state_dict"], files.controlnet
-        )
-    return MaisiWeights(
-        _architecture(denoiser, files.denoiser), on_our_axes(denoiser),
-        None if controlnet is None else on_our_axes(controlnet),
-        LatentScale((0.0,) * LATENT_CHANNELS, (scale,) * LATENT_CHANNELS), files,
-    )  # fmt: skip
+        controlnet = on_our_axes(_content(files.controlnet, "controlnet_state_dict")[1])
+    return MaisiWeights(_architecture(denoiser, files.denoiser), on_our_axes(denoiser), controlnet, scale, files)
 
 
 def config_of(weights: MaisiWeights, config: TCDMConfig) -> TCDMConfig:
-    """The settings that fit the weights: theirs for the networks and the process, the rest as it was.
+    """A configuration with the weights' settings for the networks and the process, the rest unchanged.
 
     Raises:
         ValueError: when the widths cannot be read from the files.
     """
     assert weights.files.denoiser is not None, "read from there"
     channels, num_res_blocks, attention = _levels(weights.denoiser, weights.files.denoiser)
-    deepest = len(channels) - 1  # the middle block attends in any case
+    attends = (*attention[:-1], True)  # the middle block always does, with the deepest level's heads
     return replace(
         config,
         channels=channels,
         attention_levels=attention,
-        num_head_channels=tuple(
-            math.gcd(HEAD_CHANNELS, width) if attends or level == deepest else 0
-            for level, (width, attends) in enumerate(zip(channels, attention, strict=True))
-        ),
+        num_head_channels=tuple(math.gcd(HEAD_CHANNELS, n) * on for n, on in zip(channels, attends, strict=True)),
         num_res_blocks=num_res_blocks,
         norm_num_groups=math.gcd(GROUPS, *channels),
         architecture=weights.architecture,
@@ -157,29 +135,22 @@ def config_of(weights: MaisiWeights, config: TCDMConfig) -> TCDMConfig:
 
 @torch.no_grad()
 def load_into(tcdm: TCDM, weights: MaisiWeights) -> None:
-    """Put the weights into a fresh model built by `config_of`.
+    """Load the weights into a fresh model built by `config_of`; raises as `check_fit`.
 
-    Without a ControlNet, a fresh one takes over the denoiser's encoder, and its output convolutions stay zero.
-    Condition channels that MAISI's ControlNet does not know start at zero.
-
-    Raises:
-        ValueError: naming every missing, unexpected and misshapen tensor.
+    Without a ControlNet, a fresh one gets the denoiser's encoder, and its output convolutions stay zero. Condition
+    channels that MAISI's ControlNet does not have start at zero.
     """
     for network, state, path in _placed(tcdm, weights):
         load_state(network, state, path)
     if weights.controlnet is None:
-        assert tcdm.controlnet is not None, "config_of sees to it"
+        assert tcdm.controlnet is not None, "set by config_of"
         own = tcdm.controlnet.state_dict()
         shared = {k: v for k, v in weights.denoiser.items() if k in own and own[k].shape == v.shape}
         tcdm.controlnet.load_state_dict(own | shared)
 
 
 def check_fit(weights: MaisiWeights, config: TCDMConfig) -> None:
-    """See that the weights will load, without the memory of a model.
-
-    Args:
-        weights: read from files.
-        config: what `config_of` gave.
+    """Check that the weights fit a configuration of `config_of`, without the memory of a model.
 
     Raises:
         ValueError: naming every missing, unexpected and misshapen tensor.
@@ -191,12 +162,7 @@ def check_fit(weights: MaisiWeights, config: TCDMConfig) -> None:
 
 
 def checked_scale(weights: MaisiWeights, measured: LatentScale) -> LatentScale:
-    """The scale the denoiser was trained with; a measured one that is far from it is worth a warning.
-
-    Args:
-        weights: with the denoiser's scale.
-        measured: over the latents of this data set.
-    """
+    """The scale the denoiser was trained with; warns when that measured on this data set's latents is far from it."""
     own, theirs = (
         math.exp(sum(map(math.log, s.scale_factor)) / LATENT_CHANNELS) for s in (measured, weights.latent_scale)
     )
@@ -211,15 +177,10 @@ def checked_scale(weights: MaisiWeights, measured: LatentScale) -> LatentScale:
 def autoencoder_config(
     state: Mapping[str, torch.Tensor], optimisation: OptimisationConfig, path: Path
 ) -> AutoencoderConfig:
-    """Settings of an autoencoder in MAISI's layout.
-
-    Args:
-        state: of `AutoencoderKlMaisi`.
-        optimisation: kept, without effect.
-        path: where it was read.
+    """Settings of an autoencoder in MAISI's layout; `optimisation` is kept, without effect.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when the state is not that of an `AutoencoderKlMaisi`.
     """
     widths: list[list[int]] = [[]]  # of the residual blocks, level by level
     for index in range(_count(state, r"encoder\.blocks\.(\d+)\.")):
@@ -242,16 +203,16 @@ def autoencoder_config(
 
 
 def on_our_axes(state: Mapping[str, torch.Tensor]) -> State:
-    """(x, y, z) => (z, y, x): every 3D kernel turned; nothing else in these networks knows an axis from another."""
+    """(x, y, z) => (z, y, x): every 3D kernel is turned; nothing else in these networks depends on the axes."""
     return {
         key: tensor.permute(0, 1, 4, 3, 2).contiguous() if tensor.ndim == 5 else tensor for key, tensor in state.items()
     }
 
 
 def _placed(tcdm: TCDM, weights: MaisiWeights) -> list[tuple[nn.Module, State, Path]]:
-    """(network, state, file) of all that is loaded whole."""
+    """(network, state, file) of each file."""
     files = weights.files
-    assert files.denoiser is not None and tcdm.controlnet is not None, "config_of sees to it"
+    assert files.denoiser is not None and tcdm.controlnet is not None, "set by config_of"
     placed: list[tuple[nn.Module, State, Path]] = [(tcdm.denoiser, weights.denoiser, files.denoiser)]
     if weights.controlnet is not None and files.controlnet is not None:
         state = _widened(weights.controlnet, tcdm.config.condition_channels, files.controlnet)
@@ -259,12 +220,13 @@ def _placed(tcdm: TCDM, weights: MaisiWeights) -> list[tuple[nn.Module, State, P
     return placed
 
 
-def _content(path: Path, key: str) -> dict[str, Any]:
+def _content(path: Path, key: str) -> tuple[dict[str, Any], State]:
+    """A checkpoint, and its state dict under `key`."""
     content = read_content(path)
     if not isinstance(content, dict) or key not in content:
         found = sorted(content)[:5] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: must be a checkpoint of MAISI's with {key}, got {found}. Check the file.")
-    return content
+    return content, as_state(content[key], path)
 
 
 def _scale_factor(content: Mapping[str, Any], path: Path) -> float:
@@ -289,7 +251,7 @@ def _architecture(state: Mapping[str, torch.Tensor], path: Path) -> Architecture
 
 
 def _levels(state: Mapping[str, torch.Tensor], path: Path) -> tuple[tuple[int, ...], int, tuple[bool, ...]]:
-    """Width of each level, residual blocks per level, and which levels attend."""
+    """Width of each level, residual blocks per level, and which levels have attention."""
     count = _count(state, r"down_blocks\.(\d+)\.")
     kernels = [state.get(f"down_blocks.{i}.resnets.0.conv1.conv.weight") for i in range(count)]
     blocks = {_count(state, rf"down_blocks\.{i}\.resnets\.(\d+)\.") for i in range(count)}
@@ -316,7 +278,7 @@ def _embedding_widths(weights: MaisiWeights, config: TCDMConfig) -> tuple[int, .
 
 
 def _widened(state: State, channels: int, path: Path) -> State:
-    """The same ControlNet for a condition of more channels, the new ones without effect at first."""
+    """The ControlNet for a condition of more channels, whose weights start at zero."""
     kernel = state[CONDITION_KERNEL]
     known = kernel.shape[1]
     if known > channels:

@@ -15,7 +15,7 @@ from torch import nn
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.config.options import Architecture, Conditioning
-from fcas_nnunet.generator.autoencoder.blocks import fold_blocks
+from fcas_nnunet.generator.autoencoder.network import fold_blocks
 from fcas_nnunet.generator.tcdm.prior import PRIOR_CHANNELS, LatentPrior
 from fcas_nnunet.generator.tcdm.recomputing import recompute
 
@@ -44,15 +44,9 @@ _ARCHITECTURES: dict[Architecture, tuple[dict[str, Any], dict[str, Any]]] = {
 class SpaceToDepthEmbedding(nn.Module):
     """Condition embedding at latent resolution: every 4³ block of voxels becomes channels, mixed by 1×1 convolutions.
 
-    Nothing is lost in the fold, and it costs a fraction of MAISI's full-resolution convolutions, which take 60 % of a
-    small network's forward pass. Neighbouring blocks meet in the denoiser: 3³ convolutions here, too, took 45 % of a
-    training step on a CPU.
-
-    Args:
-        in_channels: channels of the raw condition.
-        hidden_channels: width.
-        out_channels: channels of the embedding.
-        zero_init: start from a zero output, as a ControlNet does.
+    It costs a fraction of MAISI's full-resolution convolutions, which take 60 % of a small network's forward pass.
+    Neighbouring blocks are mixed in the denoiser: 3³ convolutions here, too, took 45 % of a training step on a CPU.
+    With `zero_init` the output starts at zero, as in a ControlNet.
     """
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, zero_init: bool) -> None:
@@ -71,8 +65,8 @@ class SpaceToDepthEmbedding(nn.Module):
 class Denoiser(DiffusionModelUNetMaisi):
     """MONAI's MAISI UNet, with the ControlNet's residuals added out of place.
 
-    Upstream adds them in place, which joint training cannot differentiate. The last down residual is the same tensor as
-    `h` there, so its sum is carried on in `h` here, too.
+    Upstream adds them in place, which joint training cannot differentiate. There, the last down residual is the same
+    tensor as `h`, so `h` is the sum here, too.
     """
 
     def _apply_down_blocks(
@@ -90,10 +84,7 @@ class Denoiser(DiffusionModelUNetMaisi):
 
 
 class EmbeddedControlNet(ControlNetMaisi):
-    """MONAI's MAISI ControlNet, given the condition's embedding instead of the condition.
-
-    The embedding depends neither on the noisy latents nor on the timestep, so sampling computes it once per case.
-    """
+    """MONAI's MAISI ControlNet, which takes the condition's embedding, so that sampling computes it once per case."""
 
     def forward(  # type: ignore[override]
         self,
@@ -114,12 +105,12 @@ class EmbeddedControlNet(ControlNetMaisi):
 class TCDM(nn.Module):
     """Template-guided conditional diffusion model on latents.
 
-    With the architecture of MAISI's weights, the denoiser is told the voxel spacing, too, and that it draws a thorax
-    (`maisi_ddpm`) or a CT (`maisi_rflow`). The spacing is a buffer, so it is kept with the weights.
+    With the architecture of MAISI's weights, the denoiser's inputs include the voxel spacing, and that it draws a
+    thorax (`maisi_ddpm`) or a CT (`maisi_rflow`). The spacing is a buffer, so it is saved with the weights.
 
     Args:
-        config: sizes, and how the condition enters: `controlnet` (the paper) or `concat` to the denoiser's input.
-        spacing_mm: working spacing along (D, H, W); of no effect on a `plain` denoiser.
+        config: Sizes, and how the condition enters: `controlnet` (the paper) or `concat` to the denoiser's input.
+        spacing_mm: Working spacing along (D, H, W); without effect on a `plain` denoiser.
 
     Source: paper §3.1.1, Eq. 1–3.
     """
@@ -161,15 +152,17 @@ class TCDM(nn.Module):
                 config.condition_channels, 2 * width, width, zero_init=False
             )
             self.denoiser = Denoiser(in_channels=LATENT_CHANNELS + width, out_channels=LATENT_CHANNELS, **levels)
-        if not plain:
-            _attend_without_matrix(self)
+        if not plain:  # no N × N matrix of attention (8,192² at a clinical crop); MONAI refuses the flag on a CPU
+            for child in self.modules():
+                if isinstance(child, SABlock):
+                    child.use_flash_attention = True
         if config.gradient_checkpointing:
             self._recompute_blocks()
         if config.frozen_denoiser:
             self.denoiser.requires_grad_(False).eval()
 
     def _recompute_blocks(self) -> None:
-        """Checkpoint what holds most activations: the blocks of the levels, and the embedding at full resolution."""
+        """Checkpoint the modules with most activations: the levels' blocks, and the embedding at full resolution."""
         for network in (self.denoiser, self.controlnet):
             if network is not None:
                 for block in (*network.down_blocks, network.middle_block, *getattr(network, "up_blocks", ())):
@@ -178,13 +171,12 @@ class TCDM(nn.Module):
 
     @property
     def _embedding(self) -> nn.Module:
-        """The condition's embedding: the ControlNet's, or one of its own where the condition is concatenated."""
         embedding = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
         assert isinstance(embedding, nn.Module), "concat has an embedding of its own"
         return embedding
 
     def train(self, mode: bool = True) -> TCDM:
-        """Switch to training or back; a frozen denoiser stays in eval mode."""
+        """As in torch, but a frozen denoiser stays in eval mode."""
         super().train(mode)
         if self.config.frozen_denoiser:
             self.denoiser.eval()
@@ -193,11 +185,8 @@ class TCDM(nn.Module):
     def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
         """c = E_ctrl(c_raw), first part (Eq. 1), and the prior where there is one.
 
-        Args:
-            condition: [B, 17 or 18, D, H, W].
-
-        Returns:
-            [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, whose mean bf16 would blur.
+        [B, 17 or 18, D, H, W] => [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, which bf16
+        would blur.
         """
         embedded: torch.Tensor = self._embedding(condition)
         if self.prior is None:
@@ -211,8 +200,8 @@ class TCDM(nn.Module):
 
         Args:
             noisy_latents: [B, 4, d, h, w].
-            timesteps: [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, and fractions, too.
-            embedded_condition: what `embed_condition` gave, [B, E, d, h, w].
+            timesteps: [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, also fractions.
+            embedded_condition: Of `embed_condition`, [B, E, d, h, w].
 
         Returns:
             [B, 4, d, h, w].
@@ -226,10 +215,7 @@ class TCDM(nn.Module):
     def loss_weights(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
     ) -> torch.Tensor | None:
-        """Weights of the squared error, mean 1, [B, 4, d, h, w]: what the prior leaves open weighs less.
-
-        None without a prior. Takes what `forward` takes.
-        """
+        """Weights of the squared error, mean 1, [B, 4, d, h, w]: the inverse of the prior's scale. None without one."""
         if self.prior is None:
             return None
         _, scale = self.prior.around(noisy_latents.float(), timesteps, _split_prior(embedded_condition)[0])
@@ -238,31 +224,23 @@ class TCDM(nn.Module):
     def _denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         if self.controlnet is None:
             return self.denoiser(torch.cat([noisy_latents, embedding], dim=1), timesteps)
-        told = self._told(noisy_latents)
-        down, mid = self.controlnet(noisy_latents, timesteps, embedding, told.get("class_labels"))
+        extra = self.extra_inputs(noisy_latents)
+        down, mid = self.controlnet(noisy_latents, timesteps, embedding, extra.get("class_labels"))
         return self.denoiser(
-            noisy_latents, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid, **told
+            noisy_latents, timesteps, down_block_additional_residuals=down, mid_block_additional_residual=mid, **extra
         )
 
-    def _told(self, noisy_latents: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What a denoiser of MAISI's is told of a scan besides the latents."""
+    def extra_inputs(self, noisy_latents: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Extra inputs of a MAISI denoiser: spacing, and region or class."""
         if self.spacing_mm is None:
             return {}
         batch = len(noisy_latents)
         spacing_xyz = self.spacing_mm.flip(0).to(noisy_latents)
-        told = {"spacing_tensor": SPACING_SCALE * spacing_xyz.expand(batch, -1)}
+        spacing = {"spacing_tensor": SPACING_SCALE * spacing_xyz.expand(batch, -1)}
         if self.config.architecture == Architecture.MAISI_RFLOW:
-            return told | {"class_labels": torch.full((batch,), CT_CLASS, device=noisy_latents.device)}
+            return spacing | {"class_labels": torch.full((batch,), CT_CLASS, device=noisy_latents.device)}
         region = REGION_SCALE * torch.tensor(THORAX).to(noisy_latents).expand(batch, -1)
-        return told | {"top_region_index_tensor": region, "bottom_region_index_tensor": region}
-
-
-def _attend_without_matrix(module: nn.Module) -> None:
-    """Let attention run without its N × N matrix (8,192² at a clinical crop). MONAI refuses the flag on a CPU, where it
-    works as well."""
-    for child in module.modules():
-        if isinstance(child, SABlock):
-            child.use_flash_attention = True
+        return spacing | {"top_region_index_tensor": region, "bottom_region_index_tensor": region}
 
 
 def _split_prior(embedded_condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

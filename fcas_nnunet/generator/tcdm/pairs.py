@@ -20,14 +20,14 @@ from fcas_nnunet.seeds import derive_seed
 
 @dataclass(frozen=True)
 class PairEnd(Batch):
-    """One end of a batch of pairs, as stored: half the bytes go to the device, and masks are binarised there.
+    """One end of a batch of pairs, as stored, so that half the bytes go to the device.
 
     Attributes:
-        mean: float16 [B, 4, d, h, w], raw latents' posterior mean.
-        log_std: float16 [B, 4, d, h, w], log of its standard deviation.
-        reference: uint8 [B, 1, D, H, W], the mask when this end is drawn.
-        template: uint8 [B, 1, D, H, W], the mask when it is the template.
-        image: float16 [B, 1, D, H, W] in [0, 1], the image when it is the template.
+        mean: float16 [B, 4, d, h, w], posterior mean of the raw latents.
+        log_std: float16 [B, 4, d, h, w], logarithm of their standard deviation.
+        reference: uint8 [B, 1, D, H, W], mask when this end is drawn.
+        template: uint8 [B, 1, D, H, W], mask when this end is the template.
+        image: float16 [B, 1, D, H, W] in [0, 1].
     """
 
     mean: torch.Tensor
@@ -42,9 +42,7 @@ class Pair:
     """A training pair (A, B), and where its crop lies.
 
     Attributes:
-        a: one end.
-        b: the other.
-        position: along (D, H, W) in [0, 1): 0 is the crop that begins with the volume, 1 the one that ends with it.
+        position: Along (D, H, W) in [0, 1): 0 is the first crop of the volume, 1 the last.
     """
 
     a: Variant
@@ -57,20 +55,20 @@ class PairSampler:
 
     Pairs of different cases come in rounds: a permutation of all {A, B}, another one every time. The two directions of
     a pair are one item (`one_direction`: one each), so a round has every direction once. Where an epoch is the cases, a
-    round is a permutation of the cases instead, each paired with the next: every case is either end once. Between the
-    pairs, evenly spaced, lie the self-pairs, in the share that their probability asks for; they visit the cases in
-    turn, in another order every time. An epoch is a round of the pairs with their self-pairs, or as many items as there
-    are cases. Which end is A, contrasts, shapes and the crop's position are drawn anew for every item.
+    round is a permutation of the cases instead, each paired with the next: every case is either end once. Self-pairs
+    lie evenly between them, in the share of their probability; they visit the cases in turn, in another order every
+    time. An epoch is a round of the pairs with their self-pairs, or as many items as there are cases. Which end is A,
+    contrasts, shapes and the crop's position are drawn anew for every item.
 
     Args:
-        case_ids: to draw from; of a single case only self-pairs can be made.
-        folder: of the variants and their latents.
-        pairs: share of self-pairs, number of contrasts.
-        shapes: which shapes are drawn.
-        crop_size: voxels along (D, H, W), no larger than the smallest volume.
-        seed: of the run.
-        name: told apart from other samplers of the run.
-        new_shape: when given, one end of each pair has this shape (validation on an unseen shape).
+        case_ids: Cases to draw from; of a single case only self-pairs can be made.
+        folder: Folder of the variants and their latents.
+        pairs: Share of self-pairs, number of contrasts.
+        shapes: The shapes to draw from.
+        crop_size: Voxels along (D, H, W), no larger than the smallest volume.
+        seed: Seed of the run.
+        name: Distinguishes the sampler from others of the run.
+        new_shape: When given, one end of each pair has this shape (validation on an unseen shape).
     """
 
     def __init__(
@@ -93,7 +91,11 @@ class PairSampler:
         self.seed = seed
         self.name = name
         self._of_cases = pairs.items_per_epoch == ItemsPerEpoch.CASES
-        self._pairs_per_round = self._round()
+        cases = len(self.case_ids)
+        if self._of_cases:
+            self._pairs_per_round = cases if cases > 1 else 0
+        else:
+            self._pairs_per_round = cases * (cases - 1) // (1 if pairs.one_direction else 2)
         self._self_share = pairs.self_pair_probability if self._pairs_per_round else 1.0
         if self._self_share > 0 and new_shape is None and len(self.shapes) < 2:
             raise ValueError(
@@ -109,7 +111,7 @@ class PairSampler:
         return math.ceil(self._pairs_per_round / (1 - self._self_share))
 
     def pair(self, number: int) -> Pair:
-        """Which pair an item is; a negative number is one that training does not see."""
+        """The pair of an item; training does not see those of negative numbers."""
         rng = np.random.default_rng(derive_seed(self.seed, self.name, number))
         position = tuple(rng.random(3))
         contrast_a, contrast_b = (int(c) for c in rng.integers(self.pairs.num_contrasts, size=2))
@@ -127,26 +129,17 @@ class PairSampler:
     def batch(self, numbers: Sequence[int]) -> tuple[PairEnd, PairEnd]:
         """The ends (A, B) of some pairs, on the CPU."""
         pairs = [self.pair(number) for number in numbers]
+        positions = [pair.position for pair in pairs]
         a, b = (
-            PairEnd(*(torch.stack(parts) for parts in zip(*ends, strict=True)))
-            for ends in (
-                [self._read(pair.a, pair.position) for pair in pairs],
-                [self._read(pair.b, pair.position) for pair in pairs],
-            )
+            PairEnd(*(torch.stack(parts) for parts in zip(*map(self._read, ends, positions), strict=True)))
+            for ends in ([pair.a for pair in pairs], [pair.b for pair in pairs])
         )
         return a, b
 
     def _in_turn(self, what: str, count: int, number: int) -> int:
-        """The entry at a place of an endless sequence of permutations."""
+        """An entry of an endless sequence of permutations."""
         turn, place = divmod(number, count)
         return int(permutation(derive_seed(self.seed, self.name, what, turn), count)[place])
-
-    def _round(self) -> int:
-        """Pairs of a round; none of a single case."""
-        cases = len(self.case_ids)
-        if self._of_cases:
-            return cases if cases > 1 else 0
-        return cases * (cases - 1) // (1 if self.pairs.one_direction else 2)
 
     def _ends(self, number: int) -> tuple[int, int]:
         """The cases of a pair, by its place in the rounds; ordered with `one_direction`."""

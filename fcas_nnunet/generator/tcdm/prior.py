@@ -10,16 +10,16 @@ from torch import nn
 
 from fcas_nnunet.case import NUM_BITS
 from fcas_nnunet.config.generator import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
-from fcas_nnunet.generator.autoencoder.blocks import fold_blocks
+from fcas_nnunet.generator.autoencoder.network import fold_blocks
 from fcas_nnunet.generator.tcdm.schedulers import diffusion
 
 _BLOCK = LATENT_DOWNSAMPLING**3
 _RIDGE = 1e-4
 _MIN_VARIANCE = 1e-4
 _MIN_ROWS = 4 * _BLOCK
-#: Blocks that the fit keeps of a sample; a clinical crop has half a million, and 64 numbers each.
+#: Blocks that the fit keeps of a sample; a clinical crop has half a million, of 64 numbers each.
 _MAX_ROWS = 2**14
-#: Of one degree of freedom: what a Gaussian's median squared residual is to its variance.
+#: Of one degree of freedom: a Gaussian's median squared residual divided by its variance.
 _MEDIAN_OF_CHI_SQUARE = 0.4549
 NUM_REGIONS = 3
 INSIDE = 2
@@ -27,22 +27,19 @@ PRIOR_CHANNELS = 2 * LATENT_CHANNELS + 1
 
 
 class LatentPrior(nn.Module):
-    """What the first guess at the image says about the clean latents: a mean, linear in each 4³ block, and a spread.
+    """Mean (linear in each 4³ block) and spread of the clean latents, given the first guess at the image.
 
-    The denoiser's output is laid around it, so that an untrained denoiser already draws the guess in all its contrasts,
-    and a short training is spent on texture and boundaries. Inside a structure, what the guess lacks is texture, close
-    to Gaussian noise: there, the output is laid around the posterior mean given the noisy latents, and scaled by its
-    standard deviation. Elsewhere it is anatomy, which the denoiser has to find: the output is laid around the prior
-    mean itself, since a Gaussian posterior would draw noise.
+    The denoiser's output is added to it, so that an untrained denoiser already draws the guess in all its contrasts,
+    and a short training is spent on texture and boundaries. Inside a structure, the guess lacks texture, close to
+    Gaussian noise: there, the output is added to the posterior mean given the noisy latents, and scaled by its standard
+    deviation. Elsewhere it lacks anatomy, which the denoiser has to find: there, the output is added to the prior mean
+    itself, since a Gaussian posterior would draw noise.
 
-    The guess is worth much inside a structure, less where two meet, and little in the surroundings, so blocks outside,
+    The guess is good inside a structure, less so where two meet, and poor in the surroundings, so blocks outside,
     across the boundary and inside of structures have a map and a variance each.
 
     Source: preconditioning as in EDM (arXiv 2206.00364), around a mean from the condition as in PriorGrad
     (arXiv 2106.06406).
-
-    Args:
-        config: of the diffusion process.
     """
 
     weight: torch.Tensor
@@ -59,11 +56,10 @@ class LatentPrior(nn.Module):
 
     @torch.no_grad()
     def fit(self, samples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Least squares in each region. The variance comes from the median of the squared residuals: gross errors,
-        where anatomies differ, are the denoiser's to mend, and no noise to be drawn.
+        """Least squares in each region, on samples of (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
 
-        Args:
-            samples: (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
+        The variance comes from the median of the squared residuals: gross errors, where anatomies differ, are left to
+        the denoiser and must not be drawn as noise.
         """
         kept = [_some_rows(regions(condition), _guess_blocks(condition), latents) for condition, latents in samples]
         region_of, blocks, latents = (torch.cat(rows) for rows in zip(*kept, strict=True))
@@ -77,7 +73,7 @@ class LatentPrior(nn.Module):
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         """Mean, standard deviation, and 1 inside of structures: [B, 18, D, H, W] => [B, 9, D/4, H/4, W/4].
 
-        In fp32 whatever the autocast: a bf16 mean would be up to 5 HU off.
+        In fp32 also under autocast: a bf16 mean would be up to 5 HU off.
         """
         with torch.autocast(condition.device.type, enabled=False):
             means = torch.einsum("rok,bkdhw->rbodhw", self.weight, _guess_blocks(condition))
@@ -90,13 +86,7 @@ class LatentPrior(nn.Module):
     def around(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, prior: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the denoiser's output is laid around, and its scale, each [B, 4, d, h, w].
-
-        Args:
-            noisy_latents: [B, 4, d, h, w].
-            timesteps: [B].
-            prior: what `forward` gave.
-        """
+        """What is added to the denoiser's output, and that output's scale, [B, 4, d, h, w]; `prior` is of `forward`."""
         mean, std, inside = prior.split([LATENT_CHANNELS, LATENT_CHANNELS, 1], dim=1)
         alpha_bar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
         alpha, noise_variance, variance = alpha_bar.sqrt(), 1 - alpha_bar, std**2

@@ -10,10 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Recomputed(nn.Module):
-    """Mixed into a module's class: keeps its inputs alone for the backward pass. Nothing of it may be random."""
+    """Mixed into a module's class: keeps only its inputs for the backward pass. The module must not be random."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As without it."""
         run = super().forward
         if not torch.is_grad_enabled():
             return run(*args, **kwargs)

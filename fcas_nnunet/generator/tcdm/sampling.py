@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -23,13 +22,13 @@ from fcas_nnunet.generator.tcdm.schedulers import draw_noise, predicted_clean_la
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a reverse diffusion, done.
+    """A finished step of a reverse diffusion.
 
     Attributes:
-        index: from 0.
-        count: of all steps.
-        clean: predicted clean latents x_0, scaled, [1, 4, d, h, w].
-        noisy: the latents x_t it led to; after the last step the clean ones.
+        index: From 0.
+        count: Number of all steps.
+        clean: Predicted clean latents x_0, scaled, [1, 4, d, h, w].
+        noisy: The latents x_t after the step; after the last one, the clean ones.
     """
 
     index: int
@@ -47,7 +46,7 @@ class Synthesis:
 
     Attributes:
         image: [D, H, W] float32 in [0, 1].
-        variance: [D, H, W] float32, unbiased, over the decoded intermediate images; None where none were looked at.
+        variance: [D, H, W] float32, unbiased, over the decoded intermediate images; None where none were decoded.
     """
 
     image: torch.Tensor
@@ -65,18 +64,17 @@ def synthesise(
     confidence: ConfidenceConfig | None,
     generator: torch.Generator,
 ) -> Synthesis:
-    """Draw one image under a condition, and watch it take shape.
+    """Draw one image under a condition, and the variance of its intermediate images.
 
     Args:
-        tcdm: the trained model, in eval mode.
-        autoencoder: the frozen autoencoder, in eval mode.
-        scale: raw latents ↔ the latents TCDM was trained on.
-        embedded_condition: what `TCDM.embed_condition` gave, [1, E, D/4, H/4, W/4]; the raw condition is 16 times as
-            large and no longer needed.
-        structures: bool [D, H, W], where the reference structures are.
-        sampling: solver, steps, window.
-        confidence: which snapshots, how many, and where; None = none.
-        generator: the case's own, on the CPU, so that every device starts from the same noise.
+        tcdm: The trained model, in eval mode.
+        autoencoder: The frozen autoencoder, in eval mode.
+        scale: Raw latents ↔ the latents TCDM was trained on.
+        embedded_condition: Of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4].
+        structures: Where the reference structures are, bool [D, H, W].
+        sampling: Solver, steps, window.
+        confidence: Which intermediate images, how many, and where; None = none.
+        generator: Random generator of the case, on the CPU, so that every device starts from the same noise.
     """
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
@@ -93,12 +91,7 @@ def synthesise(
 
 
 def snapshots(config: ConfidenceConfig, take: Callable[[torch.Tensor], None]) -> Watch:
-    """Watches a reverse diffusion and hands on what SSV compares, x_t or x_0 of some steps.
-
-    Args:
-        config: which steps, and which of the two.
-        take: called with latents [1, 4, d, h, w]; not with the last step's, which are the result.
-    """
+    """Calls `take` with the latents that SSV compares, x_t or x_0 of some steps; not of the last, the result."""
 
     def watch(step: Step) -> None:
         if step.index in snapshot_steps(step.count, config.num_snapshots)[:-1]:
@@ -117,11 +110,11 @@ def sample_latents(
     """The reverse diffusion (Eq. 2).
 
     Args:
-        tcdm: the trained model.
-        embedded_condition: what `TCDM.embed_condition` gave, [1, E, D/4, H/4, W/4]; the same at every step.
-        sampling: solver, steps, window.
-        generator: for the starting noise and the noise of `ddpm` steps; on the CPU.
-        watch: called after every step.
+        tcdm: The trained model.
+        embedded_condition: Of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4]; the same at every step.
+        sampling: Solver, steps, window.
+        generator: For the starting noise and the noise of `ddpm` steps; on the CPU.
+        watch: Called after every step.
 
     Returns:
         Clean scaled latents [1, 4, D/4, H/4, W/4].
@@ -146,18 +139,17 @@ def _predict_in_windows(
     embedded_condition: torch.Tensor,
     sampling: SamplingConfig,
 ) -> torch.Tensor:
-    """The model's prediction, window by window and blended, for latents larger than one window; fp32."""
+    """The model's prediction in fp32; for latents larger than one window, window by window and blended."""
+
+    def predict(latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return tcdm(latents, timestep.expand(len(latents)), condition).float()
+
     window = [min(size, largest) for size, largest in zip(latents.shape[2:], sampling.window, strict=True)]
     if window == list(latents.shape[2:]):
-        return tcdm(latents, timestep.expand(len(latents)), embedded_condition).float()
+        return predict(latents, embedded_condition)
     output = sliding_window_inference(
         torch.cat([latents, embedded_condition.float()], dim=1), window, sw_batch_size=1,
-        predictor=partial(_predict, tcdm, timestep), overlap=sampling.overlap, mode="gaussian",
+        predictor=lambda inputs: predict(inputs[:, :4], inputs[:, 4:]), overlap=sampling.overlap, mode="gaussian",
     )  # fmt: skip
     assert isinstance(output, torch.Tensor), "one predictor, one output"
     return output
-
-
-def _predict(tcdm: TCDM, timestep: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    latents, embedded_condition = inputs[:, :4], inputs[:, 4:]
-    return tcdm(latents, timestep.expand(len(inputs)), embedded_condition).float()

@@ -19,27 +19,22 @@ Reverse: TypeAlias = DDPMScheduler | DPMSolverMultistepScheduler | RectifiedFlow
 
 
 def forward_process(config: TCDMConfig) -> Process:
-    """How training adds noise: along straight lines (`flow`), or by a diffusion of scaled linear betas, no clipping."""
+    """How training adds noise: by a rectified flow, or by a diffusion of scaled linear betas without clipping."""
     if config.prediction_type == PredictionType.FLOW:
         return RectifiedFlow(config.num_train_timesteps)
     return diffusion(config)
 
 
 def diffusion(config: TCDMConfig) -> DDPMScheduler:
-    """The diffusion of a model that is no flow."""
+    """The forward process of a model that is not a flow."""
     return DDPMScheduler(**_schedule(config), clip_sample=False)
 
 
 def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig, latent_size: Sequence[int]) -> Reverse:
-    """The reverse process, its timesteps set.
+    """The reverse process with its timesteps set, for whole latents of (d, h, w) voxels.
 
     DPM-Solver++ takes uniform steps in log-SNR (`use_lu_lambdas`): with its default spacing the sampled standard
     deviation is 10–30 % off at 10–30 steps.
-
-    Args:
-        config: of the model.
-        sampling: solver and steps.
-        latent_size: voxels along (d, h, w) of the whole latents, by which a flow's times are laid out.
 
     Raises:
         ValueError: when the solver cannot run the model.
@@ -64,14 +59,7 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig, latent_size
 def draw_timesteps(
     process: Process, count: int, latent_size: Sequence[int], generator: torch.Generator
 ) -> torch.Tensor:
-    """Random timesteps of a training batch, [count]; whole numbers for a diffusion.
-
-    Args:
-        process: of the model.
-        count: how many.
-        latent_size: voxels along (d, h, w) of the batch's latents.
-        generator: on the CPU.
-    """
+    """Random timesteps of training, [count]; int64 for a diffusion, float32 for a flow of (d, h, w) latents."""
     if isinstance(process, RectifiedFlow):
         return process.draw_timesteps(count, latent_size, generator)
     return torch.randint(process.config.num_train_timesteps, (count,), generator=generator)
@@ -81,13 +69,13 @@ def draw_noise(shape: Sequence[int], generator: torch.Generator, multi_resolutio
     """Standard normal noise, or the same with more power at low frequencies.
 
     White noise hardly hides a region's mean, since it averages out: a briefly trained denoiser then reads the means
-    off the noisy latents instead of the condition, and its errors add up over the reverse diffusion. Coarse noise makes
-    it look at the condition.
+    from the noisy latents instead of the condition, and its errors add up over the reverse diffusion. Coarse noise
+    makes it use the condition.
 
     Args:
         shape: [B, C, d, h, w].
-        generator: on the CPU.
-        multi_resolution: factor per halving of the resolution, 0 = white noise.
+        generator: On the CPU.
+        multi_resolution: Factor per halving of the resolution, 0 = white noise.
 
     Returns:
         On the CPU, of standard deviation 1.
@@ -108,7 +96,7 @@ def draw_noise(shape: Sequence[int], generator: torch.Generator, multi_resolutio
 def training_target(
     process: Process, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the denoiser shall predict for these noisy latents: noise, v, the clean latents, or the flow's direction."""
+    """The target of the denoiser: noise, v, the clean latents, or the flow's direction."""
     if isinstance(process, RectifiedFlow):
         return latents - noise
     if process.config.prediction_type == PredictionType.V_PREDICTION:
@@ -117,10 +105,7 @@ def training_target(
 
 
 def predicted_clean_latents(
-    scheduler: Reverse,
-    model_output: torch.Tensor,
-    noisy_latents: torch.Tensor,
-    timestep: torch.Tensor,
+    scheduler: Reverse, model_output: torch.Tensor, noisy_latents: torch.Tensor, timestep: torch.Tensor
 ) -> torch.Tensor:
     """x_0 that a prediction at one timestep implies."""
     if isinstance(scheduler, RectifiedFlow):

@@ -29,7 +29,7 @@ from fcas_nnunet.generator.tcdm.schedulers import Process, draw_noise, draw_time
 from fcas_nnunet.seeds import derive_seed
 
 VALIDATION_PAIRS = 8
-#: Pairs that the prior is fitted to; of their own, so that training sees the same with and without it.
+#: Pairs that the prior is fitted to; others than those of training, which so are the same with and without a prior.
 PRIOR_PAIRS = 32
 #: torch 2.13's bf16 Conv3d (kernel 3) gives NaN weight gradients on CPUs for inputs of 2³; from 3³ on they are right.
 MIN_BF16_SIZE_ON_CPU = 3
@@ -37,11 +37,11 @@ MIN_BF16_SIZE_ON_CPU = 3
 
 @dataclass(frozen=True)
 class Draws(Batch):
-    """What the loss of some pairs draws: for A@B of every pair, then for B@A of every pair (K = 2; 1 as the ablation).
+    """Random numbers of the loss: for A@B of every pair, then for B@A of every pair (K = 2; 1 as the ablation).
 
     Attributes:
         posterior_noise: float32 [K·B, 4, d, h, w], standard normal, for sampling the latents from their posterior.
-        noise: float32 [K·B, 4, d, h, w], of the diffusion.
+        noise: float32 [K·B, 4, d, h, w], noise of the diffusion.
         timesteps: [K·B]; int64 for a diffusion, float32 for a flow.
     """
 
@@ -51,31 +51,20 @@ class Draws(Batch):
 
     @classmethod
     def of(cls, config: TCDMConfig, process: Process, latent_size: Sequence[int], seeds: Sequence[int]) -> Draws:
-        """Draw for pairs of a seed each, whatever else is in their batch.
-
-        Args:
-            config: of the model.
-            process: its forward process.
-            latent_size: (d, h, w).
-            seeds: one per pair.
-        """
-        items = [cls._of_pair(config, process, latent_size, torch.Generator().manual_seed(seed)) for seed in seeds]
-        return cls(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*items, strict=True)))
-
-    @staticmethod
-    def _of_pair(
-        config: TCDMConfig, process: Process, latent_size: Sequence[int], generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw from one seed per pair, so that a pair's numbers do not depend on the others of its batch."""
         directions = 1 if config.pairs.one_direction else 2
         shape = (directions, 4, *latent_size)
-        posterior_noise = torch.randn(shape, generator=generator)
-        noise = draw_noise(shape, generator, config.multi_resolution_noise)
-        return posterior_noise, noise, draw_timesteps(process, directions, latent_size, generator)
+        items = []
+        for generator in (torch.Generator().manual_seed(seed) for seed in seeds):
+            posterior_noise = torch.randn(shape, generator=generator)
+            noise = draw_noise(shape, generator, config.multi_resolution_noise)
+            items.append((posterior_noise, noise, draw_timesteps(process, directions, latent_size, generator)))
+        return cls(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*items, strict=True)))
 
 
 @dataclass(frozen=True)
 class PairBatch(Batch):
-    """Training pairs, and what their loss draws."""
+    """Training pairs, and the random numbers of their loss."""
 
     a: PairEnd
     b: PairEnd
@@ -83,12 +72,7 @@ class PairBatch(Batch):
 
 
 class PairItems:
-    """A sampler's pairs with their draws, each from a seed of its own.
-
-    Args:
-        sampler: of the pairs.
-        config: of the diffusion.
-    """
+    """The pairs of a sampler with their draws, each from its own seed."""
 
     def __init__(self, sampler: PairSampler, config: TCDMConfig) -> None:
         self.sampler = sampler
@@ -96,7 +80,6 @@ class PairItems:
         self.process = forward_process(config)
 
     def __len__(self) -> int:
-        """Items of an epoch."""
         return len(self.sampler)
 
     def batch(self, numbers: Sequence[int]) -> PairBatch:
@@ -107,7 +90,7 @@ class PairItems:
 
 
 class TCDMObjective(Objective[PairBatch]):
-    """The bidirectional loss (Eq. 3, 4) as a module, so that it can be wrapped whole."""
+    """The bidirectional loss (Eq. 3, 4)."""
 
     def __init__(
         self,
@@ -152,14 +135,14 @@ class TCDMObjective(Objective[PairBatch]):
         return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
 
     def networks(self) -> list[nn.Module]:
-        """What `torch.compile` is applied to: nearly all of the work, without a graph break."""
+        """Nearly all of the work, without a graph break."""
         return [self.tcdm.denoiser] + ([] if self.tcdm.controlnet is None else [self.tcdm.controlnet])
 
     def _directions(self, a: PairEnd, b: PairEnd) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Condition, and mean and standard deviation of the raw latents, of A@B and B@A one after the other."""
         directions = [(a, b), (b, a)][: self.num_directions]
         condition = torch.cat([self.condition(target, template) for target, template in directions])
-        # floats before they are joined: bf16 autocast cannot join float16
+        # float before `cat`: bf16 autocast cannot join float16
         mean = torch.cat([target.mean.float() for target, _ in directions])
         return condition, mean, torch.cat([target.log_std.float() for target, _ in directions]).exp()
 
@@ -169,7 +152,7 @@ class TCDMObjective(Objective[PairBatch]):
         return (by_pair / by_pair.mean(dim=(0, 2, 3, 4, 5), keepdim=True)).flatten(0, 1)
 
     def _autocasts(self, latents: torch.Tensor) -> bool:
-        """Whether the surrounding autocast may go on: not where the CPU's bf16 gradients are wrong."""
+        """Whether to keep the surrounding autocast: not where the CPU's bf16 gradients are wrong."""
         deepest = min(latents.shape[2:]) // 2 ** (len(self.tcdm.config.channels) - 1)
         on_cpu = latents.device.type == "cpu"
         return torch.is_autocast_enabled(latents.device.type) and not (on_cpu and deepest < MIN_BF16_SIZE_ON_CPU)
@@ -190,16 +173,16 @@ def train_tcdm(
     """Train TCDM on the cached latents; writes the last weights and the best averaged ones.
 
     Args:
-        data: which cases.
-        config: of the generator.
-        cache: folder of the variants and their latents.
-        folder: where weights and progress go.
-        accelerator: device, precision, processes.
-        scale: raw latents ↔ scaled latents.
-        spacing_mm: working spacing along (D, H, W).
-        autoencoder: frozen; decodes the sample pictures.
-        means_hu: label id → its mean over the cases.
-        weights: MAISI's, to begin with.
+        data: The cases.
+        config: Configuration of the generator.
+        cache: Folder of the variants and their latents.
+        folder: Where weights and progress are written.
+        accelerator: Device, precision, processes.
+        scale: Raw latents ↔ scaled latents.
+        spacing_mm: Working spacing along (D, H, W).
+        autoencoder: Frozen; decodes the sample pictures.
+        means_hu: Label id → its mean HU over the cases.
+        weights: MAISI's weights to start from.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
@@ -223,21 +206,19 @@ def train_tcdm(
 
 
 def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple[PairSampler, PairSampler]:
-    """Pairs to train on and to validate on: of other cases, or with an unseen shape of few."""
+    """Pairs for training and for validation: of other cases, or with an unseen shape where there are few cases."""
     pairs = config.tcdm.pairs
-    train_ids, validation_ids = data.split()
-    crop = config.grid.crop_size
-    unseen = None if validation_ids else unseen_shape(pairs)
+    training, validation = data.split()
+    unseen = None if validation else unseen_shape(pairs)
     seen = [shape for shape in range(pairs.num_shapes) if shape != unseen]
-    training = PairSampler(train_ids, cache, pairs, seen, crop, config.seed, "training")
-    validation = PairSampler(
-        validation_ids or train_ids, cache, pairs, seen, crop, config.seed, "validation", new_shape=unseen
+    shared = (cache, pairs, seen, config.grid.crop_size, config.seed)
+    return (
+        PairSampler(training, *shared, "training"),
+        PairSampler(validation or training, *shared, "validation", new_shape=unseen),
     )
-    return training, validation
 
 
 def _drawn_pair(module: nn.Module, batch: PairBatch, autoencoder: Autoencoder, config: FCaSConfig) -> list[Panel]:
-    """A held-out pair: template, reference mask, what is drawn of them, and the real scan of that mask."""
     assert isinstance(module, TCDMObjective), "what is trained"
     noise = torch.Generator().manual_seed(derive_seed(config.seed, "sample"))
     embedded = module.tcdm.embed_condition(module.condition(batch.a, batch.b))

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fcas_nnunet_small import LABELS, small_case
+from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, small_case
 from safetensors.torch import load_file
 
 from fcas_nnunet.config.generator import GridConfig
 from fcas_nnunet.config.presets import TINY
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes
+from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import (
     IMAGE,
     REFERENCE,
@@ -26,13 +27,13 @@ from fcas_nnunet.generator.data.variants import (
 from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.labels.components import label_components
 
+DATA = TrainingData(["p0", "p1"], load_small_case, LABELS, SURROUNDINGS)
+
 
 def written(folder, crop_size):
     """(reference codes, image) of every variant of a case of 32³ voxels, 2 mm."""
     grid = replace(GridConfig(max_voxels=48**3), crop_size=crop_size)
-    make_variants(
-        small_case(0), folder, (2, 2, 2), LABELS, label_roles(LABELS), grid, TINY.tcdm, TINY.masks, seed=0
-    )  # fmt: skip
+    make_variants(DATA, "p0", folder, (2, 2, 2), replace(TINY, grid=grid))
     return [
         (load_file(folder / variant.shape_file)[REFERENCE], load_file(folder / variant.image_file)[IMAGE])
         for variant in variants_of("p0", TINY.tcdm.pairs)
@@ -79,7 +80,8 @@ def test_a_thin_vessel_is_one_piece_in_every_condition_on_a_coarser_grid(tmp_pat
     case = replace(case, mask=mask, surroundings=np.where(mask > 0, 0, case.surroundings))
     grid = replace(GridConfig(max_voxels=48**3), crop_size=(16, 16, 16))
     roles = label_roles(LABELS)
-    make_variants(case, tmp_path, (5, 5, 5), LABELS, roles, grid, TINY.tcdm, TINY.masks, seed=0)
+    data = replace(DATA, load_case=lambda _: case)
+    make_variants(data, "p0", tmp_path, (5, 5, 5), replace(TINY, grid=grid))
     stored = load_file(tmp_path / Variant("p0", 0, 0).shape_file)
     working = WorkingGrid.of_case(case, (5, 5, 5), TINY.tcdm, grid.crop_size)
     assert working.resampled_shape == (13, 13, 13)

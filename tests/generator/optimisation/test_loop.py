@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from hostile_files import Payload
 from small_training import CONFIG, HeldOut, Killed, NumberedPoints, Points, SumOfCoordinates
 
-from fcas_nnunet.generator.optimisation.batches import ReadAhead, Shares
+from fcas_nnunet.generator.optimisation.batches import Shares, read_ahead
 from fcas_nnunet.generator.optimisation.loop import Training, learning_rate, total_steps
 from fcas_nnunet.generator.optimisation.progress import History, Panel
 
@@ -89,7 +89,7 @@ def test_the_average_is_that_of_the_steps_so_far(tmp_path):
     for step, value in enumerate([1.0, 2.0, 4.0]):
         with torch.no_grad():
             weight.fill_(value)
-        result._mean.steps = step + 1
+        result.step = step
         result.average.update_parameters(result.objective)
     assert result.average.module.linear[0].weight.mean().item() == pytest.approx(6.24 / 2.44)
 
@@ -190,10 +190,9 @@ def test_reading_ahead_keeps_the_order_and_hands_errors_on():
             raise Killed
         return number**2
 
-    with ReadAhead(read, range(30)) as batches:
-        assert list(batches) == [n**2 for n in range(30)]
-    with pytest.raises(Killed), ReadAhead(read, range(40)) as batches:
-        list(batches)
+    assert list(read_ahead(read, range(30))) == [n**2 for n in range(30)]
+    with pytest.raises(Killed):
+        list(read_ahead(read, range(40)))
 
 
 def test_sample_pictures_change_nothing(tmp_path):

@@ -182,7 +182,7 @@ def test_without_a_controlnet_the_encoder_is_copied_and_silent(tmp_path, variant
     latents, condition = torch.randn(1, 4, 8, 8, 8), torch.rand(1, 17, 32, 32, 32)
     with torch.no_grad():
         output = tcdm(latents, torch.tensor([500]), tcdm.embed_condition(condition))
-        alone = tcdm.denoiser(latents, torch.tensor([500]), **tcdm._told(latents))
+        alone = tcdm.denoiser(latents, torch.tensor([500]), **tcdm.extra_inputs(latents))
     assert torch.equal(output, alone)
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fcas_nnunet_small import small_case
+from fcas_nnunet_small import load_small_case
 
 from fcas_nnunet.config.generator import GridConfig, MaskConfig, PairConfig
 from fcas_nnunet.config.options import ItemsPerEpoch
 from fcas_nnunet.config.presets import PAPER, TINY
 from fcas_nnunet.generator.autoencoder.crops import CropSampler
 from fcas_nnunet.generator.autoencoder.latents import LOG_STD, MEAN
+from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import make_variants, save_tensors, variants_of
 from fcas_nnunet.generator.optimisation.batches import Batch
 from fcas_nnunet.generator.optimisation.loop import total_steps
 from fcas_nnunet.generator.tcdm.pairs import PairSampler
-from fcas_nnunet.labels.anatomy import label_roles
 
 CASES = [f"p{i}" for i in range(6)]
 PATIENTS = PairConfig(self_pair_probability=0.0, num_shapes=3, num_contrasts=4)
@@ -142,10 +142,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("variants")
     pairs = PairConfig(num_shapes=2, num_contrasts=2)
     tcdm, grid = replace(TINY.tcdm, pairs=pairs), GridConfig(crop_size=(16, 16, 16))
-    for number in range(2):
-        case = small_case(number)
-        make_variants(case, folder, (2, 2, 2), LABELS, label_roles(LABELS), grid, tcdm, MaskConfig(), 0)
-        for i, variant in enumerate(variants_of(case.case_id, pairs)):
+    config = replace(TINY, tcdm=tcdm, grid=grid, masks=MaskConfig())
+    data = TrainingData(["p0", "p1"], load_small_case, LABELS, {})
+    for number, case_id in enumerate(data.case_ids):
+        make_variants(data, case_id, folder, (2, 2, 2), config)
+        for i, variant in enumerate(variants_of(case_id, pairs)):
             latents = torch.full((4, 8, 8, 8), number + i / 10).half()
             save_tensors({MEAN: latents, LOG_STD: latents - 5}, folder / variant.latents_file)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from fcas_nnunet.config.schema import from_dict
+from fcas_nnunet.files import atomic_write_text
 
 T = TypeVar("T")
 
@@ -30,8 +32,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def save_config(config: Any, path: Path) -> None:
-    """Write a dataclass as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    """Write a dataclass as YAML, whole or not at all."""
+    atomic_write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load_config(config_type: type[T], path: Path) -> T:
@@ -66,6 +68,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = "an empty file" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"{path}: content must be a mapping of settings, got {found}. Correct the file.")
     return content
+
+
+def dotted(settings: Mapping[str, Any], maps: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; those named in `maps` are taken whole."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and key not in maps
+        flat |= dotted(value, maps, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
 
 
 def _plain(value: Any) -> Any:

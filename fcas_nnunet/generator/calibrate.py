@@ -1,4 +1,4 @@
-"""Learning a generator's errors: training cases in new shapes are drawn, and compared with their real scans."""
+"""Learn a generator's errors: training cases in new shapes are drawn, and compared with their real scans."""
 
 from __future__ import annotations
 
@@ -36,14 +36,7 @@ MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error_hu", "spread_hu"
 
 @dataclass(frozen=True)
 class PlannedDrawing:
-    """A drawing whose real scan is known.
-
-    Attributes:
-        number: of the drawing.
-        reference: whose mask is drawn, in a new shape.
-        template: another case.
-        held_out: used for the scale, not for the error model.
-    """
+    """A drawing of the reference in a new shape, whose real scan is known; held out for the scale, or for the model."""
 
     number: int
     reference: str
@@ -52,12 +45,7 @@ class PlannedDrawing:
 
 
 def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[PlannedDrawing]:
-    """Which cases are drawn: training cases in turn, every fourth drawing a validation case where there are some.
-
-    Args:
-        record: of the generator.
-        config: how many.
-    """
+    """Which cases are drawn: training cases in turn, every fourth drawing a validation case where there are some."""
     validation = sorted(record.validation_cases)
     training = sorted(set(record.cases) - set(validation))
     rng = np.random.default_rng(derive_seed(record.config.seed, "calibration"))
@@ -79,16 +67,10 @@ def calibrate(
     cache: Path,
     accelerator: Accelerator,
 ) -> tuple[Calibration, ErrorModel]:
-    """Learn a trained generator's errors; in several processes, each makes its share of the drawings.
+    """Learn a trained generator's errors from drawings of the cases it was trained on.
 
-    Killed, the same call goes on with the drawings that are there.
-
-    Args:
-        generator: trained, on the accelerator's device.
-        data: the cases it was trained on.
-        config: how many drawings, and the error model's training.
-        cache: folder for the drawings.
-        accelerator: device and processes.
+    Every process makes its share of the drawings, and writes them into `cache`; if it is killed, the same call resumes
+    after those that are there.
 
     Returns:
         The scale and the error model, on the CPU; the same in every process.
@@ -119,12 +101,8 @@ def calibrate(
 def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig, seed: int) -> ErrorModel:
     """Fit the error model to drawings' voxels, by the likelihood of Laplace-distributed errors.
 
-    Its scale parameter is the expected absolute error: minimising log b + |e| / b makes b the mean of |e|.
-
-    Args:
-        drawings: `measures` [N, M], `codes` [N] and `error_hu` [N] of each.
-        config: of the training.
-        seed: of weights and batches.
+    Its scale parameter is the expected absolute error: minimising log b + |e| / b makes b the mean of |e|. A drawing
+    has `measures` [N, M], `codes` [N] and `error_hu` [N].
     """
     measures, codes, error = (torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR))
     measures, codes = measures.float(), codes.long()
@@ -150,18 +128,17 @@ def _scales(
 ) -> tuple[Scale, Scale]:
     """Curves and scales of held-out drawings' voxels, inside structures and outside.
 
-    Labels that fill every volume leave nothing outside: what is known of the inside then serves for both. Likewise
-    where resampling has left nothing inside.
+    Where labels fill every volume, the scale inside serves for both; likewise where resampling left nothing inside.
     """
     measures, codes, error, spread = (
         torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR, SPREAD)
     )
-    said = model(measures.float(), codes.long()).exp().numpy()
+    predicted = model(measures.float(), codes.long()).exp().numpy()
     structures = codes.numpy() > 0
 
     def scale(where: np.ndarray) -> Scale:
-        own, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (said, spread.numpy()))
-        low, high = np.percentile(own(said[where]), config.percentiles)
+        own, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (predicted, spread.numpy()))
+        low, high = np.percentile(own(predicted[where]), config.percentiles)
         return Scale(ssv, own, float(low), float(high))
 
     inside, outside = (scale(where) if where.any() else None for where in (structures, ~structures))
@@ -171,7 +148,7 @@ def _scales(
 
 
 def _ssv(record: GeneratorRecord) -> ConfidenceConfig:
-    """The SSV that is looked at beside."""
+    """Settings of the SSV that is calibrated beside the error model."""
     return record.config.confidence.chosen(ConfidenceChoice.SSV).for_generator(calibrated=False)
 
 
@@ -183,7 +160,7 @@ def _draw(
     path: Path,
     accelerator: Accelerator,
 ) -> None:
-    """Draw a case in a new shape, and keep some voxels' measures, errors and spread."""
+    """Draw a case in a new shape, and save some voxels' measures, errors and spread."""
     record = generator.record
     seed = derive_seed(record.config.seed, "calibration", drawing.number)
     real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
@@ -194,7 +171,7 @@ def _draw(
     precision = drawing_precision(accelerator.device)
     noise_seed = derive_seed(seed, "noise")
     drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
-    assert drawn.spread_hu is not None, "SSV was asked for"
+    assert drawn.spread_hu is not None, "SSV was requested"
     scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]
     structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()

@@ -1,4 +1,4 @@
-"""Models on disk: safetensors + config.yaml, loaded strictly."""
+"""Trained generators on disk: safetensors and config.yaml, loaded strictly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.config.files import load_config, save_config, to_dict
+from fcas_nnunet.config.files import load_config, save_config
 from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     ConfidenceConfig,
@@ -22,7 +21,6 @@ from fcas_nnunet.config.generator import (
 )
 from fcas_nnunet.config.options import ConfidenceNorm
 from fcas_nnunet.config.schema import Positive, settings
-from fcas_nnunet.files import atomic_path, atomic_write_text
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.confidence.calibration import Calibration
@@ -38,22 +36,22 @@ AUTOENCODER, TCDM_FOLDER, CALIBRATION = "autoencoder", "tcdm", "calibration"
 
 @settings
 class GeneratorRecord:
-    """What a trained generator is, and what it was made from; `tcdm/config.yaml`, written last.
+    """Settings and data of a trained generator; `tcdm/config.yaml`, written last.
 
     Attributes:
-        config: all settings, as they were asked for.
-        autoencoder: settings of the autoencoder in use, trained or loaded.
-        tcdm: settings of the model in use; those of the loaded weights where a denoiser was loaded.
-        labels: label name → id of the data set it was trained on.
-        surroundings: surrounding name → id, empty where there are none.
-        working_spacing_mm: along (D, H, W).
-        latent_scale: raw ↔ scaled latents.
-        cases: case id → hash of image, mask and surroundings; all cases seen in training or validation.
-        validation_cases: those held out for validation.
-        roles: label name → roles that a user has given it.
-        images: case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
-        means_hu: label id → its mean over the cases; empty in generators of earlier versions.
-        geometry: how its scans came to the working grid (`grid.GEOMETRY`).
+        config: All settings, as requested.
+        autoencoder: Settings of the autoencoder in use, trained or loaded.
+        tcdm: Settings of the model in use; those of the loaded weights where a denoiser was loaded.
+        labels: Label name → id of the data set it was trained on.
+        surroundings: Surrounding name → id, empty where there are none.
+        working_spacing_mm: Along (D, H, W).
+        latent_scale: Raw ↔ scaled latents.
+        cases: Case id → hash of image, mask and surroundings; all cases seen in training or validation.
+        validation_cases: Those held out for validation.
+        images: Case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
+        means_hu: Label id → its mean over the cases; empty in generators of earlier versions.
+        geometry: How its scans came to the working grid (`grid.GEOMETRY`).
+        roles: Label name → roles that a user has given it.
     """
 
     config: FCaSConfig
@@ -83,7 +81,7 @@ class GeneratorRecord:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a generator knows of its errors."""
+    """A generator's calibration, with its error model."""
 
     calibration: Calibration
     error_model: ErrorModel
@@ -106,7 +104,7 @@ def generator_exists(folder: Path) -> bool:
 
 def save_record(folder: Path, record: GeneratorRecord) -> None:
     """Write the record that makes a generator a finished one."""
-    atomic_write_text(folder / TCDM_FOLDER / CONFIG_FILE, yaml.safe_dump(to_dict(record), sort_keys=False))
+    save_config(record, folder / TCDM_FOLDER / CONFIG_FILE)
 
 
 def load_record(folder: Path) -> GeneratorRecord:
@@ -120,12 +118,7 @@ def load_record(folder: Path) -> GeneratorRecord:
 
 
 def load_generator(folder: Path, device: torch.device) -> Generator:
-    """Load a finished generator.
-
-    Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when a file is broken or does not fit.
-    """
+    """Load a finished generator; raises as `load_record` and `load_networks`."""
     return load_networks(folder, load_record(folder), device)
 
 
@@ -140,20 +133,19 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
     tcdm = TCDM(record.tcdm, record.working_spacing_mm)
     load_weights(tcdm, folder / TCDM_FOLDER / EMA_FILE)
-    calibrated = _load_calibrated(folder)
-    for network in (autoencoder, tcdm, None if calibrated is None else calibrated.error_model):
-        if network is not None:
-            network.requires_grad_(False).eval().to(device)
+    networks, calibrated = [autoencoder, tcdm], None
+    if (calibration := load_calibration(folder)) is not None:
+        calibrated = Calibrated(calibration, ErrorModel(calibration.config.width))
+        load_weights(calibrated.error_model, folder / CALIBRATION / MODEL_FILE)
+        networks.append(calibrated.error_model)
+    for network in networks:
+        network.requires_grad_(False).eval().to(device)
     return Generator(record, autoencoder, tcdm, calibrated)
 
 
 def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
-    """One hash over all that was learnt and that generation uses.
-
-    Args:
-        folder: `fcas__<preset>`.
-        confidence: filled in; says whether the calibration is used.
-    """
+    """One hash over all weights that generation uses; complete `confidence` settings say whether to include the
+    calibration."""
     digest = hashlib.sha256()
     files = [folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE]
     if confidence.norm == ConfidenceNorm.CALIBRATED:
@@ -166,11 +158,7 @@ def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
 def load_autoencoder_file(path: Path, optimisation: OptimisationConfig) -> Autoencoder:
     """An autoencoder from a file: one of ours (config.yaml beside it), or MAISI's `autoencoder_v1.pt`.
 
-    MAISI's layout has three levels, two residual blocks each; the widths are read from the file.
-
-    Args:
-        path: .safetensors or .pt.
-        optimisation: kept in the config of a loaded autoencoder, without effect.
+    `optimisation` is kept in the config of one of MAISI's, without effect.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -181,25 +169,15 @@ def load_autoencoder_file(path: Path, optimisation: OptimisationConfig) -> Autoe
         autoencoder = Autoencoder(load_config(AutoencoderConfig, path.parent / CONFIG_FILE))
         load_state(autoencoder, state, path)
         return autoencoder
-    config = maisi.autoencoder_config(state, optimisation, path)
-    autoencoder = Autoencoder(config)
+    autoencoder = Autoencoder(maisi.autoencoder_config(state, optimisation, path))
     load_state(autoencoder.network, maisi.on_our_axes(state), path)
     return autoencoder
 
 
-def save_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[str, str] | None = None) -> Autoencoder:
-    """Write a finished autoencoder into `folder` (fcas__<preset>), its config.yaml last; returns it.
-
-    Args:
-        folder: of the generator.
-        autoencoder: to write.
-        metadata: goes into the file of the weights.
-    """
-    target = folder / AUTOENCODER
-    save_weights(autoencoder, target / MODEL_FILE, metadata)
-    with atomic_path(target / CONFIG_FILE) as temporary:
-        save_config(autoencoder.config, temporary)
-    return autoencoder
+def save_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a finished autoencoder into `folder` (fcas__<preset>): weights with `metadata`, config.yaml last."""
+    save_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE, metadata)
+    save_config(autoencoder.config, folder / AUTOENCODER / CONFIG_FILE)
 
 
 def load_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoencoder | None:
@@ -217,9 +195,8 @@ def calibration_exists(folder: Path) -> bool:
 
 def save_calibration(folder: Path, calibration: Calibration, error_model: ErrorModel) -> None:
     """Write a finished calibration into `folder` (fcas__<preset>), its config.yaml last."""
-    target = folder / CALIBRATION
-    save_weights(error_model, target / MODEL_FILE)
-    atomic_write_text(target / CONFIG_FILE, yaml.safe_dump(to_dict(calibration), sort_keys=False))
+    save_weights(error_model, folder / CALIBRATION / MODEL_FILE)
+    save_config(calibration, folder / CALIBRATION / CONFIG_FILE)
 
 
 def load_calibration(folder: Path) -> Calibration | None:
@@ -231,27 +208,13 @@ def load_calibration(folder: Path) -> Calibration | None:
     return load_config(Calibration, folder / CALIBRATION / CONFIG_FILE) if calibration_exists(folder) else None
 
 
-def _load_calibrated(folder: Path) -> Calibrated | None:
-    """The calibration with its error model.
-
-    Raises:
-        ValueError: when a file is broken or does not fit.
-    """
-    calibration = load_calibration(folder)
-    if calibration is None:
-        return None
-    error_model = ErrorModel(calibration.config.width)
-    load_weights(error_model, folder / CALIBRATION / MODEL_FILE)
-    return Calibrated(calibration, error_model)
-
-
 def is_maisi_file(path: Path) -> bool:
-    """Whether an autoencoder's file would be loaded as one of MAISI's."""
+    """Whether an autoencoder's file is loaded as one of MAISI's."""
     return not (path.parent / CONFIG_FILE).is_file()
 
 
 def case_sha256(case: Case) -> str:
-    """A hash of a case's content: image, mask, surroundings and where they lie."""
+    """A hash of a case's content: image, mask, surroundings and affine."""
     digest = hashlib.sha256()
     for array in (case.image, case.mask, case.surroundings, case.affine):
         digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())

@@ -1,4 +1,4 @@
-"""Draw the scan of a mask with a trained generator, and say how far each voxel of it can be trusted."""
+"""Draw the scan of a mask with a trained generator, and the confidence of each voxel."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Drawing:
 
     Attributes:
         image: HU, within the generator's range.
-        confidence: in [0, 1].
-        spread_hu: standard deviation of the intermediate images that SSV compared; None where none were.
-        expected_error_hu: absolute error after matching contrast that is expected; None without calibration.
+        confidence: In [0, 1].
+        spread_hu: Standard deviation of SSV's intermediate images; None where none were decoded.
+        expected_error_hu: Expected absolute error after matching contrast; None without calibration.
     """
 
     image: np.ndarray
@@ -37,14 +37,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class GridDrawing:
-    """A drawn scan on its working grid, all on the device that drew it.
-
-    Attributes:
-        grid: where it lies.
-        image_hu: float32 [D, H, W], within the generator's range.
-        codes: the mask it was drawn from, uint8 [D, H, W].
-        spread_hu: float32 [D, H, W], as in `Drawing`.
-    """
+    """As `Drawing`, on the working grid and on the device that drew it; `codes` is the mask, uint8 [D, H, W]."""
 
     grid: WorkingGrid
     image_hu: torch.Tensor
@@ -64,16 +57,17 @@ def draw_image(
     """Draw the scan of a mask, guided by a template.
 
     Args:
-        generator: trained, on `device`; its configuration says where confidence comes from.
-        reference: its mask is drawn, on its voxel grid; with surroundings where the generator draws them.
-        template: with image, and surroundings where the generator knows them.
-        seed: of the noise.
-        device: where to run.
-        precision: of the autocast.
-        with_spread: look at the intermediate images even where the confidence needs none.
+        generator: Trained, on `device`; its configuration says how confidence is computed.
+        reference: Its mask is drawn, on its voxel grid; with surroundings where the generator draws them.
+        template: With image, and surroundings where the generator was trained with them.
+        seed: Seed of the noise.
+        device: Where to run.
+        precision: Precision of the autocast.
+        with_spread: Decode the intermediate images even where the confidence does not need them.
 
     Raises:
-        ValueError: when the generator cannot give the confidence that its configuration asks for.
+        ValueError: when the generator cannot give the confidence that its configuration requests, or when it draws
+            surroundings and the reference has none.
     """
     record = generator.record
     config = record.config.confidence.for_generator(generator.calibrated is not None)
@@ -98,16 +92,9 @@ def draw_on_grid(
     precision: torch.dtype,
     ssv: ConfidenceConfig | None,
 ) -> GridDrawing:
-    """Draw the scan of a mask on its working grid.
+    """As `draw_image`, on the working grid and without confidence.
 
-    Args:
-        generator: trained, on `device`.
-        reference: its mask is drawn; with surroundings where the generator draws them.
-        template: with image, and surroundings where the generator knows them.
-        seed: of the noise.
-        device: where to run.
-        precision: of the autocast.
-        ssv: which intermediate images are looked at; None = none.
+    `ssv` says which intermediate images are decoded; None = none.
     """
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
@@ -125,29 +112,22 @@ def draw_on_grid(
 def drawing_confidence(
     generator: Generator, drawn: GridDrawing, config: ConfidenceConfig
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Confidence of a drawing on its working grid, and what it says of the error.
+    """Confidence of a drawing, and the expected error in HU where it is calibrated; float32 [D, H, W].
 
-    Args:
-        generator: that drew it.
-        drawn: with spread, where SSV is asked for.
-        config: filled in.
-
-    Returns:
-        Confidence in [0, 1], and expected error in HU where it is calibrated; float32 [D, H, W].
+    `config` is complete (`for_generator`); where it needs SSV, the drawing has a spread.
     """
     structures = drawn.codes.cpu().numpy() > 0
     if config.norm != ConfidenceNorm.CALIBRATED:
-        assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
+        assert drawn.spread_hu is not None, "SSV has decoded the intermediate images"
         low, high = generator.record.config.grid.intensity_range_hu
         variance = (drawn.spread_hu.cpu().numpy() / (high - low)) ** 2
         return confidence_map(variance, structures, config), None
     calibrated = generator.calibrated
     assert calibrated is not None and config.estimator is not None, "filled in for this generator"
-    if config.needs_spread:
-        assert drawn.spread_hu is not None, "SSV looked at the intermediate images"
-        doubt = drawn.spread_hu
-    else:
+    doubt = drawn.spread_hu
+    if not config.needs_spread:
         doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes)
+    assert doubt is not None, "SSV has decoded the intermediate images"
     expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy(), structures)
     return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
 
@@ -155,21 +135,13 @@ def drawing_confidence(
 def embedded_condition(
     generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The embedded condition on the reference's working grid, and its mask there.
+    """The embedded condition on the reference's working grid, and the reference's labels there.
 
     A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
-    The masks travel as bytes and become channels on the device.
-
-    Args:
-        generator: trained, on `device`.
-        reference: its mask is drawn; with surroundings where the generator draws them.
-        template: with image, and surroundings where the generator knows them.
-        grid: the reference's working grid.
-        device: where to run.
+    The masks go to the device as bytes and become channels there.
 
     Returns:
-        What `TCDM.embed_condition` gives, [1, E, D/4, H/4, W/4], and the labels alone, uint8 [D, H, W] on the CPU, both
-        on the working grid.
+        [1, E, D/4, H/4, W/4] of `TCDM.embed_condition`, and the labels alone, uint8 [D, H, W] on the CPU.
 
     Raises:
         ValueError: when the generator draws surroundings and the reference has none.

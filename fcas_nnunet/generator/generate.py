@@ -1,4 +1,4 @@
-"""Make synthetic cases: a mask, its scan, its confidence, and the record from which all three are made again."""
+"""Make synthetic cases: a mask, its scan, its confidence, and the record from which all three can be made again."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def make_case(
     """Make a synthetic case on its reference's voxel grid.
 
     Args:
-        generator: trained, on `device`; its configuration holds MGM's ranges.
-        plan: what to make.
-        load_case: reads a reference or template by id.
-        device: where to run.
-        precision: of the autocast.
-        bounds_ml: believable volumes of new masks.
+        generator: Trained, on `device`.
+        plan: Plan of the case.
+        load_case: Reads a reference or template by id.
+        device: Where to run.
+        precision: Precision of the autocast.
+        bounds_ml: Plausible volumes of new masks.
 
     Returns:
-        The case with image (HU), the mask it was drawn from and its confidence; and what the manifest keeps of it.
+        The case with image (HU), mask and confidence; and its manifest record.
 
     Raises:
         NoMaskError: when no acceptable mask could be drawn; names the reference.
@@ -67,18 +67,7 @@ def drawn_case(
     device: torch.device,
     precision: torch.dtype,
 ) -> tuple[Case, dict[str, Any]]:
-    """The case of a mask, and what the manifest keeps of it.
-
-    Args:
-        generator: trained, on `device`.
-        plan: of the case.
-        source: the case that the mask is of, or was made from.
-        mask: label ids [D, H, W], on the source's voxel grid.
-        mask_record: what `reference_mask` said of it.
-        load_case: reads the template by id.
-        device: where to run.
-        precision: of the autocast.
-    """
+    """As `make_case`, from the mask and the record of `reference_mask`, and the case they come from."""
     record = generator.record
     template = source if plan.template == plan.reference else load_case(plan.template)
     around = carried_surroundings(source, mask_record) if record.draws_surroundings else None
@@ -100,17 +89,14 @@ def drawn_case(
 
 
 def _error_record(generator: Generator, drawing: Drawing, mask: np.ndarray) -> dict[str, float] | None:
-    """What the confidence stands for inside the structures, in HU; None where it is on no such scale."""
+    """Scale of the confidence inside the structures, in HU; None where it has no such scale."""
     if drawing.expected_error_hu is None:
         return None
-    assert generator.calibrated is not None, "it said what to expect"
+    assert generator.calibrated is not None, "the expected error comes from it"
     scale = generator.calibrated.calibration.inside
     mean = float(drawing.expected_error_hu[mask > 0].mean())
-    return {
-        "mean": round(mean, 3),
-        "at_confidence_1": round(scale.certain_hu, 3),
-        "at_confidence_0": round(scale.uncertain_hu, 3),
-    }
+    values = {"mean": mean, "at_confidence_1": scale.certain_hu, "at_confidence_0": scale.uncertain_hu}
+    return {name: round(value, 3) for name, value in values.items()}
 
 
 def reference_mask(
@@ -124,15 +110,18 @@ def reference_mask(
     """The mask to draw.
 
     Args:
-        plan: whose seed decides it.
-        reference: the case it is made from.
+        plan: Its seed determines the mask.
+        reference: The case it is made from.
         config: MGM's ranges.
-        roles: of the labels.
-        bounds_ml: believable volumes.
-        source: of the reference's mask, when many are made from it.
+        roles: Roles of the labels.
+        bounds_ml: Plausible volumes.
+        source: Precomputed from the reference's mask, when many are made from it.
 
     Returns:
-        uint8 [D, H, W], and what the manifest keeps of how it was made; nothing for a given mask.
+        uint8 [D, H, W], and its manifest record, which is empty for a given mask.
+
+    Raises:
+        NoMaskError: when no acceptable mask could be drawn; names the reference.
     """
     if plan.masks == ReferenceSource.GIVEN:
         return reference.mask, {}
@@ -147,15 +136,7 @@ def reference_mask(
 
 
 def carried_surroundings(reference: Case, mask_record: Mapping[str, Any]) -> np.ndarray | None:
-    """A reference's surroundings under the deformation of its new mask, as training deforms both.
-
-    Args:
-        reference: the case the mask was made from.
-        mask_record: what `reference_mask` said of it; empty for a given mask.
-
-    Returns:
-        uint8 [D, H, W]; None where the case has none.
-    """
+    """A case's surroundings under the deformation of its new mask, as in training; None where it has none."""
     if reference.surroundings is None or not mask_record:
         return reference.surroundings
     return deform_labels(reference.surroundings, Recipe.from_dict(mask_record).deformation, reference.spacing_mm)
@@ -168,17 +149,9 @@ def remake_case(
     device: torch.device,
     precision: torch.dtype,
 ) -> tuple[Case, dict[str, Any]]:
-    """Make a case again from its manifest record: the mask from its recipe, the scan from its seed.
+    """As `make_case`, again from a manifest record: the mask from its recipe, the scan from its seed.
 
-    Args:
-        generator: the one that made it, with the record's settings, on `device`.
-        record: of the manifest.
-        load_case: reads a reference or template by id.
-        device: where to run.
-        precision: of the autocast.
-
-    Returns:
-        As `make_case`.
+    The generator is the one that made the case, with the settings of the record.
     """
     plan = CasePlan.from_record(record)
     source = load_case(plan.reference)

@@ -1,4 +1,4 @@
-"""Whether all networks of a configuration can be built, seen before anything is trained."""
+"""Check that all networks of a configuration can be built, before anything is trained."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from fcas_nnunet.generator.tcdm.network import TCDM
 
 def check_networks(config: FCaSConfig) -> None:
     """Build every network on the meta device, which takes neither memory nor time.
-
-    Args:
-        config: with the settings of loaded weights, where there are any.
 
     Raises:
         ValueError: naming every network that cannot be built, and why.

@@ -1,4 +1,4 @@
-"""Which synthetic cases there shall be: reference, template and seed of each."""
+"""Plan synthetic cases: reference, template and seed of each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class CasePlan:
     """One synthetic case to be made; depends on the run's seed and the case's number alone.
 
     Attributes:
-        case_id: of the synthetic case.
-        seed: from which its deformation and its noise derive.
-        reference: the case whose mask is drawn.
-        template: the case whose image and mask guide the drawing.
+        case_id: Name of the synthetic case.
+        seed: Its deformation and its noise derive from it.
+        reference: The case whose mask is drawn.
+        template: The case whose image and mask guide the drawing.
         masks: `given`, or `mgm`: the reference's mask is deformed first.
     """
 
@@ -31,7 +31,7 @@ class CasePlan:
     masks: ReferenceSource
 
     def to_record(self) -> dict[str, Any]:
-        """What the manifest keeps of it."""
+        """The plan as part of a manifest record."""
         return asdict(self) | {"masks": str(self.masks)}
 
     @classmethod
@@ -54,14 +54,14 @@ def plan_cases(
     The plan of fewer cases is the beginning of the plan of more.
 
     Args:
-        num_cases: how many.
-        references: cases whose masks are drawn.
-        templates: cases that guide the drawing: training cases.
-        masks: `given`: masks as they are, a template never its own; `mgm`: deformed; `both`: as they are once, then
+        num_cases: Number of cases.
+        references: Cases whose masks are drawn.
+        templates: Cases that guide the drawing: training cases.
+        masks: `given`: masks as they are, with another case as the template; `mgm`: deformed; `both`: given once, then
             deformed.
-        seed: of the run.
-        labels_of: case → ids of the structures that it has; of the templates, those are taken that lack fewest of the
-            reference's. None = all have all.
+        seed: Seed of the run.
+        labels_of: Case → ids of its structures; templates are those that lack fewest of the reference's. None = all
+            cases have all structures.
     """
     plans = []
     for number in range(num_cases):

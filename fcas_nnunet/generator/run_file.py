@@ -1,25 +1,21 @@
-"""What a training was begun with: `run.yaml` in the generator's folder, so that another run is told from this one."""
+"""What a training was begun with: `run.yaml` in the generator's folder, to recognise the same run when it resumes."""
 
 from __future__ import annotations
 
-from dataclasses import field, fields, is_dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from fcas_nnunet.config.files import load_config, to_dict
+from fcas_nnunet.config.files import dotted, load_config, to_dict
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.schema import settings
-from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.generator.data.tensors import FileIdentity
 from fcas_nnunet.labels.anatomy import Role
 
 RUN_FILE = "run.yaml"
 #: Settings of a training that may change when it is resumed, since they do not change what is learnt.
-FREE_SETTINGS = (
+FREE_SETTINGS = {
     "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "calibration", "confidence",
-)  # fmt: skip
+}  # fmt: skip
 _NAMED = 5
 
 
@@ -28,13 +24,13 @@ class Run:
     """What a training was begun with. A file of an earlier version lacks later settings: they had their defaults.
 
     Attributes:
-        config: the settings that were asked for.
-        labels: label name → id.
-        surroundings: surrounding name → id.
-        cases: case id → hash of its content.
-        pretrained: part of the generator → the file it was loaded from; None where it is trained.
-        geometry: how scans came to the working grid (`grid.GEOMETRY`).
-        roles: label name → roles that a user gave it.
+        config: The requested settings.
+        labels: Label name → id.
+        surroundings: Surrounding name → id.
+        cases: Case id → hash of its content.
+        pretrained: Part of the generator → the file it was loaded from; None where it is trained.
+        geometry: How scans came to the working grid (`grid.GEOMETRY`).
+        roles: Label name → roles that a user gave it.
     """
 
     config: FCaSConfig
@@ -56,39 +52,34 @@ def read_run(folder: Path) -> Run | None:
     return load_config(Run, path) if path.is_file() else None
 
 
-def write_run(folder: Path, run: Run) -> None:
-    """Make a generator's folder this run's own."""
-    atomic_write_text(folder / RUN_FILE, yaml.safe_dump(to_dict(run), sort_keys=False))
-
-
 def run_faults(before: Run, now: Run) -> list[str]:
-    """What differs between two runs in what is learnt; a phrase each."""
-    faults = setting_faults(before.config, now.config)
+    """The differences of two runs that change what is learnt; a phrase each."""
+    faults = _setting_faults(before.config, now.config)
     data = ("labels", "surroundings", "roles", "cases")
     faults += [name for name in data if getattr(before, name) != getattr(now, name)]
     if before.geometry != now.geometry:
         faults.append("scans that another version of this package brought to the working grid otherwise")
-    return faults + file_faults(before.pretrained, now.pretrained)
+    return faults + _file_faults(before.pretrained, now.pretrained)
 
 
 def generator_faults(
-    folder: Path, own: FCaSConfig, asked: FCaSConfig | None, files: dict[str, FileIdentity | None] | None
+    folder: Path, own: FCaSConfig, requested: FCaSConfig | None, files: dict[str, FileIdentity | None] | None
 ) -> list[str]:
-    """Why a trained generator is not the one that is asked for; a sentence at most.
+    """Why a trained generator in `folder` is not the requested one; a sentence at most.
 
     Args:
         folder: `fcas__<preset>`.
-        own: settings of the generator.
-        asked: settings asked for; None = whatever it has.
-        files: weights asked for, by the part they are of; None = whatever it was made from.
+        own: Settings of the generator.
+        requested: Requested settings; None = any.
+        files: Requested weights, by the part of the generator; None = any.
 
     Raises:
         ValueError: when the folder's run file is damaged.
     """
-    faults = [] if asked is None else setting_faults(own, asked)
+    faults = [] if requested is None else _setting_faults(own, requested)
     if files is not None:
         run = read_run(folder)
-        faults += file_faults({} if run is None else run.pretrained, files)
+        faults += _file_faults({} if run is None else run.pretrained, files)
     if not faults:
         return []
     return [
@@ -97,38 +88,25 @@ def generator_faults(
     ]
 
 
-def setting_faults(before: FCaSConfig, now: FCaSConfig) -> list[str]:
-    """Settings that differ between two trainings, by their dotted names; a phrase each, the first few of many."""
-    faults = _differences(before, now)
+def _setting_faults(before: FCaSConfig, now: FCaSConfig) -> list[str]:
+    """Settings that differ, by their dotted names; the first few of many."""
+    old, new = (dotted(to_dict(config), maps=("roles",)) for config in (before, now))
+    faults = [
+        f"{name} {new.get(name)} instead of {old.get(name)}"
+        for name in new | old
+        if FREE_SETTINGS.isdisjoint(name.split(".")) and new.get(name) != old.get(name)
+    ]
     more = [f"{len(faults) - _NAMED} more settings"] if len(faults) > _NAMED else []
     return faults[:_NAMED] + more
 
 
-def file_faults(before: dict[str, FileIdentity | None], now: dict[str, FileIdentity | None]) -> list[str]:
-    """Weights that were loaded from another file, or from none; a phrase each."""
+def _file_faults(before: dict[str, FileIdentity | None], now: dict[str, FileIdentity | None]) -> list[str]:
+    def name(file: FileIdentity | None) -> str:
+        return "none" if file is None else f"{file.name} ({file.sha256[:8]})"
+
+    parts = [(part, before.get(part), now.get(part)) for part in before.keys() | now.keys()]
     return [
-        f"--{part} {_name(now.get(part))} instead of {_name(before.get(part))}"
-        for part in before.keys() | now.keys()
-        if _digest(before.get(part)) != _digest(now.get(part))
+        f"--{part} {name(new)} instead of {name(old)}"
+        for part, old, new in parts
+        if (old and old.sha256) != (new and new.sha256)
     ]
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    found: list[str] = []
-    for setting in fields(now):
-        if setting.name in FREE_SETTINGS:
-            continue
-        old, new, name = getattr(before, setting.name), getattr(now, setting.name), f"{path}{setting.name}"
-        if is_dataclass(new) and is_dataclass(old):
-            found += _differences(old, new, f"{name}.")
-        elif old != new:
-            found.append(f"{name} {new} instead of {old}")
-    return found
-
-
-def _name(file: FileIdentity | None) -> str:
-    return "none" if file is None else f"{file.name} ({file.sha256[:8]})"
-
-
-def _digest(file: FileIdentity | None) -> str | None:
-    return None if file is None else file.sha256

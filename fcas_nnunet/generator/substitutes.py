@@ -1,4 +1,4 @@
-"""Another reference in the place of one from which MGM can make no mask."""
+"""Make a case from another reference where MGM makes no mask of the planned one; compare cases with their plans."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fcas_nnunet.config.files import dotted
 from fcas_nnunet.generator.mgm.masks import NoMaskError
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.listing import listed
@@ -25,19 +26,19 @@ _NAMED, _LONGEST_VALUE = 5, 60
 def make_with_substitutes(
     plan: CasePlan, references: Sequence[str], make: Callable[[CasePlan], dict[str, Any]], remedy: str
 ) -> dict[str, Any]:
-    """Make a case by its plan, or from the next reference where MGM refuses the planned one.
+    """Make a case by its plan, or from the next of all references where MGM makes no mask of the planned one.
 
     Args:
-        plan: of the case.
-        references: of the whole set, in an order of their own; the planned one is among them.
-        make: makes a case by a plan, and returns what the manifest keeps of it.
-        remedy: what the user can do when no reference will do.
+        plan: Plan of the case.
+        references: All of the set; the planned one is among them.
+        make: Makes a case by a plan, and returns its manifest record.
+        remedy: The last sentence of the error.
 
     Returns:
-        The manifest's record; with `planned_reference` where another one took its place.
+        The manifest record; with `planned_reference` where another one took its place.
 
     Raises:
-        ValueError: when no reference will do; each is named with what was wrong.
+        ValueError: when no reference gives a mask; each is named with its reason.
     """
     faults = []
     for reference in candidates_for(plan, references):
@@ -52,13 +53,13 @@ def make_with_substitutes(
 
 
 def candidates_for(plan: CasePlan, references: Sequence[str]) -> list[str]:
-    """The references that are tried for a case, the planned one first."""
+    """The references to try for a case, the planned one first."""
     first = references.index(plan.reference)
     return [*references[first:], *references[:first]][:MOST_REFERENCES]
 
 
 def planned(record: Mapping[str, Any]) -> CasePlan:
-    """The plan by which a manifest's case was begun."""
+    """The original plan of a manifest's case."""
     plan = CasePlan.from_record(record)
     return replace(plan, reference=record.get("planned_reference", plan.reference))
 
@@ -66,13 +67,13 @@ def planned(record: Mapping[str, Any]) -> CasePlan:
 def refuse_made_otherwise(
     records: Mapping[str, Mapping[str, Any]], plans: Sequence[CasePlan], shared: Mapping[str, Any], rule: str
 ) -> None:
-    """See that all cases of a manifest were made by this plan and with these settings.
+    """Check that all cases of a manifest were made by these plans and with these settings.
 
     Args:
-        records: of the manifest.
-        plans: of all cases of the run.
-        shared: what every record of the run repeats; versions may differ.
-        rule: folder and what its cases must be, for the message.
+        records: Records of the manifest.
+        plans: Plans of all cases of the run.
+        shared: The entries that all records of the run share; versions may differ.
+        rule: The folder and what its cases must be, for the message.
 
     Raises:
         ValueError: when some were made otherwise, saying which, in what, and whether by another version.
@@ -94,7 +95,7 @@ def refuse_made_otherwise(
     if strangers[0] in by_id:
         wanted |= by_id[strangers[0]].to_record()
     was = {**record, "reference": record["planned_reference"]} if "planned_reference" in record else record
-    before, now = _flat({key: was[key] for key in wanted if key in was}), _flat(wanted)
+    before, now = dotted({key: was[key] for key in wanted if key in was}, _MAPS), dotted(wanted, _MAPS)
     differ = [key for key in now | before if before.get(key) != now.get(key)]
     theirs, ours = (lines.get(_VERSIONS, {}).get(_PACKAGE, "(version unknown)") for lines in (record, shared))
     said = [f"{key} {_shortened(now.get(key))} instead of {_shortened(before.get(key))}" for key in differ[:_NAMED]]
@@ -104,15 +105,6 @@ def refuse_made_otherwise(
         reason = f"They were made by {which}, where settings may be others: go on with that version. Or "
     remedy = "choose another -o, or delete the folder." if reason else "Choose another -o, or delete the folder."
     raise ValueError(f"{rule}, got others: {listed(strangers)} ({'; '.join(said)}). {reason}{remedy}")
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names; maps from labels are taken whole."""
-    flat: dict[str, Any] = {}
-    for key, value in fields.items():
-        nested = isinstance(value, Mapping) and key not in _MAPS
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
 
 
 def _shortened(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""What is looked at in every training case before the long work: grid, content, and what its structures look like."""
+"""Read every training case before the long work: its grid, its hashes, and the intensities of its structures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from fcas_nnunet.case import Case
 from fcas_nnunet.generator.checkpoint import case_sha256
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.image_content import image_sha256
@@ -23,11 +22,11 @@ class SurveyedCase:
     """A training case.
 
     Attributes:
-        shape: voxels along the turned axes.
-        spacing_mm: voxel size along these.
-        sha256: hash of image, mask and surroundings.
-        image_sha256: hash of the scan alone, whatever its labels.
-        means_hu: label id → mean HU, of the labels that it has.
+        shape: Voxels along the turned axes.
+        spacing_mm: Voxel size along the turned axes.
+        sha256: Hash of image, mask and surroundings.
+        image_sha256: Hash of the scan alone, whatever its labels.
+        means_hu: Label id → mean HU, of the labels that it has.
     """
 
     shape: tuple[int, int, int]
@@ -38,25 +37,34 @@ class SurveyedCase:
 
 
 def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[str, SurveyedCase]:
-    """Look at every case; each process reads its own.
-
-    Args:
-        data: the cases.
-        accelerator: processes.
-        towards: directions of the body that D, H and W run towards on the working grid.
+    """Read every case, each process its share; `towards` are the directions of D, H and W on the working grid.
 
     Returns:
-        Case id → what was found, in the order of the cases; the same in every process.
+        Case id → case, in the order of the cases; the same in every process.
     """
-    mine = {case_id: _surveyed(data.load_case(case_id), towards) for case_id in own_cases(data, accelerator, "reading")}
-    found = dict(gather_object(list(mine.items())))
+    own = []
+    for case_id in own_cases(data, accelerator, "reading"):
+        case = data.load_case(case_id)
+        assert case.image is not None, "training cases have images"
+        turn = Orientation.of(case.affine, towards)
+        means = {label: mean for label, mean in means_by_code(case.image, case.mask).items() if label}
+        surveyed = SurveyedCase(
+            turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
+            image_sha256(case.image, case.affine), means,
+        )  # fmt: skip
+        own.append((case_id, surveyed))
+    found = dict(gather_object(own))
     return {case_id: found[case_id] for case_id in data.case_ids}
 
 
 def own_cases(data: TrainingData, accelerator: Accelerator, what: str) -> tqdm[str]:
-    """The cases that fall to this process, with a progress bar."""
+    """The cases of this process, with a progress bar."""
     own = data.case_ids[accelerator.process_index :: accelerator.num_processes]
     return tqdm(own, desc=what, unit="case", disable=not accelerator.is_main_process)
+
+
+def case_hashes(cases: Mapping[str, SurveyedCase]) -> dict[str, str]:
+    return {case_id: case.sha256 for case_id, case in cases.items()}
 
 
 def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, float]:
@@ -66,13 +74,3 @@ def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, float]:
         for label, mean in case.means_hu.items():
             found.setdefault(label, []).append(mean)
     return {label: float(np.mean(means)) for label, means in sorted(found.items())}
-
-
-def _surveyed(case: Case, towards: str) -> SurveyedCase:
-    assert case.image is not None, "training cases have images"
-    turn = Orientation.of(case.affine, towards)
-    means = {label: mean for label, mean in means_by_code(case.image, case.mask).items() if label}
-    return SurveyedCase(
-        turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
-        image_sha256(case.image, case.affine), means,
-    )  # fmt: skip

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
-from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig, TCDMConfig
+from fcas_nnunet.config.files import save_config
+from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.autoencoder.latents import LatentScale, cache_latents
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
@@ -22,8 +24,8 @@ from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import all_variants, make_variants
 from fcas_nnunet.generator.networks import check_networks
 from fcas_nnunet.generator.optimisation.batches import Shares
-from fcas_nnunet.generator.run_file import Run, read_run, run_faults, write_run
-from fcas_nnunet.generator.survey import SurveyedCase, own_cases, survey, usual_hu
+from fcas_nnunet.generator.run_file import RUN_FILE, Run, read_run, run_faults
+from fcas_nnunet.generator.survey import case_hashes, own_cases, survey, usual_hu
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.training import train_tcdm
@@ -43,45 +45,30 @@ def train_generator(
     keep_cache: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Train a generator in `folder`, or resume its training; of several processes, all call it alike.
+    """Train a generator in `folder`, or resume its training; with several processes, all of them make the same call.
 
     Args:
-        data: the labelled cases.
-        config: preset, or the user's own.
+        data: The labelled cases.
+        config: Preset, or the user's own.
         folder: `nnUNet_results/DatasetNNN_Name/fcas__<preset>`.
-        accelerator: device, precision, processes.
-        pretrained: weights to start from; with a denoiser among them, the ControlNet alone is trained, and the networks
+        accelerator: Device, precision, processes.
+        pretrained: Weights to start from; with a denoiser among them, only the ControlNet is trained, and the networks
             and the process are those of the files.
-        keep_cache: keep the variants and latents on disk when done.
-        metadata: goes into the autoencoder's file, which may be copied from here on its own.
+        keep_cache: Keep the variants and latents on disk when done.
+        metadata: Written into the autoencoder's file, which users may copy on its own.
 
     Raises:
         ValueError: when the folder holds a run with other settings or other data, the data is too small, weights do not
             fit, or a batch cannot be shared out evenly among the processes.
     """
-    pretrained = pretrained or PretrainedFiles()
-    weights = maisi.read_weights(pretrained)
-    requested = config
-    if weights is not None:
-        config = replace(config, tcdm=maisi.config_of(weights, config.tcdm))
-        maisi.check_fit(weights, config.tcdm)
-    _check_settings(config, data, accelerator, loaded=weights is not None)
-    cases = survey(data, accelerator, orientation_known_to(config.tcdm))
-    spacing = working_spacing([(case.shape, case.spacing_mm) for case in cases.values()], config.grid)
-    _claim(folder, data, requested, cases, pretrained, accelerator)
-    with _cache(folder, accelerator, keep_cache) as cache:
-        autoencoder = _ready_autoencoder(config, folder, pretrained, accelerator, metadata)
-        _cache_variants(data, config, cache, spacing, accelerator)
-        autoencoder = autoencoder or _trained_autoencoder(data, config, folder, accelerator, metadata)
-        autoencoder = autoencoder.requires_grad_(False).eval().to(accelerator.device)
-        scale = cache_latents(autoencoder, all_variants(data.case_ids, config.tcdm.pairs), cache, accelerator)
-        if weights is not None:
-            scale = maisi.checked_scale(weights, scale)
-        train_tcdm(
-            data, config, cache, folder / checkpoint.TCDM_FOLDER, accelerator, scale, spacing, autoencoder,
-            usual_hu(cases.values()), weights,
-        )  # fmt: skip
-        record = _record(requested, config.tcdm, data, cases, autoencoder, spacing, scale)
+    run = _Training(data, config, folder, accelerator, pretrained or PretrainedFiles(), metadata)
+    run.claim_folder()
+    with _cache(folder, accelerator, keep_cache):
+        autoencoder = run.ready_autoencoder()
+        run.cache_variants()
+        autoencoder = (autoencoder or run.trained_autoencoder()).requires_grad_(False).eval().to(accelerator.device)
+        scale = run.train_tcdm(autoencoder)
+        record = run.record(autoencoder, scale)
         accelerator.wait_for_everyone()  # the weights are written
         if config.calibration is not None:
             _calibrate(data, record, config.calibration, folder, accelerator)
@@ -93,21 +80,14 @@ def train_generator(
 def add_calibration(
     data: TrainingData, config: CalibrationConfig, folder: Path, accelerator: Accelerator, keep_cache: bool = False
 ) -> None:
-    """Calibrate a generator that is trained already.
-
-    Args:
-        data: the labelled cases it was trained on.
-        config: how many drawings, and the error model's training.
-        folder: of the generator.
-        accelerator: device, processes.
-        keep_cache: keep the drawings on disk when done.
+    """Calibrate a trained generator in `folder`, as `train_generator` does it.
 
     Raises:
         FileNotFoundError: when the generator is not trained.
         ValueError: when the cases are not those it was trained on.
     """
     record = checkpoint.load_record(folder)
-    if _hashes(survey(data, accelerator, orientation_known_to(record.tcdm))) != record.cases:
+    if case_hashes(survey(data, accelerator, orientation_known_to(record.tcdm))) != record.cases:
         raise ValueError(
             f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
         )
@@ -116,37 +96,13 @@ def add_calibration(
 
 
 @contextmanager
-def _cache(folder: Path, accelerator: Accelerator, keep: bool) -> Iterator[Path]:
-    """The folder of variants, latents and drawings; it is removed when no process reads it any more."""
-    yield folder / CACHE_FOLDER
+def _cache(folder: Path, accelerator: Accelerator, keep: bool) -> Iterator[None]:
+    """Removes the folder of variants, latents and drawings when no process reads it any more."""
+    yield
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not keep:
         shutil.rmtree(folder / CACHE_FOLDER)
     accelerator.wait_for_everyone()
-
-
-def _record(
-    requested: FCaSConfig,
-    tcdm: TCDMConfig,
-    data: TrainingData,
-    cases: Mapping[str, SurveyedCase],
-    autoencoder: Autoencoder,
-    spacing: Sequence[float],
-    scale: LatentScale,
-) -> checkpoint.GeneratorRecord:
-    return checkpoint.GeneratorRecord(
-        config=requested, autoencoder=autoencoder.config, tcdm=tcdm, labels=dict(data.labels),
-        surroundings=dict(data.surroundings), working_spacing_mm=triple(spacing), latent_scale=scale,
-        cases=_hashes(cases), validation_cases=tuple(data.split()[1]),
-        images={case_id: case.image_sha256 for case_id, case in cases.items()},
-        means_hu={str(label): round(mean, 1) for label, mean in usual_hu(cases.values()).items()},
-        geometry=GEOMETRY,
-        roles={name: tuple(given) for name, given in data.roles.items()},
-    )  # fmt: skip
-
-
-def _hashes(cases: Mapping[str, SurveyedCase]) -> dict[str, str]:
-    return {case_id: case.sha256 for case_id, case in cases.items()}
 
 
 def _calibrate(
@@ -167,14 +123,107 @@ def _calibrate(
         checkpoint.save_calibration(folder, *learnt)
 
 
+class _Training:
+    """The stages of a training; each is skipped where its result is on disk."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        config: FCaSConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        pretrained: PretrainedFiles,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        self.data, self.requested, self.config = data, config, config
+        self.folder, self.cache, self.accelerator = folder, folder / CACHE_FOLDER, accelerator
+        self.pretrained, self.metadata = pretrained, metadata
+        self.weights = maisi.read_weights(pretrained)
+        if self.weights is not None:
+            self.config = replace(config, tcdm=maisi.config_of(self.weights, config.tcdm))
+            maisi.check_fit(self.weights, self.config.tcdm)
+        _check_settings(self.config, data, accelerator, loaded=self.weights is not None)
+        self.cases = survey(data, accelerator, orientation_known_to(self.config.tcdm))
+        self.spacing = working_spacing([(case.shape, case.spacing_mm) for case in self.cases.values()], config.grid)
+        self.means_hu = usual_hu(self.cases.values())
+        self.origin: dict[str, Any] = {
+            "config": config, "labels": dict(data.labels), "surroundings": dict(data.surroundings),
+            "cases": case_hashes(self.cases), "geometry": GEOMETRY,
+            "roles": {name: tuple(given) for name, given in data.roles.items()},
+        }  # fmt: skip
+
+    def claim_folder(self) -> None:
+        """Write the run file, or check that the folder's is of a run with the same settings, files and data."""
+        run = Run(**self.origin, pretrained=self.pretrained.identity())
+        before = read_run(self.folder)
+        self.accelerator.wait_for_everyone()  # all have looked before the first one writes
+        if before is None:
+            if self.accelerator.is_main_process:
+                save_config(run, self.folder / RUN_FILE)
+        elif faults := run_faults(before, run):
+            raise ValueError(
+                f"{self.folder}: a run must go on with the settings, files and data it began with, got "
+                f"{'; '.join(faults)}. Give your configuration another preset name, or delete the folder to train anew."
+            )
+
+    def ready_autoencoder(self) -> Autoencoder | None:
+        """The autoencoder where it need not be trained: finished before, or loaded from a file."""
+        file, optimisation = self.pretrained.autoencoder, self.config.autoencoder.optimisation
+        if file is not None and (self.weights is not None or checkpoint.is_maisi_file(file)):
+            logger.info(maisi.LICENCE_NOTE)
+        finished = checkpoint.load_autoencoder(self.folder, optimisation)
+        self.accelerator.wait_for_everyone()  # all have looked before the first one writes
+        if finished is not None or file is None:
+            return finished
+        return self._saved(checkpoint.load_autoencoder_file(file, optimisation))
+
+    def cache_variants(self) -> None:
+        """Write all variants that are missing; returns when those of every process are there."""
+        for case_id in own_cases(self.data, self.accelerator, "variants"):
+            make_variants(self.data, case_id, self.cache, self.spacing, self.config)
+        self.accelerator.wait_for_everyone()
+
+    def trained_autoencoder(self) -> Autoencoder:
+        variants = variant_split(self.data, self.config.tcdm.pairs)
+        return self._saved(train_autoencoder(
+            self.data, self.config.autoencoder, variants, self.cache, self.folder / checkpoint.AUTOENCODER,
+            self.accelerator, self.config.seed,
+        ))  # fmt: skip
+
+    def train_tcdm(self, autoencoder: Autoencoder) -> LatentScale:
+        """Encode the variants and train TCDM on their latents; returns the latents' scale."""
+        variants = all_variants(self.data.case_ids, self.config.tcdm.pairs)
+        scale = cache_latents(autoencoder, variants, self.cache, self.accelerator)
+        if self.weights is not None:
+            scale = maisi.checked_scale(self.weights, scale)
+        train_tcdm(
+            self.data, self.config, self.cache, self.folder / checkpoint.TCDM_FOLDER, self.accelerator, scale,
+            self.spacing, autoencoder, self.means_hu, self.weights,
+        )  # fmt: skip
+        return scale
+
+    def record(self, autoencoder: Autoencoder, scale: LatentScale) -> checkpoint.GeneratorRecord:
+        return checkpoint.GeneratorRecord(
+            **self.origin, autoencoder=autoencoder.config, tcdm=self.config.tcdm, latent_scale=scale,
+            working_spacing_mm=triple(self.spacing), validation_cases=tuple(self.data.split()[1]),
+            images={case_id: case.image_sha256 for case_id, case in self.cases.items()},
+            means_hu={str(label): round(mean, 1) for label, mean in self.means_hu.items()},
+        )  # fmt: skip
+
+    def _saved(self, autoencoder: Autoencoder) -> Autoencoder:
+        if self.accelerator.is_main_process:
+            checkpoint.save_autoencoder(self.folder, autoencoder, self.metadata)
+        return autoencoder
+
+
 def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
-    """What can be wrong with a training before its scans are read, listed at once.
+    """Find all faults of the settings before any scan is read.
 
     Args:
-        config: with the settings of loaded weights, where there are any.
-        data: the labelled cases; none is read.
-        accelerator: processes.
-        loaded: whether a denoiser is loaded.
+        config: With the settings of loaded weights, where there are any.
+        data: The labelled cases; none is read.
+        accelerator: Processes.
+        loaded: Whether a denoiser is loaded.
 
     Raises:
         ValueError: naming every fault, a line each.
@@ -203,69 +252,3 @@ def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Acceler
             faults.append(str(error))
     if faults:
         raise ValueError("\n".join(faults))
-
-
-def _cache_variants(
-    data: TrainingData, config: FCaSConfig, cache: Path, spacing: Sequence[float], accelerator: Accelerator
-) -> None:
-    """Write all variants that are not there yet; returns when those of every process are."""
-    for case_id in own_cases(data, accelerator, "variants"):
-        make_variants(data, case_id, cache, spacing, config)
-    accelerator.wait_for_everyone()
-
-
-def _ready_autoencoder(
-    config: FCaSConfig,
-    folder: Path,
-    pretrained: PretrainedFiles,
-    accelerator: Accelerator,
-    metadata: Mapping[str, str] | None,
-) -> Autoencoder | None:
-    """The autoencoder of this run, where it need not be trained: finished before, or loaded from a file."""
-    file, optimisation = pretrained.autoencoder, config.autoencoder.optimisation
-    if file is not None and (pretrained.denoiser is not None or checkpoint.is_maisi_file(file)):
-        logger.info(maisi.LICENCE_NOTE)
-    kept = checkpoint.load_autoencoder(folder, optimisation)
-    accelerator.wait_for_everyone()  # all have looked before the first one writes
-    if kept is None and file is not None:
-        kept = checkpoint.load_autoencoder_file(file, optimisation)
-        if accelerator.is_main_process:
-            checkpoint.save_autoencoder(folder, kept, metadata)
-    return kept
-
-
-def _trained_autoencoder(
-    data: TrainingData, config: FCaSConfig, folder: Path, accelerator: Accelerator, metadata: Mapping[str, str] | None
-) -> Autoencoder:
-    trained = train_autoencoder(
-        data, config.autoencoder, variant_split(data, config.tcdm.pairs), folder / CACHE_FOLDER,
-        folder / checkpoint.AUTOENCODER, accelerator, config.seed,
-    )  # fmt: skip
-    if accelerator.is_main_process:
-        checkpoint.save_autoencoder(folder, trained, metadata)
-    return trained
-
-
-def _claim(
-    folder: Path,
-    data: TrainingData,
-    config: FCaSConfig,
-    cases: Mapping[str, SurveyedCase],
-    pretrained: PretrainedFiles,
-    accelerator: Accelerator,
-) -> None:
-    """Make the folder this run's own, or see that it is."""
-    roles = {name: tuple(given) for name, given in data.roles.items()}
-    run = Run(
-        config, dict(data.labels), dict(data.surroundings), _hashes(cases), pretrained.identity(), GEOMETRY, roles
-    )
-    before = read_run(folder)
-    accelerator.wait_for_everyone()  # all have looked before the first one writes
-    faults = run_faults(before, run) if before is not None else []
-    if faults:
-        raise ValueError(
-            f"{folder}: a run must go on with the settings, files and data it began with, got {'; '.join(faults)}. "
-            "Give your configuration another preset name, or delete the folder to train anew."
-        )
-    if accelerator.is_main_process and before is None:
-        write_run(folder, run)

@@ -16,7 +16,7 @@ from fcas_nnunet.config.options import Precision
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, generator_exists, save_record
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
-from fcas_nnunet.generator.run_file import RUN_FILE, Run, write_run
+from fcas_nnunet.generator.run_file import RUN_FILE, Run
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
@@ -43,7 +43,7 @@ def pretend_trained(home, files=None):
     save_record(folder, GeneratorRecord(
         config, config.autoencoder, config.tcdm, LABELS, SURROUNDINGS, (1.0, 1.0, 1.0), LatentScale(), {}, (),
     ))  # fmt: skip
-    write_run(folder, Run(config, LABELS, SURROUNDINGS, {}, (files or PretrainedFiles()).identity()))
+    save_config(Run(config, LABELS, SURROUNDINGS, {}, (files or PretrainedFiles()).identity()), folder / RUN_FILE)
     return folder
 
 

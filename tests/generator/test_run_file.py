@@ -6,7 +6,8 @@ import pytest
 import yaml
 from fcas_nnunet_small import short_config
 
-from fcas_nnunet.generator.run_file import RUN_FILE, FileIdentity, Run, read_run, run_faults, write_run
+from fcas_nnunet.config.files import save_config
+from fcas_nnunet.generator.run_file import RUN_FILE, FileIdentity, Run, read_run, run_faults
 
 RUN = Run(
     short_config(),
@@ -26,13 +27,13 @@ def changed(**optimisation):
 
 def test_it_survives_the_disk(tmp_path):
     assert read_run(tmp_path) is None
-    write_run(tmp_path, RUN)
+    save_config(RUN, tmp_path / RUN_FILE)
     assert read_run(tmp_path) == RUN
 
 
 def test_a_file_of_an_earlier_version_lacks_settings_that_came_later(tmp_path):
     """They had their defaults, so a half-trained run is resumed after an upgrade."""
-    write_run(tmp_path, RUN)
+    save_config(RUN, tmp_path / RUN_FILE)
     content = yaml.safe_load((tmp_path / RUN_FILE).read_text())
     del content["config"]["grid"]["min_voxels"], content["config"]["tcdm"]["pairs"]["one_direction"]
     del content["config"]["masks"]["stenosis"], content["config"]["confidence"]

@@ -1,4 +1,4 @@
-"""In which precision a device computes."""
+"""The precision in which a device computes."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def drawing_precision(device: torch.device) -> torch.dtype:
-    """Of the autocast in which scans are drawn, whatever a generator was trained in: bf16 where it is fast."""
+    """Precision of the autocast in which scans are drawn, however the generator was trained: bf16 where it is fast."""
     return torch.bfloat16 if supports_bf16(device) else torch.float32

@@ -81,7 +81,13 @@ def test_a_thin_vessel_is_one_piece_in_every_condition_on_a_coarser_grid(tmp_pat
     grid = replace(GridConfig(max_voxels=48**3), crop_size=(16, 16, 16))
     roles = label_roles(LABELS)
     data = replace(DATA, load_case=lambda _: case)
-    make_variants(data, "p0", tmp_path, (5, 5, 5), replace(TINY, grid=grid))
+    make_variants(
+        data,
+        "p0",
+        tmp_path,
+        (5, 5, 5),
+        replace(TINY, grid=grid, autoencoder=replace(TINY.autoencoder, crop_size=(16, 16, 16))),
+    )
     stored = load_file(tmp_path / Variant("p0", 0, 0).shape_file)
     working = WorkingGrid.of_case(case, (5, 5, 5), TINY.tcdm, grid.crop_size)
     assert working.resampled_shape == (13, 13, 13)

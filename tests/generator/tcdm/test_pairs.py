@@ -142,7 +142,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("variants")
     pairs = PairConfig(num_shapes=2, num_contrasts=2)
     tcdm, grid = replace(TINY.tcdm, pairs=pairs), GridConfig(crop_size=(16, 16, 16))
-    config = replace(TINY, tcdm=tcdm, grid=grid, masks=MaskConfig())
+    autoencoder = replace(TINY.autoencoder, crop_size=(16, 16, 16))
+    config = replace(TINY, tcdm=tcdm, grid=grid, autoencoder=autoencoder, masks=MaskConfig())
     data = TrainingData(["p0", "p1"], load_small_case, LABELS, {})
     for number, case_id in enumerate(data.case_ids):
         make_variants(data, case_id, folder, (2, 2, 2), config)

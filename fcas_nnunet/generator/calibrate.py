@@ -43,6 +43,9 @@ class PlannedDrawing:
     template: str
     held_out: bool
 
+    def path(self, cache: Path) -> Path:
+        return cache / f"drawing_{self.number:04d}.safetensors"
+
 
 def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[PlannedDrawing]:
     """Which cases are drawn: training cases in turn, every fourth drawing a validation case where there are some."""
@@ -61,11 +64,7 @@ def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[Pl
 
 
 def calibrate(
-    generator: Generator,
-    data: TrainingData,
-    config: CalibrationConfig,
-    cache: Path,
-    accelerator: Accelerator,
+    generator: Generator, data: TrainingData, config: CalibrationConfig, cache: Path, accelerator: Accelerator
 ) -> tuple[Calibration, ErrorModel]:
     """Learn a trained generator's errors from drawings of the cases it was trained on.
 
@@ -78,15 +77,15 @@ def calibrate(
     planned = plan_drawings(generator.record, config)
     mine = planned[accelerator.process_index :: accelerator.num_processes]
     for drawing in tqdm(mine, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
-        path = _path(cache, drawing)
+        path = drawing.path(cache)
         if not path.is_file():
             _draw(generator, data, drawing, config, path, accelerator)
     accelerator.wait_for_everyone()
-    learnt = [read_tensors(_path(cache, drawing)) for drawing in planned if not drawing.held_out]
-    model = fit_error_model(learnt, config, derive_seed(generator.record.config.seed, "error model"))
-    held_out = [drawing for drawing in planned if drawing.held_out]
-    inside, outside = _scales(model, [read_tensors(_path(cache, drawing)) for drawing in held_out], config)
     record = generator.record
+    learnt = [read_tensors(drawing.path(cache)) for drawing in planned if not drawing.held_out]
+    model = fit_error_model(learnt, config, derive_seed(record.config.seed, "error model"))
+    held_out = [drawing for drawing in planned if drawing.held_out]
+    inside, outside = _scales(model, [read_tensors(drawing.path(cache)) for drawing in held_out], config)
     calibration = Calibration(
         config=config,
         sampling=record.config.sampling.for_model(record.tcdm.prediction_type),
@@ -207,7 +206,3 @@ def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> torch.Tensor:
     parts = [np.flatnonzero(codes.ravel() > 0), np.flatnonzero(codes.ravel() == 0)]
     chosen = [rng.choice(part, min(count // 2, len(part)), replace=False) for part in parts]
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
-
-
-def _path(cache: Path, drawing: PlannedDrawing) -> Path:
-    return cache / f"drawing_{drawing.number:04d}.safetensors"

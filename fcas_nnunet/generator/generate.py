@@ -70,7 +70,9 @@ def drawn_case(
     """As `make_case`, from the mask and the record of `reference_mask`, and the case they come from."""
     record = generator.record
     template = source if plan.template == plan.reference else load_case(plan.template)
-    around = carried_surroundings(source, mask_record) if record.draws_surroundings else None
+    around = source.surroundings if record.draws_surroundings else None
+    if around is not None and mask_record:  # under the deformation of the new mask, as in training
+        around = deform_labels(around, Recipe.from_dict(mask_record).deformation, source.spacing_mm)
     reference = Case(plan.case_id, None, mask, source.affine, around)
     drawing = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
     image = np.rint(drawing.image).astype(np.int16)
@@ -133,13 +135,6 @@ def reference_mask(
     except NoMaskError as error:
         raise NoMaskError(f"{plan.reference}: {error}") from error
     return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
-
-
-def carried_surroundings(reference: Case, mask_record: Mapping[str, Any]) -> np.ndarray | None:
-    """A case's surroundings under the deformation of its new mask, as in training; None where it has none."""
-    if reference.surroundings is None or not mask_record:
-        return reference.surroundings
-    return deform_labels(reference.surroundings, Recipe.from_dict(mask_record).deformation, reference.spacing_mm)
 
 
 def remake_case(

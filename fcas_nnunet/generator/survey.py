@@ -19,14 +19,9 @@ from fcas_nnunet.orientation import Orientation
 
 @dataclass(frozen=True)
 class SurveyedCase:
-    """A training case.
+    """A training case; shape and voxel size are along the turned axes, `means_hu` are those of its labels.
 
-    Attributes:
-        shape: Voxels along the turned axes.
-        spacing_mm: Voxel size along the turned axes.
-        sha256: Hash of image, mask and surroundings.
-        image_sha256: Hash of the scan alone, whatever its labels.
-        means_hu: Label id → mean HU, of the labels that it has.
+    `sha256` is that of image, mask and surroundings, `image_sha256` that of the scan alone.
     """
 
     shape: tuple[int, int, int]

@@ -217,16 +217,9 @@ class _Training:
 
 
 def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
-    """Find all faults of the settings before any scan is read.
+    """Raise a ValueError with all faults of the settings, a line each, before any scan is read.
 
-    Args:
-        config: With the settings of loaded weights, where there are any.
-        data: The labelled cases; none is read.
-        accelerator: Processes.
-        loaded: Whether a denoiser is loaded.
-
-    Raises:
-        ValueError: naming every fault, a line each.
+    Where a denoiser is loaded, the settings include its own.
     """
     faults: list[str] = []
     if config.tcdm.frozen_denoiser and not loaded:

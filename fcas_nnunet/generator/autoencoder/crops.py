@@ -12,7 +12,7 @@ import torch
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING
 from fcas_nnunet.generator.data.variants import IMAGE, REFERENCE, Variant, crop_at, read_crop, stored_shape
-from fcas_nnunet.generator.optimisation.batches import Batch, permutation
+from fcas_nnunet.generator.optimisation.batches import Batch, in_turn
 from fcas_nnunet.seeds import derive_seed
 
 #: Share of the crops that are centred on a labelled voxel.
@@ -66,9 +66,7 @@ class CropSampler:
         return CropBatch(*(torch.stack(parts) for parts in zip(*map(self._read, numbers), strict=True)))
 
     def _read(self, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        turn, place = divmod(number, len(self.variants))
-        order = permutation(derive_seed(self.seed, "autoencoder", self.name, "order", turn), len(self.variants))
-        variant = self.variants[int(order[place])]
+        variant = self.variants[in_turn(number, len(self.variants), self.seed, "autoencoder", self.name, "order")]
         item_seed = derive_seed(self.seed, "autoencoder", self.name, number)
         rng = np.random.default_rng(item_seed)
         shape_path = self.folder / variant.shape_file

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from fcas_nnunet.config.generator import OptimisationConfig
+from fcas_nnunet.seeds import derive_seed
 
 _KEPT_ORDERS = 8
 #: Micro-batches that are read while one is computed.
@@ -123,7 +124,12 @@ def read_ahead(read: Callable[[Request], BatchT], requests: Iterable[Request]) -
         pool.shutdown(cancel_futures=True)
 
 
+def in_turn(number: int, count: int, *seed: int | str) -> int:
+    """An entry of an endless sequence of permutations of 0 … count − 1; `seed` without the permutation's number."""
+    turn, place = divmod(number, count)
+    return int(_permutation(derive_seed(*seed, turn), count)[place])
+
+
 @lru_cache(_KEPT_ORDERS)
-def permutation(seed: int, count: int) -> np.ndarray:
-    """A permutation of 0 … count − 1; cached, since every item of an epoch needs it."""
+def _permutation(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(count)

@@ -227,21 +227,19 @@ class Training(Generic[BatchT]):
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.history.validations_since_best
 
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        return {
+            "model": self._unwrapped, "average": self.average, "optimizer": self.optimizer,
+            "scaler": self.accelerator.scaler,
+        }  # fmt: skip
+
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        scaler = self.accelerator.scaler
-        state: dict[str, Any] = {
-            "step": self.step,
-            "history": vars(self.history),
-            "model": self._unwrapped.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "best": self.best,
-        }
+        state = {name: None if part is None else part.state_dict() for name, part in self._stateful.items()}
         with atomic_path(self.folder / STATE_FILE) as temporary:
-            torch.save(state, temporary)
+            torch.save(state | {"step": self.step, "history": vars(self.history), "best": self.best}, temporary)
 
     def _resume(self) -> None:
         path = self.folder / STATE_FILE
@@ -249,12 +247,9 @@ class Training(Generic[BatchT]):
             return
         try:
             state = read_content(path)
-            self._unwrapped.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            if self.accelerator.scaler is not None and state["scaler"]:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+            for name, part in self._stateful.items():
+                if part is not None and (name != "scaler" or state[name]):  # precision may have changed
+                    part.load_state_dict(state[name])
             self.step, self.best = state["step"], state["best"]
             self.history = History(**state["history"])
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

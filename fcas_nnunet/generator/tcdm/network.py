@@ -12,12 +12,12 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.config.options import Architecture, Conditioning
 from fcas_nnunet.generator.autoencoder.network import fold_blocks
 from fcas_nnunet.generator.tcdm.prior import PRIOR_CHANNELS, LatentPrior
-from fcas_nnunet.generator.tcdm.recomputing import recompute
 
 #: What MAISI multiplies spacings (mm) and regions by before its embeddings.
 SPACING_SCALE = REGION_SCALE = 100.0
@@ -102,6 +102,16 @@ class EmbeddedControlNet(ControlNetMaisi):
         return tuple(down), mid
 
 
+class Recomputed(nn.Module):
+    """Mixed into a module's class: keeps only its inputs for the backward pass. The module must not be random."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        run = super().forward
+        if not torch.is_grad_enabled():
+            return run(*args, **kwargs)
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
 class TCDM(nn.Module):
     """Template-guided conditional diffusion model on latents.
 
@@ -163,11 +173,13 @@ class TCDM(nn.Module):
 
     def _recompute_blocks(self) -> None:
         """Checkpoint the modules with most activations: the levels' blocks, and the embedding at full resolution."""
+        modules = [self._embedding]
         for network in (self.denoiser, self.controlnet):
             if network is not None:
-                for block in (*network.down_blocks, network.middle_block, *getattr(network, "up_blocks", ())):
-                    recompute(block)
-        recompute(self._embedding)
+                modules += [*network.down_blocks, network.middle_block, *getattr(network, "up_blocks", ())]
+        for module in modules:  # in place: parameters keep their names, and copies are checkpointed, too
+            own = type(module)
+            module.__class__ = type(own.__name__, (Recomputed, own), {})
 
     @property
     def _embedding(self) -> nn.Module:
@@ -208,9 +220,8 @@ class TCDM(nn.Module):
         """
         if self.prior is None:
             return self._denoise(noisy_latents, timesteps, embedded_condition)
-        prior, embedding = _split_prior(embedded_condition)
-        mean, scale = self.prior.around(noisy_latents.float(), timesteps, prior)
-        return mean + scale * self._denoise(noisy_latents, timesteps, embedding).float()
+        mean, scale = self.prior.around(noisy_latents.float(), timesteps, embedded_condition[:, :PRIOR_CHANNELS])
+        return mean + scale * self._denoise(noisy_latents, timesteps, embedded_condition[:, PRIOR_CHANNELS:]).float()
 
     def loss_weights(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
@@ -218,7 +229,7 @@ class TCDM(nn.Module):
         """Weights of the squared error, mean 1, [B, 4, d, h, w]: the inverse of the prior's scale. None without one."""
         if self.prior is None:
             return None
-        _, scale = self.prior.around(noisy_latents.float(), timesteps, _split_prior(embedded_condition)[0])
+        _, scale = self.prior.around(noisy_latents.float(), timesteps, embedded_condition[:, :PRIOR_CHANNELS])
         return (1 / scale) / (1 / scale).mean()
 
     def _denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
@@ -241,10 +252,6 @@ class TCDM(nn.Module):
             return spacing | {"class_labels": torch.full((batch,), CT_CLASS, device=noisy_latents.device)}
         region = REGION_SCALE * torch.tensor(THORAX).to(noisy_latents).expand(batch, -1)
         return spacing | {"top_region_index_tensor": region, "bottom_region_index_tensor": region}
-
-
-def _split_prior(embedded_condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return embedded_condition[:, :PRIOR_CHANNELS], embedded_condition[:, PRIOR_CHANNELS:]
 
 
 def _controlnet_embedding(config: TCDMConfig) -> nn.Module:

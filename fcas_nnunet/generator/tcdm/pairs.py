@@ -14,7 +14,7 @@ from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, PairConfig
 from fcas_nnunet.config.options import ItemsPerEpoch
 from fcas_nnunet.generator.autoencoder.latents import LOG_STD, MEAN
 from fcas_nnunet.generator.data.variants import IMAGE, REFERENCE, TEMPLATE, Variant, crop_at, read_crop, stored_shape
-from fcas_nnunet.generator.optimisation.batches import Batch, permutation
+from fcas_nnunet.generator.optimisation.batches import Batch, in_turn
 from fcas_nnunet.seeds import derive_seed
 
 
@@ -117,7 +117,7 @@ class PairSampler:
         contrast_a, contrast_b = (int(c) for c in rng.integers(self.pairs.num_contrasts, size=2))
         selves = math.floor(number * self._self_share)
         if math.floor((number + 1) * self._self_share) > selves:
-            case_a = case_b = self.case_ids[self._in_turn("selves", len(self.case_ids), selves)]
+            case_a = case_b = self.case_ids[in_turn(selves, len(self.case_ids), self.seed, self.name, "selves")]
             contrast_b = contrast_a
         else:
             ends = self._ends(number - selves)
@@ -136,19 +136,13 @@ class PairSampler:
         )
         return a, b
 
-    def _in_turn(self, what: str, count: int, number: int) -> int:
-        """An entry of an endless sequence of permutations."""
-        turn, place = divmod(number, count)
-        return int(permutation(derive_seed(self.seed, self.name, what, turn), count)[place])
-
     def _ends(self, number: int) -> tuple[int, int]:
         """The cases of a pair, by its place in the rounds; ordered with `one_direction`."""
         if self._of_cases:
-            first = number - number % self._pairs_per_round
-            after = first + (number + 1) % self._pairs_per_round
-            a, b = (self._in_turn("cases", self._pairs_per_round, place) for place in (number, after))
+            after = number - number % self._pairs_per_round + (number + 1) % self._pairs_per_round
+            a, b = (in_turn(place, self._pairs_per_round, self.seed, self.name, "cases") for place in (number, after))
             return a, b
-        number = self._in_turn("pairs", self._pairs_per_round, number)
+        number = in_turn(number, self._pairs_per_round, self.seed, self.name, "pairs")
         if self.pairs.one_direction:
             a, b = divmod(number, len(self.case_ids) - 1)
             return a, b + (b >= a)

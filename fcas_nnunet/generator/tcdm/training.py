@@ -170,19 +170,10 @@ def train_tcdm(
     means_hu: Mapping[int, float],
     weights: MaisiWeights | None = None,
 ) -> None:
-    """Train TCDM on the cached latents; writes the last weights and the best averaged ones.
+    """Train TCDM on the variants and latents in `cache`; `folder` gets the last weights and the best averaged ones.
 
-    Args:
-        data: The cases.
-        config: Configuration of the generator.
-        cache: Folder of the variants and their latents.
-        folder: Where weights and progress are written.
-        accelerator: Device, precision, processes.
-        scale: Raw latents ↔ scaled latents.
-        spacing_mm: Working spacing along (D, H, W).
-        autoencoder: Frozen; decodes the sample pictures.
-        means_hu: Label id → its mean HU over the cases.
-        weights: MAISI's weights to start from.
+    The frozen autoencoder decodes the sample pictures. `means_hu` (label id → mean over the cases) helps out where a
+    template lacks a structure; `weights` of MAISI are where the training starts.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))

@@ -43,11 +43,7 @@ def load_config(config_type: type[T], path: Path) -> T:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not YAML, or keys or values are wrong; every fault is named, a line each.
     """
-    values = read_yaml(path)
-    try:
-        return from_dict(config_type, values)
-    except ValueError as error:
-        raise ValueError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+    return from_dict(config_type, read_yaml(path), where=f"{path}: ")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

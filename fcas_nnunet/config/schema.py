@@ -89,12 +89,13 @@ def check(*rules: tuple[bool, str, str, object]) -> None:
         raise ValueError("\n".join(broken))
 
 
-def from_dict(config_type: type[T], values: Any) -> T:
+def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
     """Build settings from plain values: dicts, lists, strings, numbers.
 
     Args:
         config_type: decorated with `settings`.
         values: as YAML or JSON gave them; what is left out takes its default, and what a class removed is dropped.
+        where: Precedes every fault: the file, or the dotted name of the block.
 
     Raises:
         ValueError: naming every setting that is unknown, missing or wrong, a line each.
@@ -102,11 +103,11 @@ def from_dict(config_type: type[T], values: Any) -> T:
     try:
         text = json.dumps(without_removed(config_type, values), default=str)
     except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, a block that holds itself
-        raise ValueError(f"settings: must be plain names and values, got an error: {error}.") from error
+        raise ValueError(f"{where}settings: must be plain names and values, got an error: {error}.") from error
     try:
         return TypeAdapter(config_type).validate_json(text)
     except ValidationError as error:
-        raise ValueError("\n".join(_sentences(error))) from None
+        raise ValueError("\n".join(where + sentence for sentence in _sentences(error))) from None
 
 
 def without_removed(config_type: Any, values: Any) -> Any:

@@ -84,15 +84,16 @@ def run(argv: Sequence[str]) -> None:
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
-    confidence = from_dict(ConfidenceConfig, shared["confidence"])
+    confidence = from_dict(ConfidenceConfig, shared["confidence"], f"{path}: confidence.")
     generator = _generator_record(model, confidence, shared)
     library = _library(records, shared, generator)
     _check_parents(records, library)
     _name_other_versions(records)
     plans = [CasePlan.from_record(record) for record in records.values()]
     job = Job(
-        cases=library, model=model, output=output, sampling=from_dict(SamplingConfig, shared["sampling"]),
-        confidence=confidence, masks=from_dict(MaskConfig, shared["mask_config"]), bounds_ml={},
+        cases=library, model=model, output=output, confidence=confidence, bounds_ml={},
+        sampling=from_dict(SamplingConfig, shared["sampling"], f"{path}: sampling."),
+        masks=from_dict(MaskConfig, shared["mask_config"], f"{path}: mask_config."),
         label_map={int(source): target for source, target in shared["label_map"].items()},
         roles=read_roles(shared["roles"]), device_name=args.device,
         shared=shared | {"versions": versions()}, replayed=records,

@@ -139,6 +139,10 @@ def test_what_cannot_be_made_again_is_refused(raw: Path, capsys: pytest.CaptureF
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"run_seed": 9})]) + "\n")
     assert "must be of one run, got others: fcas_00001. Name them apart" in refused(capsys, str(mixed))
+    preview = tmp_path / "preview.jsonl"
+    record = json.loads(lines[0])
+    preview.write_text(json.dumps(record | {"confidence": record["confidence"] | {"decoder": "preview"}}) + "\n")
+    assert f"{preview}: confidence.decoder: must be left out, since there is no such" in refused(capsys, str(preview))
 
 
 # ---- What the report prints

@@ -75,8 +75,8 @@ def calibrate(
         The scale and the error model, on the CPU; the same in every process.
     """
     planned = plan_drawings(generator.record, config)
-    mine = planned[accelerator.process_index :: accelerator.num_processes]
-    for drawing in tqdm(mine, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
+    own = planned[accelerator.process_index :: accelerator.num_processes]
+    for drawing in tqdm(own, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
         path = drawing.path(cache)
         if not path.is_file():
             _draw(generator, data, drawing, config, path, accelerator)

@@ -98,13 +98,13 @@ def refuse_made_otherwise(
     before, now = dotted({key: was[key] for key in wanted if key in was}, _MAPS), dotted(wanted, _MAPS)
     differ = [key for key in now | before if before.get(key) != now.get(key)]
     theirs, ours = (lines.get(_VERSIONS, {}).get(_PACKAGE, "(version unknown)") for lines in (record, shared))
-    said = [f"{key} {_shortened(now.get(key))} instead of {_shortened(before.get(key))}" for key in differ[:_NAMED]]
+    changes = [f"{key} {_shortened(now.get(key))} instead of {_shortened(before.get(key))}" for key in differ[:_NAMED]]
     reason = ""
     if theirs != ours or any((key in before) != (key in now) for key in differ):
         which = f"{_PACKAGE} {theirs}, this is {ours}" if theirs != ours else f"an earlier state of {_PACKAGE} {ours}"
         reason = f"They were made by {which}, where settings may be others: go on with that version. Or "
     remedy = "choose another -o, or delete the folder." if reason else "Choose another -o, or delete the folder."
-    raise ValueError(f"{rule}, got others: {listed(strangers)} ({'; '.join(said)}). {reason}{remedy}")
+    raise ValueError(f"{rule}, got others: {listed(strangers)} ({'; '.join(changes)}). {reason}{remedy}")
 
 
 def _shortened(value: Any) -> str:

@@ -27,7 +27,7 @@ Request = TypeVar("Request")
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of some items, first axis the items unless said otherwise; fields are tensors or batches again."""
+    """Tensors of some items, by default along the first axis; fields are tensors or batches."""
 
     def map(self: BatchT, change: Callable[[torch.Tensor], torch.Tensor]) -> BatchT:
         """The batch with every tensor changed."""

@@ -112,7 +112,7 @@ def _guess_blocks(condition: torch.Tensor) -> torch.Tensor:
 
 
 def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """[B, C, d, h, w] => [B · d · h · w, C] each; of more than are kept, the same random ones of all."""
+    """[B, C, d, h, w] => [B · d · h · w, C] each; of too many rows, the same random ones of all."""
     rows = [tensor.movedim(1, -1).flatten(0, -2) for tensor in tensors]
     if len(rows[0]) <= _MAX_ROWS:
         return rows

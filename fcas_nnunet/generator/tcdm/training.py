@@ -172,8 +172,8 @@ def train_tcdm(
 ) -> None:
     """Train TCDM on the variants and latents in `cache`; `folder` gets the last weights and the best averaged ones.
 
-    The frozen autoencoder decodes the sample pictures. `means_hu` (label id → mean over the cases) helps out where a
-    template lacks a structure; `weights` of MAISI are where the training starts.
+    The frozen autoencoder decodes the sample pictures, `means_hu` (label id → mean over the cases) stands in for
+    structures that a template lacks, and training starts from MAISI's `weights` where they are given.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))

@@ -47,7 +47,7 @@ class MapScores:
     """A map in a region of a case."""
 
     ause: float  # 0 for the error's own order, 0.5 for a random one, 1 for the reverse
-    spearman: float  # of doubt and error
+    spearman: float  # rank correlation of doubt and error
 
 
 @dataclass(frozen=True)

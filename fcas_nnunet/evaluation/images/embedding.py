@@ -17,8 +17,8 @@ class Embedding:
     """Where cases lie on the map. Distances between far points, and the axes, mean nothing."""
 
     coordinates: np.ndarray  # float64 [N, 2]
-    perplexity: float  # that was used: 30, or a third of the points where there are too few for that
-    seed: int  # of the optimisation
+    perplexity: float  # the one that was used: 30, or a third of the points where there are too few for that
+    seed: int  # seed of the optimisation
 
 
 def embed(features: np.ndarray, perplexity: float = PERPLEXITY, seed: int = SEED) -> Embedding:

@@ -38,7 +38,7 @@ class Fid25d:
 
     fid: float  # mean of the planes
     planes: dict[str, float]  # xy, yz, zx → FID over all their slices
-    real_slices: int  # of all scans, in the plane that has fewest
+    real_slices: int  # number of slices of all scans, in the plane that has fewest
     synthetic_slices: int
 
 

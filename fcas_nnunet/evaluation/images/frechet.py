@@ -18,7 +18,7 @@ class KernelDistance:
     """An unbiased squared maximum mean discrepancy."""
 
     value: float  # 0 in expectation for two samples of one distribution, and below 0 as often as above
-    standard_error: float  # of it; NaN where there are too few samples to tell
+    standard_error: float  # NaN where there are too few samples to tell
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -22,7 +22,7 @@ class Intensities:
     mean_hu: float  # mean of the scans' means
     std_hu: float  # spread of voxels over all scans
     between_cases_hu: float  # spread of the scans' means: how differently patients are enhanced
-    count: int  # scans that show the structure
+    count: int  # number of scans that show the structure
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ COPY_MEASURES = (Measure.IMAGE, Measure.CONTRAST_MATCHED, Measure.FEATURES)
 class Nearest:
     """The training case nearest by one measure."""
 
-    case_id: str | None  # of it; None where no training case can be compared
-    distance: float  # to it; NaN likewise
+    case_id: str | None  # None where no training case can be compared
+    distance: float  # NaN where none can be compared
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Threshold:
     """Below which distance a scan is suspect."""
 
     value: float  # NaN where there is nothing to take it from
-    rule: str  # how it was taken
-    count: int  # of the real scans behind it
-    expected_share: float  # of new real scans that fall below it all the same
+    rule: str  # how the value was taken
+    count: int  # number of real scans behind the value
+    expected_share: float  # share of new real scans that fall below the value all the same
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class Nearer:
 class CopyRate:
     """How often the nearest training case is the template, or the source of the mask."""
 
-    matches: int  # cases for which it is
-    count: int  # cases looked at
+    matches: int  # number of cases for which it is
+    count: int  # number of all cases
     rate: float  # matches / count
     chance: float  # what the rate would be if the parents were dealt anew to the same cases at random
-    excess_interval: tuple[float, float]  # of rate − chance, 95 %, over templates and references
+    excess_interval: tuple[float, float]  # 95 % interval of rate − chance, over templates and references
 
 
 def distances(query: CentredScan, library: Sequence[CentredScan]) -> dict[Measure, np.ndarray]:

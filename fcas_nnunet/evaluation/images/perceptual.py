@@ -52,7 +52,7 @@ class PerceptualScore:
 
     lpips: float  # mean of the planes; 0 for equal scans
     planes: dict[str, float]  # plane → mean over its slices
-    slices: dict[str, int]  # plane → how many there were
+    slices: dict[str, int]  # plane → number of its slices
 
 
 class PerceptualDistance:

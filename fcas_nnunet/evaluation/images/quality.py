@@ -45,7 +45,7 @@ class ImageScores:
 
     ssim: float  # structural similarity of the normalised scans, at most 1
     rmse: float  # root mean square error of the normalised scans, in [0, 1]
-    rmse_hu: float  # that of the scans as they are, in HU, not clipped
+    rmse_hu: float  # root mean square error of the scans as they are, in HU, not clipped
 
 
 def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: IntensityRange) -> ImageScores:

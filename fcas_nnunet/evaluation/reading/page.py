@@ -21,7 +21,7 @@ class ShownBag:
 
     bag_id: str  # `bag-01`
     shape: Triple[int]  # voxels along (Z, Y, X) of the grid that all its volumes share
-    spacing_mm: Triple[float]  # of that grid
+    spacing_mm: Triple[float]  # voxel size of that grid
     images: dict[str, Atlas]  # letter → volume
     mask: Atlas | None  # the label map that all share, where there is one
 

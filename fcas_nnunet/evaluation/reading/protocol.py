@@ -32,8 +32,8 @@ _RESERVED_KEYS = frozenset({"total", "rank"})
 class Criterion:
     """What an image is scored on."""
 
-    key: str  # in files: small letters, digits and underscores
-    name: str  # on the page
+    key: str  # name in files: small letters, digits and underscores
+    name: str  # name on the page
     question: str = ""  # a sentence that says what to look at
 
 
@@ -179,9 +179,9 @@ def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> No
 class Key:
     """The organiser's key, read back."""
 
-    reading_id: str  # of the page it belongs to
-    seed: int  # of the shuffling
-    protocol: Protocol  # what was asked
+    reading_id: str  # ties the key to its page
+    seed: int  # seed of the shuffling
+    protocol: Protocol  # what the readers were asked
     methods: dict[str, str]  # name → where its images came from
     bags: tuple[Bag, ...]  # in the order of the page
     case_ids: dict[str, dict[str, str]]  # bag id → letter → case id of the image

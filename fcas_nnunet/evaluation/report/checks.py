@@ -46,7 +46,7 @@ class Check:
 class Verdict:
     """All checks in one line."""
 
-    level: Level  # the worst of the checks'
+    level: Level  # the worst level of all checks
     headline: str  # a few words
     sentence: str  # what follows from it
 

@@ -23,9 +23,9 @@ _WRAPPED = re.compile(r"np\.float\d+\(([^)]*)\)")
 class Curves:
     """What a log tells."""
 
-    title: str  # whose training
+    title: str  # says whose training it is
     x: list[float]  # steps or epochs, increasing
-    x_title: str  # which of both
+    x_title: str  # which of the two
     train: list[float]  # training loss
     validation: list[float]  # validation loss
     dice: list[float]  # nnU-Net's pseudo Dice, mean over the labels; empty for the generator

@@ -53,7 +53,7 @@ class Card:
 class Companion:
     """A real scan beside a synthetic one."""
 
-    case_id: str  # of the real case
+    case_id: str  # id of the real case
     scan: int  # its number among the page's scans
     same_grid: bool  # whether both lie on one grid, so that places correspond voxel by voxel
 
@@ -72,8 +72,8 @@ class ViewerCase:
 class Report:
     """All that the page shows."""
 
-    name: str  # of the synthetic data set
-    real_name: str | None  # of the real one; None without
+    name: str  # name of the synthetic data set
+    real_name: str | None  # name of the real one; None without
     made: str  # how it was made, in a sentence
     checks: Sequence[Check]
     labels: Mapping[str, int]  # structure → id, without the background
@@ -86,15 +86,15 @@ class Report:
     viewer: Sequence[ViewerCase]  # cases to scroll through
     scans: Sequence[str]  # packed scans as JSON text, synthetic and real
     reduction: str  # what was reduced, in a sentence
-    results: Sequence[ShownResult]  # of fcas_evaluate
-    curves: Sequence[Curves]  # of trainings found
-    curves_note: str  # where was looked, and what was not found
+    results: Sequence[ShownResult]  # results of fcas_evaluate
+    curves: Sequence[Curves]  # curves of the trainings found
+    curves_note: str  # where logs were looked for, and what was not found
     provenance: Sequence[tuple[str, str]]  # (field, value) that all cases share
     replay: str | None  # the command that makes its cases again from their lines; None where there are no such lines
     remake: str | None  # the command line of the run that made the set; None where unknown
     records: Mapping[str, str]  # case id → its whole record as text
     faults: Sequence[str] = field(default_factory=tuple)  # what does not agree, a sentence each
-    command: str = "fcas_report"  # that made this page
+    command: str = "fcas_report"  # the command that made this page
 
 
 def render(report: Report) -> str:

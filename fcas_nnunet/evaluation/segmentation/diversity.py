@@ -24,7 +24,7 @@ MAX_PAIRS = 500
 class MaskSample:
     """What is kept of a mask to compare it."""
 
-    volumes_ml: tuple[float, ...]  # of each label, in the order of the labels
+    volumes_ml: tuple[float, ...]  # volume of each label, in the order of the labels
     centred: np.ndarray  # `centred_mask`, uint8 [96, 96, 96]
     source: str | None = None  # the given mask it was made from; None for a given mask itself
 

@@ -37,7 +37,7 @@ class LabelScores:
     """One label of one case."""
 
     dice: float  # 2|P∩Q| / (|P| + |Q|) in [0, 1], NaN when P and Q are empty
-    rdice: Mapping[int, float]  # radius in voxels → relaxed Dice in [0, 1], likewise
+    rdice: Mapping[int, float]  # radius in voxels → relaxed Dice in [0, 1], NaN likewise
     reference_voxels: int  # |Q|
     prediction_voxels: int  # |P|
     hd95_mm: float = math.nan  # 95 % Hausdorff distance in mm; `worst_distance_mm` where one mask is empty
@@ -51,12 +51,12 @@ class LabelScores:
 class LabelSummary:
     """One label over all cases."""
 
-    dice: Summary  # over the cases that have a score
-    rdice: Mapping[int, Summary]  # radius in voxels → likewise
-    both_empty: int  # cases without a score
-    only_prediction_empty: int  # cases where the label was missed altogether (they score 0)
-    only_reference_empty: int  # cases where the label was predicted but is not there (they score 0)
-    further: Mapping[str, Summary]  # each of FURTHER_MEASURES → likewise
+    dice: Summary  # Dice over the cases that have a score
+    rdice: Mapping[int, Summary]  # radius in voxels → relaxed Dice over them
+    both_empty: int  # number of cases without a score
+    only_prediction_empty: int  # number of cases where the label was missed altogether (they score 0)
+    only_reference_empty: int  # number of cases where the label was predicted but is not there (they score 0)
+    further: Mapping[str, Summary]  # each of FURTHER_MEASURES → the measure over them
 
 
 def score_case(

@@ -17,13 +17,13 @@ CONFIDENCE_LEVEL = 0.95
 class Comparison:
     """Second minus first, over the cases that have scores."""
 
-    first_mean: float  # Mean of the first scores
-    second_mean: float  # Mean of the second scores
-    difference: float  # Mean of the paired differences
+    first_mean: float  # mean of the first scores
+    second_mean: float  # mean of the second scores
+    difference: float  # mean of the paired differences
     interval: tuple[float, float]  # 95 % percentile bootstrap interval of the difference
     p_value: float  # Wilcoxon's signed-rank test, two-sided; 1 where no pair differs
-    holm_p_value: float  # The p value corrected over all compared labels (Holm)
-    count: int  # Number of pairs
+    holm_p_value: float  # the p value corrected over all compared labels (Holm)
+    count: int  # number of pairs
 
 
 def compare(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 class Summary:
     """A measure over cases."""
 
-    mean: float  # of the cases that have a score; NaN when none has
+    mean: float  # mean of the cases that have a score; NaN when none has
     std: float  # their sample standard deviation (n − 1); NaN for fewer than two
-    count: int  # how many they are
+    count: int  # number of cases that have a score
 
 
 def summarise(scores: Sequence[float]) -> Summary:

@@ -22,8 +22,8 @@ _BARS = 64
 class Series:
     """A line of a chart."""
 
-    label: str  # for the legend
-    x: Sequence[float]  # increasing
+    label: str  # name in the legend
+    x: Sequence[float]  # values, increasing
     y: Sequence[float]  # values; NaN leaves a gap
     role: str  # CSS class that gives the colour
     points: bool = False  # whether the values are few and marked one by one

@@ -24,7 +24,7 @@ class Frame:
     starts: Triple[int]  # first voxel of the crop along (Z, Y, X), counted after turning
     sizes: Triple[int]  # voxels of the crop along (Z, Y, X)
     full: Triple[int]  # voxels of the whole file along (Z, Y, X)
-    spacing_mm: Triple[float]  # of the file along (Z, Y, X)
+    spacing_mm: Triple[float]  # voxel size of the file along (Z, Y, X)
 
     @property
     def extent_mm(self) -> Triple[float]:

@@ -57,9 +57,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Yields:
         The path to write to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_old_strays(path.parent)
-    temporary = _temporary_name(path)
+    temporary = _temporary_beside(path)
     temporary.touch()
     mode = temporary.stat().st_mode
     temporary.unlink()
@@ -88,9 +86,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     Yields:
         The folder, empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_old_strays(path.parent)
-    folder = _temporary_name(path)
+    folder = _temporary_beside(path)
     folder.mkdir()
     try:
         yield folder
@@ -115,12 +111,7 @@ def remove_strays(folder: Path, *, deep: bool = False, age_s: float = 0.0) -> No
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a whole text file, or leave what was there; a file that holds the text already is not touched.
-
-    Args:
-        path: the file to make or replace.
-        text: its content, written as UTF-8.
-    """
+    """Write a whole text file in UTF-8, or leave what was there; a file that holds the text already is not touched."""
     if path.is_file() and path.read_bytes() == text.encode():
         return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -155,7 +146,9 @@ def _system_error(error: BaseException, temporary: Path, path: Path) -> OSError 
     return None if number is None else OSError(number, os.strerror(number), str(path))
 
 
-def _temporary_name(path: Path) -> Path:
+def _temporary_beside(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_old_strays(path.parent)
     return path.with_name(f".{path.name[:_LONGEST_NAME]}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 

@@ -51,9 +51,8 @@ class Orientation:
         along = cosines[list(rows)] * np.array(signs)[:, None]
         _, axes = linear_sum_assignment(-np.abs(along))
         chosen = along[np.arange(3), axes]
-        a, b, c = (int(axis) for axis in axes)
         tilt = math.degrees(math.acos(min(1.0, float(np.abs(chosen).min()))))
-        return cls((a, b, c), (bool(chosen[0] < 0), bool(chosen[1] < 0), bool(chosen[2] < 0)), tilt)
+        return cls(triple(map(int, axes)), triple(bool(cosine < 0) for cosine in chosen), tilt)
 
     def turn(self, array: np.ndarray) -> np.ndarray:
         """A stored volume [D, H, W], turned; a view."""

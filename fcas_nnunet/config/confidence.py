@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from fcas_nnunet.config.options import (
-    ConfidenceChoice,
-    ConfidenceEstimator,
-    ConfidenceNorm,
-    SnapshotSource,
-)
-from fcas_nnunet.config.schema import Count, CountOrZero, Positive, Removed, Size, check, settings
+from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceEstimator, ConfidenceNorm, SnapshotSource
+from fcas_nnunet.config.schema import Count, CountOrZero, Percentiles, Positive, Removed, Size, check, settings
 
-Percentile = Annotated[float, Field(ge=0, le=100)]
 #: Standard deviation of confidence over the structures' voxels below which CAL weighs all of them alike.
 FLAT_CONFIDENCE_STD = 0.05
+
+_SSV, _ERROR_MODEL = ConfidenceEstimator.SSV, ConfidenceEstimator.ERROR_MODEL
+_CALIBRATED = ConfidenceNorm.CALIBRATED
+_CHOICES: dict[ConfidenceChoice, dict[str, Any]] = {
+    ConfidenceChoice.OWN: {},
+    ConfidenceChoice.ERROR_MODEL: {"estimator": _ERROR_MODEL, "norm": _CALIBRATED},
+    ConfidenceChoice.SSV: {"estimator": _SSV, "norm": ConfidenceNorm.ROBUST_STD},
+    ConfidenceChoice.SSV_CALIBRATED: {"estimator": _SSV, "norm": _CALIBRATED},
+    ConfidenceChoice.PAPER: {"estimator": _SSV, "norm": ConfidenceNorm.MINMAX_VARIANCE, "source": SnapshotSource.X_T},
+}
 
 
 @settings
@@ -44,34 +48,19 @@ class ConfidenceConfig:
     num_snapshots: Annotated[int, Field(ge=2, le=10_000)] = 9
     box_margin: CountOrZero | None = None
     norm: ConfidenceNorm | None = None
-    percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)
+    percentiles: Percentiles = (5.0, 95.0)
     own_scale_outside: bool = True
 
     def __post_init__(self) -> None:
-        check(
-            _increasing(self.percentiles),
-            (
-                self.estimator != ConfidenceEstimator.ERROR_MODEL or self.norm in (None, ConfidenceNorm.CALIBRATED),
-                "norm", "calibrated with the error model", self.norm,
-            ),
-        )  # fmt: skip
+        kept = self.estimator != _ERROR_MODEL or self.norm in (None, _CALIBRATED)
+        check(self, (kept, "norm", "calibrated with the error model"))
 
     def chosen(self, choice: ConfidenceChoice) -> ConfidenceConfig:
-        """The same with estimator and norm of a named way; `paper` is Eq. 7 to the letter, read as a variance."""
-        if choice == ConfidenceChoice.OWN:
-            return self
-        if choice == ConfidenceChoice.ERROR_MODEL:
-            return replace(self, estimator=ConfidenceEstimator.ERROR_MODEL, norm=ConfidenceNorm.CALIBRATED)
-        if choice == ConfidenceChoice.PAPER:
-            return replace(
-                self,
-                estimator=ConfidenceEstimator.SSV,
-                source=SnapshotSource.X_T,
-                norm=ConfidenceNorm.MINMAX_VARIANCE,
-            )
-        calibrated = choice == ConfidenceChoice.SSV_CALIBRATED
-        norm = ConfidenceNorm.CALIBRATED if calibrated else ConfidenceNorm.ROBUST_STD
-        return replace(self, estimator=ConfidenceEstimator.SSV, norm=norm)
+        """The same with the estimator and norm of a choice.
+
+        `paper` reads Eq. 7 as a variance, over several decoded steps of one image's reverse diffusion.
+        """
+        return replace(self, **_CHOICES[choice])
 
     def for_generator(self, calibrated: bool) -> ConfidenceConfig:
         """The same with estimator and norm filled in.
@@ -82,13 +71,10 @@ class ConfidenceConfig:
         Raises:
             ValueError: when it needs one and has none.
         """
-        own_norm = self.norm in (None, ConfidenceNorm.CALIBRATED)
-        own = ConfidenceEstimator.ERROR_MODEL if calibrated and own_norm else ConfidenceEstimator.SSV
-        estimator = self.estimator or own
-        norm = self.norm or (
-            ConfidenceNorm.CALIBRATED if estimator == ConfidenceEstimator.ERROR_MODEL else ConfidenceNorm.ROBUST_STD
-        )
-        if norm == ConfidenceNorm.CALIBRATED and not calibrated:
+        default = _ERROR_MODEL if calibrated and self.norm in (None, _CALIBRATED) else _SSV
+        estimator = self.estimator or default
+        norm = self.norm or (_CALIBRATED if estimator == _ERROR_MODEL else ConfidenceNorm.ROBUST_STD)
+        if norm == _CALIBRATED and not calibrated:
             raise ValueError(
                 f"confidence: must be ssv or paper for a generator that is not calibrated, got {estimator}, {norm}. "
                 "Calibrate it with fcas_train --calibrate."
@@ -98,7 +84,7 @@ class ConfidenceConfig:
     @property
     def needs_spread(self) -> bool:
         """Whether the intermediate images have to be looked at; of a configuration that is filled in."""
-        return self.estimator != ConfidenceEstimator.ERROR_MODEL
+        return self.estimator != _ERROR_MODEL
 
 
 @settings
@@ -122,11 +108,4 @@ class CalibrationConfig:
     num_steps: Count = 1500
     batch_voxels: Count = 8192
     learning_rate: Positive = 5e-3
-    percentiles: tuple[Percentile, Percentile] = (5.0, 95.0)
-
-    def __post_init__(self) -> None:
-        check(_increasing(self.percentiles))
-
-
-def _increasing(percentiles: tuple[float, float]) -> tuple[bool, str, str, object]:
-    return percentiles[0] < percentiles[1], "percentiles", "increasing within [0, 100]", percentiles
+    percentiles: Percentiles = (5.0, 95.0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Collection, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic_core import to_jsonable_python
 
 from fcas_nnunet.config.schema import from_dict
 from fcas_nnunet.files import atomic_write_text
@@ -28,7 +27,8 @@ _Loader.add_implicit_resolver(
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain dicts, lists, strings and numbers."""
-    return _plain(dataclasses.asdict(config))
+    plain: dict[str, Any] = to_jsonable_python(config)
+    return plain
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -73,11 +73,3 @@ def dotted(settings: Mapping[str, Any], maps: Collection[str] = (), prefix: str 
         nested = isinstance(value, Mapping) and key not in maps
         flat |= dotted(value, maps, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, StrEnum) else value

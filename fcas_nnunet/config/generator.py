@@ -11,17 +11,11 @@ from pydantic import Field
 from fcas_nnunet.case import NUM_BITS
 from fcas_nnunet.config.confidence import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.config.masks import MaskConfig
-from fcas_nnunet.config.options import (
-    Architecture,
-    Conditioning,
-    ItemsPerEpoch,
-    PredictionType,
-)
+from fcas_nnunet.config.options import Architecture, Conditioning, ItemsPerEpoch, PredictionType
 from fcas_nnunet.config.sampling import SamplingConfig
 from fcas_nnunet.config.schema import (
     Count,
     CountOrZero,
-    Interval,
     NotNegative,
     PlainName,
     Positive,
@@ -32,6 +26,7 @@ from fcas_nnunet.config.schema import (
     Sizes,
     Widths,
     check,
+    rule,
     settings,
 )
 from fcas_nnunet.labels.anatomy import Role
@@ -41,11 +36,18 @@ LATENT_CHANNELS = 4
 #: The bits of the reference mask, those of the template's mask, the template's image (paper §3.1.1).
 CONDITION_CHANNELS = 2 * NUM_BITS + 1
 
+LatentMultiples = Annotated[
+    Sizes, rule(f"multiples of {LATENT_DOWNSAMPLING}", lambda sizes: all(n % LATENT_DOWNSAMPLING == 0 for n in sizes))
+]
 #: Voxels of a training crop: 1024³, four times what a GPU of 80 GB trains on.
 LARGEST_CROP = 1 << 30
+Crop = Annotated[Sizes, rule(f"of at most {LARGEST_CROP:,} voxels", lambda sizes: math.prod(sizes) <= LARGEST_CROP)]
+IntensityRange = Annotated[tuple[float, float], rule("increasing", lambda pair: pair[0] < pair[1])]
 #: Shapes, or contrasts, of a training case; each shape is a volume on disk, each contrast of it another.
 Variants = Annotated[int, Field(ge=1, le=1000)]
 ResidualBlocks = Annotated[int, Field(ge=1, le=16)]
+EmbeddingWidths = Annotated[Widths, rule("one number or three", lambda widths: len(widths) in (1, 3))]
+Beta = Annotated[float, Field(gt=0, lt=1)]
 
 
 @settings
@@ -66,22 +68,11 @@ class GridConfig:
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     max_voxels: Count = 128**3
     min_voxels: CountOrZero = 0
-    crop_size: Sizes = (64, 64, 64)
-    intensity_range_hu: Interval = (-1000.0, 1000.0)
+    crop_size: Crop = (64, 64, 64)
+    intensity_range_hu: IntensityRange = (-1000.0, 1000.0)
 
     def __post_init__(self) -> None:
-        low, high = self.intensity_range_hu
-        check(
-            (
-                self.min_voxels <= self.max_voxels,
-                "min_voxels", f"in [0, max_voxels = {self.max_voxels}]", self.min_voxels,
-            ),
-            (low < high, "intensity_range_hu", "increasing", self.intensity_range_hu),
-            (
-                math.prod(self.crop_size) <= LARGEST_CROP,
-                "crop_size", f"of at most {LARGEST_CROP:,} voxels", self.crop_size,
-            ),
-        )  # fmt: skip
+        check(self, (self.min_voxels <= self.max_voxels, "min_voxels", f"in [0, max_voxels = {self.max_voxels}]"))
 
 
 @settings
@@ -122,16 +113,12 @@ class OptimisationConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        micro = self.micro_batch_size
         check(
-            (
-                (self.num_steps > 0) != (self.num_epochs > 0),
-                "num_steps, num_epochs", "one positive and the other 0", (self.num_steps, self.num_epochs),
-            ),
-            (
-                self.micro_batch_size == 0 or self.batch_size % self.micro_batch_size == 0,
-                "batch_size", f"a multiple of micro_batch_size ({self.micro_batch_size})", self.batch_size,
-            ),
-        )  # fmt: skip
+            self,
+            ((self.num_steps > 0) != (self.num_epochs > 0), "num_steps, num_epochs", "one positive and the other 0"),
+            (not micro or self.batch_size % micro == 0, "batch_size", f"a multiple of micro_batch_size ({micro})"),
+        )
 
 
 @settings
@@ -159,7 +146,7 @@ class AutoencoderConfig:
     norm_num_groups: Size = 8
     patch_size: Size = 1
     linear_skip: bool = False
-    crop_size: Sizes = (32, 32, 32)
+    crop_size: LatentMultiples = (32, 32, 32)
     kl_weight: NotNegative = 1e-6
     heart_weight: Positive = 10.0
     thin_weight: Positive = 30.0
@@ -167,13 +154,10 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         downsampling = self.patch_size * 2 ** (len(self.channels) - 1)
         check(
+            self,
             (downsampling == LATENT_DOWNSAMPLING, "patch_size · 2^(levels − 1)", "4", downsampling),
             _whole_groups(self.channels, self.norm_num_groups),
-            (
-                all(size % LATENT_DOWNSAMPLING == 0 for size in self.crop_size),
-                "crop_size", f"multiples of {LATENT_DOWNSAMPLING}", self.crop_size,
-            ),
-        )  # fmt: skip
+        )
 
 
 @settings
@@ -203,12 +187,8 @@ class PairConfig:
     reference_surroundings: bool = False
 
     def __post_init__(self) -> None:
-        check(
-            (
-                self.self_pair_probability == 0 or self.num_shapes >= 2,
-                "num_shapes", "at least 2 where self-pairs are drawn", self.num_shapes,
-            )
-        )  # fmt: skip
+        enough = self.self_pair_probability == 0 or self.num_shapes >= 2
+        check(self, (enough, "num_shapes", "at least 2 where self-pairs are drawn"))
 
 
 @settings
@@ -250,50 +230,37 @@ class TCDMConfig:
     architecture: Architecture = Architecture.PLAIN
     frozen_denoiser: bool = False
     conditioning: Conditioning = Conditioning.CONCAT
-    condition_embedding_channels: Widths = (32,)
+    condition_embedding_channels: EmbeddingWidths = (32,)
     prior: bool = False
     prediction_type: PredictionType = PredictionType.V_PREDICTION
     multi_resolution_noise: Share = 0.0
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0015
-    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.0195
+    beta_start: Beta = 0.0015
+    beta_end: Beta = 0.0195
     gradient_checkpointing: bool = False
     pairs: PairConfig = field(default_factory=PairConfig)
 
     def __post_init__(self) -> None:
-        levels = len(self.channels)
-        heads = self.num_head_channels
+        levels, heads = len(self.channels), self.num_head_channels
+        attends = (*self.attention_levels[:-1], True)  # the middle block of the deepest level always attends
+        whole_heads = all(
+            not needed or (head > 0 and width % head == 0)
+            for head, width, needed in zip(heads, self.channels, attends, strict=False)
+        )
+        divisors = f"divisors of channels {self.channels} where a level attends, as the last one always does"
+        own_network = self.architecture == Architecture.PLAIN and not self.frozen_denoiser
+        controlled = self.conditioning == Conditioning.CONTROLNET
+        predicts_sample = self.prediction_type == PredictionType.SAMPLE
         check(
-            (len(self.attention_levels) == levels, "attention_levels", "one per level", self.attention_levels),
-            (len(heads) == levels, "num_head_channels", "one per level", heads),
-            (
-                all(
-                    not needed or (head > 0 and width % head == 0)
-                    for head, width, needed in zip(heads, self.channels, self._levels_with_heads(), strict=False)
-                ),
-                "num_head_channels", f"divisors of channels {self.channels} where a level attends, as the last one "
-                "always does", heads,
-            ),
+            self,
+            (len(self.attention_levels) == levels, "attention_levels", "one per level"),
+            (len(heads) == levels, "num_head_channels", "one per level"),
+            (whole_heads, "num_head_channels", divisors),
             _whole_groups(self.channels, self.norm_num_groups),
-            (
-                len(self.condition_embedding_channels) in (1, 3),
-                "condition_embedding_channels", "one number or three", self.condition_embedding_channels,
-            ),
-            (
-                not self.prior or self.prediction_type == PredictionType.SAMPLE,
-                "prediction_type", "sample where prior is on", self.prediction_type,
-            ),
-            (
-                self.conditioning == Conditioning.CONTROLNET
-                or (self.architecture == Architecture.PLAIN and not self.frozen_denoiser),
-                "conditioning", "controlnet where the denoiser is MAISI's or frozen", self.conditioning,
-            ),
-            (self.beta_start < self.beta_end, "beta_end", f"above beta_start ({self.beta_start})", self.beta_end),
-        )  # fmt: skip
-
-    def _levels_with_heads(self) -> tuple[bool, ...]:
-        """Where the networks attend: at the levels that are set, and at the deepest one, whose middle block does."""
-        return (*self.attention_levels[:-1], True)
+            (predicts_sample or not self.prior, "prediction_type", "sample where prior is on"),
+            (controlled or own_network, "conditioning", "controlnet where the denoiser is MAISI's or frozen"),
+            (self.beta_start < self.beta_end, "beta_end", f"above beta_start ({self.beta_start})"),
+        )
 
     @property
     def grid_multiple(self) -> int:
@@ -332,24 +299,17 @@ class FCaSConfig:
         crop, multiple = self.grid.crop_size, self.grid_multiple
         in_latents = multiple // LATENT_DOWNSAMPLING
         steps, timesteps = self.sampling.num_inference_steps, self.tcdm.num_train_timesteps
+        for_levels = f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser"
+        smaller = all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True))
+        whole = all(size % in_latents == 0 for size in self.sampling.window)
+        at_most = f"at most tcdm.num_train_timesteps ({timesteps})"
         check(
-            (
-                all(size % multiple == 0 for size in crop),
-                "grid.crop_size", f"multiples of {multiple} for {len(self.tcdm.channels)} levels of the denoiser", crop,
-            ),
-            (
-                all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True)),
-                "autoencoder.crop_size", f"at most grid.crop_size {crop}", self.autoencoder.crop_size,
-            ),
-            (
-                all(size % in_latents == 0 for size in self.sampling.window),
-                "sampling.window", f"positive multiples of {in_latents} latents", self.sampling.window,
-            ),
-            (
-                steps is None or steps <= timesteps,
-                "sampling.num_inference_steps", f"at most tcdm.num_train_timesteps ({timesteps})", steps,
-            ),
-        )  # fmt: skip
+            self,
+            (all(size % multiple == 0 for size in crop), "grid.crop_size", for_levels),
+            (smaller, "autoencoder.crop_size", f"at most grid.crop_size {crop}"),
+            (whole, "sampling.window", f"positive multiples of {in_latents} latents"),
+            (steps is None or steps <= timesteps, "sampling.num_inference_steps", at_most),
+        )
 
     @property
     def grid_multiple(self) -> int:
@@ -357,6 +317,6 @@ class FCaSConfig:
         return self.tcdm.grid_multiple
 
 
-def _whole_groups(channels: tuple[int, ...], groups: int) -> tuple[bool, str, str, object]:
+def _whole_groups(channels: tuple[int, ...], groups: int) -> tuple[bool, str, str]:
     """The rule of group norms."""
-    return all(c % groups == 0 for c in channels), "channels", f"multiples of norm_num_groups ({groups})", channels
+    return all(c % groups == 0 for c in channels), "channels", f"multiples of norm_num_groups ({groups})"

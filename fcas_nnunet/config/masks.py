@@ -11,9 +11,10 @@ from fcas_nnunet.config.schema import (
     Interval,
     NotNegative,
     Positive,
+    PositiveInterval,
     Removed,
     ShareBelowOne,
-    check,
+    rule,
     settings,
 )
 
@@ -21,11 +22,8 @@ from fcas_nnunet.config.schema import (
 #: Source: Choi and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000.
 MAX_INJECTIVE_FRACTION = 0.403
 
-_INTERVALS = (
-    "scale_range", "shear_range", "volume_ratio_range", "chamber_size_mm", "wall_thickness_mm", "vessel_calibre",
-    "stenosis", "stenosis_length_mm",
-)  # fmt: skip
-_POSITIVE_INTERVALS = ("scale_range", "vessel_calibre", "stenosis_length_mm")
+ShearInterval = Annotated[Interval, rule("between -1 and 1", lambda pair: max(map(abs, pair)) < 1)]
+ShareInterval = Annotated[Interval, rule("in [0, 1)", lambda pair: pair[0] >= 0 and pair[1] < 1)]
 
 
 @settings
@@ -59,8 +57,8 @@ class MaskConfig:
     REMOVED: ClassVar[Removed] = {"padding": ("border",)}
 
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 15.0
-    scale_range: Interval = (0.85, 1.15)
-    shear_range: Interval = (-0.08, 0.08)
+    scale_range: PositiveInterval = (0.85, 1.15)
+    shear_range: ShearInterval = (-0.08, 0.08)
     translation_mm: NotNegative = 8.0
     control_spacing_mm: Positive = 40.0
     max_displacement_fraction: Annotated[float, Field(ge=0, le=MAX_INJECTIVE_FRACTION)] = 0.35
@@ -72,22 +70,12 @@ class MaskConfig:
     milder: Annotated[float, Field(gt=0, le=1)] = 0.85
     chamber_size_mm: Interval = (0.0, 0.0)
     wall_thickness_mm: Interval = (0.0, 0.0)
-    vessel_calibre: Interval = (1.0, 1.0)
-    stenosis: Interval = (0.0, 0.0)
-    stenosis_length_mm: Interval = (4.0, 12.0)
+    vessel_calibre: PositiveInterval = (1.0, 1.0)
+    stenosis: ShareInterval = (0.0, 0.0)
+    stenosis_length_mm: PositiveInterval = (4.0, 12.0)
 
     @property
     def has_local_changes(self) -> bool:
         """Whether a range of a local change is on."""
         neutral = {"chamber_size_mm": 0, "wall_thickness_mm": 0, "vessel_calibre": 1, "stenosis": 0}
         return any(set(getattr(self, name)) != {value} for name, value in neutral.items())
-
-    def __post_init__(self) -> None:
-        intervals = [(name, getattr(self, name)) for name in _INTERVALS]
-        check(
-            *((low <= high, name, "(low, high)", (low, high)) for name, (low, high) in intervals),
-            *((low > 0, name, "(low, high), low above 0", (low, high)) for name, (low, high) in intervals
-              if name in _POSITIVE_INTERVALS),
-            (max(map(abs, self.shear_range)) < 1, "shear_range", "between -1 and 1", self.shear_range),
-            (0 <= self.stenosis[0] and self.stenosis[1] < 1, "stenosis", "in [0, 1)", self.stenosis),
-        )  # fmt: skip

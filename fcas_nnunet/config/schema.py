@@ -5,13 +5,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
+
+
+def rule(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """A rule of one setting, for `Annotated`: what its value must be, in words, and whether a value is."""
+
+    def validate(value: Any) -> Any:
+        if not holds(value):
+            raise PydanticCustomError("rule", "{words}", {"words": words, "value": value})
+        return value
+
+    return AfterValidator(validate)
+
 
 #: Nothing that is counted here can be larger and still end: crops, steps, voxels.
 _LARGEST = 10**12
@@ -25,7 +39,12 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 #: Voxels, or latents, along one axis; more are not the size of anything that a network sees.
 Size = Annotated[int, Field(ge=1, le=4096)]
 Sizes = tuple[Size, Size, Size]
-Interval = tuple[float, float]
+Interval = Annotated[tuple[float, float], rule("(low, high)", lambda pair: pair[0] <= pair[1])]
+PositiveInterval = Annotated[Interval, rule("(low, high), low above 0", lambda pair: pair[0] > 0)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+Percentiles = Annotated[
+    tuple[Percentile, Percentile], rule("increasing within [0, 100]", lambda pair: pair[0] < pair[1])
+]
 #: Feature channels of each level of a network.
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
 #: Becomes part of a folder's name.
@@ -36,7 +55,6 @@ Removed = Mapping[str, tuple[object, ...] | None]
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 #: Rules in our words, where pydantic speaks to programmers.
 _RULES = {
-    "missing": "given",
     "unexpected_keyword_argument": "left out, since there is no such setting",
     "dataclass_type": "a block of settings",
     "int_type": "a whole number",
@@ -75,16 +93,22 @@ def settings(cls: type[T]) -> type[T]:
     return checked  # type: ignore[return-value]
 
 
-def check(*rules: tuple[bool, str, str, object]) -> None:
+def check(block: Any, *rules: tuple[bool, str, str] | tuple[bool, str, str, object]) -> None:
     """Refuse combinations of settings.
 
     Args:
-        rules: (whether it is kept, the setting's name, what it must be in words, its value).
+        block: The settings.
+        rules: (whether it is kept, the setting's dotted name or several names with commas, what it must be in words);
+            and the value that the message shows, where it is not that of the settings named.
 
     Raises:
         ValueError: when a rule is broken; every one is named, a line each.
     """
-    broken = [_sentence(name, rule, value) for kept, name, rule, value in rules if not kept]
+    broken = [
+        _sentence(name, words, value[0] if value else attrgetter(*name.split(", "))(block))
+        for kept, name, words, *value in rules
+        if not kept
+    ]
     if broken:
         raise ValueError("\n".join(broken))
 
@@ -124,30 +148,29 @@ def without_removed(config_type: Any, values: Any) -> Any:
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    """A sentence for each fault."""
     sentences: list[str] = []
     for fault in error.errors():
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])[1:]
         if fault["type"] == "value_error":  # of `check`, in our words
             own = str(fault["ctx"]["error"]).splitlines()
             sentences += [f"{where}.{line}" if where else line for line in own]
-            continue
-        rule = _RULES.get(fault["type"]) or _plain_rule(fault["msg"])
-        if fault["type"] == "missing":
-            sentences.append(f"{where}: must be {rule}, got nothing.")
+        elif fault["type"] == "rule":
+            sentences.append(_sentence(where, **fault["ctx"]))
+        elif fault["type"] == "missing":
+            sentences.append(f"{where}: must be given, got nothing.")
         else:
-            sentences.append(_sentence(where or "settings", rule, fault["input"]))
+            words = _RULES.get(fault["type"]) or _plain_rule(fault["msg"])
+            sentences.append(_sentence(where or "settings", words, fault["input"]))
     return sentences
 
 
-def _sentence(name: str, rule: str, value: object) -> str:
+def _sentence(name: str, words: str, value: object) -> str:
     shown = repr(value) if type(value) is str else value  # 'no' is not no
-    return f"{name}: must be {rule}, got {shown}."
+    return f"{name}: must be {words}, got {shown}."
 
 
 def _plain_rule(message: str) -> str:
     """pydantic's "Input should be greater than or equal to 1" => "at least 1"."""
-    _, _, rule = message.partition(" should ")
-    rule = rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-    rule = rule.split(" after validation")[0]
-    return rule.removeprefix("be ") if rule.startswith("be ") else f"of {rule.removeprefix('have ')}"
+    words = message.partition(" should ")[2].partition(" after validation")[0]
+    words = words.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return words.removeprefix("be ") if words.startswith("be ") else f"of {words.removeprefix('have ')}"

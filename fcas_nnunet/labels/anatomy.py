@@ -36,22 +36,11 @@ BACKGROUND = "background"
 #: nnU-Net's name of the label that nothing is learnt from.
 IGNORE = "ignore"
 
-#: Structures a few voxels wide: they win where classes meet, and weigh more in the autoencoder's loss.
-THIN_STRUCTURES = frozenset({Structure.CORONARY_ARTERIES})
-
-CHAMBERS = frozenset(
-    {Structure.LEFT_ATRIUM, Structure.LEFT_VENTRICLE, Structure.RIGHT_ATRIUM, Structure.RIGHT_VENTRICLE}
-)
-WALLS = frozenset({Structure.LEFT_MYOCARDIUM})
-WIDE_VESSELS = frozenset({Structure.ASCENDING_AORTA, Structure.PULMONARY_ARTERY})
-#: Where the thin structures spring from.
-ROOTS = frozenset({Structure.ASCENDING_AORTA})
-
 
 class Role(StrEnum):
     """What a label is to the generator of masks and to the measures of vessels."""
 
-    THIN = "thin"  # vessels a few voxels wide: they win where classes meet
+    THIN = "thin"  # vessels a few voxels wide: they win where classes meet, and weigh more in the autoencoder's loss
     WIDE = "wide"  # other vessels; these and the thin ones keep their tunnels
     ROOT = "root"  # what the thin ones spring from and must keep touching
     CHAMBER = "chamber"  # its size can be changed within the heart
@@ -62,11 +51,16 @@ class Role(StrEnum):
 GivenRoles = Mapping[str, Sequence[Role]]
 
 _STRUCTURES = {
-    Role.THIN: THIN_STRUCTURES,
-    Role.WIDE: WIDE_VESSELS,
-    Role.ROOT: ROOTS,
-    Role.CHAMBER: CHAMBERS,
-    Role.WALL: WALLS,
+    Role.THIN: (Structure.CORONARY_ARTERIES,),
+    Role.WIDE: (Structure.ASCENDING_AORTA, Structure.PULMONARY_ARTERY),
+    Role.ROOT: (Structure.ASCENDING_AORTA,),
+    Role.CHAMBER: (
+        Structure.LEFT_ATRIUM,
+        Structure.LEFT_VENTRICLE,
+        Structure.RIGHT_ATRIUM,
+        Structure.RIGHT_VENTRICLE,
+    ),
+    Role.WALL: (Structure.LEFT_MYOCARDIUM,),
 }
 
 
@@ -86,15 +80,7 @@ def roles_of(label_name: str, given: GivenRoles | None = None) -> list[Role]:
 
 @dataclass(frozen=True)
 class LabelRoles:
-    """What MGM must know of a data set's labels.
-
-    Attributes:
-        thin: ids of vessels a few voxels wide: they win where classes meet.
-        wide: ids of other vessels; these and the thin ones keep their tunnels.
-        roots: ids of what the thin ones spring from and must keep touching.
-        chambers: ids whose size can be changed within the heart.
-        walls: ids whose thickness can be changed.
-    """
+    """Ids of a data set's labels by their role, in the order of `Role`."""
 
     thin: frozenset[int] = frozenset()
     wide: frozenset[int] = frozenset()
@@ -115,8 +101,7 @@ def label_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -> L
         labels: label name → id.
         given: roles that a user has given some labels; the others have those that follow from their names.
     """
-    by_role = {role: frozenset(i for name, i in labels.items() if role in roles_of(name, given)) for role in Role}
-    return LabelRoles(*(by_role[role] for role in (Role.THIN, Role.WIDE, Role.ROOT, Role.CHAMBER, Role.WALL)))
+    return LabelRoles(*(frozenset(i for name, i in labels.items() if role in roles_of(name, given)) for role in Role))
 
 
 def thin_label_ids(labels: Mapping[str, int], given: GivenRoles | None = None) -> list[int]:
@@ -130,6 +115,4 @@ def describe_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -
     players = {role: [name for name in names if role in roles_of(name, given)] for role in Role}
     lines = [f"  {role:<8}{', '.join(players[role])}" for role in Role if players[role]]
     without = [name for name in names if not roles_of(name, given)]
-    if without:
-        lines.append(f"  no role {', '.join(without)}")
-    return lines
+    return lines + ([f"  no role {', '.join(without)}"] if without else [])

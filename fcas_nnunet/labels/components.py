@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import euler_number
 
+from fcas_nnunet.geometry import Box, grown, triple
 from fcas_nnunet.labels.morphology import dilate_box3
 
 _SPECK_PART = 0.005  # of a class's volume
@@ -17,9 +18,6 @@ _SPECK_PART = 0.005  # of a class's volume
 def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tuple[np.ndarray, int]:
     """Number the pieces of equal, non-zero value.
 
-    cc3d sizes its table of pieces too small for slender arrays ("maximum length exception" for four lone voxels in a
-    row, version 4.1.1); a rim of zeros keeps it right.
-
     Args:
         array: bool or label ids, [D, H, W].
         connectivity: 26 (faces, edges and corners) or 6 (faces).
@@ -27,8 +25,15 @@ def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tu
     Returns:
         Piece numbers from 1, 0 where the array is 0, its shape; and how many there are.
     """
+    # cc3d 4.1.1 sizes its table of pieces too small for slender arrays; a rim of zeros keeps it right
     pieces, count = cc3d.connected_components(np.pad(array, 1), connectivity=connectivity, return_N=True)
     return pieces[1:-1, 1:-1, 1:-1], count
+
+
+def bounding_box(binary: np.ndarray) -> Box | None:
+    """The smallest box around an object; None where there is none."""
+    boxes = ndimage.find_objects(binary.view(np.uint8))
+    return triple(boxes[0]) if boxes else None
 
 
 def count_tunnels(binary: np.ndarray) -> int:
@@ -55,15 +60,15 @@ def absorb_specks(labels: np.ndarray, label: int, num_components: int) -> None:
         label: the class.
         num_components: how many pieces it is to have; the largest stay.
     """
-    d, h, w = next(iter(ndimage.find_objects((labels == label).view(np.uint8))), None) or (slice(0, 0),) * 3
-    part = labels[max(d.start - 1, 0) : d.stop + 1, max(h.start - 1, 0) : h.stop + 1, max(w.start - 1, 0) : w.stop + 1]
+    box = bounding_box(labels == label)
+    if box is None:
+        return
+    part = labels[grown(box)]
     pieces, _ = label_components(part == label)
     sizes = np.bincount(pieces.ravel())
-    surplus = 1 + np.argsort(-sizes[1:], kind="stable")[num_components:]
-    for piece in surplus:
-        if sizes[piece] > _SPECK_PART * sizes[1:].sum():
-            continue
-        voxels = np.argwhere(pieces == piece)
-        around = tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
-        rim = dilate_box3(pieces[around] == piece) & (part[around] != label)
-        part[tuple(voxels.T)] = np.bincount(part[around][rim]).argmax()
+    boxes = ndimage.find_objects(pieces)
+    for piece in 1 + np.argsort(-sizes[1:], kind="stable")[num_components:]:
+        if sizes[piece] <= _SPECK_PART * sizes[1:].sum():
+            around = grown(boxes[piece - 1])
+            speck, near = pieces[around] == piece, part[around]
+            near[speck] = np.bincount(near[dilate_box3(speck) & (near != label)]).argmax()

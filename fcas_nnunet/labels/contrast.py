@@ -36,8 +36,6 @@ def means_by_code(values: Iterable[np.ndarray], codes: Iterable[np.ndarray]) -> 
 def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """|synthetic − real| after every structure's mean difference is taken out: what contrast does not explain.
 
-    The contrast of a synthetic scan is its template's and no error; what is left is shape, sharpness and texture.
-
     Args:
         synthetic: HU [D, H, W].
         real: HU on the same grid.

@@ -15,8 +15,7 @@ import numpy as np
 from fcas_nnunet.labels.components import label_components
 
 _OFFSETS = np.array(list(np.ndindex(3, 3, 3))) - 1
-_CENTRE = 13
-_AROUND = np.arange(27) != _CENTRE
+_AROUND = np.arange(27) != 13  # all but the middle
 _STEPS = np.abs(_OFFSETS).sum(axis=1)
 _FACES = _STEPS == 1
 _NEAR_18 = (_STEPS == 1) | (_STEPS == 2)
@@ -45,12 +44,9 @@ class HomotopicObject:
         return self._padded[2:-2, 2:-2, 2:-2]
 
     def grow(self, domain: np.ndarray) -> None:
-        """Add simple voxels of `domain`, nearest first, until none is left.
+        """Add simple voxels of `domain`, bool [D, H, W], nearest first, until none is left.
 
         Where two parts of the object would meet and close a loop that was not there, a gap of a voxel stays.
-
-        Args:
-            domain: bool [D, H, W], where the object may grow.
         """
         allowed = np.pad(domain, 2).reshape(-1)
         self._spread(np.flatnonzero(allowed & ~self._flat), allowed)
@@ -88,9 +84,8 @@ class HomotopicObject:
         outside, neighbours = outside[several], neighbours[several]
         time = np.pad(when, 2).reshape(-1)[neighbours]
         inside = self._flat[neighbours]
-        spread = np.where(inside, time, -np.inf).max(axis=1, initial=0) - np.where(inside, time, np.inf).min(
-            axis=1, initial=np.inf
-        )
+        last = np.where(inside, time, -np.inf).max(axis=1, initial=0)
+        spread = last - np.where(inside, time, np.inf).min(axis=1, initial=np.inf)
         has_one_background = _has_one_background(inside)
         pieces = np.pad(label_components(self.binary)[0], 2).reshape(-1)
         for index in np.argsort(spread, kind="stable"):
@@ -117,14 +112,9 @@ class HomotopicObject:
             if not removed:
                 return
 
-    def trim(self, far: np.ndarray, count: int) -> None:
-        """Remove up to `count` simple voxels, but no end of a branch: those with the largest `far` first.
-
-        Args:
-            far: [D, H, W].
-            count: how many.
-        """
-        distance = np.pad(far, 2).reshape(-1)
+    def trim(self, distance: np.ndarray, count: int) -> None:
+        """Remove up to `count` simple voxels, but no end of a branch: the largest `distance` first."""
+        distance = np.pad(distance, 2).reshape(-1)
         while count > 0:
             inside = np.flatnonzero(self._flat)
             neighbourhood = self._flat[inside[:, None] + self._around]
@@ -143,12 +133,9 @@ class HomotopicObject:
             candidates = np.unique(reached[allowed[reached] & ~self._flat[reached]])
 
     def _flip(self, candidates: np.ndarray, *, keep_ends: bool, face: int | None = None) -> np.ndarray:
-        """Change the candidates that are simple, subfield by subfield; returns those changed.
+        """Change those of the candidates (flat indices) that are simple, subfield by subfield, and return them.
 
-        Args:
-            candidates: flat indices, all in the object or all outside.
-            keep_ends: leave voxels with a single neighbour.
-            face: take only candidates whose neighbour at this flat step is empty when their turn comes.
+        With `face`, only candidates whose neighbour at this flat step is empty when their turn comes.
         """
         parity = sum(((candidates // stride) % size % 2) << axis for axis, (stride, size) in enumerate(
             zip(self._strides, self._padded.shape, strict=True)))  # fmt: skip

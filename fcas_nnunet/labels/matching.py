@@ -38,13 +38,7 @@ class LabelMatch:
     incomplete: Mapping[str, str] = field(default_factory=dict)
 
     def ids(self, source: Mapping[str, int], target: Mapping[str, int], rest: int = 0) -> dict[int, int]:
-        """Source id → target id, for every source id.
-
-        Args:
-            source: label name → id.
-            target: likewise.
-            rest: id that the unmatched labels get.
-        """
+        """Source id → target id, for every source id; unmatched labels become `rest`."""
         named = {**self.names, BACKGROUND: BACKGROUND}
         return {i: target.get(named[name], 0) if name in named else rest for name, i in source.items()}
 
@@ -106,9 +100,8 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
     sources, targets = ([name for name in labels if name != BACKGROUND] for labels in (source, target))
     names = {name: name for name in sources if name in targets}
     faults: list[str] = []
-    keys: tuple[Callable[[str], Hashable | None], ...] = (name_key, term_of, _structure)
-    for key in keys[:2]:
-        _match(names, sources, targets, key, faults)
+    _match(names, sources, targets, name_key, faults)
+    _match(names, sources, targets, term_of, faults)
     terms = {term for name in sources if (term := term_of(name)) is not None}
     incomplete: dict[str, str] = {}
     for name in [name for name in sources if name not in names]:
@@ -116,7 +109,7 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
         if found:
             whole, becomes = found[0]
             (names if make_up(whole, terms) else incomplete)[name] = becomes
-    _match(names, sources, targets, keys[2], faults)
+    _match(names, sources, targets, _structure, faults)
     if faults:
         raise ValueError("\n".join(dict.fromkeys(faults)))
     if not names and not incomplete:

@@ -57,8 +57,7 @@ def close_box2(binary: np.ndarray) -> np.ndarray:
     grown = binary
     for axis in range(3):
         pad = [(1, 1) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(grown, pad)
-        grown = _window(padded, axis, 2, np.logical_or)  # one voxel longer than the input
+        grown = _window(np.pad(grown, pad), axis, 2, np.logical_or)  # one voxel longer than the input
     for axis in range(3):
         grown = _window(grown, axis, 2, np.logical_and)
     return grown
@@ -66,18 +65,19 @@ def close_box2(binary: np.ndarray) -> np.ndarray:
 
 def erode_box3(binary: np.ndarray) -> np.ndarray:
     """Erode with a box of 3³: the centres of full 3 x 3 x 3 blocks; outside counts as empty."""
-    shrunk = np.pad(binary, 1)
-    for axis in range(3):
-        shrunk = _window(shrunk, axis, 3, np.logical_and)
-    return shrunk
+    return _combine_box3(binary, np.logical_and)
 
 
 def dilate_box3(binary: np.ndarray) -> np.ndarray:
     """Dilate with a box of 3³, to all 26 neighbours."""
-    grown = np.pad(binary, 1)
+    return _combine_box3(binary, np.logical_or)
+
+
+def _combine_box3(binary: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    combined = np.pad(binary, 1)
     for axis in range(3):
-        grown = _window(grown, axis, 3, np.logical_or)
-    return grown
+        combined = _window(combined, axis, 3, combine)
+    return combined
 
 
 def loose_pairs(binary: np.ndarray, offset: tuple[int, int, int]) -> np.ndarray:

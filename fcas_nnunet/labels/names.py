@@ -7,8 +7,6 @@ from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
-_CORONARY = frozenset({"artery", "vessel", "tree", "lumen", "branch"})
-
 
 class Term(NamedTuple):
     """A part of the heart that data sets have a label for.
@@ -24,51 +22,32 @@ class Term(NamedTuple):
     whole: str | None = None
 
 
-class _Words(NamedTuple):
-    """The words of a name that mean a term: all of `needed`, and besides them only `optional` ones."""
-
-    term: Term
-    needed: frozenset[str]
-    optional: frozenset[str] = frozenset()
-
-
-def _words(term: Term, needed: str, optional: frozenset[str] = frozenset()) -> _Words:
-    return _Words(term, frozenset(needed.split()), optional)
-
-
-_MYOCARDIUM, _LEFT_ATRIUM, _LEFT_VENTRICLE, _RIGHT_ATRIUM, _RIGHT_VENTRICLE, _ASCENDING_AORTA, _PULMONARY_ARTERY = (
-    Term(name, name)
-    for name in (
-        "left_myocardium", "left_atrium", "left_ventricle", "right_atrium", "right_ventricle", "ascending_aorta",
-        "pulmonary_artery",
-    )
-)  # fmt: skip
+_CORONARY = "artery vessel tree lumen branch"
 _CORONARIES = Term("coronary_arteries", "coronary_arteries")
 _LEFT, _RIGHT = (Term(f"{side}_coronary_artery", _CORONARIES.structure, _CORONARIES.name) for side in ("left", "right"))
 _LEFT_MAIN, _LAD, _CIRCUMFLEX = (
     Term(name, _CORONARIES.structure, _LEFT.name)
     for name in ("left_main", "left_anterior_descending", "left_circumflex")
 )
-#: Cardiac CT shows its ascending part above all, and many data sets call that part so.
-AORTA = Term("aorta", _ASCENDING_AORTA.structure)
-
+#: Terms, the words of a name that means them, and those that it may have besides.
 _VOCABULARY = (
-    _words(_MYOCARDIUM, "myocardium", frozenset({"left", "ventricle"})),
-    _words(_LEFT_ATRIUM, "left atrium"),
-    _words(_LEFT_VENTRICLE, "left ventricle"),
-    _words(_RIGHT_ATRIUM, "right atrium"),
-    _words(_RIGHT_VENTRICLE, "right ventricle"),
-    _words(_ASCENDING_AORTA, "ascending aorta"),
-    _words(AORTA, "aorta", frozenset({"thoracic"})),
-    _words(_PULMONARY_ARTERY, "pulmonary", frozenset({"artery", "trunk", "main"})),
-    _words(_CORONARIES, "coronary", _CORONARY),
-    _words(_LEFT, "left coronary", _CORONARY),
-    _words(_RIGHT, "right coronary", _CORONARY),
-    _words(_LEFT_MAIN, "left main", _CORONARY | {"coronary", "stem"}),
-    _words(_LAD, "anterior descending", _CORONARY | {"left", "coronary"}),
-    _words(_CIRCUMFLEX, "circumflex", _CORONARY | {"left", "coronary"}),
+    (Term("left_myocardium", "left_myocardium"), "myocardium", "left ventricle"),
+    (Term("left_atrium", "left_atrium"), "left atrium", ""),
+    (Term("left_ventricle", "left_ventricle"), "left ventricle", ""),
+    (Term("right_atrium", "right_atrium"), "right atrium", ""),
+    (Term("right_ventricle", "right_ventricle"), "right ventricle", ""),
+    (Term("ascending_aorta", "ascending_aorta"), "ascending aorta", ""),
+    # cardiac CT shows the ascending part above all, and many data sets call that part the aorta
+    (Term("aorta", "ascending_aorta"), "aorta", "thoracic"),
+    (Term("pulmonary_artery", "pulmonary_artery"), "pulmonary", "artery trunk main"),
+    (_CORONARIES, "coronary", _CORONARY),
+    (_LEFT, "left coronary", _CORONARY),
+    (_RIGHT, "right coronary", _CORONARY),
+    (_LEFT_MAIN, "left main", f"{_CORONARY} coronary stem"),
+    (_LAD, "anterior descending", f"{_CORONARY} left coronary"),
+    (_CIRCUMFLEX, "circumflex", f"{_CORONARY} left coronary"),
 )
-_TERMS = {words.term.name: words.term for words in _VOCABULARY}
+_TERMS = {term.name: term for term, _, _ in _VOCABULARY}
 
 #: Words that say nothing of which structure is meant.
 _FILLERS = frozenset({"the", "of", "heart", "cardiac", "blood", "pool", "bloodpool", "bp", "cavity", "chamber"})
@@ -94,9 +73,11 @@ def name_key(label_name: str) -> str:
 def term_of(label_name: str) -> Term | None:
     """What a label name means, or None when it is no part of the heart that is known here."""
     tokens = re.split(r"[\W_]+", _CAMEL.sub("_", label_name.strip()).casefold())
-    words = frozenset(word for token in tokens for word in _SYNONYMS.get(token, token).split()) - _FILLERS
-    found = [entry.term for entry in _VOCABULARY if entry.needed <= words <= entry.needed | entry.optional]
-    return found[0] if found else None
+    words = {word for token in tokens for word in _SYNONYMS.get(token, token).split()} - _FILLERS
+    for term, needed, optional in _VOCABULARY:
+        if set(needed.split()) <= words <= set(f"{needed} {optional}".split()):
+            return term
+    return None
 
 
 def whole_terms(term: Term) -> list[Term]:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from fcas_nnunet.case import NUM_CODES
-from fcas_nnunet.labels.components import absorb_specks, count_tunnels, label_components
+from fcas_nnunet.labels.components import absorb_specks, bounding_box, count_tunnels, label_components
 from fcas_nnunet.labels.homotopy import HomotopicObject
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
 
@@ -46,13 +46,14 @@ def thin_structures(labels: np.ndarray, thin: Collection[int]) -> list[ThinStruc
     """Those of the labels `thin` that a label map [D, H, W] holds."""
     found = []
     for label in sorted(thin):
-        voxels = np.argwhere(labels == label)
-        if not len(voxels):
+        binary = labels == label
+        box = bounding_box(binary)
+        if box is None:
             continue
-        box = tuple(slice(a, b + 1) for a, b in zip(voxels.min(axis=0), voxels.max(axis=0), strict=True))
+        voxels = np.argwhere(binary)
         neighbours, graph = voxel_graph(voxels)
         piece = sparse.csgraph.connected_components(graph, directed=False)[1]
-        found.append(ThinStructure(label, voxels, piece, neighbours, count_tunnels(labels[box] == label)))
+        found.append(ThinStructure(label, voxels, piece, neighbours, count_tunnels(binary[box])))
     return found
 
 
@@ -124,14 +125,7 @@ def shares(size: int, parts: int) -> np.ndarray:
 def _reduced(
     structure: ThinStructure, size: np.ndarray, new_size: np.ndarray, taken: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A structure on the coarser grid: first voxel of a box, int [3], and bool of its shape.
-
-    Args:
-        structure: of a map of `size` voxels.
-        size: int [3].
-        new_size: voxels of the coarser grid, int [3].
-        taken: its voxels that others hold, bool of the coarser grid.
-    """
+    """A structure on the coarser grid, where voxels may be taken: first voxel of a box, int [3], and bool of it."""
     step = new_size / size
     corner = np.maximum(np.floor(structure.voxels.min(axis=0) * step).astype(int) - 2, 0)
     end = np.minimum(np.ceil((structure.voxels.max(axis=0) + 1) * step).astype(int) + 2, new_size)
@@ -175,11 +169,6 @@ def _roots(structure: ThinStructure, places: np.ndarray, free: np.ndarray) -> tu
 
     Small pieces choose first. A coarse voxel that no other piece enters is best, then the one with most of the own; a
     piece that is hemmed in takes a voxel beside it, and one for which there is no room is left out.
-
-    Args:
-        structure: its voxels lie at `places` in the box, int [N, 3].
-        places: where each voxel's middle lies.
-        free: what may be taken, bool of the box.
     """
     flat = np.ravel_multi_index(tuple(places.T), free.shape)
     all_pieces = np.bincount(flat, minlength=free.size)
@@ -206,15 +195,7 @@ def _roots(structure: ThinStructure, places: np.ndarray, free: np.ndarray) -> tu
 def _arrival(
     structure: ThinStructure, starts: list[int], step: np.ndarray, corner: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """When growth along the structure from its first voxels enters each coarse voxel, in coarse voxels; inf if never.
-
-    Args:
-        structure: whose voxels are gone along.
-        starts: a voxel number of each piece.
-        step: coarse voxels per voxel, [3].
-        corner: of the box in the coarse grid, int [3].
-        shape: of the box.
-    """
+    """When growth from a voxel of each piece enters each coarse voxel, in coarse voxels; inf if never."""
     first, second = structure.neighbours.T
     lengths = np.linalg.norm((structure.voxels[first] - structure.voxels[second]) * step, axis=1)
     count = len(structure.voxels)

@@ -29,7 +29,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         knots = len(self.doubt), len(self.error_hu)
-        check((knots[0] == knots[1], "doubt, error_hu", "of one length", knots))
+        check(self, (knots[0] == knots[1], "doubt, error_hu", "of one length", knots))
 
     def __call__(self, doubt: np.ndarray) -> np.ndarray:
         """Expected error in HU, float32; constant beyond the ends."""

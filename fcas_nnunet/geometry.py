@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -17,6 +17,6 @@ def triple(values: Iterable[T]) -> tuple[T, T, T]:
     return d, h, w
 
 
-def grown(box: Box, margin: Sequence[int] = (1, 1, 1)) -> Box:
+def grown(box: Box, margin: Iterable[int] = (1, 1, 1)) -> Box:
     """A box with a margin around it; it begins within the volume, and may end beyond it."""
     return triple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))

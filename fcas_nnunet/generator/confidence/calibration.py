@@ -85,40 +85,17 @@ class Calibration:
     held_out: tuple[str, ...]
 
     def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray, structures: np.ndarray) -> np.ndarray:
-        """Expected absolute error after matching contrast.
-
-        Args:
-            estimator: whose doubt it is.
-            doubt: HU [D, H, W].
-            structures: bool [D, H, W].
-
-        Returns:
-            HU, float32 [D, H, W].
-        """
+        """Expected absolute error after matching contrast, from an estimator's doubt; both HU [D, H, W]."""
         inside, outside = (scale.expected_error(estimator, doubt) for scale in (self.inside, self.outside))
         return np.where(structures, inside, outside)
 
     def to_confidence(self, error_hu: np.ndarray, structures: np.ndarray, own_scale_outside: bool) -> np.ndarray:
-        """Expected error => confidence.
-
-        Args:
-            error_hu: [D, H, W].
-            structures: bool [D, H, W].
-            own_scale_outside: outside, confidence 1 and 0 are other errors than inside.
-
-        Returns:
-            float32 [D, H, W] in [0, 1].
-        """
+        """Expected error => confidence, float32 [D, H, W] in [0, 1], on one scale or on two."""
         outside = self.outside if own_scale_outside else self.inside
         return np.where(structures, self.inside.to_confidence(error_hu), outside.to_confidence(error_hu))
 
     def fits(self, confidence: ConfidenceConfig, sampling: SamplingConfig) -> str | None:
-        """What keeps the calibration from holding for other settings; None where it holds.
-
-        Args:
-            confidence: filled in.
-            sampling: filled in.
-        """
+        """What keeps the calibration from holding for other settings, which are filled in; None where it holds."""
         asked = (sampling.solver, sampling.num_inference_steps)
         if asked != (self.sampling.solver, self.sampling.num_inference_steps):
             return f"{self.sampling.solver} of {self.sampling.num_inference_steps} steps"
@@ -129,12 +106,7 @@ class Calibration:
 
 
 def fit_curve(doubt: np.ndarray, error_hu: np.ndarray) -> Curve:
-    """The monotone curve that fits best: isotonic regression over bins of equal numbers of voxels.
-
-    Args:
-        doubt: of some voxels, [N].
-        error_hu: their absolute errors, [N].
-    """
+    """The monotone curve that fits doubts and errors [N] best: isotonic regression over bins of equal size."""
     parts = np.array_split(np.argsort(doubt, kind="stable"), min(MAX_KNOTS, len(doubt)))
     knots = np.array([doubt[part].mean(dtype=np.float64) for part in parts])
     errors = np.array([error_hu[part].mean(dtype=np.float64) for part in parts])

@@ -66,16 +66,7 @@ class ErrorModel(nn.Module):
     def expected_error(
         self, image_hu: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
     ) -> torch.Tensor:
-        """Of a whole volume, slab by slab; the same whatever their size.
-
-        Args:
-            image_hu: [D, H, W].
-            codes: the mask it was drawn from, uint8 [D, H, W].
-            slab_voxels: about how many voxels are done at once.
-
-        Returns:
-            float32 [D, H, W] in HU.
-        """
+        """Expected error of a whole volume in HU, float32 [D, H, W]; see `measured_slabs` for the arguments."""
         result = torch.empty(image_hu.shape, dtype=torch.float32, device=image_hu.device)
         for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
             of_voxels = measures.flatten(1).T
@@ -91,8 +82,8 @@ def measured_slabs(
 
     Args:
         image_hu: [D, H, W].
-        codes: the mask it was drawn from, uint8 [D, H, W].
-        slab_voxels: about how many voxels are done at once.
+        codes: The mask that it was drawn from, uint8 [D, H, W].
+        slab_voxels: About how many voxels are computed at once.
 
     Yields:
         First slice, one past the last, and the measures, float32 [M, d, H, W].
@@ -110,16 +101,9 @@ def measured_slabs(
 def measures_at(
     image_hu: torch.Tensor, codes: torch.Tensor, voxels: torch.Tensor, slab_voxels: int = SLAB_VOXELS
 ) -> torch.Tensor:
-    """The local measures of some voxels, without those of the whole volume in memory at once.
+    """The local measures of some voxels, float32 [N, M], without those of the whole volume in memory at once.
 
-    Args:
-        image_hu: [D, H, W].
-        codes: the mask it was drawn from, uint8 [D, H, W].
-        voxels: flat indices in rising order, int64 [N]; all three on one device.
-        slab_voxels: about how many voxels are measured at once.
-
-    Returns:
-        float32 [N, M].
+    `voxels` are flat indices in rising order, int64 [N]; all three tensors lie on one device.
     """
     area = image_hu[0].numel()
     parts = []
@@ -130,12 +114,7 @@ def measures_at(
 
 
 def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """What is measured around every voxel.
-
-    Args:
-        image_hu: float32 [D, H, W].
-        codes: uint8 [D, H, W].
-        means: mean HU of every code over the whole volume, [256].
+    """What is measured around every voxel of an image, from the mean HU of every code over the whole volume, [256].
 
     Returns:
         float32 [M, D, H, W]: departure from the structure's mean; logarithms of its absolute value, of that averaged
@@ -172,19 +151,16 @@ def _log(values_hu: torch.Tensor) -> torch.Tensor:
 
 
 def _average(values: torch.Tensor, cube: int) -> torch.Tensor:
-    """Mean over a cube around every voxel, of what of it lies inside the volume."""
-    for axis in range(3):  # a cube's mean is the mean along one axis after the other
-        values = _average_along(values, cube, axis)
+    """Mean over the part of a cube around every voxel that lies inside the volume."""
+    reach = cube // 2
+    for axis, size in enumerate(values.shape):  # a cube's mean is the mean along one axis after the other
+        lines = values.movedim(axis, -1)
+        rows = F.pad(lines, (reach, reach)).reshape(-1, 1, size + 2 * reach)
+        index = torch.arange(size, device=values.device)
+        inside = (index + reach).clamp_max(size - 1) - (index - reach).clamp_min(0) + 1
+        means = F.avg_pool1d(rows, cube, stride=1)[:, 0] * (cube / inside)
+        values = means.view(*lines.shape).movedim(-1, axis)
     return values
-
-
-def _average_along(values: torch.Tensor, length: int, axis: int) -> torch.Tensor:
-    size, reach = values.shape[axis], length // 2
-    rows = F.pad(values.movedim(axis, -1), (reach, reach)).reshape(-1, 1, size + 2 * reach)
-    index = torch.arange(size, device=values.device)
-    inside = (index + reach).clamp_max(size - 1) - (index - reach).clamp_min(0) + 1
-    means = F.avg_pool1d(rows, length, stride=1)[:, 0] * (length / inside)
-    return means.view(*values.movedim(axis, -1).shape).movedim(-1, axis)
 
 
 def _deviation(values: torch.Tensor, cube: int) -> torch.Tensor:

@@ -9,7 +9,8 @@ import torch
 
 from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING
 from fcas_nnunet.generator.confidence.ssv import Welford
-from fcas_nnunet.geometry import Box, triple
+from fcas_nnunet.geometry import Box, grown, triple
+from fcas_nnunet.labels.components import bounding_box
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -69,15 +70,13 @@ def structure_box(structures: np.ndarray, margin: int) -> Box | None:
     Returns:
         Slices along (d, h, w); None where there is no structure.
     """
-    if not structures.any():
+    box = bounding_box(structures)
+    if box is None:
         return None
-    slices = []
-    for axis, size in enumerate(structures.shape):
-        others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero(structures.any(axis=others))
-        first, last = max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, size)
-        slices.append(slice(first // LATENT_DOWNSAMPLING, -(-last // LATENT_DOWNSAMPLING)))
-    return triple(slices)
+    ends = zip(grown(box, (margin,) * 3), structures.shape, strict=True)
+    return triple(
+        slice(s.start // LATENT_DOWNSAMPLING, -(-min(s.stop, size) // LATENT_DOWNSAMPLING)) for s, size in ends
+    )
 
 
 def voxel_box(box: Box) -> Box:

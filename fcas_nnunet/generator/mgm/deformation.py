@@ -70,10 +70,8 @@ class Deformation:
     @property
     def is_identity(self) -> bool:
         """Whether it leaves every point where it is."""
-        return (
-            not any((*self.rotation_deg, *self.shear, *self.translation_mm, self.max_displacement_mm))
-            and set(self.scale) == {1.0}
-        )  # fmt: skip
+        moves = any((*self.rotation_deg, *self.shear, *self.translation_mm, self.max_displacement_mm))
+        return not moves and set(self.scale) == {1.0}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, for the manifest."""
@@ -122,15 +120,15 @@ def draw_deformation(
     """Draw a deformation from the ranges of `config`.
 
     Args:
-        config: the ranges.
-        shape: voxels along (D, H, W).
-        spacing_mm: voxel size along (D, H, W).
-        seed: same seed, same deformation.
-        center_mm: the heart's centre (`mask_center_mm`); None = the volume's middle.
-        strength: factor on all ranges; 0 = identity.
+        config: The ranges.
+        shape: Voxels along (D, H, W).
+        spacing_mm: Voxel size along (D, H, W).
+        seed: Seed of the draw.
+        center_mm: The heart's centre (`mask_center_mm`); None = the volume's middle.
+        strength: Factor on all ranges; 0 = identity.
 
     Returns:
-        The record; apply it with `deform_labels`, `deform_image`, or `masks.deform_mask`.
+        The deformation; `deform_labels`, `deform_image` and `masks.deform_mask` apply it.
     """
     if center_mm is None:
         center_mm = triple(map(float, (np.array(shape) - 1) / 2 * spacing_mm))
@@ -164,15 +162,7 @@ def mask_center_mm(mask: np.ndarray, spacing_mm: Triple[float]) -> Triple[float]
 
 
 def elastic_displacement_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
-    """u at scattered points.
-
-    Args:
-        deformation: the record.
-        points_mm: float64 [N, 3], positions in the output.
-
-    Returns:
-        float64 [N, 3], mm.
-    """
+    """u in mm, float64 [N, 3], at points of the output in mm, float64 [N, 3]."""
     lattice_index = points_mm.T / deformation.control_spacing_mm + 1.0
     control = deformation.control_displacements_mm()
     # without its prefilter, map_coordinates is the sum of cubic B-splines over given coefficients
@@ -204,20 +194,13 @@ def output_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndar
 
 
 def local_volume_ratio(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
-    """Volume of a small piece of the heart after the deformation over its volume before.
+    """Volume of a small piece of the heart after the deformation over its volume before, at points of the source.
 
-    Args:
-        deformation: the record.
-        points_mm: float64 [N, 3], positions in the source.
-
-    Returns:
-        float64 [N]: det A / det(I + ∂u/∂y) at the place that each point goes to.
+    It is det A / det(I + ∂u/∂y), [N], at the place that each of the points [N, 3] goes to.
     """
     output = output_points_mm(deformation, points_mm)
     gradient = np.empty((len(points_mm), 3, 3))
-    for axis in range(3):
-        step = np.zeros(3)
-        step[axis] = _DIFFERENCE_MM
+    for axis, step in enumerate(_DIFFERENCE_MM * np.eye(3)):
         ahead, behind = (elastic_displacement_mm(deformation, output + sign * step) for sign in (1, -1))
         gradient[:, :, axis] = (ahead - behind) / (2 * _DIFFERENCE_MM)
     return float(np.prod(deformation.scale)) / np.linalg.det(np.eye(3) + gradient)
@@ -232,13 +215,11 @@ def elastic_jacobian_range(deformation: Deformation, points_per_cell: int = 8) -
     control = deformation.control_displacements_mm()
     cells = [n - 3 for n in deformation.lattice_shape]
     where = [np.linspace(0, n, points_per_cell * n + 1) for n in cells]
-    values = [_spline_matrix(x, n + 3, derivative=False) for x, n in zip(where, cells, strict=True)]
-    slopes = [_spline_matrix(x, n + 3, derivative=True) for x, n in zip(where, cells, strict=True)]
     gradient = np.empty((3, 3, *(len(x) for x in where)))
     for axis in range(3):
         field = control
-        for along in range(3):
-            matrix = slopes[along] if along == axis else values[along]
+        for along, (position, n) in enumerate(zip(where, cells, strict=True)):
+            matrix = _spline_matrix(position, n + 3, derivative=along == axis)
             field = np.moveaxis(np.tensordot(matrix, field, axes=(1, along + 1)), 0, along + 1)
         gradient[:, axis] = field / deformation.control_spacing_mm
     gradient[range(3), range(3)] += 1.0

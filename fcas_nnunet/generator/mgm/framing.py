@@ -49,9 +49,8 @@ def kept_in_view(
     Only faces count that the class does not touch in the source. A heart too large for the volume is shrunk until it
     fits. The elastic part stays where it is, so a shift changes what it does to the heart: hence several passes.
     """
-    spacing = np.array(spacing_mm)
-    first = _VIEW_MARGIN_VOXELS * spacing
-    last = (np.array(shape) - 1 - _VIEW_MARGIN_VOXELS) * spacing
+    first = _VIEW_MARGIN_VOXELS * np.array(spacing_mm)
+    last = (np.array(shape) - 1 - _VIEW_MARGIN_VOXELS) * np.array(spacing_mm)
     for _ in range(_VIEW_PASSES):
         moved = output_points_mm(deformation, points_mm)
         lowest = np.where(keeps_off[..., 0], moved, np.inf).min(axis=0)

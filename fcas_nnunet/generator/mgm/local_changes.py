@@ -21,7 +21,7 @@ from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.generator.mgm.deformation import uniform_numbers
 from fcas_nnunet.generator.mgm.topology import class_boxes
-from fcas_nnunet.geometry import Box, Triple, triple
+from fcas_nnunet.geometry import Box, Triple, grown
 from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.labels.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
@@ -138,14 +138,14 @@ def apply_local_changes(
 
 @dataclass(frozen=True)
 class HopelessRange:
-    """A range of which even the value nearest to no change makes a label too small or too large.
+    """A range of which even `mildest`, the value nearest to `neutral`, makes a label too small or too large.
 
     Attributes:
-        setting: its name in `MaskConfig`.
-        mildest: that value.
-        neutral: the value that changes nothing.
-        label: id.
-        ratio: the label's volume then, as a part of the source's.
+        setting: Its name in `MaskConfig`.
+        mildest: That value.
+        neutral: The value that changes nothing.
+        label: Id of the label.
+        ratio: The label's volume then, as a part of the source's.
     """
 
     setting: str
@@ -186,14 +186,8 @@ def hopeless_ranges(
         for labels in filter(None, picks):
             changes = [LocalChange(kind, int(label), mildest) for label in labels]
             after = np.bincount(apply_local_changes(mask, changes, spacing_mm, roles).ravel(), minlength=NUM_CODES)
-            ratios = {int(label): float(after[label] / volumes[label]) for label in sorted(present)}
-            faults.append(
-                [
-                    (label, ratio)
-                    for label, ratio in ratios.items()
-                    if not least / largest**3 <= ratio <= most / smallest**3
-                ]
-            )
+            ratios = [(int(label), float(after[label] / volumes[label])) for label in sorted(present)]
+            faults.append([pair for pair in ratios if not least / largest**3 <= pair[1] <= most / smallest**3])
         if faults and all(faults):
             found.append(HopelessRange(setting, mildest, neutral, *faults[0][0]))
     return found
@@ -206,8 +200,8 @@ def _move_border(mask: np.ndarray, change: LocalChange, neighbours: Sequence[int
         boxes = class_boxes(mask)
         if winner not in boxes or loser not in boxes:
             continue
-        box = _grown(boxes[loser], mask.shape, [max(abs(change.amount), _REST_MM) / step + 1 for step in spacing_mm])
-        part = mask[box]
+        margin = np.ceil(max(abs(change.amount), _REST_MM) / np.array(spacing_mm) + 1).astype(int)
+        part = mask[grown(boxes[loser], margin)]
         border = (part == winner) & dilate_box3(part == loser)
         if not border.any():
             continue
@@ -223,15 +217,16 @@ def _change_calibre(
     """Widen or narrow a vessel about its skeleton, everywhere or along a part of a branch."""
     spacing = np.array(spacing_mm)
     widest_mm = edt.edt(np.pad(mask[box] == change.label, 1), anisotropy=spacing_mm).max()
-    box = _grown(box, mask.shape, max(change.amount, 1.0) * widest_mm / spacing + 2)
-    part = mask[box]
+    part = mask[grown(box, np.ceil(max(change.amount, 1.0) * widest_mm / spacing + 2).astype(int))]
     vessel = part == change.label
     core = skeleton(vessel)
     core_voxels = np.argwhere(core)
     radius_mm = _radii_mm(np.argwhere(vessel) * spacing, core_voxels * spacing)
     factor = np.full(len(core_voxels), change.amount)
     if change.kind is LocalKind.STENOSIS:
-        along_mm = _distance_along(core_voxels, int(change.position * len(core_voxels)), spacing)
+        _, graph = voxel_graph(core_voxels, spacing)
+        start = int(change.position * len(core_voxels))
+        along_mm = sparse.csgraph.dijkstra(graph, directed=False, indices=start)  # infinite in other pieces
         factor = 1 - change.amount * 0.5 ** np.square(2 * along_mm / change.length_mm)
 
     near = np.argwhere(edt.edt(~vessel, anisotropy=spacing_mm) <= factor.max() * radius_mm.max())
@@ -240,12 +235,12 @@ def _change_calibre(
     wanted[tuple(near[distance <= factor[nearest] * radius_mm[nearest]].T)] = True
     wide = np.zeros(part.shape, dtype=bool)
     wide[tuple(near[factor[nearest] > _UNCHANGED].T)] = True  # where nothing narrows, what is there stays
-    thing = HomotopicObject(vessel)
+    changed = HomotopicObject(vessel)
     if change.amount > 1:  # a stenosis does not widen
-        thing.grow(wanted & ~np.isin(part, sorted(roles.thin)))
-    thing.shrink(wanted | core | (wide & vessel))
-    part[thing.binary] = change.label
-    part[vessel & ~thing.binary] = 0
+        changed.grow(wanted & ~np.isin(part, sorted(roles.thin)))
+    changed.shrink(wanted | core | (wide & vessel))
+    part[changed.binary] = change.label
+    part[vessel & ~changed.binary] = 0
 
 
 def _radii_mm(vessel_mm: np.ndarray, core_mm: np.ndarray) -> np.ndarray:
@@ -255,16 +250,3 @@ def _radii_mm(vessel_mm: np.ndarray, core_mm: np.ndarray) -> np.ndarray:
     reach = np.zeros(len(core_mm))
     np.maximum.at(reach, nearest, distance)
     return np.array([reach[around].mean() for around in core.query_ball_point(core_mm, _SMOOTHING_MM)])
-
-
-def _distance_along(voxels: np.ndarray, start: int, spacing: np.ndarray) -> np.ndarray:
-    """Length in mm of the shortest way along 26-neighbours from one voxel to each; infinite where there is none."""
-    _, graph = voxel_graph(voxels, spacing)
-    return sparse.csgraph.dijkstra(graph, directed=False, indices=start)
-
-
-def _grown(box: Box, shape: tuple[int, ...], voxels: Sequence[float] | np.ndarray) -> Box:
-    return triple(
-        slice(max(s.start - int(np.ceil(v)), 0), min(s.stop + int(np.ceil(v)), n))
-        for s, n, v in zip(box, shape, voxels, strict=True)
-    )

@@ -1,17 +1,16 @@
 """MGM: new masks from a given one, without training (paper §3.1.3, Eqs. 5 and 6), every vessel whole.
 
-A label volume and its spacing in, a new mask out:
-
     new = generate_mask(mask, spacing_mm, seed=0, roles=label_roles(labels)).mask
 
 The paper deforms and closes; measured, that leaves a vessel one voxel wide in dozens of pieces. Here a class that came
-apart is joined along the source's own neighbourhoods, a vessel is given its source's topology, every mask is checked
-against its source, and drawn anew where it fails.
+apart is joined along the source's own neighbourhoods, a vessel is given its source's topology, and a mask that differs
+from its source in topology is rejected and drawn again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -35,10 +34,10 @@ from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.mgm.reconnection import reconnect_class
 from fcas_nnunet.generator.mgm.resampling import deform_labels
 from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes, describe_mask, union_box
-from fcas_nnunet.generator.mgm.vessels import fit_vessel, is_like
-from fcas_nnunet.geometry import Box, Triple, triple
+from fcas_nnunet.generator.mgm.vessels import fit_vessel, has_topology
+from fcas_nnunet.geometry import Box, Triple, grown, triple
 from fcas_nnunet.labels.anatomy import LabelRoles
-from fcas_nnunet.labels.components import absorb_specks, label_components
+from fcas_nnunet.labels.components import absorb_specks, bounding_box, label_components
 from fcas_nnunet.labels.homotopy import HomotopicObject
 from fcas_nnunet.labels.morphology import close_box2
 
@@ -53,13 +52,7 @@ class NoMaskError(ValueError):
 
 @dataclass(frozen=True)
 class GeneratedMask:
-    """A new mask and how it came about.
-
-    Attributes:
-        mask: uint8 [D, H, W].
-        recipe: from which `apply_recipe` gives the same mask again.
-        rejections: why earlier draws were rejected, a sentence each.
-    """
+    """A new mask, uint8 [D, H, W]; the recipe that makes it again; and why earlier draws were rejected."""
 
     mask: np.ndarray
     recipe: Recipe
@@ -76,19 +69,19 @@ def generate_mask(
     bounds_ml: Bounds | None = None,
     source: SourceMask | None = None,
 ) -> GeneratedMask:
-    """Draw recipes until one gives a mask made as its source is.
+    """Draw recipes until one gives a mask that passes the quality gate.
 
     Args:
-        mask: label ids, uint8 [D, H, W].
-        spacing_mm: voxel size along (D, H, W).
-        config: ranges of the draw and bounds of the check; None = the defaults.
-        seed: same seed, same mask.
-        roles: vessels and what they spring from, chambers, walls (`anatomy.label_roles`); None = no special labels.
-        bounds_ml: believable volumes (`quality.volume_bounds_ml`); None = a range about the source's.
+        mask: Label ids, uint8 [D, H, W].
+        spacing_mm: Voxel size along (D, H, W).
+        config: Ranges of the draw and bounds of the check; None = the defaults.
+        seed: Seed of the draws; the same seed gives the same mask.
+        roles: Vessels and what they spring from, chambers, walls (`anatomy.label_roles`); None = no special labels.
+        bounds_ml: Accepted volumes (`quality.volume_bounds_ml`); None = a range about the source's.
         source: `SourceMask(mask, spacing_mm, roles)`, when many masks are made from one; None = made here.
 
     Raises:
-        NoMaskError: when the mask is empty, or every draw was rejected.
+        NoMaskError: If the mask is empty, or every draw was rejected.
     """
     config = config or MaskConfig()
     source = source or SourceMask(mask, spacing_mm, roles or LabelRoles())
@@ -97,7 +90,9 @@ def generate_mask(
     rejections: list[str] = []
     found: list[str] = []
     for attempt in range(config.max_tries):
-        recipe, changed = _draw(source, config, _seed_of_try(seed, attempt), config.milder**attempt)
+        # a seed of its own for each draw, so that neighbouring seeds share none
+        seed_of_try = int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0])
+        recipe, changed = _draw(source, config, seed_of_try, config.milder**attempt)
         candidate, faults = _attempt(source, changed, recipe, config, bounds_ml)
         if candidate is not None and not faults:
             return GeneratedMask(candidate, recipe, rejections)
@@ -116,17 +111,7 @@ def apply_recipe(
     spacing_mm: Triple[float],
     roles: LabelRoles | None = None,
 ) -> np.ndarray:
-    """Make a mask again from its source and its recipe.
-
-    Args:
-        mask: the source, uint8 [D, H, W].
-        recipe: the record.
-        spacing_mm: voxel size along (D, H, W).
-        roles: those it was made with.
-
-    Returns:
-        uint8 [D, H, W].
-    """
+    """Make a mask, uint8 [D, H, W], again from its source, its recipe and the roles that it was made with."""
     roles = roles or LabelRoles()
     changed = apply_local_changes(mask, recipe.local_changes, spacing_mm, roles)
     return deform_mask(changed, recipe.deformation, spacing_mm, roles)
@@ -146,10 +131,10 @@ def deform_mask(
     the other classes take background only.
 
     Args:
-        mask: label ids, uint8 [D, H, W].
-        deformation: the record.
-        spacing_mm: voxel size along (D, H, W).
-        roles: which labels are thin.
+        mask: Label ids, uint8 [D, H, W].
+        deformation: What is applied.
+        spacing_mm: Voxel size along (D, H, W).
+        roles: Which labels are thin.
         source: `SourceMask(mask, ...)` if there is one.
 
     Returns:
@@ -169,7 +154,7 @@ def deform_mask(
     for label in _thin_last(moved, thin_ids):
         added = _closed_gaps(source, label, part, moved[label], origin, deformation)
         if label in source.roles.wide:  # closing must not pierce a handle into a vessel or bridge its bends
-            added = _without_effect(part, label, added)
+            added = _simple_voxels(part, label, added)
         _paint(part, added, label, thin_ids)
     _mend(part, source, origin, deformation)
     deformed = np.zeros_like(mask)
@@ -227,12 +212,9 @@ def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation:
         added = reconnect_class(source.mask[box] == label, box, part == label, origin, deformation, source.spacing_mm)
         _paint(part, added, label, thin_ids)
     moved = class_boxes(part)
-    pierced = [
-        label
-        for label in _thin_last(moved.keys() & source.roles.vessels, thin_ids)
-        if not is_like(part[moved[label]] == label, source.topology[label])
-    ]
-    pierced += sorted((source.roles.thin & source.boxes.keys()) - moved.keys())
+    present = _thin_last(moved.keys() & source.roles.vessels, thin_ids)
+    pierced = [i for i in present if not has_topology(part[moved[i]] == i, source.topology[i])]
+    pierced += sorted((thin_ids & source.boxes.keys()) - moved.keys())
     for label in pierced:
         if label in thin_ids:
             _refit(part, label, source, origin, deformation)
@@ -253,7 +235,7 @@ def _cut_bridges(part: np.ndarray, label: int, topology: ClassTopology) -> None:
     sampled = part == label
     depth = edt.edt(np.pad(sampled, 1))[1:-1, 1:-1, 1:-1]
     deepest = np.zeros_like(sampled)
-    deepest[np.unravel_index(depth.argmax(), depth.shape)] = True
+    deepest.flat[depth.argmax()] = True
     vessel = HomotopicObject(deepest)
     vessel.grow_in_order(sampled, depth.max() - depth, 1.0)
     _give_up(part, label, sampled & ~vessel.binary)
@@ -271,10 +253,10 @@ def _refit(part: np.ndarray, label: int, source: SourceMask, origin: np.ndarray,
 
 def _give_up(part: np.ndarray, label: int, voxels: np.ndarray) -> None:
     """Give a class's voxels to what surrounds them most."""
-    for d, h, w in np.argwhere(voxels):
-        around = part[max(d - 1, 0) : d + 2, max(h - 1, 0) : h + 2, max(w - 1, 0) : w + 2]
+    for voxel in np.argwhere(voxels):
+        around = part[tuple(slice(max(i - 1, 0), i + 2) for i in voxel)]
         counts = np.bincount(around[around != label])
-        part[d, h, w] = counts.argmax() if len(counts) else 0
+        part[tuple(voxel)] = counts.argmax() if len(counts) else 0
 
 
 def _closed_gaps(
@@ -308,19 +290,17 @@ def _closed_gaps(
     return gaps + [s.start for s in here]
 
 
-def _without_effect(part: np.ndarray, label: int, voxels: np.ndarray) -> np.ndarray:
+def _simple_voxels(part: np.ndarray, label: int, voxels: np.ndarray) -> np.ndarray:
     """Those of the voxels, [N, 3], that can be added to a class without a change of its topology."""
-    if not len(voxels):
+    free = np.zeros(part.shape, dtype=bool)
+    free[tuple(voxels.T)] = True
+    tight = bounding_box(free)
+    if tight is None:
         return voxels
-    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-    box = tuple(slice(max(a - 1, 0), b + 1) for a, b in zip(low, high, strict=True))
-    corner = [s.start for s in box]
-    free = np.zeros(part[box].shape, dtype=bool)
-    free[tuple((voxels - corner).T)] = True
-    free &= part[box] == 0
+    box = grown(tight)
     vessel = HomotopicObject(part[box] == label)
-    vessel.grow(free)
-    return np.argwhere(vessel.binary & free) + corner
+    vessel.grow(free[box] & (part[box] == 0))
+    return np.argwhere(vessel.binary & free[box] & (part[box] == 0)) + [s.start for s in box]
 
 
 def _torn(part: np.ndarray, source: SourceMask, labels: list[int]) -> list[int]:
@@ -350,16 +330,10 @@ def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, s
     distance = 2 * np.linalg.norm(np.array(shape) * spacing) / spacing
     low = np.where(low < 0, low - distance, low)  # what touches the border continues beyond it
     high = np.where(high > np.array(shape) - 1, high + distance, high)
-    ends = np.stack([low, high])
-    corners = np.array([[ends[i, 0], ends[j, 1], ends[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    corners = np.array(list(itertools.product(*zip(low, high, strict=True))))
     affine_part = dataclasses.replace(deformation, max_displacement_mm=0.0)
     moved = output_points_mm(affine_part, corners * spacing) / spacing
     reach = deformation.max_displacement_mm / spacing + _MARGIN_VOXELS
     first = np.clip(np.floor(moved.min(axis=0) - reach), 0, shape).astype(int)
     last = np.clip(np.ceil(moved.max(axis=0) + reach), first, shape).astype(int)
     return triple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-
-
-def _seed_of_try(seed: int, attempt: int) -> int:
-    """A seed of its own for each draw, so that neighbouring seeds share none."""
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0])

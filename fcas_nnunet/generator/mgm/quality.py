@@ -32,18 +32,15 @@ def mask_faults(
     config: MaskConfig | None = None,
     bounds_ml: Bounds | None = None,
 ) -> list[str]:
-    """What is wrong with a mask against the one it was made from; empty when nothing is.
+    """What is wrong with a mask against the one it was made from: a sentence per fault.
 
     Args:
-        mask: label ids, uint8 [D, H, W].
-        source: the mask it was made from.
-        spacing_mm: voxel size of both along (D, H, W).
-        roles: vessels, whose tunnels and contact to their roots count; None = no vessels.
-        config: bounds; None = the defaults.
+        mask: Label ids, uint8 [D, H, W].
+        source: The mask it was made from.
+        spacing_mm: Voxel size of both along (D, H, W).
+        roles: Vessels, whose tunnels and contact to their roots are compared; None = no vessels.
+        config: Bounds; None = the defaults.
         bounds_ml: `volume_bounds_ml` of the data set; None = the configuration's range about the source's volume.
-
-    Returns:
-        One sentence per fault.
     """
     roles, config = roles or LabelRoles(), config or MaskConfig()
     before, after = (describe_mask(volume, roles.vessels, roles.roots) for volume in (source, mask))
@@ -76,7 +73,16 @@ def topology_faults(
         lost = sorted(before.touched_roots - after.touched_roots)
         if lost:
             faults.append(f"class {label} no longer touches class {', '.join(map(str, lost))}")
-        faults += _volume_faults(label, before, after, config, voxel_ml, (bounds_ml or {}).get(label))
+        ratio = after.num_voxels / before.num_voxels
+        low, high = config.volume_ratio_range
+        own_ml, volume_ml = before.num_voxels * voxel_ml, after.num_voxels * voxel_ml
+        least_ml, most_ml = (bounds_ml or {}).get(label, (0.0, np.inf))
+        least_ml, most_ml = min(least_ml, own_ml), max(most_ml, own_ml)  # a source is believable
+        if not low <= ratio <= high:
+            faults.append(f"class {label} has {ratio:.2f} of its source's volume, outside [{low}, {high}]")
+        elif not least_ml <= volume_ml <= most_ml:
+            allowed = f"the data set's masks allow {least_ml:.1f} to {most_ml:.1f} mL"
+            faults.append(f"class {label} has {volume_ml:.1f} mL, {allowed}")
     faults += [f"class {label} is not in the source" for label in sorted(candidate.keys() - source.keys())]
     return faults
 
@@ -119,24 +125,3 @@ def label_volumes_ml(mask: np.ndarray, spacing_mm: Triple[float], label_ids: Col
     """Volume of each label."""
     counts = np.bincount(mask.ravel(), minlength=NUM_CODES)
     return {label: float(counts[label]) * float(np.prod(spacing_mm)) / 1000 for label in label_ids}
-
-
-def _volume_faults(
-    label: int,
-    before: ClassTopology,
-    after: ClassTopology,
-    config: MaskConfig,
-    voxel_ml: float,
-    bound_ml: tuple[float, float] | None,
-) -> list[str]:
-    ratio = after.num_voxels / before.num_voxels
-    low, high = config.volume_ratio_range
-    if not low <= ratio <= high:
-        return [f"class {label} has {ratio:.2f} of its source's volume, outside [{low}, {high}]"]
-    volume_ml, own_ml = after.num_voxels * voxel_ml, before.num_voxels * voxel_ml
-    if bound_ml is None:
-        return []
-    low, high = min(bound_ml[0], own_ml), max(bound_ml[1], own_ml)  # a source is believable
-    if not low <= volume_ml <= high:
-        return [f"class {label} has {volume_ml:.1f} mL, the data set's masks allow {low:.1f} to {high:.1f} mL"]
-    return []

@@ -20,12 +20,7 @@ from fcas_nnunet.labels.anatomy import LabelRoles
 
 @dataclass(frozen=True)
 class Recipe:
-    """Local changes first, then the deformation.
-
-    Attributes:
-        local_changes: in the order in which they are made.
-        deformation: of what they give.
-    """
+    """Local changes, in the order in which they are made, then the deformation of their result."""
 
     local_changes: tuple[LocalChange, ...]
     deformation: Deformation
@@ -50,13 +45,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SourceMask:
-    """A mask and what is known of it: made once, when many masks are made from it.
-
-    Attributes:
-        mask: label ids, uint8 [D, H, W].
-        spacing_mm: voxel size along (D, H, W).
-        roles: which labels are vessels, what they spring from, chambers and walls.
-    """
+    """A mask, uint8 [D, H, W], and what is derived from it, computed once for all masks that are made from it."""
 
     mask: np.ndarray
     spacing_mm: Triple[float]
@@ -69,7 +58,7 @@ class SourceMask:
 
     @cached_property
     def topology(self) -> dict[int, ClassTopology]:
-        """What each class is made of."""
+        """Pieces, tunnels and contacts of each class."""
         return describe_mask(self.mask, self.roles.vessels, self.roles.roots)
 
     @cached_property
@@ -79,7 +68,7 @@ class SourceMask:
 
     @cached_property
     def vessels(self) -> dict[int, Vessel]:
-        """What is known of each thin class."""
+        """Skeleton and volume of each thin class."""
         return {
             label: Vessel.of(self.mask[box] == label, box, self.topology[label])
             for label, box in self.boxes.items()

@@ -6,6 +6,7 @@ Everything is elementwise arithmetic in a fixed order, so any number of threads 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ def deform_labels(
 
     Args:
         labels: [D, H, W], an integer type.
-        deformation: the record; outside the volume the outermost voxels are repeated.
-        spacing_mm: voxel size along (D, H, W).
-        region: the part of the output that is wanted; None = all.
+        deformation: What is applied; outside the volume the outermost voxels are repeated.
+        spacing_mm: Voxel size along (D, H, W).
+        region: The part of the output that is computed; None = all.
 
     Returns:
         The labels' type, the region's shape.
@@ -50,15 +51,9 @@ def deform_labels(
 
 
 def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]) -> np.ndarray:
-    """An image through the same field as its mask, by cubic splines: linear interpolation would blur thin vessels away.
+    """An image [D, H, W] through the same field as its mask, float32; outside it, the outermost voxels are repeated.
 
-    Args:
-        image: [D, H, W].
-        deformation: the record; outside the volume the outermost voxels are repeated.
-        spacing_mm: voxel size along (D, H, W).
-
-    Returns:
-        float32 [D, H, W].
+    Cubic splines are used, since linear interpolation would blur thin vessels away.
     """
     source = np.ascontiguousarray(image, dtype=np.float32)
     if deformation.is_identity:
@@ -119,10 +114,7 @@ def _expand(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: 
     """Evaluate the spline along one axis: control points there become positions."""
     shape = [-1 if axis == dim else 1 for axis in range(values.dim())]
     terms = (values.index_select(dim, k) * w.reshape(shape) for k, w in zip(*taps, strict=True))
-    total = next(terms)
-    for term in terms:
-        total = total.add_(term)
-    return total
+    return reduce(torch.Tensor.add_, terms)
 
 
 def _whole(shape: tuple[int, ...]) -> Box:

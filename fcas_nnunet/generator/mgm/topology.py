@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from fcas_nnunet.case import NUM_CODES
-from fcas_nnunet.geometry import Box, triple
+from fcas_nnunet.geometry import Box, grown, triple
 from fcas_nnunet.labels.components import count_tunnels, label_components
 from fcas_nnunet.labels.morphology import dilate_box3
 
@@ -21,11 +21,11 @@ class ClassTopology:
     """One class of a mask.
 
     Attributes:
-        num_voxels: its volume.
-        components: β0, pieces that touch by a face, an edge or a corner (26-connectivity).
-        tunnels: β1, loops and handles; None where it was not asked for.
-        touched_faces: the volume's faces it reaches.
-        touched_roots: those of the asked-for labels that it touches.
+        num_voxels: Its volume.
+        components: β0, pieces by 26-connectivity.
+        tunnels: β1, loops and handles; None where they were not counted.
+        touched_faces: The volume's faces that it reaches.
+        touched_roots: Those of the requested labels that it touches.
     """
 
     num_voxels: int
@@ -87,7 +87,7 @@ def _touched_faces(box: Box, shape: tuple[int, ...]) -> frozenset[str]:
 
 def _touched(mask: np.ndarray, label: int, box: Box, others: Collection[int]) -> frozenset[int]:
     """Those of the other labels that have a voxel among the 26 neighbours of a label's."""
-    part = mask[triple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)]
+    part = mask[grown(box)]
     if not np.isin(sorted(others), part).any():
         return frozenset()
     around = part[dilate_box3(part == label)]

@@ -16,9 +16,10 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from fcas_nnunet.generator.mgm.deformation import Deformation, local_volume_ratio, output_points_mm
-from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes
+from fcas_nnunet.generator.mgm.reconnection import inside, line_voxels
+from fcas_nnunet.generator.mgm.topology import ClassTopology
 from fcas_nnunet.geometry import Box, Triple
-from fcas_nnunet.labels.components import count_tunnels, label_components
+from fcas_nnunet.labels.components import bounding_box, count_pieces_and_tunnels, count_tunnels
 from fcas_nnunet.labels.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
 
@@ -31,12 +32,12 @@ class Vessel:
     """A thin class of a source.
 
     Attributes:
-        topology: what it is made of.
-        skeleton: voxels, int [N, 3].
-        neighbours: pairs of skeleton voxels that touch, int [E, 2].
-        piece: number of the piece that each skeleton voxel belongs to, [N].
-        order: distance from the first voxel of its piece along the skeleton, in voxels, [N].
-        voxels: some of all its voxels, int [M, 3].
+        topology: Its pieces and tunnels.
+        skeleton: Voxels, int [N, 3].
+        neighbours: Pairs of skeleton voxels that touch, int [E, 2].
+        piece: Number of the piece that each skeleton voxel belongs to, [N].
+        order: Distance from the first voxel of its piece along the skeleton, in voxels, [N].
+        voxels: Some of all its voxels, int [M, 3].
     """
 
     topology: ClassTopology
@@ -72,19 +73,21 @@ def fit_vessel(
     """The sampled class with the source's pieces and tunnels.
 
     Args:
-        vessel: the class in the source.
-        sampled: the class after sampling and closing, bool, a region of the output.
-        origin: index of the region's first voxel in the output volume, int [3].
-        deformation: what moved source to output.
-        spacing_mm: voxel size along (D, H, W).
+        vessel: The class in the source.
+        sampled: The class after sampling and closing, bool, a region of the output.
+        origin: Index of the region's first voxel in the output volume, int [3].
+        deformation: From source to output.
+        spacing_mm: Voxel size along (D, H, W).
 
     Returns:
         bool, the region's shape. A loop that the deformation shut cannot be opened again.
     """
     spacing = np.array(spacing_mm)
     places = output_points_mm(deformation, vessel.skeleton * spacing) / spacing - origin
-    domain = sampled | draw_curves(places, vessel.neighbours, sampled.shape)
-    box = class_boxes(domain.view(np.uint8)).get(1)
+    domain = sampled.copy()
+    for voxels in (np.rint(places).astype(np.int64), line_voxels(places[vessel.neighbours]).reshape(-1, 3)):
+        domain[tuple(voxels[inside(voxels, domain.shape)].T)] = True
+    box = bounding_box(domain)
     if box is None:
         return domain
     predicted = round(vessel.predicted_voxels(deformation, spacing_mm))
@@ -100,58 +103,30 @@ def _grown_again(
     distance, nearest = cKDTree(places).query(np.argwhere(domain))
     when = np.full(domain.shape, vessel.order.max() + _LEVEL_VOXELS)
     when[domain] = vessel.order[nearest]
-    far = np.zeros(domain.shape)
-    far[domain] = distance
+    distances = np.zeros(domain.shape)
+    distances[domain] = distance
 
-    thing = HomotopicObject(_roots(vessel, places, domain.shape))
-    thing.grow_in_order(domain, when, _LEVEL_VOXELS)
-    missing = (vessel.topology.tunnels or 0) - count_tunnels(thing.binary)
-    for _ in range(max(missing, 0)):
-        if not (thing.close_loop(domain, when) or thing.close_loop(dilate_box3(thing.binary), when)):
+    grown = HomotopicObject(_roots(vessel, places, domain.shape))
+    grown.grow_in_order(domain, when, _LEVEL_VOXELS)
+    for _ in range((vessel.topology.tunnels or 0) - count_tunnels(grown.binary)):
+        if not (grown.close_loop(domain, when) or grown.close_loop(dilate_box3(grown.binary), when)):
             break
-        thing.grow(domain)
-    thing.shrink(sampled)
-    surplus = int(thing.binary.sum()) - predicted_voxels
-    if surplus > 0:
-        thing.trim(far, surplus)
-    return thing.binary
+        grown.grow(domain)
+    grown.shrink(sampled)
+    grown.trim(distances, int(grown.binary.sum()) - predicted_voxels)
+    return grown.binary
 
 
-def is_like(binary: np.ndarray, topology: ClassTopology) -> bool:
+def has_topology(binary: np.ndarray, topology: ClassTopology) -> bool:
     """Whether an object has as many pieces and tunnels as a class."""
-    box = class_boxes(binary.view(np.uint8)).get(1)
-    if box is None:
-        return False
-    return (label_components(binary[box])[1], count_tunnels(binary[box])) == (topology.components, topology.tunnels)
-
-
-def draw_curves(places: np.ndarray, neighbours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Points, and lines between those that are neighbours.
-
-    Args:
-        places: in voxels of the output, float [N, 3].
-        neighbours: pairs of points, int [E, 2].
-        shape: of the output; what lies outside is left out.
-
-    Returns:
-        bool, the shape.
-    """
-    drawn = np.zeros(shape, dtype=bool)
-    start, stop = places[neighbours[:, 0]], places[neighbours[:, 1]]
-    longest = np.abs(stop - start).max(initial=0.0)
-    fractions = np.linspace(0, 1, 2 * int(np.ceil(longest)) + 1)[:, None, None]
-    for points in (places, (start + fractions * (stop - start)).reshape(-1, 3)):
-        nearest = np.rint(points).astype(np.int64)
-        inside = np.all((nearest >= 0) & (nearest < shape), axis=-1)
-        drawn[tuple(nearest[inside].T)] = True
-    return drawn
+    return count_pieces_and_tunnels(binary) == (topology.components, topology.tunnels)
 
 
 def _roots(vessel: Vessel, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A voxel of each piece: where its first skeleton voxel that stays in the volume has gone."""
     nearest = np.rint(places).astype(np.int64)
-    inside = np.flatnonzero(np.all((nearest >= 0) & (nearest < shape), axis=-1))
-    roots = inside[_first_of_each(vessel.piece[inside], vessel.order[inside])]
+    within = np.flatnonzero(inside(nearest, shape))
+    roots = within[_first_of_each(vessel.piece[within], vessel.order[within])]
     marked = np.zeros(shape, dtype=bool)
     marked[tuple(nearest[roots].T)] = True
     return marked

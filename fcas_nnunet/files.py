@@ -49,13 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary name is hidden and ends in `.part`, so a stray one is never taken for a case. It is another one at
     every call: of two that write one file at once, the later one's whole file stays. What killed runs left in the
     folder is removed when it is a day old. What the operating system refuses is an `OSError` with the file's name,
-    whatever the library made of it.
-
-    Args:
-        path: the file to make or replace; its folder is made if needed.
-
-    Yields:
-        The path to write to.
+    whatever the library made of it. The file's folder is made if needed.
     """
     temporary = _temporary_beside(path)
     temporary.touch()
@@ -78,13 +72,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def temporary_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, hidden as `atomic_path`'s files are; what is still in it at the end is removed.
 
-    For what is made of several files, and for writers that go by a file's ending.
-
-    Args:
-        path: what the folder is for; its own folder is made if needed.
-
-    Yields:
-        The folder, empty.
+    For results of several files, and for writers that go by a file's ending.
     """
     folder = _temporary_beside(path)
     folder.mkdir()
@@ -95,12 +83,9 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_strays(folder: Path, *, deep: bool = False, age_s: float = 0.0) -> None:
-    """Remove temporary files and folders of killed runs.
+    """Remove temporary files and folders of killed runs, with `deep` in all folders below too.
 
-    Args:
-        folder: where they lie; without `age_s`, nobody must be writing there.
-        deep: in all folders below, too.
-        age_s: only those that have not changed for so many seconds.
+    Only those go that have not changed for `age_s` seconds; with 0, nobody must be writing there.
     """
     youngest = time.time() - age_s
     for stray in list(folder.rglob(f".*{TEMPORARY_SUFFIX}") if deep else folder.glob(f".*{TEMPORARY_SUFFIX}")):

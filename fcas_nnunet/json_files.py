@@ -11,15 +11,11 @@ SCHEMA, SCHEMA_VERSION = "schema", "schema_version"
 
 
 def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: of the file.
-        advice: how to get a sound file, for messages.
+    """Read a JSON object; `advice` ends every message.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds no JSON object.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no JSON object.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: file must exist, got none. {advice}")
@@ -33,17 +29,7 @@ def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dic
 
 
 def check_schema(path: Path, content: Mapping[str, Any], known: Mapping[str, int], advice: str) -> None:
-    """Refuse a file of another kind, or of another version.
-
-    Args:
-        path: of the file, for messages.
-        content: of the file.
-        known: schema → the version that is read.
-        advice: what to do, for messages.
-
-    Raises:
-        ValueError: saying which schema and version it is.
-    """
+    """Refuse, by a `ValueError`, a file of a schema or a version that is not `known`; `advice` ends the message."""
     schema, version = content.get(SCHEMA), content.get(SCHEMA_VERSION)
     if not isinstance(schema, str) or schema not in known:
         raise ValueError(f"{path}: schema must be one of {', '.join(known)}, got {schema}. {advice}")

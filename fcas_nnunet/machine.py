@@ -15,12 +15,7 @@ def available_cores() -> int:
 
 
 def available_bytes(meminfo: Path = _MEMINFO, container: Path = _CONTAINER) -> float | None:
-    """Memory that is free, within a container's limit where there is one; None where it cannot be told.
-
-    Args:
-        meminfo: Linux' list of what memory is used for; elsewhere all of the machine's memory counts.
-        container: folder of the control group's files.
-    """
+    """Bytes of memory that are free, within a container's limit; None where it is unknown, all where not on Linux."""
     found = [free for free in (_free_in_machine(meminfo), _free_in_container(container)) if free is not None]
     return min(found, default=None)
 

@@ -44,7 +44,7 @@ class Orientation:
 
         Args:
             affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
-            towards: where D, H and W shall run: L or R, P or A, S or I, each axis of the body once.
+            towards: Where D, H and W shall run: L or R, P or A, S or I, each axis of the body once.
         """
         rows, signs = zip(*(_DIRECTIONS[letter] for letter in towards), strict=True)
         cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

@@ -6,10 +6,6 @@ import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a run's seed and what is drawn; the same on every machine and in every process.
-
-    Args:
-        parts: for instance (0, "case", 12).
-    """
+    """A 63-bit seed from a run's seed and what is drawn, (0, "case", 12) say; the same on every machine."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

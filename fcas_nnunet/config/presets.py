@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     CalibrationConfig,
@@ -61,14 +63,10 @@ CPU = FCaSConfig(
             num_steps=800, batch_size=2, learning_rate=3e-3, ema_decay=0.99, validate_every=100
         ),
     ),
-    tcdm=TCDMConfig(
+    tcdm=replace(
+        TINY.tcdm,
         channels=(32, 64, 128),
-        attention_levels=(False, False, True),
-        num_head_channels=(0, 0, 32),
         condition_embedding_channels=(48,),
-        prior=True,
-        prediction_type=PredictionType.SAMPLE,
-        multi_resolution_noise=0.6,
         pairs=PairConfig(num_shapes=3, num_contrasts=3),
         optimisation=OptimisationConfig(
             num_steps=300,
@@ -130,11 +128,7 @@ PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU
 
 
 def preset(name: str) -> FCaSConfig:
-    """A preset by name.
-
-    Raises:
-        ValueError: when there is none of that name.
-    """
+    """A preset by name; a `ValueError` where there is none of that name."""
     if name not in PRESETS:
         raise ValueError(f"preset: must be one of {', '.join(PRESETS)}, got {name}.")
     return PRESETS[name]

@@ -54,12 +54,7 @@ _STRUCTURES = {
     Role.THIN: (Structure.CORONARY_ARTERIES,),
     Role.WIDE: (Structure.ASCENDING_AORTA, Structure.PULMONARY_ARTERY),
     Role.ROOT: (Structure.ASCENDING_AORTA,),
-    Role.CHAMBER: (
-        Structure.LEFT_ATRIUM,
-        Structure.LEFT_VENTRICLE,
-        Structure.RIGHT_ATRIUM,
-        Structure.RIGHT_VENTRICLE,
-    ),
+    Role.CHAMBER: (Structure.LEFT_ATRIUM, Structure.LEFT_VENTRICLE, Structure.RIGHT_ATRIUM, Structure.RIGHT_VENTRICLE),
     Role.WALL: (Structure.LEFT_MYOCARDIUM,),
 }
 
@@ -95,12 +90,7 @@ class LabelRoles:
 
 
 def label_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -> LabelRoles:
-    """The roles of a data set's labels.
-
-    Args:
-        labels: label name → id.
-        given: roles that a user has given some labels; the others have those that follow from their names.
-    """
+    """The roles of a data set's labels, given or else by their names."""
     return LabelRoles(*(frozenset(i for name, i in labels.items() if role in roles_of(name, given)) for role in Role))
 
 

@@ -18,12 +18,8 @@ _SPECK_PART = 0.005  # of a class's volume
 def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tuple[np.ndarray, int]:
     """Number the pieces of equal, non-zero value.
 
-    Args:
-        array: bool or label ids, [D, H, W].
-        connectivity: 26 (faces, edges and corners) or 6 (faces).
-
     Returns:
-        Piece numbers from 1, 0 where the array is 0, its shape; and how many there are.
+        Piece numbers from 1, [D, H, W], 0 where the array is 0; and how many there are.
     """
     # cc3d 4.1.1 sizes its table of pieces too small for slender arrays; a rim of zeros keeps it right
     pieces, count = cc3d.connected_components(np.pad(array, 1), connectivity=connectivity, return_N=True)
@@ -54,11 +50,7 @@ def absorb_specks(labels: np.ndarray, label: int, num_components: int) -> None:
     """Give a class's tiny surplus pieces to what surrounds them most, in place.
 
     They are left where sampling or the border cuts a corner off, or where another class holds the place of a joint.
-
-    Args:
-        labels: ids, uint8 [D, H, W].
-        label: the class.
-        num_components: how many pieces it is to have; the largest stay.
+    The `num_components` largest pieces stay.
     """
     box = bounding_box(labels == label)
     if box is None:

@@ -8,24 +8,14 @@ import numpy as np
 
 
 def structure_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Mean of the values of every structure, float64 [highest code + 1]; 0 for codes that do not occur.
-
-    Args:
-        values: Any shape.
-        codes: Structure of every voxel, whole numbers from 0, the same shape.
-    """
+    """Mean of the values of every structure, float64 [highest code + 1]; 0 for codes that do not occur."""
     flat = codes.ravel().astype(np.int64)
     counts = np.bincount(flat)
     return np.bincount(flat, weights=values.ravel().astype(np.float64)) / np.maximum(counts, 1)
 
 
 def means_by_code(values: Iterable[np.ndarray], codes: Iterable[np.ndarray]) -> dict[int, float]:
-    """Code → mean of its voxels, every voxel with equal weight; added up part by part, which takes little memory.
-
-    Args:
-        values: Volumes, or the planes of one.
-        codes: Structure of every voxel, uint8, of the same shapes.
-    """
+    """Code (uint8) → mean of its voxels in several volumes, or in the planes of one, which takes little memory."""
     sums, counts = np.zeros(256), np.zeros(256)
     for part, of_part in zip(values, codes, strict=True):
         sums += np.bincount(of_part.ravel(), part.ravel(), minlength=256)

@@ -25,18 +25,13 @@ _ADJACENT_6 = ((_BETWEEN.sum(axis=-1) == 1) & _NEAR_18 & _NEAR_18[:, None]).asty
 
 
 class HomotopicObject:
-    """A binary object that is changed by simple points alone.
-
-    Args:
-        binary: bool [D, H, W]; outside counts as empty.
-    """
+    """A binary object, bool [D, H, W], that is changed by simple points alone; outside counts as empty."""
 
     def __init__(self, binary: np.ndarray) -> None:
         self._padded = np.pad(binary, 2)  # candidates may lie on the rim of 1, whose neighbours must exist
         self._flat = self._padded.reshape(-1)
-        strides = np.array([self._padded.shape[1] * self._padded.shape[2], self._padded.shape[2], 1])
-        self._around = _OFFSETS @ strides
-        self._strides = strides
+        self._strides = np.array([self._padded.shape[1] * self._padded.shape[2], self._padded.shape[2], 1])
+        self._around = _OFFSETS @ self._strides
 
     @property
     def binary(self) -> np.ndarray:
@@ -97,11 +92,9 @@ class HomotopicObject:
         return False
 
     def shrink(self, keep: np.ndarray, *, keep_ends: bool = True) -> None:
-        """Remove simple voxels outside `keep`, layer by layer, until none is left.
+        """Remove simple voxels outside `keep`, bool [D, H, W], layer by layer, until none is left.
 
-        Args:
-            keep: bool [D, H, W], voxels that stay.
-            keep_ends: leave voxels with a single neighbour, so that branches keep their length.
+        With `keep_ends`, voxels with a single neighbour stay, so that branches keep their length.
         """
         free = ~np.pad(keep, 2).reshape(-1)
         while True:
@@ -173,17 +166,10 @@ def is_simple(neighbourhood: np.ndarray) -> np.ndarray:
 
 
 def skeleton(binary: np.ndarray) -> np.ndarray:
-    """Thin an object to curves (and surfaces around cavities) with its topology and its branches' ends.
-
-    Args:
-        binary: bool [D, H, W].
-
-    Returns:
-        bool [D, H, W], a subset.
-    """
-    thing = HomotopicObject(binary)
-    thing.shrink(np.zeros(binary.shape, dtype=bool))
-    return thing.binary
+    """Thin an object, bool [D, H, W], to curves, and surfaces around cavities; topology and branches' ends stay."""
+    thinned = HomotopicObject(binary)
+    thinned.shrink(np.zeros(binary.shape, dtype=bool))
+    return thinned.binary
 
 
 def _has_one_background(neighbourhood: np.ndarray) -> np.ndarray:

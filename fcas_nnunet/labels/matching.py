@@ -11,6 +11,8 @@ import numpy as np
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 from fcas_nnunet.labels.names import Term, make_up, name_key, term_of, whole_terms
 
+Key = Callable[[str], Hashable | None]
+
 
 class Unmatched(StrEnum):
     """What becomes of labels without a counterpart where the target has labels that nothing stands for."""
@@ -90,10 +92,6 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
     nothing says which voxels belong to which part). `aorta` and `ascending_aorta` match where each data set has only
     one of them.
 
-    Args:
-        source: label name → id of the data set that is read.
-        target: label name → id of the data set whose labels are wanted.
-
     Raises:
         ValueError: when nothing matches, or several labels may be the counterpart of one.
     """
@@ -134,12 +132,7 @@ def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[i
 def labels_to_write(
     source: Mapping[str, int], target: Mapping[str, int], unmatched: Unmatched
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """The labels of a data set that is written for another one, and which of them each source id becomes.
-
-    Args:
-        source: label name → id of the data set that is drawn from.
-        target: label name → id of the data set that is written for.
-        unmatched: what becomes of labels that the target does not have, where it has some that nothing stands for.
+    """The labels of a data set drawn from `source` and written for `target`, and which of them each source id becomes.
 
     Returns:
         Label name → id, the target's, with nnU-Net's `ignore` besides where it is needed; source id → written id.
@@ -151,9 +144,8 @@ def labels_to_write(
     if match.missing and unmatched == Unmatched.REFUSE:
         raise ValueError(
             f"--for: every label must have a counterpart among those of -d, got none for {match.describe_missing()}; "
-            "-d has "
-            f"{', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means the same, "
-            "or choose what pretraining is told where they may be: --unmatched ignore (nothing) or background."
+            f"-d has {', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means the "
+            "same, or choose what pretraining is told where they may be: --unmatched ignore (nothing) or background."
         )
     if not match.missing or unmatched == Unmatched.BACKGROUND:
         return dict(target), match.with_incomplete().ids(source, target)
@@ -174,13 +166,7 @@ def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> ValueErro
     )
 
 
-def _match(
-    names: dict[str, str],
-    sources: Sequence[str],
-    targets: Sequence[str],
-    key: Callable[[str], Hashable | None],
-    faults: list[str],
-) -> None:
+def _match(names: dict[str, str], sources: Sequence[str], targets: Sequence[str], key: Key, faults: list[str]) -> None:
     """Match the labels of both sides that alone have a key; several of one key are a fault unless all are matched."""
     for value in dict.fromkeys(key(name) for name in sources):
         ours, theirs = ([name for name in side if key(name) == value] for side in (sources, targets))

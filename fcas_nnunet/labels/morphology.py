@@ -17,11 +17,7 @@ Voxels = TypeVar("Voxels")  # a NumPy array or a PyTorch tensor
 def voxel_graph(
     voxels: np.ndarray, spacing_mm: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0)
 ) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """Which voxels of a list touch by a face, an edge or a corner.
-
-    Args:
-        voxels: int [N, 3], each once.
-        spacing_mm: along the axes.
+    """Which voxels of a list, int [N, 3], touch by a face, an edge or a corner.
 
     Returns:
         Pairs that touch, int [E, 2]; and their distances in mm as a sparse matrix [N, N], each pair once.
@@ -48,11 +44,7 @@ def close_box2(binary: np.ndarray) -> np.ndarray:
 
     The paper's Eq. 6 names the max-pool alone, which would thicken every class by a voxel and shift it by half a one.
 
-    Args:
-        binary: bool [D, H, W]; what lies outside counts as empty for the dilation and as full for the erosion.
-
-    Returns:
-        bool [D, H, W], a superset of `binary`.
+    What lies outside counts as empty for the dilation and as full for the erosion.
     """
     grown = binary
     for axis in range(3):
@@ -83,12 +75,7 @@ def _combine_box3(binary: np.ndarray, combine: np.ufunc) -> np.ndarray:
 def loose_pairs(binary: np.ndarray, offset: tuple[int, int, int]) -> np.ndarray:
     """Voxels whose neighbour at `offset` is set too, with no full 3 x 3 x 3 block that holds them both together.
 
-    Args:
-        binary: bool [D, H, W]; outside counts as empty.
-        offset: -1, 0 or 1 along each axis.
-
-    Returns:
-        bool [D, H, W], true at the pair's first voxel.
+    The offset is -1, 0 or 1 along each axis; outside counts as empty. True at the pair's first voxel.
     """
     neighbour = np.pad(binary, 1)
     block_centres = np.pad(erode_box3(binary), 1)

@@ -28,10 +28,10 @@ class ThinStructure:
     """A structure of a label map that is to stay whole.
 
     Attributes:
-        label: its id.
-        voxels: all of it, int [N, 3].
-        piece: number of the piece that each voxel belongs to, [N].
-        neighbours: pairs of voxels that touch, int [E, 2].
+        label: Its id.
+        voxels: All its voxels, int [N, 3].
+        piece: Number of the piece that each voxel belongs to, [N].
+        neighbours: Pairs of voxels that touch, int [E, 2].
         tunnels: β1.
     """
 
@@ -58,15 +58,9 @@ def thin_structures(labels: np.ndarray, thin: Collection[int]) -> list[ThinStruc
 
 
 def resample_labels(labels: np.ndarray, shape: Sequence[int], thin: Collection[int] = ()) -> np.ndarray:
-    """A label map on another grid of the same extent: the nearest label, and thin structures whole.
+    """A label map, uint8 of a given shape, on another grid of the same extent: the nearest label.
 
-    Args:
-        labels: ids [D, H, W].
-        shape: voxels along (D, H, W) that are wanted.
-        thin: ids of the structures that keep their pieces and tunnels; they win where labels meet.
-
-    Returns:
-        uint8, of that shape.
+    Structures of the ids `thin` keep their pieces and tunnels, and win where labels meet.
     """
     skips = any(new < old for new, old in zip(shape, labels.shape, strict=True))
     return reduce_labels(labels, shape, thin_structures(labels, thin) if skips else [])
@@ -104,14 +98,12 @@ def _absorb_torn_specks(labels: np.ndarray, reduced: np.ndarray, whole: Collecti
     label_of_piece = np.zeros(count + 1, dtype=np.uint8)
     label_of_piece[pieces.ravel()] = reduced.ravel()
     counts = np.bincount(label_of_piece[1:], minlength=NUM_CODES)
-    boxes = None
-    for label in np.flatnonzero(counts > 1):
-        if label in whole:
-            continue
-        boxes = boxes or ndimage.find_objects(labels)
+    torn = [int(label) for label in np.flatnonzero(counts > 1) if label not in whole]
+    boxes = ndimage.find_objects(labels) if torn else []
+    for label in torn:
         before = label_components(labels[boxes[label - 1]] == label)[1]
         if before < counts[label]:
-            absorb_specks(reduced, int(label), before)
+            absorb_specks(reduced, label, before)
 
 
 def shares(size: int, parts: int) -> np.ndarray:
@@ -138,17 +130,17 @@ def _reduced(
     domain = (np.isfinite(when) | roots) & free
     when[~np.isfinite(when)] = 0
 
-    thing = HomotopicObject(roots)
-    thing.grow_in_order(domain, when, _LEVEL_VOXELS)
-    for _ in range(structure.tunnels - count_tunnels(thing.binary)):
-        if not (thing.close_loop(domain, when) or thing.close_loop(dilate_box3(domain) & free, when)):
+    reduced = HomotopicObject(roots)
+    reduced.grow_in_order(domain, when, _LEVEL_VOXELS)
+    for _ in range(structure.tunnels - count_tunnels(reduced.binary)):
+        if not (reduced.close_loop(domain, when) or reduced.close_loop(dilate_box3(domain) & free, when)):
             break
-        thing.grow(domain)
+        reduced.grow(domain)
     fullest = np.argsort(-filled, axis=None, kind="stable")[: round(float(filled.sum()))]
     keep = np.zeros(filled.shape, dtype=bool)
     keep.flat[fullest] = True
-    thing.shrink(keep)
-    return corner, thing.binary
+    reduced.shrink(keep)
+    return corner, reduced.binary
 
 
 def _filled_part(

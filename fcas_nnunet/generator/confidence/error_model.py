@@ -29,11 +29,7 @@ _UNIT_HU, _FLOOR_HU, _USUAL_LOG_HU = 100.0, 5.0, 3.5
 
 
 class ErrorModel(nn.Module):
-    """Expected absolute error of a drawn image, after matching contrast.
-
-    Args:
-        width: features of the hidden layers.
-    """
+    """Expected absolute error of a drawn image, after matching contrast; `width` features in the hidden layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,15 +46,7 @@ class ErrorModel(nn.Module):
         return self.second.in_features
 
     def forward(self, measures: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the expected error in HU.
-
-        Args:
-            measures: `local_measures` of some voxels, [N, M].
-            codes: of the same, int64 [N].
-
-        Returns:
-            [N].
-        """
+        """Logarithm of the expected error in HU, [N], from `local_measures` [N, M] and codes, int64 [N]."""
         hidden = F.silu(self.first(measures) + self.of_code(codes))
         return self.last(F.silu(self.second(hidden)))[:, 0] + _USUAL_LOG_HU
 
@@ -69,8 +57,7 @@ class ErrorModel(nn.Module):
         """Expected error of a whole volume in HU, float32 [D, H, W]; see `measured_slabs` for the arguments."""
         result = torch.empty(image_hu.shape, dtype=torch.float32, device=image_hu.device)
         for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
-            of_voxels = measures.flatten(1).T
-            logs = self(of_voxels, codes[start:stop].flatten().long())
+            logs = self(measures.flatten(1).T, codes[start:stop].flatten().long())
             result[start:stop] = logs.exp().view(stop - start, *image_hu.shape[1:])
         return result
 

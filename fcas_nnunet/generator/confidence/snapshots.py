@@ -40,15 +40,7 @@ class SnapshotVariance:
             self.update(latents)
 
     def variance(self, shape: torch.Size, structures: np.ndarray) -> torch.Tensor:
-        """Unbiased variance, fp32.
-
-        Args:
-            shape: of the image, [D, H, W].
-            structures: bool [D, H, W], the reference structures.
-
-        Returns:
-            [D, H, W]; outside the box the mean over the box's voxels outside of structures.
-        """
+        """Unbiased variance, fp32 of the image's shape; outside the box, its mean there outside `structures`, bool."""
         inside = self._welford.variance
         if self._box is None:
             return inside
@@ -61,14 +53,9 @@ class SnapshotVariance:
 
 
 def structure_box(structures: np.ndarray, margin: int) -> Box | None:
-    """The latents that hold the structures' bounding box and a margin.
+    """The latents that hold the bounding box of structures, bool [D, H, W] of sizes divisible by 4, and a margin.
 
-    Args:
-        structures: bool [D, H, W], sizes divisible by 4.
-        margin: in voxels.
-
-    Returns:
-        Slices along (d, h, w); None where there is no structure.
+    The margin is in voxels; None where there is no structure.
     """
     box = bounding_box(structures)
     if box is None:

@@ -44,14 +44,9 @@ class Welford:
 
 
 def snapshot_steps(num_steps: int, num_snapshots: int) -> list[int]:
-    """Which of the reverse steps are compared: evenly spread, the first and the last among them.
+    """Indices of the reverse steps that are compared: `num_snapshots` (r + 1 of Eq. 7) at most, evenly spread.
 
-    Args:
-        num_steps: steps of the reverse diffusion.
-        num_snapshots: r + 1 of Eq. 7; more than there are steps takes every step.
-
-    Returns:
-        Increasing step indices.
+    The first and the last step are among them.
     """
     return sorted({int(round(i)) for i in np.linspace(0, num_steps - 1, min(num_snapshots, num_steps))})
 

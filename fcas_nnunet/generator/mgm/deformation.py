@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.masks import MAX_INJECTIVE_FRACTION, MaskConfig
 from fcas_nnunet.geometry import Triple, triple
 
@@ -75,8 +76,7 @@ class Deformation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, for the manifest."""
-        record = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+        return to_dict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Deformation:
@@ -207,27 +207,20 @@ def local_volume_ratio(deformation: Deformation, points_mm: np.ndarray) -> np.nd
 
 
 def elastic_jacobian_range(deformation: Deformation, points_per_cell: int = 8) -> tuple[float, float]:
-    """Smallest and largest det(I + ∂u/∂y) over the lattice's inner cells, from the spline's own derivative.
-
-    The whole map's Jacobian, output → source, is this over the product of `scale`; it folds nowhere if the smallest is
-    above 0.
-    """
+    """Smallest and largest det(I + ∂u/∂y) over the lattice's inner cells; above 0, the field folds nowhere."""
     control = deformation.control_displacements_mm()
     cells = [n - 3 for n in deformation.lattice_shape]
-    where = [np.linspace(0, n, points_per_cell * n + 1) for n in cells]
-    gradient = np.empty((3, 3, *(len(x) for x in where)))
+    positions = [np.linspace(0, n, points_per_cell * n + 1) for n in cells]
+    gradient = np.empty((3, 3, *map(len, positions)))
     for axis in range(3):
         field = control
-        for along, (position, n) in enumerate(zip(where, cells, strict=True)):
+        for along, (position, n) in enumerate(zip(positions, cells, strict=True)):
             matrix = _spline_matrix(position, n + 3, derivative=along == axis)
             field = np.moveaxis(np.tensordot(matrix, field, axes=(1, along + 1)), 0, along + 1)
         gradient[:, axis] = field / deformation.control_spacing_mm
     gradient[range(3), range(3)] += 1.0
-    determinant = (
-        gradient[0, 0] * (gradient[1, 1] * gradient[2, 2] - gradient[1, 2] * gradient[2, 1])
-        - gradient[0, 1] * (gradient[1, 0] * gradient[2, 2] - gradient[1, 2] * gradient[2, 0])
-        + gradient[0, 2] * (gradient[1, 0] * gradient[2, 1] - gradient[1, 1] * gradient[2, 0])
-    )
+    first, second, third = gradient
+    determinant = np.einsum("i...,i...", first, np.cross(second, third, axis=0))
     return float(determinant.min()), float(determinant.max())
 
 

@@ -6,11 +6,9 @@ while a rest of that stays, so no two labels lose touch; vessels change by simpl
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import edt
 import numpy as np
@@ -34,7 +32,7 @@ _SEEDS = 1  # a stream of its own, beside the deformation's
 
 
 class LocalKind(StrEnum):
-    """What changes."""
+    """The property of a label that a local change alters."""
 
     CHAMBER_SIZE = "chamber_size"
     WALL_THICKNESS = "wall_thickness"
@@ -47,12 +45,12 @@ class LocalChange:
     """One change of one label.
 
     Attributes:
-        kind: what changes.
-        label: id.
+        kind: Which property changes.
+        label: Id of the label.
         amount: mm that a chamber's or a wall's border moves, outwards if positive; factor on a vessel's radius; part
             of the radius that a stenosis takes.
-        position: of a stenosis, a part of the vessel's skeleton voxels in C order; else 0.
-        length_mm: of a stenosis, within which it takes at least half its depth; else 0.
+        position: Of a stenosis, a part of the vessel's skeleton voxels in C order; else 0.
+        length_mm: Of a stenosis, within which it takes at least half its depth; else 0.
     """
 
     kind: LocalKind
@@ -61,26 +59,13 @@ class LocalChange:
     position: float = 0.0
     length_mm: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form, for the manifest."""
-        return dataclasses.asdict(self) | {"kind": str(self.kind)}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> LocalChange:
-        """The change that `to_dict` wrote."""
-        return cls(**{**record, "kind": LocalKind(record["kind"])})
-
 
 def draw_local_changes(
     config: MaskConfig, roles: LabelRoles, labels: Collection[int], seed: int
 ) -> tuple[LocalChange, ...]:
-    """Draw the changes that `config` asks for: one chamber, one wall, the calibre of all thin labels, one stenosis.
+    """Draw a change of one chamber, of one wall, of the calibre of all thin labels, and one stenosis.
 
-    Args:
-        config: ranges; those that are a single neutral value draw nothing.
-        roles: which labels are chambers, walls and vessels.
-        labels: ids that the mask has.
-        seed: same seed, same changes.
+    Ranges of `config` that are a single neutral value draw nothing. `labels` are the ids that the mask has.
     """
     unit = iter(uniform_numbers(int(np.random.SeedSequence([seed, _SEEDS]).generate_state(1, np.uint64)[0]), 9))
 
@@ -110,13 +95,7 @@ def draw_local_changes(
 def apply_local_changes(
     mask: np.ndarray, changes: Sequence[LocalChange], spacing_mm: Triple[float], roles: LabelRoles
 ) -> np.ndarray:
-    """Change a mask.
-
-    Args:
-        mask: label ids, uint8 [D, H, W].
-        changes: in the order in which they are made.
-        spacing_mm: voxel size along (D, H, W).
-        roles: which labels are chambers, walls and vessels.
+    """Make changes to a mask of label ids, uint8 [D, H, W], in their order.
 
     Returns:
         uint8 [D, H, W]; only labels of `mask`, and background where the mask has background or a vessel had more of it.
@@ -162,13 +141,7 @@ def hopeless_ranges(
 
     A volume counts as acceptable if the affine part could bring it into `volume_ratio_range` with all three axes at an
     end of `scale_range`. Of a change that picks one of several labels, every one must fail. A stenosis always leaves
-    enough.
-
-    Args:
-        mask: label ids, uint8 [D, H, W].
-        config: ranges.
-        spacing_mm: voxel size along (D, H, W).
-        roles: which labels are chambers, walls and vessels.
+    enough. The mask holds label ids, uint8 [D, H, W].
     """
     volumes = np.bincount(mask.ravel(), minlength=NUM_CODES)
     present = set(np.flatnonzero(volumes[1:]) + 1)

@@ -106,10 +106,7 @@ def generate_mask(
 
 
 def apply_recipe(
-    mask: np.ndarray,
-    recipe: Recipe,
-    spacing_mm: Triple[float],
-    roles: LabelRoles | None = None,
+    mask: np.ndarray, recipe: Recipe, spacing_mm: Triple[float], roles: LabelRoles | None = None
 ) -> np.ndarray:
     """Make a mask, uint8 [D, H, W], again from its source, its recipe and the roles that it was made with."""
     roles = roles or LabelRoles()
@@ -178,11 +175,7 @@ def _draw(source: SourceMask, config: MaskConfig, seed: int, strength: float) ->
 
 
 def _attempt(
-    source: SourceMask,
-    changed: SourceMask,
-    recipe: Recipe,
-    config: MaskConfig,
-    bounds_ml: Bounds | None,
+    source: SourceMask, changed: SourceMask, recipe: Recipe, config: MaskConfig, bounds_ml: Bounds | None
 ) -> tuple[np.ndarray | None, list[str]]:
     """The mask of a recipe and its faults; none is made where the field could fold."""
     smallest_jacobian, _ = elastic_jacobian_range(recipe.deformation)

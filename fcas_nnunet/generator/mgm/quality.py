@@ -88,10 +88,9 @@ def topology_faults(
 
 
 def counted_faults(faults: Sequence[str]) -> str:
-    """Faults of many draws in a line: each kind once, by an example, with how often it came; the most frequent first.
+    """Faults of many draws in a line: an example and the number of each kind, the most frequent first.
 
-    Args:
-        faults: sentences of `topology_faults`; those that differ in numbers or borders alone are of one kind.
+    Sentences of `topology_faults` that differ in numbers or borders alone are of one kind.
     """
     kinds: dict[str, list[str]] = {}
     for fault in faults:
@@ -104,12 +103,10 @@ def counted_faults(faults: Sequence[str]) -> str:
 
 
 def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tuple[float, float]]:
-    """Smallest and largest volume of each class that a data set makes believable.
+    """Smallest and largest volume of each class that a data set makes believable, from label id → mL of its masks.
 
     Three standard deviations of the logarithm, at least 0.3 each, about its mean; never narrower than what was seen.
-
-    Args:
-        volumes_ml: label id → mL of every mask; classes with no volume in a mask do not count there.
+    Classes without volume in a mask do not count there.
     """
     bounds = {}
     for label in sorted({label for volumes in volumes_ml for label in volumes}):

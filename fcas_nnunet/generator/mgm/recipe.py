@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.generator.mgm.deformation import Deformation
 from fcas_nnunet.generator.mgm.framing import surface_points
-from fcas_nnunet.generator.mgm.local_changes import LocalChange
+from fcas_nnunet.generator.mgm.local_changes import LocalChange, LocalKind
 from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes, describe_mask
 from fcas_nnunet.generator.mgm.vessels import Vessel
 from fcas_nnunet.geometry import Box, Triple
@@ -27,10 +28,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, for the manifest."""
-        return {
-            "local_changes": [change.to_dict() for change in self.local_changes],
-            "deformation": self.deformation.to_dict(),
-        }
+        return to_dict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Recipe:
@@ -39,8 +37,10 @@ class Recipe:
         Raises:
             ValueError: when the deformation has entries missing or unknown.
         """
-        changes = tuple(LocalChange.from_dict(change) for change in record.get("local_changes", ()))
-        return cls(changes, Deformation.from_dict(record["deformation"]))
+        changes = [
+            LocalChange(**{**change, "kind": LocalKind(change["kind"])}) for change in record.get("local_changes", ())
+        ]
+        return cls(tuple(changes), Deformation.from_dict(record["deformation"]))
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,7 @@ _SPLINE_RIM = 12  # voxels around a volume after which its spline no longer feel
 
 
 def deform_labels(
-    labels: np.ndarray,
-    deformation: Deformation,
-    spacing_mm: Triple[float],
-    *,
-    region: Box | None = None,
+    labels: np.ndarray, deformation: Deformation, spacing_mm: Triple[float], *, region: Box | None = None
 ) -> np.ndarray:
     """Labels through the deformation by nearest sampling, nothing closed or repaired: for surroundings.
 
@@ -67,10 +63,7 @@ def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple
 
 
 def _coordinate_slabs(
-    deformation: Deformation,
-    shape: tuple[int, ...],
-    spacing_mm: Triple[float],
-    region: Box,
+    deformation: Deformation, shape: tuple[int, ...], spacing_mm: Triple[float], region: Box
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Source indices of the region, slab by slab along D: (slab within the region, three float32 [d, h, w])."""
     step = np.array(spacing_mm)

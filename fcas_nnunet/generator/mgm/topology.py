@@ -38,15 +38,9 @@ class ClassTopology:
 def describe_mask(
     mask: np.ndarray, vessel_ids: Collection[int] = (), root_ids: Collection[int] = ()
 ) -> dict[int, ClassTopology]:
-    """Describe each class of a mask.
+    """Describe each class of a mask of label ids, uint8 [D, H, W]; absent classes and the background have no entry.
 
-    Args:
-        mask: label ids, uint8 [D, H, W].
-        vessel_ids: classes whose tunnels are counted too.
-        root_ids: classes for which it is told whether vessels touch them.
-
-    Returns:
-        label id → its topology; absent classes and the background have no entry.
+    Of vessels, the tunnels are counted too, and the roots that they touch are listed.
     """
     boxes = class_boxes(mask)
     if not boxes:

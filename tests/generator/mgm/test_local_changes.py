@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fcas_nnunet.config.masks import MaskConfig
+from fcas_nnunet.generator.mgm.deformation import draw_deformation
 from fcas_nnunet.generator.mgm.local_changes import (
     LocalChange,
     LocalKind,
@@ -17,6 +18,7 @@ from fcas_nnunet.generator.mgm.local_changes import (
     draw_local_changes,
     hopeless_ranges,
 )
+from fcas_nnunet.generator.mgm.recipe import Recipe
 from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.labels.morphology import dilate_box3
 from tests.labels.test_homotopy import betti
@@ -151,7 +153,8 @@ def test_ranges_that_can_give_no_mask_are_known_before_one_is_drawn(
 
 def test_a_change_survives_json() -> None:
     change = LocalChange(LocalKind.STENOSIS, VESSEL, 0.5, 0.25, 6.0)
-    assert LocalChange.from_dict(json.loads(json.dumps(change.to_dict()))) == change
+    recipe = Recipe((change,), draw_deformation(MaskConfig(), (8, 8, 8), SPACING_MM, seed=0))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 def test_the_source_is_left_as_it_is() -> None:

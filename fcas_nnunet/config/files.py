@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic_core import to_jsonable_python
+from pydantic import TypeAdapter
 
 from fcas_nnunet.config.schema import from_dict
 from fcas_nnunet.files import atomic_write_text
 
 T = TypeVar("T")
+_ANY = TypeAdapter(Any)
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,7 +28,7 @@ _Loader.add_implicit_resolver(
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain dicts, lists, strings and numbers."""
-    plain: dict[str, Any] = to_jsonable_python(config)
+    plain: dict[str, Any] = _ANY.dump_python(config, mode="json")
     return plain
 
 

@@ -11,9 +11,12 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_t
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
+
+
+class _BrokenRule(ValueError):
+    """Of one setting: what its value must be, and the value."""
 
 
 def rule(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
@@ -21,7 +24,7 @@ def rule(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
 
     def validate(value: Any) -> Any:
         if not holds(value):
-            raise PydanticCustomError("rule", "{words}", {"words": words, "value": value})
+            raise _BrokenRule(words, value)
         return value
 
     return AfterValidator(validate)
@@ -151,11 +154,11 @@ def _sentences(error: ValidationError) -> list[str]:
     sentences: list[str] = []
     for fault in error.errors():
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])[1:]
-        if fault["type"] == "value_error":  # of `check`, in our words
-            own = str(fault["ctx"]["error"]).splitlines()
-            sentences += [f"{where}.{line}" if where else line for line in own]
-        elif fault["type"] == "rule":
-            sentences.append(_sentence(where, **fault["ctx"]))
+        error_of_ours = fault.get("ctx", {}).get("error")
+        if isinstance(error_of_ours, _BrokenRule):
+            sentences.append(_sentence(where, *error_of_ours.args))
+        elif fault["type"] == "value_error":  # of `check`
+            sentences += [f"{where}.{line}" if where else line for line in str(error_of_ours).splitlines()]
         elif fault["type"] == "missing":
             sentences.append(f"{where}: must be given, got nothing.")
         else:

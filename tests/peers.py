@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from contextlib import ExitStack
 from fcas_nnunet.files import atomic_path
-from fcas_nnunet.integration.dataset.locks import exclusive
-from fcas_nnunet.integration.dataset.workplace import Workplace
+from fcas_nnunet.integration.dataset.locks import Workplace, exclusive
 folder, stack = Path(sys.argv[1]), ExitStack()
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)

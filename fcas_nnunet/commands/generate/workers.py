@@ -33,6 +33,7 @@ from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import make_with_substitutes
 from fcas_nnunet.integration.dataset.case_contents import CONTENTS, case_contents
 from fcas_nnunet.integration.dataset.library import CaseLibrary
+from fcas_nnunet.integration.dataset.locks import Workplace
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.ownership import COMMAND, GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.dataset.raw_dataset import reopen_dataset, training_cases, write_case
@@ -43,7 +44,6 @@ from fcas_nnunet.integration.dataset.synthetic_cases import (
     remove_leftovers,
     written_cases,
 )
-from fcas_nnunet.integration.dataset.workplace import Workplace
 from fcas_nnunet.labels.anatomy import GivenRoles
 from fcas_nnunet.labels.matching import id_table
 from fcas_nnunet.machine import available_cores

@@ -1,7 +1,8 @@
 """Locks on folders: who is at work there, on this machine or, where the file system tells, on any other.
 
-A hidden folder holds a file `lock`. Its text says who has the folder to himself; bytes far behind the text are locked.
-The operating system lets go of a lock when its process ends, however it ends, so nothing stale is ever left.
+A hidden folder holds a file `lock`. Its text says who has the folder to himself; bytes far behind the text are locked:
+one is shared by all that work in the folder, and the i-th behind it belongs to whoever makes case i. The operating
+system lets go of a lock when its process ends, however it ends, so nothing stale is ever left.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows, which has no shared locks either
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
-#: The byte that belongs to a folder as a whole; others follow it.
-PRESENCE = 1 << 20
 
+_PRESENCE = 1 << 20
+_FIRST_CASE = _PRESENCE + 1
 _POLL_S = 1.0  # how often a run that waits for another looks again
 _HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[Path] = set()
 
 
-class Lock(IntEnum):
+class _Lock(IntEnum):
     """Kinds of locks under fcntl's numbers, which Windows lacks."""
 
     NONE = getattr(fcntl, "LOCK_UN", 0)
@@ -46,23 +47,18 @@ class Lock(IntEnum):
     EXCLUSIVE = getattr(fcntl, "LOCK_EX", 2)
 
 
-class LockFile:
-    """One process' hold on a folder's lock file. A process must have only one of a folder at a time (POSIX locks).
-
-    Args:
-        folder: to be locked; it need not exist.
-
-    Attributes:
-        folder: the hidden one, which `open` makes.
-        has_locks: whether locks hold; without them every one is granted.
-        can_share: whether shared ones are known, which Windows lacks.
-    """
+class _LockFile:
+    """One process' hold on a folder's lock file. A process must have only one of a folder at a time (POSIX locks)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / WORK_FOLDER
-        self.has_locks = True
-        self.can_share = fcntl is not None
+        self._grants_all = False
         self._file = -1
+
+    @property
+    def has_locks(self) -> bool:
+        """Whether the file system knows shared locks; without them every claim is granted, and `alone` is not known."""
+        return fcntl is not None and not self._grants_all
 
     def open(self) -> None:
         """Open the lock file, made if needed."""
@@ -105,36 +101,81 @@ class LockFile:
 
     def sign(self) -> None:
         """Say that this process has the folder to itself."""
-        own = {"command": Path(sys.argv[0]).stem, "host": socket.gethostname(), "pid": os.getpid(),
-               "since": time.strftime("%Y-%m-%d %H:%M:%S")}  # fmt: skip
+        command, since = Path(sys.argv[0]).stem, time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = {"command": command, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, json.dumps(own).encode())
+        os.write(self._file, json.dumps(holder).encode())
 
-    def lock(self, kind: Lock, byte: int, *, wait: bool = False) -> bool:
+    def lock(self, kind: _Lock, byte: int = _PRESENCE, *, wait: bool = False) -> bool:
         """Change the lock on a byte; False when another process is in the way."""
-        if not self.has_locks or (kind is Lock.SHARED and not self.can_share):
+        if self._grants_all or (fcntl is None and kind is _Lock.SHARED):
             return True
         try:
-            self._change(kind, byte, wait or kind is Lock.NONE)
+            if fcntl is not None:
+                flags = kind if wait or kind is _Lock.NONE else kind | fcntl.LOCK_NB
+                fcntl.lockf(self._file, flags, 1, byte)
+            else:
+                os.lseek(self._file, byte, os.SEEK_SET)
+                msvcrt.locking(self._file, msvcrt.LK_UNLCK if kind is _Lock.NONE else msvcrt.LK_NBLCK, 1)
         except OSError as error:
             if error.errno in _HELD_BY_ANOTHER:
                 return False
             if error.errno not in _NO_LOCKS:
                 raise
-            self.has_locks = False
+            self._grants_all = True
             logger.warning(
                 f"{self.folder.parent}: its file system has no locks ({error.strerror}), so start no second run there; "
                 "of fcas_generate, give every worker its own --part"
             )
         return True
 
-    def _change(self, kind: Lock, byte: int, wait: bool) -> None:
+
+class Workplace(_LockFile):
+    """One process' place in a data set folder in which several make cases.
+
+    Args:
+        folder: the raw data set folder; made if needed. Waits while another process has it to itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        while True:
+            self.open()
+            self.lock(_Lock.SHARED, wait=True)
+            if self.is_current():
+                break
+            self.close()
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def claim(self, number: int) -> Iterator[bool]:
+        """Hold the case of this number in the plan, from 0; yields False at once when another process makes it."""
+        held = self.lock(_Lock.EXCLUSIVE, _FIRST_CASE + number)
+        try:
+            yield held
+        finally:
+            if held:
+                self.lock(_Lock.NONE, _FIRST_CASE + number)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Have the folder to oneself; newcomers wait. This process leaves the folder at the end, or at once.
+
+        Yields:
+            Whether nobody else was there.
+        """
         if fcntl is not None:
-            fcntl.lockf(self._file, kind if wait else kind | fcntl.LOCK_NB, 1, byte)
-        else:
-            os.lseek(self._file, byte, os.SEEK_SET)
-            msvcrt.locking(self._file, msvcrt.LK_UNLCK if kind is Lock.NONE else msvcrt.LK_NBLCK, 1)
+            self.lock(_Lock.NONE)  # of two that end together, the later one finds itself alone
+        try:
+            yield self.lock(_Lock.EXCLUSIVE) and self.is_current()
+        finally:
+            self.close()
 
 
 @contextmanager
@@ -154,18 +195,18 @@ def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: 
     folder = folder.resolve()
     assert folder not in _held, "to lock a folder twice would unlock it"
     is_new = not folder.exists()
-    lock, said = LockFile(folder), ""
+    lock, announced = _LockFile(folder), ""
     while True:
         lock.open()
-        if lock.lock(Lock.EXCLUSIVE, PRESENCE) and lock.is_current():
+        if lock.lock(_Lock.EXCLUSIVE) and lock.is_current():
             break
         holder = lock.holder()
         lock.close()
         if not wait:
             raise ValueError(f"{folder}: must have no other run at work, got {holder}. Wait for it, or stop it.")
-        if holder != said:
+        if holder != announced:
             logger.info(f"{folder}: {holder} is at work there, waiting for it")
-            said = holder
+            announced = holder
         time.sleep(_POLL_S)
     _held.add(folder)
     try:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
+from fcas_nnunet.listing import listed
 
 COMMAND = "command"  # in a manifest's record: which command made the case
 
@@ -22,12 +22,10 @@ GENERATE, MASKS, PHANTOM = "fcas_generate", "fcas_masks", "fcas_phantom"
 def sole_writer(folder: Path, command: str) -> Iterator[None]:
     """Have a folder of cases to oneself, for a command that shares its work with no other run; others wait.
 
-    Args:
-        folder: to write cases into, a manifest beside them; made if needed.
-        command: that asks.
+    The folder and its manifest are made if needed.
 
     Raises:
-        ValueError: when it is no folder, or another's.
+        ValueError: when it is no folder, or another command's.
     """
     with exclusive(folder, refuse=partial(refuse_foreign_cases, folder, command)):
         Manifest(folder).begin()
@@ -36,11 +34,11 @@ def sole_writer(folder: Path, command: str) -> Iterator[None]:
 
 
 def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
-    """See that nothing of somebody else's can be written over.
+    """See that nothing of somebody else's can be written over; the folder need not exist.
 
     Args:
-        folder: to write into; it need not exist.
-        command: that asks.
+        folder: to write into.
+        command: that writes.
         mark: name of the file that this command makes before all others.
 
     Raises:
@@ -50,9 +48,8 @@ def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
         raise ValueError(f"{folder}: must be a folder, or be new, got a file. Choose another folder.")
     there = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
     if there and mark not in there:
-        more = ", ..." if len(there) > 3 else ""
         raise ValueError(
-            f"{folder}: must be new, empty or begun by {command}, got other files: {', '.join(there[:3])}{more}. "
+            f"{folder}: must be new, empty or begun by {command}, got other files: {listed(there, 3)}. "
             "Choose another folder or id."
         )
 
@@ -63,24 +60,19 @@ def refuse_foreign_cases(folder: Path, command: str) -> None:
     Files that the manifest does not name, or of which it gives the case's id alone, a real case among synthetic ones
     say, may be there besides.
 
-    Args:
-        folder: to write cases into; it need not exist.
-        command: that asks.
-
     Raises:
-        ValueError: when it is no folder, or another's.
+        ValueError: when it is no folder, or another command's.
     """
     manifest = Manifest(folder)
     if not manifest.journals():  # of a run of old, which began no manifest
         refuse_foreign_folder(folder, command, MANIFEST_FILE)
-    others = sorted({_command_of(record) for record in manifest.read().values() if len(record) > 1} - {command})
-    if others:
+    made_by = {  # early records of two commands do not say it
+        str(record.get(COMMAND, GENERATE if "weights_sha256" in record else MASKS))
+        for record in manifest.read().values()
+        if len(record) > 1
+    }
+    if others := sorted(made_by - {command}):
         raise ValueError(
             f"{folder}: must be new, empty or begun by {command}, got cases of {', '.join(others)}. "
             "Choose another folder or id."
         )
-
-
-def _command_of(record: dict[str, Any]) -> str:
-    """Which command made a case; early records of two commands do not say it."""
-    return str(record.get(COMMAND, GENERATE if "weights_sha256" in record else MASKS))

@@ -4,39 +4,36 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS
 from fcas_nnunet.integration.dataset.volumes import FILE_ENDING
 
+_LABELS = f"{LABELS}Tr"
 #: Folder → ending of the files that every synthetic case has; the label is the last to be written.
-_PARTS = {
-    f"{IMAGES}Tr": f"_0000{FILE_ENDING}",
-    f"{CONFIDENCE}Tr": FILE_ENDING,
-    f"{LABELS}Tr": FILE_ENDING,
-}
+_PARTS = {f"{IMAGES}Tr": f"_0000{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, _LABELS: FILE_ENDING}
 
 
 def case_is_written(folder: Path, case_id: str) -> bool:
     """Whether a synthetic case is there whole: image, confidence map and labels."""
-    return all((folder / part / f"{case_id}{suffix}").is_file() for part, suffix in _PARTS.items())
+    return all(path.is_file() for path in _files(folder, case_id))
 
 
 def label_path(folder: Path, case_id: str) -> Path:
     """Where a synthetic case's labels lie, which are the last of it to be written."""
-    return folder / f"{LABELS}Tr" / f"{case_id}{FILE_ENDING}"
+    return folder / _LABELS / f"{case_id}{FILE_ENDING}"
 
 
 def case_bytes(folder: Path, case_id: str) -> int:
     """What a whole synthetic case takes on disk."""
-    return sum((folder / part / f"{case_id}{suffix}").stat().st_size for part, suffix in _PARTS.items())
+    return sum(path.stat().st_size for path in _files(folder, case_id))
 
 
 def written_cases(folder: Path) -> set[str]:
     """Ids of all cases that are there whole, as `case_is_written` has it; three listings, however many they are."""
-    return set.intersection(*(ids for _, ids in _listed_parts(folder)))
+    return set.intersection(*_cases_of_parts(folder).values())
 
 
 def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Pattern[str]) -> None:
@@ -51,16 +48,21 @@ def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Patter
     """
     for part in (".", *_PARTS):
         remove_strays(folder / part)
-    parts = dict(_listed_parts(folder))
-    kept = {*complete, *parts[f"{LABELS}Tr"]}
-    for part, ids in parts.items():
-        for case_id in sorted(ids - kept):
+    cases = _cases_of_parts(folder)
+    for part, case_ids in cases.items():
+        for case_id in sorted(case_ids - cases[_LABELS] - set(complete)):
             if pattern.fullmatch(case_id):
                 (folder / part / f"{case_id}{_PARTS[part]}").unlink(missing_ok=True)
 
 
-def _listed_parts(folder: Path) -> Iterator[tuple[str, set[str]]]:
-    """Every part of synthetic cases with the ids that have it."""
-    for part, suffix in _PARTS.items():
-        names = os.listdir(folder / part) if (folder / part).is_dir() else []
-        yield part, {n[: -len(suffix)] for n in names if n.endswith(suffix) and not n.startswith(".")}
+def _files(folder: Path, case_id: str) -> list[Path]:
+    return [folder / part / f"{case_id}{ending}" for part, ending in _PARTS.items()]
+
+
+def _cases_of_parts(folder: Path) -> dict[str, set[str]]:
+    """Part → ids of the cases that have it."""
+    names = {part: os.listdir(folder / part) if (folder / part).is_dir() else [] for part in _PARTS}
+    return {
+        part: {name.removesuffix(_PARTS[part]) for name in listing if name.endswith(_PARTS[part]) and name[0] != "."}
+        for part, listing in names.items()
+    }

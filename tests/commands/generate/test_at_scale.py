@@ -24,9 +24,9 @@ from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+from fcas_nnunet.integration.dataset.locks import Workplace
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, write_case, write_dataset_json
-from fcas_nnunet.integration.dataset.workplace import Workplace
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
 

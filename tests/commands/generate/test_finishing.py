@@ -14,9 +14,9 @@ from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.generator.plan import CasePlan, plan_cases
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+from fcas_nnunet.integration.dataset.locks import Workplace
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, write_dataset_json
-from fcas_nnunet.integration.dataset.workplace import Workplace
 
 PLANS = plan_cases(3, ["a", "b"], ["a", "b"], ReferenceSource.MGM, 0)
 STRAYS = (
@@ -129,7 +129,7 @@ def finish_in_child(output: Path) -> bool:
 
 def test_without_locks_no_part_finishes_but_a_whole_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = lay_out(tmp_path)
-    monkeypatch.setattr("fcas_nnunet.integration.dataset.workplace.Workplace.has_locks", False)
+    monkeypatch.setattr("fcas_nnunet.integration.dataset.locks.Workplace.has_locks", False)
     assert not finish_set(output, Share(0, 2, "--part"))
     assert not (output / DATASET_JSON).exists()
     assert finish_set(output)

@@ -25,16 +25,9 @@ def case_contents(case: Case) -> dict[str, str]:
 
 
 def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mapping[str, str]) -> list[str]:
-    """Compare what was read of a case with what was written.
+    """One sentence when a part of a case, as read with scaling applied, has other voxels than were written, else none.
 
-    Args:
-        case_id: of the case.
-        part: of the case.
-        array: [D, H, W] as read, scaling applied.
-        contents: of the manifest record; parts without a hash are taken as they are.
-
-    Returns:
-        One sentence when the voxels are others, else none.
+    `contents` are those of the manifest's record; parts without a hash are taken as they are.
     """
     if part not in contents or _sha256(part, array) == contents[part]:
         return []

@@ -32,28 +32,17 @@ _FEWEST_VOXELS = 4**3
 def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
     """Read every case and refuse the data set if anything is wrong with it.
 
-    Args:
-        dataset: the data set.
-        min_cases: how many cases there must be.
-
     Raises:
         ValueError: listing all faults, one a line.
     """
-    faults = dataset_faults(dataset, min_cases=min_cases)
-    if faults:
+    if faults := dataset_faults(dataset, min_cases=min_cases):
         raise ValueError("\n".join(faults))
 
 
 def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False) -> list[str]:
-    """Read every case and say what is wrong.
+    """Read every case and say what is wrong, one sentence per fault, in order of the cases.
 
-    Args:
-        dataset: the data set.
-        min_cases: how many cases there must be.
-        any_grid: take tilted grids, which nnU-Net reads, but no new case can be written on.
-
-    Returns:
-        One sentence per fault, in order of the cases; empty when all is well.
+    With `any_grid`, tilted grids are taken, which nnU-Net reads, but no new case can be written on.
     """
     faults = []
     if len(dataset.case_ids) < min_cases:
@@ -108,11 +97,10 @@ def _case_faults(
     image, *others = (
         _read(path, case_id, name, faults) for name, path in zip(names, dataset.image_paths(case_id), strict=False)
     )
+    for name, other in zip(names[1:], others, strict=False):
+        faults += _grid_faults(case_id, name, other, "image", image)
     if image is not None:
         faults += contents_faults(case_id, IMAGE, image.array, contents)
-    for name, other in zip(names[1:], others, strict=False):
-        faults += [] if other is None else _grid_faults(case_id, name, other, "image", image)
-    if image is not None:
         faults += _size_faults(case_id, image)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
@@ -120,11 +108,10 @@ def _case_faults(
         faults += contents_faults(case_id, LABEL, mask.array, contents)
         if not mask.array.any():
             faults.append(f"{case_id}: label must mark at least one voxel, got an empty mask. Annotate or remove it.")
-    if image is not None and mask is not None:
-        faults += _grid_faults(case_id, "label", mask, "image", image)
+    faults += _grid_faults(case_id, "label", mask, "image", image)
     reference = mask or image
-    shear = None if reference is None or any_grid else shear_fault(reference.affine)
-    faults += [f"{case_id}: {shear}"] if shear else []
+    if reference is not None and not any_grid and (shear := shear_fault(reference.affine)):
+        faults.append(f"{case_id}: {shear}")
     if (dataset.folder / f"{SURROUNDINGS}Tr").is_dir():
         surroundings = _read(dataset.surroundings_path(case_id), case_id, SURROUNDINGS, faults)
         if surroundings is not None:
@@ -160,8 +147,7 @@ def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | No
 
 
 def _size_faults(case_id: str, image: Volume) -> list[str]:
-    """A volume of hardly any voxels, or of an extent that no body has: it would be resampled to nothing, or to a volume
-    that no memory holds."""
+    """Sizes that resampling would turn into nothing, or into a volume that no memory holds."""
     faults = []
     if image.array.size < _FEWEST_VOXELS:
         shape = " × ".join(map(str, image.array.shape))
@@ -194,8 +180,8 @@ def _confidence_faults(case_id: str, array: np.ndarray) -> list[str]:
     return [f"{case_id}: confidence must lie in [0, 1], got {low:.6g} to {high:.6g}. Generate the case again."]
 
 
-def _grid_faults(case_id: str, what: str, volume: Volume, other_what: str, other: Volume | None) -> list[str]:
-    if other is None:
+def _grid_faults(case_id: str, what: str, volume: Volume | None, other_what: str, other: Volume | None) -> list[str]:
+    if volume is None or other is None:
         return []
     if volume.array.shape != other.array.shape:
         return [

@@ -24,16 +24,9 @@ REGIONS_REMEDY = (
 def description_faults(
     content: dict[str, Any], *, any_kind: bool = False, any_channel: bool = False, ignore_label: bool = False
 ) -> list[str]:
-    """What is wrong with a `dataset.json`.
+    """What is wrong with a `dataset.json`, a sentence for each fault, without the file's name.
 
-    Args:
-        content: of the file.
-        any_kind: take what nnU-Net trains on; otherwise one CT channel and plain labels only.
-        any_channel: take scans of any kind.
-        ignore_label: take nnU-Net's ignore label.
-
-    Returns:
-        A sentence for each fault, without the file's name.
+    The flags are those of `RawDataset.open`.
     """
     missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
     if missing:
@@ -55,9 +48,6 @@ def description_faults(
 def read_roles(dataset_json: Path) -> GivenRoles:
     """The roles that a `dataset.json` gives its labels.
 
-    Args:
-        dataset_json: a file with `labels`.
-
     Raises:
         ValueError: if they are no roles, or of labels that it does not have.
     """
@@ -77,21 +67,16 @@ def given_roles(content: dict[str, Any]) -> GivenRoles:
 def same_description(key: str, synthetic: Any, real: Any) -> bool:
     """Whether a synthetic and a real data set agree in a key of `dataset.json`, as far as a network is concerned.
 
-    Args:
-        key: of labels, nnU-Net's ignore label does not count, for which a network has no output; channel names count as
-            nnU-Net reads them.
-        synthetic: value of the key; None when it is missing.
-        real: likewise.
+    Of labels, nnU-Net's ignore label does not count, for which a network has no output; channel names count as nnU-Net
+    reads them. A value is None where the key is missing.
     """
-    if key == "labels":
-        synthetic, real = _learnt_labels(synthetic), _learnt_labels(real)
-    if key == "channel_names":
-        synthetic, real = _channel_kinds(synthetic), _channel_kinds(real)
-    return bool(synthetic == real)
 
+    def learnt(value: Any) -> Any:
+        if key == "labels" and isinstance(value, dict):
+            return {name: i for name, i in value.items() if name != IGNORE}
+        return _channel_kinds(value) if key == "channel_names" else value
 
-def _learnt_labels(labels: Any) -> Any:
-    return {name: i for name, i in labels.items() if name != IGNORE} if isinstance(labels, dict) else labels
+    return bool(learnt(synthetic) == learnt(real))
 
 
 def _channel_kinds(channels: Any) -> Any:
@@ -117,12 +102,8 @@ def _entry_faults(content: dict[str, Any]) -> list[str]:
     if not isinstance(entries, dict):
         return [f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."]
     faults = []
-    unfit = [key for key in entries if not is_file_name(key)]
-    if unfit:
-        faults.append(
-            f"dataset must name cases as files are named, without folders, got {', '.join(map(repr, unfit))}. "
-            "Rename them."
-        )
+    if unfit := ", ".join(repr(key) for key in entries if not is_file_name(key)):
+        faults.append(f"dataset must name cases as files are named, without folders, got {unfit}. Rename them.")
     for key, entry in entries.items():
         files = entry if isinstance(entry, dict) else {}
         images = files.get("images")

@@ -15,7 +15,6 @@ IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "su
 #: What an unfinished one holds besides: locks and journals.
 WORK_FOLDER = ".fcas_unfinished"
 
-
 #: What a trained model of nnU-Net holds: beside its folds what the predictor reads, and in each fold checkpoints.
 PLANS_JSON = "plans.json"
 MODEL_FILES = ("dataset.json", PLANS_JSON)
@@ -58,9 +57,6 @@ def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> P
         by: the flag that it was given by, for messages.
         also: what else that flag takes, "folder" say, for messages: there was none of that name.
 
-    Returns:
-        `$nnUNet_raw/Dataset901_Heart`.
-
     Raises:
         ValueError: if the identifier is malformed, or an id belongs to several names (nnU-Net refuses that too).
         FileNotFoundError: if there is no such data set.
@@ -91,9 +87,6 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
             same command continues what it began, else the id after the highest in use.
         default_name: what follows "DatasetNNN_" when the identifier does not say.
         by: the flag that the identifier was given by, for messages.
-
-    Returns:
-        The folder, which exists already if the data set was begun earlier.
 
     Raises:
         ValueError: if the identifier or the name is malformed, or the id belongs to another name.
@@ -159,22 +152,19 @@ def _taken_names() -> dict[int, set[str]]:
 
 
 def _name_of_id(dataset_id: int) -> str | None:
-    names = sorted(_taken_names().get(dataset_id, set()))
+    names = sorted(_taken_names().get(dataset_id, ()))
     if len(names) > 1:
         raise ValueError(
-            f"data set {dataset_id}: an id must belong to one name in all of nnU-Net's folders, "
-            f"got {', '.join(names)}. "
-            "Rename or remove the others."
+            f"data set {dataset_id}: an id must belong to one name in all of nnU-Net's folders, got "
+            f"{', '.join(names)}. Rename or remove the others."
         )
     return names[0] if names else None
 
 
 def _free_id() -> int:
+    """The id after the highest in use, or else the lowest that is free."""
     taken = _taken_names().keys()
-    above = max(taken, default=0) + 1
-    if above <= _MAX_ID:
-        return above
-    free = next((i for i in range(1, _MAX_ID) if i not in taken), None)
-    if free is None:
-        raise ValueError("data set: an id from 1 to 999 must be free, got none. Remove a data set.")
-    return free
+    for number in (max(taken, default=0) + 1, *range(1, _MAX_ID)):
+        if number <= _MAX_ID and number not in taken:
+            return number
+    raise ValueError("data set: an id from 1 to 999 must be free, got none. Remove a data set.")

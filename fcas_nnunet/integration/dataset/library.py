@@ -53,8 +53,7 @@ class CaseLibrary:
     def label_faults(self, *, draws_surroundings: bool) -> list[str]:
         """Why cases of other data sets cannot be drawn or guide a drawing; one sentence each.
 
-        Args:
-            draws_surroundings: references need surroundings, too, not templates alone.
+        With `draws_surroundings`, references need surroundings, too, not templates alone.
         """
         needy = [*self.templates, *(self.references if draws_surroundings else ())]
         faults = []
@@ -100,20 +99,17 @@ class CaseLibrary:
         if dataset is self.source:
             return case
         mask = id_table(match_labels(dataset.labels, self.source.labels))[case.mask]
-        surroundings = None
-        if case.surroundings is not None and self.source.surroundings:
-            wanted = self.source.surroundings
+        surroundings, wanted = case.surroundings, self.source.surroundings
+        if surroundings is not None:
             known = {own: wanted[name] for name, own in dataset.surroundings.items() if name in wanted}
-            surroundings = id_table(known)[case.surroundings]
+            surroundings = id_table(known)[surroundings] if wanted else None
         return replace(case, mask=mask, surroundings=surroundings)
 
 
 def split_name(name: str, source: str) -> tuple[str, str]:
-    """("Dataset903_Other:case_a", …) → ("Dataset903_Other", "case_a"); ("case_a", "Dataset901_Heart") → that pair.
+    """Data set and id of a case, as a manifest's `reference` and `template` name it.
 
-    Args:
-        name: of a case, as a manifest's `reference` and `template` give it.
-        source: the data set whose cases are named by their id alone.
+    ("Dataset903_Other:case_a", …) → ("Dataset903_Other", "case_a"); ("case_a", source) → (source, "case_a").
     """
     dataset, separator, case_id = name.rpartition(_SEPARATOR)
     return (dataset, case_id) if separator else (source, name)
@@ -161,11 +157,8 @@ def make_library(
 def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
     """Read every case and refuse what is wrong: the source of at least two, and what was named of other data sets.
 
-    Says what their labels become, and which structures they lack.
-
-    Args:
-        library: references and templates.
-        draws_surroundings: references need surroundings, too, not templates alone.
+    Says what their labels become, and which structures they lack. With `draws_surroundings`, references need
+    surroundings, too, not templates alone.
 
     Raises:
         ValueError: listing all faults, one a line.
@@ -188,8 +181,7 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
 
 def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: str) -> tuple[str, ...]:
     """Entries with full names, those of text files in place of the file; their data sets are opened into `opened`."""
-    named = []
-    lines = _lines(entries)
+    named, lines = [], _lines(entries)
     if not lines:
         raise ValueError(
             f"{', '.join(entries)}: list must name at least one data set or case, got none. Fill it, or leave out the "

@@ -28,12 +28,9 @@ _SETTINGS: dict[str, type] = {"confidence": ConfidenceConfig, "mask_config": Mas
 
 
 class Manifest:
-    """The manifest of a data set. Records hold no time stamps: the same command writes the same bytes.
+    """The manifest of a raw data set folder. Records hold no time stamps: the same command writes the same bytes.
 
     Several processes may add to it, each in a journal of its own, so that no line is lost or broken on any file system.
-
-    Args:
-        folder: the raw data set folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,11 +56,7 @@ class Manifest:
         self.path.touch()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a case's record to the manifest itself, where one process writes; it is on disk when this returns.
-
-        Args:
-            record: JSON-able, with a `case_id`.
-        """
+        """`Journal.append` to the manifest itself, where one process writes."""
         Journal(self.path).append(record)
 
     def journals(self) -> list[Journal]:
@@ -78,10 +71,8 @@ class Manifest:
     def finalise(self, case_ids: Iterable[str] | None = None) -> None:
         """Rewrite the manifest sorted by case id, so that who made which case, and when, leaves no trace.
 
-        Takes over the journals, so no process must be adding to one. Killed, it can be done again.
-
-        Args:
-            case_ids: keep only these, when given.
+        Takes over the journals, so no process must be adding to one. Of given case ids, these alone are kept. Where the
+        process is killed, it can be done again.
         """
         records = self.read()
         kept = sorted(records if case_ids is None else set(case_ids) & records.keys())
@@ -92,11 +83,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Journal:
-    """Records in the order in which one process added them, a line of JSON each.
-
-    Attributes:
-        path: of the file; it need not exist.
-    """
+    """Records in the order in which one process added them, a line of JSON each; the file need not exist."""
 
     path: Path
 
@@ -108,9 +95,8 @@ class Journal:
         """
         if not self.path.is_file():
             return {}
-        lines = self.path.read_bytes().split(b"\n")
-        whole = lines[:-1]  # a record ends with its line break
         records = {}
+        whole = self.path.read_bytes().split(b"\n")[:-1]  # a record ends with its line break
         for number, line in enumerate(whole, start=1):
             try:
                 record = json.loads(line)
@@ -128,33 +114,28 @@ class Journal:
         return records
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record; it is on disk when this returns.
-
-        Args:
-            record: JSON-able, with a `case_id`.
-        """
+        """Add a record, JSON-able with a `case_id`; it is on disk when this returns."""
         line = _line(record)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as stream:
-            self._drop_partial_line(stream)
+            _drop_partial_line(stream)
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
-
-    def _drop_partial_line(self, stream: BinaryIO) -> None:
-        """Cut off what a kill left of a last line, so that the next record starts on its own line."""
-        size = stream.seek(0, os.SEEK_END)
-        if size == 0:
-            return
-        stream.seek(size - 1)
-        if stream.read(1) != b"\n":
-            stream.seek(0)
-            stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def versions() -> dict[str, str]:
     """Package → installed version, of those that decide what a case looks like."""
     return {"fcas-nnunet": __version__} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _drop_partial_line(stream: BinaryIO) -> None:
+    """Cut off what a kill left of a last line, so that the next record starts on its own line."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - 1))
+    if stream.read(1) not in (b"", b"\n"):
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -14,11 +14,7 @@ import torch
 
 
 def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) -> dict[str, Any]:
-    """An nnU-Net checkpoint on the CPU. nnU-Net itself would run whatever code the file holds.
-
-    Args:
-        path: to a .pth file.
-        needed: keys it has to hold.
+    """An nnU-Net checkpoint with the needed keys, on the CPU. nnU-Net itself would run whatever code the file holds.
 
     Raises:
         FileNotFoundError: when there is none.
@@ -31,13 +27,11 @@ def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) ->
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle make torch's reader raise anything
         raise _refusal(path, "checkpoint must hold weights", error) from error
-    missing = set(needed) - set(content if isinstance(content, dict) else ())
-    if missing:
-        found = ", ".join(sorted(map(str, content))) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(
-            f"{path}: checkpoint must hold {', '.join(sorted(missing))}, got {found or 'nothing'}. "
-            "Name one of nnU-Net's."
-        )
+    if not isinstance(content, dict) or not content.keys() >= set(needed):
+        keys = content.keys() if isinstance(content, dict) else [f"a {type(content).__name__}"]
+        missing = ", ".join(sorted(set(needed) - set(keys)))
+        found = ", ".join(sorted(map(str, keys))) or "nothing"
+        raise ValueError(f"{path}: checkpoint must hold {missing}, got {found}. Name one of nnU-Net's.")
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +36,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     write_image,
     write_labels,
 )
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
 
 DATASET_JSON = "dataset.json"
@@ -44,6 +44,7 @@ SURROUNDINGS_JSON = "surroundings.json"
 
 _CHANNEL_SUFFIX = "_0000"
 _PUT_ASIDE = f"{WORK_FOLDER}/{DATASET_JSON}"
+_ADVICE = "Write it as nnU-Net's dataset_format.md says, or let the command that writes this data set finish."
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class RawDataset:
         labels: name → id, background 0 included; without regions, which have several ids, and the ignore label.
         surroundings: name → id of what `surroundingsTr` holds, without 0; empty when there is none.
         case_ids: the training cases, sorted.
-        dataset_json: the whole `dataset.json`.
         file_ending: of images and labels, `.nii.gz` as a rule.
         roles: label name → roles that `fcas_roles` in `dataset.json` gives it.
     """
@@ -86,7 +86,7 @@ class RawDataset:
             ValueError: if it is broken, or of a kind that is not taken.
         """
         parse_name(folder.name)
-        content = _read_json(folder / DATASET_JSON)
+        content = read_json(folder / DATASET_JSON, _ADVICE)
         faults = description_faults(content, any_kind=any_kind, any_channel=any_channel, ignore_label=ignore_label)
         if faults:
             raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
@@ -108,7 +108,7 @@ class RawDataset:
 
     @property
     def dataset_id(self) -> int:
-        """The id, NNN."""
+        """NNN of the name."""
         return parse_name(self.folder.name)[0]
 
     @property
@@ -125,8 +125,7 @@ class RawDataset:
     @property
     def ignored_ids(self) -> list[int]:
         """The id of nnU-Net's ignore label, if there is one."""
-        labels = self.dataset_json["labels"]
-        return [labels[IGNORE]] if IGNORE in labels else []
+        return [i for name, i in self.dataset_json["labels"].items() if name == IGNORE]
 
     @property
     def num_channels(self) -> int:
@@ -163,8 +162,8 @@ class RawDataset:
         explicit = self.dataset_json.get("dataset", {}).get(case_id)
         if explicit is not None:
             return [self.folder / os.path.expandvars(image) for image in explicit["images"]]
-        folder = self.folder / f"{IMAGES}Tr"
-        return [folder / f"{case_id}_{channel:04d}{self.file_ending}" for channel in range(self.num_channels)]
+        stem = self.folder / f"{IMAGES}Tr" / case_id
+        return [Path(f"{stem}_{channel:04d}{self.file_ending}") for channel in range(self.num_channels)]
 
     def mask_path(self, case_id: str) -> Path:
         """Where the case's labels lie."""
@@ -191,16 +190,11 @@ class RawDataset:
             FileNotFoundError: if image or mask is missing.
             ValueError: if a file is unreadable or the shapes differ.
         """
-        mask = read_volume(self.mask_path(case_id))
-        image = read_volume(self.image_path(case_id))
-        surroundings_path, confidence_path = self.surroundings_path(case_id), self.confidence_path(case_id)
-        return Case(
-            case_id=case_id,
-            image=image.array.astype(np.float32),
-            mask=mask.array.astype(np.uint8),
-            affine=mask.affine,
-            surroundings=read_volume(surroundings_path).array.astype(np.uint8) if surroundings_path.is_file() else None,
-            confidence=read_confidence(confidence_path).array if confidence_path.is_file() else None,
+        path = self.confidence_path(case_id)
+        return replace(
+            self.load_mask(case_id),
+            image=read_volume(self.image_path(case_id)).array.astype(np.float32),
+            confidence=read_confidence(path).array if path.is_file() else None,
         )
 
     def load_mask(self, case_id: str) -> Case:
@@ -219,18 +213,10 @@ class RawDataset:
 def open_dataset(argument: str, *, by: str = DATA_SET, ignore_label: bool = False) -> RawDataset:
     """The data set that an id, a full name or the path of its folder names; in doubt, the name.
 
-    Args:
-        argument: as typed.
-        by: the flag that it was given by, for messages.
-        ignore_label: as `RawDataset.open` has it.
-
-    Raises:
-        FileNotFoundError: if there is no such data set.
-        ValueError: if its description is at fault.
+    Raises what `resolve_dataset` and `RawDataset.open` raise; `by` is the flag that it was given by, for messages.
     """
-    folder = Path(argument)
-    by_path = folder.is_dir() and not is_identifier(argument)
-    found = folder.resolve() if by_path else resolve_dataset(argument, by=by, also="folder")
+    by_path = Path(argument).is_dir() and not is_identifier(argument)
+    found = Path(argument).resolve() if by_path else resolve_dataset(argument, by=by, also="folder")
     return RawDataset.open(found, ignore_label=ignore_label)
 
 
@@ -265,21 +251,6 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
     Raises:
         ValueError: if a voxel of image or confidence is NaN or infinite; nothing is written then.
     """
-    _refuse_non_finite(case)
-    if case.image is not None:
-        write_image(
-            folder / f"{IMAGES}{split}" / f"{case.case_id}{_CHANNEL_SUFFIX}{FILE_ENDING}", case.image, case.affine
-        )
-    if case.surroundings is not None:
-        write_labels(folder / f"{SURROUNDINGS}{split}" / f"{case.case_id}{FILE_ENDING}", case.surroundings, case.affine)
-    if case.confidence is not None:
-        write_confidence(folder / f"{CONFIDENCE}{split}" / f"{case.case_id}{FILE_ENDING}", case.confidence, case.affine)
-    if before_label is not None:
-        before_label()
-    write_labels(folder / f"{LABELS}{split}" / f"{case.case_id}{FILE_ENDING}", case.mask, case.affine)
-
-
-def _refuse_non_finite(case: Case) -> None:
     faults = [
         f"{case.case_id}: every voxel of the {what} must be finite, got {count} that are not. Nothing was written."
         for what, volume in (("image", case.image), ("confidence", case.confidence))
@@ -287,6 +258,19 @@ def _refuse_non_finite(case: Case) -> None:
     ]
     if faults:
         raise ValueError("\n".join(faults))
+
+    def path(kind: str, suffix: str = "") -> Path:
+        return folder / f"{kind}{split}" / f"{case.case_id}{suffix}{FILE_ENDING}"
+
+    if case.image is not None:
+        write_image(path(IMAGES, _CHANNEL_SUFFIX), case.image, case.affine)
+    if case.surroundings is not None:
+        write_labels(path(SURROUNDINGS), case.surroundings, case.affine)
+    if case.confidence is not None:
+        write_confidence(path(CONFIDENCE), case.confidence, case.affine)
+    if before_label is not None:
+        before_label()
+    write_labels(path(LABELS), case.mask, case.affine)
 
 
 def write_dataset_json(
@@ -306,10 +290,8 @@ def write_dataset_json(
     Args:
         folder: the raw data set folder, `DatasetNNN_Name`.
         labels: name → id, background 0 included.
-        num_training: number of training cases.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
         roles: label name → roles that do not follow from the name.
-        description: a sentence for the reader.
         more: further entries.
     """
     if surroundings:
@@ -329,7 +311,7 @@ def write_dataset_json(
     content |= more or {}
     earlier = next((path for name in (DATASET_JSON, _PUT_ASIDE) if (path := folder / name).is_file()), None)
     if earlier is not None:
-        content |= {key: value for key, value in _read_json(earlier).items() if key not in content}
+        content |= {key: value for key, value in read_json(earlier, _ADVICE).items() if key not in content}
     faults = description_faults(content, ignore_label=True)
     if faults:
         raise ValueError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
@@ -344,26 +326,11 @@ def reopen_dataset(folder: Path) -> None:
         os.replace(folder / DATASET_JSON, folder / _PUT_ASIDE)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: file must exist, got none. Write it as nnU-Net's dataset_format.md says, "
-            "or let the command that writes this data set finish."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Fix the file.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. Fix the file.")
-    return content
-
-
 def _read_surroundings(folder: Path) -> dict[str, int]:
     path = folder / SURROUNDINGS_JSON
     if not path.is_file():
         return {}
-    labels = _read_json(path).get("labels")
+    labels = read_json(path, _ADVICE).get("labels")
     if not isinstance(labels, dict) or not all(
         type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
     ):

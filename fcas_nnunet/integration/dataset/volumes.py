@@ -57,7 +57,7 @@ def read_volume(path: Path) -> Volume:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: file must be a readable volume, got '{_reason(error)}'. Export or download it again."
+            f"{path}: file must be a readable volume, got '{last_line(error)}'. Export or download it again."
         ) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
@@ -68,10 +68,7 @@ def read_volume(path: Path) -> Volume:
     fault = file_fault(path, array)
     if fault:
         raise ValueError(f"{path}: {fault}. Export or download it again.")
-    xyz_affine = np.eye(4)
-    xyz_affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-    xyz_affine[:3, 3] = image.GetOrigin()
-    return Volume(array, xyz_affine[:, [2, 1, 0, 3]])
+    return Volume(array, _affine_of(image))
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -83,10 +80,14 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    return tuple(reversed(reader.GetSize())), _affine_of(reader)
+
+
+def _affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
     xyz_affine = np.eye(4)
-    xyz_affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
-    xyz_affine[:3, 3] = reader.GetOrigin()
-    return tuple(reversed(reader.GetSize())), xyz_affine[:, [2, 1, 0, 3]]
+    xyz_affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    xyz_affine[:3, 3] = image.GetOrigin()
+    return xyz_affine[:, [2, 1, 0, 3]]
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: float = 1.0) -> None:
@@ -117,7 +118,7 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
 
 
 def write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
-    """Write HU as int16, rounded to the nearest and clipped to what int16 holds."""
+    """Write HU as `quantise_image` gives them."""
     write_volume(path, quantise_image(image), affine)
 
 
@@ -150,11 +151,8 @@ def dequantise_confidence(quantised: np.ndarray) -> np.ndarray:
 def count_non_finite(path: Path, array: np.ndarray) -> int:
     """How many voxels of a file are NaN or infinite.
 
-    ITK reads such voxels of a NIfTI file as 0 without a word, and nnU-Net with it, so the file itself is looked at.
-
-    Args:
-        path: the file.
-        array: what `read_volume` read from it.
+    ITK reads such voxels of a NIfTI file as 0 without a word, and nnU-Net with it, so the file itself is looked at, not
+    only the array that `read_volume` gave.
     """
     if np.issubdtype(array.dtype, np.integer):
         return 0
@@ -167,17 +165,13 @@ def count_non_finite(path: Path, array: np.ndarray) -> int:
 
 
 def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether two affines place every voxel of a volume within a tenth of a voxel of each other.
+    """Whether two affines [4, 4] place every voxel of a volume of this shape within a tenth of a voxel of each other.
 
-    Args:
-        affine: [4, 4], array index → mm.
-        other: likewise.
-        shape: voxels along (D, H, W); the eight corners are compared.
+    The eight corners are compared.
     """
     corners = np.array([[d, h, w, 1] for d in (0, shape[0]) for h in (0, shape[1]) for w in (0, shape[2])])
     distance_mm = np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1)
-    smallest_spacing_mm = min(spacing_of(affine))
-    return bool(distance_mm.max() < 0.1 * smallest_spacing_mm)
+    return bool(distance_mm.max() < 0.1 * min(spacing_of(affine)))
 
 
 def shear_fault(affine: np.ndarray) -> str | None:
@@ -192,6 +186,6 @@ def shear_fault(affine: np.ndarray) -> str | None:
     )
 
 
-def _reason(error: RuntimeError) -> str:
+def last_line(error: RuntimeError) -> str:
     """The last line of SimpleITK's message, which says what went wrong."""
     return str(error).strip().splitlines()[-1].strip()

@@ -7,13 +7,13 @@ import os
 import re
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 _GZIP, _ZLIB, _NONE = "gzip", "zlib", ""
-_WBITS = {_GZIP: 31, _ZLIB: 15}
 _GZIP_MAGIC = b"\x1f\x8b"
 _TEXT_HEADER = 1 << 16
 _NIFTI_HEADER = 348  # ITK does not read NIfTI-2
@@ -22,19 +22,12 @@ _CHUNK = 1 << 20
 
 
 class _Layout(NamedTuple):
-    """Where a file keeps its voxels.
+    """Where a file keeps its voxels."""
 
-    Attributes:
-        start: first byte of the voxels, or of the compressed stream that holds them.
-        compression: of that stream.
-        before: decompressed bytes in front of the voxels.
-        itemsize: bytes of a stored voxel; None = as in the array that was read.
-    """
-
-    start: int
+    start: int  # first byte of the voxels, or of the compressed stream that holds them
     compression: str = _NONE
-    before: int = 0
-    itemsize: int | None = None
+    before: int = 0  # decompressed bytes in front of the voxels
+    itemsize: int | None = None  # bytes of a stored voxel; None = as in the array that was read
 
 
 def file_fault(path: Path, array: np.ndarray) -> str | None:
@@ -48,7 +41,7 @@ def file_fault(path: Path, array: np.ndarray) -> str | None:
         array: [D, H, W] what ITK has read, C-contiguous.
 
     Returns:
-        The fault as "file must be ..., got ...", without the path.
+        "file must be ..., got ...", without the path.
     """
     with path.open("rb") as stream:
         if path.name.endswith(".gz") and stream.read(2) != _GZIP_MAGIC:
@@ -72,10 +65,10 @@ def file_fault(path: Path, array: np.ndarray) -> str | None:
 def _layout(name: str, stream: BinaryIO) -> _Layout | None:
     """How a file keeps its voxels; None when nothing is known of it, or another file holds them."""
     stream.seek(0)
-    head = stream.read(_TEXT_HEADER)
     if name.endswith(".nii.gz"):
-        before, itemsize = _nifti_voxels(zlib.decompressobj(_WBITS[_GZIP]).decompress(head, _NIFTI_HEADER))
+        before, itemsize = _nifti_voxels(gzip.GzipFile(fileobj=stream).read(_NIFTI_HEADER))
         return _Layout(0, _GZIP, before, itemsize)
+    head = stream.read(_TEXT_HEADER)
     if name.endswith(".nii"):
         start, itemsize = _nifti_voxels(head)
         return _Layout(start, itemsize=itemsize)
@@ -109,12 +102,7 @@ def _nrrd_layout(head: bytes) -> _Layout | None:
 def _checksum_fits(stream: BinaryIO, layout: _Layout, array: np.ndarray) -> bool:
     """Whether what stands in front of the voxels, and the array, have the checksum at the end of the file."""
     stream.seek(layout.start)
-    before, decompressor = b"", zlib.decompressobj(_WBITS[layout.compression])
-    while len(before) < layout.before:
-        chunk = decompressor.unconsumed_tail or stream.read(_CHUNK)
-        if not chunk:
-            raise EOFError("compressed data end too early")
-        before += decompressor.decompress(chunk, layout.before - len(before))
+    before = gzip.GzipFile(fileobj=stream).read(layout.before) if layout.before else b""
     stream.seek(-8, os.SEEK_END)
     trailer = stream.read()
     if layout.compression == _ZLIB:
@@ -123,21 +111,12 @@ def _checksum_fits(stream: BinaryIO, layout: _Layout, array: np.ndarray) -> bool
 
 
 def _decompressed_size(stream: BinaryIO, layout: _Layout) -> int:
-    """Bytes that a compressed stream holds.
-
-    Raises:
-        EOFError, OSError, zlib.error: if it ends early or is damaged.
-    """
+    """Bytes that a compressed stream holds; reading one that ends early or is damaged raises what zlib and gzip do."""
     stream.seek(layout.start)
-    size = 0
     if layout.compression == _GZIP:
-        with gzip.GzipFile(fileobj=stream) as zipped:
-            while chunk := zipped.read(_CHUNK):
-                size += len(chunk)
-        return size
+        return sum(map(len, iter(partial(gzip.GzipFile(fileobj=stream).read, _CHUNK), b"")))
     decompressor = zlib.decompressobj()
-    while chunk := stream.read(_CHUNK):
-        size += len(decompressor.decompress(chunk))
+    size = sum(len(decompressor.decompress(chunk)) for chunk in iter(partial(stream.read, _CHUNK), b""))
     if not decompressor.eof:
         raise EOFError("compressed data end too early")
     return size

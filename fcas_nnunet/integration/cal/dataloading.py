@@ -35,11 +35,9 @@ class ImageWithDoubt:
 
 
 class ConfidenceDataset:
-    """nnU-Net's preprocessed data set with `ImageWithDoubt` for an image, as its loader wants a data set.
+    """nnU-Net's preprocessed data set, of whichever storage format, with `ImageWithDoubt` for an image.
 
-    Args:
-        native: nnU-Net's data set, of whichever storage format.
-        store: its confidence maps, verified.
+    The store holds its confidence maps, verified.
     """
 
     def __init__(self, native: nnUNetBaseDataset, store: ConfidenceStore) -> None:
@@ -52,5 +50,4 @@ class ConfidenceDataset:
         image, seg, seg_prev, properties = self.native.load_case(identifier)
         return ImageWithDoubt(image, self.store.open(identifier)), seg, seg_prev, properties
 
-    def __getitem__(self, identifier: str) -> tuple[ImageWithDoubt, Any, Any, dict[str, Any]]:
-        return self.load_case(identifier)
+    __getitem__ = load_case

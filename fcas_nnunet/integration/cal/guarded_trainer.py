@@ -62,21 +62,16 @@ class GuardedTrainer(nnUNetTrainer):
 
     def _look_at_weights(self) -> None:
         """Read the pretrained weights that nnU-Net is about to load, before it does."""
-        path = weights_to_load()
-        if path is not None:
+        if (path := weights_to_load()) is not None:
             self._look_at(read_checkpoint(path), resumed=False)
 
     def _look_at(self, checkpoint: dict[str, Any], *, resumed: bool) -> None:
         """Keep what the weights had learnt from when this training began; its checkpoints hold this dataset.json.
 
-        Args:
-            checkpoint: that nnU-Net is about to load.
-            resumed: whether it is this training's own.
+        nnU-Net is about to load the checkpoint, this training's own where it is resumed.
         """
-        if resumed:
-            pretraining = Pretraining.kept_in(checkpoint.get("init_args", {}).get("dataset_json", {}))
-        else:
-            pretraining = Pretraining.of(checkpoint)
+        own = checkpoint.get("init_args", {}).get("dataset_json", {})
+        pretraining = Pretraining.kept_in(own) if resumed else Pretraining.of(checkpoint)
         if pretraining is not None:
             pretraining.keep_in(self.dataset_json)
 

@@ -22,11 +22,9 @@ _STRIDE = 2
 
 
 def target_names(labels: Mapping[str, Any], has_regions: bool) -> list[str]:
-    """Names of a target's labels, by id, or of its regions, by channel; `dataset.json` may list labels in any order.
+    """Names of a target's labels, by id, or of its regions, whose channels follow `dataset.json` in nnU-Net.
 
-    Args:
-        labels: name → id, or the ids of a region, as `dataset.json` has them.
-        has_regions: whether the target holds regions; nnU-Net's channels then follow `dataset.json`.
+    The labels are name → id, or ids of a region, as `dataset.json` has them, which may list labels in any order.
     """
     names = [name for name in labels if name not in ("background", "ignore")]
     return names if has_regions else sorted(names, key=lambda name: int(labels[name]))
@@ -47,12 +45,7 @@ class ConfidenceTally:
 
     @torch.no_grad()
     def add(self, target: Tensor, confidence: Tensor) -> None:
-        """Take in a training batch.
-
-        Args:
-            target: at full resolution, label ids [B, 1, ...] or regions [B, C, ...].
-            confidence: [B, 1, ...].
-        """
+        """Take in a training batch at full resolution; confidence is [B, 1, ...]."""
         steps = (slice(None), slice(None), *(slice(None, None, _STRIDE),) * (target.ndim - 2))
         target, confidence = target[steps], confidence[steps]
         shares = [
@@ -63,11 +56,7 @@ class ConfidenceTally:
         self._sums.append(torch.stack([count, confidence.sum(), *shares]))
 
     def close(self, is_ddp: bool) -> tuple[float, list[float]]:
-        """End the epoch: mean confidence, and each label's share of the weight that the loss has seen.
-
-        Args:
-            is_ddp: sum over all processes.
-        """
+        """End the epoch: mean confidence, and each label's share of the weight that the loss, of all processes, saw."""
         total = torch.stack(self._sums).sum(dim=0)
         self._sums = []
         if is_ddp:
@@ -77,12 +66,7 @@ class ConfidenceTally:
 
 
 class ConfidenceLogger(LocalLogger):
-    """nnU-Net's own log with the confidence's mean and shares, kept in its checkpoints and drawn in confidence.png.
-
-    Args:
-        labels: names for the legend.
-        verbose: as nnU-Net's.
-    """
+    """nnU-Net's own log with the confidence's mean and shares, kept in its checkpoints and drawn in confidence.png."""
 
     def __init__(self, labels: Sequence[str], verbose: bool = False) -> None:
         super().__init__(verbose)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -47,7 +48,7 @@ def confidence_cross_entropy(
 def confidence_binary_cross_entropy(
     logits: Tensor, regions: Tensor, confidence: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """Binary cross entropy per voxel and region times confidence, averaged as nnU-Net averages.
+    """Binary cross entropy per voxel and region times confidence, averaged as nnU-Net averages, to a scalar.
 
     nnU-Net divides by the number of regions without an ignore label, and does not with one; so does this.
 
@@ -56,15 +57,22 @@ def confidence_binary_cross_entropy(
         regions: [B, C, ...] of 0 and 1.
         confidence: [B, 1, ...] in [0, 1].
         valid: bool [B, 1, ...], False where the label is to be ignored.
-
-    Returns:
-        A scalar.
     """
     per_voxel = functional.binary_cross_entropy_with_logits(logits, regions.float(), reduction="none") * confidence
     return per_voxel.mean() if valid is None else (per_voxel * valid).sum() / valid.sum().clamp(min=1e-8)
 
 
-class ConfidenceDiceCELoss(nn.Module):
+class _ConfidenceDiceLoss(nn.Module):
+    """What both weighted losses hold: the factors of their two parts, and the Dice, nnU-Net's own unless given."""
+
+    def __init__(self, weight_ce: float, weight_dice: float, dice: nn.Module | None, **native: Any) -> None:
+        super().__init__()
+        self.weight_ce = weight_ce
+        self.weight_dice = weight_dice
+        self.dice = dice or MemoryEfficientSoftDiceLoss(smooth=_SMOOTH, ddp=False, **native)
+
+
+class ConfidenceDiceCELoss(_ConfidenceDiceLoss):
     """Soft Dice and cross entropy, both weighted per voxel; for label maps.
 
     The Dice of a class with probabilities p, indicator g and confidence w is (2 Σ wpg + ε) / (Σ wg + Σ wp + ε). A voxel
@@ -90,32 +98,13 @@ class ConfidenceDiceCELoss(nn.Module):
         ignore_label: int | None = None,
         dice: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.weight_ce = weight_ce
-        self.weight_dice = weight_dice
+        super().__init__(
+            weight_ce, weight_dice, dice, apply_nonlin=softmax_helper_dim1, batch_dice=batch_dice, do_bg=False
+        )
         self.ignore_label = ignore_label
-        self.dice = dice or MemoryEfficientSoftDiceLoss(
-            apply_nonlin=softmax_helper_dim1, batch_dice=batch_dice, do_bg=False, smooth=_SMOOTH, ddp=False
-        )
-
-    @classmethod
-    def from_native(cls, native: DC_and_CE_loss) -> ConfidenceDiceCELoss:
-        """The weighted twin of the loss nnU-Net has built; keeps its (maybe compiled) Dice and its factors."""
-        return cls(
-            weight_ce=native.weight_ce, weight_dice=native.weight_dice, ignore_label=native.ignore_label, dice=native.dc
-        )
 
     def forward(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
-        """The loss.
-
-        Args:
-            logits: [B, C, ...].
-            target: [B, 1, ...] label ids.
-            confidence: [B, 1, ...] in [0, 1].
-
-        Returns:
-            A scalar.
-        """
+        """The loss, a scalar, of logits [B, C, ...], label ids [B, 1, ...] and confidence [B, 1, ...] in [0, 1]."""
         cross_entropy = confidence_cross_entropy(logits, target, confidence, self.ignore_label)
         if self.ignore_label is not None:
             valid = target != self.ignore_label
@@ -124,15 +113,11 @@ class ConfidenceDiceCELoss(nn.Module):
         return self.weight_ce * cross_entropy + self.weight_dice * dice
 
 
-class ConfidenceDiceBCELoss(nn.Module):
+class ConfidenceDiceBCELoss(_ConfidenceDiceLoss):
     """Soft Dice and binary cross entropy, both weighted per voxel; for regions, which may overlap.
 
-    Args:
-        batch_dice: sum over the batch before dividing.
-        weight_ce: factor of the binary cross entropy.
-        weight_dice: factor of the Dice loss, which is −Dice.
-        has_ignore: the target's last channel is 1 where voxels have no label, as nnU-Net lays it out.
-        dice: the Dice loss to use instead, called as dice(logits, regions, loss_mask=confidence).
+    Takes what `ConfidenceDiceCELoss` takes, but for the id of an ignore label: with `has_ignore`, the target's last
+    channel is 1 where voxels have no label, as nnU-Net lays it out.
     """
 
     def __init__(
@@ -144,32 +129,16 @@ class ConfidenceDiceBCELoss(nn.Module):
         has_ignore: bool = False,
         dice: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.weight_ce = weight_ce
-        self.weight_dice = weight_dice
+        super().__init__(weight_ce, weight_dice, dice, apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True)
         self.has_ignore = has_ignore
-        self.dice = dice or MemoryEfficientSoftDiceLoss(
-            apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True, smooth=_SMOOTH, ddp=False
-        )
-
-    @classmethod
-    def from_native(cls, native: DC_and_BCE_loss) -> ConfidenceDiceBCELoss:
-        """The weighted twin of the loss nnU-Net has built; keeps its (maybe compiled) Dice and its factors."""
-        return cls(
-            weight_ce=native.weight_ce, weight_dice=native.weight_dice, has_ignore=native.use_ignore_label,
-            dice=native.dc,
-        )  # fmt: skip
 
     def forward(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
-        """The loss.
+        """The loss, a scalar.
 
         Args:
             logits: [B, C, ...].
             target: [B, C, ...] regions, or [B, C + 1, ...] with the ignored voxels last.
             confidence: [B, 1, ...] in [0, 1].
-
-        Returns:
-            A scalar.
         """
         valid = None
         if self.has_ignore:
@@ -180,18 +149,19 @@ class ConfidenceDiceBCELoss(nn.Module):
 
 
 def weighted_twin(native: nn.Module) -> ConfidenceDiceCELoss | ConfidenceDiceBCELoss:
-    """The weighted twin of a loss that an nnU-Net trainer has built.
+    """The weighted twin of a loss that an nnU-Net trainer has built; keeps its (maybe compiled) Dice and its factors.
 
     Raises:
         NotImplementedError: for another loss than Dice + CE and Dice + BCE.
     """
+    if not isinstance(native, DC_and_CE_loss | DC_and_BCE_loss):
+        raise NotImplementedError(
+            f"loss: must be nnU-Net's Dice + cross entropy or Dice + binary cross entropy, got {type(native).__name__}."
+        )
+    kept: dict[str, Any] = {"weight_ce": native.weight_ce, "weight_dice": native.weight_dice, "dice": native.dc}
     if isinstance(native, DC_and_CE_loss):
-        return ConfidenceDiceCELoss.from_native(native)
-    if isinstance(native, DC_and_BCE_loss):
-        return ConfidenceDiceBCELoss.from_native(native)
-    raise NotImplementedError(
-        f"loss: must be nnU-Net's Dice + cross entropy or Dice + binary cross entropy, got {type(native).__name__}."
-    )
+        return ConfidenceDiceCELoss(ignore_label=native.ignore_label, **kept)
+    return ConfidenceDiceBCELoss(has_ignore=native.use_ignore_label, **kept)
 
 
 class ConfidenceLoss(nn.Module):
@@ -205,21 +175,16 @@ class ConfidenceLoss(nn.Module):
 
     def __init__(self, native: nn.Module) -> None:
         super().__init__()
-        self.deep_supervision: DeepSupervisionWrapper | None = None
+        self.loss: nn.Module = native
         if isinstance(native, DeepSupervisionWrapper):
             native.loss = weighted_twin(native.loss)
-            self.deep_supervision = native
         else:
             self.loss = weighted_twin(native)
         self._confidence: Tensor | None = None
 
     @contextmanager
     def weighted_by(self, confidence: Tensor) -> Iterator[None]:
-        """Weight every call within the block.
-
-        Args:
-            confidence: [B, 1, ...] at the resolution of the network's input.
-        """
+        """Weight every call within the block by confidence [B, 1, ...] at the resolution of the network's input."""
         self._confidence = confidence
         try:
             yield
@@ -229,18 +194,13 @@ class ConfidenceLoss(nn.Module):
     def forward(self, output: Tensor | list[Tensor], target: Tensor | list[Tensor]) -> Tensor:
         """The loss of one batch; with deep supervision, lists from high to low resolution."""
         assert self._confidence is not None, "the trainer's steps say whose confidence counts"
-        if self.deep_supervision is None:
+        if not isinstance(self.loss, DeepSupervisionWrapper):
             return self.loss(output, target, self._confidence)
-        return self.deep_supervision(output, target, [resize_confidence(self._confidence, t) for t in target])
+        return self.loss(output, target, [resize_confidence(self._confidence, t) for t in target])
 
 
 def resize_confidence(confidence: Tensor, target: Tensor) -> Tensor:
-    """Confidence at the resolution of a deep supervision target, by the rule nnU-Net's labels follow.
-
-    Args:
-        confidence: [B, 1, ...] at full resolution.
-        target: [B, 1, ...] at the resolution wanted.
-    """
+    """Confidence [B, 1, ...] at the resolution of a deep supervision target, by the rule nnU-Net's labels follow."""
     if confidence.shape[2:] == target.shape[2:]:
         return confidence
     return functional.interpolate(confidence, target.shape[2:], mode="nearest-exact")

@@ -59,25 +59,17 @@ def weights_to_load() -> Path | None:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What weights had learnt from when a training started with them.
+    """What weights had learnt from when a training started with them."""
 
-    Attributes:
-        trained_on: full name and fold of every data set that they were trained on, in this order; empty where nothing
-            tells.
-        parents: of these data sets.
-        unknown: ids of their cases whose origin nothing tells.
-    """
-
-    trained_on: Sequence[tuple[str, str]] = ()
-    parents: Sequence[Parent] = ()
-    unknown: Sequence[str] = ()
+    trained_on: Sequence[tuple[str, str]] = ()  # full name and fold of every data set, in order; none if nothing tells
+    parents: Sequence[Parent] = ()  # of these data sets
+    unknown: Sequence[str] = ()  # ids of their cases whose origin nothing tells
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Pretraining:
         """What the weights of a checkpoint of nnU-Net have learnt from, those included that it started with itself.
 
-        Args:
-            checkpoint: as nnU-Net writes it; of an earlier fcas_prepare, the parents are those that a later one found.
+        Where an earlier fcas_prepare kept no parents in it, they are those that a later one found.
         """
         arguments = checkpoint.get("init_args")
         if arguments is None:
@@ -103,20 +95,16 @@ class Pretraining:
 
     def keep_in(self, dataset_json: dict[str, Any]) -> None:
         """Keep it in a trainer's dataset.json, and so in all its checkpoints."""
-        trained_on = [list(entry) for entry in self.trained_on]
-        told = {"trained_on": trained_on, PARENTS_KEY: to_json(self.parents), UNKNOWN_KEY: list(self.unknown)}
-        dataset_json[PRETRAINING_KEY] = told
+        dataset_json[PRETRAINING_KEY] = {
+            "trained_on": [list(entry) for entry in self.trained_on],
+            PARENTS_KEY: to_json(self.parents),
+            UNKNOWN_KEY: list(self.unknown),
+        }
 
     def refuse_leaks(
         self, preprocessed: Path, fold: int | str, validation: Sequence[str], warn: Callable[[str], Any]
     ) -> None:
-        """Refuse a fold whose validation cases the weights may have seen; fold `all` holds none out.
-
-        Args:
-            preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
-            fold: of the training.
-            validation: ids of its validation cases.
-            warn: takes a warning.
+        """Refuse a fold whose validation cases the weights may have seen; takes what `validation_faults` takes.
 
         Raises:
             ValueError: listing all faults, unless the environment allows leaks.
@@ -156,24 +144,17 @@ def pretraining_faults(
 
     nnU-Net compares names and shapes of weights alone: another patch size, spacing, normalisation or label set loads in
     silence. A checkpoint without `init_args`, which nnU-Net always writes, was made elsewhere and is left to nnU-Net.
-
-    Args:
-        checkpoint: what `read_checkpoint` gave.
-        plans: of the fine-tuning.
-        configuration: of the fine-tuning.
-        dataset_json: of the data set to fine-tune on.
+    Plans, configuration and `dataset.json` are those of the fine-tuning.
     """
     arguments = checkpoint.get("init_args")
     if arguments is None:
         return []
     remedy = "Prepare the synthetic set again with fcas_prepare --for this data set, and pretrain on it."
-    before = PlansManager(arguments["plans"])
-    now = PlansManager(plans)
-    faults = []
-    if arguments["configuration"] != configuration:
-        faults.append(f"configuration must be that of the pretraining, {arguments['configuration']}, "
-                      f"got {configuration}.")  # fmt: skip
-    pretrained = before.get_configuration(arguments["configuration"]).configuration
+    before, now = PlansManager(arguments["plans"]), PlansManager(plans)
+    name, faults = arguments["configuration"], []
+    if name != configuration:
+        faults.append(f"configuration must be that of the pretraining, {name}, got {configuration}.")
+    pretrained = before.get_configuration(name).configuration
     wanted = now.get_configuration(configuration).configuration
     faults += [
         f"{key} must be that of the pretraining, {pretrained.get(key)}, got {wanted.get(key)}."
@@ -192,14 +173,11 @@ def pretraining_faults(
 
 
 def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> int:
-    """Take over the layers that nnU-Net leaves at random; for networks of one label set.
+    """Take over the layers that nnU-Net leaves at random; returns how many tensors were copied.
 
     Args:
         network: of the fine-tuning, its other weights loaded, perhaps compiled or distributed.
         checkpoint: that `pretraining_faults` found no fault with.
-
-    Returns:
-        How many tensors were copied.
     """
     network = bare_network(network)
     own, pretrained = network.state_dict(), checkpoint["network_weights"]

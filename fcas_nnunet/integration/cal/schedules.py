@@ -13,8 +13,8 @@ class WarmupPolyLR:
     """A linear warm-up, then nnU-Net's polynomial decay; a function of the epoch alone, so resuming needs no state.
 
     Args:
-        optimizer: whose parameter groups are set.
-        initial_lr: the rate reached after the warm-up.
+        optimizer: its parameter groups are set.
+        initial_lr: rate reached after the warm-up.
         max_steps: number of epochs in all.
         warmup_steps: number of epochs that climb.
     """

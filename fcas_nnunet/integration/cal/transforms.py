@@ -41,14 +41,9 @@ def with_doubt(native: BasicTransform) -> BasicTransform:
 
 
 def unpack_confidence(targets: list[torch.Tensor], device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """What the loader batched, taken apart and brought to a device.
+    """nnU-Net's targets and confidence [B, 1, ...] in [0, 1] on the device, of what the loader batched.
 
-    Args:
-        targets: nnU-Net's targets and, last, doubt [B, 1, ...]; from pinned memory, the copy does not wait.
-        device: of the training.
-
-    Returns:
-        nnU-Net's targets and confidence [B, 1, ...] in [0, 1].
+    The last of that is doubt [B, 1, ...]. From pinned memory, the copy does not wait.
     """
     *native, doubt = (target.to(device, non_blocking=True) for target in targets)
     return native, 1 - doubt

@@ -21,6 +21,12 @@ CONFIDENCE_ENDING = ".b2nd"
 INDEX_FILE = "index.json"
 
 _HASHING_THREADS = 4
+_LISTED = "every case must be in the index of confidence maps"
+_PRESENT = "every synthetic case must have a confidence map"
+_UNCHANGED = "confidence maps must be those written for their cases"
+_SHAPED = "confidence maps must have the shape of their segmentations"
+#: What `verify` sees to, with what it finds otherwise.
+_RULES = {_LISTED: "no entry", _PRESENT: "none", _UNCHANGED: "truncated, swapped or altered ones", _SHAPED: "others"}
 
 
 def preprocessed_confidence_path(preprocessed_folder: Path, case_id: str) -> Path:
@@ -36,15 +42,10 @@ def open_confidence(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class ConfidenceStore:
-    """The confidence maps of a folder of preprocessed cases.
-
-    Attributes:
-        folder: nnU-Net's, `<data set>/<data identifier>`.
-        sha256: case id → hash of its map; None for a real case, which is trusted everywhere.
-    """
+    """The confidence maps of a folder of preprocessed cases, nnU-Net's `<data set>/<data identifier>`."""
 
     folder: Path
-    sha256: Mapping[str, str | None]
+    sha256: Mapping[str, str | None]  # case id → hash of its map; None for a real case, which is trusted everywhere
 
     @classmethod
     def read(cls, folder: Path) -> ConfidenceStore:
@@ -78,31 +79,14 @@ class ConfidenceStore:
             ValueError: listing all faults, one a line.
         """
         wanted = sorted(set(case_ids))
-        unknown = [case_id for case_id in wanted if case_id not in self.sha256]
-        mapped = [case_id for case_id in wanted if self.sha256.get(case_id) is not None]
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing releases the interpreter lock
-            hashes = dict(zip(mapped, pool.map(self._hash, mapped), strict=True))
-        missing = [case_id for case_id in mapped if hashes[case_id] is None]
-        altered = [i for i in mapped if hashes[i] not in (None, self.sha256[i])]
-        whole = [case_id for case_id in mapped if hashes[case_id] == self.sha256[case_id]]
-        misshapen = [
-            case_id
-            for case_id in whole
-            if open_confidence(preprocessed_confidence_path(self.folder, case_id)).shape != shape_of(case_id)
-        ]
+            hashes = list(pool.map(self._hash, wanted))
+        problems = [self._problem(i, sha256, shape_of) for i, sha256 in zip(wanted, hashes, strict=True)]
+        found = {rule: [i for i, problem in zip(wanted, problems, strict=True) if problem == rule] for rule in _RULES}
         faults = [
-            f"{self.folder}: {what}, got {problem} for {listed(found)}. Run fcas_prepare again."
-            for what, problem, found in (
-                ("every case must be in the index of confidence maps", "no entry", unknown),
-                ("every synthetic case must have a confidence map", "none", missing),
-                (
-                    "confidence maps must be those written for their cases",
-                    "truncated, swapped or altered ones",
-                    altered,
-                ),
-                ("confidence maps must have the shape of their segmentations", "others", misshapen),
-            )
-            if found
+            f"{self.folder}: {rule}, got {got} for {listed(found[rule])}. Run fcas_prepare again."
+            for rule, got in _RULES.items()
+            if found[rule]
         ]
         if faults:
             raise ValueError("\n".join(faults))
@@ -111,15 +95,20 @@ class ConfidenceStore:
         path = preprocessed_confidence_path(self.folder, case_id)
         return file_sha256(path) if path.is_file() else None
 
+    def _problem(self, case_id: str, sha256: str | None, shape_of: Callable[[str], tuple[int, ...]]) -> str | None:
+        """The rule that a case's map breaks."""
+        if case_id not in self.sha256:
+            return _LISTED
+        if self.sha256[case_id] is None:
+            return None
+        if sha256 != self.sha256[case_id]:
+            return _PRESENT if sha256 is None else _UNCHANGED
+        shape = open_confidence(preprocessed_confidence_path(self.folder, case_id)).shape
+        return None if shape == shape_of(case_id) else _SHAPED
+
 
 def write_index(folder: Path, case_ids: Sequence[str], real: Iterable[str]) -> None:
-    """Say which cases have which map, once all maps are written.
-
-    Args:
-        folder: nnU-Net's folder of preprocessed cases.
-        case_ids: all cases.
-        real: those without a map, trusted everywhere.
-    """
+    """Say which of all cases have which map, once all maps are written; the real ones have none."""
     without = set(real)
     hashes = {i: None if i in without else file_sha256(preprocessed_confidence_path(folder, i)) for i in case_ids}
     atomic_write_json(folder / CONFIDENCE_FOLDER / INDEX_FILE, {"sha256": hashes})

@@ -35,17 +35,13 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
     """Write `splits_final.json` where there is none; one of the user's own is never touched.
 
     Folds that this package wrote for other cases are made anew. A stamp, the digest of what was written, tells them: a
-    file that differs from it, or has none, is the user's own, even where it is what nnU-Net would have made.
-
-    Args:
-        dataset: the data set.
-        feeds_cascade: a cascade's second stage needs every case to be predicted in some fold.
+    file that differs from it, or has none, is the user's own, even where it is what nnU-Net would have made. The second
+    stage of a cascade needs every case to be predicted in some fold.
 
     Raises:
         ValueError: when the user's own folds are broken, name other cases, or do not serve a cascade.
     """
-    path, stamps = splits_path(dataset), Stamps(dataset)
-    case_ids = dataset.case_ids
+    path, stamps, case_ids = splits_path(dataset), Stamps(dataset), dataset.case_ids
     splits = load_splits(path) if path.is_file() else None
     if splits is None or stamps.read().get(_STEP) == digest_of(splits):
         wanted = make_splits(case_ids, feeds_cascade) if len(case_ids) >= NUM_FOLDS else splits
@@ -53,13 +49,11 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
             stamps.put(_STEP, digest_of(wanted))  # first: a kill in between must not leave ours without its stamp
             atomic_write_json(path, wanted)
         return
-    faults = _faults(splits, set(case_ids), feeds_cascade)
-    if faults:
+    if faults := _faults(splits, set(case_ids), feeds_cascade):
         raise ValueError(
             "\n".join(f"{path}: {fault} Correct the file, or delete it for new folds." for fault in faults)
         )
-    left_out = len(set(case_ids) - _named(splits, "train", "val"))
-    if left_out:
+    if left_out := len(set(case_ids) - _named(splits, "train", "val")):
         logger.warning(
             f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them. Delete the "
             "file for folds of all cases."
@@ -87,11 +81,7 @@ def splits_of(path: Path, case_ids: Sequence[str]) -> list[Split]:
 
 
 def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
-    """The data set with the training cases of one fold alone.
-
-    Args:
-        dataset: Raw data set.
-        fold: Number of the fold; None for all cases.
+    """The raw data set with the training cases of one fold alone; with all cases for None.
 
     Raises:
         ValueError: When there is no such fold, or it names cases that the data set does not have.
@@ -109,8 +99,7 @@ def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
             f"{dataset.name}: fold must be 0 to {len(splits) - 1}, got {fold}. Name one of these, or add it to {path}."
         )
     training = sorted(set(splits[fold]["train"]))
-    unknown = sorted(set(training) - set(dataset.case_ids))
-    if unknown:
+    if unknown := sorted(set(training) - set(dataset.case_ids)):
         raise ValueError(
             f"{path}: cases of fold {fold} must be in {dataset.name}, got {listed(unknown)}. "
             "Correct the file, or delete it for nnU-Net's own folds."
@@ -142,18 +131,12 @@ def make_splits(case_ids: Sequence[str], feeds_cascade: bool) -> list[Split]:
     """Five folds: nnU-Net's own, or, of many cases, each with its own 20 to validate on and all others to train on."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    cases = sorted(case_ids)
-    if feeds_cascade or len(cases) <= NUM_FOLDS * MAX_VALIDATION_CASES:
+    cases, most = sorted(case_ids), NUM_FOLDS * MAX_VALIDATION_CASES
+    if feeds_cascade or len(cases) <= most:
         return [{key: list(map(str, fold[key])) for key in ("train", "val")} for fold in generate_crossval_split(cases)]
     order = np.random.default_rng(0).permutation(len(cases))
-    splits = []
-    for fold in range(NUM_FOLDS):
-        held_out = set(order[fold * MAX_VALIDATION_CASES : (fold + 1) * MAX_VALIDATION_CASES].tolist())
-        splits.append({
-            "train": [case for i, case in enumerate(cases) if i not in held_out],
-            "val": [case for i, case in enumerate(cases) if i in held_out],
-        })  # fmt: skip
-    return splits
+    held_out = [[cases[i] for i in sorted(part)] for part in np.split(order[:most], NUM_FOLDS)]
+    return [{"train": sorted(set(cases) - set(validation)), "val": validation} for validation in held_out]
 
 
 def _is_fold(fold: Any) -> bool:
@@ -166,11 +149,9 @@ def _is_fold(fold: Any) -> bool:
 def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> list[str]:
     """What keeps folds from being trained on, a sentence each."""
     faults = []
-    unknown = sorted(_named(splits, "train", "val") - case_ids)
-    if unknown:
+    if unknown := sorted(_named(splits, "train", "val") - case_ids):
         faults.append(f"folds must name cases of the data set, got {listed(unknown)}.")
-    twice = [str(number) for number, fold in enumerate(splits) if set(fold["train"]) & set(fold["val"])]
-    if twice:
+    if twice := [str(number) for number, fold in enumerate(splits) if set(fold["train"]) & set(fold["val"])]:
         faults.append(f"no case must be both in train and in val of a fold, got one in fold {', '.join(twice)}.")
     unpredicted = sorted(_named(splits, "train") - _named(splits, "val"))
     if feeds_cascade and unpredicted:

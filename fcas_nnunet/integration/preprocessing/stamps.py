@@ -30,11 +30,7 @@ _CONFIGURATION_KEYS = (
 
 
 class Stamps:
-    """A data set's stamps: name of a step → digest of what it was made from.
-
-    Args:
-        dataset: the data set.
-    """
+    """A data set's stamps: name of a step → digest of what it was made from."""
 
     def __init__(self, dataset: RawDataset) -> None:
         self.path: Path = preprocessed_folder(dataset) / STAMPS_FILE
@@ -59,19 +55,15 @@ class Stamps:
 
 
 def raw_digest(dataset: RawDataset) -> str:
-    """A digest of every channel's, label map's and confidence map's name, size and time of change, and of the labels'
-    meaning."""
-    states = [(path.parent.name, path.name, *_state(path)) for path in _raw_paths(dataset)]
+    """A digest of name, size and time of change of every raw file, and of the labels' and channels' meaning."""
+    states = [(path.parent.name, path.name, *file_state(path)) for path in _raw_paths(dataset)]
     return digest_of({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
 
 
 def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
     """A digest of the raw files and of those settings that decide how cases look after preprocessing.
 
-    Args:
-        dataset: the raw data set.
-        plans: its plans.
-        configuration: the configuration with what it inherits.
+    The configuration is given with what it inherits.
     """
     settings = [plans[key] for key in _PLANS_KEYS] + [configuration[key] for key in _CONFIGURATION_KEYS]
     return digest_of({"raw": raw_digest(dataset), "settings": settings})
@@ -88,7 +80,7 @@ def _raw_paths(dataset: RawDataset) -> list[Path]:
     return paths + [dataset.confidence_path(i) for i in dataset.case_ids if dataset.has_confidence]
 
 
-def _state(path: Path) -> tuple[int, int]:
+def file_state(path: Path) -> tuple[int, int]:
     """Size and time of change; of a missing file, which a check will name, what no file has."""
     try:
         status = path.stat()

@@ -18,6 +18,7 @@ from fcas_nnunet.image_content import image_sha256
 from fcas_nnunet.integration.dataset.folders import IMAGES, Root, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.preprocessing.stamps import file_state
 from fcas_nnunet.machine import available_cores
 
 CONTENTS_FILE = "fcas_contents.json"
@@ -25,20 +26,15 @@ CONTENTS_FILE = "fcas_contents.json"
 _TRAINING, _TEST = f"{IMAGES}Tr", f"{IMAGES}Ts"
 _MAX_THREADS = 4
 _BAR_FROM = 10
-_HASH = "image_sha256"
+_HASH, _STATE = "image_sha256", ("size", "mtime_ns")
 
 logger = logging.getLogger(__name__)
 
 
 def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None) -> dict[str, str]:
-    """Hash the scans of training cases; only files that are new or changed are read.
+    """Case id → hash of the scan, as `image_sha256` gives it of the first channel; of all cases when None are named.
 
-    Args:
-        dataset: raw data set.
-        case_ids: of the wanted cases; all when None.
-
-    Returns:
-        case id → hash of the first channel, as `image_sha256` gives it.
+    Only files that are new or changed are read.
     """
     wanted = dataset.case_ids if case_ids is None else case_ids
     return _contents(dataset, _TRAINING, {case_id: dataset.image_path(case_id) for case_id in wanted})
@@ -57,9 +53,7 @@ def held_out_contents(dataset: RawDataset) -> dict[str, str]:
 def contents_of(name: str, case_ids: Collection[str] | None = None) -> dict[str, str] | None:
     """Hashes of the training scans of a data set by its full name; None where it is not there or cannot be read.
 
-    Args:
-        name: Full name, such as Dataset901_Heart.
-        case_ids: Wanted cases, of which the data set may lack some; all when None.
+    Of the named cases, all when None, the data set may lack some.
     """
     try:
         dataset = RawDataset.open(resolve_dataset(name), any_kind=True)
@@ -80,15 +74,15 @@ def known_contents(preprocessed: Path) -> dict[str, str]:
 def _contents(
     dataset: RawDataset, part: str, paths: Mapping[str, Path], *, skip_unreadable: bool = False
 ) -> dict[str, str]:
-    file, hash_file = _file(dataset), _hash_or_warn if skip_unreadable else _hash
-    states = {name: _state(path) for name, path in paths.items()}
+    file = _file(dataset)
+    states = {name: dict(zip(_STATE, file_state(path), strict=True)) for name, path in paths.items()}
     kept = _read(file)[part]
     found = {name: kept[name] for name, state in states.items() if state.items() <= kept.get(name, {}).items()}
     missing = [name for name in states if name not in found]
     if missing:
         threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
         with ThreadPoolExecutor(threads) as pool:
-            hashes = pool.map(lambda name: hash_file(paths[name]), missing)
+            hashes = pool.map(lambda name: _hash(paths[name], skip_unreadable), missing)
             few = len(missing) < _BAR_FROM
             bar = tqdm(hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=few or None)
             hashed = [(name, sha256) for name, sha256 in zip(missing, bar, strict=True) if sha256 is not None]
@@ -100,26 +94,15 @@ def _contents(
     return {name: found[name][_HASH] for name in paths if name in found}
 
 
-def _hash(path: Path) -> str:
-    volume = read_volume(path)
-    return image_sha256(volume.array, volume.affine)
-
-
-def _hash_or_warn(path: Path) -> str | None:
+def _hash(path: Path, skip_unreadable: bool) -> str | None:
     try:
-        return _hash(path)
+        volume = read_volume(path)
     except (OSError, ValueError) as error:
+        if not skip_unreadable:
+            raise
         logger.warning(f"{error} Left out: whether it is a training scan is not known.")
         return None
-
-
-def _state(path: Path) -> dict[str, int]:
-    """Size and time of change; of a missing file, which reading will name, none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return {"size": -1, "mtime_ns": -1}
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return image_sha256(volume.array, volume.affine)
 
 
 def _file(dataset: RawDataset) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +12,15 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.splits import SPLITS_FILE, splits_of
 from fcas_nnunet.integration.provenance.contents import contents_of, known_contents
 from fcas_nnunet.integration.provenance.parents import Parent, Role, from_json, leaks, origins_of
+from fcas_nnunet.json_files import read_json
 
 
 def learnt_cases(model: Path, folds: Sequence[str]) -> list[Parent]:
-    """The training cases of a network: every case that any of its folds was trained on.
+    """Every case that any of a network's folds, numbers or `all`, was trained on.
 
-    Args:
-        model: nnU-Net's folder `<trainer>__<plans>__<configuration>`.
-        folds: Numbers of folds, or `all`.
+    The model is nnU-Net's folder `<trainer>__<plans>__<configuration>`.
     """
-    name = str(json.loads((model / PLANS_JSON).read_text(encoding="utf-8"))["dataset_name"])
+    name = str(read_json(model / PLANS_JSON)["dataset_name"])
     preprocessed = Path(os.environ.get(Root.PREPROCESSED.value, os.devnull)) / name
     contents = known_contents(preprocessed) | (contents_of(name) or {})  # what fcas_prepare kept may have to do
     splits = splits_of(preprocessed / SPLITS_FILE, list(contents))

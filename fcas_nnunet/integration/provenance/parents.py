@@ -44,18 +44,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Parent:
-    """A real case that a synthetic data set was made from.
+    """A real case that a synthetic data set was made from."""
 
-    Attributes:
-        dataset: full name of its data set.
-        case_id: its id there.
-        image_sha256: hash of its scan, as `image_sha256` gives it; None where it is not known.
-        roles: what it gave.
-    """
-
-    dataset: str
+    dataset: str  # full name
     case_id: str
-    image_sha256: str | None
+    image_sha256: str | None  # None where it is not known
     roles: tuple[Role, ...]
 
 
@@ -136,8 +129,7 @@ def unknown_origins(synthetic: RawDataset) -> list[str]:
 def origins_of(record: Mapping[str, Any]) -> list[tuple[str, str, Role]]:
     """Data set, id and role of the cases that gave a synthetic case its mask and its appearance.
 
-    Args:
-        record: Line of the manifest; one without a source tells nothing.
+    A manifest's record without a source tells nothing.
     """
     roles = (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
     given = [(str(record[key]), role) for key, role in roles if key in record and "source" in record]
@@ -186,13 +178,9 @@ def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | Non
 
 
 def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) -> str:
-    """Why a fold must not be trained after pretraining on a synthetic data set, and what to do.
+    """Why a fold of a real data set must not be trained after pretraining on a synthetic one, and what to do.
 
-    Args:
-        synthetic: Name of the synthetic data set.
-        dataset: Name of the real data set.
-        fold: Fold of the real data set.
-        leaking: What `leaks` found among the fold's validation cases.
+    The cases are those that `leaks` found among the fold's validation cases.
     """
     return (
         f"{dataset}, fold {fold}: validation cases must be none that {synthetic} was made from, got {listed(leaking)}. "
@@ -202,13 +190,9 @@ def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) 
 
 
 def unknown_fault(synthetic: str, dataset: str, fold: int | str, unknown: Sequence[str]) -> str:
-    """Why a fold must not be trained after pretraining on cases of unknown origin, and what to do.
+    """Why a fold, or several, must not be trained after pretraining on cases of unknown origin, and what to do.
 
-    Args:
-        synthetic: Name of the synthetic data set.
-        dataset: Name of the real data set.
-        fold: Fold of the real data set, or several.
-        unknown: What `unknown_origins` found.
+    The cases are those that `unknown_origins` found.
     """
     return (
         f"{dataset}, fold {fold}: it must be known what every case of {synthetic} was made from, got no line in "
@@ -231,11 +215,11 @@ def validation_faults(
 
     Args:
         parents: Parents of the synthetic data set.
-        synthetic: Name of the synthetic data set.
+        synthetic: Name of that data set.
         preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
         fold: Fold of the training.
         validation: Ids of its validation cases.
-        warn: Takes a warning.
+        warn: Called with a warning where scans are not known.
     """
     parents = list(parents)
     if fold == "all" or not parents:
@@ -254,28 +238,21 @@ def validation_faults(
 def held_out_faults(parents: Iterable[Parent], dataset: RawDataset) -> list[str]:
     """Why a data set's imagesTs cannot test what learns from these parents; a sentence at most."""
     leaking = leaks(parents, "", held_out_contents(dataset))
-    if not leaking:
-        return []
-    return [
+    fault = (
         f"{dataset.name}: scans of imagesTs must be none that the generator learns or draws from, got "
         f"{listed(leaking)}. Take them out of imagesTs, or out of the training cases; {ALLOW_VARIABLE}=1 goes on, and "
         "then the test proves nothing."
-    ]
+    )
+    return [fault] if leaking else []
 
 
 def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
     """Refuse, or warn where the user's environment allows leaks.
 
-    Args:
-        faults: A sentence each.
-        warn: Takes a warning.
-
     Raises:
         ValueError: Listing all faults, one a line.
     """
-    if not faults:
-        return
-    if not leaks_allowed():
+    if faults and not leaks_allowed():
         raise ValueError("\n".join(faults))
     for fault in faults:
         warn(f"WARNING, allowed by {ALLOW_VARIABLE}: {fault}")
@@ -287,12 +264,7 @@ def leaks_allowed() -> bool:
 
 
 def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str, str | None]:
-    """Hashes of validation cases: those that fcas_prepare kept, else of the raw data set; None where it is not there.
-
-    Args:
-        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
-        case_ids: Ids of the validation cases.
-    """
+    """Hashes of validation cases: kept by fcas_prepare, else of the raw data set; None where it is not there."""
     hashes = known_contents(preprocessed)
     missing = [case_id for case_id in case_ids if case_id not in hashes]
     if missing:  # a cluster may have the preprocessed cases alone: their ids remain

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -47,6 +49,20 @@ def root_folder(root: Root) -> Path:
     if not Path(value).is_dir():
         raise FileNotFoundError(f"{root.value}: folder must exist, got {value}. Run: mkdir -p {value}")
     return Path(value)
+
+
+@contextmanager
+def nnunet_variable(name: str, value: str) -> Iterator[None]:
+    """Set one of nnU-Net's environment variables for the time of a block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> Path:

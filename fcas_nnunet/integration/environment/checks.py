@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,19 +50,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        status: whether it stands in the way.
-        subject: what was looked at.
-        message: what was found.
-        remedy: what to do; empty when all is well.
-    """
+    """One thing that was looked at, and what was found."""
 
     status: Status
     subject: str
     message: str
-    remedy: str = ""
+    remedy: str = ""  # empty when all is well
+
+
+_ok, _warning, _problem = (partial(Finding, status) for status in Status)
 
 
 def check_environment() -> Iterator[Finding]:
@@ -81,8 +79,8 @@ def check_python() -> Finding:
     """The interpreter's version."""
     found, oldest = (".".join(map(str, parts)) for parts in (sys.version_info[:3], OLDEST_PYTHON))
     if sys.version_info < OLDEST_PYTHON:
-        return Finding(Status.PROBLEM, "Python", f"must be {oldest} or newer, got {found}", "Use a newer interpreter.")
-    return Finding(Status.OK, "Python", f"{found} in {sys.prefix}")
+        return _problem("Python", f"must be {oldest} or newer, got {found}", "Use a newer interpreter.")
+    return _ok("Python", f"{found} in {sys.prefix}")
 
 
 def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
@@ -90,7 +88,7 @@ def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
     try:
         named = [Requirement(line) for line in requires(distribution) or []]
     except PackageNotFoundError:
-        yield Finding(Status.PROBLEM, distribution, "is not installed", "pip install -c constraints.txt -e .")
+        yield _problem(distribution, "is not installed", "pip install -c constraints.txt -e .")
         return
     requirements = [item for item in named if item.marker is None or item.marker.evaluate({"extra": ""})]
     unmet = False
@@ -103,41 +101,38 @@ def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
             unmet = True
             rule = str(requirement.specifier) or "installed"
             remedy = f'pip install "{requirement.name}{requirement.specifier}"'
-            yield Finding(Status.PROBLEM, requirement.name, f"must be {rule}, got {installed}", remedy)
+            yield _problem(requirement.name, f"must be {rule}, got {installed}", remedy)
     if not unmet:
         main = ", ".join(f"{name} {version(name)}" for name in ("nnunetv2", "torch", "torchvision", "monai"))
-        yield Finding(Status.OK, "versions", f"all {len(requirements)} requirements met ({main})")
+        yield _ok("versions", f"all {len(requirements)} requirements met ({main})")
 
 
 def check_folders() -> Iterator[Finding]:
     """nnU-Net's three folders: set, writable, with room left."""
-    for variable in map(str, Root):
-        value = os.environ.get(variable)
-        if not value:
-            remedy = f"export {variable}=/path/to/{variable} (in your shell's start-up file, to keep it)."
-            yield Finding(Status.PROBLEM, variable, "must be set to a folder, got nothing", remedy)
-            continue
-        folder = Path(value).expanduser().absolute()
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not existing.is_dir():
-            yield Finding(Status.PROBLEM, variable, f"must be a folder, got the file {existing}", "Name a folder.")
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            remedy = f"Grant yourself write access, or point {variable} elsewhere."
-            yield Finding(Status.PROBLEM, variable, f"must be writable, got {existing} without write access", remedy)
-        else:
-            yield _disk_space(variable, folder, existing)
+    return map(_folder_finding, map(str, Root))
 
 
-def _disk_space(variable: str, folder: Path, existing: Path) -> Finding:
+def _folder_finding(variable: str) -> Finding:
+    value = os.environ.get(variable)
+    if not value:
+        remedy = f"export {variable}=/path/to/{variable} (in your shell's start-up file, to keep it)."
+        return _problem(variable, "must be set to a folder, got nothing", remedy)
+    folder = Path(value).expanduser().absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        return _problem(variable, f"must be a folder, got the file {existing}", "Name a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        remedy = f"Grant yourself write access, or point {variable} elsewhere."
+        return _problem(variable, f"must be writable, got {existing} without write access", remedy)
     free_gb = shutil.disk_usage(existing).free / 1e9
     state = f"{folder}{'' if folder == existing else ' (will be made)'}, {free_gb:.0f} GB free"
     if free_gb < TOO_LITTLE_DISK_GB:
         remedy = "Free some space, or point it to another disk."
-        return Finding(Status.PROBLEM, variable, f"must have {TOO_LITTLE_DISK_GB:.0f} GB free, got {state}", remedy)
+        return _problem(variable, f"must have {TOO_LITTLE_DISK_GB:.0f} GB free, got {state}", remedy)
     if free_gb < SCARCE_DISK_GB:
         remedy = "Preprocessed clinical volumes take about 1 GB for every 5 to 10 cases: watch it."
-        return Finding(Status.WARNING, variable, state, remedy)
-    return Finding(Status.OK, variable, state)
+        return _warning(variable, state, remedy)
+    return _ok(variable, state)
 
 
 def check_device() -> Iterator[Finding]:
@@ -146,15 +141,15 @@ def check_device() -> Iterator[Finding]:
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        yield Finding(Status.OK, "device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+        yield _ok("device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
         return
     cores = available_cores()
     remedy = "Give nnU-Net's commands `-device cpu`; full-size training wants a GPU and a CUDA build of torch."
-    yield Finding(Status.WARNING, "device", f"no GPU: torch {torch.__version__} on {cores} CPU cores", remedy)
+    yield _warning("device", f"no GPU: torch {torch.__version__} on {cores} CPU cores", remedy)
     unset = [f"{name}={value}" for name, value in cpu_settings().items() if name not in os.environ]
     if unset:
         remedy = f"export {' '.join(unset)} ({PLANNING_NOTE})."
-        yield Finding(Status.WARNING, "threads", "nnU-Net's defaults start more workers than the CPU carries", remedy)
+        yield _warning("threads", "nnU-Net's defaults start more workers than the CPU carries", remedy)
 
 
 def cpu_settings() -> dict[str, str]:
@@ -162,43 +157,28 @@ def cpu_settings() -> dict[str, str]:
     that sleep while they wait. Spinning, as they do by default, two that wait for each other beside any other work on
     the machine take many times as long."""
     cores = str(available_cores())
-    return {
-        "nnUNet_n_proc_DA": "0",
-        "nnUNet_def_n_proc": cores,
-        "OMP_NUM_THREADS": cores,
-        "OMP_WAIT_POLICY": "passive",
-    }
+    names = {"nnUNet_n_proc_DA": "0", PROCESSES_VARIABLE: cores, "OMP_NUM_THREADS": cores}
+    return names | {"OMP_WAIT_POLICY": "passive"}
 
 
 def checked_processes(text: str, what: str) -> int:
-    """A number of worker processes that this machine can carry.
-
-    Args:
-        text: as a user wrote it.
-        what: it is, for the message: `-np`, or a variable of the environment.
+    """A number of worker processes that this machine can carry, from a user's text for `what`, `-np` say.
 
     Raises:
         ValueError: when it is no whole number, below 1, or more than the machine carries.
     """
     most = max(LEAST_PROCESS_LIMIT, PROCESSES_A_CORE * available_cores())
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= most:
-        raise ValueError(
-            f"{what}: number of processes must be 1 to {most} on a machine of {available_cores()} cores, got {text}. "
-            "Give another, or none for the default."
-        )
-    return number
+    with suppress(ValueError):
+        if 1 <= (number := int(text)) <= most:
+            return number
+    raise ValueError(
+        f"{what}: number of processes must be 1 to {most} on a machine of {available_cores()} cores, got {text}. "
+        "Give another, or none for the default."
+    )
 
 
 def nnunet_processes() -> int | None:
-    """nnU-Net's own number of worker processes, `nnUNet_def_n_proc`; None where it is not set.
-
-    Raises:
-        ValueError: when it is no number of processes that this machine can carry.
-    """
+    """nnU-Net's own number of worker processes, as `checked_processes` takes it; None where it is not set."""
     wanted = os.environ.get(PROCESSES_VARIABLE)
     return checked_processes(wanted, PROCESSES_VARIABLE) if wanted else None
 
@@ -215,11 +195,10 @@ def check_torchvision() -> Finding:
     if without_hook is None:
         if hook.is_file():
             remedy = "fcas_doctor --unfix removes it; leaving it does no harm."
-            return Finding(Status.WARNING, "torchvision", "imports by itself: the hook of --fix is not needed", remedy)
-        return Finding(Status.OK, "torchvision", "imports")
+            return _warning("torchvision", "imports by itself: the hook of --fix is not needed", remedy)
+        return _ok("torchvision", "imports")
     if hook.is_file() and torchvision_fix.import_error(with_hook=True) is None:
-        message = f"imports by the hook in {hook.parent} ({without_hook} without it)"
-        return Finding(Status.OK, "torchvision", message)
+        return _ok("torchvision", f"imports by the hook in {hook.parent} ({without_hook} without it)")
     message = f"must import, or nnU-Net finds no trainer but its plain one, got `{without_hook}`"
     if torchvision_fix.releases_match():
         remedy = (
@@ -229,7 +208,7 @@ def check_torchvision() -> Finding:
     else:
         expected = torchvision_fix.matching_torchvision(version("torch"))
         remedy = f'Install the release made for torch {version("torch")}: pip install "torchvision=={expected}.*"'
-    return Finding(Status.PROBLEM, "torchvision", message, remedy)
+    return _problem("torchvision", message, remedy)
 
 
 def check_trainers() -> Finding:
@@ -238,11 +217,11 @@ def check_trainers() -> Finding:
     where = os.environ.get(EXT_TRAINER_VARIABLE)
     if look_up.returncode == 0:
         source = f"through nnUNet_extTrainer={where}" if where else "among its own"
-        return Finding(Status.OK, "trainers", f"nnU-Net finds {PROBE_TRAINER} {source}")
+        return _ok("trainers", f"nnU-Net finds {PROBE_TRAINER} {source}")
     last_line = (look_up.stderr.strip().splitlines() or ["no message"])[-1]
     if "Could not find requested nnunet trainer" not in last_line:
         remedy = "The message names the import that fails; reinstall that package."
-        return Finding(Status.PROBLEM, "trainers", f"nnU-Net must find {PROBE_TRAINER}, got `{last_line}`", remedy)
+        return _problem("trainers", f"nnU-Net must find {PROBE_TRAINER}, got `{last_line}`", remedy)
     got = f"nnUNet_extTrainer={where}" if where else "nnUNet_extTrainer unset"
     remedy = 'eval "$(fcas_env)" for this shell, or fcas_env --install for good.'
-    return Finding(Status.PROBLEM, "trainers", f"nnU-Net must find {PROBE_TRAINER}, got {got}", remedy)
+    return _problem("trainers", f"nnU-Net must find {PROBE_TRAINER}, got {got}", remedy)

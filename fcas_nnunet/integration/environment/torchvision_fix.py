@@ -50,9 +50,6 @@ def in_virtual_environment() -> bool:
 def install(*, force: bool = False) -> list[Path]:
     """Put the hook into the environment; repeating it changes nothing.
 
-    Args:
-        force: Allow it outside a virtual environment.
-
     Returns:
         The file that was written; empty when it was in place.
 
@@ -81,11 +78,8 @@ def remove() -> list[Path]:
 
 
 def import_error(*, with_hook: bool) -> str | None:
-    """The last line of what `import torchvision` says in a fresh interpreter; None when it succeeds.
-
-    Args:
-        with_hook: Let an installed hook act; without it torchvision is on its own.
-    """
+    """The last line of what `import torchvision` says in a fresh interpreter, an installed hook acting or not; None
+    when it succeeds."""
     environment = os.environ | {_SWITCH: "1" if with_hook else "0"}
     command = [sys.executable, "-c", "import torchvision"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

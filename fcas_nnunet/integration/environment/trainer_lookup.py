@@ -25,11 +25,9 @@ def all_shim_folders() -> list[Path]:
 
 
 def ext_trainer_value(environment: Mapping[str, str] = os.environ, folders: Sequence[Path] | None = None) -> str:
-    """The value of `nnUNet_extTrainer` with this package's folders in it; other folders stay, in their order.
+    """The value of `nnUNet_extTrainer` with folders of this package in it, the users' alone when None.
 
-    Args:
-        environment: Where the variable may be set already.
-        folders: Folders to put in; the users' alone when None.
+    Other folders that the variable names in the environment stay, in their order.
     """
     before = [folder for folder in environment.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
     ours = map(str, folders or [shim_folder()])
@@ -49,10 +47,7 @@ def installed_shim() -> Path:
 
 
 def install_shim() -> Path:
-    """Copy the shim beside nnU-Net's variants.
-
-    Returns:
-        The file written.
+    """Copy the shim beside nnU-Net's variants; returns the file written.
 
     Raises:
         ValueError: if nnU-Net's folder cannot be written to.
@@ -69,11 +64,7 @@ def install_shim() -> Path:
 
 
 def uninstall_shim() -> Path | None:
-    """Remove what `install_shim` copied.
-
-    Returns:
-        The file removed, or None when there was none.
-    """
+    """Remove what `install_shim` copied; returns the file, or None when there was none."""
     path = installed_shim()
     if not path.is_file():
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,11 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
     `imgs/<slice>.npy` float32 [size, size, 3] in [0, 1]; `gts/<slice>.npy` uint8 [size, size], label ids;
     `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255; `boxes.json`: slice → label id →
     [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all. When the command
-    is run again, finished cases are kept while their files hold what they held; slices of others are removed.
-
-    Args:
-        dataset: raw, its first channel the CT; without confidence maps, confidence is 1.
-        target: folder.
-        settings: size and window.
+    is run again, finished cases are kept while their files hold what they held; slices of others are removed. The first
+    channel is the CT; without confidence maps, confidence is 1.
 
     Returns:
-        Number of slices there are.
+        Number of slices in the folder.
 
     Raises:
         ValueError: when the folder holds slices of other settings, or anything else.
@@ -165,8 +161,7 @@ def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
 def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     """Make the folder this export's own, or see that it is."""
     path = target / EXPORT_FILE
-    own = {"dataset": dataset.name, "size": settings.size, "window_hu": list(settings.window_hu),
-           "min_pixels": settings.min_pixels}  # fmt: skip
+    own = {"dataset": dataset.name, **asdict(settings), "window_hu": list(settings.window_hu)}
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         if there != own:

@@ -14,8 +14,7 @@ from torch import nn
 
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
-from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.integration.models.trained_models import STEP_SIZE, checkpoint_path, open_predictor
+from fcas_nnunet.integration.models.trained_models import STEP_SIZE, checkpoint_path, open_predictor, preprocess
 
 _SHA256_DIGITS = 12
 
@@ -37,15 +36,9 @@ class BottleneckExtractor:
     def features(self, image_path: Path) -> np.ndarray:
         """Features of one scan, as nnU-Net would see it when predicting: the same preprocessing, the same windows.
 
-        Args:
-            image_path: one volume of the file format that the model's data set has.
-
         Returns:
             float32 [P, C]: a row for each of P windows of the patch size on nnU-Net's grid, steps of half a window; C
             channels of the encoder's last stage, averaged over the window. No mirroring.
-
-        Raises:
-            FileNotFoundError: when there is no such file.
         """
         data = self.preprocess(image_path)
         patch_size = self._predictor.configuration_manager.patch_size
@@ -57,14 +50,8 @@ class BottleneckExtractor:
         return torch.stack(rows).numpy()
 
     def preprocess(self, image_path: Path) -> torch.Tensor:
-        """The scan transposed, cropped, normalised and resampled by the model's own preprocessor, float32 [1, …]."""
-        read_volume(image_path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
-        predictor = self._predictor
-        preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-        data, _, _ = preprocessor.run_case(
-            [str(image_path)], None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
-        )
-        return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+        """The scan as the model's own preprocessor gives it, float32 [1, …]."""
+        return preprocess(self._predictor, image_path)[0]
 
 
 def open_extractor(
@@ -72,16 +59,10 @@ def open_extractor(
 ) -> BottleneckExtractor:
     """Open a trained nnU-Net as an extractor of features.
 
-    Args:
-        model: nnU-Net's folder `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
-        fold: a number, or `all`.
-        checkpoint: file in the fold's folder.
-        device: where to compute; None = the CPU.
+    Takes and raises what `open_predictor` does, of one fold and without mirroring; the device is the CPU when None.
 
     Raises:
-        FileNotFoundError: when folder, fold or checkpoint are missing.
-        ValueError: when the checkpoint is none of nnU-Net's, or its network cannot serve: a cascade's second stage,
-            several channels, an architecture without an encoder.
+        ValueError: when the architecture has no encoder, too.
     """
     path = checkpoint_path(model, fold, checkpoint)
     predictor = open_predictor(model, (fold,), checkpoint, device or torch.device("cpu"), use_mirroring=False)
@@ -96,20 +77,16 @@ def open_extractor(
 
 
 def window_slices(shape: tuple[int, ...], patch_size: tuple[int, ...]) -> list[tuple[slice | int, ...]]:
-    """Where nnU-Net's sliding windows lie.
+    """An index into [C, *shape] for every sliding window, in nnU-Net's order.
 
-    Args:
-        shape: of the padded scan without its channel axis.
-        patch_size: of the window; one axis fewer than `shape` for 2d configurations, which take slice by slice.
-
-    Returns:
-        An index into [C, *shape] for every window, in nnU-Net's order.
+    The shape is the padded scan's without its channel axis. The patch size has one axis fewer for 2d configurations,
+    which take slice by slice.
     """
     planes = shape[: len(shape) - len(patch_size)]
     steps = compute_steps_for_sliding_window(shape[len(planes) :], patch_size, STEP_SIZE)
     starts = itertools.product(*[range(n) for n in planes], *steps)
+    sizes = (None,) * len(planes) + patch_size
     return [
-        (slice(None), *start[: len(planes)],
-         *[slice(at, at + size) for at, size in zip(start[len(planes) :], patch_size, strict=True)])
+        (slice(None), *[at if size is None else slice(at, at + size) for at, size in zip(start, sizes, strict=True)])
         for start in starts
-    ]  # fmt: skip
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -20,8 +18,9 @@ from tqdm import tqdm
 from fcas_nnunet.files import file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.folders import MODEL_FILES
 from fcas_nnunet.integration.dataset.manifest import Journal
-from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.integration.models.trained_models import checkpoint_path, open_predictor
+from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON
+from fcas_nnunet.integration.models.trained_models import checkpoint_path, open_predictor, preprocess
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
 JOURNAL_FILE = "fcas_predictions.jsonl"
@@ -31,19 +30,12 @@ Properties = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained nnU-Net on disk.
+    """A trained nnU-Net on disk."""
 
-    Attributes:
-        folder: `<trainer>__<plans>__<configuration>`.
-        folds: whose predictions are averaged.
-        checkpoint: file in their folders.
-        sha256: of the checkpoints, plans and dataset.json together.
-    """
-
-    folder: Path
-    folds: tuple[str, ...]
-    checkpoint: str
-    sha256: str
+    folder: Path  # <trainer>__<plans>__<configuration>
+    folds: tuple[str, ...]  # their predictions are averaged
+    checkpoint: str  # file in their folders
+    sha256: str  # of the checkpoints, plans and dataset.json together
 
     @property
     def name(self) -> str:
@@ -54,8 +46,7 @@ class TrainedModel:
     @property
     def dataset_json(self) -> dict[str, Any]:
         """Of the data set it was trained on."""
-        content: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
-        return content
+        return read_json(self.folder / DATASET_JSON)
 
 
 def find_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
@@ -85,13 +76,7 @@ def fingerprint(case_id: str, image_sha256: str, model: TrainedModel) -> dict[st
 
 
 def outdated_cases(folder: Path, image_sha256: Mapping[str, str], model: TrainedModel, ending: str) -> list[str]:
-    """Cases without a prediction of this model for this image.
-
-    Args:
-        folder: of the predictions.
-        image_sha256: case id → hash of its scan.
-        model: that makes the predictions.
-        ending: of their files.
+    """Cases without a prediction of this model for this image, in a folder of predictions with this file ending.
 
     Raises:
         ValueError: when the folder holds predictions of these cases that were made elsewhere: they are not overwritten.
@@ -125,11 +110,11 @@ def predict_cases(
     While the network works on a scan, the next one is preprocessed and the one before is resampled and written.
 
     Args:
-        model: the network.
+        model: network to predict with.
         images: case id → scan, one channel.
-        image_sha256: case id → its hash.
+        image_sha256: case id → hash of the scan.
         folder: gets `<case id><ending>` with the model's own label ids, and the journal of what they were made from.
-        device: where to compute.
+        device: device to predict on.
 
     Raises:
         ValueError: when the network cannot be loaded, or a scan cannot be read.
@@ -157,29 +142,15 @@ def _preprocessed(
     predictor: nnUNetPredictor, images: Mapping[str, Path]
 ) -> Iterator[tuple[str, torch.Tensor, Properties]]:
     """(case id, scan as the network takes it, nnU-Net's notes on its geometry), one ahead."""
-    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
-    managers = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
-
-    def prepare(path: Path) -> tuple[np.ndarray, Properties]:
-        read_volume(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
-        data, _, properties = preprocessor.run_case([str(path)], None, *managers)
-        return data, properties
-
     with ThreadPoolExecutor(1) as reader:
-        waiting = list(images)
-        coming = reader.submit(prepare, images[waiting[0]]) if waiting else None
-        for number, case_id in enumerate(waiting):
-            assert coming is not None, "a case was submitted for every one that is taken"
-            try:
-                data, properties = coming.result()
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[-1].strip()
-                raise ValueError(
-                    f"{images[case_id]}: file must be a scan that nnU-Net reads, got '{reason}'. Export it again."
-                ) from error
-            if number + 1 < len(waiting):
-                coming = reader.submit(prepare, images[waiting[number + 1]])
-            yield case_id, torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
+        ready: tuple[str, Future[tuple[torch.Tensor, Properties]]] | None = None
+        for case_id, path in images.items():
+            following = case_id, reader.submit(preprocess, predictor, path)
+            if ready is not None:
+                yield ready[0], *ready[1].result()
+            ready = following
+        if ready is not None:
+            yield ready[0], *ready[1].result()
 
 
 def _write(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fcas_nnunet.integration.dataset.folders import MODEL_FILES
+from fcas_nnunet.integration.dataset.folders import MODEL_FILES, nnunet_variable
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
+from fcas_nnunet.integration.dataset.volumes import last_line, read_volume
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
 
 STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
@@ -31,8 +32,8 @@ def open_predictor(
     Args:
         model: nnU-Net's folder `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
         folds: numbers, or `all`; nnU-Net averages what they give.
-        checkpoint: file in the folds' folders.
-        device: where to compute.
+        checkpoint: name of the file in the folds' folders.
+        device: device to predict on.
         use_mirroring: average over mirrored scans along the axes the network was trained for, as nnU-Net does.
 
     Raises:
@@ -43,7 +44,8 @@ def open_predictor(
     paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
     for path in paths:
         refuse_unfit(model, read_checkpoint(path, _PREDICTOR_KEYS)["init_args"]["configuration"])
-    with _quiet(), _own_trainers_found():
+    own_trainers = nnunet_variable(EXT_TRAINER_VARIABLE, ext_trainer_value(folders=all_shim_folders()))
+    with redirect_stdout(io.StringIO()), own_trainers:  # nnU-Net prints where it looks for a trainer
         predictor = nnUNetPredictor(
             tile_step_size=STEP_SIZE, use_mirroring=use_mirroring, perform_everything_on_device=device.type == "cuda",
             device=device, allow_tqdm=False,
@@ -57,6 +59,28 @@ def open_predictor(
             ) from error
     predictor.network = predictor.network.to(device).eval()
     return predictor
+
+
+def preprocess(predictor: nnUNetPredictor, image_path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
+    """A scan transposed, cropped, normalised and resampled by the model's own preprocessor, float32 [1, …].
+
+    Returns:
+        The scan as the network takes it, and nnU-Net's notes on its geometry.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read.
+    """
+    read_volume(image_path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
+    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+    managers = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
+    try:
+        data, _, properties = preprocessor.run_case([str(image_path)], None, *managers)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{image_path}: file must be a scan that nnU-Net reads, got '{last_line(error)}'. Export it again."
+        ) from error
+    return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
 
 
 def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
@@ -115,24 +139,3 @@ def channel_faults(description: dict[str, Any]) -> list[str]:
     if len(channels) == 1:
         return []
     return [f"scans must have one channel, got {len(channels)}. Name a model trained on CT alone."]
-
-
-@contextlib.contextmanager
-def _own_trainers_found() -> Iterator[None]:
-    """Let nnU-Net find this package's trainers, as `eval "$(fcas_env)"` does for a shell."""
-    before = os.environ.get(EXT_TRAINER_VARIABLE)
-    os.environ[EXT_TRAINER_VARIABLE] = ext_trainer_value(folders=all_shim_folders())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[EXT_TRAINER_VARIABLE]
-        else:
-            os.environ[EXT_TRAINER_VARIABLE] = before
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """nnU-Net prints where it looks for a trainer."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ import numpy as np
 
 from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.dataset.description import REGIONS_REMEDY, same_description
-from fcas_nnunet.integration.dataset.folders import CONFIDENCE, Root, root_folder
+from fcas_nnunet.integration.dataset.folders import CONFIDENCE, Root, nnunet_variable, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_PLANS = "nnUNetPlans"
 FINGERPRINT = "dataset_fingerprint.json"
@@ -85,21 +82,15 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
         ]
     if synthetic.name == real.name:
         return [f"{synthetic.name}: synthetic and real data set must differ, got one for both. Fix -d or --for."]
-    labels, order = ([d.dataset_json.get(key) for d in (synthetic, real)] for key in ("labels", "regions_class_order"))
-    if not same_description("labels", *labels):
-        fault = f"{synthetic.name}: labels must be those of {real.name}, {labels[1]}, got {labels[0]}."
-        faults.append(f"{fault} {f'{real.name} has regions: {REGIONS_REMEDY}' if real.regions else remedy}")
-    if order[0] != order[1]:
-        faults.append(
-            f"{synthetic.name}: regions_class_order must be that of {real.name}, {order[1]}, got {order[0]}. Copy it."
-        )
-    channels = [dataset.dataset_json["channel_names"] for dataset in (synthetic, real)]
-    if not same_description("channel_names", *channels):
-        faults.append(
-            f"{synthetic.name}: channel_names must be those of {real.name}, {channels[1]}, got {channels[0]}. "
-            'nnU-Net normalises by that name: write {"0": "CT"} into both dataset.json.'
-        )
-    readers = [reader_name(dataset) for dataset in (synthetic, real)]
+    for key, rule, advice in (
+        ("labels", "those", f"{real.name} has regions: {REGIONS_REMEDY}" if real.regions else remedy),
+        ("regions_class_order", "that", "Copy it."),
+        ("channel_names", "those", 'nnU-Net normalises by that name: write {"0": "CT"} into both dataset.json.'),
+    ):
+        got, wanted = (dataset.dataset_json.get(key) for dataset in (synthetic, real))
+        if not same_description(key, got, wanted):
+            faults.append(f"{synthetic.name}: {key} must be {rule} of {real.name}, {wanted}, got {got}. {advice}")
+    readers = [_reader_name(dataset) for dataset in (synthetic, real)]
     if readers[0] != readers[1]:
         faults.append(
             f"{synthetic.name}: file_ending must be read by nnU-Net's {readers[1]} as {real.name}'s "
@@ -111,8 +102,7 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
     return faults
 
 
-def reader_name(dataset: RawDataset) -> str:
-    """The class with which nnU-Net reads a data set."""
+def _reader_name(dataset: RawDataset) -> str:
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     reader = determine_reader_writer_from_dataset_json(dataset.dataset_json, verbose=False)
@@ -122,10 +112,7 @@ def reader_name(dataset: RawDataset) -> str:
 def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str]) -> dict[str, Any]:
     """The real data set's plans; made by nnU-Net's own planner if there are none of that name, else kept.
 
-    Args:
-        real: the data set whose fingerprint has been extracted.
-        plans_name: one of `PLANNERS`, or that of existing plans.
-        configurations: the configurations that are wanted.
+    Its fingerprint has been extracted. The name is one of `PLANNERS`, or that of existing plans.
 
     Raises:
         ValueError: if no planner makes plans of that name, or the plans lack a configuration.
@@ -156,10 +143,9 @@ def moved_plans_name(real: RawDataset, plans_name: str) -> str:
 
 
 def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict[str, Any]:
-    """Give the synthetic data set the real one's plans, intensity statistics included, and its `dataset.json`.
+    """Give the synthetic data set its `dataset.json` and the real one's plans, intensity statistics included.
 
-    Returns:
-        The plans as they stand on the synthetic data set.
+    Returns the plans as they stand on the synthetic data set.
     """
     from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
         move_plans_between_datasets,
@@ -187,14 +173,11 @@ def shrink_plans(
 
     Args:
         plans: plans as nnU-Net made them.
-        configuration: the configuration to edit, "3d_fullres" say; the others are left out.
-        plans_name: the new plans' name, also that of the file to write them to.
+        configuration: configuration to edit, "3d_fullres" say; the others are left out.
+        plans_name: name of the new plans, and of the file to write them to.
         features_per_stage: feature channels from the first stage to the deepest, which also sets how many there are.
         patch_size: voxels along nnU-Net's (transposed) axes; the planned one when None.
         batch_size: the planned one when None.
-
-    Returns:
-        The new plans; the old ones are untouched.
 
     Raises:
         ValueError: if there are more stages than planned, or the patch cannot be halved that often.
@@ -224,14 +207,7 @@ def shrink_plans(
     return new
 
 
-@contextmanager
-def _planner_workers() -> Iterator[None]:
+def _planner_workers() -> AbstractContextManager[None]:
     """nnU-Net's planner fails under nnUNet_n_proc_DA=0, which training on a CPU wants."""
-    before = os.environ.get(_WORKERS_VARIABLE)
-    if before == "0":
-        os.environ[_WORKERS_VARIABLE] = "2"
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[_WORKERS_VARIABLE] = before
+    fails = os.environ.get(_WORKERS_VARIABLE) == "0"
+    return nnunet_variable(_WORKERS_VARIABLE, "2") if fails else nullcontext()

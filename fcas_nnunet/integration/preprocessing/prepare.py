@@ -50,12 +50,7 @@ Resampling = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Geometry:
-    """One configuration of one plans file, as far as preprocessing is concerned.
-
-    Attributes:
-        plans: nnU-Net's plans.
-        configuration: nnU-Net's configuration.
-    """
+    """One configuration of one plans file, as far as preprocessing is concerned."""
 
     plans: PlansManager
     configuration: ConfigurationManager
@@ -102,8 +97,7 @@ def ensure_checked(datasets: Iterable[RawDataset]) -> None:
     """
     digests = [(dataset, raw_digest(dataset)) for dataset in datasets]
     unknown = [(dataset, digest) for dataset, digest in digests if Stamps(dataset).read().get(_CHECK_STEP) != digest]
-    faults = [fault for dataset, _ in unknown for fault in dataset_faults(dataset, any_grid=True)]
-    if faults:
+    if faults := [fault for dataset, _ in unknown for fault in dataset_faults(dataset, any_grid=True)]:
         raise ValueError("\n".join(faults))
     for dataset, digest in unknown:
         Stamps(dataset).put(_CHECK_STEP, digest)
@@ -112,10 +106,7 @@ def ensure_checked(datasets: Iterable[RawDataset]) -> None:
 def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:
     """Extract nnU-Net's fingerprint unless there is one of the data set as it is.
 
-    Args:
-        dataset: the data set.
-        num_processes: worker processes.
-        keep_existing: keep a fingerprint that nnU-Net's own commands made.
+    With `keep_existing`, one that nnU-Net's own commands made is kept.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
 
@@ -154,12 +145,8 @@ def ensure_preprocessed(
 ) -> None:
     """Run nnU-Net's own preprocessing of one configuration unless it is done and nothing has changed since.
 
-    Args:
-        dataset: the data set.
-        plans: its plans, saved under their name.
-        configuration: name of the configuration.
-        num_processes: worker processes.
-        keep_existing: keep what nnU-Net's own commands made, if it is complete and younger than the raw files.
+    The plans are saved under their name. With `keep_existing`, what nnU-Net's own commands made is kept if it is
+    complete and younger than the raw files.
 
     Raises:
         ValueError: listing the preprocessed files that are damaged, one a line.
@@ -180,8 +167,7 @@ def ensure_preprocessed(
         if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
             shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
         preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
-    damaged = _damaged_files(dataset, folder)
-    if damaged:
+    if damaged := _damaged_files(dataset, folder):
         raise ValueError("\n".join(damaged))
     if kept:
         logger.info("%s %s: preprocessed already, kept.", dataset.name, configuration)
@@ -193,12 +179,6 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
 
     nnU-Net's preprocessing removes its whole folder first, so maps that are there belong to the cases beside them.
     Cases without a raw map are real ones: `ensure_checked` has seen to it that every synthetic case has its map.
-
-    Args:
-        dataset: the synthetic data set, preprocessed.
-        plans: its plans, saved under their name.
-        configuration: name of the configuration.
-        num_processes: worker processes.
     """
     folder = preprocessed_folder(dataset) / Geometry.of(plans, configuration).configuration.data_identifier
     (folder / CONFIDENCE_FOLDER).mkdir(exist_ok=True)
@@ -207,7 +187,7 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
     known = ConfidenceStore.read(folder) if (folder / CONFIDENCE_FOLDER / INDEX_FILE).is_file() else None
     missing = [i for i in synthetic if not _map_is_sound(folder, i, known)]
     if missing:
-        _write_maps(dataset, plans_path(dataset, plans["plans_name"]), configuration, folder, missing, num_processes)
+        _write_maps(dataset, plans, configuration, folder, missing, num_processes)
     else:
         logger.info("%s %s: confidence maps are there already, kept.", dataset.name, configuration)
     write_index(folder, dataset.case_ids, real)
@@ -221,9 +201,14 @@ def _map_is_sound(folder: Path, case_id: str, known: ConfidenceStore | None) -> 
 
 
 def _write_maps(
-    dataset: RawDataset, plans_file: Path, configuration: str, folder: Path, case_ids: list[str], num_processes: int
+    dataset: RawDataset,
+    plans: dict[str, Any],
+    configuration: str,
+    folder: Path,
+    case_ids: list[str],
+    num_processes: int,
 ) -> None:
-    work = partial(_write_map, dataset, plans_file, configuration, folder)
+    work = partial(_write_map, dataset, Geometry.of(plans, configuration), folder)
     label = f"confidence maps, {configuration}"
     processes = min(num_processes, len(case_ids))
     if processes <= 1:
@@ -235,10 +220,8 @@ def _write_maps(
             pass
 
 
-def _write_map(dataset: RawDataset, plans_file: Path, configuration: str, folder: Path, case_id: str) -> None:
+def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: str) -> None:
     """Replay one case's confidence map and store it as uint8 [1, D, H, W] on its segmentation's grid."""
-    manager = PlansManager(str(plans_file))
-    geometry = Geometry(manager, manager.get_configuration(configuration))
     properties = read_pickle(folder / f"{case_id}.pkl")
     raw = geometry.read(dataset.confidence_path(case_id))
     confidence = geometry.replay(raw, properties, geometry.configuration.resampling_fn_probabilities)
@@ -246,16 +229,9 @@ def _write_map(dataset: RawDataset, plans_file: Path, configuration: str, folder
     shape = open_confidence(folder / f"{case_id}_seg.b2nd").shape
     assert quantised.shape == shape, f"{case_id}: confidence {quantised.shape} and segmentation {shape} share a grid"
     blocks, chunks = comp_blosc2_params(shape, tuple(geometry.configuration.patch_size), quantised.itemsize)
-    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+    layout = {"chunks": chunks, "blocks": blocks, "cparams": {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}}
     with atomic_path(preprocessed_confidence_path(folder, case_id)) as temporary:
-        blosc2.asarray(
-            np.ascontiguousarray(quantised),
-            urlpath=str(temporary),
-            mode="w",
-            chunks=chunks,
-            blocks=blocks,
-            cparams=cparams,
-        )
+        blosc2.asarray(np.ascontiguousarray(quantised), urlpath=str(temporary), mode="w", **layout)
 
 
 def _is_complete(folder: Path, case_ids: list[str]) -> bool:

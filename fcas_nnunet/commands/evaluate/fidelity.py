@@ -33,7 +33,7 @@ from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
 from fcas_nnunet.integration.models.prediction import TrainedModel, find_model, outdated_cases, predict_cases
 from fcas_nnunet.integration.models.trained_models import channel_faults
-from fcas_nnunet.integration.provenance.learnt_cases import derived_cases, learnt_cases
+from fcas_nnunet.integration.provenance.parents import derived_cases, learnt_cases
 from fcas_nnunet.labels.matching import compare_labels, match_labels
 
 PREDICTIONS_FOLDER = "fcas_predictions"

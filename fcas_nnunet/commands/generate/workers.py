@@ -31,14 +31,15 @@ from fcas_nnunet.generator.generate import make_case, remake_case
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import make_with_substitutes
-from fcas_nnunet.integration.dataset.case_contents import CONTENTS, case_contents
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.locks import Workplace
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.ownership import COMMAND, GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.dataset.raw_dataset import reopen_dataset, training_cases, write_case
 from fcas_nnunet.integration.dataset.synthetic_cases import (
+    CONTENTS,
     case_bytes,
+    case_contents,
     case_is_written,
     label_path,
     remove_leftovers,

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fcas_nnunet.integration.dataset.case_contents import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
 from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_volume, same_grid, shear_fault
 from fcas_nnunet.listing import listed
 from fcas_nnunet.machine import available_cores

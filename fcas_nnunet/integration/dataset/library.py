@@ -23,23 +23,14 @@ _SEPARATOR = ":"
 
 @dataclass(frozen=True)
 class CaseLibrary:
-    """References and templates of a synthetic data set.
+    """References and templates of a synthetic data set."""
 
-    Attributes:
-        source: the generator's data set; its labels and surroundings are those of every case.
-        references: names of the cases whose masks are drawn.
-        templates: names of the cases that guide the drawing.
-        others: data sets besides the source, by name.
-        named_references: entries of --references with full names; None where nothing was named.
-        named_templates: the same of --templates.
-    """
-
-    source: RawDataset
-    references: list[str]
-    templates: list[str]
-    others: Mapping[str, RawDataset] = field(default_factory=dict)
-    named_references: tuple[str, ...] | None = None
-    named_templates: tuple[str, ...] | None = None
+    source: RawDataset  # the generator's; its labels and surroundings are those of every case
+    references: list[str]  # names of the cases whose masks are drawn
+    templates: list[str]  # names of the cases that guide the drawing
+    others: Mapping[str, RawDataset] = field(default_factory=dict)  # data sets besides the source, by name
+    named_references: tuple[str, ...] | None = None  # entries of --references with full names; None = not given
+    named_templates: tuple[str, ...] | None = None  # the same of --templates
 
     def named_datasets(self) -> list[RawDataset]:
         """The data sets that references and templates were named from, each with the named cases alone."""

@@ -1,19 +1,30 @@
-"""Which synthetic cases a data set folder holds whole, and what killed runs left there besides."""
+"""Which synthetic cases a data set folder holds whole, what killed runs left besides, and whether files are swapped."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
+
+from fcas_nnunet.case import Case
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS
-from fcas_nnunet.integration.dataset.volumes import FILE_ENDING
+from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE
+from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, quantise_confidence, quantise_image
 
 _LABELS = f"{LABELS}Tr"
 #: Folder → ending of the files that every synthetic case has; the label is the last to be written.
 _PARTS = {f"{IMAGES}Tr": f"_0000{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, _LABELS: FILE_ENDING}
+
+#: Key of a manifest record: part of the case → SHA-256 of its voxels as they are stored.
+CONTENTS = "contents"
+IMAGE, LABEL, CONFIDENCE_MAP = "image", "label", "confidence"
+
+_STORED = {IMAGE: quantise_image, LABEL: lambda labels: labels.astype(np.uint8), CONFIDENCE_MAP: quantise_confidence}
 
 
 def case_is_written(folder: Path, case_id: str) -> bool:
@@ -55,6 +66,26 @@ def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Patter
                 (folder / part / f"{case_id}{_PARTS[part]}").unlink(missing_ok=True)
 
 
+def case_contents(case: Case) -> dict[str, str]:
+    """Hash what will be written of a case: part → SHA-256 of its voxels; header and compression do not count."""
+    parts = {IMAGE: case.image, LABEL: case.mask, CONFIDENCE_MAP: case.confidence}
+    return {part: _sha256(part, array) for part, array in parts.items() if array is not None}
+
+
+def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mapping[str, str]) -> list[str]:
+    """One sentence when a part of a case, as read with scaling applied, has other voxels than were written, else none.
+
+    `contents` are those of the manifest's record; parts without a hash are taken as they are.
+    """
+    if part not in contents or _sha256(part, array) == contents[part]:
+        return []
+    return [
+        f"{case_id}: {part} must be the one that was written for it, got other voxels, as when files of two cases are "
+        f'swapped. Generate the case again, or, if you changed it yourself, take "{CONTENTS}" out of its line in '
+        f"{MANIFEST_FILE}."
+    ]
+
+
 def _files(folder: Path, case_id: str) -> list[Path]:
     return [folder / part / f"{case_id}{ending}" for part, ending in _PARTS.items()]
 
@@ -66,3 +97,10 @@ def _cases_of_parts(folder: Path) -> dict[str, set[str]]:
         part: {name.removesuffix(_PARTS[part]) for name in listing if name.endswith(_PARTS[part]) and name[0] != "."}
         for part, listing in names.items()
     }
+
+
+def _sha256(part: str, array: np.ndarray) -> str:
+    stored = np.ascontiguousarray(_STORED[part](array))
+    digest = hashlib.sha256(str(stored.shape).encode())
+    digest.update(stored.data)
+    return digest.hexdigest()

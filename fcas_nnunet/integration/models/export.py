@@ -86,15 +86,12 @@ def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 class SliceSettings:
     """How slices are cut.
 
-    Attributes:
-        size: pixels along both edges; 1024 for MedSAM's ViT-B, 256 for LiteMedSAM.
-        window_hu: HU mapped to [0, 1].
-        min_pixels: slices whose labels have fewer pixels than that, in the original grid, are left out, and so are such
-            labels of a slice.
+    Slices whose labels have fewer pixels than `min_pixels`, in the original grid, are left out, and so are such labels
+    of a slice.
     """
 
-    size: int = 256
-    window_hu: tuple[float, float] = (-160.0, 640.0)
+    size: int = 256  # pixels along both edges; 1024 for MedSAM's ViT-B, 256 for LiteMedSAM
+    window_hu: tuple[float, float] = (-160.0, 640.0)  # mapped to [0, 1]
     min_pixels: int = 10
 
 

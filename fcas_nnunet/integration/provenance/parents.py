@@ -1,6 +1,7 @@
 """The real cases that a synthetic data set was made from: whoever learns from it must not be validated on them.
 
-They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so that fine-tuning finds them there.
+They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so that fine-tuning finds them there. A
+trained nnU-Net, for its part, must not judge what it has learnt from, nor what was made from that.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.integration.dataset.folders import PLANS_JSON, Root
 from fcas_nnunet.integration.dataset.library import split_name
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.splits import SPLITS_FILE, splits_of
 from fcas_nnunet.integration.provenance.contents import (
     CONTENTS_FILE,
     contents_of,
@@ -22,6 +25,7 @@ from fcas_nnunet.integration.provenance.contents import (
     known_contents,
     training_contents,
 )
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
 #: Key in dataset.json: data set → case id → what is known of the parent.
@@ -270,3 +274,33 @@ def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str
     if missing:  # a cluster may have the preprocessed cases alone: their ids remain
         hashes |= contents_of(preprocessed.name, missing) or {}
     return {case_id: hashes.get(case_id) for case_id in case_ids}
+
+
+def learnt_cases(model: Path, folds: Sequence[str]) -> list[Parent]:
+    """Every case that any of a network's folds, numbers or `all`, was trained on.
+
+    The model is nnU-Net's folder `<trainer>__<plans>__<configuration>`.
+    """
+    name = str(read_json(model / PLANS_JSON)["dataset_name"])
+    preprocessed = Path(os.environ.get(Root.PREPROCESSED.value, os.devnull)) / name
+    contents = known_contents(preprocessed) | (contents_of(name) or {})  # what fcas_prepare kept may have to do
+    splits = splits_of(preprocessed / SPLITS_FILE, list(contents))
+    known = {case_id for fold in splits for part in fold.values() for case_id in part} | contents.keys()
+    training: set[str] = set()
+    for fold in folds:
+        numbered = fold.isdecimal() and int(fold) < len(splits)
+        training |= set(splits[int(fold)]["train"]) if numbered else known
+    return [Parent(name, case_id, contents.get(case_id), (Role.TRAINING,)) for case_id in sorted(training)]
+
+
+def derived_cases(synthetic: RawDataset, learnt: Sequence[Parent]) -> set[str]:
+    """The synthetic cases whose mask or template is of a case that the network has learnt from.
+
+    Of cases whose record names no source nothing is known; they count as others.
+    """
+    hashes = {(p.dataset, p.case_id): p.image_sha256 for p in from_json(synthetic.dataset_json) or []}
+    return {
+        case_id
+        for case_id, record in Manifest(synthetic.folder).read().items()
+        if any(leaks(learnt, name, {i: hashes.get((name, i))}) for name, i, _ in origins_of(record))
+    }

@@ -24,11 +24,10 @@ from fcas_nnunet.commands.runtime.leaks import weights_parents
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.evaluation.report.provenance import common_fields
-from fcas_nnunet.integration.dataset.case_contents import case_contents
 from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.dataset.synthetic_cases import case_bytes
+from fcas_nnunet.integration.dataset.synthetic_cases import case_bytes, case_contents
 from fcas_nnunet.integration.preprocessing.plans import pair_faults
 from fcas_nnunet.integration.provenance.parents import unknown_origins
 from fcas_nnunet.labels.anatomy import Role

@@ -15,14 +15,15 @@ from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_c
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.dataset.volumes import write_confidence
 from fcas_nnunet.integration.provenance.contents import training_contents
-from fcas_nnunet.integration.provenance.learnt_cases import derived_cases, learnt_cases
 from fcas_nnunet.integration.provenance.parents import (
     PARENTS_KEY,
     Parent,
     Role,
+    derived_cases,
     from_json,
     held_out_faults,
     leaks,
+    learnt_cases,
     merged,
     parents_of,
     refuse_leaks,

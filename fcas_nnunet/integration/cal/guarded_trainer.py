@@ -17,20 +17,6 @@ SUPPORTED_NNUNET = ">=2.8,<2.9"
 DEFAULT_DEVICE = torch.device("cuda")
 
 
-def refuse_other_nnunet() -> None:
-    """Stop before anything is written if this nnU-Net is not one the trainers are made for.
-
-    Raises:
-        RuntimeError: naming both versions.
-    """
-    found = metadata.version("nnunetv2")
-    if not SpecifierSet(SUPPORTED_NNUNET).contains(found, prereleases=True):
-        raise RuntimeError(
-            f"nnunetv2: version must be {SUPPORTED_NNUNET}, got {found}. "
-            f"Install a supported one, `pip install 'nnunetv2{SUPPORTED_NNUNET}'`, or update fcas-nnunet."
-        )
-
-
 class GuardedTrainer(nnUNetTrainer):
     """nnU-Net's trainer, which never runs code that a checkpoint holds, and knows what its weights have learnt from."""
 
@@ -45,7 +31,12 @@ class GuardedTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = DEFAULT_DEVICE,
     ) -> None:
-        refuse_other_nnunet()
+        found = metadata.version("nnunetv2")
+        if not SpecifierSet(SUPPORTED_NNUNET).contains(found, prereleases=True):  # before anything is written
+            raise RuntimeError(
+                f"nnunetv2: version must be {SUPPORTED_NNUNET}, got {found}. "
+                f"Install a supported one, `pip install 'nnunetv2{SUPPORTED_NNUNET}'`, or update fcas-nnunet."
+            )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.EPOCHS
         self.initial_lr = self.INITIAL_LR

@@ -167,10 +167,8 @@ def weighted_twin(native: nn.Module) -> ConfidenceDiceCELoss | ConfidenceDiceBCE
 class ConfidenceLoss(nn.Module):
     """Stands in for the loss of an nnU-Net trainer, whose steps call `loss(output, target)` without confidence.
 
-    The trainer says beforehand whose confidence counts: `with loss.weighted_by(confidence): step()`.
-
-    Args:
-        native: what `nnUNetTrainer._build_loss` returns; its deep supervision weights are kept.
+    The trainer says beforehand whose confidence counts: `with loss.weighted_by(confidence): step()`. The native loss is
+    what `nnUNetTrainer._build_loss` returns; its deep supervision weights are kept.
     """
 
     def __init__(self, native: nn.Module) -> None:

@@ -175,9 +175,7 @@ def pretraining_faults(
 def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> int:
     """Take over the layers that nnU-Net leaves at random; returns how many tensors were copied.
 
-    Args:
-        network: of the fine-tuning, its other weights loaded, perhaps compiled or distributed.
-        checkpoint: that `pretraining_faults` found no fault with.
+    `pretraining_faults` has found no fault with the checkpoint. The network may be compiled or distributed.
     """
     network = bare_network(network)
     own, pretrained = network.state_dict(), checkpoint["network_weights"]

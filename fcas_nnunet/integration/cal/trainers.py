@@ -93,7 +93,7 @@ class nnUNetTrainerCAL(GuardedTrainer):
         parents, unknown = from_json(self.dataset_json) or [], self.dataset_json.get(UNKNOWN_KEY, [])
         others = [parent for parent in parents if parent.dataset != folder.name]
         faults = validation_faults(others, folder.name, folder, self.fold, validation, self.print_to_log_file)
-        real = {parent.case_id for parent in parents if parent not in others} - set(unknown)
+        real = {parent.case_id for parent in parents if parent.dataset == folder.name} - set(unknown)
         if unknown and self.fold != "all" and not real.isdisjoint(validation):
             faults.append(unknown_fault(folder.name, folder.name, self.fold, unknown))
         refuse_leaks(faults, self.print_to_log_file)

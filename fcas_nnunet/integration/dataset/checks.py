@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
-from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_volume, same_grid, shear_fault
+from fcas_nnunet.integration.dataset.volumes import (
+    Volume,
+    count_non_finite,
+    read_all,
+    read_volume,
+    same_grid,
+    shear_fault,
+)
 from fcas_nnunet.listing import listed
-from fcas_nnunet.machine import available_cores
 
 logger = logging.getLogger(__name__)
 
 #: How far beyond [0, 1] confidence may lie: what arithmetic in float32 adds to 1. It is clipped wherever it is used.
 CONFIDENCE_TOLERANCE = 1e-4
 
-_MAX_THREADS = 4
 #: What a body part measures along the longest axis of its scan; where a header says otherwise, the spacing is wrong.
 _EXTENT_MM = (1.0, 3000.0)
 _FEWEST_VOXELS = 4**3
@@ -56,15 +59,13 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = 
             f"got {dataset.dataset_json['numTraining']}. Correct it."
         )
     faults += _extra_channels(dataset)
-    threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
     synthetic, contents = dataset.needs_confidence(), _written_contents(dataset)
-    with ThreadPoolExecutor(threads) as pool:
-        per_case = pool.map(
-            lambda case_id: _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {}), any_grid),
-            dataset.case_ids,
-        )
-        progress = tqdm(per_case, f"checking {dataset.name}", len(dataset.case_ids), leave=False, disable=None)
-        return faults + [fault for case in progress for fault in case]
+
+    def check(case_id: str) -> list[str]:
+        return _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {}), any_grid)
+
+    per_case = read_all(check, dataset.case_ids, f"checking {dataset.name}")
+    return faults + [fault for case in per_case for fault in case]
 
 
 def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
@@ -146,54 +147,48 @@ def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | No
     return volume
 
 
-def _size_faults(case_id: str, image: Volume) -> list[str]:
+def _size_faults(case_id: str, image: Volume) -> Iterator[str]:
     """Sizes that resampling would turn into nothing, or into a volume that no memory holds."""
-    faults = []
     if image.array.size < _FEWEST_VOXELS:
         shape = " × ".join(map(str, image.array.shape))
-        faults.append(f"{case_id}: image must hold at least {_FEWEST_VOXELS} voxels, got {shape}. Take the whole scan.")
+        yield f"{case_id}: image must hold at least {_FEWEST_VOXELS} voxels, got {shape}. Take the whole scan."
     extent = np.linalg.norm(image.affine[:3, :3], axis=0) * image.array.shape
     low, high = _EXTENT_MM
     if not low <= extent.max() <= high:
         shown = " × ".join(f"{length:.5g}" for length in extent)
-        faults.append(
+        yield (
             f"{case_id}: image must be {low:g} to {high:g} mm long along its longest axis, got {shown} mm. "
             "Correct the spacing in its header."
         )
-    return faults
 
 
-def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> list[str]:
-    unknown = sorted(set(np.unique(array).tolist()) - set(known))
-    if not unknown:
-        return []
-    return [
-        f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
-        f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."
-    ]
+def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> Iterator[str]:
+    if unknown := sorted(set(np.unique(array).tolist()) - set(known)):
+        yield (
+            f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
+            f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."
+        )
 
 
-def _confidence_faults(case_id: str, array: np.ndarray) -> list[str]:
-    if array.min() >= -CONFIDENCE_TOLERANCE and array.max() <= 1 + CONFIDENCE_TOLERANCE:
-        return []
+def _confidence_faults(case_id: str, array: np.ndarray) -> Iterator[str]:
     low, high = float(array.min()), float(array.max())
-    return [f"{case_id}: confidence must lie in [0, 1], got {low:.6g} to {high:.6g}. Generate the case again."]
+    if not (low >= -CONFIDENCE_TOLERANCE and high <= 1 + CONFIDENCE_TOLERANCE):
+        yield f"{case_id}: confidence must lie in [0, 1], got {low:.6g} to {high:.6g}. Generate the case again."
 
 
-def _grid_faults(case_id: str, what: str, volume: Volume | None, other_what: str, other: Volume | None) -> list[str]:
+def _grid_faults(case_id: str, what: str, volume: Volume | None, onto: str, other: Volume | None) -> Iterator[str]:
     if volume is None or other is None:
-        return []
+        return
     if volume.array.shape != other.array.shape:
-        return [
-            f"{case_id}: shape of {what} must be that of the {other_what} {other.array.shape}, "
-            f"got {volume.array.shape}. Resample it onto the {other_what}'s grid."
-        ]
-    if not same_grid(volume.affine, other.affine, volume.array.shape):
-        return [
-            f"{case_id}: affine of {what} must be that of the {other_what} {_short(other.affine)}, "
-            f"got {_short(volume.affine)}. Resample it or copy the {other_what}'s header."
-        ]
-    return []
+        yield (
+            f"{case_id}: shape of {what} must be that of the {onto} {other.array.shape}, "
+            f"got {volume.array.shape}. Resample it onto the {onto}'s grid."
+        )
+    elif not same_grid(volume.affine, other.affine, volume.array.shape):
+        yield (
+            f"{case_id}: affine of {what} must be that of the {onto} {_short(other.affine)}, "
+            f"got {_short(volume.affine)}. Resample it or copy the {onto}'s header."
+        )
 
 
 def _short(affine: np.ndarray) -> str:

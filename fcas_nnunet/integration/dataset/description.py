@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def description_faults(
     if not isinstance(labels, dict):
         return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
     faults += _any_label_faults(content) if any_kind else _label_faults(labels, ignore_label)
-    return faults + _role_faults(content.get(ROLES, {}), labels)
+    return [*faults, *_role_faults(content.get(ROLES, {}), labels)]
 
 
 def read_roles(dataset_json: Path) -> GivenRoles:
@@ -53,8 +54,7 @@ def read_roles(dataset_json: Path) -> GivenRoles:
     """
     content = json.loads(dataset_json.read_text(encoding="utf-8"))
     roles = content.get(ROLES, {})
-    faults = _role_faults(roles, content["labels"])
-    if faults:
+    if faults := list(_role_faults(roles, content["labels"])):
         raise ValueError("\n".join(f"{dataset_json}: {fault}" for fault in faults))
     return given_roles(content)
 
@@ -96,23 +96,20 @@ def _channel_faults(content: dict[str, Any], any_channel: bool) -> list[str]:
     ]
 
 
-def _entry_faults(content: dict[str, Any]) -> list[str]:
+def _entry_faults(content: dict[str, Any]) -> Iterator[str]:
     """What is wrong with nnU-Net's own listing of files, where there is one."""
     entries, channels = content.get("dataset", {}), content["channel_names"]
     if not isinstance(entries, dict):
-        return [f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."]
-    faults = []
+        yield f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."
+        return
     if unfit := ", ".join(repr(key) for key in entries if not is_file_name(key)):
-        faults.append(f"dataset must name cases as files are named, without folders, got {unfit}. Rename them.")
+        yield (f"dataset must name cases as files are named, without folders, got {unfit}. Rename them.")
     for key, entry in entries.items():
         files = entry if isinstance(entry, dict) else {}
         images = files.get("images")
         paths = [*images, files.get("label")] if isinstance(images, list) else []
         if len(paths) != len(channels) + 1 or not all(isinstance(path, str) for path in paths):
-            faults.append(
-                f"dataset must name {len(channels)} images and a label of each case, got {entry} for {key!r}. Fix it."
-            )
-    return faults
+            yield f"dataset must name {len(channels)} images and a label of each case, got {entry} for {key!r}. Fix it."
 
 
 def _any_label_faults(content: dict[str, Any]) -> list[str]:
@@ -149,15 +146,14 @@ def _label_faults(labels: dict[str, Any], ignore_label: bool) -> list[str]:
     return []
 
 
-def _role_faults(roles: Any, labels: dict[str, Any]) -> list[str]:
+def _role_faults(roles: Any, labels: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the roles that a user has given."""
     if not isinstance(roles, dict):
-        return [f"{ROLES} must be an object of label name and list of roles, got {roles}. Fix the file."]
+        yield f"{ROLES} must be an object of label name and list of roles, got {roles}. Fix the file."
+        return
     known = [str(role) for role in Role]
-    faults = []
     for name, given in roles.items():
         if name not in labels:
-            faults.append(f"{ROLES} must name labels of the data set, got {name}. Correct its name.")
+            yield f"{ROLES} must name labels of the data set, got {name}. Correct its name."
         if not isinstance(given, list) or any(role not in known for role in given):
-            faults.append(f"{ROLES} of {name} must be a list of {', '.join(known)}, got {given}. Correct it.")
-    return faults
+            yield f"{ROLES} of {name} must be a list of {', '.join(known)}, got {given}. Correct it."

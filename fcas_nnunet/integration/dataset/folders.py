@@ -108,19 +108,22 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
         ValueError: if the identifier or the name is malformed, or the id belongs to another name.
     """
     raw = root_folder(Root.RAW)
-    if identifier is None:
-        _refuse_unfit_name(default_name)
-        begun = sorted(raw.glob(f"Dataset[0-9][0-9][0-9]_{default_name}"))
-        return begun[-1] if begun else raw / f"Dataset{_free_id():03d}_{default_name}"
-    full_name = _FULL_NAME.fullmatch(identifier)
+    full_name = _FULL_NAME.fullmatch(identifier or "")
     if full_name is None:
+        if not _FULL_NAME.fullmatch(f"Dataset001_{default_name}"):
+            raise ValueError(
+                f"--name: must begin with a letter, a digit or '_', and go on with such, '-' and '.', got "
+                f"{default_name!r}. Take another name."
+            )
+        if identifier is None:
+            begun = sorted(raw.glob(f"Dataset[0-9][0-9][0-9]_{default_name}"))
+            return begun[-1] if begun else raw / f"Dataset{_free_id():03d}_{default_name}"
         dataset_id = _parse_id(identifier, by)
-        _refuse_unfit_name(default_name)
         return raw / (_name_of_id(dataset_id) or f"Dataset{dataset_id:03d}_{default_name}")
     taken = _name_of_id(int(full_name.group(1)))
-    if taken not in (None, identifier):
+    if taken not in (None, full_name[0]):
         raise ValueError(f"{by} {identifier}: its id must be free, got one that belongs to {taken}. Take another id.")
-    return raw / identifier
+    return raw / full_name[0]
 
 
 def model_name(preset: str, fold: int | None) -> str:
@@ -138,14 +141,6 @@ def parse_name(folder_name: str) -> tuple[int, str]:
     if match is None:
         raise ValueError(f"{folder_name}: name must have the form DatasetNNN_Name. Rename the folder.")
     return int(match.group(1)), match.group(2)
-
-
-def _refuse_unfit_name(name: str) -> None:
-    if _FULL_NAME.fullmatch(f"Dataset001_{name}") is None:
-        raise ValueError(
-            f"--name: must begin with a letter, a digit or '_', and go on with such, '-' and '.', got {name!r}. "
-            "Take another name."
-        )
 
 
 def _parse_id(identifier: str, by: str, also: str = "") -> int:

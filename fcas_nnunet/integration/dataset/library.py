@@ -37,8 +37,8 @@ class CaseLibrary:
         named = [*(self.references if self.named_references else ()), *(self.templates if self.named_templates else ())]
         cases: dict[str, list[str]] = {}
         for name in dict.fromkeys(named):
-            dataset, case_id = self.dataset_and_id(name)
-            cases.setdefault(dataset.name, []).append(case_id)
+            dataset_name, case_id = split_name(name, self.source.name)
+            cases.setdefault(dataset_name, []).append(case_id)
         return [self.others.get(name, self.source).only(case_ids) for name, case_ids in cases.items()]
 
     def label_faults(self, *, draws_surroundings: bool) -> list[str]:
@@ -159,9 +159,9 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
         *library.label_faults(draws_surroundings=draws_surroundings),
     ]
     for dataset in library.named_datasets():
-        known = set(library.source.case_ids) if dataset.folder == library.source.folder else set()
-        rest = dataset.only([case_id for case_id in dataset.case_ids if case_id not in known])
-        faults += dataset_faults(rest) if rest.case_ids else []
+        known = library.source.case_ids if dataset.folder == library.source.folder else ()
+        if rest := sorted(set(dataset.case_ids) - set(known)):
+            faults += dataset_faults(dataset.only(rest))
     if faults:
         raise ValueError("\n".join(faults))
     for name, dataset in library.others.items():

@@ -36,10 +36,7 @@ def sole_writer(folder: Path, command: str) -> Iterator[None]:
 def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
     """See that nothing of somebody else's can be written over; the folder need not exist.
 
-    Args:
-        folder: to write into.
-        command: that writes.
-        mark: name of the file that this command makes before all others.
+    The mark is the name of the file that this command makes before all others.
 
     Raises:
         ValueError: when it is no folder, or holds other files without the mark.

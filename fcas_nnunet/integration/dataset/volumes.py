@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from tqdm import tqdm
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataset.whole_files import file_fault
+from fcas_nnunet.machine import available_cores
 
 FILE_ENDING = ".nii.gz"
 #: Endings that are read: 3D formats that hold spacing, origin and direction.
@@ -23,29 +27,22 @@ CONFIDENCE_STEPS = 255
 _COMPRESSION_LEVEL = 3
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAX_SHEAR = 1e-4
+_MAX_THREADS = 4
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An array [D, H, W] with where it lies.
+    """An array [D, H, W] with where it lies."""
 
-    Attributes:
-        array: the values as stored, scaling applied.
-        affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
+    array: np.ndarray  # the values as stored, scaling applied
+    affine: np.ndarray  # [4, 4] float64, array index (d, h, w, 1) → LPS position in mm
 
 
 def read_volume(path: Path) -> Volume:
-    """Read one 3D volume with SimpleITK, as nnU-Net does.
-
-    Args:
-        path: a file with one of `READABLE_FILE_ENDINGS`.
-
-    Returns:
-        The volume, in its stored data type.
+    """Read one 3D volume, of `READABLE_FILE_ENDINGS`, with SimpleITK, as nnU-Net does, in its stored data type.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -69,6 +66,16 @@ def read_volume(path: Path) -> Volume:
     if fault:
         raise ValueError(f"{path}: {fault}. Export or download it again.")
     return Volume(array, _affine_of(image))
+
+
+def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, bar_from: int = 0) -> list[Result]:
+    """What `work`, which reads a file, gives for each key: in threads, since reading releases the interpreter lock.
+
+    From `bar_from` keys on, with a progress bar.
+    """
+    with ThreadPoolExecutor(min(_MAX_THREADS, available_cores())) as pool:
+        hidden = True if len(keys) < bar_from else None
+        return list(tqdm(pool.map(work, keys), label, len(keys), leave=False, disable=hidden))
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

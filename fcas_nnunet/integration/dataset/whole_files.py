@@ -31,7 +31,7 @@ class _Layout(NamedTuple):
 
 
 def file_fault(path: Path, array: np.ndarray) -> str | None:
-    """What is missing of a volume's file; None when it is whole.
+    """What is missing of a volume's file, as "file must be ..., got ..." without the path; None when it is whole.
 
     The checksum at the file's end is compared with that of the array. Only where the two differ (values that reading
     has scaled or byte-swapped, several gzip members) is the file decompressed a second time.
@@ -39,9 +39,6 @@ def file_fault(path: Path, array: np.ndarray) -> str | None:
     Args:
         path: a file that ITK could read.
         array: [D, H, W] what ITK has read, C-contiguous.
-
-    Returns:
-        "file must be ..., got ...", without the path.
     """
     with path.open("rb") as stream:
         if path.name.endswith(".gz") and stream.read(2) != _GZIP_MAGIC:

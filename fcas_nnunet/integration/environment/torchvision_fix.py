@@ -1,11 +1,10 @@
 """Lets `import torchvision` succeed where torch is a CPU build and PyPI's torchvision is not.
 
-torchvision's compiled operators need CUDA libraries that a CPU build of torch does not bring; they do not load, and
-the import stops at "operator torchvision::nms does not exist". nnU-Net imports torchvision by way of timm and uses
-none of its operators, yet its look-up of trainers fails. `fcas_doctor --fix` writes one line into a `.pth` file, which
-Python runs whenever it starts: when torchvision asks for the module that needs the operators, they are declared to
-torch without a kernel, so that the import succeeds and calling one still fails loudly. Where they have loaded, nothing
-is declared. FCAS_TORCHVISION_HOOK=0 switches the line off for one process, `fcas_doctor --unfix` removes the file.
+torchvision's compiled operators need CUDA libraries that a CPU build of torch lacks, and its import stops at "operator
+torchvision::nms does not exist". nnU-Net imports it by way of timm and uses none of its operators, yet its look-up of
+trainers fails. `fcas_doctor --fix` writes a line into a `.pth` file, which Python runs whenever it starts: operators
+that have not loaded are declared to torch without a kernel, so that the import succeeds and calling one still fails
+loudly. FCAS_TORCHVISION_HOOK=0 switches the line off for one process, `fcas_doctor --unfix` removes the file.
 """
 
 from __future__ import annotations

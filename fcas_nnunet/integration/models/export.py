@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,7 @@ def export_model(model: Path, target: Path) -> list[Path]:
         model: `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
         target: a folder that does not exist yet.
 
-    Returns:
-        The checkpoints written.
+    Returns the checkpoints written.
 
     Raises:
         FileNotFoundError: when the model folder lacks a file, or every checkpoint.
@@ -177,7 +176,11 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
     axial = int(np.abs(case.affine[2, :3]).argmax())
     masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, case.image, confidence))
     boxes = {}
-    for number, mask, image, trust in _labelled_slices(masks, images, trusts, settings.min_pixels):
+    for number, (mask, image, trust) in enumerate(zip(masks, images, trusts, strict=True)):
+        counts = np.bincount(mask.ravel())
+        mask = np.where((counts >= settings.min_pixels)[mask], mask, 0).astype(np.uint8)
+        if not mask.any():
+            continue
         name = f"CT_{case_id}-{number:03d}"
         grey = _resized(np.clip((image - low) / (high - low), 0, 1).astype(np.float32), settings.size, order=1)
         labels = _resized(mask, settings.size, order=0)
@@ -191,17 +194,6 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
                 np.save(file, array)
         boxes[name] = {str(label): _box(labels == label) for label in np.unique(labels) if label}
     return boxes
-
-
-def _labelled_slices(
-    mask: np.ndarray, image: np.ndarray, confidence: np.ndarray, min_pixels: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """(number, mask, image, confidence) of axial slices with labels of enough pixels, the smaller ones erased."""
-    for number, labels in enumerate(mask):
-        counts = np.bincount(labels.ravel())
-        kept = np.where((counts >= min_pixels)[labels], labels, 0).astype(np.uint8)
-        if kept.any():
-            yield number, kept, image[number], confidence[number]
 
 
 def _resized(plane: np.ndarray, size: int, order: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,17 @@ from fcas_nnunet.integration.models.trained_models import STEP_SIZE, checkpoint_
 _SHA256_DIGITS = 12
 
 
+@dataclass(frozen=True)
 class BottleneckExtractor:
     """Turns scans into features of a trained nnU-Net.
 
-    Attributes:
-        name: model folder, fold, checkpoint and its SHA-256 (first 12 digits): what a result has to name, since
-            features of two networks do not compare.
+    Its name is model folder, fold, checkpoint and its SHA-256 (first 12 digits): what a result has to name, since
+    features of two networks do not compare.
     """
 
-    def __init__(self, predictor: nnUNetPredictor, encoder: nn.Module, name: str) -> None:
-        self.name = name
-        self._predictor = predictor
-        self._encoder = encoder
+    name: str
+    predictor: nnUNetPredictor
+    encoder: nn.Module
 
     @torch.inference_mode()
     def features(self, image_path: Path) -> np.ndarray:
@@ -41,17 +41,17 @@ class BottleneckExtractor:
             channels of the encoder's last stage, averaged over the window. No mirroring.
         """
         data = self.preprocess(image_path)
-        patch_size = self._predictor.configuration_manager.patch_size
+        patch_size = self.predictor.configuration_manager.patch_size
         data, _ = pad_nd_image(data, patch_size, "constant", {"value": 0}, True, None)
         rows = []
         for window in window_slices(tuple(data.shape[1:]), tuple(patch_size)):
-            stages = self._encoder(data[window][None].to(self._predictor.device))
+            stages = self.encoder(data[window][None].to(self.predictor.device))
             rows.append(stages[-1][0].flatten(1).mean(dim=1).float().cpu())
         return torch.stack(rows).numpy()
 
     def preprocess(self, image_path: Path) -> torch.Tensor:
         """The scan as the model's own preprocessor gives it, float32 [1, …]."""
-        return preprocess(self._predictor, image_path)[0]
+        return preprocess(self.predictor, image_path)[0]
 
 
 def open_extractor(
@@ -73,7 +73,7 @@ def open_extractor(
     model = model.resolve()
     sha256 = file_sha256(path)[:_SHA256_DIGITS]
     name = f"{model.parent.name}/{model.name}, fold {fold}, {checkpoint}, sha256 {sha256}"
-    return BottleneckExtractor(predictor, network.encoder, name)
+    return BottleneckExtractor(name, predictor, network.encoder)
 
 
 def window_slices(shape: tuple[int, ...], patch_size: tuple[int, ...]) -> list[tuple[slice | int, ...]]:

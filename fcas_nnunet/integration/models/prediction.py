@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,7 @@ class TrainedModel:
 def find_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
     """A trained nnU-Net, seen to be there; nothing is loaded.
 
-    Args:
-        folder: nnU-Net's folder `<trainer>__<plans>__<configuration>`.
-        folds: numbers, or `all`; None = all numbered ones that have the checkpoint, or else `all`.
-        checkpoint: file in the folds' folders.
+    Takes what `open_predictor` takes; without folds, all numbered ones that have the checkpoint, or else `all`.
 
     Raises:
         FileNotFoundError: when folder, fold or checkpoint are missing.
@@ -129,9 +127,8 @@ def predict_cases(
             logits = predictor.predict_logits_from_preprocessed_data(data).cpu()
             if writing is not None:
                 writing.result()  # one at a time: logits of a whole CT take gigabytes
-            record = fingerprint(case_id, image_sha256[case_id], model)
-            path = folder / f"{case_id}{ending}"
-            writing = writer.submit(_write, predictor, logits, properties, path, journal, record)
+            path, record = folder / f"{case_id}{ending}", fingerprint(case_id, image_sha256[case_id], model)
+            writing = writer.submit(_write, predictor, logits, properties, path, partial(journal.append, record))
             writing.add_done_callback(lambda _: bar.update())
             del data, logits
         if writing is not None:
@@ -154,19 +151,14 @@ def _preprocessed(
 
 
 def _write(
-    predictor: nnUNetPredictor,
-    logits: torch.Tensor,
-    properties: Properties,
-    path: Path,
-    journal: Journal,
-    record: dict[str, str],
+    predictor: nnUNetPredictor, logits: torch.Tensor, properties: Properties, path: Path, note: Callable[[], None]
 ) -> None:
     """On the scan's grid by nnU-Net's own means; the journal's line first, so that no file is ever without one."""
     segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
     )
     path.unlink(missing_ok=True)
-    journal.append(record)
+    note()
     with temporary_folder(path) as folder:  # writers go by the ending
         predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(folder / path.name), properties)
         os.replace(folder / path.name, path)

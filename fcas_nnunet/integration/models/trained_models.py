@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -18,6 +17,7 @@ from fcas_nnunet.integration.dataset.folders import MODEL_FILES, nnunet_variable
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.volumes import last_line, read_volume
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
+from fcas_nnunet.json_files import read_json
 
 STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
 #: Of a checkpoint, what nnU-Net's predictor reads.
@@ -43,7 +43,7 @@ def open_predictor(
     """
     paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
     for path in paths:
-        refuse_unfit(model, read_checkpoint(path, _PREDICTOR_KEYS)["init_args"]["configuration"])
+        _refuse_unfit(model, read_checkpoint(path, _PREDICTOR_KEYS)["init_args"]["configuration"])
     own_trainers = nnunet_variable(EXT_TRAINER_VARIABLE, ext_trainer_value(folders=all_shim_folders()))
     with redirect_stdout(io.StringIO()), own_trainers:  # nnU-Net prints where it looks for a trainer
         predictor = nnUNetPredictor(
@@ -119,23 +119,19 @@ def check_model_files(model: Path) -> None:
         )
 
 
-def refuse_unfit(model: Path, configuration: str) -> None:
-    """Before the network is built: what a scan alone cannot feed.
-
-    Raises:
-        ValueError: when the model takes several channels, or is the second stage of a cascade.
-    """
-    description, plans = (json.loads((model / name).read_text(encoding="utf-8")) for name in MODEL_FILES)
-    faults = channel_faults(description)
-    if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
-        faults.append("configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres.")
-    if faults:
-        raise ValueError("\n".join(f"{model}: {fault}" for fault in faults))
-
-
 def channel_faults(description: dict[str, Any]) -> list[str]:
     """Why a model with this `dataset.json` cannot take CT alone; a sentence at most."""
     channels = description.get("channel_names", {"0": "CT"})
     if len(channels) == 1:
         return []
     return [f"scans must have one channel, got {len(channels)}. Name a model trained on CT alone."]
+
+
+def _refuse_unfit(model: Path, configuration: str) -> None:
+    """Before the network is built: what a scan alone cannot feed."""
+    description, plans = (read_json(model / name) for name in MODEL_FILES)
+    faults = channel_faults(description)
+    if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
+        faults.append("configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres.")
+    if faults:
+        raise ValueError("\n".join(f"{model}: {fault}" for fault in faults))

@@ -69,11 +69,7 @@ class ConfidenceStore:
         return open_confidence(preprocessed_confidence_path(self.folder, case_id))
 
     def verify(self, case_ids: Iterable[str], shape_of: Callable[[str], tuple[int, ...]]) -> None:
-        """See that every case's map is the one that was written for it.
-
-        Args:
-            case_ids: cases to be trained and validated on.
-            shape_of: shape [1, D, H, W] of a case's segmentation.
+        """See that every case's map is the one that was written for it, in its segmentation's shape [1, D, H, W].
 
         Raises:
             ValueError: listing all faults, one a line.

@@ -160,8 +160,9 @@ def ensure_preprocessed(
     digest = preprocessing_digest(dataset, plans, geometry.configuration.configuration)
     known = stamps.read().get(step)
     complete = _is_complete(folder, dataset.case_ids)
-    adopted = known is None and keep_existing and complete and _oldest_case(folder) >= newest_raw_change(dataset)
-    kept = (complete and known == digest) or adopted
+    kept = complete and known == digest
+    if complete and known is None and keep_existing:  # nnU-Net's own commands made it
+        kept = min(path.stat().st_mtime for path in folder.glob("*.pkl")) >= newest_raw_change(dataset)
     if not kept:
         stamps.drop(step)
         if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
@@ -180,14 +181,16 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
     nnU-Net's preprocessing removes its whole folder first, so maps that are there belong to the cases beside them.
     Cases without a raw map are real ones: `ensure_checked` has seen to it that every synthetic case has its map.
     """
-    folder = preprocessed_folder(dataset) / Geometry.of(plans, configuration).configuration.data_identifier
+    geometry = Geometry.of(plans, configuration)
+    folder = preprocessed_folder(dataset) / geometry.configuration.data_identifier
     (folder / CONFIDENCE_FOLDER).mkdir(exist_ok=True)
     real = [case_id for case_id in dataset.case_ids if not dataset.confidence_path(case_id).is_file()]
     synthetic = sorted(set(dataset.case_ids) - set(real))
     known = ConfidenceStore.read(folder) if (folder / CONFIDENCE_FOLDER / INDEX_FILE).is_file() else None
     missing = [i for i in synthetic if not _map_is_sound(folder, i, known)]
     if missing:
-        _write_maps(dataset, plans, configuration, folder, missing, num_processes)
+        work = partial(_write_map, dataset, geometry, folder)
+        _for_every_case(work, missing, f"confidence maps, {configuration}", num_processes)
     else:
         logger.info("%s %s: confidence maps are there already, kept.", dataset.name, configuration)
     write_index(folder, dataset.case_ids, real)
@@ -200,16 +203,7 @@ def _map_is_sound(folder: Path, case_id: str, known: ConfidenceStore | None) -> 
     return path.is_file() and wanted in (None, file_sha256(path))
 
 
-def _write_maps(
-    dataset: RawDataset,
-    plans: dict[str, Any],
-    configuration: str,
-    folder: Path,
-    case_ids: list[str],
-    num_processes: int,
-) -> None:
-    work = partial(_write_map, dataset, Geometry.of(plans, configuration), folder)
-    label = f"confidence maps, {configuration}"
+def _for_every_case(work: Callable[[str], None], case_ids: list[str], label: str, num_processes: int) -> None:
     processes = min(num_processes, len(case_ids))
     if processes <= 1:
         for case_id in tqdm(case_ids, label):
@@ -268,7 +262,3 @@ def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
 def _ground_truth(dataset: RawDataset) -> Path:
     """Where nnU-Net keeps the label maps that it validates with."""
     return preprocessed_folder(dataset) / "gt_segmentations"
-
-
-def _oldest_case(folder: Path) -> float:
-    return min(path.stat().st_mtime for path in folder.glob("*.pkl"))

@@ -6,25 +6,21 @@ import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.image_content import image_sha256
 from fcas_nnunet.integration.dataset.folders import IMAGES, Root, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.dataset.volumes import read_all, read_volume
 from fcas_nnunet.integration.preprocessing.stamps import file_state
-from fcas_nnunet.machine import available_cores
 
 CONTENTS_FILE = "fcas_contents.json"
 
 _TRAINING, _TEST = f"{IMAGES}Tr", f"{IMAGES}Ts"
-_MAX_THREADS = 4
 _BAR_FROM = 10
 _HASH, _STATE = "image_sha256", ("size", "mtime_ns")
 
@@ -63,11 +59,7 @@ def contents_of(name: str, case_ids: Collection[str] | None = None) -> dict[str,
 
 
 def known_contents(preprocessed: Path) -> dict[str, str]:
-    """Hashes of training cases that were kept earlier; the raw data set need not be there.
-
-    Args:
-        preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name`.
-    """
+    """Hashes of training cases, kept in `$nnUNet_preprocessed/DatasetNNN_Name` whatever became of the raw scans."""
     return {case_id: entry[_HASH] for case_id, entry in _read(preprocessed / CONTENTS_FILE)[_TRAINING].items()}
 
 
@@ -80,13 +72,9 @@ def _contents(
     found = {name: kept[name] for name, state in states.items() if state.items() <= kept.get(name, {}).items()}
     missing = [name for name in states if name not in found]
     if missing:
-        threads = min(_MAX_THREADS, available_cores())  # reading releases the interpreter lock
-        with ThreadPoolExecutor(threads) as pool:
-            hashes = pool.map(lambda name: _hash(paths[name], skip_unreadable), missing)
-            few = len(missing) < _BAR_FROM
-            bar = tqdm(hashes, f"hashing {dataset.name}", len(missing), leave=False, disable=few or None)
-            hashed = [(name, sha256) for name, sha256 in zip(missing, bar, strict=True) if sha256 is not None]
-        found |= {name: states[name] | {_HASH: sha256} for name, sha256 in hashed}
+        work = partial(_hash, skip_unreadable=skip_unreadable)
+        hashes = read_all(work, [paths[name] for name in missing], f"hashing {dataset.name}", bar_from=_BAR_FROM)
+        found |= {n: states[n] | {_HASH: sha256} for n, sha256 in zip(missing, hashes, strict=True) if sha256}
         others = _read(file)  # another process may have added to it
         if file is not None:
             with suppress(OSError):  # where nothing can be written, the hashes are found anew next time

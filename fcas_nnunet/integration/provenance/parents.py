@@ -152,11 +152,9 @@ def _drawn_from(records: Mapping[str, Mapping[str, Any]], known: Iterable[Parent
     """References and templates of a manifest's lines; only scans whose hash `known` does not hold are read."""
     named = {origin for record in records.values() for origin in origins_of(record)}
     hashes = {(parent.dataset, parent.case_id): parent.image_sha256 for parent in known if parent.image_sha256}
-    unknown: dict[str, set[str]] = {}
-    for dataset, case_id, _ in named:
-        if (dataset, case_id) not in hashes:
-            unknown.setdefault(dataset, set()).add(case_id)
-    for dataset, case_ids in unknown.items():
+    unknown = {(dataset, case_id) for dataset, case_id, _ in named} - hashes.keys()
+    for dataset in {dataset for dataset, _ in unknown}:
+        case_ids = {case_id for name, case_id in unknown if name == dataset}
         hashes |= {(dataset, i): sha256 for i, sha256 in (contents_of(dataset, case_ids) or {}).items()}
     return [Parent(dataset, i, hashes.get((dataset, i)), (role,)) for dataset, i, role in named]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnunet_cases import LABELS, affine_of, quick_nnunet, random_case, write_set
+from nnunet_cases import LABELS, affine_of, quick_nnunet, random_case
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.dataset.checks import check_dataset, dataset_faults
-from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import (
     RawDataset,
     bare_folder,
@@ -36,20 +34,6 @@ from fcas_nnunet.integration.dataset.volumes import (
     write_labels,
     write_volume,
 )
-from fcas_nnunet.labels.anatomy import Role
-
-
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    return tmp_path / "raw"
-
-
-@pytest.fixture
-def dataset(raw: Path) -> RawDataset:
-    return write_set(raw / "Dataset901_Heart", ["a", "b"], 0, confidence=True)
 
 
 @settings(max_examples=25, deadline=None)
@@ -220,88 +204,6 @@ def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
         assert [line for line in faults if line.startswith(wanted)], wanted
 
 
-def _drop(key: str) -> Callable[[dict], dict]:
-    return lambda content: {k: v for k, v in content.items() if k != key}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c | {"channel_names": {"0": "CT", "1": "PET"}}, "channel_names must name one channel"),
-        (lambda c: c | {"channel_names": {"0": "MRI"}}, r"channel_names must be {'0': 'CT'}, got {'0': 'MRI'}"),
-        (lambda c: c | {"fcas_roles": ["LCA"]}, "fcas_roles must be an object of label name and list of roles"),
-        (lambda c: c | {"fcas_roles": {"LCA": ["thin"]}}, "fcas_roles must name labels of the data set, got LCA"),
-        (
-            lambda c: c | {"fcas_roles": {"left_ventricle": ["thick"]}},
-            "fcas_roles of left_ventricle must be a list of thin, wide, root, chamber, wall, got",
-        ),
-        (_drop("labels"), "keys labels must be present"),
-        (lambda c: c | {"file_ending": ".png"}, "file_ending must be one of"),
-        (lambda c: c | {"labels": {"background": 0, "whole": [1, 2]}}, "got regions for whole"),
-        (lambda c: c | {"labels": {"background": 0, "a": 1, "ignore": 2}}, "must not have an ignore label"),
-        (lambda c: c | {"labels": {"background": 0, "a": 2}}, "without gaps, got"),
-        (lambda c: c | {"labels": {"bg": 0, "a": 1}}, "label 0 must be called background"),
-        (lambda c: c | {"labels": {"background": 0}}, "must name 1 to 255 structures besides the background, got 0"),
-    ],
-)
-def test_a_description_that_cannot_be_served_is_refused(
-    dataset: RawDataset, change: Callable[[dict], dict], message: str
-) -> None:
-    path = dataset.folder / "dataset.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(ValueError, match=message):
-        RawDataset.open(dataset.folder)
-
-
-def test_roles_and_names_of_the_channel_are_read(dataset: RawDataset) -> None:
-    path = dataset.folder / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"channel_names": {"0": "ct"}, "fcas_roles": {"left_ventricle": ["wall"]}}))
-    assert RawDataset.open(dataset.folder).roles == {"left_ventricle": (Role.WALL,)}
-    path.write_text(json.dumps(content | {"channel_names": {"0": "T1"}}))
-    assert RawDataset.open(dataset.folder, any_channel=True).load_mask("a").mask.any()
-
-
-def test_an_ignore_label_is_for_synthetic_sets_alone(dataset: RawDataset) -> None:
-    path = dataset.folder / "dataset.json"
-    labels = LABELS | {"ignore": 3}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels}))
-    opened = RawDataset.open(dataset.folder, ignore_label=True)
-    assert (opened.labels, opened.ignored_ids) == (LABELS, [3])
-    check_dataset(opened)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels | {"ignore": 1, "left_ventricle": 3}}))
-    with pytest.raises(ValueError, match="ignore must have the highest label id, 3, got 1"):
-        RawDataset.open(dataset.folder, ignore_label=True)
-
-
-def test_nnunets_other_kinds_are_opened_on_request(dataset: RawDataset) -> None:
-    """Regions, an ignore label and several channels: for the trainers, not for the generator."""
-    path = dataset.folder / "dataset.json"
-    labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
-    changed = {"labels": labels, "regions_class_order": [1, 2], "channel_names": {"0": "CT", "1": "PET"}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
-    opened = RawDataset.open(dataset.folder, any_kind=True)
-    assert opened.labels == {"background": 0, "core": 2}
-    assert opened.label_ids == [0, 1, 2, 3]
-    assert [p.name for p in opened.image_paths("a")] == ["a_0000.nii.gz", "a_0001.nii.gz"]
-    with pytest.raises(ValueError, match="a: channel 1 must exist, got no file"):
-        check_dataset(opened)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"regions_class_order": None}))
-    with pytest.raises(ValueError, match=r"labels must be what nnU-Net's dataset_format\.md describes, got"):
-        RawDataset.open(dataset.folder, any_kind=True)
-
-
-@pytest.mark.parametrize("case_id", ["../../../evil", "a/b", "..", ""])
-def test_a_described_case_must_not_lead_elsewhere(dataset: RawDataset, case_id: str) -> None:
-    path = dataset.folder / "dataset.json"
-    entry = {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}
-    path.write_text(json.dumps(dataset.dataset_json | {"dataset": {"Patient 1": entry, case_id: entry}}))
-    with pytest.raises(
-        ValueError, match=f"dataset must name cases as files are named, without folders, got '{case_id}'"
-    ):
-        RawDataset.open(dataset.folder, any_kind=True)
-
-
 @pytest.mark.parametrize("what", ["image", "confidence"])
 def test_a_case_with_nan_is_not_written_at_all(tmp_path: Path, what: str) -> None:
     case = random_case("a", 0, confidence=True)
@@ -336,11 +238,6 @@ def test_nnunet_finds_the_data_set_sound(dataset: RawDataset) -> None:
         verify_dataset_integrity(str(dataset.folder), 1)
 
 
-def test_ids_and_names_lead_to_the_folder(dataset: RawDataset) -> None:
-    assert resolve_dataset("901") == resolve_dataset("Dataset901_Heart") == dataset.folder
-    assert (dataset.name, dataset.dataset_id) == ("Dataset901_Heart", 901)
-
-
 def test_a_data_set_is_opened_by_name_or_path_and_in_doubt_by_name(
     dataset: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,45 +254,6 @@ def test_a_data_set_is_opened_by_name_or_path_and_in_doubt_by_name(
     assert [bare_folder(argument) for argument in ("901", "Dataset901_Heart", "nowhere")] == 3 * [None]
     with pytest.raises(FileNotFoundError, match="dataset.json"):
         open_dataset(str(elsewhere))
-
-
-@pytest.mark.parametrize(
-    ("identifier", "kind", "message"),
-    [
-        ("902", FileNotFoundError, "data set 902: it must be a folder in nnUNet_raw=.*, which holds Dataset901_Heart"),
-        ("Dataset901_Hart", FileNotFoundError, "which holds Dataset901_Heart"),
-        ("heart", ValueError, "must be an id from 1 to 999 or a name like"),
-        ("1000", ValueError, "must be an id from 1 to 999"),
-    ],
-)
-def test_a_wrong_identifier_is_named(dataset: RawDataset, identifier: str, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        resolve_dataset(identifier)
-
-
-def test_an_id_with_two_names_is_refused(dataset: RawDataset) -> None:
-    (dataset.folder.parents[1] / "results" / "Dataset901_Old").mkdir()
-    with pytest.raises(ValueError, match="got Dataset901_Heart, Dataset901_Old"):
-        resolve_dataset("901")
-
-
-def test_unset_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("nnUNet_raw", raising=False)
-    with pytest.raises(ValueError, match="nnUNet_raw: environment variable must name a folder, got nothing"):
-        resolve_dataset("901")
-
-
-def test_new_data_sets_take_free_ids(dataset: RawDataset) -> None:
-    raw = dataset.folder.parent
-    (raw.parent / "preprocessed" / "Dataset905_Other").mkdir()
-    assert new_dataset_folder(None, default_name="HeartFCaS") == raw / "Dataset906_HeartFCaS"
-    assert new_dataset_folder("907", default_name="HeartFCaS") == raw / "Dataset907_HeartFCaS"
-    assert new_dataset_folder("901", default_name="HeartFCaS") == raw / "Dataset901_Heart"
-    assert new_dataset_folder("Dataset908_Mine", default_name="HeartFCaS") == raw / "Dataset908_Mine"
-    (raw / "Dataset903_HeartFCaS").mkdir()  # begun by the same command earlier
-    assert new_dataset_folder(None, default_name="HeartFCaS") == raw / "Dataset903_HeartFCaS"
-    with pytest.raises(ValueError, match="got one that belongs to Dataset905_Other"):
-        new_dataset_folder("Dataset905_Mine", default_name="HeartFCaS")
 
 
 def test_sizes_that_no_scan_has_are_named(raw: Path) -> None:

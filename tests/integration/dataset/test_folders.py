@@ -1,0 +1,52 @@
+"""Which folder an id or a name means, and which are free."""
+
+from __future__ import annotations
+
+import pytest
+
+from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+
+
+@pytest.mark.parametrize(
+    ("identifier", "kind", "message"),
+    [
+        ("902", FileNotFoundError, "data set 902: it must be a folder in nnUNet_raw=.*, which holds Dataset901_Heart"),
+        ("Dataset901_Hart", FileNotFoundError, "which holds Dataset901_Heart"),
+        ("heart", ValueError, "must be an id from 1 to 999 or a name like"),
+        ("1000", ValueError, "must be an id from 1 to 999"),
+    ],
+)
+def test_a_wrong_identifier_is_named(dataset: RawDataset, identifier: str, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        resolve_dataset(identifier)
+
+
+def test_an_id_with_two_names_is_refused(dataset: RawDataset) -> None:
+    (dataset.folder.parents[1] / "results" / "Dataset901_Old").mkdir()
+    with pytest.raises(ValueError, match="got Dataset901_Heart, Dataset901_Old"):
+        resolve_dataset("901")
+
+
+def test_unset_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    with pytest.raises(ValueError, match="nnUNet_raw: environment variable must name a folder, got nothing"):
+        resolve_dataset("901")
+
+
+def test_new_data_sets_take_free_ids(dataset: RawDataset) -> None:
+    raw = dataset.folder.parent
+    (raw.parent / "preprocessed" / "Dataset905_Other").mkdir()
+    assert new_dataset_folder(None, default_name="HeartFCaS") == raw / "Dataset906_HeartFCaS"
+    assert new_dataset_folder("907", default_name="HeartFCaS") == raw / "Dataset907_HeartFCaS"
+    assert new_dataset_folder("901", default_name="HeartFCaS") == raw / "Dataset901_Heart"
+    assert new_dataset_folder("Dataset908_Mine", default_name="HeartFCaS") == raw / "Dataset908_Mine"
+    (raw / "Dataset903_HeartFCaS").mkdir()  # begun by the same command earlier
+    assert new_dataset_folder(None, default_name="HeartFCaS") == raw / "Dataset903_HeartFCaS"
+    with pytest.raises(ValueError, match="got one that belongs to Dataset905_Other"):
+        new_dataset_folder("Dataset905_Mine", default_name="HeartFCaS")
+
+
+def test_ids_and_names_lead_to_the_folder(dataset: RawDataset) -> None:
+    assert resolve_dataset("901") == resolve_dataset("Dataset901_Heart") == dataset.folder
+    assert (dataset.name, dataset.dataset_id) == ("Dataset901_Heart", 901)

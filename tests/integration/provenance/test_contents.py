@@ -41,7 +41,7 @@ def test_hashes_are_of_what_the_files_hold(dataset: RawDataset) -> None:
 
 def test_a_file_is_read_once_and_again_when_it_changes(dataset: RawDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(contents, "_hash", lambda path: read.append(path.name) or path.name)
+    monkeypatch.setattr(contents, "_hash", lambda path, **_: read.append(path.name) or path.name)
     training_contents(dataset)
     held_out_contents(dataset)
     assert sorted(read) == ["p0_0000.nii.gz", "p1_0000.nii.gz", "t0_0000.nii.gz"]
@@ -103,6 +103,6 @@ def test_hashes_hold_though_another_process_writes_the_file_anew(
     hashes = training_contents(dataset, ["p0"])
     file = tmp_path / "preprocessed" / NAME / contents.CONTENTS_FILE
     hash_file = contents._hash
-    monkeypatch.setattr(contents, "_hash", lambda path: file.unlink() or hash_file(path))
+    monkeypatch.setattr(contents, "_hash", lambda path, **how: file.unlink() or hash_file(path, **how))
     assert training_contents(dataset)["p0"] == hashes["p0"]
     assert known_contents(file.parent).keys() == {"p0", "p1"}

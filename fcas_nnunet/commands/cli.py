@@ -31,21 +31,14 @@ class Parser(argparse.ArgumentParser):
         self._idle: list[tuple[Sequence[str], str, str]] = []
 
     def idle(self, *flags: str, without: str = "", beside: str = "") -> None:
-        """Declare options that do nothing without another one, or beside one.
+        """Declare options that do nothing `without` another flag, or `beside` a flag or its value (`--masks given`).
 
-        Args:
-            flags: of the options; one that has its default value is as good as absent.
-            without: flag of the option that they need.
-            beside: flag, or flag and value (`--masks given`), under which they do nothing.
+        An option with its default value counts as absent.
         """
         self._idle.append((flags, without, beside))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # what parts are parsed by, too
-        """argparse's.
-
-        Raises:
-            ValueError: listing the options that would do nothing.
-        """
+        """argparse's; a ValueError lists the options that would do nothing."""
         found, rest = super().parse_known_args(args, namespace)
         faults = []
         for flags, without, beside in self._idle:
@@ -66,13 +59,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(prog: str, description: str, example: str) -> Parser:
-    """A parser whose --help ends with an example.
-
-    Args:
-        prog: name of the command.
-        description: what it does, in a sentence or two.
-        example: shell lines that work as they stand.
-    """
+    """A parser whose --help ends with an example: shell lines that work as they stand."""
     return Parser(
         prog=prog,
         description=description,
@@ -81,24 +68,23 @@ def make_parser(prog: str, description: str, example: str) -> Parser:
     )
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    return _whole(text, 1)
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument's type: whole numbers from `least`, up to `most` where it is given."""
+    rule = f"a whole number of {least} or more" if most is None else f"{least} to {most:,}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}. Give another number.")
+        return value
+
+    return parse
 
 
-def count(text: str) -> int:
-    """A whole number from 0."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text}")
-    return value
+positive, count, case_count = whole_number(1), whole_number(0), whole_number(1, MOST_CASES)
 
 
 def processes(text: str) -> int:
@@ -134,28 +120,32 @@ def not_negative(text: str) -> float:
     return value
 
 
-def of_flags(default: Settings, flags: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
-    """Settings with the values that flags gave; what is wrong with one is said of its flag.
+def given(flags: Mapping[str, str], args: argparse.Namespace) -> dict[str, Any]:
+    """Name of a setting → its value, of those whose flag was given; `args` holds them under the settings' names."""
+    values = {name: getattr(args, name) for name in flags}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+            if value is not None}  # fmt: skip
+
+
+def of_flags(default: Settings, flags: Mapping[str, str], args: argparse.Namespace) -> Settings:
+    """Settings with the values that flags gave.
 
     Args:
-        default: settings that check themselves.
-        flags: name of a setting → its flag.
-        given: name of a setting → its value, of the flags that were given.
+        default: Settings that check themselves.
+        flags: Name of a setting → its flag.
+        args: The parsed arguments, as `given` reads them.
 
     Raises:
-        ValueError: when a value is out of range; every fault is named, a line each.
+        ValueError: If values are out of range; every fault names its flag, a line each.
     """
-    with said_of_flags({name: flags[name] for name in given}):
-        return replace(default, **given)  # type: ignore[type-var]
+    values = given(flags, args)
+    with said_of_flags({name: flags[name] for name in values}):
+        return replace(default, **values)  # type: ignore[type-var]
 
 
 @contextmanager
 def said_of_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """Let faults of settings that came from the command line name the flag, and what to do.
-
-    Args:
-        flags: name of a setting, without the blocks it is in → the flag that gave its value.
-    """
+    """Let faults of settings name the flags that gave them; `flags` has the settings' names without their blocks."""
     try:
         yield
     except ValueError as error:
@@ -184,11 +174,7 @@ def say(text: str) -> None:
 
 
 def _in_words(error: ValueError | OSError) -> str:
-    """What an error says to the user.
-
-    Raises:
-        OSError: the error itself, when it is of the operating system and about no file or disk: a fault of ours.
-    """
+    """What an error says to the user; one of the operating system about no file or disk, a fault of ours, is raised."""
     if isinstance(error, ValueError) or error.errno is None:
         return str(error)
     where, got = error.filename, f"got '{error.strerror}'"
@@ -202,10 +188,7 @@ def _in_words(error: ValueError | OSError) -> str:
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Turn bad input into one clean message and exit code 2; a success returns with exit code 0.
-
-    Of several processes, all but the main one log nothing.
-    """
+    """Turn bad input into one message and exit code 2. Of several processes, only the main one logs."""
 
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> None:

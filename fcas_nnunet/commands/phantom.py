@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, positive, processes
-from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.commands.runtime.pool import write_missing
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
@@ -48,9 +46,9 @@ class Scan:
     Attributes:
         case_id: `phantom_0007`, or `phantom_0007_a1` where a patient is scanned several times.
         patient: `phantom_0007`: what the scans of one patient share.
-        seed: of the patient.
-        acquisition: number of the scan.
-        shape: voxels along (D, H, W).
+        seed: Seed of the patient.
+        acquisition: Number of the scan.
+        shape: Voxels along (D, H, W).
         split: "Tr" or "Ts".
     """
 
@@ -63,14 +61,7 @@ class Scan:
 
     def record(self) -> dict[str, Any]:
         """What the manifest says about the case before it is made."""
-        return {
-            "case_id": self.case_id,
-            "patient": self.patient,
-            "seed": self.seed,
-            "acquisition": self.acquisition,
-            "shape": list(self.shape),
-            "split": self.split,
-        }
+        return asdict(self) | {"shape": list(self.shape)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,65 +96,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plan_scans(
-    num_training: int, num_test: int, shape: tuple[int, int, int], seed: int, start: int = 0, acquisitions: int = 1
-) -> list[Scan]:
-    """Every case of a data set.
-
-    Args:
-        num_training: Patients in imagesTr.
-        num_test: Patients in imagesTs, which follow them.
-        shape: Voxels along (D, H, W).
-        seed: Seed of the population.
-        start: Number of the first patient.
-        acquisitions: Scans of each patient.
-    """
+def plan_scans(args: argparse.Namespace) -> list[Scan]:
+    """Every case of the data set; the patients of imagesTs follow those of imagesTr."""
+    depth, height, width = args.shape
     scans = []
-    for index in range(start, start + num_training + num_test):
-        patient = f"phantom_{index:04d}"
-        for acquisition in range(acquisitions):
-            case_id = patient if acquisitions == 1 else f"{patient}_a{acquisition}"
-            split = "Tr" if index < start + num_training else "Ts"
-            scans.append(Scan(case_id, patient, patient_seed(seed, index), acquisition, shape, split))
+    for index in range(args.start, args.start + args.n + args.num_test):
+        patient, seed = f"phantom_{index:04d}", patient_seed(args.seed, index)
+        split = "Tr" if index < args.start + args.n else "Ts"
+        for acquisition in range(args.acquisitions):
+            case_id = patient if args.acquisitions == 1 else f"{patient}_a{acquisition}"
+            scans.append(Scan(case_id, patient, seed, acquisition, (depth, height, width), split))
     return scans
 
 
 def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> None:
-    """Write the cases that are not there yet, and `dataset.json` last.
-
-    Args:
-        folder: Folder of the raw data set.
-        scans: All cases that it is to hold.
-        num_processes: Worker processes; the result does not depend on their number.
+    """Write the cases that are not there yet, and `dataset.json` last; the number of processes does not matter.
 
     Raises:
-        ValueError: if the folder holds something else, listing every conflict.
+        ValueError: If the folder holds something else; every conflict is listed.
     """
-    with sole_writer(folder, PHANTOM):
-        _write_phantoms(folder, scans, num_processes)
-
-
-def _write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> None:
-    manifest = Manifest(folder)
-    records = manifest.read()
-    faults = _conflicts(folder, scans, records)
-    if faults:
+    records = Manifest(folder).read()
+    if faults := _conflicts(folder, scans, records):
         raise ValueError("\n".join(faults))
-    missing = [scan for scan in scans if not _is_written(folder, scan, records)]
+    missing = [
+        scan for scan in scans
+        if scan.case_id not in records or not all(path.is_file() for path in _files(folder, scan))
+    ]  # fmt: skip
     logger.info(f"{folder.name}: {len(scans) - len(missing)} of {len(scans)} cases are there")
     if missing:
         reopen_dataset(folder)
-        with closing(as_finished(partial(_make, folder), missing, num_processes)) as finished:
-            for record in tqdm(finished, total=len(missing), desc="phantoms", unit="case"):
-                manifest.append(record)
-    manifest.finalise()
+    write_missing(folder, partial(_make, folder), missing, len(scans), num_processes, "phantoms")
     write_dataset_json(
-        folder,
-        {BACKGROUND: 0} | LABELS,
-        len(training_cases(folder)),
-        surroundings=SURROUNDINGS,
+        folder, {BACKGROUND: 0} | LABELS, len(training_cases(folder)), surroundings=SURROUNDINGS,
         description="Invented patients, made by fcas_phantom; fcas_manifest.jsonl says which scans show the same one.",
-    )
+    )  # fmt: skip
 
 
 def _make(folder: Path, scan: Scan) -> dict[str, Any]:
@@ -183,10 +149,6 @@ def _files(folder: Path, scan: Scan) -> tuple[Path, Path, Path]:
     )
 
 
-def _is_written(folder: Path, scan: Scan, records: Mapping[str, Any]) -> bool:
-    return scan.case_id in records and all(path.is_file() for path in _files(folder, scan))
-
-
 def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) -> list[str]:
     """Why these cases cannot be written into a folder."""
     faults = []
@@ -199,12 +161,12 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
         ]
     splits = {record["patient"]: record["split"] for record in records.values() if "patient" in record}
     for scan in scans:
-        made = records.get(scan.case_id, {})
-        different = {key: made[key] for key, value in scan.record().items() if key in made and made[key] != value}
+        made, wanted = records.get(scan.case_id, {}), scan.record()
+        different = [key for key, value in wanted.items() if key in made and made[key] != value]
         if different:
-            wanted = {key: scan.record()[key] for key in different}
+            asked, there = ({key: record[key] for key in different} for record in (wanted, made))
             faults.append(
-                f"{folder.name}, {scan.case_id}: case must be made with {wanted}, got one with {different} there. "
+                f"{folder.name}, {scan.case_id}: case must be made with {asked}, got one with {there} there. "
                 "Take another id or the same arguments as before."
             )
         elif splits.get(scan.patient, scan.split) != scan.split:
@@ -215,24 +177,21 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
     return faults
 
 
-def _check_arguments(arguments: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     """Refuse numbers out of range, all at once."""
-    at_least = {"-n": (arguments.n, 1), "--num-test": (arguments.num_test, 0), "--seed": (arguments.seed, 0),
-                "--start": (arguments.start, 0), "--acquisitions": (arguments.acquisitions, 1),
-                "--shape": (min(arguments.shape), _SMALLEST_GRID)}  # fmt: skip
-    faults = [
-        f"{name}: must be at least {least}, got {value}. Give a higher number."
-        for name, (value, least) in at_least.items()
-        if value < least
-    ]
-    at_most = {"-n": (arguments.n, MOST_CASES), "--num-test": (arguments.num_test, MOST_CASES),
-               "--acquisitions": (arguments.acquisitions, MOST_CASES),
-               "--shape": (max(arguments.shape), _LARGEST_GRID)}  # fmt: skip
-    faults += [
-        f"{name}: must be at most {most:,}, got {value}. Give a lower number."
-        for name, (value, most) in at_most.items()
-        if value > most
-    ]
+    ranges = {
+        "-n": ([args.n], 1, MOST_CASES),
+        "--num-test": ([args.num_test], 0, MOST_CASES),
+        "--seed": ([args.seed], 0, math.inf),
+        "--acquisitions": ([args.acquisitions], 1, MOST_CASES),
+        "--shape": (args.shape, _SMALLEST_GRID, _LARGEST_GRID),
+    }
+    faults = []
+    for flag, (values, least, most) in ranges.items():
+        if min(values) < least:
+            faults.append(f"{flag}: must be at least {least}, got {min(values)}. Give a higher number.")
+        if max(values) > most:
+            faults.append(f"{flag}: must be at most {most:,}, got {max(values)}. Give a lower number.")
     if faults:
         raise ValueError("\n".join(faults))
 
@@ -240,20 +199,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_phantom."""
-    arguments = build_parser().parse_args(argv)
-    _check_arguments(arguments)
-    default_name = _NAME if arguments.name is None else arguments.name
-    folder = new_dataset_folder(arguments.d, default_name=default_name, by="-d")
-    if arguments.name not in (None, parse_name(folder.name)[1]):
+    args = build_parser().parse_args(argv)
+    _check_arguments(args)
+    folder = new_dataset_folder(args.d, default_name=_NAME if args.name is None else args.name, by="-d")
+    if args.name not in (None, parse_name(folder.name)[1]):
         raise ValueError(
-            f"--name: must be the name that -d has, got {arguments.name} for {folder.name}. Leave it out, or "
+            f"--name: must be the name that -d has, got {args.name} for {folder.name}. Leave it out, or "
             "take a free id for -d."
         )
-    depth, height, width = arguments.shape
-    scans = plan_scans(
-        arguments.n, arguments.num_test, (depth, height, width), arguments.seed, arguments.start, arguments.acquisitions
-    )
-    write_phantoms(folder, scans, arguments.np)
+    scans = plan_scans(args)
+    with sole_writer(folder, PHANTOM):
+        write_phantoms(folder, scans, args.np)
     print(f"{folder}: {len(scans)} cases")
 
 

@@ -24,11 +24,6 @@ from fcas_nnunet.listing import listed
 logger = logging.getLogger(__name__)
 
 
-def templates_of(record: GeneratorRecord, source: RawDataset) -> list[str]:
-    """Cases that may guide the drawing: those the generator was trained on."""
-    return [case_id for case_id in source.case_ids if case_id in record.cases] or source.case_ids
-
-
 def report_lacking_templates(
     plans: Sequence[CasePlan],
     labels_of: Mapping[str, Collection[int]],
@@ -38,10 +33,10 @@ def report_lacking_templates(
     """Warn of structures that a mask has and its template has not: how they look must be taken from elsewhere.
 
     Args:
-        plans: all cases.
-        labels_of: case → ids of the structures that it has.
-        labels: label name → id.
-        record: of the generator, where there is one yet.
+        plans: All cases.
+        labels_of: Case → ids of the structures that it has.
+        labels: Label name → id.
+        record: The generator's, if there is one yet.
     """
     for name, label in labels.items():
         lacking = [p for p in plans if label in labels_of[p.reference] and label not in labels_of[p.template]]
@@ -66,18 +61,18 @@ def check_model(
     files: dict[str, FileIdentity | None] | None,
     folder: Path,
 ) -> None:
-    """See that the generator belongs to the data set, the fold, the settings and the weights.
+    """Check that the generator belongs to the data set, the fold, the settings and the weights.
 
     Args:
-        record: of the generator.
-        source: the data set.
-        fold: whose training cases it may know; None = all cases.
-        asked: settings asked for; None = whatever it has.
-        files: weights asked for; None = whatever it was made from.
-        folder: of the generator.
+        record: Record of the generator.
+        source: The data set.
+        fold: The fold whose training cases it may know; None = all cases.
+        asked: The requested settings; None = those that it has.
+        files: The requested weights; None = those that it was made from.
+        folder: Folder of the generator.
 
     Raises:
-        ValueError: when it does not.
+        ValueError: If it does not.
     """
     faults = []
     if dict(record.labels) != dict(source.labels):
@@ -102,10 +97,10 @@ def report_changes(record: GeneratorRecord, source: RawDataset) -> None:
 
 
 def check_output(plans: Sequence[CasePlan], job: Job) -> None:
-    """See that what lies in the output folder belongs to this plan.
+    """Check that what lies in the output folder belongs to this plan.
 
     Raises:
-        ValueError: when any case of it was made otherwise, or would be written over though the manifest lacks it.
+        ValueError: If a case was made with other settings, or would be written over though the manifest lacks it.
     """
     records = Manifest(job.output).read()
     if is_dataset(job.output):  # a finished one, so the manifest is, too

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,17 +22,17 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 @dataclass(frozen=True)
 class Measurement:
-    """One case.
+    """What one case has taken.
 
     Attributes:
-        device: the model of GPU or CPU.
-        processes: that worked side by side.
-        masks: where the mask came from.
-        settings: of the reverse diffusion and the confidence.
-        voxels: of the case.
-        seconds: from reading its reference to its last file.
-        num_bytes: on disk.
-        first: of its process, so that it holds what happens once.
+        device: Model of the GPU or CPU.
+        processes: Number of processes that worked side by side.
+        masks: Where the mask came from.
+        settings: Settings of the reverse diffusion and the confidence.
+        voxels: Voxels of the case.
+        seconds: Time from reading its reference to its last file.
+        num_bytes: Its size on disk.
+        first: Whether it was its process' first, so that it holds what happens once.
     """
 
     device: str
@@ -45,28 +45,12 @@ class Measurement:
     first: bool
 
 
-@dataclass(frozen=True)
-class TimeEstimate:
-    """What cases will take on one worker.
-
-    Attributes:
-        seconds: of all of them, None where nothing comparable was measured.
-        num_measured: cases that it rests on.
-    """
-
-    seconds: float | None
-    num_measured: int
-
-
 def append_measurement(model: Path, measurement: Measurement) -> None:
     """Write a case down; where the model's folder cannot be written, nothing is."""
     line = json.dumps(asdict(measurement), sort_keys=True) + "\n"
     try:  # one short write at the end of the file: processes that share it do not mix their lines
-        file = os.open(model / MEASUREMENTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
+        with (model / MEASUREMENTS_FILE).open("ab", buffering=0) as stream:
+            stream.write(line.encode())
     except OSError as error:
         logger.debug(f"{model}: measurements are not kept: {error}")
 
@@ -89,31 +73,33 @@ def estimate_time(
     device: str,
     processes: int,
     settings: Mapping[str, Any],
-) -> TimeEstimate:
-    """What cases will take on a device like one that was measured with the same settings.
+) -> tuple[float, int] | None:
+    """What cases will take where others were measured with the same device, processes and settings.
 
     Args:
-        cases: kind of mask and number of voxels of each; time grows with the voxels.
-        measurements: of the model.
-        device: the model of GPU or CPU.
-        processes: that work side by side.
-        settings: of the reverse diffusion and the confidence.
+        cases: Kind of mask and number of voxels of each; time grows with the voxels.
+        measurements: What was measured with the model.
+        device: Model of the GPU or CPU.
+        processes: Number of processes that work side by side.
+        settings: Settings of the reverse diffusion and the confidence.
+
+    Returns:
+        Seconds, and the number of cases that they rest on; None where nothing comparable was measured.
     """
-    voxels: dict[str, int] = {}
+    voxels: Counter[str] = Counter()
     for masks, count in cases:
-        voxels[masks] = voxels.get(masks, 0) + count
-    stored = json.loads(json.dumps(settings))  # tuples come back as lists
-    alike = [m for m in measurements
-             if (m.device, m.processes) == (device, processes) and m.settings == stored]  # fmt: skip
+        voxels[masks] += count
+    like = (device, processes, json.loads(json.dumps(settings)))  # tuples come back as lists
+    alike = [m for m in measurements if (m.device, m.processes, m.settings) == like]
     seconds, num_measured = 0.0, 0
     for masks, count in voxels.items():
         same = [m for m in alike if m.masks == masks]
         measured = ([m for m in same if not m.first] or same)[-LATEST:]
         if not measured:
-            return TimeEstimate(None, 0)
+            return None
         seconds += count * sum(m.seconds for m in measured) / sum(m.voxels for m in measured)
         num_measured += len(measured)
-    return TimeEstimate(seconds / processes, num_measured)
+    return seconds / processes, num_measured
 
 
 def bytes_per_voxel(measurements: Sequence[Measurement]) -> float | None:
@@ -123,16 +109,7 @@ def bytes_per_voxel(measurements: Sequence[Measurement]) -> float | None:
 
 
 def check_disk(folder: Path, num_bytes: float, num_cases: int) -> None:
-    """See that cases find room.
-
-    Args:
-        folder: where they shall lie; it need not exist.
-        num_bytes: that they take.
-        num_cases: for the message.
-
-    Raises:
-        ValueError: when the disk cannot hold them.
-    """
+    """Raise a ValueError where the disk of a folder, which need not exist, cannot hold so many bytes."""
     free = free_bytes(folder)
     if num_bytes > free:
         raise ValueError(

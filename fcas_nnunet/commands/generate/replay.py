@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def run(argv: Sequence[str]) -> None:
     """What `fcas_generate --replay` does.
 
     Raises:
-        FileNotFoundError: if manifest, data sets or generator are missing.
-        ValueError: if a line cannot be made again, or what it was made from is not what it was; every fault listed.
+        FileNotFoundError: If the manifest, a data set or the generator is missing.
+        ValueError: If lines cannot be made again, or what they were made from has changed.
     """
     parser = build_parser()
     if {"-h", "--help"} & set(argv):
@@ -103,21 +104,15 @@ def run(argv: Sequence[str]) -> None:
     labels, roles = _labels(path, library.source, job)
     parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
 
-    def describe(num_cases: int) -> None:
-        note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
-        more = {PARENTS_KEY: to_json(parents)}
-        write_dataset_json(output, labels, num_cases, roles=roles, description=note, more=more)
-
+    note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
+    more = {PARENTS_KEY: to_json(parents)}
+    describe = partial(write_dataset_json, output, labels, roles=roles, description=note, more=more)
     finish(plans, Share(), output, describe)
     print(f"done: {len(plans)} cases made again in {output}")
 
 
 def manifest_path(argument: str) -> Path:
-    """The manifest that `--replay` names: a file, a data set's folder, id or name.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
+    """The manifest that `--replay` names: a file, a data set's folder, id or name."""
     path = Path(argument)
     if not path.exists():
         path = resolve_dataset(argument, by="--replay", also="manifest")
@@ -221,16 +216,16 @@ def _check_parents(records: Records, library: CaseLibrary) -> None:
 
 def _name_other_versions(records: Records) -> None:
     now = versions()
-    then = {(name, version) for record in records.values() for name, version in record.get("versions", {}).items()}
-    other = sorted(f"{name} {version} then, {now.get(name, 'none')} now" for name, version in then
-                   if now.get(name) != version)  # fmt: skip
+    then = sorted({pair for record in records.values() for pair in record.get("versions", {}).items()})
+    other = [
+        f"{name} {version} then, {now.get(name, 'none')} now" for name, version in then if now.get(name) != version
+    ]
     if other:
         logger.warning(f"packages are of other versions, so that scans may differ in places: {'; '.join(other)}")
 
 
 def _labels(path: Path, source: RawDataset, job: Job) -> tuple[dict[str, int], GivenRoles]:
-    """Name → id of the written labels, and their roles: those of the original set, else the source's names and roles
-    under the written ids."""
+    """Labels to write and their roles: the original set's, else the source's names and roles under the written ids."""
     if (path.parent / DATASET_JSON).is_file():
         original = RawDataset.open(path.parent, ignore_label=True)
         return original.dataset_json["labels"], original.roles

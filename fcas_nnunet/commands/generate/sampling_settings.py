@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fcas_nnunet.commands.cli import count, finite, of_flags, positive, said_of_flags
+from fcas_nnunet.commands.cli import count, finite, given, of_flags, positive, said_of_flags
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, SamplingConfig
 from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceNorm, Solver
 
@@ -25,7 +25,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """How an image is drawn, and how its confidence is found; all default to the generator's own settings."""
     group = parser.add_argument_group("drawing", "default: the settings of the preset or the configuration")
     group.add_argument("--solver", type=Solver, choices=list(Solver), help="reverse diffusion")
-    group.add_argument("--steps", type=positive, metavar="K", help="steps of dpmsolver++ or euler")
+    group.add_argument(
+        "--steps", dest="num_inference_steps", type=positive, metavar="K", help="steps of dpmsolver++ or euler"
+    )
     group.add_argument(
         "--window", type=positive, nargs=3, metavar=("D", "H", "W"),
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
@@ -38,7 +40,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "expected error; paper is Eq. 7 as a variance (default: own, the error model where there is one, else ssv; "
         "ssv with either of the next two)",
     )  # fmt: skip
-    group.add_argument("--snapshots", type=positive, metavar="N", help="intermediate images the confidence comes from")
+    group.add_argument(
+        "--snapshots", dest="num_snapshots", type=positive, metavar="N",
+        help="intermediate images the confidence comes from",
+    )  # fmt: skip
     group.add_argument(
         "--box_margin", type=_margin, metavar="VOXELS",
         help="look at them only inside the structures' box and so many working voxels around; `none` = everywhere",
@@ -46,54 +51,42 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> SamplingConfig:
-    """The generator's settings, changed as asked.
-
-    Raises:
-        ValueError: when a value is out of range.
-    """
-    return of_flags(default, _DRAWING_FLAGS, _given(args))
+    """The generator's settings with those that flags gave; a ValueError names the flags of values out of range."""
+    return of_flags(default, _DRAWING_FLAGS, args)
 
 
 def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.Namespace) -> None:
-    """See that a model can be drawn so.
+    """Check that a model can be drawn with these settings.
 
     Args:
-        config: of the generator, with the settings of the model in use.
-        sampling: of the drawing.
-        args: that changed it.
+        config: Configuration of the generator, with the settings of the model in use.
+        sampling: Settings of the drawing.
+        args: The arguments that changed them.
 
     Raises:
-        ValueError: when it cannot.
+        ValueError: If it cannot; the flags are named.
     """
-    with said_of_flags({name: _DRAWING_FLAGS[name] for name in _given(args)}):
+    with said_of_flags({name: _DRAWING_FLAGS[name] for name in given(_DRAWING_FLAGS, args)}):
         replace(config, sampling=sampling)
         sampling.for_model(config.tcdm.prediction_type)
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of the drawing that flags gave."""
-    asked = {"solver": args.solver, "num_inference_steps": args.steps, "overlap": args.overlap,
-             "window": None if args.window is None else tuple(args.window)}  # fmt: skip
-    return {name: value for name, value in asked.items() if value is not None}
-
-
 def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> ConfidenceConfig:
-    """The generator's settings of SSV, changed as asked.
+    """The generator's settings of SSV with those that flags gave.
 
     Raises:
-        ValueError: when a value is out of range, or would be without effect.
+        ValueError: If a value is out of range, or would be without effect.
     """
     margin = default.box_margin if args.box_margin is None else args.box_margin
-    asked_for_ssv = any(value is not None for value in (args.snapshots, args.box_margin))
+    asked_for_ssv = any(value is not None for value in (args.num_snapshots, args.box_margin))
     if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:
         raise ValueError(
             "--snapshots, --box_margin: must go with a confidence that looks at intermediate "
             f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."
         )
     choice = args.confidence or (ConfidenceChoice.SSV if asked_for_ssv else ConfidenceChoice.OWN)
-    given = {} if args.snapshots is None else {"num_snapshots": args.snapshots}
     config = replace(default.chosen(choice), box_margin=None if margin == EVERYWHERE else margin)
-    return of_flags(config, {"num_snapshots": "--snapshots"}, given)
+    return of_flags(config, {"num_snapshots": "--snapshots"}, args)
 
 
 def resolved_confidence(
@@ -105,13 +98,13 @@ def resolved_confidence(
     becomes SSV, and a line says so.
 
     Args:
-        config: as asked for.
-        calibration: of the generator; None where it has none.
-        sampling: of the drawings, filled in.
-        name: of the generator, for messages.
+        config: The requested settings.
+        calibration: The generator's; None if it has none.
+        sampling: Settings of the drawings, filled in.
+        name: Name of the generator, for messages.
 
     Raises:
-        ValueError: when a calibrated confidence is asked for that the generator cannot give.
+        ValueError: If a calibrated confidence is requested that the generator cannot give.
     """
     filled = config.for_generator(calibration is not None)
     if calibration is None or filled.norm != ConfidenceNorm.CALIBRATED:

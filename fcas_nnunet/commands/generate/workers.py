@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,24 +57,22 @@ POLL_S = 2.0  # how often a run that waits for another's cases looks at them
 
 _CASE_ID = re.compile(r"fcas_\d{5,}")
 
+Numbered = tuple[int, CasePlan]  # a case's number in the plan, by which it is locked, and its plan
+
 
 @dataclass(frozen=True)
 class Job:
     """What every worker needs to know.
 
     Attributes:
-        cases: references and templates.
-        model: folder of the generator.
-        output: folder of the synthetic data set.
-        sampling: of the reverse diffusion.
-        confidence: settings of SSV.
-        masks: ranges of new masks.
-        bounds_ml: source label id → believable volumes of new masks.
-        label_map: source label id → written label id.
-        roles: roles that a user gave the source's labels.
-        device_name: where to run.
-        shared: what every manifest record repeats.
-        replayed: case id → its record, for cases that are made again from it.
+        cases: References and templates.
+        model: Folder of the generator.
+        output: Folder of the synthetic data set.
+        bounds_ml: Source label id → believable volumes of new masks.
+        label_map: Source label id → written label id.
+        roles: Roles that a user gave the source's labels.
+        shared: What every manifest record repeats.
+        replayed: Case id → its record, for cases that are made again from it.
     """
 
     cases: CaseLibrary
@@ -92,42 +89,9 @@ class Job:
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-class State(StrEnum):
-    """How a worker left a case."""
-
-    MADE = "made"
-    THERE = "there"  # another run had finished it
-    TAKEN = "taken"  # another run is making it
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a case.
-
-    Attributes:
-        number: of the case in the plan.
-        plan: of the case.
-        state: how it was left.
-        seconds: that making it took.
-        voxels: of the case.
-        first: of its process.
-    """
-
-    number: int
-    plan: CasePlan
-    state: State
-    seconds: float = 0.0
-    voxels: int = 0
-    first: bool = False
-
-
 def processes_for(device: torch.device, asked: int | None, cases: CaseLibrary) -> int:
-    """How many processes work side by side.
-
-    Args:
-        device: where they run.
-        asked: by the user; None = one on a GPU, else one for each core that is this process', as far as memory carries.
-        cases: the largest reference tells what a process takes.
+    """How many processes work side by side: as many as the user requested, else one on a GPU, or one for each core of
+    this process, as far as the memory carries the largest reference.
     """
     if asked or device.type == "cuda":
         return asked or 1
@@ -154,19 +118,19 @@ def finished_cases(output: Path) -> set[str]:
 
 
 def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: int | None) -> int:
-    """Make this share of the plan, and finish the data set if the rest is there.
+    """Make this share of the plan.
 
     Any number of processes may do so at the same time, on the same share or on different ones: no case is made by two
     of them at once. What others are making of this share is waited for, and made if they die.
 
     Args:
-        plans: all cases of the set.
-        share: which of them are made here.
-        job: what the workers need.
+        plans: All cases of the set.
+        share: Which of them are made here.
+        job: What the workers need.
         num_processes: None = one per core, or one on a GPU.
 
     Returns:
-        How many cases of the plan are not there yet, 0 when all are.
+        How many cases of the plan are not there yet.
     """
     with Workplace(job.output) as workplace:
         refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
@@ -185,15 +149,15 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
 
 
 def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None]) -> bool:
-    """Make a data set of a folder whose planned cases are all there, and leave nothing else in it.
+    """Make a data set of a folder whose planned cases are all there, and remove what else runs left in it.
 
     Killed at any moment, it can be done again, to the same bytes.
 
     Args:
-        plans: all cases of the set.
-        share: of this process.
-        output: the data set's folder.
-        describe: writes dataset.json, given the number of training cases; real ones that lie there count.
+        plans: All cases of the set.
+        share: The share of this process.
+        output: Folder of the data set.
+        describe: Writes dataset.json, given the number of training cases; real ones that lie there count.
 
     Returns:
         Whether the data set is finished; else others are still at work there, and will do it.
@@ -212,52 +176,45 @@ def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Call
 
 
 def _make_all(
-    missing: Sequence[tuple[int, CasePlan]], num_mine: int, job: Job, num_processes: int | None, workplace: Workplace
+    missing: Sequence[Numbered], num_mine: int, job: Job, num_processes: int | None, workplace: Workplace
 ) -> None:
     """Make cases in worker processes until each is there, by them or by another run."""
-    device = resolve_device(job.device_name)
-    processes = processes_for(device, num_processes, job.cases)
+    processes = processes_for(resolve_device(job.device_name), num_processes, job.cases)
     measured = 0
     with tqdm(total=num_mine, initial=num_mine - len(missing), desc="generating", unit="case") as bar:
         while missing:
             taken = []
-            work = as_finished(_make, missing, processes, initializer=_start_worker, initargs=(job,))
+            work = as_finished(_make, missing, processes, initializer=_start_worker, initargs=(job, processes))
             with closing(work) as outcomes:
-                for outcome in outcomes:
-                    if outcome.state is State.TAKEN:
-                        taken.append((outcome.number, outcome.plan))
+                for item, is_there, measurement in outcomes:
+                    if not is_there:
+                        taken.append(item)
                         continue
                     bar.update()
-                    if outcome.state is State.MADE and measured < KEPT_PER_RUN:
-                        append_measurement(job.model, _measurement(outcome, job, device, processes))
+                    if measurement is not None and measured < KEPT_PER_RUN:
+                        append_measurement(job.model, measurement)
                         measured += 1
-            missing = _wait_for(taken, job.output, workplace, bar)
+            missing = _wait_for(sorted(taken, key=lambda item: item[0]), job.output, workplace, bar)
 
 
-def _wait_for(
-    taken: Sequence[tuple[int, CasePlan]], output: Path, workplace: Workplace, bar: tqdm
-) -> list[tuple[int, CasePlan]]:
+def _wait_for(left: list[Numbered], output: Path, workplace: Workplace, bar: tqdm) -> list[Numbered]:
     """Wait until others have made their cases. Returns what is left when one has let go of a case unfinished."""
-    left = sorted(taken, key=lambda item: item[0])
     if left:
         logger.info(f"{len(left)} cases are being made by another run: waiting for them")
     while left:
         unfinished = [(number, plan) for number, plan in left if not case_is_written(output, plan.case_id)]
         bar.update(len(left) - len(unfinished))
         left = unfinished
-        if any(_is_free(number, plan, output, workplace) for number, plan in left):
-            break
+        for number, plan in left:
+            with workplace.claim(number) as free:
+                if free and not case_is_written(output, plan.case_id):
+                    return left
         if left:
             time.sleep(POLL_S)
     return left
 
 
-def _is_free(number: int, plan: CasePlan, output: Path, workplace: Workplace) -> bool:
-    with workplace.claim(number) as free:
-        return free and not case_is_written(output, plan.case_id)
-
-
-def _reopen(missing: Sequence[tuple[int, CasePlan]], output: Path, workplace: Workplace) -> None:
+def _reopen(missing: Sequence[Numbered], output: Path, workplace: Workplace) -> None:
     """Take the label, which makes a case a whole one, from those that have no record: their manifest was lost."""
     written = [(number, plan) for number, plan in missing if case_is_written(output, plan.case_id)]
     records = Manifest(output).read() if written else {}  # read later: of what was written then, it has the record
@@ -267,25 +224,16 @@ def _reopen(missing: Sequence[tuple[int, CasePlan]], output: Path, workplace: Wo
                 label_path(output, plan.case_id).unlink(missing_ok=True)
 
 
-def _measurement(outcome: Outcome, job: Job, device: torch.device, processes: int) -> Measurement:
-    return Measurement(
-        device=device_label(device),
-        processes=processes,
-        masks=str(outcome.plan.masks),
-        settings=cost_settings(job.sampling, job.confidence),
-        voxels=outcome.voxels,
-        seconds=round(outcome.seconds, 3),
-        num_bytes=case_bytes(job.output, outcome.plan.case_id),
-        first=outcome.first,
-    )
-
-
 class _Worker:
     """A worker process' own: the loaded generator, the last cases it read, its place in the folder and its journal."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, processes: int) -> None:
         self.job = job
         self.device = resolve_device(job.device_name)
+        self.circumstances, self.settings = (
+            (device_label(self.device), processes),
+            cost_settings(job.sampling, job.confidence),
+        )
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.precision = drawing_precision(self.device)
@@ -296,22 +244,21 @@ class _Worker:
         self.load_case = lru_cache(kept_cases(job.cases))(job.cases.load_case)
         self.workplace = Workplace(job.output)  # kept to the end of the process
         self.journal = Manifest(job.output).new_journal()
-        self.made = 0
+        self.is_first = True
 
-    def make(self, number: int, plan: CasePlan) -> Outcome:
+    def make(self, number: int, plan: CasePlan) -> tuple[bool, Measurement | None]:
+        """Make a case unless it is there; returns whether it is now, and what making it took."""
         with self.workplace.claim(number) as mine:
             if not mine:
-                return Outcome(number, plan, State.TAKEN)
+                return False, None
             if case_is_written(self.job.output, plan.case_id):
-                return Outcome(number, plan, State.THERE)
+                return True, None
             start = time.monotonic()
             voxels = self._write(plan)
-            self.made += 1
-            return Outcome(number, plan, State.MADE, time.monotonic() - start, voxels, self.made == 1)
-
-    def _remade(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
-        line = self.job.replayed[plan.case_id]
-        return remake_case(self.generator, line, self.load_case, self.device, self.precision)
+            seconds = round(time.monotonic() - start, 3)
+        num_bytes = case_bytes(self.job.output, plan.case_id)
+        first, self.is_first = self.is_first, False
+        return True, Measurement(*self.circumstances, str(plan.masks), self.settings, voxels, seconds, num_bytes, first)
 
     def _made(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
         """A case by its plan, or of the next reference where no mask can be made from the planned one."""
@@ -329,26 +276,30 @@ class _Worker:
 
     def _write(self, plan: CasePlan) -> int:
         """Make and write a case; returns its number of voxels."""
-        case, record = self._remade(plan) if plan.case_id in self.job.replayed else self._made(plan)
+        replayed = self.job.replayed.get(plan.case_id)
+        if replayed is None:
+            case, record = self._made(plan)
+        else:
+            case, record = remake_case(self.generator, replayed, self.load_case, self.device, self.precision)
         written = replace(case, mask=id_table(self.job.label_map)[case.mask])
         line = {**record, **self.job.shared, COMMAND: GENERATE, CONTENTS: case_contents(written)}
         write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
         return case.mask.size
 
 
-_job: Job | None = None
+_arguments: tuple[Job, int] | None = None
 _worker: _Worker | None = None
 
 
-def _start_worker(job: Job) -> None:
-    global _job
+def _start_worker(job: Job, processes: int) -> None:
+    global _arguments
     torch.set_num_threads(1)  # the same arithmetic whatever the number of processes
-    _job = job
+    _arguments = job, processes
 
 
-def _make(item: tuple[int, CasePlan]) -> Outcome:
+def _make(item: Numbered) -> tuple[Numbered, bool, Measurement | None]:
     global _worker
-    assert _job is not None, "the pool's initializer ran"
+    assert _arguments is not None, "the pool's initializer ran"
     if _worker is None:  # here, where an error reaches the user
-        _worker = _Worker(_job)
-    return _worker.make(*item)
+        _worker = _Worker(*_arguments)
+    return item, *_worker.make(*item)

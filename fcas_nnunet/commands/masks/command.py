@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, processes
 from fcas_nnunet.commands.masks.settings import (
     add_mask_arguments,
-    add_plan_arguments,
-    check_count,
-    given_samples,
     mask_config,
     narrowing,
     refuse_hopeless_ranges,
-    sampled_volumes,
+    with_progress,
 )
 from fcas_nnunet.commands.runtime.case_files import run_cases
 from fcas_nnunet.commands.runtime.label_table import said_roles, say_roles, settled_roles
-from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.commands.runtime.pool import write_missing
 from fcas_nnunet.config.files import load_config, to_dict
 from fcas_nnunet.config.generator import FCaSConfig, MaskConfig
 from fcas_nnunet.files import atomic_write_json
@@ -81,16 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fold", type=fold_number, metavar="K", help="masks of this fold's training cases alone (default: all)"
     )
-    add_plan_arguments(parser, 100, "masks")
+    add_mask_arguments(parser, 100, "masks")
     parser.add_argument("--config", type=Path, metavar="YAML", help="take the ranges from a generator's configuration")
     parser.add_argument(
-        "-np",
-        type=processes,
-        default=None,
-        metavar="P",
-        help="processes (default: one a core); the masks do not change",
+        "-np", type=processes, metavar="P", help="processes (default: one a core); the masks do not change"
     )
-    add_mask_arguments(parser)
     return parser
 
 
@@ -98,7 +87,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_masks."""
     args = build_parser().parse_args(argv)
-    check_count(args.n)
     base = load_config(FCaSConfig, args.config) if args.config else None
     config = mask_config(args, base.masks if base else MaskConfig())
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d"), any_channel=True), args.fold)
@@ -113,40 +101,32 @@ def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDatase
     """Make the masks that are not there, and measure all."""
     from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
     from fcas_nnunet.generator.plan import plan_cases
-
-    roles = label_roles(source.labels, given_roles)
-    given = given_samples(source)
-    job = _Job(
-        source.folder, source.case_ids, args.o, config, roles, volume_bounds_ml(sampled_volumes(source, given)),
-        {
-            "source": source.name, "fold": args.fold, "mask_config": to_dict(config), "roles": said_roles(given_roles),
-            "versions": versions(),
-        },
-    )  # fmt: skip
-    plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
-    refuse_hopeless_ranges(config, plans, source.case_ids, source.load_mask, source.labels, roles)
-    manifest = Manifest(args.o)
-    missing = _missing(plans, job, manifest)
-    processes = args.np or available_cores()
-    with closing(as_finished(partial(_make, job), missing, processes)) as finished:
-        for record in tqdm(finished, total=len(plans), initial=len(plans) - len(missing), desc="masks", unit="mask"):
-            manifest.append(record)
-    manifest.finalise()
-    _report(args.o, [plan.case_id for plan in plans], source, given, roles.thin, args.seed, processes)
-
-
-def _missing(plans: Sequence[CasePlan], job: _Job, manifest: Manifest) -> list[CasePlan]:
-    """The planned masks that are not there yet.
-
-    Raises:
-        ValueError: when the folder holds masks that were made otherwise.
-    """
     from fcas_nnunet.generator.substitutes import refuse_made_otherwise
 
-    records = manifest.read()
+    roles = label_roles(source.labels, given_roles)
+    labels = {name: label_id for name, label_id in source.labels.items() if label_id}
+    given = _given_samples(source, labels)
+    volumes = [dict(zip(labels.values(), sample.volumes_ml, strict=True)) for sample in given.values()]
+    shared = {"source": source.name, "fold": args.fold, "mask_config": to_dict(config),
+              "roles": said_roles(given_roles), "versions": versions()}  # fmt: skip
+    job = _Job(source.folder, source.case_ids, args.o, config, roles, volume_bounds_ml(volumes), shared)
+    plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
+    refuse_hopeless_ranges(config, plans, source.case_ids, source.load_mask, source.labels, roles)
+    records = Manifest(args.o).read()
     rule = "its masks must have been made from the same data set with the same seed and settings"
-    refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}")
-    return [plan for plan in plans if plan.case_id not in records or not _path(job.output, plan.case_id).is_file()]
+    refuse_made_otherwise(records, plans, shared, f"{args.o}: {rule}")
+    missing = [plan for plan in plans if plan.case_id not in records or not _path(args.o, plan.case_id).is_file()]
+    processes = args.np or available_cores()
+    write_missing(args.o, partial(_make, job), missing, len(plans), processes, "masks")
+    _report(args.o, [plan.case_id for plan in plans], labels, given, roles.thin, args.seed, processes)
+
+
+def _given_samples(source: RawDataset, labels: Mapping[str, int]) -> dict[str, MaskSample]:
+    """Case id → sample of the data set's own mask."""
+    from fcas_nnunet.evaluation.segmentation.diversity import sample_mask
+
+    cases = ((case_id, source.load_mask(case_id)) for case_id in with_progress(source.case_ids))
+    return {case_id: sample_mask(case.mask, case.spacing_mm, tuple(labels.values())) for case_id, case in cases}
 
 
 def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
@@ -180,36 +160,28 @@ def _path(folder: Path, case_id: str) -> Path:
 
 
 def _report(
-    folder: Path,
-    case_ids: Sequence[str],
-    source: RawDataset,
-    given: Mapping[str, MaskSample],
-    thin: frozenset[int],
-    seed: int,
-    num_processes: int,
-) -> None:
+    folder: Path, case_ids: Sequence[str], labels: Mapping[str, int], given: Mapping[str, MaskSample],
+    thin: frozenset[int], seed: int, num_processes: int,
+) -> None:  # fmt: skip
     """Measure the variety, write it and the contact sheet, and print a table."""
     from fcas_nnunet.commands.masks.contact_sheet import write_contact_sheet
     from fcas_nnunet.evaluation.segmentation.diversity import measure_diversity
     from fcas_nnunet.evaluation.table import format_table
 
     records = Manifest(folder).read()
-    labels = {name: label_id for name, label_id in source.labels.items() if label_id}
     jobs = {case_id: (_path(folder, case_id), records[case_id]["reference"]) for case_id in case_ids}
     sample = partial(_sample, tuple(labels.values()))
     generated = run_cases(sample, jobs, workers=num_processes, description="measuring")
     report = measure_diversity(list(generated.values()), given, labels, seed)
     rejected = [reason for case_id in case_ids for reason in records[case_id]["mgm"].get("rejections", [])]
-    report["rejected"] = {"count": len(rejected), "share": round(len(rejected) / (len(rejected) + len(case_ids)), 4),
-                          "reasons": rejected}  # fmt: skip
+    share = round(len(rejected) / (len(rejected) + len(case_ids)), 4)
+    report["rejected"] = {"count": len(rejected), "share": share, "reasons": rejected}
     atomic_write_json(folder / DIVERSITY_FILE, report)
     write_contact_sheet(given, generated, labels, thin, folder / SHEET_FILE)
     columns = ("dice_between", "dice_to_source", "dice_between_given", "volume_ml", "volume_ml_given")
     rows = [[name, *(_cell(values[column]) for column in columns)] for name, values in report["labels"].items()]
     header = ["", "Dice between", "to source", "between given", "volume mL", "given mL"]
-    print(
-        f"{len(case_ids)} masks in {folder}; {len(rejected)} draws rejected ({100 * report['rejected']['share']:.1f} %)"
-    )
+    print(f"{len(case_ids)} masks in {folder}; {len(rejected)} draws rejected ({100 * share:.1f} %)")
     print("hearts compared centre on centre, mean ± standard deviation")
     print(format_table(header, rows))
 

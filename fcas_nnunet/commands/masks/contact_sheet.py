@@ -23,13 +23,13 @@ def write_contact_sheet(
     thin: Collection[int],
     path: Path,
 ) -> None:
-    """Draw up to four given masks, then up to 28 generated ones.
+    """Draw up to four given masks, then up to 28 generated ones, into a PNG.
 
     Args:
-        given: case id → sample.
-        generated: case id → sample.
-        labels: name → id.
-        thin: ids of the thin vessels, which are seen before all others.
+        given: Case id → sample.
+        generated: Case id → sample.
+        labels: Name → id.
+        thin: Ids of the thin vessels, which are drawn on top of all others.
         path: PNG to write.
     """
     shown = [(f"given {case_id}", sample) for case_id, sample in list(given.items())[:MAX_GIVEN]]

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.cli import MOST_CASES, Parser, finite, of_flags
+from fcas_nnunet.commands.cli import Parser, case_count, finite, of_flags
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.integration.dataset.library import CaseLibrary
-from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.anatomy import LabelRoles
 
 if TYPE_CHECKING:
-    from fcas_nnunet.evaluation.segmentation.diversity import MaskSample
     from fcas_nnunet.generator.plan import CasePlan
 
 _BAR_FROM = 10
@@ -33,35 +31,23 @@ _RANGES = {
 MASK_FLAGS = {name: flag for name, (flag, _) in _RANGES.items()}
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser, count: int, of_what: str) -> None:
-    """Which masks there shall be: how many, from where, and the seed; the same ones give the same masks everywhere.
+def add_mask_arguments(parser: Parser, count: int, of_what: str) -> None:
+    """Which masks there shall be: the same arguments give the same masks in every command.
 
     Args:
-        parser: to add to.
-        count: the default of -n.
-        of_what: is counted, for the help.
+        parser: The parser to add to.
+        count: Default of -n.
+        of_what: What -n counts, for the help.
     """
-    parser.add_argument("-n", type=int, default=count, metavar="N", help=f"number of {of_what} (default: {count})")
+    parser.add_argument(
+        "-n", type=case_count, default=count, metavar="N", help=f"number of {of_what} (default: {count})"
+    )
     parser.add_argument(
         "--masks", type=ReferenceSource, choices=list(ReferenceSource), default=ReferenceSource.MGM,
         help="where the masks come from: the data set's own, deformed ones, or each own once and deformed ones then "
         "(default: mgm)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
-
-
-def check_count(count: int) -> None:
-    """Refuse a set of no masks, and one that nobody could store.
-
-    Raises:
-        ValueError: when it is below 1, or above `MOST_CASES`.
-    """
-    if not 1 <= count <= MOST_CASES:
-        raise ValueError(f"-n: must be 1 to {MOST_CASES:,}, got {count}. Give another number.")
-
-
-def add_mask_arguments(parser: Parser) -> None:
-    """Local changes of MGM; each is off unless given. The parser has `add_plan_arguments` already."""
     group = parser.add_argument_group("local changes of new masks, off unless given")
     for name, (flag, meaning) in _RANGES.items():
         group.add_argument(flag, dest=name, type=finite, nargs=2, metavar=("LOW", "HIGH"), help=meaning)
@@ -69,13 +55,8 @@ def add_mask_arguments(parser: Parser) -> None:
 
 
 def mask_config(args: argparse.Namespace, base: MaskConfig) -> MaskConfig:
-    """The configuration with the ranges that were given.
-
-    Raises:
-        ValueError: when one is out of bounds.
-    """
-    given = {name: tuple(getattr(args, name)) for name in _RANGES if getattr(args, name) is not None}
-    return of_flags(base, MASK_FLAGS, given)
+    """The configuration with the ranges that were given; a ValueError names the flags of those out of bounds."""
+    return of_flags(base, MASK_FLAGS, args)
 
 
 def narrowing(config: MaskConfig) -> str:
@@ -93,20 +74,20 @@ def refuse_hopeless_ranges(
     labels: Mapping[str, int],
     roles: LabelRoles,
 ) -> None:
-    """See that local changes leave masks that can pass, before many are drawn in vain.
+    """Check that local changes can give masks that pass, before many are drawn in vain.
 
     The references of the first new mask are tried, as many as making it would try; one that may do is enough.
 
     Args:
-        config: ranges.
-        plans: of all masks.
-        references: all of them.
-        load_mask: reads a reference by its name.
-        labels: label name → id.
-        roles: of the labels.
+        config: The ranges.
+        plans: Plans of all masks.
+        references: Names of all references.
+        load_mask: Loads a reference by its name.
+        labels: Label name → id.
+        roles: Roles of the labels.
 
     Raises:
-        ValueError: naming each range that can give no mask.
+        ValueError: If there are ranges that can give no mask; each is named.
     """
     from fcas_nnunet.generator.mgm.local_changes import hopeless_ranges
     from fcas_nnunet.generator.substitutes import candidates_for
@@ -131,33 +112,16 @@ def refuse_hopeless_ranges(
         raise ValueError("\n".join(faults))
 
 
-def given_samples(source: RawDataset) -> dict[str, MaskSample]:
-    """case id → sample of the data set's own mask."""
-    from fcas_nnunet.evaluation.segmentation.diversity import sample_mask
-
-    ids = [label_id for label_id in source.labels.values() if label_id]
-    samples = {}
-    for case_id in _with_progress(source.case_ids):
-        case = source.load_mask(case_id)
-        samples[case_id] = sample_mask(case.mask, case.spacing_mm, ids)
-    return samples
-
-
 def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:
     """Case → label id → mL, of the own mask of every reference and template; 0 where the label is missing."""
     from fcas_nnunet.generator.mgm.quality import label_volumes_ml
 
     ids = [label_id for label_id in cases.source.labels.values() if label_id]
     names = list(dict.fromkeys([*cases.references, *cases.templates]))
-    masks = ((name, cases.load_mask(name)) for name in _with_progress(names))
+    masks = ((name, cases.load_mask(name)) for name in with_progress(names))
     return {name: label_volumes_ml(case.mask, case.spacing_mm, ids) for name, case in masks}
 
 
-def sampled_volumes(source: RawDataset, given: Mapping[str, MaskSample]) -> list[dict[int, float]]:
-    """`given_volumes`, of masks that are sampled already."""
-    ids = [label_id for label_id in source.labels.values() if label_id]
-    return [dict(zip(ids, sample.volumes_ml, strict=True)) for sample in given.values()]
-
-
-def _with_progress(case_ids: Sequence[str]) -> Iterable[str]:
+def with_progress(case_ids: Sequence[str]) -> Iterable[str]:
+    """The cases whose given masks are read, with a bar where they are many."""
     return tqdm(case_ids, desc="given masks", unit="mask", disable=len(case_ids) < _BAR_FROM)

@@ -25,8 +25,8 @@ def case_files(folder: Path) -> dict[str, Path]:
     """Case id → volume, for every volume in a folder; nnU-Net's channel suffix is no part of the id.
 
     Raises:
-        FileNotFoundError: if the folder is missing.
-        ValueError: if it holds no volume, or several for one case.
+        FileNotFoundError: If the folder is missing.
+        ValueError: If it holds no volume, or several for one case.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: folder must exist, got none. Fix the path.")
@@ -49,7 +49,7 @@ def case_files(folder: Path) -> dict[str, Path]:
 
 
 def grid_faults(first: Path, second: Path) -> list[str]:
-    """What keeps two volumes from lying on one grid, by their headers alone; a sentence each."""
+    """What keeps two volumes from lying on one grid, by their headers alone; at most one sentence."""
     try:
         (shape, affine), (other_shape, other_affine) = read_grid(first), read_grid(second)
     except RuntimeError as error:
@@ -72,20 +72,20 @@ def run_cases(
     description: str,
     need: MemoryNeed | None = None,
 ) -> dict[str, Result]:
-    """Do `work` for every case, in `workers` processes, with a progress bar.
+    """Do `work` for every case, in several processes, with a progress bar.
 
     Args:
-        work: a module-level function; its ValueErrors are collected over all cases.
-        jobs: case id → its argument.
-        workers: processes; with one, the work is done in this one.
-        description: for the progress bar.
-        need: what a case takes; no more processes are started than the free memory carries.
+        work: A module-level function; its ValueErrors are collected over all cases.
+        jobs: Case id → its argument.
+        workers: Number of processes; with one, the work is done in this one.
+        description: Text of the progress bar.
+        need: Memory that a case takes; no more processes are started than the free memory carries.
 
     Returns:
-        case id → result, in the order of `jobs`.
+        Case id → result, in the order of `jobs`.
 
     Raises:
-        ValueError: with every case's faults, one a line.
+        ValueError: With every case's faults, one a line.
     """
     results = dict(stream_cases(work, jobs, workers=workers, description=description, need=need))
     return {case_id: results[case_id] for case_id in jobs}
@@ -99,7 +99,7 @@ def stream_cases(
     description: str,
     need: MemoryNeed | None = None,
 ) -> Iterator[tuple[str, Result]]:
-    """As `run_cases`, but a case at a time: yields (case id, result) in the order in which they get finished."""
+    """As `run_cases`, but yields (case id, result) in the order in which they get finished."""
     faults: dict[str, list[str]] = {}
     workers = workers if need is None else workers_carried(min(workers, max(1, len(jobs))), need)
     settled = as_finished(partial(_settled, work), list(jobs.items()), workers)

@@ -20,11 +20,7 @@ PATIENCE = timedelta(hours=24)
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; of several GPUs, each process of torchrun or srun on a machine takes its own.
-
-    Raises:
-        ValueError: when CUDA is asked for and absent.
-    """
+    """`auto` is CUDA if there is any; of several GPUs, each process of torchrun or srun on a machine takes its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name != "cuda":
@@ -57,7 +53,7 @@ def make_accelerator(device_name: str, precision: Precision = Precision.AUTO) ->
         precision: `auto` is bf16 where the hardware has it.
 
     Raises:
-        ValueError: when the device is absent, or cannot compute in this precision.
+        ValueError: If the device is absent, or cannot compute in this precision.
     """
     device = resolve_device(device_name)
     if precision == Precision.AUTO:

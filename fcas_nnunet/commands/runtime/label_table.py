@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from fcas_nnunet.integration.dataset.description import REGIONS_REMEDY, ROLES
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
@@ -16,14 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> GivenRoles:
-    """The roles that a user gave a data set's labels.
-
-    Args:
-        dataset: with its `fcas_roles`.
-        configured: roles of a configuration, which go before.
+    """The roles that a user gave a data set's labels: its `fcas_roles`, and those of a configuration, which win.
 
     Raises:
-        ValueError: when the configuration names labels that the data set does not have.
+        ValueError: If the configuration names labels that the data set does not have.
     """
     unknown = sorted((configured or {}).keys() - dataset.labels.keys())
     if unknown:
@@ -35,7 +30,7 @@ def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> 
 
 
 def role_lines(labels: Mapping[str, int], roles: GivenRoles) -> list[str]:
-    """Which label plays which role, and what to do about labels without one."""
+    """A line for each label's roles, and what to do about labels without one."""
     lines = describe_roles(labels, roles)
     if any(label_id and name not in roles and not roles_of(name) for name, label_id in labels.items()):
         lines.append(f'  ("{ROLES}" in dataset.json, or roles in a configuration, gives a label its roles)')
@@ -53,13 +48,7 @@ def said_roles(roles: GivenRoles) -> dict[str, list[str]] | None:
 
 
 def say_match(source: RawDataset, target: RawDataset, rest: str = BACKGROUND) -> None:
-    """Say which labels of one data set become which of another, where the names differ.
-
-    Args:
-        source: data set that is read.
-        target: data set whose labels are wanted.
-        rest: what labels without a counterpart become.
-    """
+    """Log which labels of `source` become which of `target`, where the names differ; the others become `rest`."""
     lines = compare_labels(source.labels, target.labels).describe(rest)
     if lines:
         logger.info("\n".join([f"labels of {target.name} <- {source.name}:", *lines]))
@@ -71,12 +60,7 @@ def read_roles(said: Mapping[str, Sequence[str]] | None) -> GivenRoles:
 
 
 def open_target(argument: str) -> RawDataset:
-    """The data set of --for, of which the labels and the test scans are read: it may have an ignore label.
-
-    Raises:
-        FileNotFoundError: when there is no such data set.
-        ValueError: when it has regions, or no network for it can be pretrained on CT.
-    """
+    """The data set of --for, whose labels and test scans are read: it may have an ignore label, but no regions."""
     folder = resolve_dataset(argument, by="--for")
     regions = RawDataset.open(folder, any_kind=True).regions
     if regions:
@@ -87,33 +71,24 @@ def open_target(argument: str) -> RawDataset:
     return RawDataset.open(folder, ignore_label=True)
 
 
-@dataclass(frozen=True)
-class WrittenLabels:
-    """The labels of a synthetic data set.
-
-    Attributes:
-        labels: label name → id.
-        label_map: id in the source → id.
-    """
-
-    labels: Mapping[str, int]
-    label_map: Mapping[int, int]
-
-
-def written_labels(source: RawDataset, real: RawDataset | None, unmatched: Unmatched) -> WrittenLabels:
-    """The labels to write: the source's own, or those of the data set that is written for; says which become which.
+def written_labels(
+    source: RawDataset, real: RawDataset | None, unmatched: Unmatched
+) -> tuple[Mapping[str, int], Mapping[int, int]]:
+    """The labels of a synthetic data set: the source's own, or those of the data set it is for; logs the matches.
 
     Args:
-        source: data set that is drawn from.
-        real: data set that is written for, if any.
-        unmatched: what becomes of labels without a counterpart.
+        source: The data set that is drawn from.
+        real: The data set that is written for, if any.
+        unmatched: What becomes of labels without a counterpart.
+
+    Returns:
+        Label name → id, and id in the source → id.
 
     Raises:
-        ValueError: when labels cannot be matched, or target labels lack a counterpart and are to be refused.
+        ValueError: If labels cannot be matched, or some of `real` lack a counterpart and are to be refused.
     """
     if real is None:
-        return WrittenLabels(source.labels, {label_id: label_id for label_id in source.labels.values()})
+        return source.labels, {label_id: label_id for label_id in source.labels.values()}
     labels, label_map = labels_to_write(source.labels, real.labels, unmatched)
-    rest = IGNORE if IGNORE in labels else BACKGROUND
-    say_match(source, real, rest)
-    return WrittenLabels(labels, label_map)
+    say_match(source, real, IGNORE if IGNORE in labels else BACKGROUND)
+    return labels, label_map

@@ -43,15 +43,10 @@ def training_parents(source: RawDataset) -> list[Parent]:
 
 
 def weights_parents(weights: Path) -> list[Parent]:
-    """The cases that an autoencoder of ours was trained on; none of one that came from elsewhere.
+    """The cases that an autoencoder of ours was trained on; none for one from elsewhere.
 
-    They stand in the metadata of its file, which is copied with it; those of earlier versions in a file beside it.
-
-    Args:
-        weights: its file.
-
-    Raises:
-        ValueError: when the file, or what is told of the parents, is broken.
+    They are in the metadata of its file, which is copied with it; those of earlier versions in a file beside it. A
+    ValueError says what is broken.
     """
     from fcas_nnunet.generator.data.tensors import read_metadata
 
@@ -66,21 +61,15 @@ def weights_metadata(parents: Sequence[Parent]) -> dict[str, str]:
     return {PARENTS_KEY: json.dumps(to_json(parents), sort_keys=True)} if parents else {}
 
 
-def _weights(model: Path) -> Path:
-    from fcas_nnunet.generator.checkpoint import AUTOENCODER, MODEL_FILE
-
-    return model / AUTOENCODER / MODEL_FILE
-
-
 def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) -> list[Parent]:
-    """The cases that a trained generator has learnt from; what is no longer in the data set, too.
+    """The cases that a trained generator has learnt from, those that have left the data set included.
 
     Args:
-        model: folder of the generator.
-        source: the data set, with the cases of the generator's fold alone.
-        record: of the generator.
+        model: Folder of the generator.
+        source: The data set, with the cases of the generator's fold alone.
+        record: Record of the generator.
     """
-    from fcas_nnunet.generator.checkpoint import load_calibration
+    from fcas_nnunet.generator.checkpoint import AUTOENCODER, MODEL_FILE, load_calibration
 
     calibration = load_calibration(model)
     missing = [case_id for case_id in record.cases if case_id not in record.images and case_id in source.case_ids]
@@ -92,18 +81,18 @@ def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) 
         return (learnt, Role.CALIBRATION) if case_id in calibrating else (learnt,)
 
     own = [Parent(source.name, case_id, contents.get(case_id), roles(case_id)) for case_id in record.cases]
-    loaded = [p for p in weights_parents(_weights(model)) if p.dataset != source.name or p.case_id not in record.cases]
+    loaded = [
+        p
+        for p in weights_parents(model / AUTOENCODER / MODEL_FILE)
+        if p.dataset != source.name or p.case_id not in record.cases
+    ]
     return merged([*own, *loaded, *(from_json(source.dataset_json) or [])])
 
 
 def fold_faults(model: Path, record: GeneratorRecord, source: RawDataset, fold: int | None) -> list[str]:
-    """Why a generator is none of a fold; a sentence at most.
+    """Why a generator is not one of a fold (None = all cases), in at most one sentence.
 
-    Args:
-        model: folder of the generator.
-        record: of the generator.
-        source: the data set, with the training cases of the fold alone.
-        fold: None = all cases.
+    `source` has the training cases of the fold alone.
     """
     strangers = sorted(set(record.cases) - set(source.case_ids)) if fold is not None else []
     if not strangers:
@@ -118,15 +107,12 @@ def drawing_parents(library: CaseLibrary) -> list[Parent]:
     """References and templates, and the parents of those that are synthetic themselves."""
     parents = [parent for dataset in library.others.values() for parent in from_json(dataset.dataset_json) or []]
     for role, names in ((Role.REFERENCE, library.references), (Role.TEMPLATE, library.templates)):
-        cases: dict[str, list[str]] = {}
-        datasets: dict[str, RawDataset] = {}
-        for name in names:
-            dataset, case_id = library.dataset_and_id(name)
-            datasets[dataset.name] = dataset
-            cases.setdefault(dataset.name, []).append(case_id)
-        for dataset_name, case_ids in cases.items():
-            contents = training_contents(datasets[dataset_name], case_ids)
-            parents += [Parent(dataset_name, case_id, contents[case_id], (role,)) for case_id in case_ids]
+        cases: dict[str, tuple[RawDataset, list[str]]] = {}
+        for dataset, case_id in map(library.dataset_and_id, names):
+            cases.setdefault(dataset.name, (dataset, []))[1].append(case_id)
+        for name, (dataset, case_ids) in cases.items():
+            contents = training_contents(dataset, case_ids)
+            parents += [Parent(name, case_id, contents[case_id], (role,)) for case_id in case_ids]
     return parents
 
 
@@ -136,13 +122,13 @@ def refuse_leaking_parents(
     """Refuse parents that are scans of a test set, or validation cases of the fold that is to stay unseen.
 
     Args:
-        parents: of the generator, and of what it draws.
-        source: the generator's data set.
-        fold: whose training cases it is trained on; None = all cases.
-        others: data sets besides, whose test sets are looked at.
+        parents: The cases behind the generator and what it draws.
+        source: The generator's data set.
+        fold: The fold whose training cases it is trained on; None = all cases.
+        others: Further data sets whose test sets are checked.
 
     Raises:
-        ValueError: naming every such scan, unless the environment allows leaks.
+        ValueError: If there are any, naming each, unless the environment allows leaks.
     """
     cases = merged(parents)
     tested = {dataset.folder: dataset for dataset in (source, *others)}

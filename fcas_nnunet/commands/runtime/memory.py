@@ -22,19 +22,14 @@ _LOOKED_AT = 3  # the largest files tell the largest volume
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What one case takes.
-
-    Attributes:
-        volumes: files of the cases.
-        bytes_per_voxel: at the peak, of a volume.
-    """
+    """What one case takes: so many bytes for each voxel of its volume, at the peak."""
 
     volumes: tuple[Path, ...]
     bytes_per_voxel: float
 
     @classmethod
     def of(cls, volumes: Iterable[Path], bytes_per_voxel: float) -> MemoryNeed:
-        """Of the cases that these files belong to."""
+        """The need of the largest of these files' cases."""
         return cls(tuple(volumes), bytes_per_voxel)
 
     def num_bytes(self) -> float:

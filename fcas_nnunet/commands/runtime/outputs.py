@@ -21,11 +21,11 @@ class Output:
     """A file to write.
 
     Attributes:
-        option: name under which the parser keeps its path, None where the user named none.
-        what: it holds, for messages.
-        ending: that it must have.
-        is_earlier: whether an existing file is an earlier result of the same kind.
-        remedy: where it may go instead; by default another name after the same flag.
+        option: Name under which the parser keeps its path, None where the user named none.
+        what: What it holds, for messages.
+        ending: The ending that it must have.
+        is_earlier: Whether an existing file is an earlier result of the same kind.
+        remedy: Where it may go instead; by default another name after the same flag.
     """
 
     option: str
@@ -64,14 +64,14 @@ def is_picture(path: Path) -> bool:
 
 
 def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
-    """See, before the work, that nothing but earlier results is written over.
+    """Check, before the work, that nothing but earlier results is written over.
 
     Args:
-        args: the command's; what names an existing file besides the outputs is read.
-        outputs: files to be written.
+        args: The command's; existing files that it names besides the outputs are inputs.
+        outputs: The files to be written.
 
     Raises:
-        ValueError: listing every fault.
+        ValueError: Listing every fault.
     """
     written = {output.option: getattr(args, output.option, None) for output in outputs}
     others = _paths(value for option, value in vars(args).items() if option not in written)
@@ -86,11 +86,7 @@ def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
 
 
 def check_picture_folder(folder: Path | None) -> None:
-    """See that a folder of pictures is one, or new, and that no picture of somebody else's can be written over.
-
-    Raises:
-        ValueError: when it is a file, or holds other pictures.
-    """
+    """Check that a folder of pictures is new, or holds only pictures that this package drew."""
     if folder is None or not folder.exists():
         return
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Work in several processes, results as they come."""
+"""Work in several processes: results as they come, and the missing cases of a folder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from fcas_nnunet.integration.dataset.manifest import Manifest
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -29,17 +35,17 @@ def as_finished(
 ) -> Generator[Result, None, None]:
     """Do `work` for every job; yields results in the order in which they get finished, an error after those beside it.
 
-    The processes end with this one, however it ends: a kill leaves none at work.
+    The processes end with this one, even if it is killed.
 
     Args:
-        work: a module-level function, or a partial of one.
-        jobs: its arguments.
-        num_processes: with one, or one job, the work is done in this process, unless there is an initializer.
-        initializer: prepares a process for all its jobs; what it leaves behind stays out of this process.
-        initargs: its arguments.
+        work: A module-level function, or a partial of one.
+        jobs: Its arguments.
+        num_processes: With one, or one job, the work is done in this process, unless there is an initializer.
+        initializer: Prepares a process for all its jobs.
+        initargs: Arguments of the initializer.
 
     Raises:
-        RuntimeError: when a process was killed.
+        RuntimeError: If a process was killed.
     """
     if not jobs:
         return
@@ -64,6 +70,31 @@ def as_finished(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)  # waits: when this ends, so have the processes
+
+
+def write_missing(
+    folder: Path,
+    make: Callable[[Job], dict[str, Any]],
+    missing: Sequence[Job],
+    total: int,
+    num_processes: int,
+    what: str,
+) -> None:
+    """Make the missing ones of a folder's `total` cases, add what `make` returns of each to the manifest, and sort it.
+
+    Args:
+        folder: Folder of the manifest, which only this run writes.
+        make: Writes a case and returns its manifest record; a module-level function, or a partial of one.
+        missing: Arguments of `make`.
+        total: Number of cases, those that are there included.
+        num_processes: Worker processes.
+        what: Name of the progress bar.
+    """
+    manifest = Manifest(folder)
+    with closing(as_finished(make, missing, num_processes)) as records:
+        for record in tqdm(records, total=total, initial=total - len(missing), desc=what, unit="case"):
+            manifest.append(record)
+    manifest.finalise()
 
 
 def _has_failed(future: Future[Any]) -> bool:

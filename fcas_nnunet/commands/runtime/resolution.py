@@ -23,12 +23,12 @@ LOOKED_AT = 4  # cases: their structures are alike
 
 
 def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: GeneratorRecord | None = None) -> None:
-    """Name the thinnest structure, and the working spacing, where it is under three working voxels across.
+    """Log the thinnest structure and the working spacing, where it is under three working voxels across.
 
     Args:
-        source: the labelled cases; some of them are looked at.
-        config: of the working grid that will be.
-        record: of the generator, where there is one: its working spacing counts.
+        source: The labelled cases, of which some are measured.
+        config: Settings of the working grid.
+        record: The generator's, if there is one: its working spacing counts.
     """
     from fcas_nnunet.generator.data.calibre import voxels_across
     from fcas_nnunet.generator.data.grid import working_spacing

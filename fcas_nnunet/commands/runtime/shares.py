@@ -17,9 +17,9 @@ class Share:
     """One worker's share of a plan: every `count`-th case, from number `index` on.
 
     Attributes:
-        index: from 0; users see it from 1, as `--part` counts.
-        count: into how many shares the plan is split.
-        origin: what says so, for messages; empty when nothing does and all is one share.
+        index: From 0; users see it from 1, as `--part` counts.
+        count: Number of shares.
+        origin: What says so, for messages; empty when all is one share.
     """
 
     index: int = 0
@@ -42,10 +42,10 @@ def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
 
     Args:
         part: `K/N` with K from 1 to N, or None.
-        environment: the environment variables.
+        environment: The environment variables.
 
     Raises:
-        ValueError: when `part` is malformed, or the array's numbers have gaps.
+        ValueError: If `part` is malformed, or the array's numbers have gaps.
     """
     if part is not None:
         return _named(part)

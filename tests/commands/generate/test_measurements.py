@@ -13,7 +13,6 @@ from fcas_nnunet.commands.generate.measurements import (
     LATEST,
     MEASUREMENTS_FILE,
     Measurement,
-    TimeEstimate,
     append_measurement,
     bytes_per_voxel,
     check_disk,
@@ -49,19 +48,19 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 def test_time_grows_with_voxels_and_shrinks_with_processes(tmp_path: Path) -> None:
     measured = written(tmp_path, ONE, replace(ONE, voxels=3000, seconds=8.0), replace(ONE, processes=2, seconds=6.0))
     cases = [("mgm", 2000), ("mgm", 6000)]
-    assert estimate_time(cases, measured, "H100", 1, SETTINGS) == TimeEstimate(8000 * 12 / 4000, 2)
-    assert estimate_time(cases, measured, "H100", 2, SETTINGS) == TimeEstimate(8000 * 6 / 1000 / 2, 1)
+    assert estimate_time(cases, measured, "H100", 1, SETTINGS) == (8000 * 12 / 4000, 2)
+    assert estimate_time(cases, measured, "H100", 2, SETTINGS) == (8000 * 6 / 1000 / 2, 1)
 
 
 def test_a_process_first_case_counts_only_where_there_is_no_other(tmp_path: Path) -> None:
     slow = replace(ONE, seconds=40.0, first=True)
-    assert estimate_time([("mgm", 1000)], written(tmp_path, slow), "H100", 1, SETTINGS) == TimeEstimate(40.0, 1)
-    assert estimate_time([("mgm", 1000)], written(tmp_path, ONE), "H100", 1, SETTINGS) == TimeEstimate(4.0, 1)
+    assert estimate_time([("mgm", 1000)], written(tmp_path, slow), "H100", 1, SETTINGS) == (40.0, 1)
+    assert estimate_time([("mgm", 1000)], written(tmp_path, ONE), "H100", 1, SETTINGS) == (4.0, 1)
 
 
 def test_only_the_latest_cases_count(tmp_path: Path) -> None:
     measured = written(tmp_path, replace(ONE, seconds=1e6), *[ONE] * LATEST)
-    assert estimate_time([("mgm", 1000)], measured, "H100", 1, SETTINGS) == TimeEstimate(4.0, LATEST)
+    assert estimate_time([("mgm", 1000)], measured, "H100", 1, SETTINGS) == (4.0, LATEST)
     assert bytes_per_voxel(measured) == 1.5
 
 
@@ -70,7 +69,7 @@ def test_only_the_latest_cases_count(tmp_path: Path) -> None:
     [("given", "H100", SETTINGS), ("mgm", "A100", SETTINGS), ("mgm", "H100", SETTINGS | {"num_inference_steps": 30})],
 )
 def test_nothing_is_made_up(tmp_path: Path, case: str, device: str, settings: dict) -> None:
-    assert estimate_time([(case, 1000)], written(tmp_path, ONE), device, 1, settings) == TimeEstimate(None, 0)
+    assert estimate_time([(case, 1000)], written(tmp_path, ONE), device, 1, settings) is None
     assert bytes_per_voxel([]) is None
 
 

@@ -1,0 +1,219 @@
+"""A run of fcas_generate: its plan and what that needs, the generator if there is none, and the cases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from fcas_nnunet.commands.generate.checks import check_model, check_output, report_changes, report_lacking_templates
+from fcas_nnunet.commands.generate.command import Request
+from fcas_nnunet.commands.generate.dry_run import Outlook
+from fcas_nnunet.commands.generate.sampling_settings import (
+    check_drawing,
+    confidence_config,
+    resolved_confidence,
+    sampling_config,
+)
+from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate
+from fcas_nnunet.commands.masks.settings import given_volumes, mask_config, refuse_hopeless_ranges
+from fcas_nnunet.commands.runtime.label_table import said_roles, say_roles, settled_roles
+from fcas_nnunet.commands.runtime.leaks import (
+    drawing_parents,
+    generator_parents,
+    refuse_leaking_parents,
+    training_parents,
+)
+from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
+from fcas_nnunet.commands.train import pretrained_files, train
+from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
+from fcas_nnunet.config.files import to_dict
+from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config.options import Precision, Solver
+from fcas_nnunet.evaluation.report.checks import Level, check_expected_error
+from fcas_nnunet.generator.checkpoint import (
+    GeneratorRecord,
+    generator_exists,
+    load_calibration,
+    load_record,
+    weights_sha256,
+)
+from fcas_nnunet.generator.data.grid import GEOMETRY
+from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
+from fcas_nnunet.generator.plan import CasePlan, plan_cases
+from fcas_nnunet.integration.dataset.library import CaseLibrary
+from fcas_nnunet.integration.dataset.manifest import Manifest, versions
+from fcas_nnunet.integration.dataset.raw_dataset import write_dataset_json
+from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, merged, to_json
+from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The cases to make, the real cases behind them, and the settings that they are made with."""
+
+    library: CaseLibrary
+    cases: list[CasePlan]
+    parents: list[Parent]
+    roles: GivenRoles
+    masks: MaskConfig
+    sampling: SamplingConfig
+    confidence: ConfidenceConfig
+
+
+def run(request: Request) -> None:
+    """Do what a command line of fcas_generate asks for."""
+    args, share, source, library = request.args, request.share, request.source, request.library
+    record = _read_record(request) if generator_exists(request.model) else None
+    volumes = given_volumes(library)
+    warn_of_thin_structures(source, request.config.grid, record)
+    plan = _plan(request, record, volumes)
+    say_roles(source.name, source.labels, plan.roles)
+    tested = [dataset for dataset in (request.real, *library.others.values()) if dataset is not None]
+    refuse_leaking_parents(plan.parents, source, args.fold, tested)
+    # The next two are no error: the same command, or one that a report prints, is continued with them.
+    if record is not None and args.precision != Precision.AUTO:
+        logger.info("--precision: does nothing, since the generator is trained already")
+    if args.num_inference_steps is not None and plan.sampling.solver == Solver.DDPM:
+        logger.info("--steps: does nothing, since ddpm takes every timestep of the training")
+    of_ids = label_roles(source.labels, plan.roles)
+    refuse_hopeless_ranges(plan.masks, plan.cases, library.references, library.load_mask, source.labels, of_ids)
+    settings = cost_settings(plan.sampling, plan.confidence)
+    outlook = Outlook(plan.cases, share, plan.library, request.output, request.model, settings, args.device, args.np)
+    if args.dry_run:
+        if record is not None:
+            check_output(plan.cases, _job(request, record, plan, volumes))
+        print(outlook.describe(trained=record is not None))
+        return
+    if not args.ignore_disk:
+        outlook.check_disk()
+    if record is None:
+        record = _trained(request)
+        plan = _plan(request, record, volumes)
+    job = _job(request, record, plan, volumes)
+    check_output(plan.cases, job)
+    report_changes(record, source)
+    if share.count > 1:
+        logger.info(f"{share}: {len(share.of(plan.cases))} of {len(plan.cases)} cases")
+    left = generate(plan.cases, share, job, args.np)
+    if left:
+        left_over = f"{left} of {len(plan.cases)} cases are left to other parts"
+        print(f"{share}: done. {left_over}; the last to end finishes {request.output}")
+    else:
+        _finish(request, plan)
+
+
+def _read_record(request: Request) -> GeneratorRecord:
+    """The record of the generator, which must be of this data set, and of the requested settings and weights."""
+    args = request.args
+    record = load_record(request.model)
+    config = request.config if args.config or args.preset else None
+    files = pretrained_files(args).identity() if args.autoencoder or args.denoiser or args.controlnet else None
+    check_model(record, request.source, args.fold, config, files, request.model)
+    if config is not None:
+        record = replace(record, config=replace(record.config, confidence=config.confidence))
+    return record
+
+
+def _trained(request: Request) -> GeneratorRecord:
+    """Train the generator; returns its record."""
+    config, source, share = request.config, request.source, request.share
+    if share.count > 1:
+        raise ValueError(
+            f"{request.model}: must hold a trained generator before the work is split, got none for {share}. "
+            f"Train it first: fcas_train -d {source.name}, with the same --preset or --config and --fold."
+        )
+    logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
+    train(source, config, request.args)
+    return _read_record(request)
+
+
+def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str, Mapping[int, float]]) -> _Plan:
+    """Plan all cases; before there is a generator, as for one that is trained on all cases."""
+    args, library, source = request.args, request.library, request.source
+    if record is not None and args.templates is None:  # those that it was trained on
+        learnt_from = [case_id for case_id in source.case_ids if case_id in record.cases]
+        library = replace(library, templates=learnt_from or source.case_ids)
+    labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
+    cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
+    report_lacking_templates(cases, labels_of, source.labels, record)
+    learnt = training_parents(source) if record is None else generator_parents(request.model, source, record)
+    trained = record.config if record else request.config
+    return _Plan(
+        library, cases, merged([*learnt, *drawing_parents(library)]),
+        settled_roles(source, request.config.roles or trained.roles), mask_config(args, trained.masks),
+        *_drawing_settings(request, record),
+    )  # fmt: skip
+
+
+def _drawing_settings(request: Request, record: GeneratorRecord | None) -> tuple[SamplingConfig, ConfidenceConfig]:
+    """Settings of the reverse diffusion and of the confidence, filled in for the generator that is or will be there."""
+    args, config = request.args, record.config if record else request.config
+    sampling = sampling_config(config.sampling, args)
+    if record is not None or args.denoiser is None:  # which has settings of its own, read when it is loaded
+        check_drawing(config if record is None else replace(config, tcdm=record.tcdm), sampling, args)
+    confidence = confidence_config(config.confidence, args)
+    if record is None:
+        return sampling, confidence.for_generator(config.calibration is not None)
+    filled = sampling.for_model(record.tcdm.prediction_type)
+    return sampling, resolved_confidence(confidence, load_calibration(request.model), filled, config.preset)
+
+
+def _job(request: Request, record: GeneratorRecord, plan: _Plan, volumes: Mapping[str, Mapping[int, float]]) -> Job:
+    """What the workers need to know."""
+    args, library, real = request.args, plan.library, request.real
+    named = {"references": library.named_references, "templates": library.named_templates}
+    return Job(
+        cases=library, model=request.model, output=request.output, sampling=plan.sampling, confidence=plan.confidence,
+        masks=plan.masks, bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]),
+        label_map=request.label_map, roles=plan.roles, device_name=args.device,
+        shared={
+            "source": library.source.name, "for": real.name if real else None, "fold": args.fold,
+            **{key: entries and list(entries) for key, entries in named.items()},
+            "run_seed": args.seed, "mask_config": to_dict(plan.masks),
+            "sampling": to_dict(plan.sampling.for_model(record.tcdm.prediction_type)),
+            "confidence": to_dict(plan.confidence), "preset": record.config.preset, "geometry": GEOMETRY,
+            "weights_sha256": weights_sha256(request.model, plan.confidence),
+            "label_map": {str(key): value for key, value in request.label_map.items()},
+            "roles": said_roles(plan.roles), "versions": versions(),
+        },
+    )  # fmt: skip
+
+
+def _finish(request: Request, plan: _Plan) -> None:
+    """Make a data set of the cases, which are all there, and report."""
+    real, name = request.real, request.source.name
+
+    describe = partial(
+        write_dataset_json, request.output, request.labels, roles=plan.roles if real is None else real.roles,
+        description=f"Synthetic, made by fcas_generate from {name}; confidenceTr holds the confidence maps.",
+        more={PARENTS_KEY: to_json(plan.parents)},
+    )  # fmt: skip
+    if not finish(plan.cases, request.share, request.output, describe):
+        unfinished = f"The last run at work in {request.output} finishes it; if none is, start again"
+        print(f"all {len(plan.cases)} cases are there. {unfinished}")
+        return
+    records = Manifest(request.output).read()
+    made = {plan.case_id: records[plan.case_id] for plan in plan.cases}
+    means = [record["mean_confidence_in_structures"] for record in made.values()]
+    spread = float(np.mean([record["std_confidence_in_structures"] for record in made.values()]))
+    redrawn = sum(len(record["mgm"].get("rejections", [])) for record in made.values())
+    print(f"done: {len(made)} cases in {request.output}")
+    print(
+        f"confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f} over cases, "
+        f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
+    )
+    for check in check_expected_error(made):
+        fine = check.level == Level.OK
+        print(f"{check.title}: {check.value}" if fine else f"warning: {check.title}: {check.value}. {check.advice}")
+    if spread < FLAT_CONFIDENCE_STD:
+        print(
+            f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weigh all of them alike. "
+            "Look at fcas_report, or take another --confidence."
+        )
+    print(f"next: fcas_prepare -d {request.output.name} --for {request.args.real or name}")

@@ -96,8 +96,8 @@ def prepare(
         The commands that pretrain, fine-tune, train the baseline and predict, as text.
 
     Raises:
-        ValueError: if the data sets are broken or do not fit together, or the synthetic one was made from what a fold
-            validates on or the real one tests on, listing every fault.
+        ValueError: If the data sets are broken or do not fit together, or the synthetic one was made from what a fold
+            validates on or the real one tests on; every fault is listed.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
     from fcas_nnunet.integration.preprocessing import prepare as preprocessing
@@ -107,7 +107,11 @@ def prepare(
         for by, identifier in (("-d", synthetic_id), ("--for", real_id))
     )
     splits = read_splits(real)
-    faults = pair_faults(synthetic, real) + _fold_faults(splits, folds or ())
+    faults = pair_faults(synthetic, real)
+    known = [*map(str, range(len(splits))), "all"]
+    if unknown_folds := sorted(set(folds or ()) - set(known)):
+        got = ", ".join(unknown_folds)
+        faults.append(f"-f: folds must be among {', '.join(known)}, got {got}. Name some of these.")
     if faults:
         raise ValueError("\n".join(faults))
     with ExitStack() as locks:
@@ -143,14 +147,6 @@ def _origins(synthetic: RawDataset, real: RawDataset) -> tuple[list[Parent], lis
     return parents, unknown_origins(synthetic)
 
 
-def _fold_faults(splits: Sequence[Split], folds: Sequence[str]) -> list[str]:
-    """Why folds cannot be trained; a sentence at most."""
-    known = [*map(str, range(len(splits))), "all"]
-    unknown = sorted(set(folds) - set(known))
-    fault = f"-f: folds must be among {', '.join(known)}, got {', '.join(unknown)}. Name some of these."
-    return [fault] if unknown else []
-
-
 def _sound_folds(
     synthetic: RawDataset,
     real: RawDataset,
@@ -159,12 +155,9 @@ def _sound_folds(
     splits: Sequence[Split],
     folds: Sequence[str] | None,
 ) -> list[str]:
-    """The wanted folds of the real data set, or those that are sound; `all` where no other is.
-
-    The hashes of its scans are kept beside the preprocessed cases, where the trainers find them.
-    """
+    """The requested folds of the real data set, or those that are sound; `all` where no other is."""
     refuse_leaks(held_out_faults(parents, real), logger.warning)
-    contents = training_contents(real)
+    contents = training_contents(real)  # kept beside the preprocessed cases, where the trainers find them
     leaking: dict[str, str] = {}
     for fold, split in enumerate(splits):
         found = leaks(parents, real.name, {case_id: contents.get(case_id) for case_id in split["val"]})
@@ -188,21 +181,16 @@ def _sound_folds(
 def training_commands(
     synthetic: RawDataset, real: RawDataset, plans_name: str, configuration: str, folds: Sequence[str]
 ) -> str:
-    """What to type next: pretrain, fine-tune, train the baseline, predict, with the paths as they will be.
-
-    Args:
-        synthetic: Data set to pretrain on.
-        real: Data set to fine-tune on.
-        plans_name: Name of the real data set's plans.
-        configuration: nnU-Net configuration.
-        folds: Folds of the real data set.
-    """
+    """What to type next, with the paths as they will be: pretrain, fine-tune, train the baseline, predict."""
     from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 
     pretraining, finetuning = nnUNetTrainerCAL.EPOCHS, nnUNetTrainerCALFinetune.EPOCHS
     device, moved = _device_flag(), moved_plans_name(real, plans_name)
     model = root_folder(Root.RESULTS) / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}"
     weights = shlex.quote(str(model / "fold_all" / FINAL_CHECKPOINT))
+    is_all = "Fold all" if "all" in folds else "For a network to use, all in place of the fold"
+    includes = "every real scan, validation scans included" if "all" in folds else "every real scan"
+    score = f"validation scores then say nothing: score it on a test set, imagesTs of {real.name} say"
     train = [f"nnUNetv2_train {real.dataset_id} {configuration} {fold} -p {plans_name}" for fold in folds]
     lines = [
         f"# {configuration}, step 1: pretrain on {synthetic.name} ({pretraining} epochs). Here, all means every "
@@ -210,7 +198,7 @@ def training_commands(
         f"nnUNetv2_train {synthetic.dataset_id} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",
         f"# Step 2: from those weights, fine-tune on {real.name} ({finetuning} epochs), each fold by itself.",
         *(f"{line} -tr {_FINETUNE} -pretrained_weights {weights}{device}" for line in train),
-        *_about_all(real, folds),
+        f"# ({is_all} trains on {includes}. Its {score}.)",
         "# Step 3: the baseline to compare step 2 with: real scans alone, for as many epochs as steps 1 and 2 together "
         f"({pretraining + finetuning:,}).",
         *(f"{line}{device}" for line in train),
@@ -220,14 +208,6 @@ def training_commands(
         f"-tr {_FINETUNE} -i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
     ]
     return "\n".join(lines)
-
-
-def _about_all(real: RawDataset, folds: Sequence[str]) -> list[str]:
-    """What fold `all` of the real data set is for, where commands for it are printed and where not."""
-    score = f"validation scores then say nothing: score it on a test set, imagesTs of {real.name} say."
-    if "all" in folds:
-        return [f"# (Fold all trains on every real scan, validation scans included. Its {score})"]
-    return [f"# (For a network to use, all in place of the fold trains on every real scan. Its {score})"]
 
 
 def _shell_lines() -> list[str]:

@@ -130,14 +130,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, keep_cache: bool = False) -> None:
-    """Train a generator on a checked data set, or calibrate a trained one; in several processes, all of them
-    call it alike.
+    """Train a generator on a checked data set, or calibrate a trained one; all processes of a run call it alike.
 
     Args:
-        dataset: raw data set of at least two cases, those of the fold alone.
-        config: what to train.
-        args: with `fold`, `device`, `precision` and the files of `add_generator_arguments`.
-        keep_cache: keep variants and latents.
+        dataset: Raw data set of at least two cases, those of the fold alone.
+        config: What to train.
+        args: With `fold`, `device`, `precision` and the files of `add_generator_arguments`.
+        keep_cache: Keep variants and latents.
     """
     from accelerate.utils.memory import clear_device_cache
 
@@ -176,11 +175,8 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
 
 @contextmanager
 def _sole_training(folder: Path) -> Iterator[None]:
-    """Have a generator's folder to this run. Of several processes the main one has it for all, and waits for no other
-    run: the rest of them cannot wait that long for it.
-
-    Raises:
-        ValueError: when another run trains there, and this one has several processes.
+    """Have a generator's folder to this run. Of several processes the main one has it for all, and refuses to wait for
+    another run: the rest of them cannot wait that long for it.
     """
     if process_number() > 0:
         yield
@@ -194,8 +190,8 @@ def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
     """The weights that --autoencoder, --denoiser and --controlnet name.
 
     Raises:
-        FileNotFoundError: when one is not there, or cannot be fetched.
-        ValueError: when one is given without the other it needs.
+        FileNotFoundError: If one is not there, or cannot be downloaded.
+        ValueError: If one is given without the other it needs.
     """
     from fcas_nnunet.generator.data.hub import weights_file
     from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
@@ -205,11 +201,7 @@ def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
 
 
 def generator_config(args: argparse.Namespace) -> FCaSConfig:
-    """The configuration that --config or --preset names.
-
-    Raises:
-        ValueError: when both are given, or the file is wrong.
-    """
+    """The configuration that --config or --preset names; only one of them may be given."""
     if args.config is None:
         return preset(args.preset or "cpu")
     if args.preset is not None:

@@ -35,12 +35,7 @@ _LINES_OF_A_FAILURE = 20
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train a network on the real scans.
-
-    Attributes:
-        title: of its column in the table.
-        pretrained_on: data set it begins on; None = it sees the real scans alone.
-    """
+    """One way to train a network: on the real scans alone, or `pretrained_on` a data set before."""
 
     title: str
     pretrained_on: int | None
@@ -80,10 +75,7 @@ def train_arms(names: Names) -> None:
     """Train every arm's network and predict the held-out scans with it, as many at once as there are cores.
 
     Each takes one thread where there are no more cores than networks: threads of one network that wait for each other
-    beside other work take many times as long.
-
-    Raises:
-        ValueError: when a command fails, with the end of its log.
+    beside other work take many times as long. A ValueError has the end of the log of a command that failed.
     """
     arms = demo_arms(names)
     cores = available_cores()
@@ -109,7 +101,7 @@ def predictions_of(names: Names, arm: Arm) -> Path:
 
 
 def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> None:
-    """Pretraining where there is some, training on the real scans, prediction; each goes on where it was."""
+    """Pretraining where there is some, training on the real scans, prediction; each resumes."""
     folder = arm.folder(names)
     results, scale = folder / Root.RESULTS, names.scale
     results.mkdir(parents=True, exist_ok=True)
@@ -148,11 +140,7 @@ def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> Non
 
 
 def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, progress: tqdm[Any]) -> None:
-    """Run an installed command, its output into a log; every epoch moves the bar.
-
-    Raises:
-        ValueError: when it fails, with the end of the log.
-    """
+    """Run an installed command, its output into a log; every epoch moves the bar."""
     name, *arguments = map(str, line)
     environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
     with (

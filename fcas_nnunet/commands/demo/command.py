@@ -6,8 +6,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,7 +86,7 @@ def _run_stages(folder: Path, size: DemoSize) -> None:
     for root in Root:
         Path(os.environ[root]).mkdir(exist_ok=True)
     clock = Clock(folder / "stages.json")
-    stages = demo_stages(names, _run)
+    stages = demo_stages(names)
     for number, stage in enumerate(stages):
         left = sum(later.estimate_s for later in stages[number:])
         clock.run(stage.name, stage.estimate_s, left, stage.run)
@@ -100,27 +98,11 @@ def _run_stages(folder: Path, size: DemoSize) -> None:
 
 
 def _refuse_foreign(folder: Path, size: DemoSize) -> None:
-    """A folder belongs to one size of demo, and to nothing else.
-
-    Raises:
-        ValueError: when it holds another, or other files.
-    """
+    """Refuse a folder that holds a demo of another size, or other files."""
     path = folder / SIZE_FILE
     refuse_foreign_folder(folder, "fcas_demo", SIZE_FILE)
     if path.is_file() and path.read_text() != size:
         raise ValueError(f"{folder}: must hold a demo of size {size}, got {path.read_text()}. Choose another -o.")
-
-
-def _run(name: str, *arguments: object) -> None:
-    """Run an installed command, its output into the terminal.
-
-    Raises:
-        ValueError: when it fails.
-    """
-    executable = Path(sys.executable).with_name(name)
-    finished = subprocess.run([str(executable), *map(str, arguments)], check=False)
-    if finished.returncode != 0:
-        raise ValueError(f"{name}: must succeed, got exit code {finished.returncode}. Its own message is above.")
 
 
 def _minutes(seconds: float) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -29,8 +28,8 @@ class Column:
     """One way of training in the table.
 
     Attributes:
-        title: of the column.
-        facts: what its network has seen, by name: the rows above the scores.
+        title: Title of the column.
+        facts: What its network has seen, by name: the rows above the scores.
         scores: JSON that `fcas_evaluate segmentations` wrote.
     """
 
@@ -45,9 +44,9 @@ def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
     The differences are of each held-out case's mean over the classes; the p-values are corrected for all of them.
 
     Args:
-        columns: the first is what the others are compared with.
-        path: text file to write; the same as JSON goes beside it.
-        num_test: held-out scans.
+        columns: The first is the one that the others are compared with.
+        path: Text file to write; the same as JSON goes beside it.
+        num_test: Number of held-out scans.
     """
     results = {column.title: json.loads(column.scores.read_text(encoding="utf-8")) for column in columns}
     means = {title: _case_means(result) for title, result in results.items()}
@@ -58,18 +57,15 @@ def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
         for name in next(iter(results.values()))["summary"]["labels"]
     }
     dice["mean"] = [result["summary"]["foreground_mean"]["dice"] for result in results.values()]
-    differences = {title: vars(comparison) for title, comparison in compared.items()}
-
     rows = {"": [column.title for column in columns]}
     rows |= {fact: [str(column.facts[fact]) for column in columns] for fact in columns[0].facts}
     rows |= {f"Dice %, {name}": [_percent(value) for value in values] for name, values in dice.items()}
+    found = list(compared.values())
+    low_and_high = [f"{100 * c.interval[0]:+.1f}…{100 * c.interval[1]:+.1f}" for c in found]
     rows |= {
-        f"mean less {baseline}": ["", *(f"{100 * c.difference:+.1f}" for c in compared.values())],
-        "  95 % over scans": [
-            "",
-            *(f"{100 * c.interval[0]:+.1f}…{100 * c.interval[1]:+.1f}" for c in compared.values()),
-        ],
-        f"  p, Holm over {len(others)} tests": ["", *(f"{c.holm_p_value:.3f}" for c in compared.values())],
+        f"mean less {baseline}": ["", *(f"{100 * c.difference:+.1f}" for c in found)],
+        "  95 % over scans": ["", *low_and_high],
+        f"  p, Holm over {len(others)} tests": ["", *(f"{c.holm_p_value:.3f}" for c in found)],
     }
     first = max(map(len, rows)) + 2
     width = max(len(cell) for cells in rows.values() for cell in cells) + 2
@@ -87,7 +83,7 @@ def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
             "columns": {column.title: dict(column.facts) for column in columns},
             "dice": {name: dict(zip(results, values, strict=True)) for name, values in dice.items()},
             "baseline": baseline,
-            "differences": differences,
+            "differences": {title: vars(comparison) for title, comparison in compared.items()},
         },
     )
 
@@ -102,13 +98,7 @@ def _case_means(result: Mapping[str, Any]) -> list[float]:
 
 
 def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
-    """A real scan above two synthetic ones: image, mask and confidence in three planes.
-
-    Args:
-        real: its first case is shown.
-        synthetic: the case of median confidence and the least confident one are shown.
-        path: PNG to write.
-    """
+    """Draw a real scan above the synthetic ones of median and of least confidence, each in three planes, into a PNG."""
     records = Manifest(synthetic.folder).read()
     by_confidence = sorted(records, key=lambda case_id: records[case_id]["mean_confidence_in_structures"])
     rows = [
@@ -121,7 +111,7 @@ def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
     for (title, case), row in zip(rows, axes, strict=True):
         _draw_case(case, row, label_map(synthetic.labels))
         row[0].set_ylabel(title, fontsize=8)
-    for axis, plane in zip(axes[0], [p for p in ("axial", "coronal", "sagittal") for _ in range(3)], strict=True):
+    for axis, plane in zip(axes[0], np.repeat(["axial", "coronal", "sagittal"], 3), strict=True):
         axis.set_title(plane, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -137,18 +127,14 @@ def _draw_case(case: Case, axes: np.ndarray, colours: ListedColormap) -> None:
     for plane, (image, mask) in enumerate(zip(images, masks, strict=True)):
         plain, overlay, confident = axes[3 * plane : 3 * plane + 3]
         for axis in (plain, overlay):
-            _show(axis, image)
+            axis.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
         overlay.imshow(np.ma.masked_equal(mask, 0), cmap=colours, vmin=1, vmax=colours.N, alpha=0.6)
         if trust is None:
             confident.axis("off")
         else:
             confident.imshow(trust[plane], cmap=CONFIDENCE_MAP, vmin=0, vmax=1)
-            confident.set(xticks=[], yticks=[])
-
-
-def _show(axis: Axes, image: np.ndarray) -> None:
-    axis.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
-    axis.set(xticks=[], yticks=[])
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
 
 
 def _percent(value: float | None) -> str:

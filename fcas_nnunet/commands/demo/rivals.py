@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -39,13 +37,7 @@ class Rival(StrEnum):
 
 
 def warp_case(source: Case, mask: Case, recipe: Recipe) -> Case:
-    """The real scan under the deformation that gave its new mask; confidence 1.
-
-    Args:
-        source: the real case that the mask was made from.
-        mask: the new mask.
-        recipe: how the mask was made, by a deformation alone.
-    """
+    """The real scan under the deformation alone that gave its new mask; confidence 1."""
     assert source.image is not None, "a real scan is warped"
     assert not recipe.local_changes, "a local change of the mask has no field to warp the scan by"
     image = deform_image(source.image, recipe.deformation, source.spacing_mm)
@@ -55,12 +47,7 @@ def warp_case(source: Case, mask: Case, recipe: Recipe) -> Case:
 def paint_case(warped: Case, seed: int) -> Case:
     """A scan painted in random contrasts: one HU per label and per tissue of the background, blurred, with noise.
 
-    Args:
-        warped: its mask is painted; its image says how the background is parted into tissues.
-        seed: same seed, same scan.
-
-    Returns:
-        The painted case, confidence 1.
+    The mask of `warped` is painted; its image says how the background is parted into tissues. Confidence 1.
 
     Source: the idea of SynthSeg, arXiv 2107.09559, with the background in clusters.
     """
@@ -90,11 +77,11 @@ def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: 
     """Write a data set with the masks of a synthetic one and a rival's scans; cases that are there are skipped.
 
     Args:
-        synthetic: data set whose masks are used, each made from a case of `source` by MGM.
-        source: the labelled scans it was made from, with the same label ids.
-        rival: how the scans are made.
+        synthetic: The data set whose masks are used, each made from a case of `source` by MGM.
+        source: The labelled scans it was made from, with the same label ids.
+        rival: How the scans are made.
         name: DatasetNNN_Name of the new data set.
-        seed: of the whole set.
+        seed: Seed of the whole set.
     """
     output = new_dataset_folder(name, default_name="")
     records = Manifest(synthetic.folder).read()
@@ -106,14 +93,10 @@ def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: 
         case = warp_case(real, synthetic.load_mask(case_id), Recipe.from_dict(record["mgm"]))
         if rival is Rival.PAINTED:
             case = paint_case(case, derive_seed(seed, "paint", case_id))
-        write_case(output, case, before_label=partial(Manifest(output).append, _manifest_record(record, rival)))
+        line = {key: record[key] for key in ("case_id", "seed", "reference", "masks", "mgm")}
+        line |= {"template": record["reference"], "scan": str(rival), "confidence": "uniform"}
+        write_case(output, case, before_label=partial(Manifest(output).append, line))
     write_dataset_json(
         output, synthetic.labels, len(synthetic.case_ids), description=f"Masks of {synthetic.name}, scans {rival}.",
         more={PARENTS_KEY: to_json(parents_of(synthetic))},
     )  # fmt: skip
-
-
-def _manifest_record(record: Mapping[str, Any], rival: Rival) -> dict[str, Any]:
-    """What the manifest keeps: the case's parent and its mask's recipe, and that it is trusted everywhere."""
-    kept = {key: record[key] for key in ("case_id", "seed", "reference", "masks", "mgm")}
-    return kept | {"template": record["reference"], "scan": str(rival), "confidence": "uniform"}

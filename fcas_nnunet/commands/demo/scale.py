@@ -30,16 +30,14 @@ class Scale:
     """What a demo size means.
 
     Attributes:
-        shape: voxels of a phantom along (D, H, W).
-        preset: of the generator.
-        num_real: labelled scans: the generator's only ones, and those that every network is trained on.
-        num_test: held-out scans.
-        num_synthetic: drawn scans, warped ones and painted ones, each.
-        features_per_stage: width of the nnU-Net that a CPU trains in minutes.
-        patch_size: of the nnU-Net.
-        batch_size: of the nnU-Net.
-        pretrain_epochs: epochs on synthetic scans, in the arms that have some.
-        real_epochs: epochs on real scans after them; real-only training takes the sum of both.
+        shape: Voxels of a phantom along (D, H, W).
+        preset: Preset of the generator.
+        num_real: Labelled scans: the generator's only ones, and those that every network is trained on.
+        num_test: Held-out scans.
+        num_synthetic: Drawn scans, warped ones and painted ones, each.
+        features_per_stage: Width of the nnU-Net, which a CPU trains in minutes.
+        pretrain_epochs: Epochs on synthetic scans, in the arms that have some.
+        real_epochs: Epochs on real scans after them; real-only training takes the sum of both.
     """
 
     shape: tuple[int, int, int]
@@ -67,12 +65,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Names:
-    """Folders and data sets of a demo.
-
-    Attributes:
-        folder: everything is below it.
-        size: how much is done.
-    """
+    """Folder and data sets of a demo."""
 
     folder: Path
     size: DemoSize

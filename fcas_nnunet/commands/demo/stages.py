@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms, predictions_of, train_arms
 from fcas_nnunet.commands.demo.results import Column, write_picture, write_table
@@ -12,18 +16,15 @@ from fcas_nnunet.commands.demo.scale import Names
 from fcas_nnunet.integration.environment.checks import preprocessing_processes
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
-#: Runs an installed command: (name, *arguments).
-Run = Callable[..., None]
-
 
 @dataclass(frozen=True)
 class Stage:
     """One step of the demo.
 
     Attributes:
-        name: shown to the user.
-        estimate_s: seconds it takes on two cores at full size.
-        run: does it; goes on where it was when killed.
+        name: Shown to the user.
+        estimate_s: Seconds it takes on two cores at full size.
+        run: Does it; resumes when it was killed.
     """
 
     name: str
@@ -31,33 +32,29 @@ class Stage:
     run: Callable[[], None]
 
 
-def demo_stages(names: Names, run: Run) -> list[Stage]:
-    """All stages, in order.
-
-    Args:
-        names: folders and sizes.
-        run: runs an installed command.
-    """
+def demo_stages(names: Names) -> list[Stage]:
+    """All stages, in order."""
     scale = names.scale
+    phantoms = ("--name", "Phantoms", "-n", scale.num_real, "--num-test", scale.num_test, "--shape", *scale.shape)
+    preset = ("--preset", scale.preset)
     return [
-        Stage("phantoms", 25, lambda: _phantoms(names, run)),
-        Stage("train the generator", 600, lambda: run("fcas_train", "-d", names.real, "--preset", scale.preset)),
-        Stage("generate synthetic scans", 105, lambda: run(
-            "fcas_generate", "-d", names.real, "-o", names.synthetic, "-n", scale.num_synthetic,
-            "--preset", scale.preset)),
-        Stage("warp the real scans, paint the masks (the cheap rivals)", 15, lambda: _rivals(names)),
-        Stage("plan and preprocess", 110, lambda: _prepare(names, run)),
-        Stage("train and predict with four networks", 500, lambda: train_arms(names)),
-        Stage("score", 30, lambda: _score(names, run)),
+        Stage("phantoms", 25, partial(run, "fcas_phantom", "-d", names.real, *phantoms, "--seed", 0)),
+        Stage("train the generator", 600, partial(run, "fcas_train", "-d", names.real, *preset)),
+        Stage("generate synthetic scans", 105, partial(
+            run, "fcas_generate", "-d", names.real, "-o", names.synthetic, "-n", scale.num_synthetic, *preset)),
+        Stage("warp the real scans, paint the masks (the cheap rivals)", 15, partial(_rivals, names)),
+        Stage("plan and preprocess", 110, partial(_prepare, names)),
+        Stage("train and predict with four networks", 500, partial(train_arms, names)),
+        Stage("score", 30, partial(_score, names)),
     ]  # fmt: skip
 
 
-def _phantoms(names: Names, run: Run) -> None:
-    scale = names.scale
-    run(
-        "fcas_phantom", "-d", names.real, "--name", "Phantoms", "-n", scale.num_real, "--shape", *scale.shape,
-        "--seed", 0, "--num-test", scale.num_test,
-    )  # fmt: skip
+def run(name: str, *arguments: object) -> None:
+    """Run an installed command, its output into the terminal; a ValueError says that it failed."""
+    executable = Path(sys.executable).with_name(name)
+    finished = subprocess.run([str(executable), *map(str, arguments)], check=False)
+    if finished.returncode != 0:
+        raise ValueError(f"{name}: must succeed, got exit code {finished.returncode}. Its own message is above.")
 
 
 def _rivals(names: Names) -> None:
@@ -66,7 +63,7 @@ def _rivals(names: Names) -> None:
         write_rivals(synthetic, real, rival, f"Dataset{dataset_id:03d}_Phantoms{rival.capitalize()}", seed=0)
 
 
-def _prepare(names: Names, run: Run) -> None:
+def _prepare(names: Names) -> None:
     """nnU-Net's plans, narrowed for a CPU under their own name, then every other set prepared for the real one."""
     scale, real = names.scale, names.dataset(names.real)
     ensure_narrow_plans(
@@ -77,7 +74,7 @@ def _prepare(names: Names, run: Run) -> None:
         run("fcas_prepare", "-d", dataset_id, "--for", names.real, "-c", CONFIGURATION, "-p", DEMO_PLANS)
 
 
-def _score(names: Names, run: Run) -> None:
+def _score(names: Names) -> None:
     """Score the held-out scans' segmentations, and write table and picture."""
     real = names.dataset(names.real)
     columns = []

@@ -160,9 +160,14 @@ def _path(folder: Path, case_id: str) -> Path:
 
 
 def _report(
-    folder: Path, case_ids: Sequence[str], labels: Mapping[str, int], given: Mapping[str, MaskSample],
-    thin: frozenset[int], seed: int, num_processes: int,
-) -> None:  # fmt: skip
+    folder: Path,
+    case_ids: Sequence[str],
+    labels: Mapping[str, int],
+    given: Mapping[str, MaskSample],
+    thin: frozenset[int],
+    seed: int,
+    num_processes: int,
+) -> None:
     """Measure the variety, write it and the contact sheet, and print a table."""
     from fcas_nnunet.commands.masks.contact_sheet import write_contact_sheet
     from fcas_nnunet.evaluation.segmentation.diversity import measure_diversity

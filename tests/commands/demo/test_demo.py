@@ -16,11 +16,11 @@ from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from fcas_nnunet.commands.demo import arms as demo_arms
+from fcas_nnunet.commands.demo import stages as demo_stages
 from fcas_nnunet.commands.demo.command import Clock, main
 from fcas_nnunet.commands.demo.results import Column, _draw_case, write_table
 from fcas_nnunet.commands.demo.rivals import Rival, paint_case, warp_case, write_rivals
 from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE, DemoSize, Names
-from fcas_nnunet.commands.demo.stages import demo_stages
 from fcas_nnunet.evaluation.viewing.colours import label_map
 from fcas_nnunet.generator.mgm.masks import generate_mask
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -156,8 +156,8 @@ def test_every_network_sees_the_same_scans_for_as_many_iterations(tmp_path, monk
     facts = [arm.facts(names) for arm in demo_arms.demo_arms(names)]
     assert {(f["labelled scans seen"], f["iterations, all"]) for f in facts} == {(8, 25 * names.scale.total_epochs)}
     asked = []
-    stages = demo_stages(names, lambda *line: asked.append(line))
-    stages[1].run()
+    monkeypatch.setattr(demo_stages, "run", lambda *line: asked.append(line))
+    demo_stages.demo_stages(names)[1].run()
     assert asked[0][:3] == ("fcas_train", "-d", names.real), "the generator has seen the same scans"
 
 

@@ -41,23 +41,14 @@ _SMALLEST_GRID, _LARGEST_GRID = 16, 1024
 
 @dataclass(frozen=True)
 class Scan:
-    """One case to write.
+    """One case to write."""
 
-    Attributes:
-        case_id: `phantom_0007`, or `phantom_0007_a1` where a patient is scanned several times.
-        patient: `phantom_0007`: what the scans of one patient share.
-        seed: Seed of the patient.
-        acquisition: Number of the scan.
-        shape: Voxels along (D, H, W).
-        split: "Tr" or "Ts".
-    """
-
-    case_id: str
-    patient: str
-    seed: int
-    acquisition: int
-    shape: tuple[int, int, int]
-    split: str
+    case_id: str  # `phantom_0007`, or `phantom_0007_a1` where a patient is scanned several times
+    patient: str  # `phantom_0007`: what the scans of one patient share
+    seed: int  # of the patient
+    acquisition: int  # number of the scan
+    shape: tuple[int, int, int]  # voxels along (D, H, W)
+    split: str  # "Tr" or "Ts"
 
     def record(self) -> dict[str, Any]:
         """What the manifest says about the case before it is made."""

@@ -187,12 +187,7 @@ def _sole_training(folder: Path) -> Iterator[None]:
 
 
 def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
-    """The weights that --autoencoder, --denoiser and --controlnet name.
-
-    Raises:
-        FileNotFoundError: If one is not there, or cannot be downloaded.
-        ValueError: If one is given without the other it needs.
-    """
+    """Weights of --autoencoder, --denoiser and --controlnet; one without another that it needs is refused."""
     from fcas_nnunet.generator.data.hub import weights_file
     from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 

@@ -25,13 +25,7 @@ from fcas_nnunet.orientation import Orientation
 
 @dataclass(frozen=True)
 class Column:
-    """One way of training in the table.
-
-    Attributes:
-        title: Title of the column.
-        facts: What its network has seen, by name: the rows above the scores.
-        scores: JSON that `fcas_evaluate segmentations` wrote.
-    """
+    """One way of training: title, what its network has seen by name, and JSON of `fcas_evaluate segmentations`."""
 
     title: str
     facts: Mapping[str, int]
@@ -41,12 +35,8 @@ class Column:
 def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
     """What every network has seen, its Dice per class, and how far the others are from the first.
 
-    The differences are of each held-out case's mean over the classes; the p-values are corrected for all of them.
-
-    Args:
-        columns: The first is the one that the others are compared with.
-        path: Text file to write; the same as JSON goes beside it.
-        num_test: Number of held-out scans.
+    The differences are of each held-out case's mean over the classes; the p-values are corrected for all of them. The
+    same as JSON goes beside the text file.
     """
     results = {column.title: json.loads(column.scores.read_text(encoding="utf-8")) for column in columns}
     means = {title: _case_means(result) for title, result in results.items()}

@@ -76,12 +76,7 @@ def _tissues(case: Case) -> np.ndarray:
 def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: str, seed: int) -> None:
     """Write a data set with the masks of a synthetic one and a rival's scans; cases that are there are skipped.
 
-    Args:
-        synthetic: The data set whose masks are used, each made from a case of `source` by MGM.
-        source: The labelled scans it was made from, with the same label ids.
-        rival: How the scans are made.
-        name: DatasetNNN_Name of the new data set.
-        seed: Seed of the whole set.
+    Each mask was made by MGM from a case of `source`, which has the same label ids.
     """
     output = new_dataset_folder(name, default_name="")
     records = Manifest(synthetic.folder).read()

@@ -27,29 +27,18 @@ class DemoSize(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """What a demo size means.
+    """What a demo size means for the phantoms, the generator, and an nnU-Net that a CPU trains in minutes."""
 
-    Attributes:
-        shape: Voxels of a phantom along (D, H, W).
-        preset: Preset of the generator.
-        num_real: Labelled scans: the generator's only ones, and those that every network is trained on.
-        num_test: Held-out scans.
-        num_synthetic: Drawn scans, warped ones and painted ones, each.
-        features_per_stage: Width of the nnU-Net, which a CPU trains in minutes.
-        pretrain_epochs: Epochs on synthetic scans, in the arms that have some.
-        real_epochs: Epochs on real scans after them; real-only training takes the sum of both.
-    """
-
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # voxels of a phantom along (D, H, W)
     preset: str
-    num_real: int
-    num_test: int
-    num_synthetic: int
+    num_real: int  # labelled scans: the generator's only ones, and those that every network is trained on
+    num_test: int  # held-out scans
+    num_synthetic: int  # drawn scans, warped ones and painted ones, each
     features_per_stage: tuple[int, ...]
     patch_size: tuple[int, int, int]
     batch_size: int
-    pretrain_epochs: int
-    real_epochs: int
+    pretrain_epochs: int  # on synthetic scans, in the arms that have some
+    real_epochs: int  # on real scans after them; real-only training takes the sum of both
 
     @property
     def total_epochs(self) -> int:

@@ -19,13 +19,7 @@ from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the demo.
-
-    Attributes:
-        name: Shown to the user.
-        estimate_s: Seconds it takes on two cores at full size.
-        run: Does it; resumes when it was killed.
-    """
+    """One step of the demo, with the seconds that it takes on two cores at full size; it resumes when it was killed."""
 
     name: str
     estimate_s: float

@@ -32,11 +32,7 @@ def report_lacking_templates(
 ) -> None:
     """Warn of structures that a mask has and its template has not: how they look must be taken from elsewhere.
 
-    Args:
-        plans: All cases.
-        labels_of: Case → ids of the structures that it has.
-        labels: Label name → id.
-        record: The generator's, if there is one yet.
+    `labels_of` holds the ids of the structures that each case has; `record` is the generator's, if there is one yet.
     """
     for name, label in labels.items():
         lacking = [p for p in plans if label in labels_of[p.reference] and label not in labels_of[p.template]]
@@ -61,7 +57,7 @@ def check_model(
     files: dict[str, FileIdentity | None] | None,
     folder: Path,
 ) -> None:
-    """Check that the generator belongs to the data set, the fold, the settings and the weights.
+    """Check that the generator belongs to the data set, fold, settings and weights; a ValueError lists every fault.
 
     Args:
         record: Record of the generator.
@@ -70,9 +66,6 @@ def check_model(
         asked: The requested settings; None = those that it has.
         files: The requested weights; None = those that it was made from.
         folder: Folder of the generator.
-
-    Raises:
-        ValueError: If it does not.
     """
     faults = []
     if dict(record.labels) != dict(source.labels):

@@ -104,14 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line names, opened and checked.
-
-    Attributes:
-        model: Folder of the generator.
-        labels: Labels of the data set to write.
-        label_map: Label id of the source → id to write.
-        library: References and templates; its templates are those before there is a generator.
-    """
+    """What the command line names, opened and checked."""
 
     args: argparse.Namespace
     share: Share
@@ -119,10 +112,10 @@ class Request:
     source: RawDataset
     real: RawDataset | None
     output: Path
-    model: Path
-    labels: Mapping[str, int]
-    label_map: Mapping[int, int]
-    library: CaseLibrary
+    model: Path  # folder of the generator
+    labels: Mapping[str, int]  # of the data set to write
+    label_map: Mapping[int, int]  # label id of the source → id to write
+    library: CaseLibrary  # its templates are those before there is a generator
 
 
 def _requested(args: argparse.Namespace) -> Request:

@@ -10,7 +10,6 @@ import numpy as np
 
 from fcas_nnunet.commands.generate.measurements import (
     bytes_per_voxel,
-    check_disk,
     estimate_time,
     format_duration,
     free_bytes,
@@ -71,10 +70,6 @@ class Outlook:
         self.num_bytes = sum(voxels[plan.reference] * per_voxel + _RECORD_BYTES for plan in self.missing)
         own = [(str(plan.masks), voxels[plan.reference]) for plan in self.left]
         self.time = estimate_time(own, measurements, self.device, self.processes, settings)
-
-    def check_disk(self) -> None:
-        """Raise a ValueError when the disk cannot hold what is missing."""
-        check_disk(self.output, self.num_bytes, len(self.missing))
 
     def describe(self, trained: bool) -> str:
         """The plan in words, a line each, of long ones the beginning and the end; `trained`: there is a generator."""

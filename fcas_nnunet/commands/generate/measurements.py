@@ -22,27 +22,16 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one case has taken.
+    """What one case has taken."""
 
-    Attributes:
-        device: Model of the GPU or CPU.
-        processes: Number of processes that worked side by side.
-        masks: Where the mask came from.
-        settings: Settings of the reverse diffusion and the confidence.
-        voxels: Voxels of the case.
-        seconds: Time from reading its reference to its last file.
-        num_bytes: Its size on disk.
-        first: Whether it was its process' first, so that it holds what happens once.
-    """
-
-    device: str
-    processes: int
-    masks: str
-    settings: Mapping[str, Any]
+    device: str  # model of the GPU or CPU
+    processes: int  # that worked side by side
+    masks: str  # where the mask came from
+    settings: Mapping[str, Any]  # of the reverse diffusion and the confidence
     voxels: int
-    seconds: float
-    num_bytes: int
-    first: bool
+    seconds: float  # from reading its reference to its last file
+    num_bytes: int  # on disk
+    first: bool  # of its process, so that it holds what happens once
 
 
 def append_measurement(model: Path, measurement: Measurement) -> None:
@@ -81,7 +70,7 @@ def estimate_time(
         measurements: What was measured with the model.
         device: Model of the GPU or CPU.
         processes: Number of processes that work side by side.
-        settings: Settings of the reverse diffusion and the confidence.
+        settings: As in the measurements.
 
     Returns:
         Seconds, and the number of cases that they rest on; None where nothing comparable was measured.

@@ -12,6 +12,7 @@ import numpy as np
 from fcas_nnunet.commands.generate.checks import check_model, check_output, report_changes, report_lacking_templates
 from fcas_nnunet.commands.generate.command import Request
 from fcas_nnunet.commands.generate.dry_run import Outlook
+from fcas_nnunet.commands.generate.measurements import check_disk
 from fcas_nnunet.commands.generate.sampling_settings import (
     check_drawing,
     confidence_config,
@@ -91,7 +92,7 @@ def run(request: Request) -> None:
         print(outlook.describe(trained=record is not None))
         return
     if not args.ignore_disk:
-        outlook.check_disk()
+        check_disk(request.output, outlook.num_bytes, len(outlook.missing))
     if record is None:
         record = _trained(request)
         plan = _plan(request, record, volumes)

@@ -56,15 +56,9 @@ def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> Sampli
 
 
 def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.Namespace) -> None:
-    """Check that a model can be drawn with these settings.
+    """Check that a model can be drawn with these settings; a ValueError names the flags of those with which it cannot.
 
-    Args:
-        config: Configuration of the generator, with the settings of the model in use.
-        sampling: Settings of the drawing.
-        args: The arguments that changed them.
-
-    Raises:
-        ValueError: If it cannot; the flags are named.
+    `config` is the generator's, with the settings of the model in use.
     """
     with said_of_flags({name: _DRAWING_FLAGS[name] for name in given(_DRAWING_FLAGS, args)}):
         replace(config, sampling=sampling)
@@ -72,11 +66,7 @@ def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.N
 
 
 def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> ConfidenceConfig:
-    """The generator's settings of SSV with those that flags gave.
-
-    Raises:
-        ValueError: If a value is out of range, or would be without effect.
-    """
+    """The generator's settings of SSV with those that flags gave; one out of range or without effect is refused."""
     margin = default.box_margin if args.box_margin is None else args.box_margin
     asked_for_ssv = any(value is not None for value in (args.num_snapshots, args.box_margin))
     if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:

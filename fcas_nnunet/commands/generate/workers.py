@@ -62,30 +62,20 @@ Numbered = tuple[int, CasePlan]  # a case's number in the plan, by which it is l
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know.
-
-    Attributes:
-        cases: References and templates.
-        model: Folder of the generator.
-        output: Folder of the synthetic data set.
-        bounds_ml: Source label id → believable volumes of new masks.
-        label_map: Source label id → written label id.
-        roles: Roles that a user gave the source's labels.
-        shared: What every manifest record repeats.
-        replayed: Case id → its record, for cases that are made again from it.
-    """
+    """What every worker needs to know."""
 
     cases: CaseLibrary
-    model: Path
-    output: Path
+    model: Path  # folder of the generator
+    output: Path  # folder of the synthetic data set
     sampling: SamplingConfig
     confidence: ConfidenceConfig
     masks: MaskConfig
-    bounds_ml: Mapping[int, tuple[float, float]]
-    label_map: Mapping[int, int]
-    roles: GivenRoles
+    bounds_ml: Mapping[int, tuple[float, float]]  # source label id → believable volumes of new masks
+    label_map: Mapping[int, int]  # source label id → written label id
+    roles: GivenRoles  # that a user gave the source's labels
     device_name: str
-    shared: Mapping[str, Any]
+    shared: Mapping[str, Any]  # what every manifest record repeats
+    #: Case id → its record, for cases that are made again from it.
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -118,19 +108,10 @@ def finished_cases(output: Path) -> set[str]:
 
 
 def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: int | None) -> int:
-    """Make this share of the plan.
+    """Make this share of the plan. Returns how many cases of the plan are not there yet.
 
     Any number of processes may do so at the same time, on the same share or on different ones: no case is made by two
     of them at once. What others are making of this share is waited for, and made if they die.
-
-    Args:
-        plans: All cases of the set.
-        share: Which of them are made here.
-        job: What the workers need.
-        num_processes: None = one per core, or one on a GPU.
-
-    Returns:
-        How many cases of the plan are not there yet.
     """
     with Workplace(job.output) as workplace:
         refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
@@ -151,13 +132,8 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
 def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None]) -> bool:
     """Make a data set of a folder whose planned cases are all there, and remove what else runs left in it.
 
-    Killed at any moment, it can be done again, to the same bytes.
-
-    Args:
-        plans: All cases of the set.
-        share: The share of this process.
-        output: Folder of the data set.
-        describe: Writes dataset.json, given the number of training cases; real ones that lie there count.
+    Killed at any moment, it can be done again, to the same bytes. `describe` writes dataset.json, given the number of
+    training cases; real ones that lie there count.
 
     Returns:
         Whether the data set is finished; else others are still at work there, and will do it.

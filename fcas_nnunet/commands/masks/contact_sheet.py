@@ -23,14 +23,9 @@ def write_contact_sheet(
     thin: Collection[int],
     path: Path,
 ) -> None:
-    """Draw up to four given masks, then up to 28 generated ones, into a PNG.
+    """Draw up to four given masks, then up to 28 generated ones, into a PNG; thin vessels are on top of all others.
 
-    Args:
-        given: Case id → sample.
-        generated: Case id → sample.
-        labels: Name → id.
-        thin: Ids of the thin vessels, which are drawn on top of all others.
-        path: PNG to write.
+    Both are case id → sample, `labels` are name → id.
     """
     shown = [(f"given {case_id}", sample) for case_id, sample in list(given.items())[:MAX_GIVEN]]
     shown += list(generated.items())[:MAX_GENERATED]

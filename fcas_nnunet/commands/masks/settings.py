@@ -32,13 +32,7 @@ MASK_FLAGS = {name: flag for name, (flag, _) in _RANGES.items()}
 
 
 def add_mask_arguments(parser: Parser, count: int, of_what: str) -> None:
-    """Which masks there shall be: the same arguments give the same masks in every command.
-
-    Args:
-        parser: The parser to add to.
-        count: Default of -n.
-        of_what: What -n counts, for the help.
-    """
+    """Which masks there shall be; -n counts `of_what`. The same arguments give the same masks in every command."""
     parser.add_argument(
         "-n", type=case_count, default=count, metavar="N", help=f"number of {of_what} (default: {count})"
     )
@@ -77,14 +71,6 @@ def refuse_hopeless_ranges(
     """Check that local changes can give masks that pass, before many are drawn in vain.
 
     The references of the first new mask are tried, as many as making it would try; one that may do is enough.
-
-    Args:
-        config: The ranges.
-        plans: Plans of all masks.
-        references: Names of all references.
-        load_mask: Loads a reference by its name.
-        labels: Label name → id.
-        roles: Roles of the labels.
 
     Raises:
         ValueError: If there are ranges that can give no mask; each is named.

@@ -76,11 +76,6 @@ def written_labels(
 ) -> tuple[Mapping[str, int], Mapping[int, int]]:
     """The labels of a synthetic data set: the source's own, or those of the data set it is for; logs the matches.
 
-    Args:
-        source: The data set that is drawn from.
-        real: The data set that is written for, if any.
-        unmatched: What becomes of labels without a counterpart.
-
     Returns:
         Label name → id, and id in the source → id.
 

@@ -64,10 +64,7 @@ def weights_metadata(parents: Sequence[Parent]) -> dict[str, str]:
 def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) -> list[Parent]:
     """The cases that a trained generator has learnt from, those that have left the data set included.
 
-    Args:
-        model: Folder of the generator.
-        source: The data set, with the cases of the generator's fold alone.
-        record: Record of the generator.
+    `source` has the cases of the generator's fold alone.
     """
     from fcas_nnunet.generator.checkpoint import AUTOENCODER, MODEL_FILE, load_calibration
 
@@ -121,11 +118,7 @@ def refuse_leaking_parents(
 ) -> None:
     """Refuse parents that are scans of a test set, or validation cases of the fold that is to stay unseen.
 
-    Args:
-        parents: The cases behind the generator and what it draws.
-        source: The generator's data set.
-        fold: The fold whose training cases it is trained on; None = all cases.
-        others: Further data sets whose test sets are checked.
+    The test sets of `source`, the generator's data set, and of `others` are checked.
 
     Raises:
         ValueError: If there are any, naming each, unless the environment allows leaks.

@@ -64,14 +64,9 @@ def is_picture(path: Path) -> bool:
 
 
 def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
-    """Check, before the work, that nothing but earlier results is written over.
+    """Check, before the work, that nothing but earlier results is written over; a ValueError lists every fault.
 
-    Args:
-        args: The command's; existing files that it names besides the outputs are inputs.
-        outputs: The files to be written.
-
-    Raises:
-        ValueError: Listing every fault.
+    Existing files that `args` names besides the outputs are inputs.
     """
     written = {output.option: getattr(args, output.option, None) for output in outputs}
     others = _paths(value for option, value in vars(args).items() if option not in written)

@@ -80,15 +80,9 @@ def write_missing(
     num_processes: int,
     what: str,
 ) -> None:
-    """Make the missing ones of a folder's `total` cases, add what `make` returns of each to the manifest, and sort it.
+    """Make the missing ones of a folder's `total` cases, add the record of each to the manifest, and sort it.
 
-    Args:
-        folder: Folder of the manifest, which only this run writes.
-        make: Writes a case and returns its manifest record; a module-level function, or a partial of one.
-        missing: Arguments of `make`.
-        total: Number of cases, those that are there included.
-        num_processes: Worker processes.
-        what: Name of the progress bar.
+    `make` writes a case and returns its record; it is a module-level function, or a partial of one.
     """
     manifest = Manifest(folder)
     with closing(as_finished(make, missing, num_processes)) as records:

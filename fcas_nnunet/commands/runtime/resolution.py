@@ -25,10 +25,7 @@ LOOKED_AT = 4  # cases: their structures are alike
 def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: GeneratorRecord | None = None) -> None:
     """Log the thinnest structure and the working spacing, where it is under three working voxels across.
 
-    Args:
-        source: The labelled cases, of which some are measured.
-        config: Settings of the working grid.
-        record: The generator's, if there is one: its working spacing counts.
+    The working spacing is the generator's, where there is a record of it, else the one that `config` will give.
     """
     from fcas_nnunet.generator.data.calibre import voxels_across
     from fcas_nnunet.generator.data.grid import working_spacing

@@ -37,12 +37,8 @@ class Share:
 def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
     """The share of this process.
 
-    `--part` decides alone. Else the tasks of a SLURM array split the plan, and within each the processes of torchrun
-    (RANK of WORLD_SIZE) or, without it, the tasks of a job step (srun).
-
-    Args:
-        part: `K/N` with K from 1 to N, or None.
-        environment: The environment variables.
+    `part`, K/N with K from 1 to N, decides alone. Else the tasks of a SLURM array split the plan, and within each the
+    processes of torchrun (RANK of WORLD_SIZE) or, without it, the tasks of a job step (srun).
 
     Raises:
         ValueError: If `part` is malformed, or the array's numbers have gaps.

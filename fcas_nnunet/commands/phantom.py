@@ -155,9 +155,9 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
         made, wanted = records.get(scan.case_id, {}), scan.record()
         different = [key for key, value in wanted.items() if key in made and made[key] != value]
         if different:
-            asked, there = ({key: record[key] for key in different} for record in (wanted, made))
+            requested, there = ({key: record[key] for key in different} for record in (wanted, made))
             faults.append(
-                f"{folder.name}, {scan.case_id}: case must be made with {asked}, got one with {there} there. "
+                f"{folder.name}, {scan.case_id}: case must be made with {requested}, got one with {there} there. "
                 "Take another id or the same arguments as before."
             )
         elif splits.get(scan.patient, scan.split) != scan.split:

@@ -53,7 +53,7 @@ def check_model(
     record: GeneratorRecord,
     source: RawDataset,
     fold: int | None,
-    asked: FCaSConfig | None,
+    requested: FCaSConfig | None,
     files: dict[str, FileIdentity | None] | None,
     folder: Path,
 ) -> None:
@@ -63,7 +63,7 @@ def check_model(
         record: Record of the generator.
         source: The data set.
         fold: The fold whose training cases it may know; None = all cases.
-        asked: The requested settings; None = those that it has.
+        requested: The requested settings; None = those that it has.
         files: The requested weights; None = those that it was made from.
         folder: Folder of the generator.
     """
@@ -71,7 +71,7 @@ def check_model(
     if dict(record.labels) != dict(source.labels):
         faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
     faults += fold_faults(folder, record, source, fold)
-    faults += generator_faults(folder, record.config, asked, files)
+    faults += generator_faults(folder, record.config, requested, files)
     if faults:
         raise ValueError("\n".join(faults))
     if record.geometry != GEOMETRY:

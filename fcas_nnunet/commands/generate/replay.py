@@ -123,7 +123,7 @@ def manifest_path(argument: str) -> Path:
 
 
 def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The lines of the cases that are asked for, which must hold all that making them again needs."""
+    """The lines of the requested cases, which must hold all that making them again needs."""
     records = Manifest(path.parent).read() if path.name == MANIFEST_FILE else Journal(path).read()
     unknown = [case_id for case_id in cases if case_id not in records]
     if not records:

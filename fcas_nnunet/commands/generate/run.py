@@ -189,7 +189,6 @@ def _job(request: Request, record: GeneratorRecord, plan: _Plan, volumes: Mappin
 def _finish(request: Request, plan: _Plan) -> None:
     """Make a data set of the cases, which are all there, and report."""
     real, name = request.real, request.source.name
-
     describe = partial(
         write_dataset_json, request.output, request.labels, roles=plan.roles if real is None else real.roles,
         description=f"Synthetic, made by fcas_generate from {name}; confidenceTr holds the confidence maps.",
@@ -200,7 +199,7 @@ def _finish(request: Request, plan: _Plan) -> None:
         print(f"all {len(plan.cases)} cases are there. {unfinished}")
         return
     records = Manifest(request.output).read()
-    made = {plan.case_id: records[plan.case_id] for plan in plan.cases}
+    made = {case.case_id: records[case.case_id] for case in plan.cases}
     means = [record["mean_confidence_in_structures"] for record in made.values()]
     spread = float(np.mean([record["std_confidence_in_structures"] for record in made.values()]))
     redrawn = sum(len(record["mgm"].get("rejections", [])) for record in made.values())

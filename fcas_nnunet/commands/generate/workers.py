@@ -79,12 +79,12 @@ class Job:
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def processes_for(device: torch.device, asked: int | None, cases: CaseLibrary) -> int:
+def processes_for(device: torch.device, requested: int | None, cases: CaseLibrary) -> int:
     """How many processes work side by side: as many as the user requested, else one on a GPU, or one for each core of
     this process, as far as the memory carries the largest reference.
     """
-    if asked or device.type == "cuda":
-        return asked or 1
+    if requested or device.type == "cuda":
+        return requested or 1
     return workers_carried(max(1, available_cores() // local_size(os.environ)), _need(cases))
 
 

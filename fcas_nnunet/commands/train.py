@@ -156,13 +156,13 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
             f"{pretrained.autoencoder}: nothing tells which scans it was trained on, so none is held against it. "
             f"Of an earlier version's generator, copy {EARLIER_PARENTS} from beside its autoencoder as well."
         )
-    refuse_leaking_parents([*training_parents(dataset), *inherited], dataset, args.fold)
+    own = training_parents(dataset)
+    refuse_leaking_parents([*own, *inherited], dataset, args.fold)
     with _sole_training(folder):
         accelerator = make_accelerator(args.device, args.precision)
         accelerator.wait_for_everyone()  # the main process has the folder
         if not generator_exists(folder):
-            learnt_from = inherited if pretrained.autoencoder else training_parents(dataset)
-            metadata = weights_metadata(learnt_from)
+            metadata = weights_metadata(inherited if pretrained.autoencoder else own)
             train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata)
         else:  # by another run that was waited for, perhaps
             if faults := generator_faults(folder, load_record(folder).config, config, pretrained.identity()):
@@ -175,13 +175,11 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
 
 @contextmanager
 def _sole_training(folder: Path) -> Iterator[None]:
-    """Have a generator's folder to this run. Of several processes the main one has it for all, and refuses to wait for
-    another run: the rest of them cannot wait that long for it.
-    """
+    """Lock a generator's folder for this run; of several processes, the main one does so for all."""
     if process_number() > 0:
         yield
         return
-    with exclusive(folder, wait=process_count() == 1):
+    with exclusive(folder, wait=process_count() == 1):  # the others could not wait for a main process that waits
         remove_strays(folder, deep=True)
         yield
 

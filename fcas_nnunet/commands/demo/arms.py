@@ -37,6 +37,7 @@ _LINES_OF_A_FAILURE = 20
 class Arm:
     """One way to train a network: on the real scans alone, or `pretrained_on` a data set before."""
 
+    names: Names
     title: str
     pretrained_on: int | None
 
@@ -45,13 +46,20 @@ class Arm:
         """Name of its folder."""
         return "real" if self.pretrained_on is None else str(self.pretrained_on)
 
-    def folder(self, names: Names) -> Path:
-        """Where its models, predictions and log lie."""
-        return names.folder / "arms" / self.key
+    @property
+    def folder(self) -> Path:
+        """Folder of its models, predictions and log."""
+        return self.names.folder / "arms" / self.key
 
-    def facts(self, names: Names) -> dict[str, int]:
+    @property
+    def predictions(self) -> Path:
+        """Folder of its network's segmentations of the held-out scans."""
+        return self.folder / "predictions"
+
+    @property
+    def facts(self) -> dict[str, int]:
         """What its network has seen: for the head of the table."""
-        scale = names.scale
+        scale = self.names.scale
         pretraining = 0 if self.pretrained_on is None else scale.pretrain_epochs
         epochs = {"synthetic": pretraining, "real": scale.total_epochs - pretraining, "all": scale.total_epochs}
         return {
@@ -64,10 +72,10 @@ class Arm:
 def demo_arms(names: Names) -> list[Arm]:
     """All networks; the first is what the others are compared with."""
     return [
-        Arm("real only", None),
-        Arm("warped, real", names.warped),
-        Arm("painted, real", names.painted),
-        Arm("FCaS, real", names.synthetic),
+        Arm(names, "real only", None),
+        Arm(names, "warped, real", names.warped),
+        Arm(names, "painted, real", names.painted),
+        Arm(names, "FCaS, real", names.synthetic),
     ]
 
 
@@ -80,13 +88,13 @@ def train_arms(names: Names) -> None:
     arms = demo_arms(names)
     cores = available_cores()
     at_once = min(cores, len(arms))
-    done = sum(_epochs_in(arm.folder(names) / "log.txt") for arm in arms)
+    done = sum(_epochs_in(arm.folder / "log.txt") for arm in arms)
     total = len(arms) * names.scale.total_epochs
     with (
         tqdm(total=total, initial=min(done, total), desc="four networks", unit="epoch") as progress,
         ThreadPoolExecutor(at_once) as pool,
     ):
-        jobs = [pool.submit(_train_arm, names, arm, cores // at_once, progress) for arm in arms]
+        jobs = [pool.submit(_train_arm, arm, cores // at_once, progress) for arm in arms]
         try:
             for job in jobs:
                 job.result()
@@ -95,15 +103,10 @@ def train_arms(names: Names) -> None:
             raise
 
 
-def predictions_of(names: Names, arm: Arm) -> Path:
-    """The segmentations of the held-out scans by an arm's network."""
-    return arm.folder(names) / "predictions"
-
-
-def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> None:
+def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
     """Pretraining where there is some, training on the real scans, prediction; each resumes."""
-    folder = arm.folder(names)
-    results, scale = folder / Root.RESULTS, names.scale
+    names, folder, scale = arm.names, arm.folder, arm.names.scale
+    results = folder / Root.RESULTS
     results.mkdir(parents=True, exist_ok=True)
     variables = {
         Root.RESULTS.value: str(results),
@@ -133,7 +136,7 @@ def _train_arm(names: Names, arm: Arm, threads: int, progress: tqdm[Any]) -> Non
         weights = pretrained / "fold_all" / FINAL_CHECKPOINT
         model = train(names.real, DEMO_PLANS, FINETUNE, "-pretrained_weights", weights)
     run(
-        "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", predictions_of(names, arm),
+        "nnUNetv2_predict_from_modelfolder", "-i", real.folder / "imagesTs", "-o", arm.predictions,
         "-m", model, "-f", "all", "-device", "cpu", "--disable_tta", "-step_size", 1, "--continue_prediction",
         "-npp", 1, "-nps", 1,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms, predictions_of, train_arms
+from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms, train_arms
 from fcas_nnunet.commands.demo.results import Column, write_picture, write_table
 from fcas_nnunet.commands.demo.rivals import Rival, write_rivals
 from fcas_nnunet.commands.demo.scale import Names
@@ -73,8 +73,8 @@ def _score(names: Names) -> None:
     real = names.dataset(names.real)
     columns = []
     for arm in demo_arms(names):
-        scores, predictions = names.folder / f"scores_{arm.key}.json", predictions_of(names, arm)
-        run("fcas_evaluate", "segmentations", "-r", real.folder / "labelsTs", "-p", predictions, "-o", scores)
-        columns.append(Column(arm.title, arm.facts(names), scores))
+        scores = names.folder / f"scores_{arm.key}.json"
+        run("fcas_evaluate", "segmentations", "-r", real.folder / "labelsTs", "-p", arm.predictions, "-o", scores)
+        columns.append(Column(arm.title, arm.facts, scores))
     write_table(columns, names.folder / "results.txt", names.scale.num_test)
     write_picture(real, names.dataset(names.synthetic), names.folder / "demo.png")

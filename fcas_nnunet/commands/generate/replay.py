@@ -103,7 +103,6 @@ def run(argv: Sequence[str]) -> None:
     generate(plans, Share(), job, args.np)
     labels, roles = _labels(path, library.source, job)
     parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
-
     note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
     more = {PARENTS_KEY: to_json(parents)}
     describe = partial(write_dataset_json, output, labels, roles=roles, description=note, more=more)

@@ -153,7 +153,7 @@ def test_every_network_sees_the_same_scans_for_as_many_iterations(tmp_path, monk
     assert set(epochs.values()) == {names.scale.total_epochs}
     assert real_scans == {(arm, names.real, "all") for arm in epochs}
     assert threads == {"1"}
-    facts = [arm.facts(names) for arm in demo_arms.demo_arms(names)]
+    facts = [arm.facts for arm in demo_arms.demo_arms(names)]
     assert {(f["labelled scans seen"], f["iterations, all"]) for f in facts} == {(8, 25 * names.scale.total_epochs)}
     asked = []
     monkeypatch.setattr(demo_stages, "run", lambda *line: asked.append(line))

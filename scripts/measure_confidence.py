@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.evaluate.confidence import held_out_anatomies
-from fcas_nnunet.commands.evaluate.drawings import Anatomy
+from fcas_nnunet.commands.evaluate.confidence import held_out_patients
 from fcas_nnunet.commands.runtime.leaks import generator_parents
 from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.config.generator import ConfidenceConfig, SamplingConfig
@@ -63,14 +62,14 @@ def main() -> None:
     own = generator.record.config.sampling
     sampling = replace(own, solver=args.solver or own.solver, num_inference_steps=args.steps or own.num_inference_steps)
     known = generator_parents(model, source, generator.record)
-    anatomies = held_out_anatomies(held_out, held_out.case_ids, generator.record, known)[: args.cases]
+    patients = held_out_patients(held_out, held_out.case_ids, generator.record, known)[: args.cases]
     rows: dict[str, list[tuple[float, float]]] = {}
     pooled: dict[str, list[np.ndarray]] = {}
     errors = []
     start = time.monotonic()
-    for number, anatomy in enumerate(anatomies):
+    for number, renderings in enumerate(patients):
         template = source.load_case(source.case_ids[number])
-        error, mask, spreads = measure(generator, sampling, held_out, anatomy, template, device)
+        error, mask, spreads = measure(generator, sampling, held_out, renderings, template, device)
         voxels = sampled_voxels(mask > 0, 0)
         some = sampled_voxels(mask > 0, 0, POOLED_VOXELS)
         errors.append(error.ravel()[some])
@@ -82,7 +81,7 @@ def main() -> None:
             for norm, values in normalised(variance, mask):
                 pooled.setdefault(f"{name}, {norm}", []).append(values.ravel()[some])
         print(
-            f"{anatomy.case_id}: {time.monotonic() - start:.0f} s, mean error {error[mask > 0].mean():.0f} HU",
+            f"{renderings[0]}: {time.monotonic() - start:.0f} s, mean error {error[mask > 0].mean():.0f} HU",
             flush=True,
         )
     wrong = np.concatenate(errors)
@@ -108,14 +107,14 @@ def measure(
     generator: Generator,
     sampling: SamplingConfig,
     dataset: RawDataset,
-    anatomy: Anatomy,
+    renderings: Sequence[str],
     template: Case,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.ndarray]]]:
     """Draw a case once; its error, its mask, and the variance of every estimator, on its own grid."""
     record = generator.record
     low, high = record.config.grid.intensity_range_hu
-    case = dataset.load_case(anatomy.case_id)
+    case = dataset.load_case(renderings[0])
     reference = Case(case.case_id, None, case.mask, case.affine)
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     embedded, _ = embedded_condition(generator, reference, template, grid, device)
@@ -139,15 +138,11 @@ def measure(
                 seen.setdefault(f"{source} decoded, {group}", Welford()).update(image)
                 seen.setdefault(f"{source} as latents, {group}", Welford()).update(latents[0])
 
-    noise = torch.Generator().manual_seed(derive_seed(0, "measure confidence", anatomy.case_id))
+    noise = torch.Generator().manual_seed(derive_seed(0, "measure confidence", renderings[0]))
     image = decode(sample_latents(generator.tcdm, embedded, sampling, noise, watch))
     native = np.clip(grid.image_to_native(to_hu(image, (low, high))), low, high)
     codes = label_codes(case, max(dataset.labels.values()))[1]
-    reals = [
-        np.clip(scan, low, high)
-        for scan in (dataset.load_case(c).image for c in anatomy.renderings)
-        if scan is not None
-    ]
+    reals = [np.clip(scan, low, high) for scan in (dataset.load_case(c).image for c in renderings) if scan is not None]
     error = mean_matched_error(native, reals, codes)
     variances = []
     for name, welford in sorted(seen.items()):

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.commands.evaluate.segmentations import translate_labels
 from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
-from fcas_nnunet.labels.matching import id_table, match_labels
+from fcas_nnunet.labels.matching import match_labels
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class CentredFiles:
 
     Attributes:
         image: HU.
-        mask: label ids on the same grid.
-        becomes: each label id → what it counts as; 0 where it does not count.
+        mask: Label ids on the same grid.
+        becomes: Each label id → what it counts as; 0 where it does not count.
     """
 
     image: Path
@@ -37,15 +38,8 @@ class CentredFiles:
         Raises:
             ValueError: when a file cannot be read, or the mask has ids that `becomes` does not name.
         """
-        image, mask = read_volume(self.image), read_volume(self.mask)
-        labels = mask.array.astype(np.uint8)
-        unknown = sorted(set(np.unique(mask.array).tolist()) - {0, *self.becomes})
-        if unknown:
-            raise ValueError(
-                f"{self.mask}: values must be label ids {sorted({0, *self.becomes})}, got {unknown[:5]} as well. "
-                "Run fcas_doctor -d on it."
-            )
-        return image.array, id_table(self.becomes)[labels], image.affine
+        image, mask = read_volume(self.image), read_volume(self.mask).array
+        return image.array, translate_labels(mask, self.becomes, self.mask, "Run fcas_doctor -d on it."), image.affine
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,9 @@ class Cases:
     """Scans with their masks.
 
     Attributes:
-        name: of the data set, or the folder.
-        files: case id → scan and mask; its label ids become those of the training set.
-        records: case id → the manifest's record, of synthetic cases.
+        name: Name of the data set, or the folder.
+        files: Case id → scan and mask, whose label ids become those of the training set.
+        records: Case id → the manifest's record, of synthetic cases.
     """
 
     name: str
@@ -67,9 +61,9 @@ def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases
     """The three sets of scans, their labels matched: all are centred on what synthetic and training set both label.
 
     Args:
-        synthetic: id or name of a data set.
-        training: likewise.
-        held_out: likewise, or a folder: a data set, or one of scans (`imagesTs`) with its masks (`labelsTs`) beside it.
+        synthetic: Id, name or folder of a data set.
+        training: The same of the real one.
+        held_out: Likewise, or a folder of scans (`imagesTs`) with its masks (`labelsTs`) beside it.
 
     Raises:
         FileNotFoundError: when one of them, or a file, is missing.
@@ -81,31 +75,25 @@ def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases
     to_real = match_labels(own.labels, real.labels)
     shared = set(to_real.values())
     unchanged = {label: label if label in shared else 0 for label in real.labels.values()}
-    records = Manifest(own.folder).read()
-    cases = (
-        Cases(own.name, _files(own, to_real), records),
-        Cases(real.name, _files(real, unchanged)),
-        _open_held_out(held_out, real, unchanged) if held_out else None,
-    )
+    cases = Cases(own.name, _files(own, to_real), Manifest(own.folder).read())
+    trained = Cases(real.name, _files(real, unchanged))
+    others = _open_held_out(held_out, real, unchanged) if held_out else None
+    sets = [cases, trained, *([others] if others else [])]
+    paths = [path for each in sets for files in each.files.values() for path in (files.image, files.mask)]
     faults = [
         f"{path}: file must exist, got none. Every scan needs its mask; run fcas_doctor -d on the data set."
-        for each in cases
-        if each is not None
-        for files in each.files.values()
-        for path in (files.image, files.mask)
+        for path in paths
         if not path.is_file()
     ]
-    if cases[2] is None and len(cases[1].files) < 2:
+    if others is None and len(trained.files) < 2:
         faults.append(
-            f"{real.name}: training cases must be 2 or more to be held against one another, "
-            f"got {len(cases[1].files)}. Name real scans that were not trained on: --held_out"
+            f"{real.name}: training cases must be 2 or more to be held against one another, got {len(trained.files)}. "
+            "Name real scans that were not trained on: --held_out"
         )
-    faults += [
-        f"{each.name}: cases must be there, got none. Name another." for each in cases if each and not each.files
-    ]
+    faults += [f"{each.name}: cases must be there, got none. Name another." for each in sets if not each.files]
     if faults:
         raise ValueError("\n".join(faults))
-    return cases
+    return cases, trained, others
 
 
 def _files(dataset: RawDataset, becomes: dict[int, int]) -> dict[str, CentredFiles]:
@@ -130,7 +118,5 @@ def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int
             "Name a data set, or a folder like imagesTs."
         )
     images, masks = case_files(folder), case_files(masks_folder)
-    return Cases(
-        str(folder),
-        {i: CentredFiles(image, masks.get(i, masks_folder / i), unchanged) for i, image in images.items()},
-    )
+    files = {i: CentredFiles(image, masks.get(i, masks_folder / i), unchanged) for i, image in images.items()}
+    return Cases(str(folder), files)

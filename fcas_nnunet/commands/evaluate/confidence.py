@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fcas_nnunet.commands.evaluate.drawings import (
-    BYTES_PER_VOXEL,
-    EXPECTED,
-    JUDGED,
-    KNOWN,
-    SPREAD,
-    Anatomy,
-    DrawingJob,
-    Evaluated,
-    evaluate_drawing,
-    training_error,
-)
+from fcas_nnunet.commands.evaluate import drawings
+from fcas_nnunet.commands.evaluate.drawings import EXPECTED, JUDGED, KNOWN, SPREAD, DrawingJob
 from fcas_nnunet.commands.generate.sampling_settings import resolved_confidence
 from fcas_nnunet.commands.runtime.case_files import run_cases
 from fcas_nnunet.commands.runtime.devices import resolve_device
@@ -31,16 +22,9 @@ from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.options import ConfidenceEstimator
 from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind, Region, summarise_cases, verdict
 from fcas_nnunet.evaluation.confidence.picture import PicturedCase, write_confidence_picture
-from fcas_nnunet.evaluation.results import CONFIDENCE, header
-from fcas_nnunet.generator.checkpoint import (
-    GeneratorRecord,
-    generator_exists,
-    load_calibration,
-    load_record,
-    weights_sha256,
-)
+from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
-from fcas_nnunet.integration.dataset.manifest import Manifest, versions
+from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.splits import read_splits, training_fold
 from fcas_nnunet.integration.provenance.contents import training_contents
@@ -49,52 +33,54 @@ from fcas_nnunet.labels.contrast import means_by_code
 from fcas_nnunet.listing import listed
 from fcas_nnunet.seeds import derive_seed
 
+Result = TypeVar("Result")
+
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """What `fcas_evaluate confidence` does before it prints."""
+    """Draw held-out patients' masks, and judge every map against the error.
+
+    Raises:
+        FileNotFoundError: when there is no trained generator.
+        ValueError: when cases are not held out, or do not have the generator's labels.
+    """
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     config = generator_config(args)
     model = model_folder(source, config, args.fold)
-    if not generator_exists(model):
+    if not checkpoint.generator_exists(model):
         which = f"--config {args.config}" if args.config else f"--preset {config.preset}"
         fold = "" if args.fold is None else f" --fold {args.fold}"
         raise FileNotFoundError(
             f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d} {which}{fold}."
         )
-    record = load_record(model)
-    known = generator_parents(model, source, record)
+    record = checkpoint.load_record(model)
     held_out, chosen = _held_out(args, source)
-    anatomies = held_out_anatomies(held_out, chosen, record, known)
+    patients = held_out_patients(held_out, chosen, record, generator_parents(model, source, record))
     learnt = record.cases.keys() - set(record.validation_cases)
     templates = [case_id for case_id in source.case_ids if case_id in learnt]
     requested = config.confidence if args.config or args.preset else record.config.confidence
     sampling = record.config.sampling.for_model(record.tcdm.prediction_type)
     confidence = resolved_confidence(
-        requested.chosen(args.confidence), load_calibration(model), sampling, record.config.preset
+        requested.chosen(args.confidence), checkpoint.load_calibration(model), sampling, record.config.preset
     )
-    device = resolve_device(args.device)
-    workers = 1 if device.type == "cuda" else workers
-    shared = {"model": model, "source": source.folder, "confidence": confidence, "device_name": args.device}
-    prior = _training_errors(source, templates, args.prior_cases, shared, workers, args.seed)
+    workers = 1 if resolve_device(args.device).type == "cuda" else workers
+    job = partial(DrawingJob, model, source.folder, confidence=confidence, device_name=args.device)
+    prior = _training_errors(source, templates, args.prior_cases, job, workers, args.seed)
     jobs = {}
-    for anatomy in anatomies:
+    for renderings in patients:
         for draw in range(args.draws):
-            seed = derive_seed(args.seed, "evaluate confidence", anatomy.case_id, draw)
+            seed = derive_seed(args.seed, "evaluate confidence", renderings[0], draw)
             template = templates[int(np.random.default_rng(seed).integers(len(templates)))]
-            jobs[f"{anatomy.case_id}, {draw}"] = DrawingJob(
-                held_out=held_out.folder, anatomy=anatomy, template=template, seed=seed, prior=prior,
-                num_ensemble=args.ensemble, random_weights=not args.no_random_weights, **shared,
+            jobs[f"{renderings[0]}, {draw}"] = job(
+                held_out.folder, renderings, template, seed, prior=prior, num_ensemble=args.ensemble,
+                random_weights=not args.no_random_weights,
             )  # fmt: skip
-    need = MemoryNeed.of(map(held_out.mask_path, held_out.case_ids), BYTES_PER_VOXEL)
-    evaluated = run_cases(evaluate_drawing, jobs, workers=workers, description="drawing held-out cases", need=need)
-    cases = {name: found.case for name, found in evaluated.items()}
-    summary = summarise_cases(list(cases.values()), [jobs[n].anatomy.case_id for n in cases], JUDGED, EXPECTED)
+    drawn = _run(drawings.evaluate_drawing, jobs, held_out, "drawing held-out cases", workers)
+    cases = {name: case for name, (case, _) in drawn.items()}
+    summary = summarise_cases(list(cases.values()), [jobs[n].renderings[0] for n in cases], JUDGED, EXPECTED)
     own = {EXPECTED} if confidence.estimator == ConfidenceEstimator.ERROR_MODEL else {EXPECTED, SPREAD}
-    controls = [name for name in summary["better_by"] if name not in own]
     if args.picture:
-        write_confidence_picture(args.picture, _best_and_worst(evaluated))
+        write_confidence_picture(args.picture, _best_and_worst(drawn))
     return {
-        **header(CONFIDENCE),
         "source": source.name,
         "held_out": held_out.name,
         "settings": {
@@ -102,21 +88,16 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             "sampling": to_dict(sampling),
             "draws": args.draws,
             "seed": args.seed,
-            "weights_sha256": weights_sha256(model, confidence),
+            "weights_sha256": checkpoint.weights_sha256(model, confidence),
         },
         "summary": summary,
-        "verdict": verdict(summary, JUDGED, controls),
+        "verdict": verdict(summary, JUDGED, [name for name in summary["better_by"] if name not in own]),
         "cases": {name: _case_entry(case, jobs[name]) for name, case in cases.items()},
-        "versions": versions(),
     }
 
 
 def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset, list[str]]:
-    """The data set whose patients are drawn, and their cases: those that were named, all of --held_out, or the fold's.
-
-    Raises:
-        ValueError: when nothing says which patients the generator has not seen.
-    """
+    """The data set whose patients are drawn, and the cases: those that were named, all of --held_out, or the fold's."""
     if args.held_out:
         other = RawDataset.open(resolve_dataset(args.held_out, by="--held_out"))
         return other, list(dict.fromkeys(args.cases or other.case_ids))
@@ -130,16 +111,16 @@ def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset,
     return whole, list(dict.fromkeys(chosen))
 
 
-def held_out_anatomies(
-    held_out: RawDataset, chosen: Sequence[str], record: GeneratorRecord, known: Sequence[Parent]
-) -> list[Anatomy]:
-    """The patients to draw; scans that the manifest calls one patient's count as renderings of one anatomy.
+def held_out_patients(
+    held_out: RawDataset, chosen: Sequence[str], record: checkpoint.GeneratorRecord, known: Sequence[Parent]
+) -> list[list[str]]:
+    """Ids of each patient's scans; the manifest says which are one patient's, and so renderings of one mask.
 
     Args:
-        held_out: where the cases are.
-        chosen: their ids.
-        record: of the generator.
-        known: cases that the generator was trained, validated or calibrated on.
+        held_out: Data set of the cases.
+        chosen: Ids of the cases.
+        record: Record of the generator.
+        known: Cases that the generator was trained, validated or calibrated on.
 
     Raises:
         ValueError: for ids that are not there, cases that the generator knows by id or content, or labels that it does
@@ -162,60 +143,63 @@ def held_out_anatomies(
     patients: dict[str, list[str]] = {}
     for case_id in chosen:
         patients.setdefault(str(records.get(case_id, {}).get("patient", case_id)), []).append(case_id)
-    return [Anatomy(scans[0], tuple(scans)) for scans in patients.values()]
+    return list(patients.values())
 
 
 def _training_errors(
-    source: RawDataset, templates: Sequence[str], count: int, shared: Mapping[str, Any], workers: int, seed: int
+    source: RawDataset,
+    templates: Sequence[str],
+    count: int,
+    job: Callable[..., DrawingJob],
+    workers: int,
+    seed: int,
 ) -> dict[int, float] | None:
     """Mean error of every structure over some drawings of training cases: the class prior."""
     if not count:
         return None
     jobs = {}
     for number in range(count):
-        case_id = templates[number % len(templates)]
-        template = templates[(number + 1) % len(templates)]
-        jobs[f"{case_id}, {number}"] = DrawingJob(
-            held_out=source.folder, anatomy=Anatomy(case_id, (case_id,)), template=template,
-            seed=derive_seed(seed, "class prior", number), prior=None, num_ensemble=0, random_weights=False, **shared,
-        )  # fmt: skip
-    need = MemoryNeed.of(map(source.mask_path, source.case_ids), BYTES_PER_VOXEL)
-    found = run_cases(training_error, jobs, workers=workers, description="drawing training cases", need=need)
+        case_id, template = (templates[n % len(templates)] for n in (number, number + 1))
+        jobs[f"{case_id}, {number}"] = job(source.folder, [case_id], template, derive_seed(seed, "class prior", number))
+    found = _run(drawings.training_error, jobs, source, "drawing training cases", workers)
     return means_by_code(*zip(*found.values(), strict=True))
 
 
-def _best_and_worst(evaluated: Mapping[str, Evaluated]) -> list[PicturedCase]:
+def _run(
+    work: Callable[[DrawingJob], Result],
+    jobs: Mapping[str, DrawingJob],
+    dataset: RawDataset,
+    description: str,
+    workers: int,
+) -> dict[str, Result]:
+    need = MemoryNeed.of(map(dataset.mask_path, dataset.case_ids), drawings.BYTES_PER_VOXEL)
+    return run_cases(work, jobs, workers=workers, description=description, need=need)
+
+
+def _best_and_worst(drawn: Mapping[str, tuple[CaseEvaluation, PicturedCase]]) -> list[PicturedCase]:
     """The cases whose confidence knows most and least of the error inside the structures."""
-    ranked = sorted(evaluated.items(), key=lambda item: _own(item[1].case, "ause"))
-    chosen = [ranked[0], ranked[-1]] if len(ranked) > 1 else ranked
+    inside = {name: case.scores[ErrorKind.MATCHED][Region.STRUCTURES] for name, (case, _) in drawn.items()}
+    ause = {name: scores[JUDGED].ause for name, scores in inside.items()}
+    ranked = sorted(ause, key=lambda name: ause[name])
+    chosen = dict.fromkeys([ranked[0], ranked[-1]])
     return [
-        replace(found.picture, title=f"{place}: {name}   AUSE {_own(found.case, 'ause'):.2f}")
-        for (name, found), place in zip(chosen, ("best", "worst"), strict=False)
+        replace(drawn[name][1], title=f"{place}: {name}   AUSE {ause[name]:.2f}")
+        for name, place in zip(chosen, ("best", "worst"), strict=False)
     ]
 
 
-def _own(case: CaseEvaluation, measure: str) -> float:
-    return float(getattr(case.scores[ErrorKind.MATCHED][Region.STRUCTURES][JUDGED], measure))
-
-
 def _case_entry(case: CaseEvaluation, job: DrawingJob) -> dict[str, Any]:
+    measures = ("mean_confidence", "std_confidence", "mean_error_hu", "partial_spearman")
     return {
-        "case_id": job.anatomy.case_id,
-        "renderings": list(job.anatomy.renderings),
+        "case_id": job.renderings[0],
+        "renderings": list(job.renderings),
         "template": job.template,
-        "mean_confidence": case.mean_confidence,
-        "std_confidence": case.std_confidence,
-        "mean_error_hu": case.mean_error_hu,
-        "partial_spearman": case.partial_spearman,
-        "scores": {
-            kind: {region: {name: vars(scores) for name, scores in maps.items()} for region, maps in regions.items()}
-            for kind, regions in case.scores.items()
-        },
+        **{name: getattr(case, name) for name in measures},
+        "scores": asdict(case)["scores"],
     }
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a report's printed table, a row per map, against the matched error."""
     matched = report["summary"]["scores"][ErrorKind.MATCHED]
     raw = report["summary"]["scores"][ErrorKind.RAW]
     header = ["map", *(f"{measure} {region}" for region in matched for measure in ("AUSE", "ρ")), "AUSE raw", "ρ raw"]
@@ -226,20 +210,11 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _expected_and_found(reliability: Mapping[str, Any]) -> list[str]:
-    if reliability["expected"] is None:
-        return []
-    expected, found = (", ".join(f"{value:.0f}" for value in reliability[key]) for key in ("expected", "error"))
-    return [f"tenths of the structures' voxels, from the least confident: expected {expected} HU, found {found} HU"]
-
-
 _CSV_HEADER = ["drawing", "error", "region", "map", "ause", "spearman"]
-#: Columns of --csv, as a regular expression.
 CSV_COLUMNS = ",".join(_CSV_HEADER)
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows for --csv, a row per drawing, error, region and map."""
     rows = [
         [name, kind, region, map_name, scores["ause"], scores["spearman"]]
         for name, case in report["cases"].items()
@@ -251,15 +226,19 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table has to know."""
     summary = report["summary"]
-    partial = summary["partial_spearman"][Region.STRUCTURES]["mean"]
-    return [
+    partial_rho = summary["partial_spearman"][Region.STRUCTURES]["mean"]
+    lines = [
         "AUSE: 0 = the error's own order, 0.5 = a random one; ρ: rank correlation of doubt and error; both against the "
         "error after matching contrast, but the last two columns",
         f"confidence inside structures {summary['mean_confidence']['mean']:.3f}, spread "
         f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error_hu']['mean']:.0f} HU",
-        f"ρ inside structures without what {', '.join(KNOWN)} know: {partial:.3f}",
-        *_expected_and_found(summary["reliability"]),
-        *report["verdict"],
+        f"ρ inside structures without what {', '.join(KNOWN)} know: {partial_rho:.3f}",
     ]
+    reliability = summary["reliability"]
+    if reliability["expected"] is not None:
+        expected, found = (", ".join(f"{value:.0f}" for value in reliability[key]) for key in ("expected", "error"))
+        lines.append(
+            f"tenths of the structures' voxels, from the least confident: expected {expected} HU, found {found} HU"
+        )
+    return lines + report["verdict"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,71 +34,47 @@ KNOWN = (BOUNDARY, GRADIENT, DEPARTURE, CLASS_PRIOR)
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """A held-out patient.
-
-    Attributes:
-        case_id: Case whose mask is drawn.
-        renderings: All real scans of this mask, the case's own among them.
-    """
-
-    case_id: str
-    renderings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class DrawingJob:
     """One drawing.
 
     Attributes:
         model: Folder of the generator.
         source: Data set that the template comes from.
-        held_out: Data set of the anatomy.
-        anatomy: The patient whose mask is drawn.
+        held_out: Data set of the case.
+        renderings: Case whose mask is drawn, then the other real scans of this mask.
         template: Case id in `source`.
         seed: Seed of the drawing.
         confidence: Settings of the confidence map.
+        device_name: Device to draw on.
         prior: Code → mean error in training cases; None = without this control.
         num_ensemble: Drawings behind the control by their spread; below 2 = without.
         random_weights: Whether to add the control with random weights.
-        device_name: Device to draw on.
     """
 
     model: Path
     source: Path
     held_out: Path
-    anatomy: Anatomy
+    renderings: Sequence[str]
     template: str
     seed: int
     confidence: ConfidenceConfig
-    prior: Mapping[int, float] | None
-    num_ensemble: int
-    random_weights: bool
     device_name: str
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The scores of one drawing, and what a picture of it shows."""
-
-    case: CaseEvaluation
-    picture: PicturedCase
+    prior: Mapping[int, float] | None = None
+    num_ensemble: int = 0
+    random_weights: bool = False
 
 
 def training_error(job: DrawingJob) -> tuple[np.ndarray, np.ndarray]:
     """Draw a training case; returns its error after matching contrast, and the code of every voxel."""
-    case, codes = _case(job)
-    assert case.image is not None, "real cases have scans"
     generator = _generator(job)
-    drawing = _draw(generator, case, job, job.seed)
-    return matched_error(drawing.image, _clipped(case.image, generator), codes), codes
+    case, codes, reals = _load(job, generator)
+    return matched_error(_draw(generator, case, job, job.seed).image, reals[0], codes), codes
 
 
-def evaluate_drawing(job: DrawingJob) -> Evaluated:
-    """Draw a case, and score every map of it."""
+def evaluate_drawing(job: DrawingJob) -> tuple[CaseEvaluation, PicturedCase]:
+    """Draw a case, and score every map of it; returns what a picture of it shows, too."""
     generator = _generator(job)
-    case, codes = _case(job)
-    reals = [_clipped(scan, generator) for scan in _renderings(job, case)]
+    case, codes, reals = _load(job, generator)
     drawing = _draw(generator, case, job, job.seed)
     errors = _errors(drawing, reals, codes)
     maps = {JUDGED: drawing.confidence, SPREAD: -_spread(drawing)}
@@ -105,43 +82,28 @@ def evaluate_drawing(job: DrawingJob) -> Evaluated:
         maps[EXPECTED] = -drawing.expected_error_hu
     maps |= control_maps(drawing.confidence, drawing.image, case.mask, codes, case.spacing_mm, job.prior, job.seed)
     if job.num_ensemble > 1:
-        others = [_draw(generator, case, job, derive_seed(job.seed, "ensemble", n)).image
-                  for n in range(1, job.num_ensemble)]  # fmt: skip
-        maps[ENSEMBLE.format(job.num_ensemble)] = -np.std([drawing.image, *others], axis=0, ddof=1)
+        seeds = [derive_seed(job.seed, "ensemble", number) for number in range(1, job.num_ensemble)]
+        images = [drawing.image, *(_draw(generator, case, job, seed).image for seed in seeds)]
+        maps[ENSEMBLE.format(job.num_ensemble)] = -np.std(images, axis=0, ddof=1)
     known = [name for name in KNOWN if name in maps]
     result = evaluate_case(maps, errors, case.mask, JUDGED, known, job.seed)
-    if job.random_weights:
-        _add_untrained(result, generator, case, codes, reals, job)
-    picture = PicturedCase.of(
-        job.anatomy.case_id, drawing.image, reals[0], errors[ErrorKind.MATCHED], drawing.confidence, case.mask,
+    if job.random_weights:  # the control that nothing was learnt: against the error of its own scan
+        other = _draw(_untrained(generator, job.seed), case, job, job.seed)
+        own = evaluate_case({SPREAD: -_spread(other)}, _errors(other, reals, codes), case.mask, SPREAD, [], job.seed)
+        for kind, by_region in own.scores.items():
+            for region, scores in by_region.items():
+                result.scores[kind][region][RANDOM_WEIGHTS] = scores[SPREAD]
+    return result, PicturedCase.of(
+        case.case_id, drawing.image, reals[0], errors[ErrorKind.MATCHED], drawing.confidence, case.mask,
         case.spacing_mm,
     )  # fmt: skip
-    return Evaluated(result, picture)
 
 
 def _errors(drawing: Drawing, reals: Sequence[np.ndarray], codes: np.ndarray) -> dict[ErrorKind, np.ndarray]:
-    """Of a drawing against all renderings of its anatomy."""
     return {
         ErrorKind.RAW: mean_raw_error(drawing.image, reals),
         ErrorKind.MATCHED: mean_matched_error(drawing.image, reals, codes),
     }
-
-
-def _add_untrained(
-    result: CaseEvaluation,
-    generator: Generator,
-    case: Case,
-    codes: np.ndarray,
-    reals: list[np.ndarray],
-    job: DrawingJob,
-) -> None:
-    """The control that nothing was learnt: SSV of a denoiser with random weights against the error of its own scan."""
-    drawing = _draw(_untrained(generator, job.seed), case, job, job.seed)
-    errors = _errors(drawing, reals, codes)
-    own = evaluate_case({SPREAD: -_spread(drawing)}, errors, case.mask, SPREAD, [], job.seed)
-    for kind, by_region in own.scores.items():
-        for region, maps in by_region.items():
-            result.scores[kind][region][RANDOM_WEIGHTS] = maps[SPREAD]
 
 
 def _untrained(generator: Generator, seed: int) -> Generator:
@@ -157,10 +119,8 @@ def _untrained(generator: Generator, seed: int) -> Generator:
 
 def _draw(generator: Generator, case: Case, job: DrawingJob, seed: int) -> Drawing:
     device = resolve_device(job.device_name)
-    precision = drawing_precision(device)
-    template = _template(job.source, job.template)
-    reference = replace(case, image=None)
-    return draw_image(generator, reference, template, seed, device, precision, with_spread=True)
+    template, reference = _template(job.source, job.template), replace(case, image=None)
+    return draw_image(generator, reference, template, seed, device, drawing_precision(device), with_spread=True)
 
 
 @lru_cache(1)
@@ -187,33 +147,17 @@ def _generator(job: DrawingJob) -> Generator:
     return replace(generator, record=replace(generator.record, config=config))
 
 
-def _case(job: DrawingJob) -> tuple[Case, np.ndarray]:
-    """The case and its structures, surroundings included."""
+def _load(job: DrawingJob, generator: Generator) -> tuple[Case, np.ndarray, list[np.ndarray]]:
+    """The case, its structures (surroundings included), and all real scans of it within the generator's range of HU."""
     dataset = RawDataset.open(job.held_out)
-    case = dataset.load_case(job.anatomy.case_id)
-    return case, label_codes(case, max(dataset.labels.values()))[1]
-
-
-def _renderings(job: DrawingJob, case: Case) -> list[np.ndarray]:
-    """All real scans of the anatomy.
-
-    Raises:
-        ValueError: when one has another mask.
-    """
-    dataset = RawDataset.open(job.held_out)
-    scans = []
-    for case_id in job.anatomy.renderings:
-        other = dataset.load_case(case_id)
+    case = dataset.load_case(job.renderings[0])
+    reals = []
+    for other in chain([case], map(dataset.load_case, job.renderings[1:])):
         if not np.array_equal(other.mask, case.mask):
             raise ValueError(
-                f"{case_id}: mask must be that of {case.case_id}, the same patient's by the manifest, got another. "
-                "Take one of them out with --cases."
+                f"{other.case_id}: mask must be that of {case.case_id}, the same patient's by the manifest, got "
+                "another. Take one of them out with --cases."
             )
         assert other.image is not None, "real cases have scans"
-        scans.append(other.image)
-    return scans
-
-
-def _clipped(image: np.ndarray, generator: Generator) -> np.ndarray:
-    """The scan within the generator's range of HU."""
-    return np.clip(image, *generator.record.config.grid.intensity_range_hu).astype(np.float32)
+        reals.append(np.clip(other.image, *generator.record.config.grid.intensity_range_hu).astype(np.float32))
+    return case, label_codes(case, max(dataset.labels.values()))[1], reals

@@ -7,7 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,9 @@ from typing import Any
 from fcas_nnunet.commands.evaluate import segmentations
 from fcas_nnunet.commands.runtime.case_files import run_cases
 from fcas_nnunet.commands.runtime.devices import resolve_device
-from fcas_nnunet.evaluation.images.fidelity import (
-    ASSUMED_DICE,
-    ASSUMED_THIN_DICE,
-    DRAWN_RATIO,
-    LEAST_REAL_DICE,
-    NOT_DRAWN_RATIO,
-    Fidelity,
-    judge_structure,
-)
-from fcas_nnunet.evaluation.results import FIDELITY, SEGMENTATIONS, header, read_result
+from fcas_nnunet.evaluation.images import fidelity as judging
+from fcas_nnunet.evaluation.images.fidelity import Fidelity, judge_structure
+from fcas_nnunet.evaluation.results import SEGMENTATIONS, header, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.files import file_sha256
@@ -45,15 +38,21 @@ logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """What `fcas_evaluate fidelity` does before it prints."""
+    """Segment the synthetic scans, score the predictions against the masks, and judge every structure.
+
+    Raises:
+        FileNotFoundError: if the model, its dataset.json or the real scores are missing.
+        ValueError: if the model cannot segment these scans, or a prediction does not fit its mask; every fault listed.
+    """
     synthetic = open_dataset(args.d, by="-d")
     model = find_model(args.m, args.f, args.chk)
-    labels = matching_labels(synthetic, model)
+    labels = _matching_labels(synthetic, model)
     real = read_result(args.real_scores, [SEGMENTATIONS]) if args.real_scores else None
     if real is not None:
         real_dice(real, labels)  # refuses before the long work
     device = resolve_device(args.device)
-    predictions = args.predictions or default_predictions(synthetic, model)
+    name = f"{synthetic.name}__fold_{'_'.join(model.folds)}__{Path(model.checkpoint).stem}"
+    predictions = args.predictions or model.folder / PREDICTIONS_FOLDER / name
     images = {case_id: synthetic.image_path(case_id) for case_id in synthetic.case_ids}
     hashes = run_cases(file_sha256, images, workers=workers, description="hashes of the scans")
     outdated = partial(outdated_cases, predictions, hashes, model, model.dataset_json["file_ending"])
@@ -62,25 +61,21 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             todo = outdated()  # again: another run may have been waited for
             logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
             predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
-    return evaluate_fidelity(synthetic, model, predictions, real, workers=workers, overlap_only=args.overlap_only)
+    masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
+    to_synthetic = match_labels(model.dataset_json["labels"], synthetic.labels)
+    scores = segmentations.evaluate_segmentations(
+        masks[synthetic.case_ids[0]].parent, predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
+        overlap_only=args.overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
+        reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
+        reference_files=masks,
+    )  # fmt: skip
+    return _report(synthetic, model, labels, real, scores)
 
 
-def default_predictions(synthetic: RawDataset, model: TrainedModel) -> Path:
-    """Where predictions are kept when nobody says: in the model's folder, beside its folds."""
-    name = f"{synthetic.name}__fold_{'_'.join(model.folds)}__{Path(model.checkpoint).stem}"
-    return model.folder / PREDICTIONS_FOLDER / name
-
-
-def matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, int]:
-    """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set.
-
-    Raises:
-        FileNotFoundError: if the data set has no image for a case, or no label.
-        ValueError: if the model cannot segment these scans; every fault listed.
-    """
+def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, int]:
+    """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set."""
     description = model.folder / "dataset.json"
-    known = segmentations.read_labels(description, description, description)
-    shared = set(match_labels(known, synthetic.labels).values()) - {0}
+    shared = set(match_labels(segmentations.read_labels(description), synthetic.labels).values()) - {0}
     faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json)]
     ending = model.dataset_json.get("file_ending")
     if ending != synthetic.file_ending:
@@ -125,10 +120,10 @@ def comparison(
     Dice in scans that it has not seen. Of two possible comparisons, that of more synthetic scans is taken.
 
     Args:
-        cases: synthetic ones.
-        derived: those of them that were made from what the network has learnt from.
-        real: real ones that were scored.
-        learnt: real ones that the network has learnt from.
+        cases: Synthetic ones.
+        derived: Those of them that were made from what the network has learnt from.
+        real: Real ones that were scored.
+        learnt: Real ones that the network has learnt from.
     """
     own, others = [i for i in cases if i in derived], [i for i in cases if i not in derived]
     seen, unseen = [i for i in real if i in learnt], [i for i in real if i not in learnt]
@@ -161,43 +156,19 @@ def real_dice(
     of_one = [name for name, count in Counter(matches.values()).items() if count == 1]  # parts have no common Dice
     names = {target: source for source, target in matches.items() if target in of_one}
     cases = [case for case_id, case in real["cases"].items() if case_ids is None or case_id in case_ids]
-    return {name: [_number(case[other]["dice"]) for case in cases] for name, other in names.items()}
+    return {
+        name: [math.nan if (dice := case[other]["dice"]) is None else float(dice) for case in cases]
+        for name, other in names.items()
+    }
 
 
-def evaluate_fidelity(
+def _report(
     synthetic: RawDataset,
     model: TrainedModel,
-    predictions: Path,
-    real: Mapping[str, Any] | None = None,
-    *,
-    workers: int,
-    overlap_only: bool = False,
+    labels: Mapping[str, int],
+    real: Mapping[str, Any] | None,
+    scores: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Score the predictions of all synthetic scans against their masks, and judge every structure.
-
-    Returns the report that docs/evaluation.md describes, JSON-able but for NaN.
-
-    Args:
-        synthetic: Data set of the synthetic scans.
-        model: Network that has made the predictions.
-        predictions: Folder with a label map per case, under the model's ids.
-        real: Result of the same network on real scans, as `segmentations -o` writes it.
-        workers: Number of processes.
-        overlap_only: Compute Dice and RDice alone.
-
-    Raises:
-        ValueError: if a prediction is missing or does not fit its mask; every fault listed.
-    """
-    labels = matching_labels(synthetic, model)
-    known: dict[str, int] = model.dataset_json["labels"]
-    to_synthetic = match_labels(known, synthetic.labels)
-    masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
-    scores = segmentations.evaluate_segmentations(
-        masks[synthetic.case_ids[0]].parent, predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
-        overlap_only=overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
-        reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
-        reference_files=masks,
-    )  # fmt: skip
     learnt = learnt_cases(model.folder, model.folds)
     real_cases = list(real["cases"]) if real else []
     seen = {parent.case_id for parent in learnt}
@@ -209,44 +180,37 @@ def evaluate_fidelity(
         dice = [entry["dice"] for entry in entries]
         verdict = judge_structure(name, dice, measured.get(name), flattered=compared.flattered, roles=synthetic.roles)
         judged[name] = _label_entry(verdict, entries, compared.cases)
+    known = model.dataset_json["labels"]
+    to_synthetic = match_labels(known, synthetic.labels)
     return {
-        **header(FIDELITY),
         "synthetic": synthetic.name,
         "model": {"name": model.name, "sha256": model.sha256},
-        "settings": _settings(compared),
+        "settings": {
+            "drawn_ratio": judging.DRAWN_RATIO,
+            "not_drawn_ratio": judging.NOT_DRAWN_RATIO,
+            "least_real_dice": judging.LEAST_REAL_DICE,
+            "assumed_dice": {"thin": judging.ASSUMED_THIN_DICE, "other": judging.ASSUMED_DICE},
+            "real_cases": len(compared.real),
+            "judged_cases": len(compared.cases),
+            "left_out_cases": compared.left_out,
+            "learnt_from": compared.learnt,
+            "flattered": compared.flattered,
+        },
         "labels": judged,
         "not_compared": {
             "unknown_to_the_model": [n for n, i in synthetic.labels.items() if i and n not in labels],
             "not_in_the_data_set": [n for n, i in known.items() if i and not to_synthetic[i]],
         },
         "worst_cases": _worst_cases(scores["cases"], Manifest(synthetic.folder).read()),
-        "segmentations": scores,
-        "versions": versions(),
-    }
-
-
-def _settings(compared: Comparison) -> dict[str, Any]:
-    return {
-        "drawn_ratio": DRAWN_RATIO,
-        "not_drawn_ratio": NOT_DRAWN_RATIO,
-        "least_real_dice": LEAST_REAL_DICE,
-        "assumed_dice": {"thin": ASSUMED_THIN_DICE, "other": ASSUMED_DICE},
-        "real_cases": len(compared.real),
-        "judged_cases": len(compared.cases),
-        "left_out_cases": compared.left_out,
-        "learnt_from": compared.learnt,
-        "flattered": compared.flattered,
+        "segmentations": {**header(SEGMENTATIONS), **scores, "versions": versions()},
     }
 
 
 def _label_entry(judged: Fidelity, scores: Sequence[Mapping[str, Any]], case_ids: Sequence[str]) -> dict[str, Any]:
-    return {
-        "verdict": judged.verdict,
-        "dice": vars(judged.dice),
-        "real_dice": judged.real_dice,
-        "real_dice_is": "measured" if judged.measured else "assumed",
-        "ratio": judged.ratio,
-        "ratio_interval": judged.ratio_interval,
+    entry = asdict(judged)
+    measured = entry.pop("measured")
+    return entry | {
+        "real_dice_is": "measured" if measured else "assumed",
         "missed": sum(bool(score["reference_voxels"]) and not score["prediction_voxels"] for score in scores),
         "cases_not_drawn": [case_ids[number] for number in judged.cases_not_drawn],
     }
@@ -261,40 +225,28 @@ def _worst_cases(
         dice = {name: entry["dice"] for name, entry in case.items() if not math.isnan(entry["dice"])}
         if dice:
             worst = min(dice, key=lambda name: dice[name])
-            rows.append(
-                {
-                    "case_id": case_id, "mean_dice": summarise(list(dice.values())).mean,
-                    "worst_label": worst, "worst_dice": dice[worst],
-                    **{key: records.get(case_id, {}).get(key) for key in ("template", "reference")},
-                }
-            )  # fmt: skip
+            mean = summarise(list(dice.values())).mean
+            row = {"case_id": case_id, "mean_dice": mean, "worst_label": worst, "worst_dice": dice[worst]}
+            rows.append(row | {key: records.get(case_id, {}).get(key) for key in ("template", "reference")})
     return sorted(rows, key=lambda row: (row["mean_dice"], row["case_id"]))[:WORST_CASES]
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table, a row per label."""
     header = ["label", "Dice %", "in real scans %", "ratio", "95 % interval"]
     header += ["cases", "missed", "not drawn in", "verdict"]
     rows = []
     for name, entry in report["labels"].items():
         low, high = entry["ratio_interval"]
-        rows.append(
-            [
-                name, f"{100 * entry['dice']['mean']:.2f} ± {100 * entry['dice']['std']:.2f}",
-                f"{100 * entry['real_dice']:.2f}{'' if entry['real_dice_is'] == 'measured' else ' (assumed)'}",
-                f"{entry['ratio']:.2f}", f"{low:.2f} … {high:.2f}", str(entry["dice"]["count"]), str(entry["missed"]),
-                str(len(entry["cases_not_drawn"])), str(entry["verdict"]),
-            ]
-        )  # fmt: skip
+        rows.append([
+            name, f"{100 * entry['dice']['mean']:.2f} ± {100 * entry['dice']['std']:.2f}",
+            f"{100 * entry['real_dice']:.2f}{'' if entry['real_dice_is'] == 'measured' else ' (assumed)'}",
+            f"{entry['ratio']:.2f}", f"{low:.2f} … {high:.2f}", str(entry["dice"]["count"]), str(entry["missed"]),
+            str(len(entry["cases_not_drawn"])), str(entry["verdict"]),
+        ])  # fmt: skip
     return header, rows
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table has to know."""
     settings = report["settings"]
     lines = [
         f"segmented by {report['model']['name']}; drawn from {settings['drawn_ratio']:g} of the Dice in real scans on, "
@@ -326,10 +278,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-#: Columns of --csv, as a regular expression.
 CSV_COLUMNS = segmentations.CSV_COLUMNS
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows for --csv, a row per case and label: those of `segmentations`."""
     return segmentations.csv_rows(report["segmentations"])

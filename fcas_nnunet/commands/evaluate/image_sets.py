@@ -7,7 +7,7 @@ stands in for another.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ class Networks:
     """The networks that a run has, each opened and checked, or why there is none.
 
     Attributes:
-        perceptual: for LPIPS.
-        slices: for FID 2.5D.
-        size: voxels along each axis for FID 2.5D.
-        bottleneck: a trained nnU-Net (`BottleneckExtractor`).
+        perceptual: For LPIPS.
+        slices: For FID 2.5D.
+        size: Voxels along each axis for FID 2.5D.
+        bottleneck: A trained nnU-Net (`BottleneckExtractor`).
     """
 
     perceptual: PerceptualDistance | str
@@ -60,20 +60,27 @@ class Networks:
         self, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None, real: Files,
         synthetic: Files,
     ) -> dict[str, Any]:  # fmt: skip
-        """The parts of a result that need a network, as `measure_pairs` and its neighbours give them."""
+        """The parts of a report that need a network.
+
+        Args:
+            pairs: Synthetic case id → real and synthetic scan.
+            intensity_range: HU range of the scans of a pair; None where there is no pair.
+            real: Case id → scan, of the whole set.
+            synthetic: The same of the synthetic set.
+        """
+        parts: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
+            PERCEPTUAL: (self.perceptual, lambda network: _measure_pairs(network, pairs, intensity_range)),
+            FID: (self.slices, lambda network: _measure_fid(network, self.size, real, synthetic)),
+            NETWORK: (self.bottleneck, lambda network: _measure_network_features(network, real, synthetic)),
+        }
         return {
-            PERCEPTUAL: measure_pairs(self.perceptual, pairs, intensity_range),
-            FID: measure_fid(self.slices, self.size, real, synthetic),
-            NETWORK: measure_network_features(self.bottleneck, real, synthetic),
+            name: {NOT_COMPUTED: network} if isinstance(network, str) else measure(network)
+            for name, (network, measure) in parts.items()
         }
 
 
 def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
     """Open what the command line names, before the long work.
-
-    Args:
-        args: of `fcas_evaluate images`.
-        number_of_cases: real and synthetic ones together.
 
     Raises:
         FileNotFoundError: when a file or folder is missing.
@@ -95,12 +102,13 @@ def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
 
 
 def _open_perceptual(args: argparse.Namespace, device: Any) -> PerceptualDistance | str:
+    trunk = Trunk(args.lpips_net or Trunk.ALEX)
     if args.lpips_weights:
-        return open_perceptual_distance(Trunk(args.lpips_net or Trunk.ALEX), args.lpips_weights, device)
-    found = find_trunk_weights([Trunk(args.lpips_net)] if args.lpips_net else tuple(Trunk))
+        return open_perceptual_distance(trunk, args.lpips_weights, device)
+    found = find_trunk_weights([trunk] if args.lpips_net else tuple(Trunk))
     if found is None:
-        wanted = TRUNK_FILES[Trunk(args.lpips_net or Trunk.ALEX)]
-        return f"no weights of the trunk: give --lpips_weights FILE, or put {wanted} into {hub_checkpoints()}"
+        where = f"put {TRUNK_FILES[trunk]} into {hub_checkpoints()}"
+        return f"no weights of the trunk: give --lpips_weights FILE, or {where}"
     try:
         return open_perceptual_distance(*found, device)
     except (ValueError, FileNotFoundError) as error:
@@ -109,18 +117,10 @@ def _open_perceptual(args: argparse.Namespace, device: Any) -> PerceptualDistanc
         return str(error)  # nobody asked for what lies there
 
 
-def measure_pairs(
-    network: PerceptualDistance | str, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None
+def _measure_pairs(
+    network: PerceptualDistance, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None
 ) -> dict[str, Any]:
-    """LPIPS of every pair.
-
-    Args:
-        network: or why there is none.
-        pairs: synthetic case id → real and synthetic scan.
-        intensity_range: becomes [−1, 1].
-    """
-    if isinstance(network, str):
-        return {NOT_COMPUTED: network}
+    """LPIPS of every pair; the range becomes [−1, 1]."""
     if not pairs or intensity_range is None:
         return {NOT_COMPUTED: "no pair of scans under the same mask"}
     small = {case_id: shape for case_id, (path, _) in pairs.items() if min(shape := read_grid(path)[0]) < LEAST_SIDE}
@@ -140,18 +140,7 @@ def measure_pairs(
     }
 
 
-def measure_fid(network: SliceExtractor | str, size: int, real: Files, synthetic: Files) -> dict[str, Any]:
-    """FID 2.5D of two sets of scans.
-
-    Args:
-        network: or why there is none.
-        size: voxels along each axis.
-        real: case id → scan.
-        synthetic: likewise.
-    """
-    if isinstance(network, str):
-        return {NOT_COMPUTED: network}
-
+def _measure_fid(network: SliceExtractor, size: int, real: Files, synthetic: Files) -> dict[str, Any]:
     def features(scans: Files, what: str) -> Iterator[dict[str, np.ndarray]]:
         for path in tqdm(scans.values(), desc=f"FID 2.5D, {what}", unit="case", disable=None):
             volume = read_volume(path)
@@ -168,22 +157,14 @@ def measure_fid(network: SliceExtractor | str, size: int, real: Files, synthetic
     }
 
 
-def measure_network_features(network: Any, real: Files, synthetic: Files) -> dict[str, Any]:
-    """FID and KID over windows, and a map of cases, by a trained nnU-Net.
-
-    Args:
-        network: a `BottleneckExtractor`, or why there is none.
-        real: case id → scan.
-        synthetic: likewise.
-    """
-    if isinstance(network, str):
-        return {NOT_COMPUTED: network}
+def _measure_network_features(network: Any, real: Files, synthetic: Files) -> dict[str, Any]:
+    """FID and KID over windows, and a map of cases, by a trained nnU-Net."""
     sets = [_features(network, scans, what) for scans, what in ((real, "real"), (synthetic, "synthetic"))]
     windows = [np.concatenate(list(cases.values())) for cases in sets]
-    faults = feature_faults(*windows)
-    if faults:
-        return {"name": network.name, NOT_COMPUTED: " ".join(faults), "tsne": _map_of_cases(*sets)}
-    of_case = [[case_id for case_id, rows in cases.items() for _ in rows] for cases in sets]
+    tsne = _map_of_cases(*sets)
+    if faults := feature_faults(*windows):
+        return {"name": network.name, NOT_COMPUTED: " ".join(faults), "tsne": tsne}
+    case_ids = [[case_id for case_id, rows in cases.items() for _ in rows] for cases in sets]
     return {
         "name": network.name,
         "channels": windows[0].shape[1],
@@ -192,8 +173,8 @@ def measure_network_features(network: Any, real: Files, synthetic: Files) -> dic
         "real_windows": len(windows[0]),
         "synthetic_windows": len(windows[1]),
         "fid": frechet_distance(*windows),
-        "kid": vars(kernel_distance(windows[0], windows[1], of_case[0], of_case[1])),
-        "tsne": _map_of_cases(*sets),
+        "kid": vars(kernel_distance(*windows, *case_ids)),
+        "tsne": tsne,
     }
 
 
@@ -208,8 +189,7 @@ def _features(network: Any, scans: Files, what: str) -> dict[str, np.ndarray]:
 
 def _map_of_cases(real: Mapping[str, np.ndarray], synthetic: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """t-SNE of the cases' mean features."""
-    named = [("real", case_id, rows) for case_id, rows in real.items()]
-    named += [("synthetic", case_id, rows) for case_id, rows in synthetic.items()]
+    named = [(name, i, rows) for name, cases in (("real", real), ("synthetic", synthetic)) for i, rows in cases.items()]
     if len(named) < LEAST_POINTS:
         return {NOT_COMPUTED: f"a map must have at least {LEAST_POINTS} cases, got {len(named)}"}
     embedding = embed(np.stack([rows.mean(axis=0) for _, _, rows in named]))
@@ -221,13 +201,7 @@ def _map_of_cases(real: Mapping[str, np.ndarray], synthetic: Mapping[str, np.nda
 
 
 def draw_map(path: Path, features: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Draw a report's t-SNE into a PNG.
-
-    Args:
-        path: of the picture.
-        features: the report's `network_features`.
-        names: real, synthetic → name of the data set.
-    """
+    """Draw the t-SNE of a report's `network_features` into a PNG, with the names of the two sets."""
     from matplotlib.figure import Figure
 
     tsne = features["tsne"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,210 +14,152 @@ import numpy as np
 from tqdm import tqdm
 
 from fcas_nnunet.commands.evaluate.centred_files import Cases, CentredFiles, open_all
-from fcas_nnunet.commands.evaluate.copy_pictures import write_copy_picture
 from fcas_nnunet.commands.evaluate.images import real_intensity_range
 from fcas_nnunet.commands.runtime.case_files import stream_cases
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
-from fcas_nnunet.evaluation.images.centred_scans import MARGIN_MM, CentredScan, centre_scan
-from fcas_nnunet.evaluation.images.memorisation import (
-    COPY_MEASURES,
-    IDENTICAL,
-    Measure,
-    Nearest,
-    Threshold,
-    distances,
-    feature_distances,
-    held_out_threshold,
-    mean_features,
-    nearer_share,
-    nearest,
-    parent_copy_rate,
-    rmse_hu,
-    without,
-)
+from fcas_nnunet.evaluation.images import memorisation as copies
+from fcas_nnunet.evaluation.images.centred_scans import MARGIN_MM, CentredScan, centre_scan, centred_image
+from fcas_nnunet.evaluation.images.memorisation import Measure, Nearest, Threshold
 from fcas_nnunet.evaluation.images.quality import IntensityRange
-from fcas_nnunet.evaluation.results import MEMORISATION, header
 from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS
-from fcas_nnunet.integration.dataset.manifest import versions
+from fcas_nnunet.files import PICTURE_METADATA, atomic_path
+from fcas_nnunet.generator.optimisation.progress import PIXELS_PER_INCH, Panel, plot_panels
 
 BYTES_PER_VOXEL = 24.0  # a scan as it is read and its mask, twice over while converted
 HELD_OUT, LEAVE_ONE_OUT = "held-out", "leave-one-out"
+#: The cube that a copy is shown in: that of the comparison, twice as fine.
+PICTURE_VOXELS, PICTURE_STEP_MM = 2 * GRID_VOXELS, GRID_MM / 2
+DIFFERENCE_HU = 200.0
 
 _FLAGGED_SHOWN = 10
 
-Found = dict[Measure, np.ndarray]
-
-
-@dataclass
-class _Library:
-    """The training scans, as they are compared."""
-
-    case_ids: list[str]
-    scans: list[CentredScan]
-    features: np.ndarray | None = None
-
-    @property
-    def copy_measures(self) -> list[Measure]:
-        return [m for m in COPY_MEASURES if m is not Measure.FEATURES or self.features is not None]
-
-    def scan(self, case_id: str) -> CentredScan:
-        return self.scans[self.case_ids.index(case_id)]
-
-    def distances(self, scan: CentredScan, features: np.ndarray | None) -> Found:
-        found = distances(scan, self.scans)
-        if features is not None and self.features is not None:
-            found[Measure.FEATURES] = feature_distances(features, self.features)
-        return found
-
-    def nearest(self, found: Found) -> dict[Measure, Nearest]:
-        return {measure: nearest(values, self.case_ids) for measure, values in found.items()}
+Found = Mapping[Measure, Nearest]
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """Mean features of every scan.
+class _Library:
+    """The training scans, as they are compared, 5 MB each.
 
     Attributes:
-        name: of the network; None where none is given.
-        vectors: scan → `mean_features`.
+        files: Case id → files.
+        scans: Case id → scan, in the same order.
+        features: Image → `mean_features`, of all sets of scans; empty without a network.
     """
 
-    name: str | None = None
-    vectors: dict[Path, np.ndarray] = field(default_factory=dict)
+    files: Mapping[str, CentredFiles]
+    scans: Mapping[str, CentredScan]
+    features: Mapping[Path, np.ndarray]
 
-    def of(self, files: CentredFiles) -> np.ndarray | None:
-        """Of one scan; None where no network is given."""
-        return self.vectors.get(files.image)
+    def nearest(self, scan: CentredScan, image: Path, own_index: int | None = None) -> dict[Measure, Nearest]:
+        """The nearest training scan by each measure, but for the one at `own_index`."""
+        found = copies.distances(scan, list(self.scans.values()))
+        if self.features:
+            vectors = np.stack([self.features[files.image] for files in self.files.values()])
+            found[Measure.FEATURES] = copies.feature_distances(self.features[image], vectors)
+        if own_index is not None:
+            found = copies.without(found, own_index)
+        return {measure: copies.nearest(values, list(self.scans)) for measure, values in found.items()}
 
 
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """What `fcas_evaluate memorisation` does before it prints."""
-    synthetic, training, held_out = open_all(args.d, args.train, args.held_out)
-    extractor = _open_extractor(args)  # what can be refused is refused before the long work
-    if args.range:
-        low_hu, high_hu = args.range
-        intensity_range = IntensityRange(low_hu, high_hu, "stated")
-    else:
-        intensity_range = real_intensity_range(args.train, workers=workers)
-    extracted = _extract(extractor, [synthetic, training, *([held_out] if held_out else [])])
-    return evaluate_memorisation(
-        synthetic, training, held_out, extracted, intensity_range, pictures=args.pictures, workers=workers
-    )
-
-
-def evaluate_memorisation(
-    synthetic: Cases,
-    training: Cases,
-    held_out: Cases | None,
-    extracted: Extracted,
-    intensity_range: IntensityRange,
-    *,
-    pictures: Path | None = None,
-    workers: int,
-) -> dict[str, Any]:
-    """Look for copies of training scans.
-
-    One scan is in memory at a time for each process, and of the training scans 5 MB each.
-
-    Args:
-        synthetic: with the manifest's records, which name each case's template.
-        training: what the generator learnt from.
-        held_out: real scans that it did not; None = each training scan is held against the others.
-        extracted: features of all scans, or none.
-        intensity_range: all scans are clipped to it.
-        pictures: folder for a PNG of each flagged case.
-        workers: processes.
-
-    Returns:
-        The report as docs/evaluation.md describes it, JSON-able but for NaN.
+    """Look for copies of training scans, with one scan in memory at a time for each process.
 
     Raises:
+        FileNotFoundError: when a data set, a file or the network is missing.
         ValueError: when a scan does not fit its mask, or a held-out scan is a training scan; every fault listed.
     """
-    library = _read_library(training, extracted, intensity_range, workers)
-    real = _real_nearest(library, held_out, extracted, intensity_range, workers)
-    thresholds = {measure: held_out_threshold([n.distance for n in real[measure]]) for measure in library.copy_measures}
+    synthetic, training, held_out = open_all(args.d, args.train, args.held_out)
+    extractor: Any = None
+    if args.m:  # what can be refused is refused before the long work
+        from fcas_nnunet.commands.runtime.devices import resolve_device
+        from fcas_nnunet.integration.models.features import open_extractor
+
+        extractor = open_extractor(args.m, args.f, args.chk, resolve_device(args.device))
+    intensity_range = IntensityRange(*args.range, "stated") if args.range else real_intensity_range(args.train, workers)
+    features = _features(extractor, [synthetic, training, *([held_out] if held_out else [])]) if extractor else {}
+    scans = dict(_stream(training, intensity_range, workers))
+    library = _Library(training.files, {case_id: scans[case_id] for case_id in training.files}, features)
+    real = _real_nearest(library, held_out, intensity_range, workers)
+    thresholds = {
+        measure: copies.held_out_threshold([found[measure].distance for found in real])
+        for measure in copies.COPY_MEASURES
+        if measure is not Measure.FEATURES or features
+    }
     cases: dict[str, Any] = {}
     for case_id, scan in _stream(synthetic, intensity_range, workers):
-        found = library.nearest(library.distances(scan, extracted.of(synthetic.files[case_id])))
+        found = library.nearest(scan, synthetic.files[case_id].image)
         cases[case_id] = entry = _case_entry(found, thresholds, scan, library, synthetic.records.get(case_id, {}))
-        if pictures and entry["flagged_by"]:
-            _draw(pictures, case_id, entry, synthetic, training, intensity_range, thresholds)
+        if args.pictures and entry["flagged_by"]:
+            _draw(args.pictures, case_id, entry, synthetic, training, intensity_range, thresholds)
     cases = {case_id: cases[case_id] for case_id in synthetic.files}
     return {
-        **header(MEMORISATION),
         "synthetic": synthetic.name,
         "training": training.name,
         "settings": {
             "intensity_range": vars(intensity_range),
             "grid": {"voxels": GRID_VOXELS, "step_mm": GRID_MM, "margin_mm": MARGIN_MM},
-            "features": extracted.name,
+            "features": extractor.name if extractor else None,
             "real_scans": {
                 "kind": HELD_OUT if held_out else LEAVE_ONE_OUT,
-                "source": held_out.name if held_out else training.name,
-                "count": len(held_out.files if held_out else training.files),
+                "source": (held_out or training).name,
+                "count": len(real),
             },
         },
-        "summary": {measure: _summary(measure, cases, real[measure], thresholds[measure]) for measure in thresholds},
+        "summary": {measure: _summary(measure, cases, real, limit) for measure, limit in thresholds.items()},
         "flagged": [case_id for case_id, entry in cases.items() if entry["flagged_by"]],
-        "nearest_is_template": _copy_rates(cases, "template", training),
-        "nearest_is_mask_source": _copy_rates(cases, "reference", training),
+        "nearest_is_template": _copy_rates(cases, "template", training.files),
+        "nearest_is_mask_source": _copy_rates(cases, "reference", training.files),
         "cases": cases,
-        "versions": versions(),
     }
 
 
-def _sample(job: tuple[CentredFiles, IntensityRange]) -> CentredScan:
-    files, intensity_range = job
-    return centre_scan(*files.read(), intensity_range)
+def _features(extractor: Any, sets: Sequence[Cases]) -> dict[Path, np.ndarray]:
+    """Features of all scans, one after the other: the network is in this process."""
+    images = [files.image for cases in sets for files in cases.files.values()]
+    bar = tqdm(images, desc="features", unit="case", disable=None)
+    return {image: copies.mean_features(extractor.features(image)) for image in bar}
 
 
 def _stream(cases: Cases, intensity_range: IntensityRange, workers: int) -> Iterator[tuple[str, CentredScan]]:
-    jobs = {case_id: (files, intensity_range) for case_id, files in cases.files.items()}
     need = MemoryNeed.of((files.image for files in cases.files.values()), BYTES_PER_VOXEL)
-    return stream_cases(_sample, jobs, workers=workers, description=f"scans of {Path(cases.name).name}", need=need)
+    description = f"scans of {Path(cases.name).name}"
+    sample = partial(_sample, intensity_range)
+    return stream_cases(sample, cases.files, workers=workers, description=description, need=need)
 
 
-def _read_library(training: Cases, extracted: Extracted, intensity_range: IntensityRange, workers: int) -> _Library:
-    scans = dict(_stream(training, intensity_range, workers))
-    case_ids = list(training.files)
-    features = [extracted.of(training.files[case_id]) for case_id in case_ids]
-    known = [vector for vector in features if vector is not None]
-    return _Library(case_ids, [scans[case_id] for case_id in case_ids], np.stack(known) if known else None)
+def _sample(intensity_range: IntensityRange, files: CentredFiles) -> CentredScan:
+    return centre_scan(*files.read(), intensity_range)
 
 
 def _real_nearest(
-    library: _Library, held_out: Cases | None, extracted: Extracted, intensity_range: IntensityRange, workers: int
-) -> dict[Measure, list[Nearest]]:
+    library: _Library, held_out: Cases | None, intensity_range: IntensityRange, workers: int
+) -> list[Found]:
     """How near real scans come to the training scans: held-out ones, or each training scan to the others."""
-    rows: dict[str, dict[Measure, Nearest]] = {}
     if held_out is not None:
-        for case_id, scan in _stream(held_out, intensity_range, workers):
-            rows[case_id] = library.nearest(library.distances(scan, extracted.of(held_out.files[case_id])))
+        name, remedy = "held-out scan", "Hold out scans of other patients."
+        stream = _stream(held_out, intensity_range, workers)
+        rows = {case_id: library.nearest(scan, held_out.files[case_id].image) for case_id, scan in stream}
         rows = {case_id: rows[case_id] for case_id in held_out.files}
     else:
-        scans = tqdm(library.scans, desc="training scans among themselves", unit="case", disable=None)
-        for index, scan in enumerate(scans):
-            vector = library.features[index] if library.features is not None else None
-            rows[library.case_ids[index]] = library.nearest(without(library.distances(scan, vector), index))
-    name, remedy = (
-        ("training scan", "Name other real scans with --held_out, or remove one of the two.")
-        if held_out is None
-        else ("held-out scan", "Hold out scans of other patients.")
-    )
+        name, remedy = "training scan", "Name other real scans with --held_out, or remove one of the two."
+        bar = tqdm(library.scans.items(), desc="training scans among themselves", unit="case", disable=None)
+        rows = {
+            case_id: library.nearest(scan, library.files[case_id].image, index)
+            for index, (case_id, scan) in enumerate(bar)
+        }
     faults = [
         f"{case_id}: {name} must be another than every training scan, got a twin of {row[Measure.IMAGE].case_id}. "
         f"{remedy}"
         for case_id, row in rows.items()
-        if row[Measure.IMAGE].distance < IDENTICAL
+        if row[Measure.IMAGE].distance < copies.IDENTICAL
     ]
     if faults:
         raise ValueError("\n".join(faults))
-    return {measure: [row[measure] for row in rows.values()] for measure in library.copy_measures}
+    return list(rows.values())
 
 
 def _case_entry(
-    found: Mapping[Measure, Nearest],
+    found: Found,
     thresholds: Mapping[Measure, Threshold],
     scan: CentredScan,
     library: _Library,
@@ -226,14 +169,13 @@ def _case_entry(
     entry["flagged_by"] = [str(m) for m, limit in thresholds.items() if found[m].distance < limit.value]
     for measure, closest in found.items():
         entry[measure] = {"nearest": closest.case_id, "distance": closest.distance}
-    closest = found[Measure.IMAGE]
-    other = library.scan(closest.case_id) if closest.case_id else None
-    entry[Measure.IMAGE]["rmse_hu"] = rmse_hu(scan, other) if other else math.nan
+    twin = found[Measure.IMAGE].case_id
+    entry[Measure.IMAGE]["rmse_hu"] = copies.rmse_hu(scan, library.scans[twin]) if twin else math.nan
     return entry
 
 
 def _draw(
-    pictures: Path,
+    folder: Path,
     case_id: str,
     entry: Mapping[str, Any],
     synthetic: Cases,
@@ -241,51 +183,51 @@ def _draw(
     intensity_range: IntensityRange,
     thresholds: Mapping[Measure, Threshold],
 ) -> None:
-    """A picture of a flagged case beside the training scan that it is nearest to by the first measure in its flags."""
+    """A flagged scan, the training scan it is nearest to by the first measure in its flags, and their difference."""
     closest = entry[entry["flagged_by"][0]]["nearest"]
-    reasons = [f"{name} {entry[name]['distance']:.3f} < {thresholds[Measure(name)].value:.3f}"
-               for name in entry["flagged_by"]]  # fmt: skip
-    title = "\n".join([f"{case_id} and {closest}", *reasons])
-    files = synthetic.files[case_id], training.files[closest]
-    write_copy_picture(pictures / f"{case_id}.png", *files, intensity_range, title)
+    reasons = [f"{name} {entry[name]['distance']:.3f} < {thresholds[name].value:.3f}" for name in entry["flagged_by"]]
+    limits = intensity_range.low_hu, intensity_range.high_hu
+    first, second = (
+        centred_image(*files.read(), intensity_range, PICTURE_VOXELS, PICTURE_STEP_MM)[::-1]  # head up
+        for files in (synthetic.files[case_id], training.files[closest])
+    )
+    panels = [
+        Panel("synthetic", np.nan_to_num(first, nan=limits[0]), limits),
+        Panel("nearest training scan", np.nan_to_num(second, nan=limits[0]), limits),
+        Panel(f"difference, ±{DIFFERENCE_HU:g} HU", np.nan_to_num(first - second), (-DIFFERENCE_HU, DIFFERENCE_HU)),
+    ]
+    figure = plot_panels(panels, "\n".join([f"{case_id} and {closest}", *reasons]))
+    with atomic_path(folder / f"{case_id}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH, metadata=PICTURE_METADATA)
 
 
-def _summary(
-    measure: Measure, cases: Mapping[str, Any], real: Sequence[Nearest], threshold: Threshold
-) -> dict[str, Any]:
+def _summary(measure: Measure, cases: Mapping[str, Any], real: Sequence[Found], threshold: Threshold) -> dict[str, Any]:
     synthetic = [entry[measure]["distance"] for entry in cases.values()]
-    own = [n.distance for n in real]
+    own = [found[measure].distance for found in real]
     return {
         "synthetic": _spread(synthetic),
         "real": _spread(own),
         "threshold": vars(threshold),
         "flagged": sum(measure in entry["flagged_by"] for entry in cases.values()),
         "expected_flagged": threshold.expected_share * len(cases),
-        "nearer": vars(nearer_share(synthetic, [_parents(entry) for entry in cases.values()], own)),
+        "nearer": vars(copies.nearer_share(synthetic, [_parents(entry) for entry in cases.values()], own)),
     }
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
     present = [value for value in values if not math.isnan(value)]
-    if not present:
-        return {"min": math.nan, "median": math.nan, "max": math.nan, "count": 0}
-    return {"min": min(present), "median": float(np.median(present)), "max": max(present), "count": len(present)}
+    low, median, high = (min(present), float(np.median(present)), max(present)) if present else [math.nan] * 3
+    return {"min": low, "median": median, "max": high, "count": len(present)}
 
 
-def _copy_rates(cases: Mapping[str, Any], key: str, training: Cases) -> dict[str, Any]:
+def _copy_rates(cases: Mapping[str, Any], key: str, training: Collection[str]) -> dict[str, Any]:
     """By each measure, how often the nearest training case is the one that the manifest names under a key."""
-    known = [entry for entry in cases.values() if entry[key] in training.files]
-    measures = [measure for measure in Measure if any(measure in entry for entry in known)]
-    rates = {
-        measure: vars(
-            parent_copy_rate(
-                [entry[measure]["nearest"] for entry in known],
-                [entry[key] for entry in known],
-                [_parents(entry) for entry in known],
-            )
-        )
-        for measure in measures
-    }
+    known = [entry for entry in cases.values() if entry[key] in training]
+    parents = [_parents(entry) for entry in known]
+    rates = {}
+    for measure in (measure for measure in Measure if any(measure in entry for entry in known)):
+        nearest_ids = [entry[measure]["nearest"] for entry in known]
+        rates[measure] = vars(copies.parent_copy_rate(nearest_ids, [entry[key] for entry in known], parents))
     return {"cases": len(known), "cases_without": len(cases) - len(known), "measures": rates}
 
 
@@ -293,42 +235,15 @@ def _parents(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return entry["template"], entry["reference"]
 
 
-def _open_extractor(args: argparse.Namespace) -> Any:
-    """The network whose features are compared; None without -m."""
-    if args.m is None:
-        return None
-    from fcas_nnunet.commands.runtime.devices import resolve_device
-    from fcas_nnunet.integration.models.features import open_extractor
-
-    return open_extractor(args.m, args.f, args.chk, resolve_device(args.device))
-
-
-def _extract(extractor: Any, sets: Sequence[Cases]) -> Extracted:
-    """Features of all scans, one after the other: the network is in this process."""
-    if extractor is None:
-        return Extracted()
-    images = [files.image for cases in sets for files in cases.files.values()]
-    vectors = {
-        image: mean_features(extractor.features(image))
-        for image in tqdm(images, desc="features", unit="case", disable=None)
-    }
-    return Extracted(extractor.name, vectors)
-
-
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table, a row per measure."""
     header = ["distance to the nearest training scan", "synthetic", "real", "threshold", "flagged", "expected"]
     header += ["nearer than real", "nearest is template", "by chance"]
     rates = report["nearest_is_template"]["measures"]
     rows = []
     for measure, entry in report["summary"].items():
         numbers = [entry["synthetic"]["median"], entry["real"]["median"], entry["threshold"]["value"]]
-        rows.append(
-            [
-                _TITLES[measure], *(f"{value:.4f}" for value in numbers), str(entry["flagged"]),
-                f"{entry['expected_flagged']:.1f}", _share(entry["nearer"]), *_rate_cells(rates, measure),
-            ]
-        )  # fmt: skip
+        cells = [*(f"{value:.4f}" for value in numbers), str(entry["flagged"]), f"{entry['expected_flagged']:.1f}"]
+        rows.append([_TITLES[measure], *cells, _share(entry["nearer"]), *_rate_cells(rates, measure)])
     rows.append([_TITLES[Measure.CONTRAST], *[""] * 6, *_rate_cells(rates, Measure.CONTRAST)])
     return header, rows
 
@@ -354,7 +269,6 @@ def _rate_cells(rates: Mapping[str, Any], measure: str) -> list[str]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table has to know."""
     real = report["settings"]["real_scans"]
     rules = sorted({entry["threshold"]["rule"] for entry in report["summary"].values()})
     kind = "held-out scans" if real["kind"] == HELD_OUT else "training scans, each against the others (no --held_out)"
@@ -376,21 +290,16 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines + ([f"and {more} more: see the result (-o) or the pictures (--pictures)"] if more > 0 else [])
 
 
-#: Columns of --csv, as a regular expression.
 CSV_COLUMNS = rf"case_id,template,reference,flagged_by(,({'|'.join(Measure)})_(nearest|distance))+,rmse_hu"
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows for --csv, a row per synthetic case."""
     measures = [m for m in Measure if any(m in entry for entry in report["cases"].values())]
-    header = ["case_id", "template", "reference", "flagged_by"]
-    header += [f"{measure}_{what}" for measure in measures for what in ("nearest", "distance")] + ["rmse_hu"]
+    columns = [(measure, what) for measure in measures for what in ("nearest", "distance")]
     rows = [
-        [
-            case_id, entry["template"], entry["reference"], " ".join(entry["flagged_by"]),
-            *(entry[measure][what] for measure in measures for what in ("nearest", "distance")),
-            entry[Measure.IMAGE]["rmse_hu"],
-        ]
+        [case_id, entry["template"], entry["reference"], " ".join(entry["flagged_by"]),
+         *(entry[measure][what] for measure, what in columns), entry[Measure.IMAGE]["rmse_hu"]]
         for case_id, entry in report["cases"].items()
     ]  # fmt: skip
-    return header, rows
+    named = [f"{measure}_{what}" for measure, what in columns]
+    return ["case_id", "template", "reference", "flagged_by", *named, "rmse_hu"], rows

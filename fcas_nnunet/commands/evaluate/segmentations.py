@@ -6,8 +6,8 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,9 @@ from fcas_nnunet.case import spacing_of
 from fcas_nnunet.commands.runtime.case_files import case_files, grid_faults, run_cases
 from fcas_nnunet.commands.runtime.label_table import say_roles
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
-from fcas_nnunet.evaluation.results import SEGMENTATIONS, header
-from fcas_nnunet.evaluation.segmentation.overlap import (
-    EMPTY_MASK_POLICY,
-    FURTHER_MEASURES,
-    TOLERANCE_MM,
-    LabelScores,
-    LabelSummary,
-    score_case,
-    summarise_labels,
-)
-from fcas_nnunet.evaluation.statistics.means import Summary, summarise
+from fcas_nnunet.evaluation.segmentation import overlap
+from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.description import read_roles
-from fcas_nnunet.integration.dataset.manifest import versions
 from fcas_nnunet.integration.dataset.volumes import read_volume
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
 from fcas_nnunet.labels.matching import id_table
@@ -38,46 +28,24 @@ from fcas_nnunet.labels.matching import id_table
 BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
 
 
-@dataclass(frozen=True)
-class _Scoring:
-    """What the scores of every case depend on; ids as in `evaluate_segmentations`."""
-
-    labels: Mapping[str, int]
-    radii: Sequence[int]
-    tolerance_mm: float
-    overlap_only: bool
-    roles: GivenRoles
-    reference_ids: Mapping[int, int] | None
-    prediction_ids: Mapping[int, int] | None
-
-    def settings(self) -> dict[str, Any]:
-        """What the result says of it."""
-        vessels = label_roles(self.labels, self.roles).vessels
-        return {
-            "labels": {name: label for name, label in self.labels.items() if label},
-            "rdice_radii_voxels": list(self.radii),
-            "rdice_structuring_element": "ball",
-            "surface_dice_tolerance_mm": self.tolerance_mm,
-            "overlap_only": self.overlap_only,
-            "vessels": [name for name, label in self.labels.items() if label in vessels],
-            "empty_masks": EMPTY_MASK_POLICY,
-        }
-
-
-@dataclass(frozen=True)
-class _Scored:
-    labels: dict[str, LabelScores]
-    reference_sha256: str
-
-
 def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """What `fcas_evaluate segmentations` does before it prints."""
+    """Score a folder of predictions.
+
+    Raises:
+        FileNotFoundError: if a folder is missing, or no file names the labels.
+        ValueError: see `read_labels` and `evaluate_segmentations`.
+    """
     missing = [f"{by} {folder}: folder must exist, got none. Fix the path."
                for by, folder in (("-r", args.r), ("-p", args.p)) if not folder.is_dir()]  # fmt: skip
     if missing:
         raise FileNotFoundError("\n".join(missing))
-    labels = read_labels(args.labels, args.r, args.p)
-    roles = read_roles(labels_file(args.labels, args.r, args.p))
+    places = [args.labels] if args.labels else [args.p / "dataset.json", args.r.parent / "dataset.json"]
+    description = next((place for place in places if place.is_file()), None)
+    if description is None:
+        raise FileNotFoundError(
+            f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
+        )
+    labels, roles = read_labels(description), read_roles(description)
     say_roles(str(args.r), labels, roles)
     return evaluate_segmentations(
         args.r, args.p, labels, radii=sorted(set(args.radii)), tolerance_mm=args.tolerance_mm,
@@ -85,51 +53,27 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def read_labels(dataset_json: Path | None, references: Path, predictions: Path) -> dict[str, int]:
+def read_labels(description: Path) -> dict[str, int]:
     """Label name → id from a `dataset.json`.
-
-    Args:
-        dataset_json: as `labels_file` has it.
-        references: likewise.
-        predictions: likewise.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is broken, or has regions or an ignore label.
     """
-    found = labels_file(dataset_json, references, predictions)
     try:
-        labels = json.loads(found.read_text(encoding="utf-8"))["labels"]
+        labels = json.loads(description.read_text(encoding="utf-8"))["labels"]
         plain = {str(name): label for name, label in labels.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{found}: labels must be a JSON object of names and ids, got '{error}'. Mend it.") from error
+        raise ValueError(
+            f"{description}: labels must be a JSON object of names and ids, got '{error}'. Mend it."
+        ) from error
     wrong = [name for name, label in plain.items() if type(label) is not int or label < 0 or name == "ignore"]
     if wrong or not any(plain.values()):
         raise ValueError(
-            f"{found}: labels must be whole numbers from 0, without regions or an ignore label, "
+            f"{description}: labels must be whole numbers from 0, without regions or an ignore label, "
             f"got {wrong or 'background only'}. Those are not evaluated yet."
         )
     return plain
-
-
-def labels_file(dataset_json: Path | None, references: Path, predictions: Path) -> Path:
-    """The `dataset.json` that names the labels.
-
-    Args:
-        dataset_json: the file; None takes the one that nnU-Net leaves beside predictions, else the references' own.
-        references: folder of the references.
-        predictions: folder of the predictions.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    places = [dataset_json] if dataset_json else [predictions / "dataset.json", references.parent / "dataset.json"]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
-        )
-    return found
 
 
 def evaluate_segmentations(
@@ -139,7 +83,7 @@ def evaluate_segmentations(
     *,
     radii: Sequence[int],
     workers: int,
-    tolerance_mm: float = TOLERANCE_MM,
+    tolerance_mm: float = overlap.TOLERANCE_MM,
     overlap_only: bool = False,
     roles: GivenRoles | None = None,
     reference_ids: Mapping[int, int] | None = None,
@@ -153,7 +97,6 @@ def evaluate_segmentations(
         predictions: Folder of label maps with the same case ids.
         labels: Name → id, with or without background.
         radii: Radii of RDice's dilation, in voxels.
-        workers: Number of processes.
         tolerance_mm: Tolerance of the surface Dice.
         overlap_only: Compute Dice and RDice alone.
         roles: Label name → roles that a user has given it.
@@ -161,33 +104,37 @@ def evaluate_segmentations(
         prediction_ids: The same for the predictions' files.
         reference_files: Case id → label map; None takes those in `references`.
 
-    Returns:
-        The report as docs/evaluation.md describes it, JSON-able but for NaN.
-
     Raises:
         FileNotFoundError: if a folder is missing.
         ValueError: if a prediction is missing, on another grid, or has values beside the labels; every fault listed.
     """
     reference_files, prediction_files = reference_files or case_files(references), case_files(predictions)
     pairs = _pairs(reference_files, prediction_files, predictions)
-    scoring = _Scoring(labels, radii, tolerance_mm, overlap_only, roles or {}, reference_ids, prediction_ids)
-    need = MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL)
-    found = run_cases(partial(_score, scoring), pairs, workers=workers, description="segmentations", need=need)
-    cases = {case_id: scored.labels for case_id, scored in found.items()}
-    summaries = summarise_labels(list(cases.values()))
+    scoring = partial(overlap.score_case, labels=labels, radii=radii, tolerance_mm=tolerance_mm, roles=roles)
+    found = run_cases(
+        partial(_score, scoring, overlap_only, reference_ids, prediction_ids), pairs, workers=workers,
+        description="segmentations", need=MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL),
+    )  # fmt: skip
+    vessels = label_roles(labels, roles).vessels
     return {
-        **header(SEGMENTATIONS),
         "references": str(references),
         "predictions": str(predictions),
-        "settings": scoring.settings(),
-        "references_sha256": {case_id: scored.reference_sha256 for case_id, scored in found.items()},
-        "summary": {
-            "labels": {name: _summary_entry(summary) for name, summary in summaries.items()},
-            "foreground_mean": _foreground_mean(summaries, radii),
+        "settings": {
+            "labels": {name: label for name, label in labels.items() if label},
+            "rdice_radii_voxels": list(radii),
+            "rdice_structuring_element": "ball",
+            "surface_dice_tolerance_mm": tolerance_mm,
+            "overlap_only": overlap_only,
+            "vessels": [name for name, label in labels.items() if label in vessels],
+            "empty_masks": overlap.EMPTY_MASK_POLICY,
         },
-        "cases": {case_id: {name: _entry(scores) for name, scores in case.items()} for case_id, case in cases.items()},
+        "references_sha256": {case_id: sha256 for case_id, (_, sha256) in found.items()},
+        "summary": _summary(overlap.summarise_labels([scores for scores, _ in found.values()]), radii),
+        "cases": {
+            case_id: {name: {**vars(scores), "rdice": _by_name(scores.rdice)} for name, scores in case.items()}
+            for case_id, (case, _) in found.items()
+        },
         "ignored_predictions": sorted(set(prediction_files) - set(reference_files)),
-        "versions": versions(),
     }
 
 
@@ -207,15 +154,21 @@ def _pairs(
     return pairs
 
 
-def _score(scoring: _Scoring, pair: tuple[Path, Path]) -> _Scored:
+def _score(
+    scoring: Callable[..., dict[str, overlap.LabelScores]],
+    overlap_only: bool,
+    reference_ids: Mapping[int, int] | None,
+    prediction_ids: Mapping[int, int] | None,
+    pair: tuple[Path, Path],
+) -> tuple[dict[str, overlap.LabelScores], str]:
+    """The scores of every label, and a hash of what the prediction is held against."""
     reference, prediction = map(read_volume, pair)
-    spacing_mm = None if scoring.overlap_only else spacing_of(reference.affine)
     masks = (
-        _translated(reference.array, scoring.reference_ids, "reference"),
-        _translated(prediction.array, scoring.prediction_ids, "prediction"),
+        translate_labels(reference.array, reference_ids, "reference"),
+        translate_labels(prediction.array, prediction_ids, "prediction"),
     )
-    scores = score_case(*masks, scoring.labels, scoring.radii, spacing_mm, scoring.tolerance_mm, scoring.roles)
-    return _Scored(scores, _reference_sha256(masks[0], reference.affine))
+    scores = scoring(*masks, spacing_mm=None if overlap_only else spacing_of(reference.affine))
+    return scores, _reference_sha256(masks[0], reference.affine)
 
 
 def _reference_sha256(labels: np.ndarray, affine: np.ndarray) -> str:
@@ -226,47 +179,46 @@ def _reference_sha256(labels: np.ndarray, affine: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _translated(labels: np.ndarray, becomes: Mapping[int, int] | None, name: str) -> np.ndarray:
+def translate_labels(
+    labels: np.ndarray,
+    becomes: Mapping[int, int] | None,
+    name: object,
+    remedy: str = "Export it again, or fix dataset.json.",
+) -> np.ndarray:
+    """A label map under other ids; the same where none are given.
+
+    Raises:
+        ValueError: when it has ids that `becomes` does not name.
+    """
     if becomes is None:
         return labels
     values = np.flatnonzero(np.bincount(labels.ravel())) if labels.dtype == np.uint8 else np.unique(labels)
     unknown = [value for value in values.tolist() if value and value not in becomes]
     if unknown:
         raise ValueError(
-            f"{name}: values must be label ids {sorted({0, *becomes})}, got {unknown[:5]} as well. "
-            "Export it again, or fix dataset.json."
+            f"{name}: values must be label ids {sorted({0, *becomes})}, got {unknown[:5]} as well. {remedy}"
         )
-    return id_table(becomes)[labels.astype(np.intp)]
+    return id_table(becomes)[labels if labels.dtype == np.uint8 else labels.astype(np.intp)]
 
 
-def _entry(scores: LabelScores) -> dict[str, Any]:
-    return {
-        "dice": scores.dice,
-        "rdice": {str(radius): value for radius, value in scores.rdice.items()},
-        "reference_voxels": scores.reference_voxels,
-        "prediction_voxels": scores.prediction_voxels,
-        **{measure: getattr(scores, measure) for measure in FURTHER_MEASURES},
-    }
+def _by_name(of_radii: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(radius): value for radius, value in of_radii.items()}
 
 
-def _summary_entry(summary: LabelSummary) -> dict[str, Any]:
-    return {
-        "dice": vars(summary.dice),
-        "rdice": {str(radius): vars(value) for radius, value in summary.rdice.items()},
-        **{f"{which}_empty": getattr(summary, f"{which}_empty") for which in ("both", *_EMPTY[:2])},
-        **{measure: vars(value) for measure, value in summary.further.items()},
-    }
+def _summary(labels: Mapping[str, overlap.LabelSummary], radii: Sequence[int]) -> dict[str, Any]:
+    """Every label's scores over all cases, and the mean of the labels' means, as nnU-Net's `foreground_mean`."""
+    entries = {}
+    for name, summary in labels.items():
+        entry = asdict(summary)
+        further = entry.pop("further")
+        entries[name] = {**entry, "rdice": _by_name(entry["rdice"]), **further}
 
+    def mean(summaries: Iterable[Mapping[str, float]]) -> float:
+        return summarise([summary["mean"] for summary in summaries]).mean
 
-def _foreground_mean(summaries: Mapping[str, LabelSummary], radii: Sequence[int]) -> dict[str, Any]:
-    """The mean of the labels' means, as nnU-Net's `foreground_mean`."""
-    per_radius = {str(radius): _mean([s.rdice[radius] for s in summaries.values()]) for radius in radii}
-    further = {measure: _mean([s.further[measure] for s in summaries.values()]) for measure in FURTHER_MEASURES}
-    return {"dice": _mean([s.dice for s in summaries.values()]), "rdice": per_radius, **further}
-
-
-def _mean(summaries: Sequence[Summary]) -> float:
-    return summarise([summary.mean for summary in summaries]).mean
+    means = {m: mean(entry[m] for entry in entries.values()) for m in ("dice", *overlap.FURTHER_MEASURES)}
+    rdice = {str(r): mean(entry["rdice"][str(r)] for entry in entries.values()) for r in radii}
+    return {"labels": entries, "foreground_mean": {**means, "rdice": rdice}}
 
 
 #: Where a label may be absent, in the order of the columns.
@@ -282,7 +234,6 @@ _COLUMNS = {
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a report's printed table, a row per label."""
     radii = report["settings"]["rdice_radii_voxels"]
     columns = {} if report["settings"]["overlap_only"] else _COLUMNS
     header = ["label", "Dice %", *(f"RDice {radius} %" for radius in radii)]
@@ -295,8 +246,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         cells += [f"{_number(entry[m]['mean'], *how)} ({entry[m]['count']})" for m, (_, *how) in columns.items()]
         rows.append([name, *cells, *map(str, counts)])
     mean = report["summary"]["foreground_mean"]
-    values = [mean["dice"], *(mean["rdice"][str(radius)] for radius in radii)]
-    cells = [f"{100 * value:.2f}" for value in values]
+    cells = [f"{100 * value:.2f}" for value in (mean["dice"], *(mean["rdice"][str(radius)] for radius in radii))]
     cells += [_number(mean[measure], *how) for measure, (_, *how) in columns.items()]
     rows.append(["mean of labels", *cells, "", "", "", ""])
     return header, rows
@@ -307,20 +257,19 @@ def _number(value: float, factor: int, decimals: int) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table has to know."""
     ignored = len(report["ignored_predictions"])
     notes = [f"empty masks: {report['settings']['empty_masks']}"]
     return notes + ([f"{ignored} predictions without a reference ignored"] if ignored else [])
 
 
-#: Columns of --csv, as a regular expression.
-CSV_COLUMNS = rf"case_id,label,dice(,rdice_\d+)+,reference_voxels,prediction_voxels,{','.join(FURTHER_MEASURES)}"
+CSV_COLUMNS = (
+    rf"case_id,label,dice(,rdice_\d+)+,reference_voxels,prediction_voxels,{','.join(overlap.FURTHER_MEASURES)}"
+)
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows for --csv, a row per case and label."""
     radii = [str(radius) for radius in report["settings"]["rdice_radii_voxels"]]
-    plain = ["reference_voxels", "prediction_voxels", *FURTHER_MEASURES]
+    plain = ["reference_voxels", "prediction_voxels", *overlap.FURTHER_MEASURES]
     rows = [
         [case_id, name, scores["dice"], *(scores["rdice"][r] for r in radii), *(scores[key] for key in plain)]
         for case_id, case in report["cases"].items()

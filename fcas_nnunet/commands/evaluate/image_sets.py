@@ -173,7 +173,7 @@ def _measure_network_features(network: Any, real: Files, synthetic: Files) -> di
         "real_windows": len(windows[0]),
         "synthetic_windows": len(windows[1]),
         "fid": frechet_distance(*windows),
-        "kid": vars(kernel_distance(*windows, *case_ids)),
+        "kid": vars(kernel_distance(windows[0], windows[1], *case_ids)),
         "tsne": tsne,
     }
 

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     from fcas_nnunet.commands.evaluate import image_sets  # not at the top: worker processes need no networks
 
     real, synthetic = open_scans(args.r, "-r"), open_scans(args.s, "-s")
-    intensity_range = quality.IntensityRange(*args.range, "stated") if args.range else None
+    intensity_range = quality.IntensityRange(*args.range) if args.range else None
     networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files))
     pairs, left_out = _find_pairs(real, synthetic)
     scores: dict[str, quality.ImageScores | None] = {}

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         from fcas_nnunet.integration.models.features import open_extractor
 
         extractor = open_extractor(args.m, args.f, args.chk, resolve_device(args.device))
-    intensity_range = IntensityRange(*args.range, "stated") if args.range else real_intensity_range(args.train, workers)
+    intensity_range = IntensityRange(*args.range) if args.range else real_intensity_range(args.train, workers)
     features = _features(extractor, [synthetic, training, *([held_out] if held_out else [])]) if extractor else {}
     scans = dict(_stream(training, intensity_range, workers))
     library = _Library(training.files, {case_id: scans[case_id] for case_id in training.files}, features)

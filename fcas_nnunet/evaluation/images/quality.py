@@ -24,7 +24,7 @@ class IntensityRange:
 
     low_hu: float  # becomes 0
     high_hu: float  # becomes 1
-    source: str  # where the two come from, for the reader of a result
+    source: str = "stated"  # where the two come from, for the reader of a result
 
     def __post_init__(self) -> None:
         if not self.low_hu < self.high_hu:

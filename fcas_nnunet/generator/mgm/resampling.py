@@ -51,15 +51,30 @@ def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple
 
     Cubic splines are used, since linear interpolation would blur thin vessels away.
     """
+    return deform_scan(image, deformation, spacing_mm)[0]
+
+
+def deform_scan(
+    image: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `deform_image`, and where the image comes from.
+
+    Returns:
+        The image, float32 [D, H, W]; and whether a voxel comes from within the volume, bool [D, H, W].
+    """
     source = np.ascontiguousarray(image, dtype=np.float32)
+    inside = np.ones(image.shape, dtype=bool)
     if deformation.is_identity:
-        return source.copy()
+        return source.copy(), inside
     coefficients = spline_filter(np.pad(source, _SPLINE_RIM, mode="edge"), order=3, output=np.float32)
     output = np.empty(image.shape, dtype=np.float32)
     for slab, coordinates in _coordinate_slabs(deformation, image.shape, spacing_mm, _whole(image.shape)):
-        positions = np.stack([c.numpy() for c in coordinates]) + np.float32(_SPLINE_RIM)
+        positions = np.stack([c.numpy() for c in coordinates])
+        for axis, size in enumerate(image.shape):
+            inside[slab] &= (positions[axis] > -0.5) & (positions[axis] < size - 0.5)
+        positions += np.float32(_SPLINE_RIM)
         output[slab] = map_coordinates(coefficients, positions, order=3, mode="nearest", prefilter=False)
-    return output
+    return output, inside
 
 
 def _coordinate_slabs(

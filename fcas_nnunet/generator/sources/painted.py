@@ -1,0 +1,94 @@
+"""Painted scans: random contrast, texture, bias field, blur and resolution for every structure of a new mask.
+
+Source: SynthSeg (arXiv 2107.09559). What the labels leave over is not one structure here: it is clustered by intensity
+in the real scan, carried along by the deformation, and painted cluster by cluster.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+from sklearn.cluster import KMeans
+
+from fcas_nnunet.config.sources import PaintConfig
+
+_SMOOTHING_VOXELS = 1.0  # before the background is clustered
+_SAMPLE = 20_000  # voxels that the clusters are fitted on
+_BIAS_POINTS = 4  # of the bias field along each axis
+_RANGE_PERCENT = (0.5, 99.5)  # nnU-Net's own, of the labelled voxels
+
+
+def tissues_of(image: np.ndarray, mask: np.ndarray, num_tissues: int) -> np.ndarray:
+    """Part a real scan by intensity.
+
+    Args:
+        image: [D, H, W] in any unit.
+        mask: Label ids [D, H, W]; the clusters are fitted on the background, and every voxel is given to one.
+        num_tissues: How many clusters at most.
+
+    Returns:
+        Cluster of every voxel, 0 … num_tissues − 1 from dark to bright, uint8 [D, H, W].
+    """
+    smooth = gaussian_filter(image.astype(np.float32), _SMOOTHING_VOXELS)
+    background = smooth[mask == 0]
+    if background.size == 0:  # the labels fill the scan
+        return np.zeros(mask.shape, np.uint8)
+    sample = background[:: -(-background.size // _SAMPLE)]
+    clusters = min(num_tissues, len(np.unique(sample)))
+    centres = np.sort(KMeans(clusters, n_init=1, random_state=0).fit(sample[:, None]).cluster_centers_[:, 0])
+    return np.searchsorted((centres[1:] + centres[:-1]) / 2, smooth).astype(np.uint8)
+
+
+def contrast_range(image: np.ndarray, mask: np.ndarray, margin: float) -> tuple[float, float]:
+    """Where contrasts are drawn from: the range of the labelled voxels, as nnU-Net clips CT, widened on either side."""
+    low, high = map(float, np.percentile(image[mask > 0], _RANGE_PERCENT))
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+def paint_scan(
+    mask: np.ndarray, tissues: np.ndarray, between: tuple[float, float], config: PaintConfig, seed: int
+) -> np.ndarray:
+    """Paint a mask.
+
+    Args:
+        mask: Label ids, uint8 [D, H, W].
+        tissues: Cluster of every voxel, uint8 [D, H, W], on the mask's grid.
+        between: What contrasts are drawn from, in any unit (`contrast_range`).
+        config: What else is drawn.
+        seed: Same seed, same scan.
+
+    Returns:
+        float32 [D, H, W] in the unit of `between`.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = between
+    num_tissues = int(tissues.max()) + 1
+    regions = np.where(mask > 0, mask.astype(np.int16) + num_tissues - 1, tissues)
+    num_regions = int(regions.max()) + 1
+    levels = rng.uniform(low, high, num_regions).astype(np.float32)
+    strengths = (rng.uniform(*config.texture, num_regions) * (high - low)).astype(np.float32)
+    texture = gaussian_filter(rng.standard_normal(mask.shape, np.float32), 1.0)
+    painted = levels[regions] + strengths[regions] * (texture / texture.std())
+    painted = low + (painted - low) * _bias_field(mask.shape, rng.uniform(*config.bias), rng)
+    painted = gaussian_filter(painted, rng.uniform(*config.blur_voxels))
+    painted += np.float32(rng.uniform(*config.noise) * (high - low)) * rng.standard_normal(mask.shape, np.float32)
+    axis, thickness = int(rng.integers(3)), rng.uniform(*config.thickness)
+    if rng.random() < config.thickness_probability:
+        painted = _in_thick_slices(painted, axis, thickness)
+    return painted
+
+
+def _bias_field(shape: tuple[int, ...], strength: float, rng: np.random.Generator) -> np.ndarray:
+    """A smooth factor within 1 ± strength, float32 [D, H, W]."""
+    points = torch.from_numpy(rng.uniform(1 - strength, 1 + strength, (_BIAS_POINTS,) * 3).astype(np.float32))
+    return F.interpolate(points[None, None], shape, mode="trilinear", align_corners=True)[0, 0].numpy()
+
+
+def _in_thick_slices(image: np.ndarray, axis: int, thickness: float) -> np.ndarray:
+    """The image as slices of so many voxels along an axis would show it, float32 of the same shape."""
+    slices = max(1, round(image.shape[axis] / thickness))
+    thick = [slices if a == axis else size for a, size in enumerate(image.shape)]
+    volume = torch.from_numpy(np.ascontiguousarray(image))[None, None]
+    return F.interpolate(F.interpolate(volume, thick, mode="area"), image.shape, mode="trilinear")[0, 0].numpy()

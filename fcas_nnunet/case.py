@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcas_nnunet.geometry import triple
+from fcas_nnunet.intensities import IntensityScale
 
 #: Labels, and the codes of labels and surroundings together, are 8-bit numbers.
 NUM_BITS = 8
@@ -19,11 +20,12 @@ class Case:
 
     Attributes:
         case_id: nnU-Net's case identifier, without channel suffix or file ending.
-        image: HU, float32 or int16; None for a bare mask.
+        image: the data set's own values, float32 or as stored; None for a bare mask.
         mask: label ids of `dataset.json`, uint8.
         affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
         surroundings: ids of `surroundings.json` (0 = none), uint8, or None when the data set has none.
         confidence: float32 in [0, 1], or None for a real case.
+        scale: of the image: what a standard unit is to it.
     """
 
     case_id: str
@@ -32,6 +34,7 @@ class Case:
     affine: np.ndarray
     surroundings: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    scale: IntensityScale = IntensityScale()
 
     def __post_init__(self) -> None:
         for name in ("image", "surroundings", "confidence"):
@@ -40,6 +43,18 @@ class Case:
                 raise ValueError(
                     f"{self.case_id}: shape of {name} must be that of the mask {self.mask.shape}, got {array.shape}."
                 )
+
+    @property
+    def standard_image(self) -> np.ndarray:
+        """The image in standard units, float32 [D, H, W]."""
+        assert self.image is not None, f"{self.case_id} has a scan"
+        return self.scale.to_standard(self.image)
+
+    @property
+    def stored_image(self) -> np.ndarray:
+        """The image in its own values and the data type that they are stored in, [D, H, W]."""
+        assert self.image is not None, f"{self.case_id} has a scan"
+        return self.scale.stored(self.image)
 
     @property
     def shape(self) -> tuple[int, int, int]:

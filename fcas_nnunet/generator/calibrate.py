@@ -165,13 +165,12 @@ def _draw(
     real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
     reference = replace(real, image=None)
     template = data.load_case(drawing.template)
-    assert real.image is not None, "training cases have images"
     low, high = record.config.grid.intensity_range_hu
     precision = drawing_precision(accelerator.device)
     noise_seed = derive_seed(seed, "noise")
     drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
     assert drawn.spread_hu is not None, "SSV was requested"
-    scan = drawn.grid.image_to_working(real.image).numpy().clip(low, high)
+    scan = drawn.grid.image_to_working(real.standard_image).numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]
     structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()
     error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
@@ -189,10 +188,9 @@ def _draw(
 
 
 def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
-    """A training case in a shape that training has not seen: image, mask and surroundings deformed alike."""
-    assert case.image is not None, "training cases have images"
+    """A training case, in standard units, in a shape that training has not seen: all of it deformed alike."""
     image, mask, around = in_new_shape(
-        case.image.astype(np.float32), case.mask, case.surroundings, case.spacing_mm, record.config.masks,
+        case.standard_image, case.mask, case.surroundings, case.spacing_mm, record.config.masks,
         label_roles(record.labels, record.roles), seed,
     )  # fmt: skip
     if around is not None:

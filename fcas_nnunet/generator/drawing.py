@@ -147,7 +147,6 @@ def embedded_condition(
         ValueError: when the generator draws surroundings and the reference has none.
     """
     record = generator.record
-    assert template.image is not None, "a template has an image"
     num_labels = max(record.labels.values())
     thin = label_roles(record.labels, record.roles).thin
     codes = grid.labels_to_working(reference.mask, thin)
@@ -163,7 +162,7 @@ def embedded_condition(
     template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
     template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1], thin)
     template_image = to_unit_range(
-        template_grid.image_to_working(template.image, device), record.config.grid.intensity_range_hu
+        template_grid.image_to_working(template.standard_image, device), record.config.grid.intensity_range_hu
     )
     condition = build_condition(
         to_draw[None, None].to(device),

@@ -75,8 +75,10 @@ def drawn_case(
         around = deform_labels(around, Recipe.from_dict(mask_record).deformation, source.spacing_mm)
     reference = Case(plan.case_id, None, mask, source.affine, around)
     drawing = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
-    image = np.rint(drawing.image).astype(np.int16)
-    case = replace(reference, image=image, confidence=drawing.confidence, surroundings=None)
+    case = replace(
+        reference, image=template.scale.to_own(drawing.image), scale=template.scale, confidence=drawing.confidence,
+        surroundings=None,
+    )  # fmt: skip
     inside = drawing.confidence[mask > 0]
     return case, {
         **plan.to_record(),

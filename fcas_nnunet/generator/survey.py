@@ -42,7 +42,7 @@ def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[s
         case = data.load_case(case_id)
         assert case.image is not None, "training cases have images"
         turn = Orientation.of(case.affine, towards)
-        means = {label: mean for label, mean in means_by_code(case.image, case.mask).items() if label}
+        means = {label: mean for label, mean in means_by_code(case.standard_image, case.mask).items() if label}
         surveyed = SurveyedCase(
             turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
             image_sha256(case.image, case.affine), means,

@@ -92,6 +92,7 @@ def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: 
         line |= {"template": record["reference"], "scan": str(rival), "confidence": "uniform"}
         write_case(output, case, before_label=partial(Manifest(output).append, line))
     write_dataset_json(
-        output, synthetic.labels, len(synthetic.case_ids), description=f"Masks of {synthetic.name}, scans {rival}.",
+        output, synthetic.labels, len(synthetic.case_ids), channel_names=source.channel_names,
+        description=f"Masks of {synthetic.name}, scans {rival}.",
         more={PARENTS_KEY: to_json(parents_of(synthetic))},
     )  # fmt: skip

@@ -158,6 +158,5 @@ def _load(job: DrawingJob, generator: Generator) -> tuple[Case, np.ndarray, list
                 f"{other.case_id}: mask must be that of {case.case_id}, the same patient's by the manifest, got "
                 "another. Take one of them out with --cases."
             )
-        assert other.image is not None, "real cases have scans"
-        reals.append(np.clip(other.image, *generator.record.config.grid.intensity_range_hu).astype(np.float32))
+        reals.append(np.clip(other.standard_image, *generator.record.config.grid.intensity_range_hu).astype(np.float32))
     return case, label_codes(case, max(dataset.labels.values()))[1], reals

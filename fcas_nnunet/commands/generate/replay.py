@@ -105,7 +105,10 @@ def run(argv: Sequence[str]) -> None:
     parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
     note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
     more = {PARENTS_KEY: to_json(parents)}
-    describe = partial(write_dataset_json, output, labels, roles=roles, description=note, more=more)
+    describe = partial(
+        write_dataset_json, output, labels, channel_names=library.source.channel_names, roles=roles, description=note,
+        more=more,
+    )  # fmt: skip
     finish(plans, Share(), output, describe)
     print(f"done: {len(plans)} cases made again in {output}")
 

@@ -190,7 +190,8 @@ def _finish(request: Request, plan: _Plan) -> None:
     """Make a data set of the cases, which are all there, and report."""
     real, name = request.real, request.source.name
     describe = partial(
-        write_dataset_json, request.output, request.labels, roles=plan.roles if real is None else real.roles,
+        write_dataset_json, request.output, request.labels, channel_names=request.source.channel_names,
+        roles=plan.roles if real is None else real.roles,
         description=f"Synthetic, made by fcas_generate from {name}; confidenceTr holds the confidence maps.",
         more={PARENTS_KEY: to_json(plan.parents)},
     )  # fmt: skip

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     base = load_config(FCaSConfig, args.config) if args.config else None
     config = mask_config(args, base.masks if base else MaskConfig())
-    source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d"), any_channel=True), args.fold)
+    source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     given_roles = settled_roles(source, base.roles if base else None)
     say_roles(source.name, source.labels, given_roles)
     check_dataset(source, min_cases=1)
@@ -151,7 +151,7 @@ def _source(folder: Path, case_id: str, roles: LabelRoles) -> tuple[Case, Source
     from fcas_nnunet.generator.mgm.recipe import SourceMask
 
     torch.set_num_threads(1)  # one thread a process; the masks do not depend on it
-    case = RawDataset.open(folder, any_channel=True).load_mask(case_id)
+    case = RawDataset.open(folder).load_mask(case_id)
     return case, SourceMask(case.mask, case.spacing_mm, roles)
 
 

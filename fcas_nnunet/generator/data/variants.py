@@ -76,9 +76,8 @@ def make_variants(
     if all((folder / variant.image_file).exists() for variant in variants_of(case_id, pairs)):
         return
     case, roles, num_labels = data.load_case(case_id), label_roles(data.labels, data.roles), max(data.labels.values())
-    assert case.image is not None, "training cases have images"
     working = WorkingGrid.of_case(case, working_spacing_mm, config.tcdm, config.grid.crop_size)
-    image = working.image_to_working(case.image).numpy()
+    image = working.image_to_working(case.standard_image).numpy()
     codes = working.labels_to_working(label_codes(case, num_labels)[1], roles.thin).numpy()
     mask = np.where(codes <= num_labels, codes, 0).astype(np.uint8)
     surroundings = None

@@ -22,9 +22,7 @@ REGIONS_REMEDY = (
 )
 
 
-def description_faults(
-    content: dict[str, Any], *, any_kind: bool = False, any_channel: bool = False, ignore_label: bool = False
-) -> list[str]:
+def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignore_label: bool = False) -> list[str]:
     """What is wrong with a `dataset.json`, a sentence for each fault, without the file's name.
 
     The flags are those of `RawDataset.open`.
@@ -32,7 +30,7 @@ def description_faults(
     missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
     if missing:
         return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
-    faults = [] if any_kind else _channel_faults(content, any_channel)
+    faults = [] if any_kind else _channel_faults(content)
     if content["file_ending"] not in READABLE_FILE_ENDINGS:
         faults.append(
             f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
@@ -84,16 +82,11 @@ def _channel_kinds(channels: Any) -> Any:
     return {k: str(v).casefold() for k, v in channels.items()} if isinstance(channels, dict) else channels
 
 
-def _channel_faults(content: dict[str, Any], any_channel: bool) -> list[str]:
+def _channel_faults(content: dict[str, Any]) -> list[str]:
     channels = content["channel_names"]
-    if not isinstance(channels, dict) or len(channels) != 1:
-        return [f"channel_names must name one channel, the CT, got {channels}. Keep the CT channel only."]
-    if any_channel or _channel_kinds(channels) == _channel_kinds(CT_CHANNEL):
+    if isinstance(channels, dict) and len(channels) == 1:
         return []
-    return [
-        f"channel_names must be {CT_CHANNEL}, got {channels}. Scans are drawn and judged in Hounsfield units, which "
-        "only CT has. Correct the file if these scans are CT; other kinds are not supported."
-    ]
+    return [f"channel_names must name one channel, got {channels}. Keep one channel: several are not drawn together."]
 
 
 def _entry_faults(content: dict[str, Any]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.dataset.checks import dataset_faults
+from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import is_identifier, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.matching import compare_labels, id_table, match_labels
@@ -49,6 +50,11 @@ class CaseLibrary:
         needy = [*self.templates, *(self.references if draws_surroundings else ())]
         faults = []
         for name, dataset in self.others.items():
+            if not same_description("channel_names", dataset.channel_names, self.source.channel_names):
+                faults.append(
+                    f"{name}: channel_names must be those of {self.source.name}, {self.source.channel_names}, got "
+                    f"{dataset.channel_names}. Name cases of the same modality."
+                )
             try:
                 match_labels(dataset.labels, self.source.labels)
             except ValueError as error:

@@ -33,9 +33,10 @@ from fcas_nnunet.integration.dataset.volumes import (
     quantise_confidence,
     read_volume,
     write_confidence,
-    write_image,
     write_labels,
+    write_volume,
 )
+from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
 
@@ -69,16 +70,13 @@ class RawDataset:
     roles: GivenRoles = field(default_factory=dict)
 
     @classmethod
-    def open(
-        cls, folder: Path, *, any_kind: bool = False, any_channel: bool = False, ignore_label: bool = False
-    ) -> RawDataset:
+    def open(cls, folder: Path, *, any_kind: bool = False, ignore_label: bool = False) -> RawDataset:
         """Read a data set's description and list its cases; `check` looks into the volumes.
 
         Args:
             folder: a raw data set folder, as `resolve_dataset` gives it.
-            any_kind: take every data set that nnU-Net trains on; otherwise one CT channel and plain labels only, which
-                is what the generator and the scores are for.
-            any_channel: take scans of any kind, since only the labels are read.
+            any_kind: take every data set that nnU-Net trains on; otherwise one channel and plain labels only, which is
+                what the generator and the scores are for.
             ignore_label: take nnU-Net's ignore label, which a synthetic data set may have.
 
         Raises:
@@ -87,7 +85,7 @@ class RawDataset:
         """
         parse_name(folder.name)
         content = read_json(folder / DATASET_JSON, _ADVICE)
-        faults = description_faults(content, any_kind=any_kind, any_channel=any_channel, ignore_label=ignore_label)
+        faults = description_faults(content, any_kind=any_kind, ignore_label=ignore_label)
         if faults:
             raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
         ending = content["file_ending"]
@@ -128,9 +126,19 @@ class RawDataset:
         return [i for name, i in self.dataset_json["labels"].items() if name == IGNORE]
 
     @property
+    def channel_names(self) -> dict[str, str]:
+        """Number of an input channel → its name, by which nnU-Net normalises it."""
+        return dict(self.dataset_json["channel_names"])
+
+    @property
+    def channel_name(self) -> str:
+        """The name of the first channel."""
+        return next(iter(self.channel_names.values()))
+
+    @property
     def num_channels(self) -> int:
         """Input channels."""
-        return len(self.dataset_json["channel_names"])
+        return len(self.channel_names)
 
     @property
     def has_confidence(self) -> bool:
@@ -154,7 +162,7 @@ class RawDataset:
         return replace(self, case_ids=list(case_ids), dataset_json=self.dataset_json | {"numTraining": len(case_ids)})
 
     def image_path(self, case_id: str) -> Path:
-        """Where the case's first channel lies: the CT."""
+        """Where the case's first channel lies."""
         return self.image_paths(case_id)[0]
 
     def image_paths(self, case_id: str) -> list[Path]:
@@ -184,16 +192,19 @@ class RawDataset:
         """Read everything there is about a case.
 
         Returns:
-            Image float32 HU, mask uint8, surroundings uint8 and confidence float32 in [0, 1] where present.
+            Image float32 in its own values with their scale, mask uint8, surroundings uint8 and confidence float32
+            in [0, 1] where present.
 
         Raises:
             FileNotFoundError: if image or mask is missing.
             ValueError: if a file is unreadable or the shapes differ.
         """
         path = self.confidence_path(case_id)
+        image = read_volume(self.image_path(case_id)).array
         return replace(
             self.load_mask(case_id),
-            image=read_volume(self.image_path(case_id)).array.astype(np.float32),
+            image=image.astype(np.float32),
+            scale=IntensityScale.of(image, self.channel_name),
             confidence=read_confidence(path).array if path.is_file() else None,
         )
 
@@ -244,7 +255,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
 
     Args:
         folder: the raw data set folder.
-        case: image in HU (stored as int16), mask, surroundings, confidence; what is None is not written.
+        case: image (stored as its scale says), mask, surroundings, confidence; what is None is not written.
         split: "Tr" for training cases, "Ts" for held-out ones.
         before_label: called when all else is written; keeps what must be there of every whole case.
 
@@ -263,7 +274,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
         return folder / f"{kind}{split}" / f"{case.case_id}{suffix}{FILE_ENDING}"
 
     if case.image is not None:
-        write_image(path(IMAGES, _CHANNEL_SUFFIX), case.image, case.affine)
+        write_volume(path(IMAGES, _CHANNEL_SUFFIX), case.stored_image, case.affine)
     if case.surroundings is not None:
         write_labels(path(SURROUNDINGS), case.surroundings, case.affine)
     if case.confidence is not None:
@@ -278,6 +289,7 @@ def write_dataset_json(
     labels: Mapping[str, int],
     num_training: int,
     *,
+    channel_names: Mapping[str, str] = CT_CHANNEL,
     surroundings: Mapping[str, int] | None = None,
     roles: GivenRoles | None = None,
     description: str = "",
@@ -290,6 +302,7 @@ def write_dataset_json(
     Args:
         folder: the raw data set folder, `DatasetNNN_Name`.
         labels: name → id, background 0 included.
+        channel_names: number of a channel → its name.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
         roles: label name → roles that do not follow from the name.
         more: further entries.
@@ -298,7 +311,7 @@ def write_dataset_json(
         named = {name: label_id for name, label_id in surroundings.items() if label_id != 0}
         atomic_write_json(folder / SURROUNDINGS_JSON, {"labels": {BACKGROUND: 0} | named})
     content: dict[str, Any] = {
-        "channel_names": CT_CHANNEL,
+        "channel_names": dict(channel_names),
         "labels": dict(sorted(labels.items(), key=lambda item: item[1])),
         "numTraining": num_training,
         "file_ending": FILE_ENDING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE
-from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, quantise_confidence, quantise_image
+from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, quantise_confidence
 
 _LABELS = f"{LABELS}Tr"
 #: Folder → ending of the files that every synthetic case has; the label is the last to be written.
@@ -24,7 +24,11 @@ _PARTS = {f"{IMAGES}Tr": f"_0000{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, 
 CONTENTS = "contents"
 IMAGE, LABEL, CONFIDENCE_MAP = "image", "label", "confidence"
 
-_STORED = {IMAGE: quantise_image, LABEL: lambda labels: labels.astype(np.uint8), CONFIDENCE_MAP: quantise_confidence}
+_STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    IMAGE: np.asarray,
+    LABEL: lambda labels: labels.astype(np.uint8),
+    CONFIDENCE_MAP: quantise_confidence,
+}
 
 
 def case_is_written(folder: Path, case_id: str) -> bool:
@@ -68,7 +72,11 @@ def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Patter
 
 def case_contents(case: Case) -> dict[str, str]:
     """Hash what will be written of a case: part → SHA-256 of its voxels; header and compression do not count."""
-    parts = {IMAGE: case.image, LABEL: case.mask, CONFIDENCE_MAP: case.confidence}
+    parts = {
+        IMAGE: None if case.image is None else case.stored_image,
+        LABEL: case.mask,
+        CONFIDENCE_MAP: case.confidence,
+    }
     return {part: _sha256(part, array) for part, array in parts.items() if array is not None}
 
 

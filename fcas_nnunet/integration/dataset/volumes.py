@@ -124,17 +124,6 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
             zipped.write(image.to_bytes())
 
 
-def write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
-    """Write HU as `quantise_image` gives them."""
-    write_volume(path, quantise_image(image), affine)
-
-
-def quantise_image(image: np.ndarray) -> np.ndarray:
-    """HU → int16, rounded to the nearest and clipped to what int16 holds."""
-    limits = np.iinfo(np.int16)
-    return np.clip(np.rint(image), limits.min, limits.max).astype(np.int16)
-
-
 def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     """Write label ids as uint8."""
     write_volume(path, labels.astype(np.uint8, casting="same_kind"), affine)

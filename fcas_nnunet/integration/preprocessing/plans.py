@@ -85,7 +85,7 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
     for key, rule, advice in (
         ("labels", "those", f"{real.name} has regions: {REGIONS_REMEDY}" if real.regions else remedy),
         ("regions_class_order", "that", "Copy it."),
-        ("channel_names", "those", 'nnU-Net normalises by that name: write {"0": "CT"} into both dataset.json.'),
+        ("channel_names", "those", "nnU-Net normalises by that name: write the same into both dataset.json."),
     ):
         got, wanted = (dataset.dataset_json.get(key) for dataset in (synthetic, real))
         if not same_description(key, got, wanted):

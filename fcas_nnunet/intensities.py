@@ -1,0 +1,69 @@
+"""Standard units: what the networks, the contrasts and the errors of a scan are counted in, whatever its modality.
+
+CT is in HU already. The values of other modalities mean nothing from scan to scan, so they are counted in 1/200 of the
+scan's own standard deviation, from its mean. A heart in CT has a standard deviation of 200 to 300 HU, so a structure is
+about as many units away from its neighbours in either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+UNITS_PER_DEVIATION = 200.0
+
+_CT = "ct"  # as nnU-Net reads a channel's name: whatever its case
+_MOST_SAMPLES = 2**20
+_ROBUST_PERCENT = (0.5, 99.5)  # nnU-Net clips CT at these; a metal clip must not decide the scale of a scan
+
+
+def is_ct(channel_name: str) -> bool:
+    """Whether nnU-Net takes a channel of this name for CT."""
+    return channel_name.casefold() == _CT
+
+
+@dataclass(frozen=True)
+class IntensityScale:
+    """From a scan's own values to standard units and back."""
+
+    centre: float = 0.0  # own value of 0 standard units
+    unit: float = 1.0  # own values a standard unit
+    dtype: str = "int16"  # what own values are stored as
+
+    @classmethod
+    def of(cls, image: np.ndarray, channel_name: str) -> IntensityScale:
+        """The scale of a scan.
+
+        Args:
+            image: Own values, any shape, in their data type.
+            channel_name: From `dataset.json`. CT is taken as it is. All else is taken as nnU-Net's z-score takes it,
+                from the voxels that are not 0, where a zero background was cut out, with the outermost 0.5 % drawn in.
+        """
+        if is_ct(channel_name):
+            return cls()
+        values = image.reshape(-1)[:: -(-image.size // _MOST_SAMPLES)].astype(np.float64)
+        values = values[np.isfinite(values)]
+        nonzero = values[values != 0]
+        values = nonzero if nonzero.size else values
+        dtype = "float32" if image.dtype.kind == "f" else image.dtype.name
+        if not values.size:
+            return cls(dtype=dtype)
+        drawn_in = np.clip(values, *np.percentile(values, _ROBUST_PERCENT))
+        return cls(float(drawn_in.mean()), float(drawn_in.std()) / UNITS_PER_DEVIATION or 1.0, dtype)
+
+    def to_standard(self, image: np.ndarray) -> np.ndarray:
+        """Own values => standard units, float32."""
+        return (image.astype(np.float32) - np.float32(self.centre)) / np.float32(self.unit)
+
+    def to_own(self, image: np.ndarray) -> np.ndarray:
+        """Standard units => own values in their data type, any shape."""
+        return self.stored(image * np.float32(self.unit) + np.float32(self.centre))
+
+    def stored(self, own: np.ndarray) -> np.ndarray:
+        """Own values in their data type: whole numbers are rounded to the nearest and clipped to what it holds."""
+        kind = np.dtype(self.dtype)
+        if kind.kind == "f":
+            return own.astype(kind)
+        limits = np.iinfo(kind)
+        return np.clip(np.rint(own), limits.min, limits.max).astype(kind)

@@ -13,14 +13,15 @@ import numpy as np
 
 UNITS_PER_DEVIATION = 200.0
 
-_CT = "ct"  # as nnU-Net reads a channel's name: whatever its case
+#: As nnU-Net reads a channel's name: whatever its case.
+CT = "CT"
 _MOST_SAMPLES = 2**20
 _ROBUST_PERCENT = (0.5, 99.5)  # nnU-Net clips CT at these; a metal clip must not decide the scale of a scan
 
 
 def is_ct(channel_name: str) -> bool:
     """Whether nnU-Net takes a channel of this name for CT."""
-    return channel_name.casefold() == _CT
+    return channel_name.casefold() == CT.casefold()
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class IntensityScale:
 
     def to_standard(self, image: np.ndarray) -> np.ndarray:
         """Own values => standard units, float32."""
+        if (self.centre, self.unit) == (0, 1):
+            return image.astype(np.float32)
         return (image.astype(np.float32) - np.float32(self.centre)) / np.float32(self.unit)
 
     def to_own(self, image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
-from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.dataset.volumes import read_scan, read_volume
 from fcas_nnunet.labels.matching import match_labels
 
 
@@ -23,22 +23,24 @@ class CentredFiles:
     """A scan and the mask it is centred on.
 
     Attributes:
-        image: HU.
+        image: Its scan.
         mask: Label ids on the same grid.
         becomes: Each label id → what it counts as; 0 where it does not count.
+        channel_name: Of the scan, which says what its values are.
     """
 
     image: Path
     mask: Path
     becomes: dict[int, int]
+    channel_name: str
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image, mask with its ids translated, and affine.
+        """Image in standard units, mask with its ids translated, and affine.
 
         Raises:
             ValueError: when a file cannot be read, or the mask has ids that `becomes` does not name.
         """
-        image, mask = read_volume(self.image), read_volume(self.mask).array
+        image, mask = read_scan(self.image, self.channel_name), read_volume(self.mask).array
         return image.array, translate_labels(mask, self.becomes, self.mask, "Run fcas_doctor -d on it."), image.affine
 
 
@@ -97,7 +99,8 @@ def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases
 
 
 def _files(dataset: RawDataset, becomes: dict[int, int]) -> dict[str, CentredFiles]:
-    return {i: CentredFiles(dataset.image_path(i), dataset.mask_path(i), becomes) for i in dataset.case_ids}
+    channel = dataset.channel_name
+    return {i: CentredFiles(dataset.image_path(i), dataset.mask_path(i), becomes, channel) for i in dataset.case_ids}
 
 
 def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int]) -> Cases:
@@ -118,5 +121,8 @@ def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int
             "Name a data set, or a folder like imagesTs."
         )
     images, masks = case_files(folder), case_files(masks_folder)
-    files = {i: CentredFiles(image, masks.get(i, masks_folder / i), unchanged) for i, image in images.items()}
+    files = {
+        i: CentredFiles(image, masks.get(i, masks_folder / i), unchanged, training.channel_name)
+        for i, image in images.items()
+    }
     return Cases(str(folder), files)

@@ -35,7 +35,7 @@ from fcas_nnunet.evaluation.images.set_table import FID, NETWORK, NOT_COMPUTED, 
 from fcas_nnunet.evaluation.images.slice_extractor import FidExtractor, SliceExtractor, open_slice_extractor
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
-from fcas_nnunet.integration.dataset.volumes import read_grid, read_volume
+from fcas_nnunet.integration.dataset.volumes import read_grid, read_scan
 
 Files = Mapping[str, Path]
 
@@ -58,19 +58,23 @@ class Networks:
 
     def measure(
         self, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None, real: Files,
-        synthetic: Files,
+        synthetic: Files, channel_name: str,
     ) -> dict[str, Any]:  # fmt: skip
         """The parts of a report that need a network.
 
         Args:
             pairs: Synthetic case id → real and synthetic scan.
-            intensity_range: HU range of the scans of a pair; None where there is no pair.
+            intensity_range: Range of the scans of a pair; None where there is no pair.
             real: Case id → scan, of the whole set.
             synthetic: The same of the synthetic set.
+            channel_name: Name of the scans' channel.
         """
         parts: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
-            PERCEPTUAL: (self.perceptual, lambda network: _measure_pairs(network, pairs, intensity_range)),
-            FID: (self.slices, lambda network: _measure_fid(network, self.size, real, synthetic)),
+            PERCEPTUAL: (
+                self.perceptual,
+                lambda network: _measure_pairs(network, pairs, intensity_range, channel_name),
+            ),
+            FID: (self.slices, lambda network: _measure_fid(network, self.size, real, synthetic, channel_name)),
             NETWORK: (self.bottleneck, lambda network: _measure_network_features(network, real, synthetic)),
         }
         return {
@@ -118,7 +122,10 @@ def _open_perceptual(args: argparse.Namespace, device: Any) -> PerceptualDistanc
 
 
 def _measure_pairs(
-    network: PerceptualDistance, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None
+    network: PerceptualDistance,
+    pairs: Mapping[str, tuple[Path, Path]],
+    intensity_range: IntensityRange | None,
+    channel_name: str,
 ) -> dict[str, Any]:
     """LPIPS of every pair; the range becomes [−1, 1]."""
     if not pairs or intensity_range is None:
@@ -129,7 +136,7 @@ def _measure_pairs(
         return {NOT_COMPUTED: f"every side must be at least {LEAST_SIDE} voxels, got {shape} ({case_id})"}
     cases = {}
     for case_id, paths in tqdm(pairs.items(), desc="LPIPS", unit="pair", disable=None):
-        real, synthetic = (read_volume(path).array for path in paths)
+        real, synthetic = (read_scan(path, channel_name).array for path in paths)
         cases[case_id] = vars(network.score(real, synthetic, intensity_range))
     return {
         "name": network.name,
@@ -140,10 +147,12 @@ def _measure_pairs(
     }
 
 
-def _measure_fid(network: SliceExtractor, size: int, real: Files, synthetic: Files) -> dict[str, Any]:
+def _measure_fid(
+    network: SliceExtractor, size: int, real: Files, synthetic: Files, channel_name: str
+) -> dict[str, Any]:
     def features(scans: Files, what: str) -> Iterator[dict[str, np.ndarray]]:
         for path in tqdm(scans.values(), desc=f"FID 2.5D, {what}", unit="case", disable=None):
-            volume = read_volume(path)
+            volume = read_scan(path, channel_name)
             yield plane_features(volume.array, volume.affine, network, size)
 
     result = fid_2p5d(features(real, "real"), features(synthetic, "synthetic"))

@@ -23,7 +23,8 @@ from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
-from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.dataset.volumes import read_scan, read_volume
+from fcas_nnunet.intensities import CT, is_ct
 from fcas_nnunet.labels.matching import compare_labels, id_table
 
 Result = TypeVar("Result")
@@ -41,11 +42,13 @@ class Scans:
     Attributes:
         name: Name of the data set, or the folder.
         files: Case id → scan.
+        channel_name: Says what their values are.
         dataset: The data set they are the training cases of; None for a bare folder.
     """
 
     name: str
     files: dict[str, Path]
+    channel_name: str
     dataset: RawDataset | None = None
 
 
@@ -74,6 +77,11 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     from fcas_nnunet.commands.evaluate import image_sets  # not at the top: worker processes need no networks
 
     real, synthetic = open_scans(args.r, "-r"), open_scans(args.s, "-s")
+    if is_ct(real.channel_name) != is_ct(synthetic.channel_name):
+        raise ValueError(
+            f"{synthetic.name}: channel_names must be {real.channel_name} as in {real.name}, got "
+            f"{synthetic.channel_name}. Compare scans of one modality."
+        )
     intensity_range = quality.IntensityRange(*args.range) if args.range else None
     networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files))
     pairs, left_out = _find_pairs(real, synthetic)
@@ -82,7 +90,11 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         intensity_range = intensity_range or real_intensity_range(args.r, workers)
         need = MemoryNeed.of((pair.synthetic for pair in pairs.values()), SSIM_BYTES)
         scores = run_cases(
-            partial(_score, intensity_range), pairs, workers=workers, description="image pairs", need=need
+            partial(_score, intensity_range, real.channel_name),
+            pairs,
+            workers=workers,
+            description="image pairs",
+            need=need,
         )
     cases = {case_id: score for case_id, score in scores.items() if score is not None}
     left_out |= {case_id: OTHER_MASK for case_id, score in scores.items() if score is None}
@@ -97,7 +109,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             )
         summary = {name: entry | {NOT_COMPUTED: why} for name, entry in summary.items()}
     paths = {case_id: (pairs[case_id].real, pairs[case_id].synthetic) for case_id in cases}
-    measured = networks.measure(paths, intensity_range, real.files, synthetic.files)
+    measured = networks.measure(paths, intensity_range, real.files, synthetic.files, real.channel_name)
     if args.tsne:
         image_sets.draw_map(args.tsne, measured[NETWORK], {"real": real.name, "synthetic": synthetic.name})
     return {
@@ -123,9 +135,12 @@ def open_scans(argument: str, by: str) -> Scans:
     """The scans that a flag names: a data set's id, name or folder, or a bare folder of scans."""
     folder = bare_folder(argument)
     if folder is not None:
-        return Scans(str(folder), case_files(folder))
+        above = folder.absolute().parent
+        name = RawDataset.open(above, any_kind=True).channel_name if is_dataset(above) else CT
+        return Scans(str(folder), case_files(folder), name)
     dataset = open_dataset(argument, by=by, ignore_label=True)
-    return Scans(dataset.name, {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}, dataset)
+    files = {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}
+    return Scans(dataset.name, files, dataset.channel_name, dataset)
 
 
 def real_intensity_range(argument: str, workers: int) -> quality.IntensityRange:
@@ -142,9 +157,9 @@ def real_intensity_range(argument: str, workers: int) -> quality.IntensityRange:
     else:
         raise ValueError(
             f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
-            "State it: --range LOW HIGH (in HU)."
+            "State it: --range LOW HIGH, in HU for CT."
         )
-    histograms = _of_cases(_foreground_histogram, dataset, "intensity range", workers)
+    histograms = _of_cases(partial(_foreground_histogram, dataset.channel_name), dataset, "intensity range", workers)
     return quality.foreground_range(histograms, dataset.name)
 
 
@@ -205,33 +220,39 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
         target if parts[target] > 1 else name: synthetic.dataset.labels[target] for name, target in match.names.items()
     }
     sets = [
-        _of_cases(partial(_structure_histograms, ids, labels), dataset, f"intensities of {dataset.name}", workers)
+        _of_cases(
+            partial(_structure_histograms, ids, labels, dataset.channel_name),
+            dataset,
+            f"intensities of {dataset.name}",
+            workers,
+        )
         for dataset, ids in ((real.dataset, becomes), (synthetic.dataset, {i: i for i in labels.values()}))
     ]
     return compare_intensities(*sets)
 
 
 def _structure_histograms(
-    becomes: Mapping[int, int], labels: Mapping[str, int], paths: tuple[Path, Path]
+    becomes: Mapping[int, int], labels: Mapping[str, int], channel_name: str, paths: tuple[Path, Path]
 ) -> dict[str, np.ndarray]:
-    image, mask = (read_volume(path).array for path in paths)
+    image, mask = read_scan(paths[0], channel_name).array, read_volume(paths[1]).array
     return structure_histograms(image, id_table(becomes)[mask.astype(np.uint8)], labels)
 
 
-def _foreground_histogram(paths: tuple[Path, Path]) -> np.ndarray:
-    image, mask = (read_volume(path).array for path in paths)
+def _foreground_histogram(channel_name: str, paths: tuple[Path, Path]) -> np.ndarray:
+    image, mask = read_scan(paths[0], channel_name).array, read_volume(paths[1]).array
     if image.shape != mask.shape:
         raise ValueError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
     return quality.foreground_histogram(image, mask)
 
 
-def _score(intensity_range: quality.IntensityRange, pair: _Pair) -> quality.ImageScores | None:
+def _score(intensity_range: quality.IntensityRange, channel_name: str, pair: _Pair) -> quality.ImageScores | None:
     """A pair's scores; None where the masks differ."""
     if pair.masks:
         theirs, ours = (read_volume(path).array for path in pair.masks)
         if not np.array_equal(id_table(pair.becomes)[theirs.astype(np.uint8)], ours):
             return None
-    return quality.score_pair(read_volume(pair.real).array, read_volume(pair.synthetic).array, intensity_range)
+    real, synthetic = (read_scan(path, channel_name).array for path in (pair.real, pair.synthetic))
+    return quality.score_pair(real, synthetic, intensity_range)
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -14,7 +14,15 @@ from fcas_nnunet.evaluation.report.measures import CaseMeasures, measure_case
 from fcas_nnunet.evaluation.report.packing import PackedScan, pack_scan
 from fcas_nnunet.evaluation.viewing.pictures import Pictures, case_pictures
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.dataset.volumes import Volume, count_non_finite, read_grid, read_volume, same_grid
+from fcas_nnunet.integration.dataset.volumes import (
+    Volume,
+    count_non_finite,
+    read_grid,
+    read_scan,
+    read_volume,
+    same_grid,
+)
+from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.labels.matching import id_table, match_labels
 
 _AIR_HU = -1024
@@ -30,6 +38,7 @@ class CaseFiles:
     confidence: Path | None  # its map; None where it has none
     labels: Mapping[str, int]  # structure → id in `mask`, under the synthetic set's names
     becomes: Mapping[int, int]  # id in `mask` → the synthetic set's id
+    channel_name: str = "CT"  # of the scan, which says what its values are
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ def synthetic_files(dataset: RawDataset) -> dict[str, CaseFiles]:
     return {
         case_id: CaseFiles(
             case_id, dataset.image_path(case_id), dataset.mask_path(case_id),
-            path if (path := dataset.confidence_path(case_id)).is_file() else None, named, ids,
+            path if (path := dataset.confidence_path(case_id)).is_file() else None, named, ids, dataset.channel_name,
         )
         for case_id in dataset.case_ids
     }  # fmt: skip
@@ -64,7 +73,9 @@ def real_files(real: RawDataset, labels: Mapping[str, int]) -> dict[str, CaseFil
     becomes = match_labels(real.labels, labels)
     named = {name: label for name, label in labels.items() if label in set(becomes.values()) - {0}}
     return {
-        case_id: CaseFiles(case_id, real.image_path(case_id), real.mask_path(case_id), None, named, becomes)
+        case_id: CaseFiles(
+            case_id, real.image_path(case_id), real.mask_path(case_id), None, named, becomes, real.channel_name
+        )
         for case_id in real.case_ids
     }
 
@@ -92,7 +103,8 @@ def measure(files: CaseFiles) -> tuple[CaseMeasures | None, list[str]]:
         return None, faults
     trust = None if confidence is None else _finite(confidence.array)
     labels, spacing_mm = _translated(mask.array, files.becomes), spacing_of(mask.affine)
-    return measure_case(_finite(image.array), labels, trust, files.labels, spacing_mm), faults
+    scan = IntensityScale.of(image.array, files.channel_name).to_standard(_finite(image.array))
+    return measure_case(scan, labels, trust, files.labels, spacing_mm), faults
 
 
 def _read(files: CaseFiles, what: str, path: Path, faults: list[str]) -> Volume | None:
@@ -114,12 +126,12 @@ def _read(files: CaseFiles, what: str, path: Path, faults: list[str]) -> Volume 
 def pack(job: PackJob) -> tuple[PackedScan, Pictures | None]:
     """What the page holds of a case: its scan, and pictures where the job has colours."""
     files = job.files
-    image, mask = read_volume(files.image), read_volume(files.mask)
+    image, mask = read_scan(files.image, files.channel_name), read_volume(files.mask)
     labels = _translated(mask.array, files.becomes)
     confidence = None if files.confidence is None else _finite(read_volume(files.confidence).array)
-    hu = _finite(image.array)
-    scan = pack_scan(hu, labels, confidence, mask.affine, budget=job.budget, thin=job.thin)
-    return scan, case_pictures(hu, labels, confidence, mask.affine, job.colours) if job.colours else None
+    values = _finite(image.array)
+    scan = pack_scan(values, labels, confidence, mask.affine, budget=job.budget, thin=job.thin)
+    return scan, case_pictures(values, labels, confidence, mask.affine, job.colours) if job.colours else None
 
 
 def _translated(mask: np.ndarray, becomes: Mapping[int, int]) -> np.ndarray:

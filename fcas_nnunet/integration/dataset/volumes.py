@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataset.whole_files import file_fault
+from fcas_nnunet.intensities import IntensityScale, is_ct
 from fcas_nnunet.machine import available_cores
 
 FILE_ENDING = ".nii.gz"
@@ -59,7 +60,7 @@ def read_volume(path: Path) -> Volume:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
             f"{path}: volume must be 3D with one channel, got {image.GetDimension()}D with "
-            f"{image.GetNumberOfComponentsPerPixel()} channel(s). Keep the CT channel only."
+            f"{image.GetNumberOfComponentsPerPixel()} channel(s). Keep one channel a file."
         )
     array = sitk.GetArrayFromImage(image)
     fault = file_fault(path, array)
@@ -76,6 +77,14 @@ def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, 
     with ThreadPoolExecutor(min(_MAX_THREADS, available_cores())) as pool:
         hidden = True if len(keys) < bar_from else None
         return list(tqdm(pool.map(work, keys), label, len(keys), leave=False, disable=hidden))
+
+
+def read_scan(path: Path, channel_name: str) -> Volume:
+    """Read a scan in standard units: CT as stored, else float32 (`IntensityScale`). Raises what `read_volume` does."""
+    volume = read_volume(path)
+    if is_ct(channel_name):
+        return volume
+    return Volume(IntensityScale.of(volume.array, channel_name).to_standard(volume.array), volume.affine)
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

@@ -15,6 +15,7 @@ UNITS_PER_DEVIATION = 200.0
 
 #: As nnU-Net reads a channel's name: whatever its case.
 CT = "CT"
+HU = "HU"
 _MOST_SAMPLES = 2**20
 _ROBUST_PERCENT = (0.5, 99.5)  # nnU-Net clips CT at these; a metal clip must not decide the scale of a scan
 
@@ -22,6 +23,11 @@ _ROBUST_PERCENT = (0.5, 99.5)  # nnU-Net clips CT at these; a metal clip must no
 def is_ct(channel_name: str) -> bool:
     """Whether nnU-Net takes a channel of this name for CT."""
     return channel_name.casefold() == CT.casefold()
+
+
+def unit_name(channel_name: str) -> str:
+    """What a number in standard units is followed by where users read it."""
+    return HU if is_ct(channel_name) else "units"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.splits import read_splits, training_fold
 from fcas_nnunet.integration.provenance.contents import training_contents
 from fcas_nnunet.integration.provenance.parents import Parent, leaks
+from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.contrast import means_by_code
 from fcas_nnunet.listing import listed
 from fcas_nnunet.seeds import derive_seed
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "source": source.name,
         "held_out": held_out.name,
         "settings": {
+            "unit": unit_name(source.channel_name),
             "confidence": to_dict(confidence),
             "sampling": to_dict(sampling),
             "draws": args.draws,
@@ -226,19 +228,20 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    summary = report["summary"]
+    summary, unit = report["summary"], report["settings"]["unit"]
     partial_rho = summary["partial_spearman"][Region.STRUCTURES]["mean"]
     lines = [
         "AUSE: 0 = the error's own order, 0.5 = a random one; ρ: rank correlation of doubt and error; both against the "
         "error after matching contrast, but the last two columns",
         f"confidence inside structures {summary['mean_confidence']['mean']:.3f}, spread "
-        f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error_hu']['mean']:.0f} HU",
+        f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error_hu']['mean']:.0f} {unit}",
         f"ρ inside structures without what {', '.join(KNOWN)} know: {partial_rho:.3f}",
     ]
     reliability = summary["reliability"]
     if reliability["expected"] is not None:
         expected, found = (", ".join(f"{value:.0f}" for value in reliability[key]) for key in ("expected", "error"))
         lines.append(
-            f"tenths of the structures' voxels, from the least confident: expected {expected} HU, found {found} HU"
+            f"tenths of the structures' voxels, from the least confident: expected {expected} {unit}, found {found} "
+            f"{unit}"
         )
     return lines + report["verdict"]

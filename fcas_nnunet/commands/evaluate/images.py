@@ -24,7 +24,7 @@ from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.dataset.volumes import read_scan, read_volume
-from fcas_nnunet.intensities import CT, is_ct
+from fcas_nnunet.intensities import CT, is_ct, unit_name
 from fcas_nnunet.labels.matching import compare_labels, id_table
 
 Result = TypeVar("Result")
@@ -116,6 +116,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "real": real.name,
         "synthetic": synthetic.name,
         "settings": {
+            "unit": unit_name(real.channel_name),
             "intensity_range": vars(intensity_range) if cases and intensity_range else None,
             "ssim": {
                 "window": "gaussian",
@@ -256,15 +257,15 @@ def _score(intensity_range: quality.IntensityRange, channel_name: str, pair: _Pa
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    summary = report["summary"]
+    summary, unit = report["summary"], report["settings"]["unit"]
     rows = [
         [title, *(f"{summary[name][key]:.{digits}f}" for key in ("mean", "std")), str(summary[name]["count"])]
-        for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_hu", "RMSE (HU)", 1))
+        for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_hu", f"RMSE ({unit})", 1))
         if summary[name]["count"]
     ]
     rows += image_set_table.table_rows(report)
     rows += [
-        [f"{name}: HU real → synthetic", f"{e['real']['mean_hu']:.0f} → {e['synthetic']['mean_hu']:.0f}",
+        [f"{name}: {unit} real → synthetic", f"{e['real']['mean_hu']:.0f} → {e['synthetic']['mean_hu']:.0f}",
          f"moved by {e['wasserstein_hu']:.0f}", f"{e['real']['count']}, {e['synthetic']['count']}"]
         for name, e in report["structures"].items()
     ]  # fmt: skip
@@ -273,9 +274,9 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     lines = []
-    used = report["settings"]["intensity_range"]
+    used, unit = report["settings"]["intensity_range"], report["settings"]["unit"]
     if used:
-        lines.append(f"RMSE and SSIM on [{used['low_hu']:g}, {used['high_hu']:g}] HU → [0, 1] ({used['source']})")
+        lines.append(f"RMSE and SSIM on [{used['low_hu']:g}, {used['high_hu']:g}] {unit} → [0, 1] ({used['source']})")
     else:
         lines.append(f"SSIM, RMSE: not computed: {report['summary']['ssim'][NOT_COMPUTED]}")
     if report["left_out"]:

@@ -49,6 +49,7 @@ from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import write_dataset_json
 from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, merged, to_json
+from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         library = replace(library, templates=learnt_from or source.case_ids)
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
     cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
-    report_lacking_templates(cases, labels_of, source.labels, record)
+    report_lacking_templates(cases, labels_of, source, record)
     learnt = training_parents(source) if record is None else generator_parents(request.model, source, record)
     trained = record.config if record else request.config
     return _Plan(
@@ -209,7 +210,7 @@ def _finish(request: Request, plan: _Plan) -> None:
         f"confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f} over cases, "
         f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
     )
-    for check in check_expected_error(made):
+    for check in check_expected_error(made, unit_name(request.source.channel_name)):
         fine = check.level == Level.OK
         print(f"{check.title}: {check.value}" if fine else f"warning: {check.title}: {check.value}. {check.advice}")
     if spread < FLAT_CONFIDENCE_STD:

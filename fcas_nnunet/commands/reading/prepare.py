@@ -34,7 +34,7 @@ from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
-from fcas_nnunet.integration.dataset.volumes import read_grid, read_volume
+from fcas_nnunet.integration.dataset.volumes import read_grid, read_scan, read_volume
 from fcas_nnunet.labels.matching import id_table, match_labels
 from fcas_nnunet.labels.resampling import nearest_labels
 from fcas_nnunet.seeds import derive_seed
@@ -54,6 +54,7 @@ class Candidate:
     image: Path  # the scan
     mask: Path | None  # its label map; None in a bare folder
     labels: np.ndarray | None  # [256] uint8, the map's ids → those that all methods label
+    channel_name: str  # of the scan's channel
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def _prepare(args: argparse.Namespace) -> None:
 
     shown = [bag.shown for bag in made.values()]
     identity = reading_id(protocol, [_sha256(atlas) for bag in shown for atlas in bag.images.values()])
-    page = render_page(protocol, identity, shown, labels)
+    unit = unit_name(next(iter(methods.values())).channel_name)
+    page = render_page(protocol, identity, shown, labels, unit)
     atomic_write_text(page_path, page)
     key = {
         "schema": KEY_SCHEMA,
@@ -223,7 +225,7 @@ def _candidates(name: str, scans: Scans, methods: Mapping[str, Scans]) -> dict[s
     for case_id, image in sorted(scans.files.items()):
         reference = name_in(str(records.get(case_id, {}).get("reference", case_id)), real_name)
         mask = None if dataset is None else dataset.mask_path(case_id)
-        found.setdefault(reference, []).append(Candidate(case_id, image, mask, table))
+        found.setdefault(reference, []).append(Candidate(case_id, image, mask, table, scans.channel_name))
     return found
 
 
@@ -295,7 +297,7 @@ def _make(job: _Job) -> _Made:
     frame = frame_of(np.broadcast_to(False, full) if mask is None else mask, affine, MARGIN_MM)
     shape = frame.even_shape(job.voxels)
     images = {
-        letter: atlas_of(shown_image(frame.upright(read_volume(case.image).array), shape), QUALITY)
+        letter: atlas_of(shown_image(frame.upright(read_scan(case.image, case.channel_name).array), shape), QUALITY)
         for letter, case in cases.items()
     }
     shown_mask = None if mask is None else atlas_of(nearest_labels(frame.upright(mask), shape))

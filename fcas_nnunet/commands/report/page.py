@@ -43,6 +43,7 @@ from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
+from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.anatomy import thin_label_ids
 
 #: Bytes of all packed scans together, so that the page stays under 25 MB: they grow by a third as text.
@@ -101,13 +102,13 @@ def run(args: argparse.Namespace) -> None:
             labels={name: sets.synthetic.labels[name] for name in names}, structures=structures,
             synthetic=synthetic, real=real, cases=cases, worst=worst, best=best, viewer=viewer,
             scans=[json.dumps(scan.to_json()) for scan, _ in packed.values()],
-            reduction=_reduction([scan for scan, _ in packed.values()], len(shown), len(cases)),
+            reduction=_reduction([scan for scan, _ in packed.values()], len(shown), len(cases), _unit(sets)),
             results=results, curves=curves,
             curves_note=curves_note, provenance=flat_fields(common) if common else [],
             replay=replay_command(sets.synthetic.name, sets.records),
             remake=remake_command(sets.synthetic.name, sets.records),
             records={case_id: json.dumps(record, indent=1) for case_id, record in sorted(sets.records.items())},
-            faults=faults, command=_command(args),
+            faults=faults, command=_command(args), unit=_unit(sets),
         )
     )  # fmt: skip
     atomic_write_text(output, page)
@@ -118,6 +119,10 @@ def shown_result(result: Mapping[str, Any]) -> ShownResult:
     """A result of fcas_evaluate as the page shows it."""
     printed = {FIDELITY: fidelity, MEMORISATION: memorisation}
     return show_result(result, printed.get(result["schema"]))
+
+
+def _unit(sets: _Sets) -> str:
+    return unit_name(sets.synthetic.channel_name)
 
 
 def _open(synthetic: str, against: str | None) -> _Sets:
@@ -196,7 +201,9 @@ def _checks(
     without_map = [case_id for case_id in synthetic if files[case_id].confidence is None]
     real_name, num_real = (sets.real.name, len(real)) if sets.real is not None and real is not None else (None, None)
     inside = confidence_spread([case.inside for case in synthetic.values() if case.inside is not None])
-    return all_checks(len(synthetic), sets.records, inside, without_map, structures, real_name, num_real, faults)
+    return all_checks(
+        len(synthetic), sets.records, inside, without_map, structures, real_name, num_real, faults, _unit(sets)
+    )
 
 
 def _case_rows(
@@ -303,13 +310,13 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
     return ", ".join([" ".join(words[:3]), *words[3:]]) + "."
 
 
-def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int) -> str:
+def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int, unit: str) -> str:
     """What a reader of the pictures has to know."""
     sides = [max(scan.shape) for scan in scans if scan.shape != scan.frame.sizes]
     lossy = sum(scan.quality > 0 for scan in scans)
     text = (
         f"{num_shown} of {num_cases} cases can be opened. Scans are cropped to the heart with a margin of 12 mm and "
-        "hold 256 grey values, 4 HU apart between −200 and 600 HU and coarser outside."
+        f"hold 256 grey values, 4 {unit} apart between −200 and 600 {unit} and coarser outside."
     )
     if sides:
         longest = f"{min(sides)} to {max(sides)}" if min(sides) < max(sides) else str(max(sides))

@@ -29,7 +29,7 @@ class IntensityRange:
     def __post_init__(self) -> None:
         if not self.low_hu < self.high_hu:
             raise ValueError(
-                f"intensity range: low must be below high, got {self.low_hu} and {self.high_hu} HU. "
+                f"intensity range: low must be below high, got {self.low_hu} and {self.high_hu}. "
                 "State one with --range LOW HIGH."
             )
 

@@ -13,6 +13,7 @@ from fcas_nnunet.evaluation.viewing.atlas import Atlas
 from fcas_nnunet.evaluation.viewing.colours import label_colours
 from fcas_nnunet.evaluation.viewing.templates import page_environment
 from fcas_nnunet.geometry import Triple
+from fcas_nnunet.intensities import HU
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class ShownBag:
         return self.images | ({"mask": self.mask} if self.mask else {})
 
 
-def render_page(protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int]) -> str:
+def render_page(
+    protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int], unit: str = HU
+) -> str:
     """The page's HTML: bags in the order in which they are read, labels (name → id) without the background."""
     data = {
         "schema": SCORES_SCHEMA,
@@ -40,6 +43,7 @@ def render_page(protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], l
         "protocol": to_dict(protocol),
         "greyHu": GREYS.hu,
         "greyValues": GREYS.values,
+        "unit": unit,
         "labels": [
             {"id": labels[name], "name": name.replace("_", " "), "colour": colour}
             for name, colour in label_colours(labels).items()

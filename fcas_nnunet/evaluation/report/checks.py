@@ -9,6 +9,7 @@ from typing import Any
 
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.evaluation.report.measures import Spread, StructureSummary
+from fcas_nnunet.intensities import HU
 from fcas_nnunet.listing import listed
 
 # Where verdicts turn; docs/report.md says why. The first of two makes "look", the second "bad".
@@ -64,14 +65,15 @@ def verdict(checks: Sequence[Check]) -> Verdict:
 def all_checks(
     num_cases: int, records: Mapping[str, Mapping[str, Any]], inside: Spread | None, without_map: Sequence[str],
     structures: Sequence[StructureSummary], real_name: str | None, num_real: int | None, faults: Sequence[str],
+    unit: str = HU,
 ) -> list[Check]:  # fmt: skip
     """Every check that there is something to check for; the arguments are those of the single ones."""
     found = [
         check_count(num_cases),
-        *check_expected_error(records),
+        *check_expected_error(records, unit),
         *check_confidence(inside, without_map),
         check_weights(structures),
-        *(check_contrast(structures, real_name) if real_name is not None else []),
+        *(check_contrast(structures, real_name, unit) if real_name is not None else []),
         check_structures(structures, num_cases, num_real),
         check_masks(records),
         check_files(faults, bool(records)),
@@ -119,8 +121,8 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
     return checks
 
 
-def check_expected_error(records: Mapping[str, Mapping[str, Any]]) -> list[Check]:
-    """What the confidence stands for in HU: how far off the scans are, and whether confidence 1 and 0 differ in it.
+def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = HU) -> list[Check]:
+    """What the confidence stands for in HU, or in standard units: how far off the scans are, and whether confidence 1 and 0 differ in it.
 
     The maps themselves cannot tell: a calibrated confidence lies between two percentiles of the generator's own
     errors, so that its mean and spread are the same for a good generator and for one ten times worse. There are no such
@@ -131,16 +133,16 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]]) -> list[Check
     known = [record["expected_error_hu"] for record in records.values() if record.get("expected_error_hu")]
     if len(known) < len(records):
         advice = (
-            "Nothing says how many HU these scans are off: calibrate the generator with fcas_train --calibrate, and "
+            f"Nothing says how many {unit} these scans are off: calibrate the generator with fcas_train --calibrate, and "
             "generate with --confidence error_model."
         )
-        return [Check("Expected error", Level.LOOK, "not known in HU", advice)]
+        return [Check("Expected error", Level.LOOK, f"not known in {unit}", advice)]
     mean = sum(entry["mean"] for entry in known) / len(known)
     error = _above(mean, EXPECTED_ERROR_HU)
     advice = (
-        "Beside the noise of CT, which is part of it, structures look as they should."
+        "Beside the noise of the scans, which is part of it, structures look as they should."
         if error == Level.OK
-        else f"Over {EXPECTED_ERROR_HU[0]:g} HU: the scans are crude. Train the generator longer, or on more scans."
+        else f"Over {EXPECTED_ERROR_HU[0]:g} {unit}: the scans are crude. Train the generator longer, or on more scans."
     )
     ratios = [entry["at_confidence_0"] / max(entry["at_confidence_1"], 1e-6) for entry in known]
     ratio, scale = min(ratios), _below(min(ratios), SCALE_RATIO)
@@ -152,10 +154,10 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]]) -> list[Check
         "nnUNetTrainer, or take another --confidence."
     )
     return [
-        Check("Expected error", error, f"{mean:.0f} HU inside the structures", advice),
+        Check("Expected error", error, f"{mean:.0f} {unit} inside the structures", advice),
         Check(
             "Confidence scale", scale,
-            f"1 = {entry['at_confidence_1']:.0f} HU, 0 = {entry['at_confidence_0']:.0f} HU", meaning,
+            f"1 = {entry['at_confidence_1']:.0f} {unit}, 0 = {entry['at_confidence_0']:.0f} {unit}", meaning,
         ),
     ]  # fmt: skip
 
@@ -175,7 +177,7 @@ def check_weights(structures: Sequence[StructureSummary]) -> Check | None:
     return Check("Confidence by structure", level, f"{means[name]:.2f} at least: {_words(name)}", advice)
 
 
-def check_contrast(structures: Sequence[StructureSummary], real_name: str) -> list[Check]:
+def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit: str = HU) -> list[Check]:
     """Contrast, variety and volumes against the real set."""
     moved = {s.name: s.contrast.wasserstein_hu for s in structures if s.contrast is not None}
     variety = {s.name: s.variety for s in structures if s.variety is not None}
@@ -191,10 +193,10 @@ def check_contrast(structures: Sequence[StructureSummary], real_name: str) -> li
         advice = (
             f"Structures have the grey values of {real_name}."
             if level == Level.OK
-            else f"Over {MOVED_HU[0]:g} HU: {_names(worst)}. Train the generator longer, or check that both sets are "
-            "HU of the same contrast phase."
+            else f"Over {MOVED_HU[0]:g} {unit}: {_names(worst)}. Train the generator longer, or check that both sets are "
+            f"{'HU' if unit == HU else 'scans'} of the same contrast phase."
         )
-        checks.append(Check("Contrast", level, f"{moved[name]:.0f} HU off at worst: {_words(name)}", advice))
+        checks.append(Check("Contrast", level, f"{moved[name]:.0f} {unit} off at worst: {_words(name)}", advice))
     if variety:
         level, worst = _worst({name: _below(value, VARIETY) for name, value in variety.items()})
         name = min(variety, key=lambda key: variety[key])

@@ -21,6 +21,7 @@ from fcas_nnunet.evaluation.viewing.charts import confidence_chart, intensity_ch
 from fcas_nnunet.evaluation.viewing.colours import WINDOW_HU, confidence_colours, label_colours
 from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.evaluation.viewing.templates import page_environment
+from fcas_nnunet.intensities import HU
 
 #: Name → low and high in HU.
 WINDOWS = {"heart": WINDOW_HU, "soft tissue": (-160, 240), "wide": (-1000, 1000)}
@@ -95,6 +96,7 @@ class Report:
     records: Mapping[str, str]  # case id → its whole record as text
     faults: Sequence[str] = field(default_factory=tuple)  # what does not agree, a sentence each
     command: str = "fcas_report"  # the command that made this page
+    unit: str = HU  # what intensities are counted in
 
 
 def render(report: Report) -> str:
@@ -121,7 +123,7 @@ def _intensity_charts(report: Report, colours: Mapping[str, str]) -> dict[str, M
     for name in report.labels:
         synthetic = mean_shares([case.intensities for case in report.synthetic.values()], name)
         real = None if report.real is None else mean_shares([case.intensities for case in report.real], name)
-        title = f"Intensities of {_words(name)} in HU, synthetic{'' if real is None else ' and real'}"
+        title = f"Intensities of {_words(name)} in {report.unit}, synthetic{'' if real is None else ' and real'}"
         charts[name] = intensity_chart(synthetic, real, LOWEST_HU, colours[name], title)
     return charts
 
@@ -148,6 +150,7 @@ def _viewer_data(report: Report, colours: Mapping[str, str]) -> dict[str, Any]:
                    for name, label in report.labels.items()],
         "greyHu": GREYS.hu,
         "greyValues": GREYS.values,
+        "unit": report.unit,
         "confidenceColours": confidence_colours(256),
         "windows": WINDOWS,
         "cases": [

@@ -111,8 +111,8 @@ function showTools() {
   $("slice-text").textContent = `${viewer.slice + 1} / ${viewer.count}`;
   $("level").value = viewer.level;
   $("width").value = viewer.width;
-  $("level-text").textContent = `${viewer.level} HU`;
-  $("width-text").textContent = `${viewer.width} HU`;
+  $("level-text").textContent = `${viewer.level} ${data.unit}`;
+  $("width-text").textContent = `${viewer.width} ${data.unit}`;
   $("zoom-text").textContent = `${viewer.zoom.toFixed(viewer.zoom % 1 ? 1 : 0)}×`;
   $("contours").disabled = !viewer.hasMask;
   $("contours").setAttribute("aria-pressed", viewer.contours);

@@ -142,7 +142,7 @@
     });
     const step = strides(scan.shape);
     const index = position.reduce((sum, p, axis) => sum + p * step[axis], 0);
-    const parts = [`<b>${signed(greyToHu[scan.grey[index]])} HU</b>`];
+    const parts = [`<b>${signed(greyToHu[scan.grey[index]])} ${data.unit}</b>`];
     const label = labelOf.get(scan.mask[index]);
     parts.push(label ? escapeText(label.name) : "background");
     if (scan.confidence) parts.push(`confidence <b>${(scan.confidence[index] / 255).toFixed(2)}</b>`);
@@ -150,8 +150,8 @@
     byId("readout").innerHTML = parts.join(" · ");
     byId("level").value = String((state.low + state.high) / 2);
     byId("width").value = String(state.high - state.low);
-    byId("level-value").textContent = `${signed((state.low + state.high) / 2)} HU`;
-    byId("width-value").textContent = `${Math.round(state.high - state.low)} HU`;
+    byId("level-value").textContent = `${signed((state.low + state.high) / 2)} ${data.unit}`;
+    byId("width-value").textContent = `${Math.round(state.high - state.low)} ${data.unit}`;
     byId("mask-value").textContent = `${Math.round(100 * state.maskOpacity)} %`;
     byId("confidence-value").textContent = `${Math.round(100 * state.confidenceOpacity)} %`;
     for (const name of ["mask", "outline", "confidence", "inside"]) byId(name).setAttribute("aria-pressed", String(state[name]));

@@ -53,7 +53,7 @@ class IntensityScale:
         values = values[np.isfinite(values)]
         nonzero = values[values != 0]
         values = nonzero if nonzero.size else values
-        dtype = "float32" if image.dtype.kind == "f" else image.dtype.name
+        dtype = "float32" if image.dtype.kind == "f" else image.dtype.name if image.dtype.itemsize <= 4 else "int32"
         if not values.size:
             return cls(dtype=dtype)
         drawn_in = np.clip(values, *np.percentile(values, _ROBUST_PERCENT))
@@ -75,4 +75,4 @@ class IntensityScale:
         if kind.kind == "f":
             return own.astype(kind)
         limits = np.iinfo(kind)
-        return np.clip(np.rint(own), limits.min, limits.max).astype(kind)
+        return np.clip(np.rint(own, dtype=np.float64), limits.min, limits.max).astype(kind)

@@ -19,7 +19,7 @@ from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, is_dataset
 from fcas_nnunet.integration.dataset.synthetic_cases import label_path
 from fcas_nnunet.integration.provenance.contents import training_contents
-from fcas_nnunet.intensities import unit_name
+from fcas_nnunet.intensities import HU
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
@@ -28,21 +28,22 @@ logger = logging.getLogger(__name__)
 def report_lacking_templates(
     plans: Sequence[CasePlan],
     labels_of: Mapping[str, Collection[int]],
-    source: RawDataset,
+    labels: Mapping[str, int],
     record: GeneratorRecord | None,
+    unit: str = HU,
 ) -> None:
     """Warn of structures that a mask has and its template has not: how they look must be taken from elsewhere.
 
     `labels_of` holds the ids of the structures that each case has; `record` is the generator's, if there is one yet.
     """
-    for name, label in source.labels.items():
+    for name, label in labels.items():
         lacking = [p for p in plans if label in labels_of[p.reference] and label not in labels_of[p.template]]
         if not lacking:
             continue
         usual = "its mean over the training cases"
         if record is not None:
             mean_hu = record.label_means_hu.get(label) if record.tcdm.prior else None
-            usual = "no example" if mean_hu is None else f"{usual}, {mean_hu:.0f} {unit_name(source.channel_name)}"
+            usual = "no example" if mean_hu is None else f"{usual}, {mean_hu:.0f} {unit}"
         templates = listed(sorted({plan.template for plan in lacking}))
         logger.warning(
             f"{len(lacking)} of {len(plans)} cases have {name}, which their templates ({templates}) lack: it is drawn "

@@ -17,6 +17,7 @@ from fcas_nnunet.commands.runtime.label_table import open_target, settled_roles,
 from fcas_nnunet.commands.runtime.shares import Share, share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder
 from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.dataset.library import CaseLibrary, check_library, make_library
 from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_cases
@@ -125,6 +126,11 @@ def _requested(args: argparse.Namespace) -> Request:
     confidence_config(config.confidence, args)  # names what is wrong with the flags
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = open_target(args.real) if args.real else None
+    if real and not same_description("channel_names", real.channel_names, source.channel_names):
+        raise ValueError(
+            f"--for: channel_names of {real.name} must be those of {source.name}, {source.channel_names}, whose scans "
+            f"are imitated, got {real.channel_names}. Name a data set of the same modality."
+        )
     default_name = f"{source.name.split('_', 1)[1]}FCaS" + ("" if args.fold is None else f"Fold{args.fold}")
     output = new_dataset_folder(args.o, default_name=default_name, by="-o")
     if output in (source.folder, real and real.folder):

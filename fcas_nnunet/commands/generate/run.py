@@ -143,7 +143,7 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         library = replace(library, templates=learnt_from or source.case_ids)
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
     cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
-    report_lacking_templates(cases, labels_of, source, record)
+    report_lacking_templates(cases, labels_of, source.labels, record, unit_name(source.channel_name))
     learnt = training_parents(source) if record is None else generator_parents(request.model, source, record)
     trained = record.config if record else request.config
     return _Plan(

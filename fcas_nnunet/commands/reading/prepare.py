@@ -35,6 +35,7 @@ from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.volumes import read_grid, read_scan, read_volume
+from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.matching import id_table, match_labels
 from fcas_nnunet.labels.resampling import nearest_labels
 from fcas_nnunet.seeds import derive_seed

@@ -122,7 +122,7 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
 
 
 def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = HU) -> list[Check]:
-    """What the confidence stands for in HU, or in standard units: how far off the scans are, and whether confidence 1 and 0 differ in it.
+    """How far off the scans are, in standard units, and whether confidence 1 and 0 differ in it.
 
     The maps themselves cannot tell: a calibrated confidence lies between two percentiles of the generator's own
     errors, so that its mean and spread are the same for a good generator and for one ten times worse. There are no such
@@ -133,8 +133,8 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = H
     known = [record["expected_error_hu"] for record in records.values() if record.get("expected_error_hu")]
     if len(known) < len(records):
         advice = (
-            f"Nothing says how many {unit} these scans are off: calibrate the generator with fcas_train --calibrate, and "
-            "generate with --confidence error_model."
+            f"Nothing says how many {unit} these scans are off: calibrate the generator with fcas_train --calibrate, "
+            "and generate with --confidence error_model."
         )
         return [Check("Expected error", Level.LOOK, f"not known in {unit}", advice)]
     mean = sum(entry["mean"] for entry in known) / len(known)
@@ -193,8 +193,8 @@ def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit:
         advice = (
             f"Structures have the grey values of {real_name}."
             if level == Level.OK
-            else f"Over {MOVED_HU[0]:g} {unit}: {_names(worst)}. Train the generator longer, or check that both sets are "
-            f"{'HU' if unit == HU else 'scans'} of the same contrast phase."
+            else f"Over {MOVED_HU[0]:g} {unit}: {_names(worst)}. Train the generator longer, or check that both "
+            f"sets are {'HU' if unit == HU else 'scans'} of the same contrast phase."
         )
         checks.append(Check("Contrast", level, f"{moved[name]:.0f} {unit} off at worst: {_words(name)}", advice))
     if variety:

@@ -167,7 +167,8 @@ def _confidence(content: Mapping[str, Any]) -> ShownResult:
     return ShownResult(
         "Confidence", f"{content['held_out']} drawn by the generator of {content['source']}",
         [Table("Maps against the error after matching contrast", header, rows),
-         Table("What a confidence means", ["confidence", f"expected error, {unit}", f"mean error, {unit}"], reliability)],
+         Table("What a confidence means", ["confidence", *(f"{e} error, {unit}" for e in ("expected", "mean"))],
+               reliability)],
         notes, _flat(content["settings"]),
     )  # fmt: skip
 

@@ -30,7 +30,6 @@ from fcas_nnunet.integration.dataset.volumes import (
     quantise_confidence,
     read_volume,
     same_grid,
-    write_image,
     write_labels,
     write_volume,
 )
@@ -46,7 +45,7 @@ def test_rotation_and_anisotropic_spacing_survive(
     if flip:
         affine[:, 0] *= -1
     image = np.random.default_rng(seed).integers(-1024, 3000, (3, 4, 5)).astype(np.float32)
-    write_image(path, image, affine)
+    write_volume(path, image, affine)
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.array, image)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
@@ -57,7 +56,7 @@ def test_nnunets_reader_sees_the_same_spacing_origin_and_direction(tmp_path: Pat
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
     affine = affine_of((1.25, 0.4, 0.45), 3)
-    write_image(tmp_path / "a.nii.gz", np.zeros((3, 4, 5)), affine)
+    write_volume(tmp_path / "a.nii.gz", np.zeros((3, 4, 5), np.int16), affine)
     array, properties = SimpleITKIO().read_images([str(tmp_path / "a.nii.gz")])
     assert array.shape == (1, 3, 4, 5)
     np.testing.assert_allclose(properties["spacing"], (1.25, 0.4, 0.45), rtol=1e-6)
@@ -89,8 +88,9 @@ def test_quantised_confidence_returns_itself() -> None:
 
 
 def test_hu_are_rounded_and_clipped_to_int16(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.nii.gz", np.array([[[-1e6, -0.6, 0.4, 1e6]]]), np.eye(4))
-    volume = read_volume(tmp_path / "a.nii.gz")
+    image = np.array([[[-1e6, -0.6, 0.4, 1e6]]])
+    write_case(tmp_path, Case("a", image, np.ones(image.shape, np.uint8), np.eye(4)))
+    volume = read_volume(tmp_path / "imagesTr/a_0000.nii.gz")
     assert volume.array.dtype == np.int16
     assert volume.array.ravel().tolist() == [-32768, -1, 0, 32767]
 
@@ -179,7 +179,7 @@ def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
     (folder / "imagesTr/j_0000.nii.gz").write_bytes(b"not a volume")
     (folder / "confidenceTr/a.nii.gz").unlink()
     write_volume(folder / "confidenceTr/b.nii.gz", dataset.load_case("b").mask.astype(np.float32) * 3, np.eye(4))
-    write_image(folder / "imagesTr/a_0001.nii.gz", np.zeros((2, 2, 2)), np.eye(4))
+    write_volume(folder / "imagesTr/a_0001.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
 
     with pytest.raises(ValueError, match="numTraining") as caught:
         check_dataset(RawDataset.open(folder), min_cases=20)

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from fcas_nnunet.integration.dataset import whole_files
-from fcas_nnunet.integration.dataset.volumes import Volume, read_volume, write_confidence, write_image
+from fcas_nnunet.integration.dataset.volumes import Volume, read_volume, write_confidence, write_volume
 
 SHAPE = (12, 20, 24)
 
@@ -125,7 +125,7 @@ def test_content_that_is_not_gzip_is_named(tmp_path: Path, dtype: type) -> None:
 
 
 def test_what_is_written_needs_no_second_decompression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_image(tmp_path / "scan.nii.gz", noise(), np.eye(4))
+    write_volume(tmp_path / "scan.nii.gz", noise(), np.eye(4))
     monkeypatch.setattr(whole_files, "_decompressed_size", None)
     volume = read_volume(tmp_path / "scan.nii.gz")
     assert isinstance(volume, Volume)

@@ -36,8 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     medsam.add_argument(
         "--size", type=positive, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM"
     )
-    medsam.add_argument("--window", type=finite, nargs=2, default=[-160.0, 640.0], metavar=("LOW", "HIGH"),
-                        help="HU mapped to [0, 1]")  # fmt: skip
+    medsam.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), default=argparse.SUPPRESS,
+                        help="values mapped to [0, 1] (default: -160 640 HU for CT; for other modalities 0.5 and "
+                        "99.5 %% of what is not 0)")  # fmt: skip
     return parser
 
 
@@ -63,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _export_medsam(arguments: argparse.Namespace) -> None:
-    low, high = arguments.window
-    if low >= high:
-        raise ValueError(f"--window: LOW must be below HIGH, got {low:g} and {high:g}. Swap them.")
+    window = tuple(arguments.window) if "window" in arguments else None
+    if window and window[0] >= window[1]:
+        raise ValueError(f"--window: LOW must be below HIGH, got {window[0]:g} and {window[1]:g}. Swap them.")
     if arguments.size < 16:
         raise ValueError(
             f"--size: must be at least 16 pixels, got {arguments.size}. MedSAM takes 1024, LiteMedSAM 256."
@@ -73,7 +74,7 @@ def _export_medsam(arguments: argparse.Namespace) -> None:
     from fcas_nnunet.integration.models.export import SliceSettings, export_slices
 
     dataset = RawDataset.open(resolve_dataset(arguments.d, by="-d"), any_kind=True)
-    number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, (low, high)))
+    number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, window))
     print(f"{number} slices in {arguments.slices}")
 
 

@@ -23,6 +23,7 @@ from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.models.trained_models import check_model_files
+from fcas_nnunet.intensities import is_ct
 
 PLAIN_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = (FINAL_CHECKPOINT, "checkpoint_best.pth")
@@ -81,6 +82,10 @@ def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint | {"trainer_name": PLAIN_TRAINER, "logging": log}
 
 
+CT_WINDOW_HU = (-160.0, 640.0)
+_ROBUST_PERCENT = (0.5, 99.5)  # as MedSAM takes them for MR
+
+
 @dataclass(frozen=True)
 class SliceSettings:
     """How slices are cut.
@@ -90,7 +95,8 @@ class SliceSettings:
     """
 
     size: int = 256  # pixels along both edges; 1024 for MedSAM's ViT-B, 256 for LiteMedSAM
-    window_hu: tuple[float, float] = (-160.0, 640.0)  # mapped to [0, 1]
+    #: Own values mapped to [0, 1]; None = `CT_WINDOW_HU`, or 0.5 and 99.5 % of what is not 0 for other modalities.
+    window: tuple[float, float] | None = None
     min_pixels: int = 10
 
 
@@ -101,7 +107,7 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
     `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255; `boxes.json`: slice → label id →
     [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all. When the command
     is run again, finished cases are kept while their files hold what they held; slices of others are removed. The first
-    channel is the CT; without confidence maps, confidence is 1.
+    channel is the scan; without confidence maps, confidence is 1.
 
     Returns:
         Number of slices in the folder.
@@ -157,7 +163,9 @@ def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
 def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     """Make the folder this export's own, or see that it is."""
     path = target / EXPORT_FILE
-    own = {"dataset": dataset.name, **asdict(settings), "window_hu": list(settings.window_hu)}
+    window = settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
+    own = {"dataset": dataset.name, **asdict(settings), "window_hu": window and list(window)}
+    del own["window"]
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         if there != own:
@@ -171,7 +179,8 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
     """A case's slices; their boxes."""
     case = dataset.load_case(case_id)
     assert case.image is not None
-    low, high = settings.window_hu
+    window = settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
+    low, high = window or np.percentile(case.image[case.image != 0], _ROBUST_PERCENT)
     confidence = np.ones(case.shape, np.float32) if case.confidence is None else case.confidence
     axial = int(np.abs(case.affine[2, :3]).argmax())
     masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, case.image, confidence))

@@ -1,4 +1,4 @@
-"""Dataclasses of settings that check themselves: types, ranges and rules, all faults at once, by their dotted names."""
+"""Dataclasses of settings that check themselves: types and ranges, then rules between settings, by dotted names."""
 
 from __future__ import annotations
 

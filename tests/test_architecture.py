@@ -38,7 +38,7 @@ FOLDERS = {
     "datasets": ("phantom", ""),
     "integration": ("dataset", "environment", "preprocessing", "provenance", "models", "cal", "nnunet_ext"),
     "evaluation": ("", "statistics", "viewing", "segmentation", "images", "confidence", "report", "reading"),
-    "generator": ("mgm", "confidence", "data", "optimisation", "autoencoder", "tcdm", ""),
+    "generator": ("mgm", "confidence", "data", "sources", "optimisation", "autoencoder", "tcdm", ""),
     "commands": ("cli", "runtime", "", "masks", "generate", "evaluate", "report", "reading", "demo"),
 }
 MOST_MODULES = 15

@@ -77,11 +77,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     from fcas_nnunet.commands.evaluate import image_sets  # not at the top: worker processes need no networks
 
     real, synthetic = open_scans(args.r, "-r"), open_scans(args.s, "-s")
-    if is_ct(real.channel_name) != is_ct(synthetic.channel_name):
-        raise ValueError(
-            f"{synthetic.name}: channel_names must be {real.channel_name} as in {real.name}, got "
-            f"{synthetic.channel_name}. Compare scans of one modality."
-        )
+    _refuse_another_modality(real, synthetic)
     intensity_range = quality.IntensityRange(*args.range) if args.range else None
     networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files))
     pairs, left_out = _find_pairs(real, synthetic)
@@ -130,6 +126,14 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "structures": {name: asdict(comparison) for name, comparison in structures.items()},
         "left_out": dict(sorted(left_out.items())),
     }
+
+
+def _refuse_another_modality(real: Scans, synthetic: Scans) -> None:
+    if is_ct(real.channel_name) != is_ct(synthetic.channel_name):
+        raise ValueError(
+            f"{synthetic.name}: channel_names must be {real.channel_name} as in {real.name}, got "
+            f"{synthetic.channel_name}. Compare scans of one modality."
+        )
 
 
 def open_scans(argument: str, by: str) -> Scans:

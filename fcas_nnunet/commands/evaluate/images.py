@@ -32,6 +32,11 @@ Result = TypeVar("Result")
 OTHER_MASK = "its mask is not its reference's: nothing to compare it with"
 #: Bytes a voxel: measured for SSIM (1.2 GB at 256³); a scan as it is read and its mask, twice over while converted.
 SSIM_BYTES, READING_BYTES = 75.0, 24.0
+SSIM_SETTINGS = {
+    "window": "gaussian",
+    "sigma_voxels": quality.SSIM_SIGMA_VOXELS,
+    "window_voxels": quality.SSIM_WINDOW_VOXELS,
+}
 MEASURES = ("ssim", "rmse", "rmse_hu")
 
 
@@ -114,11 +119,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "settings": {
             "unit": unit_name(real.channel_name),
             "intensity_range": vars(intensity_range) if cases and intensity_range else None,
-            "ssim": {
-                "window": "gaussian",
-                "sigma_voxels": quality.SSIM_SIGMA_VOXELS,
-                "window_voxels": quality.SSIM_WINDOW_VOXELS,
-            },
+            "ssim": SSIM_SETTINGS,
         },
         "summary": summary,
         "cases": {case_id: {"reference": pairs[case_id].reference, **vars(score)} for case_id, score in cases.items()},

@@ -10,10 +10,13 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, set_roots, short_config, write_small_set
+from hypothesis import settings
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, quick_nnunet, write_set
 from shared_folders import own_copy
 
 ROOT_IN_COMMANDS = "{root}"
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from fcas_nnunet.listing import listed
 
 COMMAND = "command"  # in a manifest's record: which command made the case
 
-GENERATE, MASKS, PHANTOM = "fcas_generate", "fcas_masks", "fcas_phantom"
+GENERATE, MASKS, PHANTOM, CONVERT = "fcas_generate", "fcas_masks", "fcas_phantom", "fcas_convert"
 
 
 @contextmanager

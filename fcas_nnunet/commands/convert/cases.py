@@ -29,12 +29,12 @@ from fcas_nnunet.listing import listed
 
 #: Keys of a manifest's record that decide how a case is written: one that is there must have the same.
 PLANNED = ("set", "split", "offset", "spacing_mm", "values")
-RESAMPLED, OTHERS, MISPRINTS, LOWEST, DTYPE, IMAGE_HASH, LABEL_HASH = (
-    "label_resampled", "other_values", "misprints", "lowest", "dtype", "image_sha256", "label_sha256",
+RESAMPLED, OUTSIDE, OTHERS, MISPRINTS, LOWEST, DTYPE, IMAGE_HASH, LABEL_HASH = (
+    "label_resampled", "label_outside", "other_values", "misprints", "lowest", "dtype", "image_sha256", "label_sha256",
 )  # fmt: skip
 
 _SKIP = "leave the case out with --skip"
-_MOST_OUTSIDE = 0.01  # of a label's voxels, before its header and the scan's contradict each other
+_MOST_OUTSIDE = 0.1  # of a label's voxels, before its header and the scan's contradict each other
 _AIR_HU = (-1000, -200)  # between air and soft tissue: every scan of a chest holds some of it
 _MOST_AIR = 0.01
 
@@ -87,12 +87,14 @@ class LabelMap:
     Attributes:
         ids: Written ids, uint8 [D, H, W].
         resampled: Whether it lay on another grid.
+        outside: Share of the labelled voxels of that grid that lie outside the scan.
         others: Unknown value, as text → voxels that became background.
         misprints: Misprinted value, as text → voxels.
     """
 
     ids: np.ndarray
     resampled: bool
+    outside: float
     others: Mapping[str, int]
     misprints: Mapping[str, int]
 
@@ -142,8 +144,8 @@ def write_case(job: Job) -> dict[str, Any]:
         labels = read_labels(job, job.scan.label, volume.array.shape, volume.affine)
         write_labels(label_path[0], labels.ids, affine)
         record |= {
-            RESAMPLED: labels.resampled, OTHERS: dict(labels.others), MISPRINTS: dict(labels.misprints),
-            LABEL_HASH: file_sha256(label_path[0]),
+            RESAMPLED: labels.resampled, OUTSIDE: labels.outside, OTHERS: dict(labels.others),
+            MISPRINTS: dict(labels.misprints), LABEL_HASH: file_sha256(label_path[0]),
         }  # fmt: skip
     return record
 
@@ -211,6 +213,7 @@ def read_labels(job: Job, path: Path, shape: tuple[int, ...], affine: np.ndarray
     elif not ids.any():
         faults.append(f"{path}: label must mark a voxel, got none. Download it again, or {_SKIP}.")
     resampled = stored.shape != tuple(shape) or not same_grid(volume.affine, affine, stored.shape)
+    outside = 0.0
     if resampled and not faults:
         outside = _outside(ids, volume.affine, shape, affine)
         if outside > _MOST_OUTSIDE:
@@ -221,7 +224,7 @@ def read_labels(job: Job, path: Path, shape: tuple[int, ...], affine: np.ndarray
         ids = _on_grid(ids, volume.affine, shape, affine)
     if faults:
         raise ValueError("\n".join(faults))
-    return LabelMap(ids, resampled, others, misprints)
+    return LabelMap(ids, resampled, round(outside, 4), others, misprints)
 
 
 def label_values(path: Path) -> list[int | float]:

@@ -13,6 +13,7 @@ from fcas_nnunet.commands.convert.cases import (
     LOWEST,
     MISPRINTS,
     OTHERS,
+    OUTSIDE,
     RESAMPLED,
 )
 from fcas_nnunet.datasets.layout import CT, TEST, Layout, PublicSet
@@ -49,6 +50,9 @@ def _changes(public: PublicSet, records: Records) -> list[str]:
     """What became of intensities, voxel sizes and labels."""
     resampled = [case_id for case_id, record in records.items() if record.get(RESAMPLED)]
     lines = [f"labels:    {len(resampled)} resampled onto their scan, whose header differs" + _named(resampled)]
+    if cut := [case_id for case_id in resampled if records[case_id][OUTSIDE]]:
+        most = max(records[case_id][OUTSIDE] for case_id in cut)
+        lines.append(f"labels:    up to {most:.1%} of a label lay outside its scan" + _named(cut))
     for key, what in ((MISPRINTS, "misprinted values corrected"), (OTHERS, "unknown values became background")):
         cases = {case_id: record[key] for case_id, record in records.items() if record.get(key)}
         voxels: Counter[str] = Counter()

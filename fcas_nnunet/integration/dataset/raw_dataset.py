@@ -325,7 +325,7 @@ def write_dataset_json(
     earlier = next((path for name in (DATASET_JSON, _PUT_ASIDE) if (path := folder / name).is_file()), None)
     if earlier is not None:
         content |= {key: value for key, value in read_json(earlier, _ADVICE).items() if key not in content}
-    faults = description_faults(content, any_channel=True, ignore_label=True)
+    faults = description_faults(content, ignore_label=True)
     if faults:
         raise ValueError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
     atomic_write_json(folder / DATASET_JSON, content)

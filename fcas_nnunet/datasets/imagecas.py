@@ -22,7 +22,8 @@ IMAGECAS = PublicSet.of_structures(
 )
 NUM_SPLITS = 4
 
-_WORKBOOK, _SHEET = "imageCAS_data_split.xlsx", "v2-latest"
+_WORKBOOK, _SHEET = "imageCAS_data_split", "v2-latest"
+_TABLES = (".xlsx", ".csv")
 _ID_COLUMN = "filename"
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "testing": "test"}  # fmt: skip
@@ -74,10 +75,13 @@ def _folds(parts: Mapping[str, str], case_ids: Sequence[str]) -> list[Split]:
 
 
 def _workbook(source: Path) -> Path:
-    found = [path for path in sorted(source.rglob("*")) if path.name.lower() == _WORKBOOK.lower()]
+    found = [
+        path for path in sorted(source.rglob("*"))
+        if path.stem.lower() == _WORKBOOK.lower() and path.suffix.lower() in _TABLES
+    ]  # fmt: skip
     if not found:
         raise FileNotFoundError(
-            f"{source}: the published split, {_WORKBOOK}, must be in it, got none. Put it there, name it with "
+            f"{source}: the published split, {_WORKBOOK}.xlsx, must be in it, got none. Put it there, name it with "
             "--split-file, or give --split none for all cases in imagesTr."
         )
     return found[0]

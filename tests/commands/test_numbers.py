@@ -11,7 +11,8 @@ from consoles import command_module
 from fcas_nnunet.commands.cli import count, positive
 from fcas_nnunet.commands.generate.command import main as generate
 
-COMMANDS = ("phantom", "train", "masks", "generate", "prepare", "env", "evaluate", "report", "export", "doctor", "demo")
+COMMANDS = ("phantom", "convert", "train", "masks", "generate", "prepare", "env", "evaluate", "report", "export",
+            "doctor", "demo")  # fmt: skip
 #: Any whole number is a seed; how many cases there may be is checked with its ceiling.
 WITHOUT_FLOOR = {"--seed"}
 CHECKED_LATER = {("fcas_generate", "-n"), ("fcas_masks", "-n")}

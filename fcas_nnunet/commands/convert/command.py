@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.commands.cli import command, count, make_parser, processes
 from fcas_nnunet.commands.convert.cases import label_values
 from fcas_nnunet.commands.convert.conversion import convert
 from fcas_nnunet.datasets import acdc, asoca, imagealcapa, imagecas, imagechd, la2018, mmwhs
@@ -95,7 +95,7 @@ def _add_set(sets: Any, key: str, description: str, example: str) -> Any:
 
 def _add_offset(part: Any) -> None:
     part.add_argument(
-        "--offset", type=int, default=1024, metavar="N", help="what stored values exceed HU by (default: 1024)"
+        "--offset", type=count, default=1024, metavar="N", help="what stored values exceed HU by (default: 1024)"
     )
 
 

@@ -110,6 +110,10 @@ def test_imagecas_with_another_split_and_with_none(raw: Path, source: Path, caps
     convert("imagecas", source, "-d", "910", "--split", "none")
     assert len(names(raw / "Dataset910_ImageCAS/imagesTr")) == 3
     assert not (raw / "Dataset910_ImageCAS/splits_final.json").exists()
+    split = source / "IMAGECAS_data_split.csv"
+    split.write_text("FileName,Split-1\n1,Training\n2,Testing\n3,Val\n")
+    convert("imagecas", source, "-d", "913")
+    assert names(raw / "Dataset913_ImageCAS/labelsTs") == ["imagecas_0002.nii.gz"]
     split = source.parent / "own.csv"
     split.write_text("FileName,Split-1,Split-2\n1,Training,Testing\n2,Val,Training\n3,Training,Val\n")
     convert("imagecas", source, "-d", "911", "--split", "2", "--split-file", split)

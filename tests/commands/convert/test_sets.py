@@ -118,6 +118,9 @@ def test_imagecas_with_another_split_and_with_none(raw: Path, source: Path, caps
     split.write_text("FileName,Split-1,Split-2\n1,Training,Testing\n2,Val,Training\n3,Training,Val\n")
     convert("imagecas", source, "-d", "911", "--split", "2", "--split-file", split)
     assert names(raw / "Dataset911_ImageCAS/labelsTs") == ["imagecas_0001.nii.gz"]
+    assert "--split-file: must go without --split none, beside which it does nothing" in fails(
+        capsys, "imagecas", source, "-d", "912", "--split", "none", "--split-file", split
+    )
     split.write_text("FileName,Split-1\n1,Training\nx,Val\n")
     assert "own.csv: every row must hold a number and Training, Val or Testing, got x Val" in fails(
         capsys, "imagecas", source, "-d", "912", "--split-file", split

@@ -62,7 +62,8 @@ def convert(
             _write(manifest, missing, num_processes)
         manifest.finalise()
         write_dataset_json(
-            folder, {BACKGROUND: 0} | dict(public.labels), len(training_cases(folder)), channel_names={"0": public.channel},
+            folder, {BACKGROUND: 0} | dict(public.labels), len(training_cases(folder)),
+            channel_names={"0": public.channel},
             description=f"{public.name}, converted by fcas_convert; {MANIFEST_FILE} tells the files of each case.",
             more={key: text for key, text in (("reference", public.reference), ("licence", public.licence)) if text},
         )  # fmt: skip

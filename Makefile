@@ -1,4 +1,4 @@
-# make demo, make test: all that is needed is Python >= 3.11, make and git. Each target makes .venv if it is missing.
+# make demo, make test: they need only Python >= 3.11, make and git. Each target makes .venv if it is missing.
 #   make demo PYTHON=python3.12              another interpreter
 #   make demo TORCH='torch==2.13.0+cpu'      another build of torch, as pip names it
 #   make test PYTEST_ARGS='-k phantom -x'    arguments for pytest
@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      the whole path on phantoms: about half an hour on two cores; started again, it goes on"
+	@echo "make demo      the whole path on phantoms: about half an hour on two cores; resumes if interrupted"
 	@echo "make test      the tests that take seconds"
 	@echo "make test-all  the slow ones too"
 	@echo "make lint      ruff and mypy"

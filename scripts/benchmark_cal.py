@@ -1,4 +1,4 @@
-"""What confidence costs: time of nnU-Net's training step and of its data loading, with and without it, side by side.
+"""Measure the time of nnU-Net's training step and of its data loading, with and without confidence, side by side.
 
 Both trainers take turns, batch by batch, in one process, so that a busy machine slows both alike.
 

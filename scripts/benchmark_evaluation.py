@@ -1,4 +1,4 @@
-"""How long a case's measures take, and how much memory: a phantom at 256³, one process, no GPU.
+"""Measure time and memory of a case's measures: a phantom at 256³, one process, no GPU.
 
 Every run is a process of its own that reads the volumes, measures once and says its seconds and its peak memory (of the
 whole process: Python, libraries, volumes). Goals: segmentation ≤ 10 s, images ≤ 8 s, 3 GB.
@@ -76,9 +76,10 @@ def measure(what: str, path: Path, profiled: bool) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="voxels along each axis (default: 256)")
-    parser.add_argument("--runs", type=int, default=3, help="of each (default: 3)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--parts", action="store_true", help="profile a run of each instead")
     parser.add_argument("--run", choices=["volumes", *GOALS], help=argparse.SUPPRESS)
     parser.add_argument("--volumes", type=Path, help=argparse.SUPPRESS)

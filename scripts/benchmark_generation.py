@@ -1,4 +1,4 @@
-"""What an image with its confidence costs, stage by stage, beside MAISI's own classes and schedule without confidence.
+"""Measure the cost of an image with confidence by stage, beside MAISI's classes and schedule without confidence.
 
 Random weights of the `paper` preset (scaled by --width), both sides in turn in one process, so that a busy machine
 slows both alike. MAISI runs as its scripts do: the condition embedded at every step, rectified flow in 30 steps (or
@@ -42,11 +42,12 @@ from fcas_nnunet.generator.tcdm.network import TCDM
 MAISI_OVERLAP, RFLOW_STEPS, DDPM_STEPS = 0.4, 30, 1000
 
 Stages = dict[str, Callable[[], Any]]
+Seconds = dict[str, dict[str, float]]  # side → stage → seconds
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured, and on what."""
+    """Volume, networks and device of a measurement."""
 
     shape: tuple[int, int, int]
     width: float
@@ -74,8 +75,8 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="channels relative to the paper preset (1)")
     parser.add_argument("--roi", type=int, default=80, help="latents of a decoding window on MAISI's side (80)")
     parser.add_argument("--heart", type=float, default=0.35, help="share of the volume in SSV's box (0.35)")
-    parser.add_argument("--steps", type=int, help="of DPM-Solver++ (the preset's)")
-    parser.add_argument("--snapshots", type=int, help="of SSV (the preset's)")
+    parser.add_argument("--steps", type=int, help="number of steps of DPM-Solver++ (the preset's)")
+    parser.add_argument("--snapshots", type=int, help="number of snapshots of SSV (the preset's)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of every stage (3)")
     parser.add_argument("--flops", action="store_true", help="count FLOPs and memory, measure nothing")
     parser.add_argument("--only", choices=["ours", "maisi"], help="one side alone")
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 def ours(setting: Setting) -> Stages:
-    """One run of every stage: embedding the condition, a denoising step, the decodings."""
+    """Make a function for every stage: embedding the condition, a denoising step, the decodings."""
     config = preset("paper")
     with setting.device:
         tcdm = tcdm_of(setting, config.tcdm).eval()
@@ -120,7 +121,7 @@ def ours(setting: Setting) -> Stages:
 
 
 def maisi(setting: Setting) -> Stages:
-    """MAISI's step and decoding."""
+    """Make functions for MAISI's steps and decoding."""
     unet, controlnet = maisi_networks(setting, "rflow")
     ddpm_unet, ddpm_controlnet = maisi_networks(setting, "ddpm")
     autoencoder = maisi_autoencoder(setting)
@@ -141,7 +142,7 @@ MAKERS: dict[str, Callable[[Setting], Stages]] = {"ours": ours, "maisi": maisi}
 
 
 def tcdm_of(setting: Setting, config: TCDMConfig, **changes: Any) -> TCDM:
-    """The preset's TCDM at the measured width."""
+    """Make the preset's TCDM at the measured width."""
     embedding = config.condition_embedding_channels
     return TCDM(
         replace(
@@ -156,13 +157,13 @@ def tcdm_of(setting: Setting, config: TCDMConfig, **changes: Any) -> TCDM:
 
 
 def autoencoder_config(setting: Setting, config: AutoencoderConfig) -> AutoencoderConfig:
-    """The preset's autoencoder at the measured width."""
+    """Scale the preset's autoencoder to the measured width."""
     groups = max(1, int(config.norm_num_groups * setting.width))
     return replace(config, channels=setting.channels(config.channels), norm_num_groups=groups)
 
 
 def maisi_networks(setting: Setting, kind: str) -> tuple[DiffusionModelUNetMaisi, ControlNetMaisi]:
-    """UNet and ControlNet with the settings of its published configurations."""
+    """Make MAISI's UNet and ControlNet with the settings of its published configurations."""
     rflow = kind == "rflow"
     shared: dict[str, Any] = {
         "spatial_dims": 3, "in_channels": 4, "num_channels": setting.channels((64, 128, 256, 512)),
@@ -185,7 +186,7 @@ def maisi_networks(setting: Setting, kind: str) -> tuple[DiffusionModelUNetMaisi
 
 
 def maisi_autoencoder(setting: Setting) -> AutoencoderKlMaisi:
-    """With the splits and the half-precision norms of its configuration, which run on a GPU only."""
+    """Make MAISI's autoencoder, on a GPU with the splits and half-precision norms of its configuration."""
     on_gpu = setting.device.type == "cuda"
     with setting.device:
         return AutoencoderKlMaisi(
@@ -199,7 +200,7 @@ def maisi_autoencoder(setting: Setting) -> AutoencoderKlMaisi:
 def maisi_step(
     kind: str, unet: DiffusionModelUNetMaisi, controlnet: ControlNetMaisi, x: torch.Tensor, condition: torch.Tensor
 ) -> torch.Tensor:
-    """One evaluation as in its sampling loop."""
+    """Evaluate UNet and ControlNet once, as in MAISI's sampling loop."""
     timesteps = torch.full((len(x),), 500.0 if kind == "rflow" else 500, device=x.device)
     labels = torch.ones(len(x), dtype=torch.long, device=x.device) if kind == "rflow" else None
     down, mid = controlnet(x, timesteps, controlnet_cond=condition, class_labels=labels)
@@ -214,13 +215,13 @@ def maisi_step(
 
 
 def condition_parts(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks as bytes and an image, as generation hands them to the device."""
+    """Make masks as bytes and an image, as generation copies them to the device."""
     codes = torch.randint(0, 9, (1, 1, *setting.shape), device=setting.device).to(torch.uint8)
     return codes, torch.rand(1, 1, *setting.shape, device=setting.device)
 
 
 def box(setting: Setting) -> tuple[slice, slice, slice]:
-    """A centred box of the heart's share of the volume."""
+    """Return a centred box with the heart's share of the volume."""
     sides = [max(1, round(n * setting.heart ** (1 / 3))) for n in setting.latent_shape]
     starts = [(n - side) // 2 for n, side in zip(setting.latent_shape, sides, strict=True)]
     d, h, w = (slice(start, start + side) for start, side in zip(starts, sides, strict=True))
@@ -228,7 +229,7 @@ def box(setting: Setting) -> tuple[slice, slice, slice]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, which does not know the CPU's attention."""
+    """Extend torch's counter by the CPU's attention, which it does not know."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
     def flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -238,7 +239,7 @@ def flop_counter() -> FlopCounterMode:
 
 
 def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, float]:
-    """TFLOP of every stage, on fake tensors."""
+    """Count the TFLOP of every stage on fake tensors."""
     fake = replace(setting, device=torch.device("cpu"), precision=torch.float32)
     totals = {}
     with FakeTensorMode(), torch.no_grad():
@@ -280,7 +281,7 @@ class LiveTensors(TorchDispatchMode):
 
 
 def count_memory(setting: Setting) -> dict[str, float]:
-    """Peak GB of live tensors of every stage in bf16, the weights included."""
+    """Return the peak GB of live tensors of every stage in bf16, weights included."""
     fake = replace(setting, device=torch.device("cpu"), precision=torch.bfloat16)
     peaks = {}
     with FakeTensorMode(), LiveTensors() as live, torch.inference_mode():
@@ -294,7 +295,7 @@ def count_memory(setting: Setting) -> dict[str, float]:
 
 
 def maisi_decode_flops(setting: Setting) -> float:
-    """One window times the number of windows: torch's norms in place of MAISI's, which fake tensors cannot run."""
+    """Count one window's TFLOP times the windows, with torch's norms for MAISI's, which fake tensors cannot run."""
     from monai.data.utils import dense_patch_slices
     from monai.inferers.utils import _get_scan_interval
 
@@ -308,10 +309,8 @@ def maisi_decode_flops(setting: Setting) -> float:
     return windows * counter.get_total_flops() / 1e12
 
 
-def measure(
-    setting: Setting, stages: dict[str, Stages], repeats: int
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Median seconds of every stage of every side, taking turns, and the sides' peak memory in GB (GPU)."""
+def measure(setting: Setting, stages: dict[str, Stages], repeats: int) -> tuple[Seconds, dict[str, float]]:
+    """Return median seconds of every stage of every side, taking turns, and the sides' peak memory in GB (GPU)."""
     times: dict[str, dict[str, list[float]]] = {side: {name: [] for name in of} for side, of in stages.items()}
     memory: dict[str, float] = {}
     with torch.inference_mode(), setting.autocast():
@@ -327,18 +326,17 @@ def measure(
 
 
 def timed(stage: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    """Measure the seconds of one call."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     stage()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start
 
 
 def totals_of(side: str, stages: dict[str, float], steps: int, snapshots: int) -> dict[str, float]:
-    """A whole volume from its stages."""
+    """Sum the stages of a whole volume."""
     if side == "maisi":
         return {
             f"rectified flow, {RFLOW_STEPS} steps, image alone": RFLOW_STEPS * stages["step"] + stages["decode"],
@@ -357,7 +355,7 @@ def report(
     setting: Setting,
     args: argparse.Namespace,
     flops: dict[str, dict[str, float]],
-    seconds: dict[str, dict[str, float]],
+    seconds: Seconds,
     memory: dict[str, float],
 ) -> None:
     """Print stages, totals and ratios."""
@@ -385,13 +383,13 @@ def report(
 
 
 def line(side: str, name: str, seconds: float, tflop: float, ratio: str = "") -> None:
-    """One row."""
+    """Print one row."""
     rate = f"{tflop / seconds:8.2f}" if seconds else f"{'':8}"
     print(f"{side:6} {name:50} {seconds:9.2f} {tflop:9.2f} {rate}{ratio}")
 
 
 def matrix_rate(setting: Setting, size: int = 4096) -> float:
-    """TFLOP/s of a large matrix product in the precision used, the best of five."""
+    """Measure the TFLOP/s of a large matrix product in the precision used, the best of six."""
     size = size if setting.device.type == "cuda" else size // 2
     a, b = (torch.randn(size, size, device=setting.device, dtype=setting.precision) for _ in range(2))
     return 2 * size**3 / min(timed(lambda: a @ b, setting.device) for _ in range(6)) / 1e12

@@ -30,6 +30,7 @@ CONTROL_MM, DISPLACEMENT_MM = 40.0, 14.0
 
 
 def ours(mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int], seed: int) -> np.ndarray:
+    """Make a mask by MGM, and print the reasons of rejected draws."""
     from fcas_nnunet.generator.mgm.masks import generate_mask
     from fcas_nnunet.labels.anatomy import LabelRoles
 
@@ -40,12 +41,13 @@ def ours(mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int],
 
 
 def monai_elastic(mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int], seed: int) -> np.ndarray:
+    """Make a mask by MONAI's elastic deformation."""
     from monai.transforms import Rand3DElastic
 
     step = float(np.mean(spacing))
     sigma = CONTROL_MM / 2 / step
     smoothed = 0.577 * (1 / (2 * np.sqrt(np.pi) * sigma)) ** 1.5  # standard deviation of smoothed uniform noise
-    rms = DISPLACEMENT_MM * 0.577 * 0.37 / step  # that of a cubic B-spline over uniform coefficients
+    rms = DISPLACEMENT_MM * 0.577 * 0.37 / step  # RMS of a cubic B-spline over uniform coefficients
     transform = Rand3DElastic(
         (sigma, sigma), (rms / smoothed, rms / smoothed), prob=1.0, rotate_range=[np.deg2rad(ROTATION_DEG)] * 3,
         scale_range=[SCALE] * 3, translate_range=[SHIFT_MM / s for s in spacing], mode="nearest", padding_mode="zeros",
@@ -55,6 +57,7 @@ def monai_elastic(mask: np.ndarray, spacing: tuple[float, float, float], thin: l
 
 
 def torchio_elastic(mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int], seed: int) -> np.ndarray:
+    """Make a mask by TorchIO's affine and elastic deformations."""
     import torch
     import torchio as tio
 
@@ -71,6 +74,7 @@ def torchio_elastic(mask: np.ndarray, spacing: tuple[float, float, float], thin:
 def batchgenerators_spatial(
     mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int], seed: int
 ) -> np.ndarray:
+    """Make a mask by batchgeneratorsv2's spatial transform."""
     import torch
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
@@ -88,6 +92,7 @@ def batchgenerators_spatial(
 
 
 def simpleitk_bspline(mask: np.ndarray, spacing: tuple[float, float, float], thin: list[int], seed: int) -> np.ndarray:
+    """Make a mask by SimpleITK's B-spline and Euler transforms."""
     import SimpleITK as sitk
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What bringing scans and label maps to the working grid and back costs: contrast, folded-over detail, pieces, seconds.
+"""Measure resampling to the working grid and back: lost contrast, aliased detail, lost pieces of labels, seconds.
 
 python scripts/benchmark_resampling.py contrast             # a thin vessel there and back, stripes, noise
 python scripts/benchmark_resampling.py seconds              # 512 × 512 × 256 there and back, beside scipy
@@ -126,7 +126,7 @@ def count_pieces(name: str, labels: np.ndarray, spacing_mm: tuple[float, ...], t
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Run the requested measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["contrast", "seconds", "pieces"])
     parser.add_argument("-n", type=int, default=3, help="number of phantoms")

@@ -1,4 +1,4 @@
-"""What a training step of TCDM costs per direction, beside MAISI's ControlNet step; both with a frozen denoiser.
+"""Measure a training step of TCDM per direction beside MAISI's ControlNet step, both with a frozen denoiser.
 
 Random weights of the `paper` preset (scaled by --width), both sides in turn in one process.
 

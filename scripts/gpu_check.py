@@ -49,7 +49,7 @@ class Part:
     """A process to run.
 
     Attributes:
-        name: of the part.
+        name: Name of the part.
         command: after the Python interpreter.
         limit_s: seconds that it may take, as far as the whole check has them left.
         environment: added to this process' own.

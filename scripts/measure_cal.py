@@ -1,8 +1,8 @@
-"""What CAL makes of a confidence map: nnU-Net pretrained on the same synthetic scans under different maps.
+"""Compare confidence maps by their effect on CAL: pretrain nnU-Net on the same synthetic scans under different maps.
 
 Every drawing is made once; the maps are all that differs between the data sets. For every map and seed nnU-Net is
 pretrained with CAL, then fine-tuned on the real scans; both networks segment the held-out real scans. Batches and
-initial weights depend on the seed alone, so that maps are compared in pairs. Killed, the same command goes on.
+initial weights depend on the seed alone, so that maps are compared in pairs. If it is killed, the same command resumes.
 
     fcas_phantom -d 901 --name PhantomSource -n 16 --shape 64 64 64
     fcas_phantom -d 900 --name PhantomReal -n 6 --num-test 6 --start 16 --shape 64 64 64

@@ -1,4 +1,4 @@
-"""Which spread knows most of the error? Estimators of SSV side by side, against held-out real scans.
+"""Compare estimators of SSV: how well does each spread predict the error against held-out real scans?
 
 Rows: what is compared (x_t or x_0, decoded or as latents) × which steps (all, the last half, the last quarter, nine
 spread over all). AUSE (0 = the error's own order, 0.5 = random) and Spearman's ρ inside the structures against the

@@ -1,6 +1,6 @@
-"""How good are a generator's images? Held-out phantoms' masks drawn from several templates, against the real scans.
+"""Compare a generator's images with real scans: masks of held-out phantoms, drawn from several templates.
 
-Four numbers a column, HU unless said:
+Four numbers a column, in HU unless another unit is named:
   heart      RMSE inside the labels; most of it is the patient's contrast, which no mask tells
   matched    the same after each label's mean error is taken out
   coronary   mean over the arteries minus mean over what lies 2-3 voxels beside them

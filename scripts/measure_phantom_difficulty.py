@@ -1,7 +1,7 @@
-"""How hard is the phantom? Train stock nnU-Net on a few patients, test it on others, print Dice per class.
+"""Measure the phantom's difficulty: train stock nnU-Net on a few patients, test it on others, print Dice per class.
 
 Only stock commands run: nnUNetv2_plan_and_preprocess, nnUNetv2_train, nnUNetv2_predict. The network is narrowed in a
-copy of the plans so that a CPU trains it in minutes. Killed and started again, it goes on where it was.
+copy of the plans so that a CPU trains it in minutes. If it is killed, the same command resumes.
 
     python scripts/measure_phantom_difficulty.py --work /tmp/phantom_difficulty
     python scripts/measure_phantom_difficulty.py --work /tmp/phantom_difficulty --trainer nnUNetTrainer_5epochs
@@ -18,7 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, LATEST_CHECKPOINT, resolve_dataset
+from fcas_nnunet.integration.dataset.folders import (
+    FINAL_CHECKPOINT,
+    LATEST_CHECKPOINT,
+    Root,
+    resolve_dataset,
+    root_folder,
+)
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
@@ -47,7 +53,7 @@ def main() -> None:
     plans = _plan(arguments.features, arguments.patch)
     predictions = arguments.work / "predictions" / f"{arguments.trainer}__{plans}"
     _train(plans, arguments.trainer, arguments.device)
-    raw = arguments.work / "raw" / _NAME
+    raw = root_folder(Root.RAW) / _NAME
     if not (predictions / "predict_from_raw_data_args.json").is_file() or len(list(predictions.glob("*.nii.gz"))) < len(
         list((raw / "labelsTs").glob("*.nii.gz"))
     ):
@@ -59,8 +65,8 @@ def main() -> None:
 
 
 def _set_environment(work: Path, threads: int) -> None:
-    """nnU-Net's folders and its settings for a CPU."""
-    folders = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
+    """Set nnU-Net's folders and its settings for a CPU."""
+    folders = {Root.RAW: "raw", Root.PREPROCESSED: "preprocessed", Root.RESULTS: "results"}
     for variable, name in folders.items():
         (work / name).mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str((work / name).resolve())
@@ -69,7 +75,7 @@ def _set_environment(work: Path, threads: int) -> None:
 
 def _plan(features: list[int], patch: list[int]) -> str:
     """Plan and preprocess, then narrow the network; returns the name of the narrow plans."""
-    folder = Path(os.environ["nnUNet_preprocessed"]) / _NAME
+    folder = root_folder(Root.PREPROCESSED) / _NAME
     name = f"nnUNetPlans_f{'-'.join(map(str, features))}_p{'-'.join(map(str, patch))}"
     if not (folder / "preprocessed").is_file():
         # nnU-Net's planner does not run with nnUNet_n_proc_DA=0
@@ -81,8 +87,8 @@ def _plan(features: list[int], patch: list[int]) -> str:
 
 
 def _train(plans: str, trainer: str, device: str) -> None:
-    """Train on every training case, going on from a checkpoint when there is one."""
-    output = Path(os.environ["nnUNet_results"]) / _NAME / f"{trainer}__{plans}__{_CONFIGURATION}" / "fold_all"
+    """Train on every training case; resume from a checkpoint if there is one."""
+    output = root_folder(Root.RESULTS) / _NAME / f"{trainer}__{plans}__{_CONFIGURATION}" / "fold_all"
     if (output / FINAL_CHECKPOINT).is_file():
         return
     resume = ["--c"] if (output / LATEST_CHECKPOINT).is_file() else []

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, logging, argparse habits."""
+"""Code shared by all commands: exit codes, logging, parsing of arguments."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from fcas_nnunet.listing import few_of_a_kind
 Settings = TypeVar("Settings")
 
 EXIT_BAD_INPUT = 2
-MOST_CASES = 1_000_000  # of a data set that a command writes
+MOST_CASES = 1_000_000  # largest number of cases in a data set that a command writes
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser, as its parts' parsers are, that refuses options which would do nothing."""
+    """A parser that refuses options without effect; the parsers of its parts do so, too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle: list[tuple[Sequence[str], str, str]] = []
 
     def idle(self, *flags: str, without: str = "", beside: str = "") -> None:
-        """Declare options that do nothing `without` another flag, or `beside` a flag or its value (`--masks given`).
+        """Declare options without effect `without` another flag, or `beside` a flag or its value (`--masks given`).
 
         An option with its default value counts as absent.
         """
         self._idle.append((flags, without, beside))
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # what parts are parsed by, too
-        """argparse's; a ValueError lists the options that would do nothing."""
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # subparsers use it as well
+        """Parse as argparse does; a ValueError lists the options that would have no effect."""
         found, rest = super().parse_known_args(args, namespace)
         faults = []
         for flags, without, beside in self._idle:
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(prog: str, description: str, example: str) -> Parser:
-    """A parser whose --help ends with an example: shell lines that work as they stand."""
+    """Make a parser whose --help ends with an example: shell lines that work as they are."""
     return Parser(
         prog=prog,
         description=description,
@@ -69,7 +69,7 @@ def make_parser(prog: str, description: str, example: str) -> Parser:
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argument's type: whole numbers from `least`, up to `most` where it is given."""
+    """Make an argument's type: whole numbers from `least`, up to `most` if it is given."""
     rule = f"a whole number of {least} or more" if most is None else f"{least} to {most:,}"
 
     def parse(text: str) -> int:
@@ -88,7 +88,7 @@ positive, count, case_count = whole_number(1), whole_number(0), whole_number(1, 
 
 
 def processes(text: str) -> int:
-    """A number of worker processes that this machine can carry."""
+    """Parse a number of worker processes that this machine can run."""
     try:
         return checked_processes(text, "-np")
     except ValueError as error:
@@ -96,7 +96,7 @@ def processes(text: str) -> int:
 
 
 def fold_number(text: str) -> int | None:
-    """A fold as nnU-Net's users write it: a whole number from 0, or None for `all`."""
+    """Parse a fold as users of nnU-Net write it: a whole number from 0, or None for `all`."""
     if text == "all":
         return None
     if not text.isdecimal():
@@ -105,7 +105,7 @@ def fold_number(text: str) -> int | None:
 
 
 def finite(text: str) -> float:
-    """A number that is neither NaN nor infinite."""
+    """Parse a number that is neither NaN nor infinite."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
@@ -113,7 +113,7 @@ def finite(text: str) -> float:
 
 
 def not_negative(text: str) -> float:
-    """A finite number from 0."""
+    """Parse a finite number from 0."""
     value = finite(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
@@ -121,14 +121,14 @@ def not_negative(text: str) -> float:
 
 
 def given(flags: Mapping[str, str], args: argparse.Namespace) -> dict[str, Any]:
-    """Name of a setting → its value, of those whose flag was given; `args` holds them under the settings' names."""
+    """Name of a setting → its value, for settings whose flag was given; `args` has them under the settings' names."""
     values = {name: getattr(args, name) for name in flags}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
             if value is not None}  # fmt: skip
 
 
 def of_flags(default: Settings, flags: Mapping[str, str], args: argparse.Namespace) -> Settings:
-    """Settings with the values that flags gave.
+    """Replace settings by the values of flags.
 
     Args:
         default: Settings that check themselves.
@@ -145,7 +145,7 @@ def of_flags(default: Settings, flags: Mapping[str, str], args: argparse.Namespa
 
 @contextmanager
 def said_of_flags(flags: Mapping[str, str]) -> Iterator[None]:
-    """Let faults of settings name the flags that gave them; `flags` has the settings' names without their blocks."""
+    """Name the flags in faults of the settings that they set; `flags` has the settings' names without their blocks."""
     try:
         yield
     except ValueError as error:
@@ -158,23 +158,23 @@ def said_of_flags(flags: Mapping[str, str]) -> Iterator[None]:
 
 
 def process_number() -> int:
-    """Which process of a parallel run this is, as `torchrun` and `accelerate launch` say; 0 = the main or only one."""
+    """Return the number of this process in a run of `torchrun` or `accelerate launch`; 0 is the main or only one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def process_count() -> int:
-    """How many processes a parallel run has, as `torchrun` and `accelerate launch` say."""
+    """Return the number of processes in a run of `torchrun` or `accelerate launch`; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def say(text: str) -> None:
-    """Print a result; of several processes, only the main one does."""
+    """Print a result; if there are several processes, only the main one prints."""
     if process_number() == 0:
         print(text)
 
 
 def _in_words(error: ValueError | OSError) -> str:
-    """What an error says to the user; one of the operating system about no file or disk, a fault of ours, is raised."""
+    """Return an error's message for the user; raise an OSError that concerns neither file nor disk, which is a bug."""
     if isinstance(error, ValueError) or error.errno is None:
         return str(error)
     where, got = error.filename, f"got '{error.strerror}'"
@@ -188,7 +188,7 @@ def _in_words(error: ValueError | OSError) -> str:
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Turn bad input into one message and exit code 2. Of several processes, only the main one logs."""
+    """Turn bad input into one message and exit code 2; if there are several processes, only the main one logs."""
 
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> None:
@@ -201,7 +201,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
             print(f"error{f' in process {number}' if number else ''}: {lines}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+            print("interrupted; the same command resumes from here", file=sys.stderr)
             sys.exit(130)
 
     return wrapper

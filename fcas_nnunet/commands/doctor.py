@@ -1,4 +1,4 @@
-"""fcas_doctor: what is wrong here, and what to do."""
+"""fcas_doctor: report problems of this machine or a data set, with remedies."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ fcas_doctor --fix      # let stock nnU-Net run on a CPU build of torch
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_doctor."""
+    """Make the parser of fcas_doctor."""
     parser = make_parser(
         "fcas_doctor",
-        "Name what stands in the way of nnU-Net and fcas-nnunet on this machine, and what to do about it. "
-        "Exit code 0 when nothing does, 1 when something does.",
+        "Report problems of nnU-Net and fcas-nnunet on this machine, and what to do about them. "
+        "The exit code is 0 without problems, else 1.",
         _EXAMPLE,
     )
     parser.add_argument("-d", metavar="ID", help="data set to check as well: id, name or folder")
@@ -32,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--fix",
         action="store_true",
-        help="only where `import torchvision` fails: put a small import hook (one .pth file) into this environment's "
-        "site-packages, which lets it succeed",
+        help="only if `import torchvision` fails: put a small import hook (one .pth file) into this environment's "
+        "site-packages, with which it succeeds",
     )
     action.add_argument("--unfix", action="store_true", help="remove what --fix put there")
     parser.add_argument("--force", action="store_true", help="let --fix write outside a virtual environment")
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def fix(*, force: bool) -> None:
-    """Install the torchvision hook where it helps, and say what was done."""
+    """Install the torchvision hook if it helps, and report what was done."""
     error = torchvision_fix.import_error(with_hook=False)
     if error is None:
         print("torchvision imports by itself: nothing to mend, nothing written.")
@@ -65,20 +65,20 @@ def fix(*, force: bool) -> None:
 
 
 def unfix() -> None:
-    """Remove the torchvision hook, and say what was done."""
+    """Remove the torchvision hook, and report what was done."""
     removed = torchvision_fix.remove()
     print("\n".join(f"removed {path}" for path in removed) or "There is no hook in this environment.")
 
 
 def dataset_findings(identifier: str) -> Iterator[Finding]:
-    """Every fault of a raw data set, one finding each."""
+    """Check a raw data set; each fault is a finding."""
     from fcas_nnunet.commands.runtime.label_table import role_lines
     from fcas_nnunet.integration.dataset.checks import check_dataset
     from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
 
     try:
         dataset = open_dataset(identifier, by="-d", ignore_label=True)
-        if not dataset.has_confidence:  # a real one, which a generator is trained on
+        if not dataset.has_confidence:  # a real one, on which a generator is trained
             dataset = RawDataset.open(dataset.folder)
         check_dataset(dataset)
     except (ValueError, FileNotFoundError) as error:

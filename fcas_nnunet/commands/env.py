@@ -21,10 +21,11 @@ fcas_env --install     # for this Python environment, until --uninstall
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_env."""
+    """Make the parser of fcas_env."""
     parser = make_parser(
         "fcas_env",
-        "Print the line that lets nnU-Net's own commands find nnUNetTrainerCAL and its kin, for the shell to evaluate.",
+        "Print the line that lets nnU-Net's own commands find nnUNetTrainerCAL and its variants, for the shell to "
+        "evaluate.",
         _EXAMPLE,
     )
     action = parser.add_mutually_exclusive_group()

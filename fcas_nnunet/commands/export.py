@@ -1,4 +1,4 @@
-"""fcas_export: trained models for nnU-Net alone, synthetic scans for MedSAM."""
+"""fcas_export: export trained models for nnU-Net alone, and synthetic scans for MedSAM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEDSAM = "medsam"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_export."""
+    """Make the parser of fcas_export."""
     parser = make_parser(
         "fcas_export",
         "Write a trained model so that nnU-Net alone predicts with it (-i), or a data set's slices with boxes and "
@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLE,
     )
     parser.add_argument("-i", type=Path, metavar="DIR", help="model: nnU-Net's <trainer>__<plans>__<configuration>")
-    parser.add_argument("-o", type=Path, metavar="DIR", help="where (default: the model's folder with _plain added)")
+    parser.add_argument(
+        "-o", type=Path, metavar="DIR", help="folder to write (default: the model's folder with _plain added)"
+    )
     medsam = parser.add_subparsers(dest="format", title="other formats").add_parser(
         _MEDSAM, help="slices of a raw data set", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""fcas_phantom: write a data set of invented patients with every label known."""
+"""fcas_phantom: write a data set of procedural patients whose labels are all known."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ _SMALLEST_GRID, _LARGEST_GRID = 16, 1024
 class Scan:
     """One case to write."""
 
-    case_id: str  # `phantom_0007`, or `phantom_0007_a1` where a patient is scanned several times
-    patient: str  # `phantom_0007`: what the scans of one patient share
-    seed: int  # of the patient
+    case_id: str  # `phantom_0007`, or `phantom_0007_a1` if a patient is scanned several times
+    patient: str  # `phantom_0007`, the same for all scans of a patient
+    seed: int  # seed of the patient
     acquisition: int  # number of the scan
     shape: tuple[int, int, int]  # voxels along (D, H, W)
     split: str  # "Tr" or "Ts"
 
     def record(self) -> dict[str, Any]:
-        """What the manifest says about the case before it is made."""
+        """Return the manifest's entries that are known before the case is made."""
         return asdict(self) | {"shape": list(self.shape)}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_phantom."""
+    """Make the parser of fcas_phantom."""
     parser = make_parser(
         "fcas_phantom",
         "Write an nnU-Net data set of invented patients: cardiac CTA with the eight classes, the surroundings, and a "
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--shape", type=positive, nargs=3, default=[64, 64, 64], metavar=("D", "H", "W"),
         help="voxels; the field of view stays about 14 cm (64 64 64)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="names the population (0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the population (0)")
     parser.add_argument(
         "--start", type=count, default=0, metavar="I",
         help="number of the first patient; sets whose numbers do not overlap share no patient (0)",
@@ -88,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def plan_scans(args: argparse.Namespace) -> list[Scan]:
-    """Every case of the data set; the patients of imagesTs follow those of imagesTr."""
+    """Plan every case of the data set; the patients of imagesTs follow those of imagesTr."""
     depth, height, width = args.shape
     scans = []
     for index in range(args.start, args.start + args.n + args.num_test):
@@ -101,10 +101,10 @@ def plan_scans(args: argparse.Namespace) -> list[Scan]:
 
 
 def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> None:
-    """Write the cases that are not there yet, and `dataset.json` last; the number of processes does not matter.
+    """Write the missing cases, and `dataset.json` last; the result does not depend on the number of processes.
 
     Raises:
-        ValueError: If the folder holds something else; every conflict is listed.
+        ValueError: If the folder contains something else; every conflict is listed.
     """
     records = Manifest(folder).read()
     if faults := _conflicts(folder, scans, records):
@@ -132,7 +132,7 @@ def _make(folder: Path, scan: Scan) -> dict[str, Any]:
 
 
 def _files(folder: Path, scan: Scan) -> tuple[Path, Path, Path]:
-    """Image, labels and surroundings of a case."""
+    """Return the paths of a case's image, labels and surroundings."""
     return (
         folder / f"images{scan.split}" / f"{scan.case_id}_0000{FILE_ENDING}",
         folder / f"labels{scan.split}" / f"{scan.case_id}{FILE_ENDING}",
@@ -141,9 +141,9 @@ def _files(folder: Path, scan: Scan) -> tuple[Path, Path, Path]:
 
 
 def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) -> list[str]:
-    """Why these cases cannot be written into a folder."""
+    """List the reasons why these cases cannot be written into a folder."""
     faults = []
-    if is_dataset(folder):  # a finished one, so the manifest is, too
+    if is_dataset(folder):  # it is finished, and so is the manifest
         faults += [
             f"{folder.name}, {scan.case_id}: case must be new, got one that the manifest does not name. Move it away, "
             "or take another id."

@@ -1,4 +1,4 @@
-"""fcas_prepare: a real data set's plans for both, preprocessing, confidence maps; then the commands to train with."""
+"""fcas_prepare: preprocess both data sets with the real one's plans, and print the training commands."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ _PRETRAIN, _FINETUNE = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_prepare."""
+    """Make the parser of fcas_prepare."""
     parser = make_parser(
         "fcas_prepare",
-        "Make a synthetic data set ready for pretraining: nnU-Net's plans and preprocessing of the real data set it is "
-        "for, the same plans on the synthetic one, its preprocessing, and the confidence maps in the same geometry. "
-        "What is done already is kept. Ends with the commands to train with.",
+        "Prepare a synthetic data set for pretraining: nnU-Net's plans and preprocessing of the real data set that it "
+        "is for, the same plans and preprocessing of the synthetic one, and the confidence maps in the same geometry. "
+        "Finished steps are skipped. Prints the training commands at the end.",
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: an id or DatasetXXX_Name")
-    parser.add_argument("--for", required=True, metavar="REAL", dest="real", help="real data set it is to serve")
+    parser.add_argument("--for", required=True, metavar="REAL", dest="real", help="real data set that it is for")
     parser.add_argument(
         "-c", nargs="+", default=["3d_fullres"], metavar="CONFIG", help="nnU-Net configurations (3d_fullres)"
     )
@@ -70,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-f", nargs="+", metavar="FOLD",
         help="folds of REAL to print the commands for (default: those whose validation cases SYN was not made from)",
     )  # fmt: skip
-    parser.add_argument("-np", type=processes, metavar="N", help="worker processes (as nnU-Net, at most one a core)")
+    parser.add_argument(
+        "-np", type=processes, metavar="N", help="worker processes (default: nnU-Net's number, at most one per core)"
+    )
     return parser
 
 
@@ -89,15 +91,15 @@ def prepare(
         real_id: Id or full name of the real data set.
         configurations: nnU-Net configurations.
         plans_name: Name of the real data set's plans.
-        num_processes: Worker processes; None = as nnU-Net, but at most one a core.
-        folds: Folds of the real data set; None = those that are sound.
+        num_processes: Number of worker processes; None means nnU-Net's number, but at most one per core.
+        folds: Folds of the real data set; None means those that have no leaks.
 
     Returns:
         The commands that pretrain, fine-tune, train the baseline and predict, as text.
 
     Raises:
-        ValueError: If the data sets are broken or do not fit together, or the synthetic one was made from what a fold
-            validates on or the real one tests on; every fault is listed.
+        ValueError: If the data sets are broken or do not fit together, or the synthetic one was made from validation
+            cases of a fold or test scans of the real one; every fault is listed.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
     from fcas_nnunet.integration.preprocessing import prepare as preprocessing
@@ -115,7 +117,9 @@ def prepare(
     if faults:
         raise ValueError("\n".join(faults))
     with ExitStack() as locks:
-        for folder in sorted(map(preprocessed_folder, (real, synthetic))):  # one order, so that no two wait in a ring
+        for folder in sorted(
+            map(preprocessed_folder, (real, synthetic))
+        ):  # a fixed order, so that two runs cannot wait for each other
             locks.enter_context(exclusive(folder))
             remove_strays(folder, deep=True)
         preprocessing.ensure_checked([real, synthetic])
@@ -137,11 +141,11 @@ def prepare(
 
 
 def _origins(synthetic: RawDataset, real: RawDataset) -> tuple[list[Parent], list[str]]:
-    """The real cases that the synthetic ones were made from, and the synthetic ones of which nothing tells."""
+    """Return the real cases that the synthetic ones were made from, and the synthetic ones of unknown origin."""
     parents = parents_of(synthetic)
     if all(parent.dataset == synthetic.name for parent in parents):
         logger.warning(
-            f"{synthetic.name}: nothing tells which real cases it was made from, so folds of {real.name} are held "
+            f"{synthetic.name}: it is not recorded which real cases it was made from, so folds of {real.name} are held "
             "against its scans alone. Validation cases that it was made from prove nothing."
         )
     return parents, unknown_origins(synthetic)
@@ -155,9 +159,9 @@ def _sound_folds(
     splits: Sequence[Split],
     folds: Sequence[str] | None,
 ) -> list[str]:
-    """The requested folds of the real data set, or those that are sound; `all` where no other is."""
+    """Return the requested folds of the real data set, or those without leaks; `all` if there is no such fold."""
     refuse_leaks(held_out_faults(parents, real), logger.warning)
-    contents = training_contents(real)  # kept beside the preprocessed cases, where the trainers find them
+    contents = training_contents(real)  # saved beside the preprocessed cases, where the trainers find them
     leaking: dict[str, str] = {}
     for fold, split in enumerate(splits):
         found = leaks(parents, real.name, {case_id: contents.get(case_id) for case_id in split["val"]})
@@ -181,7 +185,7 @@ def _sound_folds(
 def training_commands(
     synthetic: RawDataset, real: RawDataset, plans_name: str, configuration: str, folds: Sequence[str]
 ) -> str:
-    """What to type next, with the paths as they will be: pretrain, fine-tune, train the baseline, predict."""
+    """Return the next commands with their paths: pretrain, fine-tune, train the baseline, predict."""
     from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 
     pretraining, finetuning = nnUNetTrainerCAL.EPOCHS, nnUNetTrainerCALFinetune.EPOCHS
@@ -211,7 +215,7 @@ def training_commands(
 
 
 def _shell_lines() -> list[str]:
-    """What every shell needs before it trains or predicts."""
+    """Return the lines that every shell needs before it trains or predicts."""
     lines = ["# In every shell and job script, before steps 1 to 4:"]
     if _device_flag():
         variables = " ".join(f"{name}={value}" for name, value in cpu_settings().items())

@@ -51,7 +51,7 @@ torchrun --nproc_per_node 4 -m fcas_nnunet.commands.train -d 901 --config my.yam
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The arguments of fcas_train."""
+    """Make the parser of fcas_train."""
     parser = make_parser(
         "fcas_train",
         "Train the generator (autoencoder, then TCDM) on a labelled data set. Interrupted, the same command resumes.",
@@ -61,40 +61,42 @@ def build_parser() -> argparse.ArgumentParser:
     add_generator_arguments(parser)
     parser.add_argument(
         "--calibrate", action="store_true",
-        help="learn the generator's errors, also of one trained before without: confidence then means expected error",
+        help="fit the error model, also for a generator trained without it; confidence then means expected error",
     )  # fmt: skip
     parser.add_argument("--keep_cache", action="store_true", help="keep the cached variants and latents on disk")
-    parser.add_argument("--show_config", action="store_true", help="print the configuration as YAML and do nothing")
+    parser.add_argument("--show_config", action="store_true", help="print the configuration as YAML and stop")
     return parser
 
 
 def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
-    """What fcas_train and fcas_generate share: which generator, how it is trained, and where it runs."""
+    """Add the arguments that fcas_train and fcas_generate share: the generator, its training, and its device."""
     add_generator_choice(parser)
     parser.add_argument(
         "--autoencoder", metavar="FILE",
-        help="load this autoencoder, MAISI's or one of ours, instead of training one: a path or hf:OWNER/REPO/PATH",
+        help="load this autoencoder, MAISI's or one that fcas_train made, and train none: a path or hf:OWNER/REPO/PATH",
     )  # fmt: skip
     parser.add_argument("--denoiser", metavar="FILE", help="load MAISI's denoiser, freeze it, and train the ControlNet")
     parser.add_argument(
-        "--controlnet", metavar="FILE", help="begin with MAISI's ControlNet, not with the denoiser's encoder"
+        "--controlnet", metavar="FILE", help="start from MAISI's ControlNet instead of the denoiser's encoder"
     )
     parser.add_argument(
         "--precision", type=Precision, default=Precision.AUTO, choices=list(Precision),
-        help="arithmetic of the training (default: auto, bf16 where the hardware has it); drawing always is in that",
+        help="arithmetic of the training (default: auto, bf16 if the hardware supports it); drawing always is in auto",
     )  # fmt: skip
 
 
 def add_generator_choice(parser: argparse.ArgumentParser) -> None:
-    """Which generator, and where it runs."""
+    """Add the arguments that select the generator and its device."""
     parser.add_argument("--preset", choices=sorted(PRESETS), help="size of the networks and the run (default: cpu)")
     parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
     parser.add_argument(
         "--fold", type=fold_number, metavar="K",
-        help="the generator of the training cases of this fold alone, nnU-Net's own (splits_final.json), so that "
-        "the fold's validation cases stay unseen (default: all, on every case)",
+        help="train the generator on the training cases of this nnU-Net fold alone (splits_final.json), so that the "
+        "fold's validation cases stay unseen (default: all, on every case)",
     )  # fmt: skip
-    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
+    parser.add_argument(
+        "-device", default="auto", choices=["auto", "cpu", "cuda"], help="device to run on (default: auto)"
+    )
 
 
 @command
@@ -130,13 +132,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, keep_cache: bool = False) -> None:
-    """Train a generator on a checked data set, or calibrate a trained one; all processes of a run call it alike.
+    """Train a generator on a checked data set, or calibrate a trained one; all processes of a run call this function.
 
     Args:
         dataset: Raw data set of at least two cases, those of the fold alone.
-        config: What to train.
-        args: With `fold`, `device`, `precision` and the files of `add_generator_arguments`.
-        keep_cache: Keep variants and latents.
+        config: Configuration of the generator.
+        args: Arguments `fold`, `device`, `precision` and the files of `add_generator_arguments`.
+        keep_cache: Keep the cached variants and latents.
     """
     from accelerate.utils.memory import clear_device_cache
 
@@ -153,29 +155,29 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     inherited = weights_parents(pretrained.autoencoder) if pretrained.autoencoder else []
     if pretrained.autoencoder and not inherited:
         logger.warning(
-            f"{pretrained.autoencoder}: nothing tells which scans it was trained on, so none is held against it. "
-            f"Of an earlier version's generator, copy {EARLIER_PARENTS} from beside its autoencoder as well."
+            f"{pretrained.autoencoder}: it is not recorded which scans it was trained on, so leaks through it are not "
+            f"found. If an earlier version made it, copy {EARLIER_PARENTS} from beside it as well."
         )
     own = training_parents(dataset)
     refuse_leaking_parents([*own, *inherited], dataset, args.fold)
     with _sole_training(folder):
         accelerator = make_accelerator(args.device, args.precision)
-        accelerator.wait_for_everyone()  # the main process has the folder
+        accelerator.wait_for_everyone()  # until the main process has locked the folder
         if not generator_exists(folder):
             metadata = weights_metadata(inherited if pretrained.autoencoder else own)
             train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata)
-        else:  # by another run that was waited for, perhaps
+        else:  # perhaps another run trained it, which this one waited for
             if faults := generator_faults(folder, load_record(folder).config, config, pretrained.identity()):
                 raise ValueError("\n".join(faults))
             if config.calibration is not None and not calibration_exists(folder):
                 add_calibration(data, config.calibration, folder, accelerator, keep_cache)
         accelerator.end_training()
-    clear_device_cache(garbage_collection=True)  # for the processes of fcas_generate, which share the GPU with this one
+    clear_device_cache(garbage_collection=True)  # the processes of fcas_generate share the GPU with this one
 
 
 @contextmanager
 def _sole_training(folder: Path) -> Iterator[None]:
-    """Lock a generator's folder for this run; of several processes, the main one does so for all."""
+    """Lock a generator's folder for this run; the main process does so for all processes."""
     if process_number() > 0:
         yield
         return
@@ -185,7 +187,7 @@ def _sole_training(folder: Path) -> Iterator[None]:
 
 
 def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
-    """Weights of --autoencoder, --denoiser and --controlnet; one without another that it needs is refused."""
+    """Return the weights of --autoencoder, --denoiser and --controlnet; refuse one without another that it needs."""
     from fcas_nnunet.generator.data.hub import weights_file
     from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 
@@ -194,7 +196,7 @@ def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
 
 
 def generator_config(args: argparse.Namespace) -> FCaSConfig:
-    """The configuration that --config or --preset names; only one of them may be given."""
+    """Return the configuration that --config or --preset names; only one of them may be given."""
     if args.config is None:
         return preset(args.preset or "cpu")
     if args.preset is not None:
@@ -203,7 +205,7 @@ def generator_config(args: argparse.Namespace) -> FCaSConfig:
 
 
 def model_folder(dataset: RawDataset, config: FCaSConfig, fold: int | None = None) -> Path:
-    """Where a data set's generator of this preset, trained on this fold or on all cases, lies."""
+    """Return the folder of a data set's generator of this preset, trained on this fold or on all cases."""
     return root_folder(Root.RESULTS) / dataset.name / model_name(config.preset, fold)
 
 

@@ -130,7 +130,7 @@ def test_interrupted_run_is_unfinished_and_goes_on_to_the_same_bytes(
     whole = digests(raw / "Dataset001_Phantom")
     with monkeypatch.context() as patch:
         patch.setattr(phantom, "write_case", interrupting(3, phantom.write_case))
-        assert "goes on from here" in fails(capsys, "-d", "Dataset002_Phantom", *arguments, code=130)
+        assert "resumes from here" in fails(capsys, "-d", "Dataset002_Phantom", *arguments, code=130)
     folder = raw / "Dataset002_Phantom"
     assert not (folder / "dataset.json").exists()
     assert sorted(Manifest(folder).read()) == ["phantom_0000", "phantom_0001"]

@@ -102,14 +102,14 @@ def test_an_autoencoder_brings_the_cases_it_was_trained_on(tmp_path, monkeypatch
     splits.write_text(json.dumps([{"train": ["p2", "p3"], "val": ["p0", "p1"]}]))
     with pytest.raises(ValueError, match=r"cases must stay unseen, got p0 \(trained the generator\), p1 "):
         started(monkeypatch, dataset.only(["p2", "p3"]), "--fold", "0", *weights)
-    assert "nothing tells which scans" not in caplog.text
+    assert "it is not recorded which scans" not in caplog.text
 
 
 def test_an_autoencoder_of_unknown_training_is_said_to_be_one(tmp_path, monkeypatch, caplog, dataset):
     file = tmp_path / "model.safetensors"
     save_weights(nn.Linear(1, 1), file)
     assert started(monkeypatch, dataset, "--autoencoder", str(file))[1] == {}, "and is, wherever it is loaded next"
-    assert f"{file}: nothing tells which scans it was trained on" in caplog.text
+    assert f"{file}: it is not recorded which scans it was trained on" in caplog.text
     file.write_bytes(b"cut short")
     with pytest.raises(ValueError, match=r"model\.safetensors: must be a readable checkpoint, got"):
         weights_parents(file)

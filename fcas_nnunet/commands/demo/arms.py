@@ -1,4 +1,4 @@
-"""The networks that fcas_demo compares: the same labelled scans and as many iterations for each, side by side."""
+"""Train the networks that fcas_demo compares, each on the same labelled scans for the same number of iterations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LINES_OF_A_FAILURE = 20
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train a network: on the real scans alone, or `pretrained_on` a data set before."""
+    """One way to train a network: on the real scans alone, or after pretraining on the data set `pretrained_on`."""
 
     names: Names
     title: str
@@ -58,7 +58,7 @@ class Arm:
 
     @property
     def facts(self) -> dict[str, int]:
-        """What its network has seen: for the head of the table."""
+        """Numbers of scans and iterations that its network has seen, for the head of the table."""
         scale = self.names.scale
         pretraining = 0 if self.pretrained_on is None else scale.pretrain_epochs
         epochs = {"synthetic": pretraining, "real": scale.total_epochs - pretraining, "all": scale.total_epochs}
@@ -70,7 +70,7 @@ class Arm:
 
 
 def demo_arms(names: Names) -> list[Arm]:
-    """All networks; the first is what the others are compared with."""
+    """Return all arms; the others are compared with the first."""
     return [
         Arm(names, "real only", None),
         Arm(names, "warped, real", names.warped),
@@ -80,10 +80,10 @@ def demo_arms(names: Names) -> list[Arm]:
 
 
 def train_arms(names: Names) -> None:
-    """Train every arm's network and predict the held-out scans with it, as many at once as there are cores.
+    """Train every arm's network and predict the held-out scans with it; as many arms run at once as there are cores.
 
-    Each takes one thread where there are no more cores than networks: threads of one network that wait for each other
-    beside other work take many times as long. A ValueError has the end of the log of a command that failed.
+    Each takes one thread if there are no more cores than networks: threads of one network that wait for each other
+    beside other work take many times as long. A ValueError contains the end of the log of a command that failed.
     """
     arms = demo_arms(names)
     cores = available_cores()
@@ -104,7 +104,7 @@ def train_arms(names: Names) -> None:
 
 
 def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
-    """Pretraining where there is some, training on the real scans, prediction; each resumes."""
+    """Pretrain if the arm has a data set for it, train on the real scans, predict; each step resumes."""
     names, folder, scale = arm.names, arm.folder, arm.names.scale
     results = folder / Root.RESULTS
     results.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
         _run_logged(line, variables, folder / "log.txt", progress)
 
     def train(dataset_id: int, plans: str, trainer: str, *more: object) -> Path:
-        """One training; returns the model's folder."""
+        """Run one training; returns the model's folder."""
         model = results / names.dataset(dataset_id).name / f"{trainer}__{plans}__{CONFIGURATION}"
         if not (model / "fold_all" / FINAL_CHECKPOINT).is_file():
             flags = ("--c",) if (model / "fold_all" / LATEST_CHECKPOINT).is_file() else more
@@ -143,7 +143,7 @@ def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
 
 
 def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, progress: tqdm[Any]) -> None:
-    """Run an installed command, its output into a log; every epoch moves the bar."""
+    """Run an installed command with its output in a log; every epoch advances the bar."""
     name, *arguments = map(str, line)
     environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
     with (
@@ -153,7 +153,7 @@ def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, pr
             stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         ) as process,
     ):  # fmt: skip
-        assert process.stdout is not None, "it was asked for"
+        assert process.stdout is not None, "Popen got stdout=PIPE"
         for printed in process.stdout:
             stream.write(printed)
             stream.flush()

@@ -1,4 +1,4 @@
-"""fcas_demo: the whole path on phantoms, from eight labelled scans to a table and a picture."""
+"""fcas_demo: run all stages on phantoms, from eight labelled scans to a table and a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
 
 logger = logging.getLogger(__name__)
 
-SIZE_FILE = "size.txt"  # written first: the folder is a demo's
+SIZE_FILE = "size.txt"  # written first: marks the folder as that of a demo
 
 EXAMPLE = """
 fcas_demo                     # everything below ./fcas_demo, about half an hour on two cores
@@ -30,30 +30,32 @@ fcas_demo -o /data/demo --size quick
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The arguments of fcas_demo."""
+    """Make the parser of fcas_demo."""
     parser = make_parser(
         "fcas_demo",
-        "The whole path on phantoms: generate, pretrain, fine-tune, and compare with real-only training and with "
-        "pretraining on warped real scans and on randomly painted masks, all from the same labelled scans and for as "
-        "many iterations. Killed and started again, it goes on where it was.",
+        "Run all stages on phantoms: generate, pretrain, fine-tune, and compare with real-only training and with "
+        "pretraining on warped real scans and on randomly painted masks, all from the same labelled scans and for the "
+        "same number of iterations. If it is killed, the same command resumes.",
         EXAMPLE,
     )
-    parser.add_argument("-o", type=Path, default=Path("fcas_demo"), metavar="DIR", help="where (default: ./fcas_demo)")
+    parser.add_argument(
+        "-o", type=Path, default=Path("fcas_demo"), metavar="DIR", help="folder to write (default: ./fcas_demo)"
+    )
     parser.add_argument(
         "--size", type=DemoSize, choices=list(DemoSize), default=DemoSize.FULL,
-        help="full: 64³ scans and the cpu preset; quick: 32³ and tiny, some minutes, to see that all runs",
+        help="full: 64³ scans and the cpu preset; quick: 32³ and tiny, some minutes, to check that all stages run",
     )  # fmt: skip
     return parser
 
 
 @dataclass
 class Clock:
-    """Which stages are done, and how long each took; kept in `stages.json`."""
+    """The finished stages with the seconds that each took; saved in `stages.json`."""
 
     path: Path
 
     def read(self) -> dict[str, float]:
-        """Seconds by finished stage."""
+        """Finished stage → seconds."""
         return json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def run(self, name: str, estimate_s: float, left_s: float, stage: Callable[[], None]) -> None:

@@ -1,8 +1,7 @@
-"""What fcas_demo shows at the end: a table and a picture."""
+"""Write the results of fcas_demo: a table and a picture."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from fcas_nnunet.evaluation.viewing.pictures import middle, planes_of
 from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.orientation import Orientation
 
 
 @dataclass(frozen=True)
 class Column:
-    """One way of training: title, what its network has seen by name, and JSON of `fcas_evaluate segmentations`."""
+    """One way of training: title, what its network has seen, and the JSON file of `fcas_evaluate segmentations`."""
 
     title: str
     facts: Mapping[str, int]
@@ -33,12 +33,12 @@ class Column:
 
 
 def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
-    """What every network has seen, its Dice per class, and how far the others are from the first.
+    """Write what every network has seen, its Dice per class, and the differences of the others to the first.
 
-    The differences are of each held-out case's mean over the classes; the p-values are corrected for all of them. The
-    same as JSON goes beside the text file.
+    The differences are those of each held-out case's mean over the classes; the p-values are corrected for all of them.
+    A JSON file with the same numbers is written beside the text file.
     """
-    results = {column.title: json.loads(column.scores.read_text(encoding="utf-8")) for column in columns}
+    results = {column.title: read_json(column.scores) for column in columns}
     means = {title: _case_means(result) for title, result in results.items()}
     baseline, *others = means
     compared = compare({title: means[baseline] for title in others}, {title: means[title] for title in others})
@@ -63,7 +63,7 @@ def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
     notes = [
         f"{num_test} held-out phantoms. One training of each network with one seed: the intervals and p-values "
         "(Wilcoxon,",
-        "paired by scan) are over these scans, and say nothing of how another seed, or other labelled scans, would do.",
+        "paired by scan) are over these scans, and do not cover another seed or other labelled scans.",
     ]
     atomic_write_text(path, "\n".join([*lines, "", *notes]) + "\n")
     atomic_write_json(
@@ -79,7 +79,7 @@ def write_table(columns: Sequence[Column], path: Path, num_test: int) -> None:
 
 
 def _case_means(result: Mapping[str, Any]) -> list[float]:
-    """Mean Dice over the classes of every case that have one, cases in the order of their ids."""
+    """Return each case's mean Dice over the classes that have one, cases in the order of their ids."""
     means = []
     for _, case in sorted(result["cases"].items()):
         values = [label["dice"] for label in case.values() if label["dice"] is not None]
@@ -108,8 +108,8 @@ def write_picture(real: RawDataset, synthetic: RawDataset, path: Path) -> None:
 
 
 def _draw_case(case: Case, axes: np.ndarray, colours: ListedColormap) -> None:
-    """Image, mask over image, confidence; for each of three planes through the heart's centre."""
-    assert case.image is not None, "a scan is shown"
+    """Draw image, mask over image, and confidence for each of three planes through the heart's centre."""
+    assert case.image is not None, "the picture shows a scan"
     turn = Orientation.of(case.affine).turn
     centre = middle(turn(case.mask))
     images, masks = (planes_of(turn(volume), centre) for volume in (case.image, case.mask))

@@ -1,4 +1,4 @@
-"""Cheap rivals of drawn scans: the same masks without a generator, as warped real scans or painted at random."""
+"""Make scans for the same masks without a generator, to compare with: warped real scans, or random painting."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from fcas_nnunet.integration.dataset.synthetic_cases import case_is_written
 from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, parents_of, to_json
 from fcas_nnunet.seeds import derive_seed
 
-#: HU that structures are painted with: anything between fat and dense contrast medium.
+#: Range of HU in which structures are painted: from fat to dense contrast medium.
 PAINT_RANGE_HU = (-120.0, 600.0)
 NOISE_RANGE_HU = (5.0, 50.0)
 BLUR_RANGE_VOXELS = (0.3, 1.0)
-#: Tissues that the background is parted into before it is painted.
+#: Number of tissues into which the background is divided before it is painted.
 NUM_TISSUES = 6
 TISSUE_BLUR_VOXELS = 1.0
 
 
 class Rival(StrEnum):
-    """How the scan of a mask is made without a generator."""
+    """Ways to make the scan of a mask without a generator."""
 
     WARPED = "warped"
     PAINTED = "painted"
 
 
 def warp_case(source: Case, mask: Case, recipe: Recipe) -> Case:
-    """The real scan under the deformation alone that gave its new mask; confidence 1."""
+    """Deform a real scan as its new mask was deformed; confidence is 1."""
     assert source.image is not None, "a real scan is warped"
     assert not recipe.local_changes, "a local change of the mask has no field to warp the scan by"
     image = deform_image(source.image, recipe.deformation, source.spacing_mm)
@@ -45,9 +45,9 @@ def warp_case(source: Case, mask: Case, recipe: Recipe) -> Case:
 
 
 def paint_case(warped: Case, seed: int) -> Case:
-    """A scan painted in random contrasts: one HU per label and per tissue of the background, blurred, with noise.
+    """Paint a scan in random contrasts: one HU per label and per tissue of the background, blurred, with noise.
 
-    The mask of `warped` is painted; its image says how the background is parted into tissues. Confidence 1.
+    The mask of `warped` is painted; its image divides the background into tissues. Confidence is 1.
 
     Source: the idea of SynthSeg, arXiv 2107.09559, with the background in clusters.
     """
@@ -62,10 +62,10 @@ def paint_case(warped: Case, seed: int) -> Case:
 
 
 def _tissues(case: Case) -> np.ndarray:
-    """Cluster of every voxel by its smoothed HU, int16 [D, H, W] in [0, NUM_TISSUES); fitted to the background."""
+    """Cluster every voxel by its smoothed HU: int16 [D, H, W] in [0, NUM_TISSUES); fitted to the background."""
     from sklearn.cluster import KMeans
 
-    assert case.image is not None, "the background is parted by its image"
+    assert case.image is not None, "the image divides the background"
     smooth = gaussian_filter(case.image.astype(np.float32), TISSUE_BLUR_VOXELS)
     background = smooth[case.mask == 0]
     sample = background[:: max(1, background.size // 20_000), None]
@@ -74,7 +74,7 @@ def _tissues(case: Case) -> np.ndarray:
 
 
 def write_rivals(synthetic: RawDataset, source: RawDataset, rival: Rival, name: str, seed: int) -> None:
-    """Write a data set with the masks of a synthetic one and a rival's scans; cases that are there are skipped.
+    """Write a data set with the masks of a synthetic one and a rival's scans; existing cases are skipped.
 
     Each mask was made by MGM from a case of `source`, which has the same label ids.
     """

@@ -1,4 +1,4 @@
-"""How large a demo is, and where it keeps its things."""
+"""Sizes of the demo, and names of its folder and data sets."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.environment.checks import cpu_settings
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
 
-#: How many epochs the demo's trainers take; here, so that whoever sets them need not import the trainers.
+#: Variables for the number of epochs; defined here, so that they can be set without importing the trainers.
 PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS", "FCAS_DEMO_REAL_EPOCHS"
-#: Seed of their weights and batches; unset, they are as random as nnU-Net's.
+#: Variable for the seed of weights and batches; if unset, they are random, as in nnU-Net.
 SEED_VARIABLE = "FCAS_DEMO_SEED"
 ITERATIONS_PER_EPOCH = 25
 
 
 class DemoSize(StrEnum):
-    """How much the demo does."""
+    """Size of the demo."""
 
     FULL = "full"
     QUICK = "quick"
@@ -27,18 +27,18 @@ class DemoSize(StrEnum):
 
 @dataclass(frozen=True)
 class Scale:
-    """What a demo size means for the phantoms, the generator, and an nnU-Net that a CPU trains in minutes."""
+    """Settings of a demo size: the phantoms, the generator, and an nnU-Net that a CPU trains in minutes."""
 
     shape: tuple[int, int, int]  # voxels of a phantom along (D, H, W)
     preset: str
-    num_real: int  # labelled scans: the generator's only ones, and those that every network is trained on
-    num_test: int  # held-out scans
-    num_synthetic: int  # drawn scans, warped ones and painted ones, each
+    num_real: int  # number of labelled scans, on which the generator and every network are trained
+    num_test: int  # number of held-out scans
+    num_synthetic: int  # number of generated scans, of warped ones and of painted ones
     features_per_stage: tuple[int, ...]
     patch_size: tuple[int, int, int]
     batch_size: int
-    pretrain_epochs: int  # on synthetic scans, in the arms that have some
-    real_epochs: int  # on real scans after them; real-only training takes the sum of both
+    pretrain_epochs: int  # epochs on synthetic scans, in the arms with pretraining
+    real_epochs: int  # epochs on real scans after them; real-only training takes the sum of both
 
     @property
     def total_epochs(self) -> int:
@@ -65,15 +65,15 @@ class Names:
 
     @property
     def scale(self) -> Scale:
-        """What the size means."""
+        """Settings of the size."""
         return SCALES[self.size]
 
     def dataset(self, dataset_id: int) -> RawDataset:
-        """One of the demo's data sets."""
+        """Open one of the demo's data sets."""
         return RawDataset.open(resolve_dataset(str(dataset_id)))
 
     def environment(self) -> dict[str, str]:
-        """nnU-Net's folders, its trainers' folder, and settings that suit a CPU."""
+        """Return environment variables: nnU-Net's folders, the trainers' folder, and settings for a CPU."""
         return {
             **{root.value: str(self.folder / root.value) for root in Root},
             EXT_TRAINER_VARIABLE: ext_trainer_value(folders=all_shim_folders()),

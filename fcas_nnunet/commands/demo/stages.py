@@ -1,4 +1,4 @@
-"""The stages of fcas_demo: every one a command that users type, or a few lines around one."""
+"""The stages of fcas_demo: each runs a command that users type, or a few lines around one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the demo, with the seconds that it takes on two cores at full size; it resumes when it was killed."""
+    """One step of the demo, with the seconds that it takes on two cores at full size; it resumes if it was killed."""
 
     name: str
     estimate_s: float
@@ -27,7 +27,7 @@ class Stage:
 
 
 def demo_stages(names: Names) -> list[Stage]:
-    """All stages, in order."""
+    """Return all stages in order."""
     scale = names.scale
     phantoms = ("--name", "Phantoms", "-n", scale.num_real, "--num-test", scale.num_test, "--shape", *scale.shape)
     preset = ("--preset", scale.preset)
@@ -44,7 +44,7 @@ def demo_stages(names: Names) -> list[Stage]:
 
 
 def run(name: str, *arguments: object) -> None:
-    """Run an installed command, its output into the terminal; a ValueError says that it failed."""
+    """Run an installed command with its output in the terminal; a ValueError reports a failure."""
     executable = Path(sys.executable).with_name(name)
     finished = subprocess.run([str(executable), *map(str, arguments)], check=False)
     if finished.returncode != 0:
@@ -58,7 +58,7 @@ def _rivals(names: Names) -> None:
 
 
 def _prepare(names: Names) -> None:
-    """nnU-Net's plans, narrowed for a CPU under their own name, then every other set prepared for the real one."""
+    """Make nnU-Net's plans, narrowed for a CPU under their own name, and prepare every other set for the real one."""
     scale, real = names.scale, names.dataset(names.real)
     ensure_narrow_plans(
         real, DEMO_PLANS, CONFIGURATION, features_per_stage=scale.features_per_stage, patch_size=scale.patch_size,

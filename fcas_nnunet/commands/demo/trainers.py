@@ -1,4 +1,4 @@
-"""The trainers of fcas_demo: nnU-Net's own and this package's, for as few iterations as a CPU does in minutes."""
+"""The trainers of fcas_demo: nnU-Net's and this package's, with so few iterations that a CPU takes minutes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fcas_nnunet.seeds import derive_seed
 
 
 class _DemoSize(GuardedTrainer):
-    """What the demo changes: few iterations, a checkpoint after every epoch, no prediction of the training cases.
+    """Settings of the demo: few iterations, a checkpoint after every epoch, no prediction of the training cases.
 
-    AdamW takes the place of nnU-Net's SGD, with which a network has hardly begun to learn in so few iterations.
-    OMP_NUM_THREADS holds, where nnU-Net on a CPU takes a thread for every core, so that several trainings can share
-    them; the environment's FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs.
+    AdamW replaces nnU-Net's SGD, with which a network hardly learns in so few iterations. OMP_NUM_THREADS sets the
+    number of threads, where nnU-Net on a CPU takes one for every core, so that several trainings can share the cores.
+    The variable FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs.
     """
 
     EPOCHS_VARIABLE = REAL_EPOCHS_VARIABLE
@@ -51,7 +51,7 @@ class _DemoSize(GuardedTrainer):
         self._seed("weights")
 
     def on_epoch_start(self) -> None:
-        """nnU-Net's, with the epoch's own seed."""
+        """Start the epoch as nnU-Net does, with a seed for the epoch."""
         self._seed(f"epoch {self.current_epoch}")
         super().on_epoch_start()
 
@@ -75,25 +75,25 @@ class _DemoSize(GuardedTrainer):
         return int(value)
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's, with pictures drawn after the last epoch alone: they take as long as four training steps."""
+        """End the epoch as nnU-Net does, but draw pictures after the last alone: they take as long as four steps."""
         if self.current_epoch + 1 < self.num_epochs:
             self.logger.plot_progress_png = lambda output_folder: None
         super().on_epoch_end()
         self.logger.__dict__.pop("plot_progress_png", None)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Nothing: the demo predicts held-out cases afterwards."""
+        """Do nothing: the demo predicts held-out cases afterwards."""
         self.print_to_log_file("Demo size: training cases are not predicted, held-out ones are afterwards.")
 
 
 class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):
-    """`nnUNetTrainerCAL` at demo size; the environment's FCAS_DEMO_PRETRAIN_EPOCHS says how many epochs (8)."""
+    """`nnUNetTrainerCAL` at demo size; the variable FCAS_DEMO_PRETRAIN_EPOCHS sets the number of epochs (8)."""
 
     EPOCHS_VARIABLE = PRETRAIN_EPOCHS_VARIABLE
 
 
 class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
-    """`nnUNetTrainerCALFinetune` at demo size; the environment's FCAS_DEMO_REAL_EPOCHS says how many epochs (8)."""
+    """`nnUNetTrainerCALFinetune` at demo size; the variable FCAS_DEMO_REAL_EPOCHS sets the number of epochs (8)."""
 
 
 class nnUNetTrainer_fcasDemo(_DemoSize):

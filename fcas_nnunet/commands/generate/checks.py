@@ -1,4 +1,4 @@
-"""What is checked of a generator, its data set and the output folder before cases are made."""
+"""Check a generator, its data set and the output folder before cases are made."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def report_lacking_templates(
     record: GeneratorRecord | None,
     unit: str = HU,
 ) -> None:
-    """Warn of structures that a mask has and its template has not: how they look must be taken from elsewhere.
+    """Warn of structures that a mask has but its template lacks, so that their appearance comes from elsewhere.
 
-    `labels_of` holds the ids of the structures that each case has; `record` is the generator's, if there is one yet.
+    `labels_of` gives the ids of the structures that each case has; `record` is the generator's, None before training.
     """
     for name, label in labels.items():
         lacking = [p for p in plans if label in labels_of[p.reference] and label not in labels_of[p.template]]
@@ -64,9 +64,9 @@ def check_model(
     Args:
         record: Record of the generator.
         source: The data set.
-        fold: The fold whose training cases it may know; None = all cases.
-        requested: The requested settings; None = those that it has.
-        files: The requested weights; None = those that it was made from.
+        fold: The fold whose training cases it may know; None means all cases.
+        requested: The requested settings; None means those of the generator.
+        files: The requested weights; None means those that it was made from.
         folder: Folder of the generator.
     """
     faults = []
@@ -78,8 +78,8 @@ def check_model(
         raise ValueError("\n".join(faults))
     if record.geometry != GEOMETRY:
         logger.warning(
-            f"{folder}: the generator was trained by another version, which brought scans to the working grid "
-            "otherwise: it draws worse than it could. Delete the folder to train it anew."
+            f"{folder}: the generator was trained by another version, which resampled scans to the working grid "
+            "differently, so images are worse than they could be. Delete the folder to train it anew."
         )
 
 
@@ -92,13 +92,13 @@ def report_changes(record: GeneratorRecord, source: RawDataset) -> None:
 
 
 def check_output(plans: Sequence[CasePlan], job: Job) -> None:
-    """Check that what lies in the output folder belongs to this plan.
+    """Check that the content of the output folder belongs to this plan.
 
     Raises:
         ValueError: If a case was made with other settings, or would be written over though the manifest lacks it.
     """
     records = Manifest(job.output).read()
-    if is_dataset(job.output):  # a finished one, so the manifest is, too
+    if is_dataset(job.output):  # it is finished, and so is the manifest
         unknown = [p.case_id for p in plans if p.case_id not in records and label_path(job.output, p.case_id).exists()]
         if unknown:
             raise ValueError(

@@ -40,7 +40,7 @@ torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate.command -d 901 -o 9
 
 
 def build_parser() -> Parser:
-    """The arguments of fcas_generate."""
+    """Make the parser of fcas_generate."""
     parser = make_parser(
         "fcas_generate",
         "Write a synthetic nnU-Net data set with voxel-wise confidence. Trains the generator first when there is none. "
@@ -70,7 +70,7 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--templates", nargs="+", metavar="ID[:CASE,...]",
-        help="guide the drawing by these cases, named likewise (default: those that the generator was trained on)",
+        help="guide the drawing by these cases, named as for --references (default: the generator's training cases)",
     )  # fmt: skip
     add_mask_arguments(parser, 40, "synthetic cases")
     add_generator_arguments(parser)
@@ -95,7 +95,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_generate."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # What does the work is imported behind the parser and its checks: --help and refusals stay quick.
+    # The modules that do the work are imported after the parser and its checks, so that --help and refusals are quick.
     if any(word.split("=")[0] == REPLAY for word in arguments):
         import_module("fcas_nnunet.commands.generate.replay").run(arguments)
     else:
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line names, opened and checked."""
+    """The parsed command line, with its data sets opened and checked."""
 
     args: argparse.Namespace
     share: Share
@@ -114,16 +114,16 @@ class Request:
     real: RawDataset | None
     output: Path
     model: Path  # folder of the generator
-    labels: Mapping[str, int]  # of the data set to write
+    labels: Mapping[str, int]  # labels of the data set to write, name → id
     label_map: Mapping[int, int]  # label id of the source → id to write
-    library: CaseLibrary  # its templates are those before there is a generator
+    library: CaseLibrary  # an existing generator may replace its templates
 
 
 def _requested(args: argparse.Namespace) -> Request:
-    """Open what the command line names; a ValueError says what does not fit, or must not be written into."""
+    """Open what the command line names; a ValueError lists what does not fit, or must not be written into."""
     share = share_of(args.part, os.environ)
     config = generator_config(args)
-    confidence_config(config.confidence, args)  # names what is wrong with the flags
+    confidence_config(config.confidence, args)  # raises if the flags are wrong
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = open_target(args.real) if args.real else None
     if real and not same_description("channel_names", real.channel_names, source.channel_names):
@@ -140,7 +140,7 @@ def _requested(args: argparse.Namespace) -> Request:
         )
     refuse_foreign_cases(output, GENERATE)
     labels, label_map = written_labels(source, real, args.unmatched)
-    settled_roles(source, config.roles)  # names what is wrong with them
+    settled_roles(source, config.roles)  # raises if they are wrong
     library = make_library(source, args.references, args.templates, source.case_ids)
     if output.name in library.others:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a run of fcas_generate will make, and what disk and time it needs: the text of --dry-run."""
+"""Describe a run of fcas_generate for --dry-run: its plan, and the disk space and time that it needs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _RECORD_BYTES = 4096  # a line of the manifest
 
 
 class Outlook:
-    """What is planned, what of it is there, and what the rest needs.
+    """The plan, its finished cases, and the disk space and time that the others need.
 
     Args:
         plans: All cases of the set.
         share: The share of this process.
         cases: References and templates.
         output: Folder of the data set.
-        model: Folder of the generator, with what was measured of it.
+        model: Folder of the generator and its measurements.
         settings: The settings that decide what a voxel costs.
-        device_name: Where to run.
-        num_processes: The requested number; None = as many as suit the device.
+        device_name: Device to run on.
+        num_processes: The requested number of processes; None means as many as suit the device.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Outlook:
         self.time = estimate_time(own, measurements, self.device, self.processes, settings)
 
     def describe(self, trained: bool) -> str:
-        """The plan in words, a line each, of long ones the beginning and the end; `trained`: there is a generator."""
+        """Describe the plan, one line per case; of long plans only beginning and end. `trained`: a generator exists."""
         free = free_bytes(self.output)
         judged = "measured on this generator's cases" if self.is_measured else "judged by the labelled data set's files"
         where = f"one {self.device}" + ("" if self.processes == 1 else f", {self.processes} processes")
@@ -106,7 +106,7 @@ class Outlook:
 
 
 def _source_bytes_per_voxel(cases: CaseLibrary, voxels: Mapping[str, int]) -> float:
-    """What the labelled cases' image and labels take, and uncompressed confidence; never more than all uncompressed."""
+    """Estimate bytes per voxel from the labelled cases' files, plus raw confidence; at most those of raw volumes."""
     files = (path for case in voxels for path in (cases.image_path(case), cases.mask_path(case)))
     taken = sum(path.stat().st_size for path in files)
     return min(UNCOMPRESSED, taken / sum(voxels.values()) + _CONFIDENCE_BYTES)

@@ -1,4 +1,4 @@
-"""What cases have taken, kept beside the model, and what more of them will take: time and disk."""
+"""Save the time and disk space that cases took beside the model, and estimate them for further cases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 MEASUREMENTS_FILE = "measurements.jsonl"
-#: Cases of a run that are written down, and the latest of them that an estimate rests on.
+#: Number of cases of a run that are recorded, and of the latest ones that an estimate uses.
 KEPT_PER_RUN, LATEST = 20, 100
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
@@ -22,30 +22,30 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one case has taken."""
+    """Time and disk space that one case took."""
 
     device: str  # model of the GPU or CPU
-    processes: int  # that worked side by side
+    processes: int  # number of processes that ran in parallel
     masks: str  # where the mask came from
-    settings: Mapping[str, Any]  # of the reverse diffusion and the confidence
+    settings: Mapping[str, Any]  # settings of the reverse diffusion and the confidence
     voxels: int
     seconds: float  # from reading its reference to its last file
-    num_bytes: int  # on disk
-    first: bool  # of its process, so that it holds what happens once
+    num_bytes: int  # size on disk
+    first: bool  # True for the first case of a process, whose time includes what happens once
 
 
 def append_measurement(model: Path, measurement: Measurement) -> None:
-    """Write a case down; where the model's folder cannot be written, nothing is."""
+    """Record a case; does nothing if the model's folder cannot be written."""
     line = json.dumps(asdict(measurement), sort_keys=True) + "\n"
     try:  # one short write at the end of the file: processes that share it do not mix their lines
         with (model / MEASUREMENTS_FILE).open("ab", buffering=0) as stream:
             stream.write(line.encode())
     except OSError as error:
-        logger.debug(f"{model}: measurements are not kept: {error}")
+        logger.debug(f"{model}: measurements are not saved: {error}")
 
 
 def read_measurements(model: Path) -> list[Measurement]:
-    """All that is written down, oldest first; broken lines are left out."""
+    """Read all records, oldest first; broken lines are skipped."""
     path = model / MEASUREMENTS_FILE
     measurements = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -63,17 +63,17 @@ def estimate_time(
     processes: int,
     settings: Mapping[str, Any],
 ) -> tuple[float, int] | None:
-    """What cases will take where others were measured with the same device, processes and settings.
+    """Estimate the time of cases from measurements with the same device, processes and settings.
 
     Args:
         cases: Kind of mask and number of voxels of each; time grows with the voxels.
-        measurements: What was measured with the model.
+        measurements: Measurements of the model.
         device: Model of the GPU or CPU.
-        processes: Number of processes that work side by side.
-        settings: As in the measurements.
+        processes: Number of processes that run in parallel.
+        settings: Settings of the reverse diffusion and the confidence.
 
     Returns:
-        Seconds, and the number of cases that they rest on; None where nothing comparable was measured.
+        Seconds, and the number of cases that the estimate uses; None if no comparable case was measured.
     """
     voxels: Counter[str] = Counter()
     for masks, count in cases:
@@ -92,29 +92,29 @@ def estimate_time(
 
 
 def bytes_per_voxel(measurements: Sequence[Measurement]) -> float | None:
-    """What a voxel of image, labels and confidence takes on disk together; None where nothing was measured."""
+    """Return the bytes on disk of a voxel of image, labels and confidence together; None without measurements."""
     latest = measurements[-LATEST:]
     return sum(m.num_bytes for m in latest) / sum(m.voxels for m in latest) if latest else None
 
 
 def check_disk(folder: Path, num_bytes: float, num_cases: int) -> None:
-    """Raise a ValueError where the disk of a folder, which need not exist, cannot hold so many bytes."""
+    """Raise a ValueError if the disk of a folder, which need not exist, has too little free space."""
     free = free_bytes(folder)
     if num_bytes > free:
         raise ValueError(
             f"{folder}: free disk space must be at least {num_bytes / 1e9:.1f} GB for {num_cases} cases, "
             f"got {free / 1e9:.1f} GB. Free some, ask for fewer cases (-n), "
-            "or go as far as it lasts with --ignore_disk."
+            "or continue until it is full with --ignore_disk."
         )
 
 
 def free_bytes(folder: Path) -> int:
-    """Room left on the disk of a folder that need not exist."""
+    """Return the free space on the disk of a folder that need not exist."""
     return shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
 
 
 def format_duration(seconds: float) -> str:
-    """In the two largest units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Format a duration in its two largest units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 1.5 * _MINUTE_S:
         return f"{seconds:.0f} s"
     if seconds < _HOUR_S:

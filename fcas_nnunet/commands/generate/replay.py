@@ -1,4 +1,4 @@
-"""`fcas_generate --replay`: make cases again from their manifest lines, each from its own recipe and seeds."""
+"""`fcas_generate --replay`: make cases again from the recipes and seeds in their manifest lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generate.checks import check_output
 from fcas_nnunet.commands.generate.workers import Job, finish, generate
-from fcas_nnunet.commands.runtime.label_table import read_roles
+from fcas_nnunet.commands.runtime.label_table import roles_from_json
 from fcas_nnunet.commands.runtime.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Records = Mapping[str, Mapping[str, Any]]
 
-#: What all cases of one run share, and a line must hold to be made again; beside these, what depends on the case.
+#: Keys that a line must have to be made again, keys that all cases of a run share, and keys that depend on the case.
 _NEEDED = ("source", "preset", "weights_sha256", "sampling", "confidence", "mask_config", "label_map")
 _SHARED = (*_NEEDED, "roles", "geometry", "for", "fold", "references", "templates", "run_seed")
 _OF_CASE = ("seed", "reference", "template", "masks", "mgm")
@@ -45,7 +45,7 @@ fcas_generate --replay 902 -o 903 fcas_00007 fcas_00012     # these two cases al
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The arguments of `fcas_generate --replay`."""
+    """Make the parser of `fcas_generate --replay`."""
     parser = make_parser(
         "fcas_generate --replay",
         "Make synthetic cases again from their manifest lines, into a data set of their own; on a CPU, with the same "
@@ -58,17 +58,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help="these cases alone (default: all)")
     parser.add_argument("-o", metavar="ID", help="data set to write (default: the next free id, named … + Replay)")
-    parser.add_argument("-device", default="auto", choices=["auto", "cpu", "cuda"], help="where to run (default: auto)")
+    parser.add_argument(
+        "-device", default="auto", choices=["auto", "cpu", "cuda"], help="device to run on (default: auto)"
+    )
     parser.add_argument("-np", type=positive, metavar="P", help="processes (default: one per core; 1 on a GPU)")
     return parser
 
 
 def run(argv: Sequence[str]) -> None:
-    """What `fcas_generate --replay` does.
+    """Run `fcas_generate --replay`.
 
     Raises:
         FileNotFoundError: If the manifest, a data set or the generator is missing.
-        ValueError: If lines cannot be made again, or what they were made from has changed.
+        ValueError: If cases cannot be made again, or their generator, scans or masks have changed.
     """
     parser = build_parser()
     if {"-h", "--help"} & set(argv):
@@ -96,7 +98,7 @@ def run(argv: Sequence[str]) -> None:
         sampling=from_dict(SamplingConfig, shared["sampling"], f"{path}: sampling."),
         masks=from_dict(MaskConfig, shared["mask_config"], f"{path}: mask_config."),
         label_map={int(source): target for source, target in shared["label_map"].items()},
-        roles=read_roles(shared["roles"]), device_name=args.device,
+        roles=roles_from_json(shared["roles"]), device_name=args.device,
         shared=shared | {"versions": versions()}, replayed=records,
     )  # fmt: skip
     check_output(plans, job)
@@ -114,7 +116,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def manifest_path(argument: str) -> Path:
-    """The manifest that `--replay` names: a file, a data set's folder, id or name."""
+    """Return the manifest that `--replay` names by its file, or by the folder, id or name of a data set."""
     path = Path(argument)
     if not path.exists():
         path = resolve_dataset(argument, by="--replay", also="manifest")
@@ -125,7 +127,7 @@ def manifest_path(argument: str) -> Path:
 
 
 def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The lines of the requested cases, which must hold all that making them again needs."""
+    """Return the lines of the requested cases, after checking that they have all keys for making them again."""
     records = Manifest(path.parent).read() if path.name == MANIFEST_FILE else Journal(path).read()
     unknown = [case_id for case_id in cases if case_id not in records]
     if not records:
@@ -148,7 +150,7 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _shared(records: Records, path: Path) -> dict[str, Any]:
-    """What the lines share, as lines made now would hold it."""
+    """Return the entries that all lines share, in the form of this version's lines."""
     first = next(iter(records.values()))
     shared = {key: first.get(key) for key in _SHARED}
     others = [case_id for case_id, record in records.items() if any(record.get(k) != shared[k] for k in _SHARED)]
@@ -161,7 +163,7 @@ def _shared(records: Records, path: Path) -> dict[str, Any]:
 
 
 def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRecord) -> CaseLibrary:
-    """The references and templates of the lines, wherever they are from, under the generator's labels."""
+    """Open the references and templates of the lines, also of other data sets, under the generator's labels."""
     source = RawDataset.open(resolve_dataset(shared["source"]))
     names = {
         key: [":".join(split_name(record[key], source.name)) for record in records.values()]
@@ -180,7 +182,7 @@ def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRe
 
 
 def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any]) -> GeneratorRecord:
-    """The record of the generator, which must be the one that made the cases."""
+    """Load the record of the generator, after checking that it made the cases."""
     if not generator_exists(model):
         raise FileNotFoundError(
             f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
@@ -188,7 +190,7 @@ def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping
         )
     if shared["geometry"] != GEOMETRY:
         raise ValueError(
-            f"{model}: scans must come to the working grid as they did for the cases, way {shared['geometry']}, got "
+            f"{model}: scans must be resampled to the working grid as for the cases, way {shared['geometry']}, got "
             f"{GEOMETRY} of this version. Make them again with the version that their lines name."
         )
     found = weights_sha256(model, confidence)
@@ -201,7 +203,7 @@ def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping
 
 
 def _check_parents(records: Records, library: CaseLibrary) -> None:
-    """See that every scan and mask that the cases were made from holds what it held then."""
+    """Check that every scan and mask that the cases were made from is unchanged."""
     wanted: dict[str, set[str]] = {}
     for record in records.values():
         for key, sha256 in record.get("parents_sha256", {}).items():
@@ -227,7 +229,7 @@ def _name_other_versions(records: Records) -> None:
 
 
 def _labels(path: Path, source: RawDataset, job: Job) -> tuple[dict[str, int], GivenRoles]:
-    """Labels to write and their roles: the original set's, else the source's names and roles under the written ids."""
+    """Return labels and roles to write: the original set's, else the source's names and roles with the written ids."""
     if (path.parent / DATASET_JSON).is_file():
         original = RawDataset.open(path.parent, ignore_label=True)
         return original.dataset_json["labels"], original.roles

@@ -1,4 +1,4 @@
-"""A run of fcas_generate: its plan and what that needs, the generator if there is none, and the cases."""
+"""Run fcas_generate: plan the cases, train the generator if there is none, make the cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fcas_nnunet.commands.generate.sampling_settings import (
 )
 from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate
 from fcas_nnunet.commands.masks.settings import given_volumes, mask_config, refuse_hopeless_ranges
-from fcas_nnunet.commands.runtime.label_table import said_roles, say_roles, settled_roles
+from fcas_nnunet.commands.runtime.label_table import roles_to_json, say_roles, settled_roles
 from fcas_nnunet.commands.runtime.leaks import (
     drawing_parents,
     generator_parents,
@@ -69,7 +69,7 @@ class _Plan:
 
 
 def run(request: Request) -> None:
-    """Do what a command line of fcas_generate asks for."""
+    """Run a checked command line of fcas_generate."""
     args, share, source, library = request.args, request.share, request.source, request.library
     record = _read_record(request) if generator_exists(request.model) else None
     volumes = given_volumes(library)
@@ -78,7 +78,7 @@ def run(request: Request) -> None:
     say_roles(source.name, source.labels, plan.roles)
     tested = [dataset for dataset in (request.real, *library.others.values()) if dataset is not None]
     refuse_leaking_parents(plan.parents, source, args.fold, tested)
-    # The next two are no error: the same command, or one that a report prints, is continued with them.
+    # These are no errors: the same command, or one that a report prints, resumes with them.
     if record is not None and args.precision != Precision.AUTO:
         logger.info("--precision: does nothing, since the generator is trained already")
     if args.num_inference_steps is not None and plan.sampling.solver == Solver.DDPM:
@@ -111,7 +111,7 @@ def run(request: Request) -> None:
 
 
 def _read_record(request: Request) -> GeneratorRecord:
-    """The record of the generator, which must be of this data set, and of the requested settings and weights."""
+    """Load the record of the generator, after checking its data set, settings and weights."""
     args = request.args
     record = load_record(request.model)
     config = request.config if args.config or args.preset else None
@@ -136,7 +136,7 @@ def _trained(request: Request) -> GeneratorRecord:
 
 
 def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str, Mapping[int, float]]) -> _Plan:
-    """Plan all cases; before there is a generator, as for one that is trained on all cases."""
+    """Plan all cases; without a generator, as for one that is trained on all cases."""
     args, library, source = request.args, request.library, request.source
     if record is not None and args.templates is None:  # those that it was trained on
         learnt_from = [case_id for case_id in source.case_ids if case_id in record.cases]
@@ -154,7 +154,7 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
 
 
 def _drawing_settings(request: Request, record: GeneratorRecord | None) -> tuple[SamplingConfig, ConfidenceConfig]:
-    """Settings of the reverse diffusion and of the confidence, filled in for the generator that is or will be there."""
+    """Complete the settings of the reverse diffusion and the confidence for the present or future generator."""
     args, config = request.args, record.config if record else request.config
     sampling = sampling_config(config.sampling, args)
     if record is not None or args.denoiser is None:  # which has settings of its own, read when it is loaded
@@ -167,7 +167,7 @@ def _drawing_settings(request: Request, record: GeneratorRecord | None) -> tuple
 
 
 def _job(request: Request, record: GeneratorRecord, plan: _Plan, volumes: Mapping[str, Mapping[int, float]]) -> Job:
-    """What the workers need to know."""
+    """Collect the settings of the workers."""
     args, library, real = request.args, plan.library, request.real
     named = {"references": library.named_references, "templates": library.named_templates}
     return Job(
@@ -182,13 +182,13 @@ def _job(request: Request, record: GeneratorRecord, plan: _Plan, volumes: Mappin
             "confidence": to_dict(plan.confidence), "preset": record.config.preset, "geometry": GEOMETRY,
             "weights_sha256": weights_sha256(request.model, plan.confidence),
             "label_map": {str(key): value for key, value in request.label_map.items()},
-            "roles": said_roles(plan.roles), "versions": versions(),
+            "roles": roles_to_json(plan.roles), "versions": versions(),
         },
     )  # fmt: skip
 
 
 def _finish(request: Request, plan: _Plan) -> None:
-    """Make a data set of the cases, which are all there, and report."""
+    """Finish the data set, whose cases are all present, and report."""
     real, name = request.real, request.source.name
     describe = partial(
         write_dataset_json, request.output, request.labels, channel_names=request.source.channel_names,
@@ -215,7 +215,7 @@ def _finish(request: Request, plan: _Plan) -> None:
         print(f"{check.title}: {check.value}" if fine else f"warning: {check.title}: {check.value}. {check.advice}")
     if spread < FLAT_CONFIDENCE_STD:
         print(
-            f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weigh all of them alike. "
+            f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weight all of them alike. "
             "Look at fcas_report, or take another --confidence."
         )
     print(f"next: fcas_prepare -d {request.output.name} --for {request.args.real or name}")

@@ -1,4 +1,4 @@
-"""The arguments of the reverse diffusion and of SSV, and the settings they stand for."""
+"""The arguments of the reverse diffusion and of SSV, and the settings that they set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DRAWING_FLAGS = {"solver": "--solver", "num_inference_steps": "--steps", "windo
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """How an image is drawn, and how its confidence is found; all default to the generator's own settings."""
+    """Add the arguments of drawing and confidence; all default to the generator's settings."""
     group = parser.add_argument_group("drawing", "default: the settings of the preset or the configuration")
     group.add_argument("--solver", type=Solver, choices=list(Solver), help="reverse diffusion")
     group.add_argument(
@@ -32,7 +32,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--window", type=positive, nargs=3, metavar=("D", "H", "W"),
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
     )  # fmt: skip
-    group.add_argument("--overlap", type=finite, metavar="SHARE", help="by which windows overlap, in [0, 1)")
+    group.add_argument("--overlap", type=finite, metavar="SHARE", help="overlap of windows, in [0, 1)")
     group.add_argument(
         "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice),
         help="where confidence comes from: error_model, fitted with the generator, says how many HU a voxel is off; "
@@ -46,19 +46,19 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--box_margin", type=_margin, metavar="VOXELS",
-        help="look at them only inside the structures' box and so many working voxels around; `none` = everywhere",
+        help="compare them only inside the structures' box and this many working voxels around; `none` = everywhere",
     )  # fmt: skip
 
 
 def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> SamplingConfig:
-    """The generator's settings with those that flags gave; a ValueError names the flags of values out of range."""
+    """Replace the generator's settings by those of flags; a ValueError names the flags of values out of range."""
     return of_flags(default, _DRAWING_FLAGS, args)
 
 
 def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.Namespace) -> None:
-    """Check that a model can be drawn with these settings; a ValueError names the flags of those with which it cannot.
+    """Check that a model can draw with these settings; a ValueError names the flags of those with which it cannot.
 
-    `config` is the generator's, with the settings of the model in use.
+    `config` is the generator's configuration, with the settings of the model in use.
     """
     with said_of_flags({name: _DRAWING_FLAGS[name] for name in given(_DRAWING_FLAGS, args)}):
         replace(config, sampling=sampling)
@@ -66,7 +66,7 @@ def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.N
 
 
 def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> ConfidenceConfig:
-    """The generator's settings of SSV with those that flags gave; one out of range or without effect is refused."""
+    """Replace the generator's settings of SSV by those of flags; values out of range or without effect are refused."""
     margin = default.box_margin if args.box_margin is None else args.box_margin
     asked_for_ssv = any(value is not None for value in (args.num_snapshots, args.box_margin))
     if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:
@@ -82,15 +82,15 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
 def resolved_confidence(
     config: ConfidenceConfig, calibration: Calibration | None, sampling: SamplingConfig, name: str
 ) -> ConfidenceConfig:
-    """The settings with all that was left to the generator filled in.
+    """Complete the settings that were left to the generator.
 
-    A calibration holds for the solver, steps and snapshots it was made with. Where it does not, what was left open
-    becomes SSV, and a line says so.
+    A calibration holds for the solver, steps and snapshots that it was made with. If these differ, a confidence that
+    was left open becomes SSV, which is logged.
 
     Args:
         config: The requested settings.
-        calibration: The generator's; None if it has none.
-        sampling: Settings of the drawings, filled in.
+        calibration: Calibration of the generator; None if it has none.
+        sampling: Complete settings of the reverse diffusion.
         name: Name of the generator, for messages.
 
     Raises:

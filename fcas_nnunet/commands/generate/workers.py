@@ -1,4 +1,4 @@
-"""Making the cases of a synthetic data set in worker processes, beside others that work on the same set."""
+"""Make the cases of a synthetic data set in worker processes, also while other runs work on the same set."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ from fcas_nnunet.machine import available_cores
 logger = logging.getLogger(__name__)
 
 CACHED_CASES, CACHED_BYTES = 8, 1e9
-#: Bytes a voxel: of a case that is kept (image, mask, surroundings), and of one that is made, on a CPU.
+#: Bytes per voxel: of a cached case (image, mask, surroundings), and of a case that is made on a CPU.
 CASE_BYTES, BYTES_PER_VOXEL = 6.0, 120.0
-POLL_S = 2.0  # how often a run that waits for another's cases looks at them
+POLL_S = 2.0  # interval at which a run that waits for another's cases checks them
 
 _CASE_ID = re.compile(r"fcas_\d{5,}")
 
-Numbered = tuple[int, CasePlan]  # a case's number in the plan, by which it is locked, and its plan
+Numbered = tuple[int, CasePlan]  # number of a case in the plan, by which it is locked, and its plan
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know."""
+    """Settings of every worker."""
 
     cases: CaseLibrary
     model: Path  # folder of the generator
@@ -72,16 +72,17 @@ class Job:
     masks: MaskConfig
     bounds_ml: Mapping[int, tuple[float, float]]  # source label id → believable volumes of new masks
     label_map: Mapping[int, int]  # source label id → written label id
-    roles: GivenRoles  # that a user gave the source's labels
+    roles: GivenRoles  # roles that a user gave the source's labels
     device_name: str
-    shared: Mapping[str, Any]  # what every manifest record repeats
-    #: Case id → its record, for cases that are made again from it.
+    shared: Mapping[str, Any]  # entries of every manifest record
+    #: Case id → record from which the case is made again.
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def processes_for(device: torch.device, requested: int | None, cases: CaseLibrary) -> int:
-    """How many processes work side by side: as many as the user requested, else one on a GPU, or one for each core of
-    this process, as far as the memory carries the largest reference.
+    """Return the number of parallel processes: the requested one, else one on a GPU, or one per core of this process.
+
+    On a CPU, the default is limited to the number of largest references that fit into memory.
     """
     if requested or device.type == "cuda":
         return requested or 1
@@ -89,7 +90,7 @@ def processes_for(device: torch.device, requested: int | None, cases: CaseLibrar
 
 
 def kept_cases(cases: CaseLibrary) -> int:
-    """How many cases a process keeps after reading them."""
+    """Return the number of cases that a process caches."""
     return max(1, min(CACHED_CASES, int(CACHED_BYTES / (1 + _need(cases).largest_voxels() * CASE_BYTES))))
 
 
@@ -98,20 +99,29 @@ def _need(cases: CaseLibrary) -> MemoryNeed:
 
 
 def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dict[str, Any]:
-    """The settings that decide what a voxel costs."""
+    """Return the settings that affect time and disk space per voxel."""
     return to_dict(sampling) | {"confidence": to_dict(confidence)}
 
 
 def finished_cases(output: Path) -> set[str]:
-    """Ids of the cases that are there whole: files and record."""
+    """Return the ids of the complete cases: files and record."""
     return written_cases(output) & Manifest(output).read().keys()
 
 
 def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: int | None) -> int:
-    """Make this share of the plan. Returns how many cases of the plan are not there yet.
+    """Make this share of the plan.
 
-    Any number of processes may do so at the same time, on the same share or on different ones: no case is made by two
-    of them at once. What others are making of this share is waited for, and made if they die.
+    Any number of processes may run this at the same time, on the same share or on different ones: no case is made by
+    two of them at once. Waits for cases of this share that other processes are making, and makes them if these die.
+
+    Args:
+        plans: All cases of the data set.
+        share: The share of this process.
+        job: Settings of the workers.
+        num_processes: Number of worker processes; None means the number from `processes_for`.
+
+    Returns:
+        Number of cases of the plan that are not complete yet.
     """
     with Workplace(job.output) as workplace:
         refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
@@ -119,24 +129,24 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
         done = finished_cases(job.output)
         if any(plan.case_id not in done for plan in plans):
             reopen_dataset(job.output)
-        mine = share.of(list(enumerate(plans)))
-        missing = [(number, plan) for number, plan in mine if plan.case_id not in done]
+        numbered = share.of(list(enumerate(plans)))
+        missing = [(number, plan) for number, plan in numbered if plan.case_id not in done]
         _reopen(missing, job.output, workplace)
-        if len(missing) < len(mine) and missing:
-            logger.info(f"{len(mine) - len(missing)} of {len(mine)} cases are there already")
-        _make_all(missing, len(mine), job, num_processes, workplace)
+        if len(missing) < len(numbered) and missing:
+            logger.info(f"{len(numbered) - len(missing)} of {len(numbered)} cases are already present")
+        _make_all(missing, len(numbered), job, num_processes, workplace)
         done = finished_cases(job.output)
         return sum(plan.case_id not in done for plan in plans)
 
 
 def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None]) -> bool:
-    """Make a data set of a folder whose planned cases are all there, and remove what else runs left in it.
+    """Finish the data set in a folder whose planned cases are all present, and remove leftovers of other runs.
 
-    Killed at any moment, it can be done again, to the same bytes. `describe` writes dataset.json, given the number of
-    training cases; real ones that lie there count.
+    If it is killed at any moment, calling it again gives the same bytes. `describe` writes dataset.json, given the
+    number of training cases, which includes real ones in the folder.
 
     Returns:
-        Whether the data set is finished; else others are still at work there, and will do it.
+        True if the data set is finished; False if other processes are still at work there, which will finish it.
     """
     workplace = Workplace(output)
     with workplace.alone() as alone:
@@ -154,7 +164,7 @@ def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Call
 def _make_all(
     missing: Sequence[Numbered], num_mine: int, job: Job, num_processes: int | None, workplace: Workplace
 ) -> None:
-    """Make cases in worker processes until each is there, by them or by another run."""
+    """Make cases in worker processes until each is present, made by them or by another run."""
     processes = processes_for(resolve_device(job.device_name), num_processes, job.cases)
     measured = 0
     with tqdm(total=num_mine, initial=num_mine - len(missing), desc="generating", unit="case") as bar:
@@ -174,7 +184,7 @@ def _make_all(
 
 
 def _wait_for(left: list[Numbered], output: Path, workplace: Workplace, bar: tqdm) -> list[Numbered]:
-    """Wait until others have made their cases. Returns what is left when one has let go of a case unfinished."""
+    """Wait until other runs have made their cases. Returns the cases left if one released a case unfinished."""
     if left:
         logger.info(f"{len(left)} cases are being made by another run: waiting for them")
     while left:
@@ -191,17 +201,17 @@ def _wait_for(left: list[Numbered], output: Path, workplace: Workplace, bar: tqd
 
 
 def _reopen(missing: Sequence[Numbered], output: Path, workplace: Workplace) -> None:
-    """Take the label, which makes a case a whole one, from those that have no record: their manifest was lost."""
+    """Remove the labels of complete cases that have no record, because their manifest was lost."""
     written = [(number, plan) for number, plan in missing if case_is_written(output, plan.case_id)]
-    records = Manifest(output).read() if written else {}  # read later: of what was written then, it has the record
+    records = Manifest(output).read() if written else {}  # read after listing the cases, so that it has their records
     for number, plan in written:
-        with workplace.claim(number) as mine:
-            if mine and plan.case_id not in records:
+        with workplace.claim(number) as claimed:
+            if claimed and plan.case_id not in records:
                 label_path(output, plan.case_id).unlink(missing_ok=True)
 
 
 class _Worker:
-    """A worker process' own: the loaded generator, the last cases it read, its place in the folder and its journal."""
+    """State of a worker process: the loaded generator, the cached cases, its locks in the folder and its journal."""
 
     def __init__(self, job: Job, processes: int) -> None:
         self.job = job
@@ -218,14 +228,14 @@ class _Worker:
         roles = {name: tuple(given) for name, given in job.roles.items()}
         self.generator = replace(generator, record=replace(generator.record, config=config, roles=roles))
         self.load_case = lru_cache(kept_cases(job.cases))(job.cases.load_case)
-        self.workplace = Workplace(job.output)  # kept to the end of the process
+        self.workplace = Workplace(job.output)  # released at the end of the process
         self.journal = Manifest(job.output).new_journal()
         self.is_first = True
 
     def make(self, number: int, plan: CasePlan) -> tuple[bool, Measurement | None]:
-        """Make a case unless it is there; returns whether it is now, and what making it took."""
-        with self.workplace.claim(number) as mine:
-            if not mine:
+        """Make a case unless it exists; returns whether it exists now, and the measurement of making it."""
+        with self.workplace.claim(number) as claimed:
+            if not claimed:
                 return False, None
             if case_is_written(self.job.output, plan.case_id):
                 return True, None
@@ -237,7 +247,7 @@ class _Worker:
         return True, Measurement(*self.circumstances, str(plan.masks), self.settings, voxels, seconds, num_bytes, first)
 
     def _made(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
-        """A case by its plan, or of the next reference where no mask can be made from the planned one."""
+        """Make a case by its plan, or from the next reference if no mask can be made from the planned one."""
         made: list[Case] = []
 
         def make(plan: CasePlan) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""fcas_masks: new masks from a data set's own, without training, with a measure of their variety."""
+"""fcas_masks: make new masks from those of a data set, without training, and measure their variety."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fcas_nnunet.commands.masks.settings import (
     with_progress,
 )
 from fcas_nnunet.commands.runtime.case_files import run_cases
-from fcas_nnunet.commands.runtime.label_table import said_roles, say_roles, settled_roles
+from fcas_nnunet.commands.runtime.label_table import roles_to_json, say_roles, settled_roles
 from fcas_nnunet.commands.runtime.pool import write_missing
 from fcas_nnunet.config.files import load_config, to_dict
 from fcas_nnunet.config.generator import FCaSConfig, MaskConfig
@@ -50,7 +50,7 @@ _CACHED_SOURCES = 4
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker needs to know."""
+    """Settings of every worker."""
 
     source: Path
     references: Sequence[str]
@@ -62,7 +62,7 @@ class _Job:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_masks."""
+    """Make the parser of fcas_masks."""
     parser = make_parser(
         "fcas_masks",
         "Write new masks made from a data set's own: deformed, every vessel whole, each checked against its source; "
@@ -73,12 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-d", required=True, metavar="ID", help="labelled data set: an id or DatasetXXX_Name")
     parser.add_argument("-o", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--fold", type=fold_number, metavar="K", help="masks of this fold's training cases alone (default: all)"
+        "--fold", type=fold_number, metavar="K", help="use this fold's training cases alone (default: all)"
     )
     add_mask_arguments(parser, 100, "masks")
     parser.add_argument("--config", type=Path, metavar="YAML", help="take the ranges from a generator's configuration")
     parser.add_argument(
-        "-np", type=processes, metavar="P", help="processes (default: one a core); the masks do not change"
+        "-np", type=processes, metavar="P", help="processes (default: one per core); the masks do not change"
     )
     return parser
 
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDataset, given_roles: GivenRoles) -> None:
-    """Make the masks that are not there, and measure all."""
+    """Make the missing masks, and measure all."""
     from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
     from fcas_nnunet.generator.plan import plan_cases
     from fcas_nnunet.generator.substitutes import refuse_made_otherwise
@@ -108,7 +108,7 @@ def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDatase
     given = _given_samples(source, labels)
     volumes = [dict(zip(labels.values(), sample.volumes_ml, strict=True)) for sample in given.values()]
     shared = {"source": source.name, "fold": args.fold, "mask_config": to_dict(config),
-              "roles": said_roles(given_roles), "versions": versions()}  # fmt: skip
+              "roles": roles_to_json(given_roles), "versions": versions()}  # fmt: skip
     job = _Job(source.folder, source.case_ids, args.o, config, roles, volume_bounds_ml(volumes), shared)
     plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
     refuse_hopeless_ranges(config, plans, source.case_ids, source.load_mask, source.labels, roles)
@@ -145,7 +145,7 @@ def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
 
 @lru_cache(_CACHED_SOURCES)
 def _source(folder: Path, case_id: str, roles: LabelRoles) -> tuple[Case, SourceMask]:
-    """A given mask and what is known of it."""
+    """Load a given mask and its properties."""
     import torch
 
     from fcas_nnunet.generator.mgm.recipe import SourceMask
@@ -192,7 +192,7 @@ def _report(
 
 
 def _sample(label_ids: Sequence[int], job: tuple[Path, str]) -> MaskSample:
-    """What is compared of a written mask; the job is its file and the id of its source."""
+    """Load the sample of a written mask for comparison; the job is its file and the id of its source."""
     from fcas_nnunet.evaluation.segmentation.diversity import sample_mask
 
     path, source = job

@@ -1,4 +1,4 @@
-"""A picture of many masks: each heart from the front, vessels on top, beside a slice through its centre."""
+"""Draw many masks into one picture: each heart from the front, vessels on top, beside a slice through its centre."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_contact_sheet(
 
 
 def _front(mask: np.ndarray, thin: Collection[int]) -> np.ndarray:
-    """Seen from the front, head up: the first label along H, thin ones before all others."""
+    """View a mask from the front, head up: the first label along H, thin ones before all others."""
 
     def first(volume: np.ndarray) -> np.ndarray:
         nearest = (volume > 0).argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Settings of MGM on the command line: what fcas_masks and fcas_generate share."""
+"""Settings of MGM on the command line of fcas_masks and fcas_generate."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _BAR_FROM = 10
 
 _RANGES = {
-    "chamber_size_mm": ("--chamber_mm", "mm by which one chamber's border moves within the heart, say -3 3"),
-    "wall_thickness_mm": ("--wall_mm", "mm by which the myocardium grows inwards, say -2 2"),
-    "vessel_calibre": ("--calibre", "factor on the radius of thin vessels, say 0.8 1.3"),
-    "stenosis": ("--stenosis", "part of the radius that one stenosis takes, say 0.3 0.7"),
+    "chamber_size_mm": ("--chamber_mm", "mm by which one chamber's border moves within the heart, such as -3 3"),
+    "wall_thickness_mm": ("--wall_mm", "mm by which the myocardium grows inwards, such as -2 2"),
+    "vessel_calibre": ("--calibre", "factor on the radius of thin vessels, such as 0.8 1.3"),
+    "stenosis": ("--stenosis", "part of the radius that one stenosis takes, such as 0.3 0.7"),
 }
 
 #: Range of MGM's configuration → its flag.
@@ -32,13 +32,13 @@ MASK_FLAGS = {name: flag for name, (flag, _) in _RANGES.items()}
 
 
 def add_mask_arguments(parser: Parser, count: int, of_what: str) -> None:
-    """Which masks there shall be; -n counts `of_what`. The same arguments give the same masks in every command."""
+    """Add the arguments that select masks; -n counts `of_what`. Equal arguments give equal masks in every command."""
     parser.add_argument(
         "-n", type=case_count, default=count, metavar="N", help=f"number of {of_what} (default: {count})"
     )
     parser.add_argument(
         "--masks", type=ReferenceSource, choices=list(ReferenceSource), default=ReferenceSource.MGM,
-        help="where the masks come from: the data set's own, deformed ones, or each own once and deformed ones then "
+        help="source of the masks: the data set's own, deformed ones, or both, each own mask once before deformed ones "
         "(default: mgm)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
@@ -49,12 +49,12 @@ def add_mask_arguments(parser: Parser, count: int, of_what: str) -> None:
 
 
 def mask_config(args: argparse.Namespace, base: MaskConfig) -> MaskConfig:
-    """The configuration with the ranges that were given; a ValueError names the flags of those out of bounds."""
+    """Replace ranges of the configuration by those of flags; a ValueError names the flags of those out of bounds."""
     return of_flags(base, MASK_FLAGS, args)
 
 
 def narrowing(config: MaskConfig) -> str:
-    """What to do when no mask can be made: which ranges to narrow."""
+    """Return the advice for cases from which no mask can be made: the ranges to narrow."""
     flags = [flag for name, flag in MASK_FLAGS.items() if getattr(config, name) != getattr(MaskConfig(), name)]
     first = f"Narrow {', '.join(flags)}, or " if flags else "Narrow "
     return f"{first}the ranges under masks in a --config of your own, or leave these cases out."
@@ -68,12 +68,12 @@ def refuse_hopeless_ranges(
     labels: Mapping[str, int],
     roles: LabelRoles,
 ) -> None:
-    """Check that local changes can give masks that pass, before many are drawn in vain.
+    """Check that local changes can give masks that pass, before many are made in vain.
 
-    The references of the first new mask are tried, as many as making it would try; one that may do is enough.
+    The references of the first new mask are tried, as many as making it would try; one that passes is enough.
 
     Raises:
-        ValueError: If there are ranges that can give no mask; each is named.
+        ValueError: If ranges can give no mask; each is named.
     """
     from fcas_nnunet.generator.mgm.local_changes import hopeless_ranges
     from fcas_nnunet.generator.substitutes import candidates_for
@@ -99,7 +99,7 @@ def refuse_hopeless_ranges(
 
 
 def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:
-    """Case → label id → mL, of the own mask of every reference and template; 0 where the label is missing."""
+    """Case → label id → mL in the given mask of every reference and template; 0 where the label is missing."""
     from fcas_nnunet.generator.mgm.quality import label_volumes_ml
 
     ids = [label_id for label_id in cases.source.labels.values() if label_id]
@@ -109,5 +109,5 @@ def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:
 
 
 def with_progress(case_ids: Sequence[str]) -> Iterable[str]:
-    """The cases whose given masks are read, with a bar where they are many."""
+    """Return the cases whose given masks are read, with a progress bar if they are many."""
     return tqdm(case_ids, desc="given masks", unit="mask", disable=len(case_ids) < _BAR_FROM)

@@ -1,4 +1,4 @@
-"""Which files make a case, and whether two of them lie on one grid: what commands that compare cases share."""
+"""Find the files of cases, compare their grids, and process cases in parallel, for commands that compare cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHANNEL_SUFFIX = "_0000"
 
 
 def case_files(folder: Path) -> dict[str, Path]:
-    """Case id → volume, for every volume in a folder; nnU-Net's channel suffix is no part of the id.
+    """Case id → path of every volume in a folder; nnU-Net's channel suffix is not part of the id.
 
     Raises:
         FileNotFoundError: If the folder is missing.
@@ -49,7 +49,7 @@ def case_files(folder: Path) -> dict[str, Path]:
 
 
 def grid_faults(first: Path, second: Path) -> list[str]:
-    """What keeps two volumes from lying on one grid, by their headers alone; at most one sentence."""
+    """List the difference of two volumes' grids, from their headers alone; at most one sentence."""
     try:
         (shape, affine), (other_shape, other_affine) = read_grid(first), read_grid(second)
     except RuntimeError as error:
@@ -72,14 +72,14 @@ def run_cases(
     description: str,
     need: MemoryNeed | None = None,
 ) -> dict[str, Result]:
-    """Do `work` for every case, in several processes, with a progress bar.
+    """Call `work` for every case in several processes, with a progress bar.
 
     Args:
         work: A module-level function; its ValueErrors are collected over all cases.
         jobs: Case id → its argument.
-        workers: Number of processes; with one, the work is done in this one.
+        workers: Number of processes; with one, the work is done in the calling process.
         description: Text of the progress bar.
-        need: Memory that a case takes; no more processes are started than the free memory carries.
+        need: Memory that a case takes; the number of processes is limited to those that fit into the free memory.
 
     Returns:
         Case id → result, in the order of `jobs`.
@@ -99,7 +99,7 @@ def stream_cases(
     description: str,
     need: MemoryNeed | None = None,
 ) -> Iterator[tuple[str, Result]]:
-    """As `run_cases`, but yields (case id, result) in the order in which they get finished."""
+    """Do the same as `run_cases`, but yield (case id, result) in the order in which they are finished."""
     faults: dict[str, list[str]] = {}
     workers = workers if need is None else workers_carried(min(workers, max(1, len(jobs))), need)
     settled = as_finished(partial(_settled, work), list(jobs.items()), workers)
@@ -113,7 +113,7 @@ def stream_cases(
 
 
 def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str, Any, str | None]:
-    """A case's id, and its result or the text of its ValueError."""
+    """Return a case's id, and its result or the text of its ValueError."""
     case_id, job = item
     try:
         return case_id, work(job), None
@@ -122,5 +122,5 @@ def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str,
 
 
 def default_workers() -> int:
-    """nnU-Net's number of processes where it is set, else the cores this process may use."""
+    """Return nnU-Net's number of processes if it is set, else the number of cores that this process may use."""
     return nnunet_processes() or available_cores()

@@ -1,4 +1,4 @@
-"""Where a run of the generator takes place, and in which precision."""
+"""Choose the device and the precision of a run of the generator."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fcas_nnunet.commands.runtime.shares import local_rank
 from fcas_nnunet.config.options import Precision
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
 
-#: How long processes wait for each other: caching shares of a data set may take one of them hours longer.
+#: Time that processes wait for each other: caching its share of a data set may take one of them hours longer.
 PATIENCE = timedelta(hours=24)
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA if there is any; of several GPUs, each process of torchrun or srun on a machine takes its own."""
+    """Resolve a device's name: `auto` is CUDA if available; each process of torchrun or srun takes a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name != "cuda":
@@ -31,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_label(device: torch.device) -> str:
-    """What is written of a device beside a measured time: the GPU's or the CPU's model."""
+    """Return the model of a GPU or CPU, which is recorded beside measured times."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -43,14 +43,14 @@ def device_label(device: torch.device) -> str:
 
 
 def make_accelerator(device_name: str, precision: Precision = Precision.AUTO) -> Accelerator:
-    """Device, precision and processes of a training run.
+    """Set up device, precision and processes of a training run.
 
     Under `accelerate launch` or `torchrun`, the processes find each other by their environment variables (NCCL between
     GPUs, gloo between CPUs).
 
     Args:
         device_name: `auto`, `cuda` or `cpu`.
-        precision: `auto` is bf16 where the hardware has it.
+        precision: Arithmetic of the training; `auto` is bf16 if the hardware supports it.
 
     Raises:
         ValueError: If the device is absent, or cannot compute in this precision.

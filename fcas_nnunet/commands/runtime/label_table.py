@@ -1,4 +1,4 @@
-"""Which label plays which role, and which label of one data set is which of another: settled, and said."""
+"""Determine the roles of labels and the matches between two data sets' labels, and log both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> GivenRoles:
-    """The roles that a user gave a data set's labels: its `fcas_roles`, and those of a configuration, which win.
+    """Return the roles that a user gave a data set's labels: its `fcas_roles`, replaced by those of a configuration.
 
     Raises:
         ValueError: If the configuration names labels that the data set does not have.
@@ -30,7 +30,7 @@ def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> 
 
 
 def role_lines(labels: Mapping[str, int], roles: GivenRoles) -> list[str]:
-    """A line for each label's roles, and what to do about labels without one."""
+    """Describe each label's roles in a line, with advice on labels without one."""
     lines = describe_roles(labels, roles)
     if any(label_id and name not in roles and not roles_of(name) for name, label_id in labels.items()):
         lines.append(f'  ("{ROLES}" in dataset.json, or roles in a configuration, gives a label its roles)')
@@ -38,12 +38,12 @@ def role_lines(labels: Mapping[str, int], roles: GivenRoles) -> list[str]:
 
 
 def say_roles(name: str, labels: Mapping[str, int], roles: GivenRoles) -> None:
-    """Say which label of a data set plays which role."""
+    """Log the roles of a data set's labels."""
     logger.info("\n".join([f"roles of the labels of {name}:", *role_lines(labels, roles)]))
 
 
-def said_roles(roles: GivenRoles) -> dict[str, list[str]] | None:
-    """Roles as JSON has them; None when there are none."""
+def roles_to_json(roles: GivenRoles) -> dict[str, list[str]] | None:
+    """Convert roles to JSON; None if there are none."""
     return {name: [str(role) for role in given] for name, given in roles.items()} or None
 
 
@@ -54,13 +54,13 @@ def say_match(source: RawDataset, target: RawDataset, rest: str = BACKGROUND) ->
         logger.info("\n".join([f"labels of {target.name} <- {source.name}:", *lines]))
 
 
-def read_roles(said: Mapping[str, Sequence[str]] | None) -> GivenRoles:
-    """Roles from what `said_roles` gave."""
-    return {name: tuple(map(Role, given)) for name, given in (said or {}).items()}
+def roles_from_json(content: Mapping[str, Sequence[str]] | None) -> GivenRoles:
+    """Convert the result of `roles_to_json` back to roles."""
+    return {name: tuple(map(Role, given)) for name, given in (content or {}).items()}
 
 
 def open_target(argument: str) -> RawDataset:
-    """The data set of --for, whose labels and test scans are read: it may have an ignore label, but no regions."""
+    """Open the data set of --for, of which labels and test scans are read; it may have an ignore label, no regions."""
     folder = resolve_dataset(argument, by="--for")
     regions = RawDataset.open(folder, any_kind=True).regions
     if regions:
@@ -74,13 +74,13 @@ def open_target(argument: str) -> RawDataset:
 def written_labels(
     source: RawDataset, real: RawDataset | None, unmatched: Unmatched
 ) -> tuple[Mapping[str, int], Mapping[int, int]]:
-    """The labels of a synthetic data set: the source's own, or those of the data set it is for; logs the matches.
+    """Return the labels of a synthetic data set: the source's, or those of the data set it is for; logs the matches.
 
     Returns:
         Label name → id, and id in the source → id.
 
     Raises:
-        ValueError: If labels cannot be matched, or some of `real` lack a counterpart and are to be refused.
+        ValueError: If labels cannot be matched, or some of `real` lack a counterpart and `unmatched` refuses that.
     """
     if real is None:
         return source.labels, {label_id: label_id for label_id in source.labels.values()}

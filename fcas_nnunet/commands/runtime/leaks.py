@@ -1,4 +1,4 @@
-"""The real cases behind a synthetic data set, and the refusal to learn from what a user means to test on."""
+"""Collect the real cases behind a synthetic data set, and refuse those that are test or validation cases."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Beside an autoencoder of an earlier version.
+#: File beside an autoencoder of an earlier version.
 EARLIER_PARENTS = "parents.json"
 
 
 def training_parents(source: RawDataset) -> list[Parent]:
-    """The parents that every case of a data set becomes when a generator is trained on it, and their own parents."""
+    """Return the cases of a generator's training data set as parents, and the parents of these cases."""
     contents = training_contents(source)
     own = [Parent(source.name, case_id, contents[case_id], (Role.TRAINING,)) for case_id in source.case_ids]
     return merged([*own, *(from_json(source.dataset_json) or [])])
 
 
 def weights_parents(weights: Path) -> list[Parent]:
-    """The cases that an autoencoder of ours was trained on; none for one from elsewhere.
+    """Read the cases that an autoencoder of this package was trained on; none for other autoencoders.
 
-    They are in the metadata of its file, which is copied with it; those of earlier versions in a file beside it. A
-    ValueError says what is broken.
+    They are recorded in the metadata of its file, by earlier versions in a file beside it. A ValueError names what is
+    broken.
     """
     from fcas_nnunet.generator.data.tensors import read_metadata
 
-    told, path = read_metadata(weights).get(PARENTS_KEY), weights.with_name(EARLIER_PARENTS)
-    if told is not None:
-        return from_json({PARENTS_KEY: json.loads(told)}) or []
+    recorded, path = read_metadata(weights).get(PARENTS_KEY), weights.with_name(EARLIER_PARENTS)
+    if recorded is not None:
+        return from_json({PARENTS_KEY: json.loads(recorded)}) or []
     return (from_json(json.loads(path.read_text(encoding="utf-8"))) or []) if path.is_file() else []
 
 
 def weights_metadata(parents: Sequence[Parent]) -> dict[str, str]:
-    """What `weights_parents` reads of a file's metadata; one key alone, so that equal weights make equal files."""
+    """Return the metadata that `weights_parents` reads; a single key, so that equal weights make equal files."""
     return {PARENTS_KEY: json.dumps(to_json(parents), sort_keys=True)} if parents else {}
 
 
 def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) -> list[Parent]:
-    """The cases that a trained generator has learnt from, those that have left the data set included.
+    """Return the cases that a trained generator has learnt from, including cases removed from the data set since.
 
-    `source` has the cases of the generator's fold alone.
+    `source` contains the cases of the generator's fold alone.
     """
     from fcas_nnunet.generator.checkpoint import AUTOENCODER, MODEL_FILE, load_calibration
 
@@ -87,9 +87,9 @@ def generator_parents(model: Path, source: RawDataset, record: GeneratorRecord) 
 
 
 def fold_faults(model: Path, record: GeneratorRecord, source: RawDataset, fold: int | None) -> list[str]:
-    """Why a generator is not one of a fold (None = all cases), in at most one sentence.
+    """List the reason why a generator does not belong to a fold (None means all cases); at most one sentence.
 
-    `source` has the training cases of the fold alone.
+    `source` contains the training cases of the fold alone.
     """
     strangers = sorted(set(record.cases) - set(source.case_ids)) if fold is not None else []
     if not strangers:
@@ -101,7 +101,7 @@ def fold_faults(model: Path, record: GeneratorRecord, source: RawDataset, fold: 
 
 
 def drawing_parents(library: CaseLibrary) -> list[Parent]:
-    """References and templates, and the parents of those that are synthetic themselves."""
+    """Return references and templates as parents, and the parents of those that are synthetic themselves."""
     parents = [parent for dataset in library.others.values() for parent in from_json(dataset.dataset_json) or []]
     for role, names in ((Role.REFERENCE, library.references), (Role.TEMPLATE, library.templates)):
         cases: dict[str, tuple[RawDataset, list[str]]] = {}
@@ -116,12 +116,12 @@ def drawing_parents(library: CaseLibrary) -> list[Parent]:
 def refuse_leaking_parents(
     parents: Iterable[Parent], source: RawDataset, fold: int | None, others: Sequence[RawDataset] = ()
 ) -> None:
-    """Refuse parents that are scans of a test set, or validation cases of the fold that is to stay unseen.
+    """Refuse parents that are scans of a test set, or validation cases of the fold that must stay unseen.
 
     The test sets of `source`, the generator's data set, and of `others` are checked.
 
     Raises:
-        ValueError: If there are any, naming each, unless the environment allows leaks.
+        ValueError: If there are any, unless the environment allows leaks; the message names each.
     """
     cases = merged(parents)
     tested = {dataset.folder: dataset for dataset in (source, *others)}
@@ -133,6 +133,6 @@ def refuse_leaking_parents(
             faults.append(
                 f"{source.name}, fold {fold}: validation cases must stay unseen, got {listed(leaking)}. Name other "
                 f"references or templates, or put scans of one patient on one side of splits_final.json; "
-                f"{ALLOW_VARIABLE}=1 goes on, and then the validation proves nothing."
+                f"{ALLOW_VARIABLE}=1 allows it, but the validation then proves nothing."
             )
     refuse_leaks(faults, logger.warning)

@@ -1,4 +1,4 @@
-"""How many worker processes the memory carries."""
+"""Limit the number of worker processes to the free memory."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from fcas_nnunet.machine import available_bytes
 
 logger = logging.getLogger(__name__)
 
-#: What a worker takes before it has read anything: Python, numpy and torch.
+#: Bytes that a worker takes before it has read anything: Python, numpy and torch.
 WORKER_BYTES = 0.5e9
 #: Part of the free memory that workers may take together.
 USED_SHARE = 0.8
-_LOOKED_AT = 3  # the largest files tell the largest volume
+_LOOKED_AT = 3  # number of the largest files, among which the largest volume is found
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What one case takes: so many bytes for each voxel of its volume, at the peak."""
+    """Peak memory of one case, as bytes for each voxel of its volume."""
 
     volumes: tuple[Path, ...]
     bytes_per_voxel: float
 
     @classmethod
     def of(cls, volumes: Iterable[Path], bytes_per_voxel: float) -> MemoryNeed:
-        """The need of the largest of these files' cases."""
+        """Return the need of the largest case of these files."""
         return cls(tuple(volumes), bytes_per_voxel)
 
     def num_bytes(self) -> float:
-        """Of the largest case, its process included."""
+        """Peak memory of the largest case, its process included."""
         return WORKER_BYTES + self.bytes_per_voxel * self.largest_voxels()
 
     def largest_voxels(self) -> int:
-        """Of the largest case, by the headers of the largest files."""
+        """Number of voxels of the largest case, from the headers of the largest files."""
         there = [path for path in self.volumes if path.is_file()]
         largest = sorted(there, key=lambda path: path.stat().st_size)[-_LOOKED_AT:]
         return max((_num_voxels(path) for path in largest), default=0)
 
 
 def workers_carried(workers: int, need: MemoryNeed) -> int:
-    """As many of the wanted processes as the free memory carries, at least one; says so where they are fewer."""
+    """Return the number of requested processes that fit into the free memory, at least one; logs if they are fewer."""
     free = available_bytes()
     if workers == 1 or free is None:
         return workers
@@ -61,6 +61,6 @@ def workers_carried(workers: int, need: MemoryNeed) -> int:
 def _num_voxels(path: Path) -> int:
     try:
         shape, _ = read_grid(path)
-    except RuntimeError:  # whoever reads it whole says what is wrong with it
+    except RuntimeError:  # reading the whole file later reports the fault
         return 0
     return math.prod(shape)

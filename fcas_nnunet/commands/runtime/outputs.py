@@ -1,4 +1,4 @@
-"""Files that users name for results: earlier results of the same kind may be written over, and nothing else."""
+"""Check the files that users name for results: only earlier results of the same kind may be overwritten."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Output:
     """A file to write.
 
     Attributes:
-        option: Name under which the parser keeps its path, None where the user named none.
-        what: What it holds, for messages.
+        option: Name of the parsed argument with its path, which is None if the user named no file.
+        what: Its content, for messages.
         ending: The ending that it must have.
-        is_earlier: Whether an existing file is an earlier result of the same kind.
-        remedy: Where it may go instead; by default another name after the same flag.
+        is_earlier: Function that returns whether an existing file is an earlier result of the same kind.
+        remedy: Advice where to write it instead; by default another name after the same flag.
     """
 
     option: str
@@ -36,12 +36,12 @@ class Output:
 
 
 def holds_result(schema: str) -> Callable[[Path], bool]:
-    """Whether a file is JSON of a schema, whatever else it holds."""
+    """Make a function that returns whether a file is JSON of a schema."""
 
     def is_earlier(path: Path) -> bool:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # of the JSON, or of its encoding
+        except ValueError:  # from the JSON, or from its encoding
             return False
         return isinstance(content, dict) and content.get(SCHEMA) == schema
 
@@ -49,22 +49,22 @@ def holds_result(schema: str) -> Callable[[Path], bool]:
 
 
 def holds_table(columns: str) -> Callable[[Path], bool]:
-    """Whether a file is CSV with a header: all its columns, as a regular expression."""
+    """Make a function that returns whether a file is CSV with this header, a regular expression of all columns."""
     return lambda path: re.fullmatch(columns, _head(path).split(b"\n")[0].decode(errors="replace").strip()) is not None
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a page of fcas_report."""
+    """Return whether a file is a page of fcas_report."""
     return _PAGE_MARK in _head(path)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture that this package drew."""
+    """Return whether a file is a picture that this package drew."""
     return PICTURE_METADATA["Software"].encode() in _head(path)
 
 
 def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
-    """Check, before the work, that nothing but earlier results is written over; a ValueError lists every fault.
+    """Check, before the work, that only earlier results are overwritten; a ValueError lists every fault.
 
     Existing files that `args` names besides the outputs are inputs.
     """
@@ -81,7 +81,7 @@ def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
 
 
 def check_picture_folder(folder: Path | None) -> None:
-    """Check that a folder of pictures is new, or holds only pictures that this package drew."""
+    """Check that a folder of pictures is new, or contains only pictures that this package drew."""
     if folder is None or not folder.exists():
         return
     if not folder.is_dir():
@@ -99,7 +99,7 @@ def _head(path: Path) -> bytes:
 
 
 def _fault(path: Path, output: Output, inputs: Sequence[Path]) -> str:
-    """Where a file must go instead; empty when it may be written."""
+    """Return the rule that a file breaks, with advice; empty if it may be written."""
     if path.is_dir():
         return "a file, got a folder. Add a file name."
     if path.suffix.lower() != output.ending:
@@ -119,7 +119,7 @@ def _remedy(path: Path, output: Output) -> str:
 
 
 def _paths(values: Iterable[object]) -> Iterator[Path]:
-    """Every path among a command's arguments; text may name one, too."""
+    """Yield every path among a command's arguments; strings may be paths, too."""
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _paths(value)

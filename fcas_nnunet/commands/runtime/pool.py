@@ -1,4 +1,4 @@
-"""Work in several processes: results as they come, and the missing cases of a folder."""
+"""Run jobs in several processes, and make the missing cases of a folder."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ def as_finished(
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> Generator[Result, None, None]:
-    """Do `work` for every job; yields results in the order in which they get finished, an error after those beside it.
+    """Call `work` for every job; yield results in the order in which they are finished, and raise an error after them.
 
     The processes end with this one, even if it is killed.
 
     Args:
         work: A module-level function, or a partial of one.
         jobs: Its arguments.
-        num_processes: With one, or one job, the work is done in this process, unless there is an initializer.
-        initializer: Prepares a process for all its jobs.
+        num_processes: Number of processes; with one, or one job, the work is done in the calling process, unless there
+            is an initializer.
+        initializer: Function that prepares a process for all its jobs.
         initargs: Arguments of the initializer.
 
     Raises:
@@ -66,10 +67,10 @@ def as_finished(
                     yield future.result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a worker process was killed, for want of memory most likely. With fewer processes (-np) each has more."
+                "a worker process was killed, most likely for lack of memory. With fewer processes (-np) each has more."
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)  # waits: when this ends, so have the processes
+            pool.shutdown(cancel_futures=True)  # waits until the processes have ended
 
 
 def write_missing(
@@ -80,7 +81,7 @@ def write_missing(
     num_processes: int,
     what: str,
 ) -> None:
-    """Make the missing ones of a folder's `total` cases, add the record of each to the manifest, and sort it.
+    """Make the missing cases of a folder's `total`, add the record of each to the manifest, and sort the manifest.
 
     `make` writes a case and returns its record; it is a module-level function, or a partial of one.
     """
@@ -102,7 +103,7 @@ def _start_process(initializer: Callable[..., None] | None, initargs: tuple[Any,
 
 
 def _end_with_parent() -> None:
-    """A pool's processes do not notice by themselves that their parent was killed."""
+    """End this process when its parent is killed, which a pool's processes do not notice by themselves."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a child process"
     parent.join()

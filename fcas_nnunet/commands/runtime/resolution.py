@@ -1,4 +1,4 @@
-"""Whether the working grid is fine enough for what is to be drawn on it: looked at before the long work."""
+"""Check before the long work that the working grid is fine enough for the structures."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Below so many working voxels across, a structure's interior and border are one thing to the networks.
+#: Width in working voxels below which the networks cannot distinguish a structure's interior from its border.
 FEW_VOXELS = 3.0
-LOOKED_AT = 4  # cases: their structures are alike
+LOOKED_AT = 4  # number of cases that are measured; structures of others are alike
 
 
 def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: GeneratorRecord | None = None) -> None:
-    """Log the thinnest structure and the working spacing, where it is under three working voxels across.
+    """Log the thinnest structure and the working spacing if the structure is under three working voxels across.
 
-    The working spacing is the generator's, where there is a record of it, else the one that `config` will give.
+    The working spacing is that of the generator's record if there is one, else the one that `config` will give.
     """
     from fcas_nnunet.generator.data.calibre import voxels_across
     from fcas_nnunet.generator.data.grid import working_spacing

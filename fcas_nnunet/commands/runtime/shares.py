@@ -1,4 +1,4 @@
-"""Which cases of a plan this process makes: its share, named on the command line or by what launched it."""
+"""Determine the share of a plan that this process makes, from the command line or from its launcher."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Share:
     """One worker's share of a plan: every `count`-th case, from number `index` on.
 
     Attributes:
-        index: From 0; users see it from 1, as `--part` counts.
+        index: Number of the share, from 0; users see it from 1, as `--part` counts.
         count: Number of shares.
-        origin: What says so, for messages; empty when all is one share.
+        origin: What set the share, for messages; empty if there is one share.
     """
 
     index: int = 0
@@ -27,7 +27,7 @@ class Share:
     origin: str = ""
 
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items of this share; the shares of a list are disjoint and together all of it."""
+        """Return the items of this share; the shares of a list are disjoint and together all of it."""
         return items[self.index :: self.count]
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class Share:
 
 
 def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
-    """The share of this process.
+    """Return the share of this process.
 
     `part`, K/N with K from 1 to N, decides alone. Else the tasks of a SLURM array split the plan, and within each the
     processes of torchrun (RANK of WORLD_SIZE) or, without it, the tasks of a job step (srun).
@@ -58,14 +58,14 @@ def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
 
 
 def local_rank(environment: Mapping[str, str]) -> int:
-    """Number of this process among those of its machine: which GPU it takes, of those that it sees."""
+    """Return the number of this process among those of its machine, which selects its GPU."""
     if "RANK" in environment:
         return int(environment.get("LOCAL_RANK", 0))
     return int(environment.get("SLURM_LOCALID", 0)) if _step_tasks(environment) > 1 else 0
 
 
 def local_size(environment: Mapping[str, str]) -> int:
-    """How many processes of torchrun share this machine's cores; SLURM binds each task to cores of its own."""
+    """Return the number of torchrun's processes that share this machine's cores; SLURM binds each task to its own."""
     return int(environment.get("LOCAL_WORLD_SIZE", 1)) if "RANK" in environment else 1
 
 
@@ -80,12 +80,12 @@ def _named(part: str) -> Share:
 
 
 def _step_tasks(environment: Mapping[str, str]) -> int:
-    """Tasks that srun started; SLURM_NTASKS also counts those of a batch script, where one process runs."""
+    """Return the number of tasks that srun started; SLURM_NTASKS also counts those of a batch script, run once."""
     return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
 
 
 def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Place of this task in its SLURM array, from 0, and the array's size; (0, 1) outside one."""
+    """Return the place of this task in its SLURM array, from 0, and the array's size; (0, 1) outside an array."""
     names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
     if any(name not in environment for name in names):
         return 0, 1

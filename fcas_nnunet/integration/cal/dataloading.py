@@ -12,11 +12,11 @@ from fcas_nnunet.integration.preprocessing.confidence_store import ConfidenceSto
 
 
 class ImageWithDoubt:
-    """An image [C, D, H, W] and a confidence map that slice as one array [C + 1, D, H, W], read where sliced.
+    """An image [C, D, H, W] and a confidence map that are sliced as one array [C + 1, D, H, W]; only slices are read.
 
     Args:
         image: float32, an array or one on disk.
-        confidence: uint8 [1, D, H, W] in steps of 1/255, likewise; None = 1 everywhere.
+        confidence: uint8 [1, D, H, W] in steps of 1/255, an array or one on disk; None means 1 everywhere.
     """
 
     def __init__(self, image: Any, confidence: Any | None) -> None:
@@ -35,9 +35,9 @@ class ImageWithDoubt:
 
 
 class ConfidenceDataset:
-    """nnU-Net's preprocessed data set, of whichever storage format, with `ImageWithDoubt` for an image.
+    """nnU-Net's preprocessed data set, in any of its storage formats, with `ImageWithDoubt` for an image.
 
-    The store holds its confidence maps, verified.
+    The store holds its verified confidence maps.
     """
 
     def __init__(self, native: nnUNetBaseDataset, store: ConfidenceStore) -> None:
@@ -46,7 +46,7 @@ class ConfidenceDataset:
         self.identifiers: list[str] = native.identifiers
 
     def load_case(self, identifier: str) -> tuple[ImageWithDoubt, Any, Any, dict[str, Any]]:
-        """Image with doubt, segmentation, the previous stage's segmentation, properties."""
+        """Load a case: image with doubt, segmentation, the previous stage's segmentation, properties."""
         image, seg, seg_prev, properties = self.native.load_case(identifier)
         return ImageWithDoubt(image, self.store.open(identifier)), seg, seg_prev, properties
 

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer behind a guard: no checkpoint runs code, and no fold validates on what its weights have seen."""
+"""nnU-Net's trainer with two checks: checkpoints must not run code, nor folds validate on scans their weights saw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_DEVICE = torch.device("cuda")
 
 
 class GuardedTrainer(nnUNetTrainer):
-    """nnU-Net's trainer, which never runs code that a checkpoint holds, and knows what its weights have learnt from."""
+    """nnU-Net's trainer that never runs code from a checkpoint, and records the scans its weights have learnt from."""
 
     EPOCHS = 1000
     INITIAL_LR = 1e-2
@@ -42,45 +42,45 @@ class GuardedTrainer(nnUNetTrainer):
         self.initial_lr = self.INITIAL_LR
 
     def initialize(self) -> None:
-        """nnU-Net's network, once the weights it shall start from are looked at.
+        """Build nnU-Net's network, after checking the weights that it will start from.
 
         Raises:
-            ValueError: when the file holds anything but weights and plain values, or they do not fit.
+            ValueError: when the file contains anything but weights and plain values, or they do not fit.
             FileNotFoundError: when it is not there.
         """
         self._look_at_weights()
         super().initialize()
 
     def _look_at_weights(self) -> None:
-        """Read the pretrained weights that nnU-Net is about to load, before it does."""
+        """Read and check the pretrained weights before nnU-Net loads them."""
         if (path := weights_to_load()) is not None:
             self._look_at(read_checkpoint(path), resumed=False)
 
     def _look_at(self, checkpoint: dict[str, Any], *, resumed: bool) -> None:
-        """Keep what the weights had learnt from when this training began; its checkpoints hold this dataset.json.
+        """Record what the weights had learnt from when this training began; its checkpoints contain this dataset.json.
 
-        nnU-Net is about to load the checkpoint, this training's own where it is resumed.
+        nnU-Net is about to load the checkpoint; a resumed training loads its own.
         """
-        own = checkpoint.get("init_args", {}).get("dataset_json", {})
-        pretraining = Pretraining.kept_in(own) if resumed else Pretraining.of(checkpoint)
+        described = checkpoint.get("init_args", {}).get("dataset_json", {})
+        pretraining = Pretraining.kept_in(described) if resumed else Pretraining.of(checkpoint)
         if pretraining is not None:
             pretraining.keep_in(self.dataset_json)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """nnU-Net's, once the file is seen to hold weights and plain values alone.
+        """Load a checkpoint as nnU-Net does, after checking that it contains weights and plain values only.
 
         Raises:
-            ValueError: when it holds anything else.
+            ValueError: when it contains anything else.
         """
         if not isinstance(filename_or_checkpoint, dict):
             self._look_at(read_checkpoint(Path(filename_or_checkpoint)), resumed=True)
         super().load_checkpoint(filename_or_checkpoint)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split, unless what was pretrained has learnt from the validation cases.
+        """Return nnU-Net's split, unless the pretrained weights have learnt from the validation cases.
 
         Raises:
-            ValueError: naming these cases.
+            ValueError: when they have; the message names these cases.
         """
         training, validation = super().do_split()
         pretraining = Pretraining.kept_in(self.dataset_json)

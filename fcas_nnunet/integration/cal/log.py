@@ -1,4 +1,4 @@
-"""What confidence-aware training tells about its confidence: an epoch's mean, every label's share, and a picture."""
+"""Log the confidence of confidence-aware training: an epoch's mean, every label's share, and a picture."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def target_names(labels: Mapping[str, Any], has_regions: bool) -> list[str]:
 
 
 class ConfidenceTally:
-    """Sums of an epoch's confidence, on the device, so that no step waits for them.
+    """Sums of an epoch's confidence; they stay on the device, so that no step waits for them.
 
     Args:
-        num_labels: labels without the background, whose ids are 1 to this, or regions.
+        num_labels: number of labels without the background, whose ids are 1 to this number, or of regions.
         has_regions: whether targets are regions [B, C, ...] instead of label ids [B, 1, ...].
     """
 
@@ -45,7 +45,7 @@ class ConfidenceTally:
 
     @torch.no_grad()
     def add(self, target: Tensor, confidence: Tensor) -> None:
-        """Take in a training batch at full resolution; confidence is [B, 1, ...]."""
+        """Add a training batch at full resolution; confidence is [B, 1, ...]."""
         steps = (slice(None), slice(None), *(slice(None, None, _STRIDE),) * (target.ndim - 2))
         target, confidence = target[steps], confidence[steps]
         shares = [
@@ -56,7 +56,7 @@ class ConfidenceTally:
         self._sums.append(torch.stack([count, confidence.sum(), *shares]))
 
     def close(self, is_ddp: bool) -> tuple[float, list[float]]:
-        """End the epoch: mean confidence, and each label's share of the weight that the loss, of all processes, saw."""
+        """End the epoch; return the mean confidence, and each label's share of the loss's weight over all processes."""
         total = torch.stack(self._sums).sum(dim=0)
         self._sums = []
         if is_ddp:
@@ -66,7 +66,7 @@ class ConfidenceTally:
 
 
 class ConfidenceLogger(LocalLogger):
-    """nnU-Net's own log with the confidence's mean and shares, kept in its checkpoints and drawn in confidence.png."""
+    """nnU-Net's log with the confidence's mean and shares, saved in its checkpoints and drawn in confidence.png."""
 
     def __init__(self, labels: Sequence[str], verbose: bool = False) -> None:
         super().__init__(verbose)
@@ -74,13 +74,13 @@ class ConfidenceLogger(LocalLogger):
         self.my_fantastic_logging |= {MEAN: [], SHARES: []}
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint's log; epochs of one that knew no confidence count as 1 and without shares."""
+        """Resume from a checkpoint's log; epochs of a log without confidence count as 1 and have no shares."""
         epochs = len(checkpoint["train_losses"])
         missing = {MEAN: [1.0] * epochs, SHARES: [[float("nan")] * len(self.labels)] * epochs}
         super().load_checkpoint(missing | checkpoint)
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """nnU-Net's progress.png, and beside it confidence.png."""
+        """Draw nnU-Net's progress.png, and confidence.png beside it."""
         super().plot_progress_png(output_folder)
         figure = Figure(figsize=(14, 8), layout="constrained")
         upper, lower = figure.subplots(2, sharex=True)

@@ -63,7 +63,7 @@ def confidence_binary_cross_entropy(
 
 
 class _ConfidenceDiceLoss(nn.Module):
-    """What both weighted losses hold: the factors of their two parts, and the Dice, nnU-Net's own unless given."""
+    """Common part of both weighted losses: the factors of their two terms, and the Dice (nnU-Net's unless given)."""
 
     def __init__(self, weight_ce: float, weight_dice: float, dice: nn.Module | None, **native: Any) -> None:
         super().__init__()
@@ -116,8 +116,8 @@ class ConfidenceDiceCELoss(_ConfidenceDiceLoss):
 class ConfidenceDiceBCELoss(_ConfidenceDiceLoss):
     """Soft Dice and binary cross entropy, both weighted per voxel; for regions, which may overlap.
 
-    Takes what `ConfidenceDiceCELoss` takes, but for the id of an ignore label: with `has_ignore`, the target's last
-    channel is 1 where voxels have no label, as nnU-Net lays it out.
+    The arguments are those of `ConfidenceDiceCELoss`, except the id of an ignore label: with `has_ignore`, the target's
+    last channel is 1 where voxels have no label, as nnU-Net lays it out.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ConfidenceDiceBCELoss(_ConfidenceDiceLoss):
 
 
 def weighted_twin(native: nn.Module) -> ConfidenceDiceCELoss | ConfidenceDiceBCELoss:
-    """The weighted twin of a loss that an nnU-Net trainer has built; keeps its (maybe compiled) Dice and its factors.
+    """Build the weighted twin of an nnU-Net trainer's loss, with the same (possibly compiled) Dice and factors.
 
     Raises:
         NotImplementedError: for another loss than Dice + CE and Dice + BCE.
@@ -158,17 +158,17 @@ def weighted_twin(native: nn.Module) -> ConfidenceDiceCELoss | ConfidenceDiceBCE
         raise NotImplementedError(
             f"loss: must be nnU-Net's Dice + cross entropy or Dice + binary cross entropy, got {type(native).__name__}."
         )
-    kept: dict[str, Any] = {"weight_ce": native.weight_ce, "weight_dice": native.weight_dice, "dice": native.dc}
+    settings: dict[str, Any] = {"weight_ce": native.weight_ce, "weight_dice": native.weight_dice, "dice": native.dc}
     if isinstance(native, DC_and_CE_loss):
-        return ConfidenceDiceCELoss(ignore_label=native.ignore_label, **kept)
-    return ConfidenceDiceBCELoss(has_ignore=native.use_ignore_label, **kept)
+        return ConfidenceDiceCELoss(ignore_label=native.ignore_label, **settings)
+    return ConfidenceDiceBCELoss(has_ignore=native.use_ignore_label, **settings)
 
 
 class ConfidenceLoss(nn.Module):
-    """Stands in for the loss of an nnU-Net trainer, whose steps call `loss(output, target)` without confidence.
+    """Replaces the loss of an nnU-Net trainer, whose steps call `loss(output, target)` without confidence.
 
-    The trainer says beforehand whose confidence counts: `with loss.weighted_by(confidence): step()`. The native loss is
-    what `nnUNetTrainer._build_loss` returns; its deep supervision weights are kept.
+    The trainer sets the confidence before a step: `with loss.weighted_by(confidence): step()`. The native loss is the
+    one that `nnUNetTrainer._build_loss` returns; its deep supervision weights stay in use.
     """
 
     def __init__(self, native: nn.Module) -> None:
@@ -191,14 +191,14 @@ class ConfidenceLoss(nn.Module):
 
     def forward(self, output: Tensor | list[Tensor], target: Tensor | list[Tensor]) -> Tensor:
         """The loss of one batch; with deep supervision, lists from high to low resolution."""
-        assert self._confidence is not None, "the trainer's steps say whose confidence counts"
+        assert self._confidence is not None, "the trainer's steps set the confidence first"
         if not isinstance(self.loss, DeepSupervisionWrapper):
             return self.loss(output, target, self._confidence)
         return self.loss(output, target, [resize_confidence(self._confidence, t) for t in target])
 
 
 def resize_confidence(confidence: Tensor, target: Tensor) -> Tensor:
-    """Confidence [B, 1, ...] at the resolution of a deep supervision target, by the rule nnU-Net's labels follow."""
+    """Resize confidence [B, 1, ...] to a deep supervision target by the rule that nnU-Net applies to labels."""
     if confidence.shape[2:] == target.shape[2:]:
         return confidence
     return functional.interpolate(confidence, target.shape[2:], mode="nearest-exact")

@@ -1,9 +1,8 @@
-"""What `-pretrained_weights` brings: what it has learnt from, whether it fits, and the layers that nnU-Net omits."""
+"""Check weights given by `-pretrained_weights` (origin, fit), and copy the layers that nnU-Net does not load."""
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +28,9 @@ from fcas_nnunet.integration.provenance.parents import (
     unknown_fault,
     validation_faults,
 )
+from fcas_nnunet.json_files import read_json
 
-#: Key in a trainer's own dataset.json, which its checkpoints hold: what its first weights had learnt from.
+#: Key in a trainer's dataset.json, which its checkpoints contain: the data that its first weights had learnt from.
 PRETRAINING_KEY = "fcas_pretraining"
 
 _ARGUMENT = "-pretrained_weights"
@@ -38,14 +38,15 @@ _ARGUMENT = "-pretrained_weights"
 _LOADERS = {"maybe_load_checkpoint": "pretrained_weights_file", "load_pretrained_weights": "fname"}
 _LOADERS_PACKAGE = "nnunetv2.run"
 _SEGMENTATION_LAYERS = ".seg_layers."
-#: Of a configuration: what a network was trained to see, and its shape.
+#: Keys of a configuration that describe a network's input and its shape.
 _CONFIGURATION_KEYS = ("patch_size", "spacing", "normalization_schemes", "architecture")
 
 
 def weights_to_load() -> Path | None:
-    """The pretrained weights that nnU-Net is about to load, or is loading, into the trainer whose method asks.
+    """Return the file of pretrained weights that nnU-Net will load, or is loading, into the calling trainer.
 
-    nnU-Net does not tell its trainers, neither from the command line nor from Python; its own functions know.
+    nnU-Net does not pass the file to its trainers, neither from the command line nor from Python, so it is read from
+    the local variables of nnU-Net's functions on the call stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -59,42 +60,42 @@ def weights_to_load() -> Path | None:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What weights had learnt from when a training started with them."""
+    """The data that weights had learnt from when a training started with them."""
 
-    trained_on: Sequence[tuple[str, str]] = ()  # full name and fold of every data set, in order; none if nothing tells
-    parents: Sequence[Parent] = ()  # of these data sets
-    unknown: Sequence[str] = ()  # ids of their cases whose origin nothing tells
+    trained_on: Sequence[tuple[str, str]] = ()  # full name and fold of every data set, in order; empty if not recorded
+    parents: Sequence[Parent] = ()  # real cases that these data sets were made from
+    unknown: Sequence[str] = ()  # ids of their cases whose origin is not recorded
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Pretraining:
-        """What the weights of a checkpoint of nnU-Net have learnt from, those included that it started with itself.
+        """Return what the weights of an nnU-Net checkpoint, and the weights that it started from, have learnt from.
 
-        Where an earlier fcas_prepare kept no parents in it, they are those that a later one found.
+        If an earlier version of fcas_prepare wrote no parents into it, those that a later version found are used.
         """
         arguments = checkpoint.get("init_args")
         if arguments is None:
             return cls()
-        told, name = arguments["dataset_json"], str(arguments["plans"]["dataset_name"])
-        before = cls.kept_in(told) or cls()
+        description, name = arguments["dataset_json"], str(arguments["plans"]["dataset_name"])
+        before = cls.kept_in(description) or cls()
         path = root_folder(Root.PREPROCESSED) / name / DATASET_JSON
-        if PARENTS_KEY not in told and path.is_file():
-            told = json.loads(path.read_text(encoding="utf-8"))
+        if PARENTS_KEY not in description and path.is_file():
+            description = read_json(path)
         return cls(
             trained_on=[*before.trained_on, (name, str(arguments.get("fold")))],
-            parents=merged([*before.parents, *(from_json(told) or [])]),
-            unknown=[*before.unknown, *told.get(UNKNOWN_KEY, [])],
+            parents=merged([*before.parents, *(from_json(description) or [])]),
+            unknown=[*before.unknown, *description.get(UNKNOWN_KEY, [])],
         )
 
     @classmethod
     def kept_in(cls, dataset_json: Mapping[str, Any]) -> Pretraining | None:
-        """What `keep_in` kept; None where a training did not start from weights, or with an earlier version."""
-        kept = dataset_json.get(PRETRAINING_KEY)
-        if kept is None:
+        """Load the record of `keep_in`; None if a training did not start from weights, or ran in an earlier version."""
+        saved = dataset_json.get(PRETRAINING_KEY)
+        if saved is None:
             return None
-        return cls([(name, fold) for name, fold in kept["trained_on"]], from_json(kept) or [], kept[UNKNOWN_KEY])
+        return cls([(name, fold) for name, fold in saved["trained_on"]], from_json(saved) or [], saved[UNKNOWN_KEY])
 
     def keep_in(self, dataset_json: dict[str, Any]) -> None:
-        """Keep it in a trainer's dataset.json, and so in all its checkpoints."""
+        """Save the record in a trainer's dataset.json, and so in all its checkpoints."""
         dataset_json[PRETRAINING_KEY] = {
             "trained_on": [list(entry) for entry in self.trained_on],
             PARENTS_KEY: to_json(self.parents),
@@ -104,7 +105,7 @@ class Pretraining:
     def refuse_leaks(
         self, preprocessed: Path, fold: int | str, validation: Sequence[str], warn: Callable[[str], Any]
     ) -> None:
-        """Refuse a fold whose validation cases the weights may have seen; takes what `validation_faults` takes.
+        """Refuse a fold whose validation cases the weights may have seen; arguments as for `validation_faults`.
 
         Raises:
             ValueError: listing all faults, unless the environment allows leaks.
@@ -115,8 +116,8 @@ class Pretraining:
         name = self.trained_on[-1][0] if self.trained_on else "the pretraining"
         faults = [
             f"{dataset}, fold {fold}: its weights must not have seen the validation cases, got weights that were "
-            f"trained on fold {trained} of the same data set. Take those of fold {fold}; {ALLOW_VARIABLE}=1 goes on, "
-            "and then the validation proves nothing."
+            f"trained on fold {trained} of the same data set. Take those of fold {fold}; {ALLOW_VARIABLE}=1 "
+            "allows it, but the validation then proves nothing."
             for before, trained in dict.fromkeys(self.trained_on)
             if before == dataset and trained != str(fold)
         ]
@@ -124,14 +125,14 @@ class Pretraining:
             faults.append(unknown_fault(name, dataset, fold, self.unknown))
         if name != dataset and all(parent.dataset == name for parent in self.parents):
             warn(
-                f"WARNING: nothing tells which real cases {name} was made from, so it may have seen the validation "
-                "cases. Run fcas_prepare again on it."
+                f"WARNING: it is not recorded which real cases {name} was made from, so it may have seen the "
+                "validation cases. Run fcas_prepare again on it."
             )
         refuse_leaks([*faults, *validation_faults(self.parents, name, preprocessed, fold, validation, warn)], warn)
 
 
 def bare_network(network: nn.Module) -> nn.Module:
-    """The network without what compiling and distributing put around it."""
+    """Return the network without the wrappers of compilation and distributed training."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     return network._orig_mod if isinstance(network, OptimizedModule) else network
@@ -140,10 +141,11 @@ def bare_network(network: nn.Module) -> nn.Module:
 def pretraining_faults(
     checkpoint: dict[str, Any], plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]
 ) -> list[str]:
-    """Why weights pretrained under other plans, or for other labels, do not fit; one sentence each.
+    """List the reasons why weights pretrained under other plans, or for other labels, do not fit; a sentence each.
 
-    nnU-Net compares names and shapes of weights alone: another patch size, spacing, normalisation or label set loads in
-    silence. A checkpoint without `init_args`, which nnU-Net always writes, was made elsewhere and is left to nnU-Net.
+    nnU-Net compares only names and shapes of weights: it loads another patch size, spacing, normalisation or label set
+    without a message. A checkpoint without `init_args`, which nnU-Net always writes, was made elsewhere and is not
+    checked here.
     Plans, configuration and `dataset.json` are those of the fine-tuning.
     """
     arguments = checkpoint.get("init_args")
@@ -173,7 +175,7 @@ def pretraining_faults(
 
 
 def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> int:
-    """Take over the layers that nnU-Net leaves at random; returns how many tensors were copied.
+    """Copy the segmentation layers, which nnU-Net does not load; return the number of tensors that were copied.
 
     `pretraining_faults` has found no fault with the checkpoint. The network may be compiled or distributed.
     """
@@ -189,7 +191,7 @@ def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> 
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, so that plans from a file and from a checkpoint compare."""
+    """Convert tuples to lists, so that plans from a file and from a checkpoint can be compared."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

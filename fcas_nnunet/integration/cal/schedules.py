@@ -1,8 +1,6 @@
-"""The learning rate of fine-tuning, and of the demo."""
+"""The learning rate schedule of fine-tuning and of the demo."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch.optim import Optimizer
 
@@ -13,10 +11,10 @@ class WarmupPolyLR:
     """A linear warm-up, then nnU-Net's polynomial decay; a function of the epoch alone, so resuming needs no state.
 
     Args:
-        optimizer: its parameter groups are set.
+        optimizer: optimizer whose parameter groups get the rate.
         initial_lr: rate reached after the warm-up.
         max_steps: number of epochs in all.
-        warmup_steps: number of epochs that climb.
+        warmup_steps: number of epochs of the warm-up.
     """
 
     def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, warmup_steps: int) -> None:
@@ -38,7 +36,3 @@ class WarmupPolyLR:
         """Set the rate of an epoch; nnU-Net calls this as each begins."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(current_step)
-
-    def get_last_lr(self) -> list[Any]:
-        """The rate of every parameter group."""
-        return [group["lr"] for group in self.optimizer.param_groups]

@@ -34,7 +34,7 @@ from fcas_nnunet.integration.provenance.parents import (
     validation_faults,
 )
 
-#: Confidence is mapped from [0, 1] to [floor, 1]; nnU-Net's trainers take no arguments, so the environment says it.
+#: Confidence is mapped from [0, 1] to [floor, 1]; it is a variable because nnU-Net's trainers take no arguments.
 CONFIDENCE_FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
 
 _MAX_VALIDATION_CASES = 20
@@ -42,7 +42,7 @@ _WARMUP_FRACTION = 0.05
 
 
 def confidence_floor() -> float:
-    """What a confidence of 0 counts as, from the environment; 0 unless set.
+    """Read from the environment the weight that a confidence of 0 gets; 0 unless set.
 
     Raises:
         ValueError: when it is no number in [0, 1).
@@ -55,7 +55,7 @@ def confidence_floor() -> float:
 
 
 class nnUNetTrainerCAL(GuardedTrainer):
-    """Confidence-aware learning on synthetic scans: nnU-Net's trainer with every voxel weighted by its confidence.
+    """Confidence-aware learning on synthetic scans: nnU-Net's trainer that weights every voxel by its confidence.
 
     Data, augmentation, network, optimiser and logs are nnU-Net's own, in every configuration, with regions and an
     ignore label, on one GPU or several; the confidence maps are those that `fcas_prepare` wrote, and real cases among
@@ -83,7 +83,7 @@ class nnUNetTrainerCAL(GuardedTrainer):
         self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split; under fold `all`, a sample of the cases to validate on.
+        """Return nnU-Net's split; for fold `all`, validate on a sample of the cases.
 
         Raises:
             ValueError: when real cases among the validation ones are parents of the synthetic ones, or may be.
@@ -104,7 +104,7 @@ class nnUNetTrainerCAL(GuardedTrainer):
         return training, validation
 
     def get_tr_and_val_datasets(self) -> tuple[ConfidenceDataset, ConfidenceDataset]:
-        """nnU-Net's data sets with confidence; maps that are missing or not the case's own are listed first."""
+        """Open nnU-Net's data sets with confidence, after checking that every case has the map written for it."""
         training, validation = super().get_tr_and_val_datasets()
         store = ConfidenceStore.read(Path(self.preprocessed_dataset_folder))
         store.verify([*training.identifiers, *validation.identifiers], lambda i: training.load_case(i)[1].shape)
@@ -112,19 +112,19 @@ class nnUNetTrainerCAL(GuardedTrainer):
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
-        """nnU-Net's augmentation, carrying the confidence; takes what nnU-Net's own takes."""
+        """Build nnU-Net's augmentation, which also transforms the confidence; the arguments are nnU-Net's."""
         return with_doubt(nnUNetTrainer.get_training_transforms(*args, **kwargs))
 
     @staticmethod
     def get_validation_transforms(*args: Any, **kwargs: Any) -> BasicTransform:
-        """nnU-Net's validation transforms, carrying the confidence; takes what nnU-Net's own takes."""
+        """Build nnU-Net's validation transforms, which also transform the confidence; the arguments are nnU-Net's."""
         return with_doubt(nnUNetTrainer.get_validation_transforms(*args, **kwargs))
 
     def _build_loss(self) -> nn.Module:
         return ConfidenceLoss(super()._build_loss())
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's step under the batch's confidence."""
+        """Run nnU-Net's training step with the loss weighted by the batch's confidence."""
         native_batch, confidence = self._split_batch(batch)
         target = native_batch["target"]
         self.tally.add(target[0] if isinstance(target, list) else target, confidence)
@@ -132,7 +132,7 @@ class nnUNetTrainerCAL(GuardedTrainer):
             return super().train_step(native_batch)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's log, and the confidence's mean and shares."""
+        """Log what nnU-Net logs, and the confidence's mean and shares."""
         super().on_train_epoch_end(train_outputs)
         mean, shares = self.tally.close(self.is_ddp)
         self.logger.log(MEAN, mean, self.current_epoch)
@@ -144,13 +144,13 @@ class nnUNetTrainerCAL(GuardedTrainer):
         )
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's step under the batch's confidence."""
+        """Run nnU-Net's validation step with the loss weighted by the batch's confidence."""
         native_batch, confidence = self._split_batch(batch)
         with self.loss.weighted_by(confidence):
             return super().validation_step(native_batch)
 
     def _split_batch(self, batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
-        """nnU-Net's own batch, and the confidence [B, 1, ...] on the device."""
+        """Split a batch into nnU-Net's batch and the confidence [B, 1, ...] on the device."""
         targets, confidence = unpack_confidence(batch["target"], self.device)
         native_target = targets if self.enable_deep_supervision else targets[0]
         if self.confidence_floor:
@@ -159,13 +159,14 @@ class nnUNetTrainerCAL(GuardedTrainer):
 
 
 class nnUNetTrainerCALFinetune(GuardedTrainer):
-    """Fine-tuning on real scans what `nnUNetTrainerCAL` pretrained; start it with `-pretrained_weights`, or with
+    """Fine-tunes on real scans the weights of `nnUNetTrainerCAL`; start it with `-pretrained_weights`, or with
     `pretrained_weights` of nnU-Net's `run_training`.
 
-    Real labels are fully trusted: nnU-Net's own loss and batches. Own name, so that a run never overwrites one from
-    scratch. SGD at 1e-3, a tenth of nnU-Net's, with a warm-up over the first twentieth of the epochs. Weights that were
-    pretrained for another patch size, spacing, normalisation or label set are refused, and so is a start from random
-    ones; the segmentation layers, which nnU-Net leaves at random, are taken over, too, since the labels are the same.
+    Real labels are fully trusted, so loss and batches are nnU-Net's. The trainer has a name of its own, so that a run
+    never overwrites one from scratch. SGD starts at 1e-3, a tenth of nnU-Net's rate, with a warm-up over the first
+    twentieth of the epochs. Weights that were pretrained for another patch size, spacing, normalisation or label set
+    are refused, and so is a start from random weights. The segmentation layers, which nnU-Net does not load, are copied
+    as well, since the labels are the same.
 
     Source: FCaS §4.1.2 (200 epochs).
     """
@@ -176,7 +177,7 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
     has_weights = False
 
     def initialize(self) -> None:
-        """nnU-Net's network, unless the weights it shall start from do not fit."""
+        """Build nnU-Net's network, after checking that the weights that it will start from fit."""
         super().initialize()
         bare_network(self.network).register_load_state_dict_pre_hook(self._on_weights)
 
@@ -192,13 +193,13 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
             Pretraining().keep_in(self.dataset_json)  # a training that an earlier version began
 
     def _on_weights(self, *_: Any) -> None:
-        """The network is about to take weights; from a file that was not looked at when the trainer was initialised."""
+        """Check weights that the network is about to load from a file that was not checked at initialisation."""
         if self.pretrained is None:
             self._look_at_weights()
         self.has_weights = True
 
     def on_train_start(self) -> None:
-        """nnU-Net's preparations, and the pretrained segmentation layers, which nnU-Net does not load.
+        """Prepare the training as nnU-Net does, and copy the pretrained segmentation layers, which it does not load.
 
         Raises:
             ValueError: when the network has random weights.
@@ -217,16 +218,16 @@ class nnUNetTrainerCALFinetune(GuardedTrainer):
         self.pretrained = None
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolyLR]:
-        """nnU-Net's optimiser with warm-up before the decay."""
+        """Build nnU-Net's optimiser, with a warm-up before the decay."""
         optimizer, _ = super().configure_optimizers()
         warmup = round(_WARMUP_FRACTION * self.num_epochs)
         return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, warmup)
 
 
 def _with_epochs(trainer: type[GuardedTrainer], epochs: int) -> type[GuardedTrainer]:
-    """A trainer of another length, under a name like nnU-Net's: nnUNetTrainerCAL_50epochs."""
+    """Make a trainer with another number of epochs, named as nnU-Net names its own: nnUNetTrainerCAL_50epochs."""
     name = f"{trainer.__name__}_{epochs}epoch{'s' if epochs > 1 else ''}"
-    return type(name, (trainer,), {"EPOCHS": epochs, "__doc__": f"`{trainer.__name__}` of another length."})
+    return type(name, (trainer,), {"EPOCHS": epochs, "__doc__": f"`{trainer.__name__}` with another number of epochs."})
 
 
 _BASES: tuple[type[GuardedTrainer], ...] = (nnUNetTrainerCAL, nnUNetTrainerCALFinetune)

@@ -1,8 +1,8 @@
-"""Confidence through nnU-Net's augmentation: every spatial transform moves it with the image, nothing else touches it.
+"""Apply nnU-Net's spatial augmentation to the confidence together with the image; nothing else changes it.
 
-What travels is doubt, 1 − confidence: padding with zero then means full confidence, as nnU-Net gives padded voxels full
-weight. It rides in as the image's last channel, goes through the transforms under batchgeneratorsv2's key for float
-maps, and rides out as the last entry of the list of segmentations, which nnU-Net's loader batches as it is.
+The arrays hold doubt, 1 − confidence: padding with zero then means full confidence, as nnU-Net gives padded voxels full
+weight. Doubt is loaded as the image's last channel, passes the transforms under batchgeneratorsv2's key for float maps,
+and is returned as the last entry of the list of segmentations, which nnU-Net's loader batches unchanged.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class PackDoubt(BasicTransform):
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
         doubt = data_dict.pop(_FLOAT_MAP)
-        assert doubt is not None, "every transform of nnU-Net's pipeline carries float maps on"
+        assert doubt is not None, "every transform of nnU-Net's pipeline returns float maps"
         segmentation = data_dict["segmentation"]
         targets = segmentation if isinstance(segmentation, list) else [segmentation]
         return data_dict | {"segmentation": [*targets, doubt]}
 
 
 def with_doubt(native: BasicTransform) -> BasicTransform:
-    """nnU-Net's pipeline for images whose last channel is doubt; image and labels come out as without it."""
+    """Extend nnU-Net's pipeline to images whose last channel is doubt; image and labels are the same as without it."""
     return ComposeTransforms([SplitDoubt(), native, PackDoubt()])
 
 
 def unpack_confidence(targets: list[torch.Tensor], device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """nnU-Net's targets and confidence [B, 1, ...] in [0, 1] on the device, of what the loader batched.
+    """Split the loader's list into nnU-Net's targets and confidence [B, 1, ...] in [0, 1] on the device.
 
-    The last of that is doubt [B, 1, ...]. From pinned memory, the copy does not wait.
+    The last entry of the list is doubt [B, 1, ...]. The copy from pinned memory does not block.
     """
     *native, doubt = (target.to(device, non_blocking=True) for target in targets)
     return native, 1 - doubt

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a raw data set's volumes, listed at once."""
+"""Check the volumes of a raw data set, and list all faults at once."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
-#: How far beyond [0, 1] confidence may lie: what arithmetic in float32 adds to 1. It is clipped wherever it is used.
+#: Distance beyond [0, 1] that confidence may have, from rounding in float32. It is clipped wherever it is used.
 CONFIDENCE_TOLERANCE = 1e-4
 
-#: What a body part measures along the longest axis of its scan; where a header says otherwise, the spacing is wrong.
+#: Allowed length of a scan along its longest axis; outside of it, the spacing in the header is wrong.
 _EXTENT_MM = (1.0, 3000.0)
 _FEWEST_VOXELS = 4**3
 
@@ -43,9 +43,9 @@ def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
 
 
 def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False) -> list[str]:
-    """Read every case and say what is wrong, one sentence per fault, in order of the cases.
+    """Read every case and list the faults, one sentence each, in order of the cases.
 
-    With `any_grid`, tilted grids are taken, which nnU-Net reads, but no new case can be written on.
+    With `any_grid`, sheared grids are accepted: nnU-Net reads them, but no new case can be written on one.
     """
     faults = []
     if len(dataset.case_ids) < min_cases:
@@ -69,7 +69,7 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = 
 
 
 def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
-    """Case id → hashes of what was written for it; without those of cases that an older version has made."""
+    """Case id → hashes of the written content; without the cases of older versions, which recorded none."""
     records = Manifest(dataset.folder).read()
     unknown = sum(CONFIDENCE in record and CONTENTS not in record for record in records.values())
     if unknown:
@@ -81,7 +81,7 @@ def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
 
 
 def _extra_channels(dataset: RawDataset) -> list[str]:
-    if "dataset" in dataset.dataset_json:  # which files count stands there
+    if "dataset" in dataset.dataset_json:  # it lists the files that count
         return []
     files = (dataset.folder / f"{IMAGES}Tr").glob(f"*_[0-9][0-9][0-9][0-9]{dataset.file_ending}")
     known = tuple(f"_{channel:04d}{dataset.file_ending}" for channel in range(dataset.num_channels))
@@ -129,7 +129,7 @@ def _case_faults(
 
 
 def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | None:
-    """The volume, or None with a fault noted; voxels that are no numbers are a fault of a volume that is there."""
+    """Read a volume; None, with a fault added, if that fails. NaN or infinite voxels add a fault as well."""
     try:
         volume = read_volume(path)
         bad = count_non_finite(path, volume.array)
@@ -148,7 +148,7 @@ def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | No
 
 
 def _size_faults(case_id: str, image: Volume) -> Iterator[str]:
-    """Sizes that resampling would turn into nothing, or into a volume that no memory holds."""
+    """List sizes that resampling would turn into an empty volume, or into one that exceeds any memory."""
     if image.array.size < _FEWEST_VOXELS:
         shape = " × ".join(map(str, image.array.shape))
         yield f"{case_id}: image must hold at least {_FEWEST_VOXELS} voxels, got {shape}. Take the whole scan."

@@ -1,21 +1,21 @@
-"""What can be wrong with a `dataset.json`, listed at once; the volumes are not looked at."""
+"""Check a `dataset.json`, and list all faults at once; the volumes are not read."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.files import is_file_name
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
 
 #: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
 ROLES = "fcas_roles"
 CT_CHANNEL = {"0": "CT"}
 MAX_LABEL_ID = 255
-#: How a data set with regions is pretrained for: nothing tells what a single id of a region is.
+#: How to pretrain for a data set with regions, whose single ids have no names.
 REGIONS_REMEDY = (
     "write a dataset.json with a name for every single id into a data set of its own, generate with --for that one, "
     "then copy labels and regions_class_order into the dataset.json of what was generated."
@@ -23,7 +23,7 @@ REGIONS_REMEDY = (
 
 
 def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignore_label: bool = False) -> list[str]:
-    """What is wrong with a `dataset.json`, a sentence for each fault, without the file's name.
+    """List the faults of a `dataset.json`, a sentence each, without the file's name.
 
     The flags are those of `RawDataset.open`.
     """
@@ -45,12 +45,12 @@ def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignor
 
 
 def read_roles(dataset_json: Path) -> GivenRoles:
-    """The roles that a `dataset.json` gives its labels.
+    """Read the roles that a `dataset.json` gives its labels.
 
     Raises:
-        ValueError: if they are no roles, or of labels that it does not have.
+        ValueError: if the file is broken, or names unknown roles or labels that it does not have.
     """
-    content = json.loads(dataset_json.read_text(encoding="utf-8"))
+    content = read_json(dataset_json)
     roles = content.get(ROLES, {})
     if faults := list(_role_faults(roles, content["labels"])):
         raise ValueError("\n".join(f"{dataset_json}: {fault}" for fault in faults))
@@ -58,14 +58,14 @@ def read_roles(dataset_json: Path) -> GivenRoles:
 
 
 def given_roles(content: dict[str, Any]) -> GivenRoles:
-    """The roles in a `dataset.json` without faults."""
+    """Return the roles of a `dataset.json` without faults."""
     return {name: tuple(map(Role, roles)) for name, roles in content.get(ROLES, {}).items()}
 
 
 def same_description(key: str, synthetic: Any, real: Any) -> bool:
-    """Whether a synthetic and a real data set agree in a key of `dataset.json`, as far as a network is concerned.
+    """Return whether a key of `dataset.json` means the same to a network in a synthetic and in a real data set.
 
-    Of labels, nnU-Net's ignore label does not count, for which a network has no output; channel names count as nnU-Net
+    nnU-Net's ignore label does not count, since a network has no output for it; channel names are compared as nnU-Net
     reads them. A value is None where the key is missing.
     """
 
@@ -78,7 +78,7 @@ def same_description(key: str, synthetic: Any, real: Any) -> bool:
 
 
 def _channel_kinds(channels: Any) -> Any:
-    """Channel → kind, by which nnU-Net normalises it whatever its case."""
+    """Channel → kind, by which nnU-Net selects the normalisation; case does not matter."""
     return {k: str(v).casefold() for k, v in channels.items()} if isinstance(channels, dict) else channels
 
 
@@ -90,7 +90,7 @@ def _channel_faults(content: dict[str, Any]) -> list[str]:
 
 
 def _entry_faults(content: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with nnU-Net's own listing of files, where there is one."""
+    """List the faults of nnU-Net's own listing of files, where there is one."""
     entries, channels = content.get("dataset", {}), content["channel_names"]
     if not isinstance(entries, dict):
         yield f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."
@@ -106,7 +106,7 @@ def _entry_faults(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _any_label_faults(content: dict[str, Any]) -> list[str]:
-    """nnU-Net's own reading of the labels: regions and an ignore label are welcome."""
+    """List the faults that nnU-Net finds in the labels; regions and an ignore label are accepted."""
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     try:
@@ -140,7 +140,7 @@ def _label_faults(labels: dict[str, Any], ignore_label: bool) -> list[str]:
 
 
 def _role_faults(roles: Any, labels: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the roles that a user has given."""
+    """List the faults of the roles that a user has given."""
     if not isinstance(roles, dict):
         yield f"{ROLES} must be an object of label name and list of roles, got {roles}. Fix the file."
         return

@@ -1,4 +1,4 @@
-"""nnU-Net's three folders, and which folder a data set argument means."""
+"""nnU-Net's three folders, and the folder that a data set argument names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
 _MAX_ID = 999
 
-#: What a raw data set folder holds; "Tr" or "Ts" is appended.
+#: Folders within a raw data set; "Tr" or "Ts" is appended.
 IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
-#: What an unfinished one holds besides: locks and journals.
+#: Folder of locks and journals in an unfinished data set.
 WORK_FOLDER = ".fcas_unfinished"
 
-#: What a trained model of nnU-Net holds: beside its folds what the predictor reads, and in each fold checkpoints.
+#: Files of a trained nnU-Net model: those that the predictor reads beside the folds, and the checkpoints of each fold.
 PLANS_JSON = "plans.json"
 MODEL_FILES = ("dataset.json", PLANS_JSON)
 FINAL_CHECKPOINT, LATEST_CHECKPOINT = "checkpoint_final.pth", "checkpoint_latest.pth"
 
-#: What begins messages about a data set that no flag names: another file does.
+#: Beginning of messages about a data set that is named by a file, not by a flag.
 DATA_SET = "data set"
 
 
@@ -53,7 +53,7 @@ def root_folder(root: Root) -> Path:
 
 @contextmanager
 def nnunet_variable(name: str, value: str) -> Iterator[None]:
-    """Set one of nnU-Net's environment variables for the time of a block."""
+    """Set one of nnU-Net's environment variables within a block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -66,12 +66,12 @@ def nnunet_variable(name: str, value: str) -> Iterator[None]:
 
 
 def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> Path:
-    """The raw folder of an existing data set.
+    """Return the raw folder of an existing data set.
 
     Args:
         identifier: an id ("901") or a full name ("Dataset901_Heart").
-        by: the flag that it was given by, for messages.
-        also: what else that flag takes, "folder" say, for messages: there was none of that name.
+        by: the flag that named it, for messages.
+        also: another kind of argument that the flag accepts, for messages, such as "folder"; none of that name exists.
 
     Raises:
         ValueError: if the identifier is malformed, or an id belongs to several names (nnU-Net refuses that too).
@@ -91,18 +91,18 @@ def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> P
 
 
 def is_identifier(argument: str) -> bool:
-    """Whether an argument has the form of a data set's id or full name."""
+    """Return whether an argument has the form of a data set's id or full name."""
     return argument.isdecimal() or _FULL_NAME.fullmatch(argument) is not None
 
 
 def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = DATA_SET) -> Path:
-    """The raw folder that a data set to be written takes; nothing is created.
+    """Return the raw folder for a data set to be written; nothing is created.
 
     Args:
         identifier: an id, a full name, or None for a free id: the data set already called `default_name`, so that the
             same command continues what it began, else the id after the highest in use.
-        default_name: what follows "DatasetNNN_" when the identifier does not say.
-        by: the flag that the identifier was given by, for messages.
+        default_name: the name after "DatasetNNN_" if the identifier has none.
+        by: the flag that named the identifier, for messages.
 
     Raises:
         ValueError: if the identifier or the name is malformed, or the id belongs to another name.
@@ -112,7 +112,7 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
     if full_name is None:
         if not _FULL_NAME.fullmatch(f"Dataset001_{default_name}"):
             raise ValueError(
-                f"--name: must begin with a letter, a digit or '_', and go on with such, '-' and '.', got "
+                f"--name: must begin with a letter, a digit or '_', followed by such, '-' and '.', got "
                 f"{default_name!r}. Take another name."
             )
         if identifier is None:
@@ -127,7 +127,7 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
 
 
 def model_name(preset: str, fold: int | None) -> str:
-    """What the folder of a generator is called in `$nnUNet_results/DatasetNNN_Name`: fcas__cpu, fcas__cpu__fold_0."""
+    """Return the folder name of a generator in `$nnUNet_results/DatasetNNN_Name`: fcas__cpu, fcas__cpu__fold_0."""
     return f"fcas__{preset}" + ("" if fold is None else f"__fold_{fold}")
 
 
@@ -152,7 +152,7 @@ def _parse_id(identifier: str, by: str, also: str = "") -> int:
 
 
 def _taken_names() -> dict[int, set[str]]:
-    """Id → names in any of nnU-Net's folders, as nnU-Net itself looks an id up."""
+    """Id → names in any of nnU-Net's folders, found as nnU-Net finds them."""
     names: dict[int, set[str]] = {}
     for root in Root:
         value = os.environ.get(root.value)
@@ -173,7 +173,7 @@ def _name_of_id(dataset_id: int) -> str | None:
 
 
 def _free_id() -> int:
-    """The id after the highest in use, or else the lowest that is free."""
+    """Return the id after the highest in use, or else the lowest that is free."""
     taken = _taken_names().keys()
     for number in (max(taken, default=0) + 1, *range(1, _MAX_ID)):
         if number <= _MAX_ID and number not in taken:

@@ -1,6 +1,6 @@
-"""The cases that synthetic ones are made from: a data set's own, and those of other data sets under its labels.
+"""The cases that synthetic ones are made from: those of a data set, and those of other data sets under its labels.
 
-A case of another data set is written `DatasetNNN_Name:case_id`, one of the data set itself by its id alone.
+A case of another data set is written `DatasetNNN_Name:case_id`, a case of the data set itself as its id alone.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _SEPARATOR = ":"
 class CaseLibrary:
     """References and templates of a synthetic data set."""
 
-    source: RawDataset  # the generator's; its labels and surroundings are those of every case
+    source: RawDataset  # the generator's data set; its labels and surroundings are those of every case
     references: list[str]  # names of the cases whose masks are drawn
     templates: list[str]  # names of the cases that guide the drawing
     others: Mapping[str, RawDataset] = field(default_factory=dict)  # data sets besides the source, by name
     named_references: tuple[str, ...] | None = None  # entries of --references with full names; None = not given
-    named_templates: tuple[str, ...] | None = None  # the same of --templates
+    named_templates: tuple[str, ...] | None = None  # entries of --templates with full names; None = not given
 
     def named_datasets(self) -> list[RawDataset]:
-        """The data sets that references and templates were named from, each with the named cases alone."""
+        """Return the data sets of all references and templates, each with the named cases alone."""
         named = [*(self.references if self.named_references else ()), *(self.templates if self.named_templates else ())]
         cases: dict[str, list[str]] = {}
         for name in dict.fromkeys(named):
@@ -43,9 +43,9 @@ class CaseLibrary:
         return [self.others.get(name, self.source).only(case_ids) for name, case_ids in cases.items()]
 
     def label_faults(self, *, draws_surroundings: bool) -> list[str]:
-        """Why cases of other data sets cannot be drawn or guide a drawing; one sentence each.
+        """List the reasons why cases of other data sets cannot be references or templates; a sentence each.
 
-        With `draws_surroundings`, references need surroundings, too, not templates alone.
+        With `draws_surroundings`, not only templates but also references need surroundings.
         """
         needy = [*self.templates, *(self.references if draws_surroundings else ())]
         faults = []
@@ -68,7 +68,7 @@ class CaseLibrary:
         return faults
 
     def dataset_and_id(self, name: str) -> tuple[RawDataset, str]:
-        """The data set of a case, and its id there."""
+        """Return the data set of a case, and its id there."""
         dataset_name, case_id = split_name(name, self.source.name)
         return self.others.get(dataset_name, self.source), case_id
 
@@ -83,12 +83,12 @@ class CaseLibrary:
         return self._relabelled(dataset, dataset.load_mask(case_id))
 
     def image_path(self, name: str) -> Path:
-        """Where a case's scan lies."""
+        """Return the path of a case's scan."""
         dataset, case_id = self.dataset_and_id(name)
         return dataset.image_path(case_id)
 
     def mask_path(self, name: str) -> Path:
-        """Where a case's labels lie."""
+        """Return the path of a case's label map."""
         dataset, case_id = self.dataset_and_id(name)
         return dataset.mask_path(case_id)
 
@@ -104,7 +104,7 @@ class CaseLibrary:
 
 
 def split_name(name: str, source: str) -> tuple[str, str]:
-    """Data set and id of a case, as a manifest's `reference` and `template` name it.
+    """Split a case's name, as a manifest's `reference` and `template` give it, into data set and id.
 
     ("Dataset903_Other:case_a", …) → ("Dataset903_Other", "case_a"); ("case_a", source) → (source, "case_a").
     """
@@ -113,17 +113,17 @@ def split_name(name: str, source: str) -> tuple[str, str]:
 
 
 def name_in(name: str, dataset: str) -> str:
-    """A case's name as seen from a data set: its id alone where it is one of its own."""
+    """Return a case's name within a data set: a case of the data set itself is named by its id alone."""
     return name.removeprefix(f"{dataset}{_SEPARATOR}")
 
 
 def make_library(
     source: RawDataset, references: Sequence[str] | None, templates: Sequence[str] | None, own_templates: Sequence[str]
 ) -> CaseLibrary:
-    """The cases that a command line names.
+    """Collect the cases that a command line names.
 
     Args:
-        source: the generator's data set, of its fold alone where it has one.
+        source: the generator's data set, with the cases of its fold alone if it has one.
         references: entries of --references: `ID`, `ID:case,case` or a text file of such lines; None = the source.
         templates: entries of --templates; None = `own_templates`.
         own_templates: ids in the source of the cases that the generator was trained on.
@@ -152,10 +152,13 @@ def make_library(
 
 
 def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
-    """Read every case and refuse what is wrong: the source of at least two, and what was named of other data sets.
+    """Read every case of the source and every named case of other data sets, and refuse broken ones.
 
-    Says what their labels become, and which structures they lack. With `draws_surroundings`, references need
-    surroundings, too, not templates alone.
+    Logs how labels of other data sets are matched, and which structures they lack.
+
+    Args:
+        library: the cases; the source must have at least two.
+        draws_surroundings: require surroundings of references as well, not only of templates.
 
     Raises:
         ValueError: listing all faults, one a line.
@@ -177,7 +180,7 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
 
 
 def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: str) -> tuple[str, ...]:
-    """Entries with full names, those of text files in place of the file; their data sets are opened into `opened`."""
+    """Replace text files by their entries and ids by full names; the data sets are opened into `opened`."""
     named, lines = [], _lines(entries)
     if not lines:
         raise ValueError(
@@ -196,12 +199,14 @@ def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: st
 def _cases(
     entries: Sequence[str], source: RawDataset, opened: Mapping[str, RawDataset], faults: list[str]
 ) -> list[str]:
-    """Names of the cases that entries stand for, each once; what is missing is noted in `faults`."""
+    """Return the names of the cases that entries stand for, each once; missing ones are added to `faults`."""
     names: list[str] = []
     for entry in entries:
         dataset_name, separator, listed = entry.partition(_SEPARATOR)
         own = dataset_name == source.name
-        dataset = RawDataset.open(source.folder) if own else opened[dataset_name]  # of the source all, not a fold's
+        dataset = (
+            RawDataset.open(source.folder) if own else opened[dataset_name]
+        )  # all cases of the source, not those of a fold
         named = [case_id for word in listed.split(",") if (case_id := word.strip())]
         case_ids = named if separator else dataset.case_ids
         missing = sorted(set(case_ids) - set(dataset.case_ids))
@@ -215,7 +220,7 @@ def _cases(
 
 
 def _lines(entries: Sequence[str]) -> list[str]:
-    """The entries, those of text files in place of the file; `#` begins a comment."""
+    """Replace text files by their entries; `#` begins a comment."""
     lines = []
     for entry in entries:
         path = Path(entry)

@@ -1,8 +1,8 @@
-"""Locks on folders: who is at work there, on this machine or, where the file system tells, on any other.
+"""Locks on folders, between processes of this machine and, where the file system supports it, of other machines.
 
-A hidden folder holds a file `lock`. Its text says who has the folder to himself; bytes far behind the text are locked:
-one is shared by all that work in the folder, and the i-th behind it belongs to whoever makes case i. The operating
-system lets go of a lock when its process ends, however it ends, so nothing stale is ever left.
+A hidden folder contains a file `lock`. Its text names the process that has the folder to itself. Bytes far behind the
+text are locked: all processes that work in the folder share one, and the i-th after it belongs to the process that
+makes case i. The operating system releases a lock when its process ends, however it ends, so none is ever stale.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Lock(IntEnum):
 
 
 class _LockFile:
-    """One process' hold on a folder's lock file. A process must have only one of a folder at a time (POSIX locks)."""
+    """A process' locks on a folder's lock file. A process must have only one object per folder at a time (POSIX)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / WORK_FOLDER
@@ -57,32 +57,32 @@ class _LockFile:
 
     @property
     def has_locks(self) -> bool:
-        """Whether the file system knows shared locks; without them every claim is granted, and `alone` is not known."""
+        """True if the file system supports shared locks; else every claim is granted, and `alone` is not known."""
         return fcntl is not None and not self._grants_all
 
     def open(self) -> None:
-        """Open the lock file, made if needed."""
+        """Open the lock file; create it if needed."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # removed by one that finished
+            with suppress(FileNotFoundError):  # a process that finished has removed it
                 self._file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
                 return
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all locks."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def is_current(self) -> bool:
-        """Whether the lock file is still the one that newcomers find."""
+        """Return whether the lock file is still the one that new processes open."""
         try:
             return os.path.samestat(os.fstat(self._file), os.stat(self.folder / LOCK_FILE))
         except FileNotFoundError:
             return False
 
     def remove(self) -> None:
-        """Remove the lock file, and the hidden folder if it is empty then; to be called by who is alone."""
+        """Remove the lock file, and the hidden folder if it is then empty; only a process that is alone may do so."""
         if fcntl is None:
             self.close()  # Windows removes no open file; where a newcomer has it open, it stays, and is locked next
         with suppress(PermissionError if fcntl is None else FileNotFoundError):
@@ -92,7 +92,7 @@ class _LockFile:
         self.close()
 
     def holder(self) -> str:
-        """Who has the folder to himself, in words."""
+        """Describe the process that has the folder to itself."""
         try:
             held = json.loads((self.folder / LOCK_FILE).read_text(encoding="utf-8"))
             return f"{held['command']} on {held['host']} (process {held['pid']}, since {held['since']})"
@@ -100,7 +100,7 @@ class _LockFile:
             return "another run"
 
     def sign(self) -> None:
-        """Say that this process has the folder to itself."""
+        """Record in the lock file that this process has the folder to itself."""
         command, since = Path(sys.argv[0]).stem, time.strftime("%Y-%m-%d %H:%M:%S")
         holder = {"command": command, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
         os.ftruncate(self._file, 0)
@@ -108,7 +108,7 @@ class _LockFile:
         os.write(self._file, json.dumps(holder).encode())
 
     def lock(self, kind: _Lock, byte: int = _PRESENCE, *, wait: bool = False) -> bool:
-        """Change the lock on a byte; False when another process is in the way."""
+        """Change the lock on a byte; return False if another process holds it."""
         if self._grants_all or (fcntl is None and kind is _Lock.SHARED):
             return True
         try:
@@ -132,10 +132,10 @@ class _LockFile:
 
 
 class Workplace(_LockFile):
-    """One process' place in a data set folder in which several make cases.
+    """The presence of one process in a data set folder in which several processes make cases.
 
     Args:
-        folder: the raw data set folder; made if needed. Waits while another process has it to itself.
+        folder: the raw data set folder; created if needed. Waits while another process has it to itself.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -155,7 +155,7 @@ class Workplace(_LockFile):
 
     @contextmanager
     def claim(self, number: int) -> Iterator[bool]:
-        """Hold the case of this number in the plan, from 0; yields False at once when another process makes it."""
+        """Lock the case of this number in the plan, from 0; yield False at once if another process makes it."""
         held = self.lock(_Lock.EXCLUSIVE, _FIRST_CASE + number)
         try:
             yield held
@@ -165,13 +165,13 @@ class Workplace(_LockFile):
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Have the folder to oneself; newcomers wait. This process leaves the folder at the end, or at once.
+        """Lock the folder for this process; new ones wait. The process leaves the folder at the end, or at once.
 
         Yields:
-            Whether nobody else was there.
+            True if no other process was in the folder.
         """
         if fcntl is not None:
-            self.lock(_Lock.NONE)  # of two that end together, the later one finds itself alone
+            self.lock(_Lock.NONE)  # if two processes end together, the later one finds itself alone
         try:
             yield self.lock(_Lock.EXCLUSIVE) and self.is_current()
         finally:
@@ -180,13 +180,13 @@ class Workplace(_LockFile):
 
 @contextmanager
 def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: bool = True) -> Iterator[None]:
-    """Have a folder to oneself; nobody else trains or writes there meanwhile.
+    """Lock a folder for this process; no other process trains or writes there meanwhile.
 
     Args:
-        folder: made if needed; one that was made for nothing is removed again.
-        refuse: raises if the folder must not be written into; called before, and again when one has it: whoever was
-            waited for may have begun something.
-        wait: for whoever is there, with a message that names him; else refuse.
+        folder: the folder; created if needed, and removed again if it stays empty.
+        refuse: raises if the folder must not be written into; called before the lock is taken and again after it,
+            because the process that was waited for may have begun something.
+        wait: True waits for a process that is there, with a message that names it; False refuses.
 
     Raises:
         ValueError: when another run is there, and must not be waited for.

@@ -1,4 +1,4 @@
-"""What made each case: one line of JSON per case in `fcas_manifest.jsonl`, enough to make the case again."""
+"""Records how each case was made: a line of JSON in `fcas_manifest.jsonl`, from which it can be made again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SETTINGS: dict[str, type] = {"confidence": ConfidenceConfig, "mask_config": Mas
 class Manifest:
     """The manifest of a raw data set folder. Records hold no time stamps: the same command writes the same bytes.
 
-    Several processes may add to it, each in a journal of its own, so that no line is lost or broken on any file system.
+    Several processes may add to it, each in its own journal, so that no line is lost or broken on any file system.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,7 +38,7 @@ class Manifest:
         self._work_folder = folder / WORK_FOLDER
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Every whole record by case id, those of the journals included; of several for one case the last counts.
+        """Read the records of the manifest and of the journals by case id; of several for one case, the last counts.
 
         A last line that a kill cut short is ignored.
 
@@ -51,28 +51,28 @@ class Manifest:
         return records
 
     def begin(self) -> None:
-        """Make an empty manifest where there is none, which says that this package writes into the folder."""
+        """Create an empty manifest if there is none; it marks the folder as one that this package writes into."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
 
     def append(self, record: dict[str, Any]) -> None:
-        """`Journal.append` to the manifest itself, where one process writes."""
+        """Add a record to the manifest itself, as `Journal.append` does; for folders that one process writes."""
         Journal(self.path).append(record)
 
     def journals(self) -> list[Journal]:
-        """What processes have added and `finalise` has not taken over yet."""
+        """Return the journals of processes whose records `finalise` has not merged yet."""
         return [Journal(path) for path in sorted(self._work_folder.glob(f"*{_JOURNAL_ENDING}"))]
 
     def new_journal(self) -> Journal:
-        """A journal for this process alone; its file is made with the first record."""
+        """Return a journal for this process alone; its file is created with the first record."""
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         return Journal(self._work_folder / f"{name}{_JOURNAL_ENDING}")
 
     def finalise(self, case_ids: Iterable[str] | None = None) -> None:
-        """Rewrite the manifest sorted by case id, so that who made which case, and when, leaves no trace.
+        """Rewrite the manifest sorted by case id, independent of which process made which case, and when.
 
-        Takes over the journals, so no process must be adding to one. Of given case ids, these alone are kept. Where the
-        process is killed, it can be done again.
+        Merges the journals, so no process must be adding to one. If `case_ids` are given, other records are dropped. If
+        the process is killed, calling it again finishes the work.
         """
         records = self.read()
         kept = sorted(records if case_ids is None else set(case_ids) & records.keys())
@@ -88,7 +88,7 @@ class Journal:
     path: Path
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Every whole record by case id; of several for one case the last counts.
+        """Read the records by case id; of several for one case, the last counts.
 
         Raises:
             ValueError: if a line is broken, but for a last one that a kill cut short.
@@ -114,7 +114,7 @@ class Journal:
         return records
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record, JSON-able with a `case_id`; it is on disk when this returns."""
+        """Add a record that JSON can hold and that has a `case_id`; it is on disk when this returns."""
         line = _line(record)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as stream:
@@ -125,12 +125,12 @@ class Journal:
 
 
 def versions() -> dict[str, str]:
-    """Package → installed version, of those that decide what a case looks like."""
+    """Package → installed version, for the packages that affect a case's voxels."""
     return {"fcas-nnunet": __version__} | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def _drop_partial_line(stream: BinaryIO) -> None:
-    """Cut off what a kill left of a last line, so that the next record starts on its own line."""
+    """Cut off a last line that a kill left incomplete, so that the next record starts on its own line."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - 1))
     if stream.read(1) not in (b"", b"\n"):

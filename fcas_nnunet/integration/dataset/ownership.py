@@ -1,4 +1,4 @@
-"""Which folders a command may write into: new ones, empty ones, and those that it began itself."""
+"""Refuse folders that a command must not write into; new and empty ones, and those that it began, are accepted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.listing import listed
 
-COMMAND = "command"  # in a manifest's record: which command made the case
+COMMAND = "command"  # key of a manifest's record: the command that made the case
 
 GENERATE, MASKS, PHANTOM, CONVERT = "fcas_generate", "fcas_masks", "fcas_phantom", "fcas_convert"
 
 
 @contextmanager
 def sole_writer(folder: Path, command: str) -> Iterator[None]:
-    """Have a folder of cases to oneself, for a command that shares its work with no other run; others wait.
+    """Lock a folder of cases for a command that does not share its work with other runs; these wait.
 
-    The folder and its manifest are made if needed.
+    The folder and its manifest are created if needed.
 
     Raises:
-        ValueError: when it is no folder, or another command's.
+        ValueError: when it is no folder, or belongs to another command.
     """
     with exclusive(folder, refuse=partial(refuse_foreign_cases, folder, command)):
         Manifest(folder).begin()
@@ -34,12 +34,12 @@ def sole_writer(folder: Path, command: str) -> Iterator[None]:
 
 
 def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
-    """See that nothing of somebody else's can be written over; the folder need not exist.
+    """Refuse a folder with files that this command did not write; the folder need not exist.
 
-    The mark is the name of the file that this command makes before all others.
+    The mark is the name of the file that this command writes before all others.
 
     Raises:
-        ValueError: when it is no folder, or holds other files without the mark.
+        ValueError: when it is no folder, or contains other files without the mark.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: must be a folder, or be new, got a file. Choose another folder.")
@@ -52,18 +52,18 @@ def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
 
 
 def refuse_foreign_cases(folder: Path, command: str) -> None:
-    """The same for a folder of cases, where the manifest says which command began it and made which case.
+    """Refuse a folder of cases that another command began; the manifest says which command made which case.
 
-    Files that the manifest does not name, or of which it gives the case's id alone, a real case among synthetic ones
-    say, may be there besides.
+    The folder may also contain files that the manifest does not name, or cases of which it gives the id alone, such as
+    a real case among synthetic ones.
 
     Raises:
-        ValueError: when it is no folder, or another command's.
+        ValueError: when it is no folder, or belongs to another command.
     """
     manifest = Manifest(folder)
-    if not manifest.journals():  # of a run of old, which began no manifest
+    if not manifest.journals():  # runs of earlier versions leave journals without a manifest
         refuse_foreign_folder(folder, command, MANIFEST_FILE)
-    made_by = {  # early records of two commands do not say it
+    made_by = {  # early records of two commands lack the key
         str(record.get(COMMAND, GENERATE if "weights_sha256" in record else MASKS))
         for record in manifest.read().values()
         if len(record) > 1

@@ -1,4 +1,4 @@
-"""Checkpoints and pickles that hold weights and plain values alone; any other is refused before its code can run."""
+"""Load checkpoints and pickles of weights and plain values; refuse others before their code can run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import torch
 
 
 def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) -> dict[str, Any]:
-    """An nnU-Net checkpoint with the needed keys, on the CPU. nnU-Net itself would run whatever code the file holds.
+    """Load an nnU-Net checkpoint with the needed keys to the CPU. nnU-Net itself would run any code in the file.
 
     Raises:
         FileNotFoundError: when there is none.
-        ValueError: when it is cut short, holds anything but weights and plain values, or lacks a key.
+        ValueError: when it is truncated, contains anything but weights and plain values, or lacks a key.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: checkpoint must exist, got none. Finish the pretraining, or fix the path.")
     try:
         with torch.serialization.safe_globals([(value, name) for name, value in _PLAIN.items()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle make torch's reader raise anything
+    except Exception as error:  # torch's reader may raise any error for bytes that are no pickle
         raise _refusal(path, "checkpoint must hold weights", error) from error
     if not isinstance(content, dict) or not content.keys() >= set(needed):
         keys = content.keys() if isinstance(content, dict) else [f"a {type(content).__name__}"]
@@ -36,23 +36,23 @@ def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) ->
 
 
 def read_pickle(path: Path) -> Any:
-    """The numbers, texts, lists, dicts and NumPy arrays of a pickle.
+    """Load a pickle of numbers, strings, lists, dicts and NumPy arrays.
 
     Raises:
-        ValueError: when it is cut short, or holds anything else.
+        ValueError: when it is truncated, or contains anything else.
     """
     try:
         with path.open("rb") as stream:
             return _PlainUnpickler(stream).load()
     except OSError:
         raise
-    except Exception as error:  # bytes that are no pickle make the reader raise anything
+    except Exception as error:  # the reader may raise any error for bytes that are no pickle
         raise _refusal(path, "file must hold numbers", error) from error
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle may call: NumPy's own constructors."""
+        """Return one of NumPy's constructors, the only functions that a pickle may call."""
         if (found := _PLAIN.get(f"{module}.{name}")) is None:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return found
@@ -65,7 +65,7 @@ def _refusal(path: Path, rule: str, error: Exception) -> ValueError:
 
 
 def _plain_numpy() -> dict[str, Any]:
-    """Dotted name → what NumPy's numbers and arrays are pickled with, under the names of NumPy 1 and 2."""
+    """Dotted name → function that restores NumPy's numbers and arrays, under the names of NumPy 1 and 2."""
     functions = {
         "multiarray.scalar": np.float64(0).__reduce__()[0],
         "multiarray._reconstruct": np.zeros(1).__reduce__()[0],

@@ -45,7 +45,7 @@ SURROUNDINGS_JSON = "surroundings.json"
 
 _CHANNEL_SUFFIX = "_0000"
 _PUT_ASIDE = f"{WORK_FOLDER}/{DATASET_JSON}"
-_ADVICE = "Write it as nnU-Net's dataset_format.md says, or let the command that writes this data set finish."
+_ADVICE = "Fix or write it as nnU-Net's dataset_format.md says, or let the command that writes this data set finish."
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class RawDataset:
     Attributes:
         folder: `$nnUNet_raw/DatasetNNN_Name`.
         labels: name → id, background 0 included; without regions, which have several ids, and the ignore label.
-        surroundings: name → id of what `surroundingsTr` holds, without 0; empty when there is none.
+        surroundings: name → id of the structures in `surroundingsTr`, without 0; empty when there is none.
         case_ids: the training cases, sorted.
-        file_ending: of images and labels, `.nii.gz` as a rule.
+        file_ending: file ending of images and labels, usually `.nii.gz`.
         roles: label name → roles that `fcas_roles` in `dataset.json` gives it.
     """
 
@@ -71,17 +71,17 @@ class RawDataset:
 
     @classmethod
     def open(cls, folder: Path, *, any_kind: bool = False, ignore_label: bool = False) -> RawDataset:
-        """Read a data set's description and list its cases; `check` looks into the volumes.
+        """Read a data set's description and list its cases; `check_dataset` reads the volumes.
 
         Args:
             folder: a raw data set folder, as `resolve_dataset` gives it.
-            any_kind: take every data set that nnU-Net trains on; otherwise one channel and plain labels only, which is
-                what the generator and the scores are for.
-            ignore_label: take nnU-Net's ignore label, which a synthetic data set may have.
+            any_kind: accept every data set that nnU-Net trains on; by default only one channel and plain labels, for
+                which the generator and the scores are made.
+            ignore_label: accept nnU-Net's ignore label, which a synthetic data set may have.
 
         Raises:
             FileNotFoundError: if `dataset.json` is missing.
-            ValueError: if it is broken, or of a kind that is not taken.
+            ValueError: if it is broken, or of a kind that is not accepted.
         """
         parse_name(folder.name)
         content = read_json(folder / DATASET_JSON, _ADVICE)
@@ -106,12 +106,12 @@ class RawDataset:
 
     @property
     def dataset_id(self) -> int:
-        """NNN of the name."""
+        """The id, NNN of the name."""
         return parse_name(self.folder.name)[0]
 
     @property
     def label_ids(self) -> list[int]:
-        """Every id that a label map may hold: of labels, regions and the ignore label."""
+        """Every id that a label map may contain: ids of labels, of regions and of the ignore label."""
         ids = self.dataset_json["labels"].values()
         return sorted({i for entry in ids for i in (entry if isinstance(entry, list) else [entry])})
 
@@ -137,18 +137,18 @@ class RawDataset:
 
     @property
     def num_channels(self) -> int:
-        """Input channels."""
+        """Number of input channels."""
         return len(self.channel_names)
 
     @property
     def has_confidence(self) -> bool:
-        """Whether the data set has confidence maps."""
+        """True if the data set has confidence maps."""
         return (self.folder / f"{CONFIDENCE}Tr").is_dir()
 
     def needs_confidence(self) -> set[str]:
-        """The synthetic cases: those whose manifest record says how their confidence was made.
+        """Return the synthetic cases: those whose manifest record says how their confidence was made.
 
-        Without a manifest nothing tells real cases from synthetic ones, so all need a map where any has one.
+        Without a manifest, real and synthetic cases cannot be distinguished, so all need a map if any has one.
         """
         if not self.has_confidence:
             return set()
@@ -158,15 +158,15 @@ class RawDataset:
         return {case_id for case_id, record in manifest.read().items() if CONFIDENCE in record} & set(self.case_ids)
 
     def only(self, case_ids: Sequence[str]) -> RawDataset:
-        """The data set with some of its cases alone."""
+        """Return the data set with some of its cases alone."""
         return replace(self, case_ids=list(case_ids), dataset_json=self.dataset_json | {"numTraining": len(case_ids)})
 
     def image_path(self, case_id: str) -> Path:
-        """Where the case's first channel lies."""
+        """Return the path of the case's first channel."""
         return self.image_paths(case_id)[0]
 
     def image_paths(self, case_id: str) -> list[Path]:
-        """Where the case's channels lie."""
+        """Return the paths of the case's channels."""
         explicit = self.dataset_json.get("dataset", {}).get(case_id)
         if explicit is not None:
             return [self.folder / os.path.expandvars(image) for image in explicit["images"]]
@@ -174,22 +174,22 @@ class RawDataset:
         return [Path(f"{stem}_{channel:04d}{self.file_ending}") for channel in range(self.num_channels)]
 
     def mask_path(self, case_id: str) -> Path:
-        """Where the case's labels lie."""
+        """Return the path of the case's label map."""
         explicit = self.dataset_json.get("dataset", {}).get(case_id)
         if explicit is not None:
             return self.folder / os.path.expandvars(explicit["label"])
         return self.folder / f"{LABELS}Tr" / f"{case_id}{self.file_ending}"
 
     def confidence_path(self, case_id: str) -> Path:
-        """Where the case's confidence map lies, if it has one."""
+        """Return the path of the case's confidence map, which need not exist."""
         return self.folder / f"{CONFIDENCE}Tr" / f"{case_id}{self.file_ending}"
 
     def surroundings_path(self, case_id: str) -> Path:
-        """Where the case's surroundings lie, if it has any."""
+        """Return the path of the case's surroundings, which need not exist."""
         return self.folder / f"{SURROUNDINGS}Tr" / f"{case_id}{self.file_ending}"
 
     def load_case(self, case_id: str) -> Case:
-        """Read everything there is about a case.
+        """Read all volumes of a case.
 
         Returns:
             Image float32 in its own values with their scale, mask uint8, surroundings uint8 and confidence float32
@@ -222,9 +222,9 @@ class RawDataset:
 
 
 def open_dataset(argument: str, *, by: str = DATA_SET, ignore_label: bool = False) -> RawDataset:
-    """The data set that an id, a full name or the path of its folder names; in doubt, the name.
+    """Open the data set that an id, a full name or the path of its folder names; ids and names have priority.
 
-    Raises what `resolve_dataset` and `RawDataset.open` raise; `by` is the flag that it was given by, for messages.
+    Raises what `resolve_dataset` and `RawDataset.open` raise; `by` is the flag that named it, for messages.
     """
     by_path = Path(argument).is_dir() and not is_identifier(argument)
     found = Path(argument).resolve() if by_path else resolve_dataset(argument, by=by, also="folder")
@@ -232,13 +232,13 @@ def open_dataset(argument: str, *, by: str = DATA_SET, ignore_label: bool = Fals
 
 
 def bare_folder(argument: str) -> Path | None:
-    """The folder that an argument names where that is no data set; None where `open_dataset` has to find one."""
+    """Return the folder that an argument names if that is no data set; None if `open_dataset` has to find one."""
     folder = Path(argument)
     return folder if folder.is_dir() and not is_identifier(argument) and not is_dataset(folder) else None
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder holds a data set's description."""
+    """Return whether a folder contains a data set's description."""
     return (folder / DATASET_JSON).is_file()
 
 
@@ -249,15 +249,15 @@ def read_confidence(path: Path) -> Volume:
 
 
 def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Callable[[], None] | None = None) -> None:
-    """Write what a case holds in nnU-Net's raw layout; equal cases give equal bytes.
+    """Write a case in nnU-Net's raw layout; equal cases give equal bytes.
 
-    The label comes last, so that a case with a label is a whole one.
+    The label is written last, so that a case with a label is complete.
 
     Args:
         folder: the raw data set folder.
-        case: image (stored as its scale says), mask, surroundings, confidence; what is None is not written.
+        case: image (stored by its scale), mask, surroundings, confidence; those that are None are not written.
         split: "Tr" for training cases, "Ts" for held-out ones.
-        before_label: called when all else is written; keeps what must be there of every whole case.
+        before_label: called when all else is written; saves what every complete case must have.
 
     Raises:
         ValueError: if a voxel of image or confidence is NaN or infinite; nothing is written then.
@@ -297,14 +297,16 @@ def write_dataset_json(
 ) -> None:
     """Write `dataset.json`, last of all: a data set without it is unfinished.
 
-    What the user has added to an earlier one, which `reopen_dataset` may have put aside, is kept.
+    Entries that the user has added to an earlier one, which `reopen_dataset` may have put aside, are kept.
 
     Args:
         folder: the raw data set folder, `DatasetNNN_Name`.
         labels: name → id, background 0 included.
+        num_training: number of training cases.
         channel_names: number of a channel → its name.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
         roles: label name → roles that do not follow from the name.
+        description: text of the entry `description`; none if empty.
         more: further entries.
     """
     if surroundings:
@@ -333,7 +335,7 @@ def write_dataset_json(
 
 
 def reopen_dataset(folder: Path) -> None:
-    """Make a data set an unfinished one, to which cases are added: put its `dataset.json` aside."""
+    """Mark a data set as unfinished, so that cases can be added: put its `dataset.json` aside."""
     (folder / WORK_FOLDER).mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # it was unfinished before, or another process does the same
         os.replace(folder / DATASET_JSON, folder / _PUT_ASIDE)
@@ -343,7 +345,7 @@ def _read_surroundings(folder: Path) -> dict[str, int]:
     path = folder / SURROUNDINGS_JSON
     if not path.is_file():
         return {}
-    labels = read_json(path, _ADVICE).get("labels")
+    labels = read_json(path, "Fix the file.").get("labels")
     if not isinstance(labels, dict) or not all(
         type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
     ):
@@ -355,12 +357,12 @@ def _read_surroundings(folder: Path) -> dict[str, int]:
 
 
 def training_cases(folder: Path) -> list[str]:
-    """Ids of all training cases in a folder as this package writes them, whether finished or not, sorted."""
+    """Return the sorted ids of all training cases in a folder that this package writes, finished or not."""
     return _case_ids(folder, {}, FILE_ENDING)
 
 
 def _case_ids(folder: Path, content: dict[str, Any], ending: str) -> list[str]:
-    """Cases that have an image or a label; `check` names what lacks the other."""
+    """Return the cases that have an image or a label; `check_dataset` names those that lack the other."""
     if "dataset" in content:
         return sorted(content["dataset"])
     images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{_CHANNEL_SUFFIX}{ending}"))

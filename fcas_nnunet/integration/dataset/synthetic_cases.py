@@ -1,4 +1,4 @@
-"""Which synthetic cases a data set folder holds whole, what killed runs left besides, and whether files are swapped."""
+"""Find the complete synthetic cases of a data set folder, remove leftovers of killed runs, detect swapped files."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def case_is_written(folder: Path, case_id: str) -> bool:
-    """Whether a synthetic case is there whole: image, confidence map and labels."""
+    """Return whether a synthetic case is complete: image, confidence map and labels."""
     return all(path.is_file() for path in _files(folder, case_id))
 
 
 def label_path(folder: Path, case_id: str) -> Path:
-    """Where a synthetic case's labels lie, which are the last of it to be written."""
+    """Return the path of a synthetic case's label map, which is written last."""
     return folder / _LABELS / f"{case_id}{FILE_ENDING}"
 
 
 def case_bytes(folder: Path, case_id: str) -> int:
-    """What a whole synthetic case takes on disk."""
+    """Return the size of a complete synthetic case on disk, in bytes."""
     return sum(path.stat().st_size for path in _files(folder, case_id))
 
 
 def written_cases(folder: Path) -> set[str]:
-    """Ids of all cases that are there whole, as `case_is_written` has it; three listings, however many they are."""
+    """Return the ids of all complete cases, as `case_is_written` defines them; lists three folders, not every case."""
     return set.intersection(*_cases_of_parts(folder).values())
 
 
 def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Pattern[str]) -> None:
-    """Remove what killed runs left: temporary files, and the files of cases that are not complete.
+    """Remove the leftovers of killed runs: temporary files, and the files of cases that are not complete.
 
-    A killed run leaves no label without the rest of its case, so what has one is somebody else's, and stays.
+    A killed run leaves no label without the rest of its case, so a case with a label is not a leftover, and stays.
 
     Args:
-        folder: the raw data set folder, in which nobody is at work.
+        folder: the raw data set folder, in which no process is at work.
         complete: ids of the cases to keep.
-        pattern: of the ids whose files may be removed; others are not ours.
+        pattern: pattern of the ids that this package gives; files of other ids are not removed.
     """
     for part in (".", *_PARTS):
         remove_strays(folder / part)
@@ -71,7 +71,7 @@ def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Patter
 
 
 def case_contents(case: Case) -> dict[str, str]:
-    """Hash what will be written of a case: part → SHA-256 of its voxels; header and compression do not count."""
+    """Hash the parts of a case as they will be written: part → SHA-256 of its voxels, not of header or compression."""
     parts = {
         IMAGE: None if case.image is None else case.stored_image,
         LABEL: case.mask,
@@ -81,9 +81,9 @@ def case_contents(case: Case) -> dict[str, str]:
 
 
 def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mapping[str, str]) -> list[str]:
-    """One sentence when a part of a case, as read with scaling applied, has other voxels than were written, else none.
+    """Return a sentence if a part of a case, read with scaling applied, has other voxels than were written, else none.
 
-    `contents` are those of the manifest's record; parts without a hash are taken as they are.
+    `contents` are those of the manifest's record; parts without a hash are not checked.
     """
     if part not in contents or _sha256(part, array) == contents[part]:
         return []

@@ -1,4 +1,4 @@
-"""One volume on disk: [D, H, W] with an affine into LPS mm, read as nnU-Net reads it; equal input, equal bytes."""
+"""Read and write a volume [D, H, W] with its affine into LPS mm, as nnU-Net does; equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Volume:
-    """An array [D, H, W] with where it lies."""
+    """An array [D, H, W] with its position in space."""
 
     array: np.ndarray  # the values as stored, scaling applied
     affine: np.ndarray  # [4, 4] float64, array index (d, h, w, 1) → LPS position in mm
 
 
 def read_volume(path: Path) -> Volume:
-    """Read one 3D volume, of `READABLE_FILE_ENDINGS`, with SimpleITK, as nnU-Net does, in its stored data type.
+    """Read one 3D volume (`READABLE_FILE_ENDINGS`) with SimpleITK, as nnU-Net does, in its stored data type.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -70,9 +70,9 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, bar_from: int = 0) -> list[Result]:
-    """What `work`, which reads a file, gives for each key: in threads, since reading releases the interpreter lock.
+    """Call `work`, which reads a file, for each key in threads, since reading releases the interpreter lock.
 
-    From `bar_from` keys on, with a progress bar.
+    `bar_from` keys or more get a progress bar.
     """
     with ThreadPoolExecutor(min(_MAX_THREADS, available_cores())) as pool:
         hidden = True if len(keys) < bar_from else None
@@ -88,7 +88,7 @@ def read_scan(path: Path, channel_name: str) -> Volume:
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape (D, H, W) and affine of a volume, as `read_volume` gives them, from its header alone.
+    """Read shape (D, H, W) and affine of a volume, as `read_volume` gives them, from its header alone.
 
     Raises:
         RuntimeError: if it cannot be read.
@@ -110,10 +110,10 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
     """Write one `.nii.gz`; equal input gives equal bytes.
 
     Args:
-        path: the file to make or replace.
+        path: the file to create or replace.
         array: [D, H, W] in the data type to store, before scaling.
         affine: [4, 4], array index (d, h, w, 1) → LPS position in mm, without shear.
-        slope: what a reader multiplies the stored values with.
+        slope: factor by which a reader multiplies the stored values.
 
     Raises:
         ValueError: if the affine has shear, which NIfTI's quaternion and ITK cannot hold.
@@ -154,10 +154,10 @@ def dequantise_confidence(quantised: np.ndarray) -> np.ndarray:
 
 
 def count_non_finite(path: Path, array: np.ndarray) -> int:
-    """How many voxels of a file are NaN or infinite.
+    """Count the voxels of a file that are NaN or infinite.
 
-    ITK reads such voxels of a NIfTI file as 0 without a word, and nnU-Net with it, so the file itself is looked at, not
-    only the array that `read_volume` gave.
+    ITK, and so nnU-Net, reads such voxels of a NIfTI file as 0 without a message, so the file itself is read, not only
+    the array from `read_volume`.
     """
     if np.issubdtype(array.dtype, np.integer):
         return 0
@@ -170,7 +170,7 @@ def count_non_finite(path: Path, array: np.ndarray) -> int:
 
 
 def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether two affines [4, 4] place every voxel of a volume of this shape within a tenth of a voxel of each other.
+    """Return whether two affines [4, 4] place every voxel of a volume of this shape within a tenth of a voxel.
 
     The eight corners are compared.
     """
@@ -180,7 +180,7 @@ def same_grid(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> 
 
 
 def shear_fault(affine: np.ndarray) -> str | None:
-    """Why a grid cannot be written, as a sentence without the file's name; None when its axes are perpendicular."""
+    """Return a sentence, without the file's name, if a grid cannot be written; None if its axes are perpendicular."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear < _MAX_SHEAR:
@@ -192,5 +192,5 @@ def shear_fault(affine: np.ndarray) -> str | None:
 
 
 def last_line(error: RuntimeError) -> str:
-    """The last line of SimpleITK's message, which says what went wrong."""
+    """Return the last line of SimpleITK's message, which names the error."""
     return str(error).strip().splitlines()[-1].strip()

@@ -1,4 +1,4 @@
-"""Whether a volume's file holds all of its voxels: ITK reads as 0 what is missing, and says nothing."""
+"""Check that a volume's file contains all of its voxels: ITK reads missing ones as 0 without a message."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _CHUNK = 1 << 20
 
 
 class _Layout(NamedTuple):
-    """Where a file keeps its voxels."""
+    """The position of the voxels in a file."""
 
-    start: int  # first byte of the voxels, or of the compressed stream that holds them
+    start: int  # first byte of the voxels, or of the compressed stream that contains them
     compression: str = _NONE
     before: int = 0  # decompressed bytes in front of the voxels
     itemsize: int | None = None  # bytes of a stored voxel; None = as in the array that was read
 
 
 def file_fault(path: Path, array: np.ndarray) -> str | None:
-    """What is missing of a volume's file, as "file must be ..., got ..." without the path; None when it is whole.
+    """Return the fault of a truncated or damaged file, "file must be ..., got ..." without the path, or None.
 
     The checksum at the file's end is compared with that of the array. Only where the two differ (values that reading
     has scaled or byte-swapped, several gzip members) is the file decompressed a second time.
 
     Args:
         path: a file that ITK could read.
-        array: [D, H, W] what ITK has read, C-contiguous.
+        array: voxels [D, H, W] that ITK has read, C-contiguous.
     """
     with path.open("rb") as stream:
         if path.name.endswith(".gz") and stream.read(2) != _GZIP_MAGIC:
@@ -60,7 +60,7 @@ def file_fault(path: Path, array: np.ndarray) -> str | None:
 
 
 def _layout(name: str, stream: BinaryIO) -> _Layout | None:
-    """How a file keeps its voxels; None when nothing is known of it, or another file holds them."""
+    """Return the layout of a file; None if it is not known, or another file contains the voxels."""
     stream.seek(0)
     if name.endswith(".nii.gz"):
         before, itemsize = _nifti_voxels(gzip.GzipFile(fileobj=stream).read(_NIFTI_HEADER))
@@ -79,7 +79,7 @@ def _layout(name: str, stream: BinaryIO) -> _Layout | None:
 
 
 def _nifti_voxels(head: bytes) -> tuple[int, int]:
-    """Offset of the voxels behind a NIfTI-1 header, and the size of a voxel, in bytes."""
+    """Read from a NIfTI-1 header the offset of the voxels and the size of a voxel, in bytes."""
     order = "<" if struct.unpack_from("<i", head)[0] == _NIFTI_HEADER else ">"
     bits = struct.unpack_from(f"{order}h", head, 72)[0]
     offset = struct.unpack_from(f"{order}f", head, 108)[0]
@@ -97,7 +97,7 @@ def _nrrd_layout(head: bytes) -> _Layout | None:
 
 
 def _checksum_fits(stream: BinaryIO, layout: _Layout, array: np.ndarray) -> bool:
-    """Whether what stands in front of the voxels, and the array, have the checksum at the end of the file."""
+    """Return whether the bytes before the voxels, and the array, have the checksum at the end of the file."""
     stream.seek(layout.start)
     before = gzip.GzipFile(fileobj=stream).read(layout.before) if layout.before else b""
     stream.seek(-8, os.SEEK_END)
@@ -108,7 +108,7 @@ def _checksum_fits(stream: BinaryIO, layout: _Layout, array: np.ndarray) -> bool
 
 
 def _decompressed_size(stream: BinaryIO, layout: _Layout) -> int:
-    """Bytes that a compressed stream holds; reading one that ends early or is damaged raises what zlib and gzip do."""
+    """Count the bytes of a compressed stream; a truncated or damaged one raises the errors of zlib and gzip."""
     stream.seek(layout.start)
     if layout.compression == _GZIP:
         return sum(map(len, iter(partial(gzip.GzipFile(fileobj=stream).read, _CHUNK), b"")))

@@ -1,4 +1,4 @@
-"""What nnU-Net and this package need from a machine, checked one by one; every finding says what to do."""
+"""Check a machine for what nnU-Net and this package need; every finding has a remedy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from fcas_nnunet.machine import available_cores
 
 DISTRIBUTION = "fcas-nnunet"
 OLDEST_PYTHON = (3, 11)
-#: What to know of `cpu_settings`; fcas_doctor and fcas_prepare both say it.
+#: A note on `cpu_settings` that fcas_doctor and fcas_prepare print.
 PLANNING_NOTE = (
     "fcas_prepare and trainings run so; nnU-Net's own planning fails with nnUNet_n_proc_DA=0, so write "
     "nnUNet_n_proc_DA=2 in front of nnUNetv2_plan_and_preprocess"
 )
 PROBE_TRAINER = "nnUNetTrainerCAL"
 PROCESSES_VARIABLE = "nnUNet_def_n_proc"
-#: Worker processes that a machine carries: hundreds of megabytes each.
+#: Largest number of worker processes on a machine; each takes hundreds of megabytes.
 LEAST_PROCESS_LIMIT, PROCESSES_A_CORE = 16, 4
 MOST_PREPROCESSING_PROCESSES = 8
 SCARCE_DISK_GB, TOO_LITTLE_DISK_GB = 20.0, 1.0
@@ -41,7 +41,7 @@ _LOOK_UP = (
 
 
 class Status(StrEnum):
-    """How a finding stands in the way."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -50,7 +50,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, and what was found."""
+    """The result of one check."""
 
     status: Status
     subject: str
@@ -62,11 +62,11 @@ _ok, _warning, _problem = (partial(Finding, status) for status in Status)
 
 
 def check_environment() -> Iterator[Finding]:
-    """Every check in turn, the cheap ones first; takes some ten seconds, most of them nnU-Net's imports."""
+    """Run every check, the cheap ones first; takes about ten seconds, mostly for nnU-Net's imports."""
     yield check_python()
     yield from check_versions()
     yield from check_folders()
-    if find_spec("torch") is None:  # named above already; nothing below can be looked at
+    if find_spec("torch") is None:  # reported above; the checks below need it
         return
     yield from check_device()
     torchvision = check_torchvision()
@@ -76,7 +76,7 @@ def check_environment() -> Iterator[Finding]:
 
 
 def check_python() -> Finding:
-    """The interpreter's version."""
+    """Check the interpreter's version."""
     found, oldest = (".".join(map(str, parts)) for parts in (sys.version_info[:3], OLDEST_PYTHON))
     if sys.version_info < OLDEST_PYTHON:
         return _problem("Python", f"must be {oldest} or newer, got {found}", "Use a newer interpreter.")
@@ -84,7 +84,7 @@ def check_python() -> Finding:
 
 
 def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
-    """Every requirement of `distribution` against what is installed."""
+    """Check every requirement of `distribution` against the installed version."""
     try:
         named = [Requirement(line) for line in requires(distribution) or []]
     except PackageNotFoundError:
@@ -108,7 +108,7 @@ def check_versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
 
 
 def check_folders() -> Iterator[Finding]:
-    """nnU-Net's three folders: set, writable, with room left."""
+    """Check that nnU-Net's three folders are set, writable, and have free space."""
     return map(_folder_finding, map(str, Root))
 
 
@@ -136,7 +136,7 @@ def _folder_finding(variable: str) -> Finding:
 
 
 def check_device() -> Iterator[Finding]:
-    """The GPU, or on a CPU the settings that nnU-Net needs there."""
+    """Check the GPU, or on a CPU the settings that nnU-Net needs there."""
     import torch
 
     if torch.cuda.is_available():
@@ -153,19 +153,20 @@ def check_device() -> Iterator[Finding]:
 
 
 def cpu_settings() -> dict[str, str]:
-    """Environment variables for nnU-Net on a CPU: no workers beside the training, a thread for each core, and threads
-    that sleep while they wait. Spinning, as they do by default, two that wait for each other beside any other work on
-    the machine take many times as long."""
+    """Return environment variables for nnU-Net on a CPU: no data loading workers, one thread per core, passive waiting.
+
+    By default, waiting threads spin: two that wait for each other beside other work on the machine then take many times
+    as long."""
     cores = str(available_cores())
     names = {"nnUNet_n_proc_DA": "0", PROCESSES_VARIABLE: cores, "OMP_NUM_THREADS": cores}
     return names | {"OMP_WAIT_POLICY": "passive"}
 
 
 def checked_processes(text: str, what: str) -> int:
-    """A number of worker processes that this machine can carry, from a user's text for `what`, `-np` say.
+    """Parse a number of worker processes that this machine can run; `what` names the option, such as `-np`.
 
     Raises:
-        ValueError: when it is no whole number, below 1, or more than the machine carries.
+        ValueError: when it is no whole number, below 1, or more than the machine can run.
     """
     most = max(LEAST_PROCESS_LIMIT, PROCESSES_A_CORE * available_cores())
     with suppress(ValueError):
@@ -178,18 +179,18 @@ def checked_processes(text: str, what: str) -> int:
 
 
 def nnunet_processes() -> int | None:
-    """nnU-Net's own number of worker processes, as `checked_processes` takes it; None where it is not set."""
+    """Read nnU-Net's number of worker processes by `checked_processes`; None if the variable is not set."""
     wanted = os.environ.get(PROCESSES_VARIABLE)
     return checked_processes(wanted, PROCESSES_VARIABLE) if wanted else None
 
 
 def preprocessing_processes() -> int:
-    """nnU-Net's number of preprocessing workers, but not more than there are cores."""
+    """Return nnU-Net's number of preprocessing workers, limited to the number of cores."""
     return nnunet_processes() or min(MOST_PREPROCESSING_PROCESSES, available_cores())
 
 
 def check_torchvision() -> Finding:
-    """Whether nnU-Net, which imports torchvision by way of timm, gets it to import."""
+    """Check that torchvision can be imported, which nnU-Net needs through timm."""
     hook = torchvision_fix.hook_file()
     without_hook = torchvision_fix.import_error(with_hook=False)
     if without_hook is None:
@@ -212,7 +213,7 @@ def check_torchvision() -> Finding:
 
 
 def check_trainers() -> Finding:
-    """Whether stock nnU-Net, in a process of its own, finds this package's trainers."""
+    """Check, in a separate process, that stock nnU-Net finds this package's trainers."""
     look_up = subprocess.run([sys.executable, "-c", _LOOK_UP], capture_output=True, text=True, check=False)
     where = os.environ.get(EXT_TRAINER_VARIABLE)
     if look_up.returncode == 0:

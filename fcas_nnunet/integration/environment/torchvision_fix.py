@@ -1,4 +1,7 @@
-"""Lets `import torchvision` succeed where torch is a CPU build and PyPI's torchvision is not.
+"""Make `import torchvision` succeed if torch is a CPU build and torchvision is PyPI's CUDA build.
+
+nnU-Net's networks require timm, which requires torchvision. Beside a CPU build of torch, pip installs PyPI's CUDA build:
+its requirement, torch==2.13.0 say, is met by 2.13.0+cpu, and only torch's own package index has the matching wheel.
 
 torchvision's compiled operators need CUDA libraries that a CPU build of torch lacks, and its import stops at "operator
 torchvision::nms does not exist". nnU-Net imports it by way of timm and uses none of its operators, yet its look-up of
@@ -37,17 +40,17 @@ _PTH_LINE = f"import os, sys; exec({_SOURCE!r})\n"
 
 
 def hook_file() -> Path:
-    """The hook, in this environment's folder for pure Python packages."""
+    """Return the path of the hook, in this environment's folder for pure Python packages."""
     return Path(sysconfig.get_path("purelib")) / "fcas_torchvision_hook.pth"
 
 
 def in_virtual_environment() -> bool:
-    """Whether this interpreter belongs to a venv, virtualenv or conda environment."""
+    """Return whether this interpreter belongs to a venv, virtualenv or conda environment."""
     return sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix
 
 
 def install(*, force: bool = False) -> list[Path]:
-    """Put the hook into the environment; repeating it changes nothing.
+    """Install the hook into the environment; repeating it changes nothing.
 
     Returns:
         The file that was written; empty when it was in place.
@@ -69,7 +72,7 @@ def install(*, force: bool = False) -> list[Path]:
 
 
 def remove() -> list[Path]:
-    """Take the hook out again. Returns the files that were removed."""
+    """Remove the hook. Returns the files that were removed."""
     removed = [path for path in (hook_file(), hook_file().with_suffix(".py")) if path.is_file()]
     for path in removed:
         path.unlink()
@@ -77,8 +80,7 @@ def remove() -> list[Path]:
 
 
 def import_error(*, with_hook: bool) -> str | None:
-    """The last line of what `import torchvision` says in a fresh interpreter, an installed hook acting or not; None
-    when it succeeds."""
+    """Import torchvision in a new interpreter, with the hook on or off; return the error's last line, or None."""
     environment = os.environ | {_SWITCH: "1" if with_hook else "0"}
     command = [sys.executable, "-c", "import torchvision"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -86,13 +88,13 @@ def import_error(*, with_hook: bool) -> str | None:
 
 
 def matching_torchvision(torch_version: str) -> str | None:
-    """The torchvision release made for a torch release, as "0.28": its minor version is torch's plus 15."""
+    """Return the torchvision release for a torch release, such as "0.28": its minor version is torch's plus 15."""
     match = re.match(r"2\.(\d+)", torch_version)
     return f"0.{int(match[1]) + 15}" if match else None
 
 
 def releases_match() -> bool | None:
-    """Whether the installed torch and torchvision were released together; None when either is missing or unknown."""
+    """Return whether the installed torch and torchvision were released together; None if one is missing or unknown."""
     try:
         expected, installed = matching_torchvision(version("torch")), version("torchvision")
     except PackageNotFoundError:

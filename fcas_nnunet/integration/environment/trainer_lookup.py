@@ -1,4 +1,4 @@
-"""How stock nnU-Net finds this package's trainers: through `nnUNet_extTrainer`, or a shim beside its own variants."""
+"""Let stock nnU-Net find this package's trainers: through `nnUNet_extTrainer`, or a shim beside its own variants."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ SHIM = "fcas_nnunet_trainers.py"
 
 
 def shim_folder() -> Path:
-    """The leaf folder that `nnUNet_extTrainer` points to; it holds the shim alone."""
+    """Return the leaf folder that `nnUNet_extTrainer` points to; it contains the shim alone."""
     return Path(__file__).parents[1] / "nnunet_ext"
 
 
 def all_shim_folders() -> list[Path]:
-    """The users' folder, and those of commands that bring trainers of their own."""
+    """Return all shim folders: the one for users, and those of commands with trainers of their own."""
     return [shim_folder(), *sorted(Path(__file__).parents[2].glob("commands/*/nnunet_ext"))]
 
 
 def ext_trainer_value(environment: Mapping[str, str] = os.environ, folders: Sequence[Path] | None = None) -> str:
-    """The value of `nnUNet_extTrainer` with folders of this package in it, the users' alone when None.
+    """Return the value of `nnUNet_extTrainer` with folders of this package added.
 
-    Other folders that the variable names in the environment stay, in their order.
+    `folders` None means the folder for users alone. Other folders that the variable names in the environment stay, in
+    their order.
     """
     before = [folder for folder in environment.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
     ours = map(str, folders or [shim_folder()])
@@ -35,7 +36,7 @@ def ext_trainer_value(environment: Mapping[str, str] = os.environ, folders: Sequ
 
 
 def installed_shim() -> Path:
-    """Where `install_shim` puts the shim: beside nnU-Net's own trainer variants.
+    """Return the path to which `install_shim` copies the shim, beside nnU-Net's own trainer variants.
 
     Raises:
         FileNotFoundError: if nnU-Net is not installed.
@@ -64,7 +65,7 @@ def install_shim() -> Path:
 
 
 def uninstall_shim() -> Path | None:
-    """Remove what `install_shim` copied; returns the file, or None when there was none."""
+    """Remove the copy that `install_shim` made; returns the file, or None when there was none."""
     path = installed_shim()
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Trained models and synthetic scans for those who have no fcas-nnunet: plain nnU-Net models, MedSAM's slices."""
+"""Export trained models and synthetic scans for use without fcas-nnunet: plain nnU-Net models, slices for MedSAM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Boxes = dict[str, dict[str, list[int]]]
 
 
 def export_model(model: Path, target: Path) -> list[Path]:
-    """Copy a model folder so that nnU-Net alone loads it: the same weights under nnU-Net's own trainer.
+    """Copy a model folder so that nnU-Net loads it without this package: same weights, nnU-Net's own trainer.
 
     Args:
         model: `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
@@ -46,7 +46,7 @@ def export_model(model: Path, target: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: when the model folder lacks a file, or every checkpoint.
-        ValueError: when the target is there; a result must not be overwritten.
+        ValueError: when the target exists; a result must not be overwritten.
     """
     check_model_files(model)
     found = [path for name in CHECKPOINTS for path in sorted(model.glob(f"fold_*/{name}"))]
@@ -65,7 +65,7 @@ def export_model(model: Path, target: Path) -> list[Path]:
             written = unfinished / path.relative_to(model)
             written.parent.mkdir(exist_ok=True)
             torch.save(plain_checkpoint(read_checkpoint(path)), written)
-        _refuse_existing(target)  # again: another run may have been quicker
+        _refuse_existing(target)  # again: another run may have finished first
         unfinished.rename(target)
     return [target / path.relative_to(model) for path in found]
 
@@ -76,7 +76,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint as `nnUNetTrainer` would have written it: its name, and its keys of the log."""
+    """Convert a checkpoint to one that `nnUNetTrainer` would have written: its name, and its keys of the log."""
     native = LocalLogger().my_fantastic_logging
     log = {key: values for key, values in checkpoint.get("logging", {}).items() if key in native}
     return checkpoint | {"trainer_name": PLAIN_TRAINER, "logging": log}
@@ -88,10 +88,10 @@ _ROBUST_PERCENT = (0.5, 99.5)  # as MedSAM takes them for MR
 
 @dataclass(frozen=True)
 class SliceSettings:
-    """How slices are cut.
+    """Settings for cutting slices.
 
-    Slices whose labels have fewer pixels than `min_pixels`, in the original grid, are left out, and so are such labels
-    of a slice.
+    Labels with fewer than `min_pixels` pixels of the original grid in a slice are left out, and so are slices that have
+    only such labels.
     """
 
     size: int = 256  # pixels along both edges; 1024 for MedSAM's ViT-B, 256 for LiteMedSAM
@@ -106,14 +106,14 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
     `imgs/<slice>.npy` float32 [size, size, 3] in [0, 1]; `gts/<slice>.npy` uint8 [size, size], label ids;
     `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255; `boxes.json`: slice → label id →
     [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all. When the command
-    is run again, finished cases are kept while their files hold what they held; slices of others are removed. The first
+    is run again, finished cases whose files have not changed are skipped; slices of others are removed. The first
     channel is the scan; without confidence maps, confidence is 1.
 
     Returns:
         Number of slices in the folder.
 
     Raises:
-        ValueError: when the folder holds slices of other settings, or anything else.
+        ValueError: when the folder contains slices of other settings, or anything else.
     """
     with exclusive(target, refuse=partial(refuse_foreign_folder, target, "fcas_export", EXPORT_FILE)):
         _claim(target, dataset, settings)
@@ -122,7 +122,7 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
         boxes: Boxes = {}
         for case_id in tqdm(dataset.case_ids, desc="slices", unit="case"):
             if case_id not in finished:
-                sha256 = _files_sha256(dataset, case_id)  # before they are read: a later change is noticed
+                sha256 = _files_sha256(dataset, case_id)  # before they are read, so that a later change is noticed
                 finished[case_id] = _write_case(dataset, case_id, target, settings)
                 content = {"sha256": sha256, "boxes": finished[case_id]}
                 atomic_write_json(target / CASES / f"{case_id}.json", content)
@@ -132,7 +132,7 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
 
 
 def _finished_cases(dataset: RawDataset, target: Path) -> dict[str, Boxes]:
-    """Boxes of the cases whose slices were cut from what their files hold now."""
+    """Return the boxes of cases whose slices were cut from the present content of their files."""
     finished = {}
     there = [case_id for case_id in dataset.case_ids if (target / CASES / f"{case_id}.json").is_file()]
     for case_id in tqdm(there, desc="checking", unit="case", leave=False, disable=None):
@@ -143,13 +143,13 @@ def _finished_cases(dataset: RawDataset, target: Path) -> dict[str, Boxes]:
 
 
 def _files_sha256(dataset: RawDataset, case_id: str) -> list[str | None]:
-    """Of image, label map and confidence map, geometry included; None where there is none."""
+    """Hash image, label map and confidence map, geometry included; None where there is none."""
     paths = (dataset.image_path(case_id), dataset.mask_path(case_id), dataset.confidence_path(case_id))
     return [file_sha256(path) if path.is_file() else None for path in paths]
 
 
 def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
-    """Remove what belongs to no finished case: to changed or removed ones, or to those of killed runs."""
+    """Remove files of cases that are not finished: changed or removed ones, and those of killed runs."""
     for record in (target / CASES).glob("*.json"):  # first, so that no record lacks its slices
         if record.stem not in finished:
             record.unlink()
@@ -161,7 +161,7 @@ def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
 
 
 def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
-    """Make the folder this export's own, or see that it is."""
+    """Claim the folder for this export, or check that it belongs to it."""
     path = target / EXPORT_FILE
     window = settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
     own = {"dataset": dataset.name, **asdict(settings), "window_hu": window and list(window)}
@@ -176,7 +176,7 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
 
 
 def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: SliceSettings) -> Boxes:
-    """A case's slices; their boxes."""
+    """Write a case's slices; return their boxes."""
     case = dataset.load_case(case_id)
     assert case.image is not None
     window = settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
@@ -206,7 +206,7 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
 
 
 def _resized(plane: np.ndarray, size: int, order: int) -> np.ndarray:
-    """The longer edge to `size`, the shorter one padded at its end with zeros, as MedSAM does."""
+    """Resize the longer edge to `size`, and pad the shorter one at its end with zeros, as MedSAM does."""
     factor = size / max(plane.shape)
     factors = [max(1, round(n * factor)) / n for n in plane.shape]
     scaled = zoom(plane, factors, order=order, grid_mode=True, mode="nearest")

@@ -1,4 +1,4 @@
-"""Features of a trained nnU-Net: what the last stage of its encoder makes of a scan, window by window."""
+"""Extract features of scans: the output of the last encoder stage of a trained nnU-Net, window by window."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SHA256_DIGITS = 12
 class BottleneckExtractor:
     """Turns scans into features of a trained nnU-Net.
 
-    Its name is model folder, fold, checkpoint and its SHA-256 (first 12 digits): what a result has to name, since
-    features of two networks do not compare.
+    Its name is model folder, fold, checkpoint and its SHA-256 (first 12 digits). Results have to record it, since
+    features of two networks cannot be compared.
     """
 
     name: str
@@ -34,7 +34,7 @@ class BottleneckExtractor:
 
     @torch.inference_mode()
     def features(self, image_path: Path) -> np.ndarray:
-        """Features of one scan, as nnU-Net would see it when predicting: the same preprocessing, the same windows.
+        """Compute the features of one scan with the preprocessing and the windows of nnU-Net's prediction.
 
         Returns:
             float32 [P, C]: a row for each of P windows of the patch size on nnU-Net's grid, steps of half a window; C
@@ -50,7 +50,7 @@ class BottleneckExtractor:
         return torch.stack(rows).numpy()
 
     def preprocess(self, image_path: Path) -> torch.Tensor:
-        """The scan as the model's own preprocessor gives it, float32 [1, …]."""
+        """Preprocess a scan by the model's preprocessor, to float32 [1, …]."""
         return preprocess(self.predictor, image_path)[0]
 
 
@@ -59,17 +59,17 @@ def open_extractor(
 ) -> BottleneckExtractor:
     """Open a trained nnU-Net as an extractor of features.
 
-    Takes and raises what `open_predictor` does, of one fold and without mirroring; the device is the CPU when None.
+    Arguments and errors are those of `open_predictor`, for one fold and without mirroring; `device` None is the CPU.
 
     Raises:
-        ValueError: when the architecture has no encoder, too.
+        ValueError: also when the architecture has no encoder.
     """
     path = checkpoint_path(model, fold, checkpoint)
     predictor = open_predictor(model, (fold,), checkpoint, device or torch.device("cpu"), use_mirroring=False)
     network = predictor.network
     if not isinstance(getattr(network, "encoder", None), nn.Module):
         kind = type(network).__name__
-        raise ValueError(f"{model}: network must have an encoder, got {kind}. Name a U-Net of nnU-Net's.")
+        raise ValueError(f"{model}: network must have an encoder, got {kind}. Name one of nnU-Net's U-Nets.")
     model = model.resolve()
     sha256 = file_sha256(path)[:_SHA256_DIGITS]
     name = f"{model.parent.name}/{model.name}, fold {fold}, {checkpoint}, sha256 {sha256}"
@@ -77,10 +77,10 @@ def open_extractor(
 
 
 def window_slices(shape: tuple[int, ...], patch_size: tuple[int, ...]) -> list[tuple[slice | int, ...]]:
-    """An index into [C, *shape] for every sliding window, in nnU-Net's order.
+    """Return an index into [C, *shape] for every sliding window, in nnU-Net's order.
 
     The shape is the padded scan's without its channel axis. The patch size has one axis fewer for 2d configurations,
-    which take slice by slice.
+    which read slice by slice.
     """
     planes = shape[: len(shape) - len(patch_size)]
     steps = compute_steps_for_sliding_window(shape[len(planes) :], patch_size, STEP_SIZE)

@@ -1,4 +1,4 @@
-"""A trained nnU-Net at work on scans: its own predictor, case by case, kept and gone on with when it was killed."""
+"""Segment scans with a trained nnU-Net and its own predictor, case by case; a killed run is resumed."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class TrainedModel:
     folder: Path  # <trainer>__<plans>__<configuration>
     folds: tuple[str, ...]  # their predictions are averaged
     checkpoint: str  # file in their folders
-    sha256: str  # of the checkpoints, plans and dataset.json together
+    sha256: str  # hash of the checkpoints, plans and dataset.json together
 
     @property
     def name(self) -> str:
-        """What a result says of it."""
+        """Name that results record: data set, model folder, folds and checkpoint."""
         folder = self.folder.resolve()
         return f"{folder.parent.name}/{folder.name}, fold {' '.join(self.folds)}, {self.checkpoint}"
 
     @property
     def dataset_json(self) -> dict[str, Any]:
-        """Of the data set it was trained on."""
+        """The dataset.json of the data set that it was trained on."""
         return read_json(self.folder / DATASET_JSON)
 
 
 def find_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
-    """A trained nnU-Net, seen to be there; nothing is loaded.
+    """Find a trained nnU-Net and check that its files exist; nothing is loaded.
 
-    Takes what `open_predictor` takes; without folds, all numbered ones that have the checkpoint, or else `all`.
+    The arguments are those of `open_predictor`; without folds, all numbered ones with the checkpoint, or else `all`.
 
     Raises:
         FileNotFoundError: when folder, fold or checkpoint are missing.
@@ -69,12 +69,12 @@ def find_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> Tr
 
 
 def fingerprint(case_id: str, image_sha256: str, model: TrainedModel) -> dict[str, str]:
-    """What a prediction was made from: a line of the journal beside it."""
+    """Return the origin of a prediction: a line of the journal beside it."""
     return {"case_id": case_id, "image_sha256": image_sha256, "model_sha256": model.sha256}
 
 
 def outdated_cases(folder: Path, image_sha256: Mapping[str, str], model: TrainedModel, ending: str) -> list[str]:
-    """Cases without a prediction of this model for this image, in a folder of predictions with this file ending.
+    """List the cases without a prediction of this model for this image, in a folder of files with this ending.
 
     Raises:
         ValueError: when the folder holds predictions of these cases that were made elsewhere: they are not overwritten.
@@ -111,7 +111,7 @@ def predict_cases(
         model: network to predict with.
         images: case id → scan, one channel.
         image_sha256: case id → hash of the scan.
-        folder: gets `<case id><ending>` with the model's own label ids, and the journal of what they were made from.
+        folder: output folder for `<case id><ending>` with the model's label ids, and the journal of their origins.
         device: device to predict on.
 
     Raises:
@@ -138,7 +138,7 @@ def predict_cases(
 def _preprocessed(
     predictor: nnUNetPredictor, images: Mapping[str, Path]
 ) -> Iterator[tuple[str, torch.Tensor, Properties]]:
-    """(case id, scan as the network takes it, nnU-Net's notes on its geometry), one ahead."""
+    """Yield (case id, preprocessed scan, nnU-Net's properties of its geometry), prepared one case ahead."""
     with ThreadPoolExecutor(1) as reader:
         ready: tuple[str, Future[tuple[torch.Tensor, Properties]]] | None = None
         for case_id, path in images.items():
@@ -153,12 +153,12 @@ def _preprocessed(
 def _write(
     predictor: nnUNetPredictor, logits: torch.Tensor, properties: Properties, path: Path, note: Callable[[], None]
 ) -> None:
-    """On the scan's grid by nnU-Net's own means; the journal's line first, so that no file is ever without one."""
+    """Resample to the scan's grid and write as nnU-Net does; the journal's line comes first, so no file lacks one."""
     segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, properties
     )
     path.unlink(missing_ok=True)
     note()
-    with temporary_folder(path) as folder:  # writers go by the ending
+    with temporary_folder(path) as folder:  # writers choose the format by the ending
         predictor.plans_manager.image_reader_writer_class().write_seg(segmentation, str(folder / path.name), properties)
         os.replace(folder / path.name, path)

@@ -1,4 +1,4 @@
-"""A model that nnU-Net has trained, as it lies on disk: whether it is whole, is harmless, and can take a scan alone."""
+"""Open a trained nnU-Net model from disk, after checking that it is complete, harmless, and needs the scan alone."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from fcas_nnunet.integration.dataset.volumes import last_line, read_volume
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
 from fcas_nnunet.json_files import read_json
 
-STEP_SIZE = 0.5  # of the patch size, nnU-Net's own
-#: Of a checkpoint, what nnU-Net's predictor reads.
+STEP_SIZE = 0.5  # step between windows as a part of the patch size; nnU-Net's default
+#: Keys of a checkpoint that nnU-Net's predictor reads.
 _PREDICTOR_KEYS = ("network_weights", "trainer_name", "init_args")
 
 
 def open_predictor(
     model: Path, folds: Sequence[str], checkpoint: str, device: torch.device, *, use_mirroring: bool
 ) -> nnUNetPredictor:
-    """nnU-Net's own predictor with its network on a device, in the state that it predicts in.
+    """Open nnU-Net's predictor with its network on a device, ready to predict.
 
     Args:
         model: nnU-Net's folder `<trainer>__<plans>__<configuration>` with dataset.json, plans.json and folds.
-        folds: numbers, or `all`; nnU-Net averages what they give.
+        folds: numbers, or `all`; nnU-Net averages their predictions.
         checkpoint: name of the file in the folds' folders.
         device: device to predict on.
         use_mirroring: average over mirrored scans along the axes the network was trained for, as nnU-Net does.
 
     Raises:
         FileNotFoundError: when folder, fold or checkpoint are missing.
-        ValueError: when a checkpoint is none of nnU-Net's, or its network cannot serve: a cascade's second stage,
-            several channels.
+        ValueError: when a checkpoint was not written by nnU-Net, or its network is not supported: a cascade's second
+            stage, several channels.
     """
     paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
     for path in paths:
@@ -62,10 +62,10 @@ def open_predictor(
 
 
 def preprocess(predictor: nnUNetPredictor, image_path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
-    """A scan transposed, cropped, normalised and resampled by the model's own preprocessor, float32 [1, …].
+    """Transpose, crop, normalise and resample a scan by the model's preprocessor.
 
     Returns:
-        The scan as the network takes it, and nnU-Net's notes on its geometry.
+        The network's input, float32 [1, …], and nnU-Net's properties of the scan's geometry.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -84,7 +84,7 @@ def preprocess(predictor: nnUNetPredictor, image_path: Path) -> tuple[torch.Tens
 
 
 def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
-    """A fold's checkpoint.
+    """Return the path of a fold's checkpoint.
 
     Raises:
         FileNotFoundError: when folder, fold or checkpoint are missing.
@@ -105,7 +105,7 @@ def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
 
 
 def check_model_files(model: Path) -> None:
-    """See that a folder holds what nnU-Net's predictor reads beside the folds.
+    """Check that a folder contains the files that nnU-Net's predictor reads beside the folds.
 
     Raises:
         FileNotFoundError: when it does not.
@@ -120,7 +120,7 @@ def check_model_files(model: Path) -> None:
 
 
 def channel_faults(description: dict[str, Any]) -> list[str]:
-    """Why a model with this `dataset.json` cannot take CT alone; a sentence at most."""
+    """List the reason why a model with this `dataset.json` cannot predict from CT alone; at most one sentence."""
     channels = description.get("channel_names", {"0": "CT"})
     if len(channels) == 1:
         return []
@@ -128,7 +128,7 @@ def channel_faults(description: dict[str, Any]) -> list[str]:
 
 
 def _refuse_unfit(model: Path, configuration: str) -> None:
-    """Before the network is built: what a scan alone cannot feed."""
+    """Refuse, before the network is built, a model that needs more input than a scan."""
     description, plans = (read_json(model / name) for name in MODEL_FILES)
     faults = channel_faults(description)
     if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:

@@ -1,7 +1,8 @@
-"""Lets stock nnU-Net find the trainers of fcas-nnunet by name. Nothing else belongs into this folder.
+"""Let stock nnU-Net find the trainers of fcas-nnunet by name. Nothing else belongs into this folder.
 
-nnU-Net imports this file by its bare name and forgets it again; the classes live in the package, so that they can be
-pickled and are the same at every look-up. Where the package is gone, a copy made by `fcas_env --install` is silent.
+nnU-Net imports this file by its bare name at every look-up and does not keep it. The classes are defined in the
+package, so that they can be pickled and are always the same. A copy made by `fcas_env --install` does nothing if the
+package has been removed.
 """
 
 try:

@@ -1,8 +1,7 @@
-"""Preprocessed confidence maps on disk, and the index that says which case has which."""
+"""Preprocessed confidence maps on disk, with an index that records the map of each case."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,10 @@ from typing import Any
 import blosc2
 
 from fcas_nnunet.files import atomic_write_json, file_sha256
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
-#: Beneath nnU-Net's folder of preprocessed cases; a file beside the cases would be taken for one.
+#: Subfolder of nnU-Net's preprocessed cases; nnU-Net would read a file beside the cases as a case.
 CONFIDENCE_FOLDER = "confidence"
 CONFIDENCE_ENDING = ".b2nd"
 INDEX_FILE = "index.json"
@@ -25,17 +25,17 @@ _LISTED = "every case must be in the index of confidence maps"
 _PRESENT = "every synthetic case must have a confidence map"
 _UNCHANGED = "confidence maps must be those written for their cases"
 _SHAPED = "confidence maps must have the shape of their segmentations"
-#: What `verify` sees to, with what it finds otherwise.
+#: Rules that `verify` checks → what the message says was found instead.
 _RULES = {_LISTED: "no entry", _PRESENT: "none", _UNCHANGED: "truncated, swapped or altered ones", _SHAPED: "others"}
 
 
 def preprocessed_confidence_path(preprocessed_folder: Path, case_id: str) -> Path:
-    """Where a case's confidence map lies, uint8 [1, D, H, W] in steps of 1/255, on the grid of its segmentation."""
+    """Return the path of a case's confidence map, uint8 [1, D, H, W] in steps of 1/255, on its segmentation's grid."""
     return preprocessed_folder / CONFIDENCE_FOLDER / f"{case_id}{CONFIDENCE_ENDING}"
 
 
 def open_confidence(path: Path) -> Any:
-    """A confidence map on disk that is read where it is sliced."""
+    """Open a confidence map on disk; only slices are read."""
     mmap = {} if os.name == "nt" else {"mmap_mode": "r"}
     return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mmap)
 
@@ -49,7 +49,7 @@ class ConfidenceStore:
 
     @classmethod
     def read(cls, folder: Path) -> ConfidenceStore:
-        """The store that `write_index` described.
+        """Open the store whose index `write_index` wrote.
 
         Raises:
             FileNotFoundError: when there is none.
@@ -60,16 +60,16 @@ class ConfidenceStore:
                 f"{path}: the index of confidence maps must exist, got none. Run fcas_prepare for this data set; "
                 "to fine-tune on real scans use nnUNetTrainerCALFinetune."
             )
-        return cls(folder, json.loads(path.read_text(encoding="utf-8"))["sha256"])
+        return cls(folder, read_json(path, "Run fcas_prepare again.")["sha256"])
 
     def open(self, case_id: str) -> Any | None:
-        """A case's map, read where it is sliced; None for a real case."""
+        """Open a case's map, of which only slices are read; None for a real case."""
         if self.sha256[case_id] is None:
             return None
         return open_confidence(preprocessed_confidence_path(self.folder, case_id))
 
     def verify(self, case_ids: Iterable[str], shape_of: Callable[[str], tuple[int, ...]]) -> None:
-        """See that every case's map is the one that was written for it, in its segmentation's shape [1, D, H, W].
+        """Check that every case's map is the one that was written for it, in its segmentation's shape [1, D, H, W].
 
         Raises:
             ValueError: listing all faults, one a line.
@@ -92,7 +92,7 @@ class ConfidenceStore:
         return file_sha256(path) if path.is_file() else None
 
     def _problem(self, case_id: str, sha256: str | None, shape_of: Callable[[str], tuple[int, ...]]) -> str | None:
-        """The rule that a case's map breaks."""
+        """Return the rule that a case's map breaks, or None."""
         if case_id not in self.sha256:
             return _LISTED
         if self.sha256[case_id] is None:
@@ -104,7 +104,7 @@ class ConfidenceStore:
 
 
 def write_index(folder: Path, case_ids: Sequence[str], real: Iterable[str]) -> None:
-    """Say which of all cases have which map, once all maps are written; the real ones have none."""
+    """Write the index of all cases' maps, once all maps are written; real cases have none."""
     without = set(real)
     hashes = {i: None if i in without else file_sha256(preprocessed_confidence_path(folder, i)) for i in case_ids}
     atomic_write_json(folder / CONFIDENCE_FOLDER / INDEX_FILE, {"sha256": hashes})

@@ -1,8 +1,7 @@
-"""nnU-Net's plans: made for the real data set, moved onto the synthetic one, and narrowed for small machines."""
+"""nnU-Net's plans: make them for the real data set, copy them to the synthetic one, narrow them for small machines."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +15,11 @@ from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.dataset.description import REGIONS_REMEDY, same_description
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, Root, nnunet_variable, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset
+from fcas_nnunet.json_files import read_json
 
 DEFAULT_PLANS = "nnUNetPlans"
 FINGERPRINT = "dataset_fingerprint.json"
-#: Which of nnU-Net's planners makes plans of which name.
+#: Name of plans → nnU-Net's planner that makes them.
 PLANNERS = {
     DEFAULT_PLANS: "ExperimentPlanner",
     "nnUNetResEncUNetMPlans": "nnUNetPlannerResEncM",
@@ -31,15 +31,15 @@ _WORKERS_VARIABLE = "nnUNet_n_proc_DA"
 
 
 def preprocessed_folder(dataset: RawDataset) -> Path:
-    """`$nnUNet_preprocessed/DatasetNNN_Name`, which need not exist."""
+    """Return `$nnUNet_preprocessed/DatasetNNN_Name`, which need not exist."""
     return root_folder(Root.PREPROCESSED) / dataset.name
 
 
 def plans_path(dataset: RawDataset, plans_name: str) -> Path:
-    """Where a data set's plans of a name lie.
+    """Return the path of a data set's plans of a name.
 
     Raises:
-        ValueError: if the name cannot be a file's.
+        ValueError: if the name cannot be that of a file.
     """
     if not is_file_name(plans_name):
         raise ValueError(f"-p: plans must have a name without folders, got {plans_name!r}. Fix -p.")
@@ -47,18 +47,18 @@ def plans_path(dataset: RawDataset, plans_name: str) -> Path:
 
 
 def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
-    """A data set's plans.
+    """Read a data set's plans.
 
     Raises:
         FileNotFoundError: if there are none of that name.
-        ValueError: if they name files or folders elsewhere.
+        ValueError: if they are broken, or name files or folders elsewhere.
     """
     path = plans_path(dataset, plans_name)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: plans must exist, got none. Make them with nnUNetv2_plan_experiment, or leave out -p."
         )
-    plans: dict[str, Any] = json.loads(path.read_text())
+    plans = read_json(path, "Make the plans again with nnUNetv2_plan_experiment.")
     named = {"plans_name": plans["plans_name"]} | {
         f"data_identifier of {name}": settings["data_identifier"]
         for name, settings in plans["configurations"].items()
@@ -71,7 +71,7 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
 
 
 def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
-    """What keeps a synthetic data set from being pretrained on under a real one's plans, one sentence each."""
+    """List the reasons why a synthetic data set cannot be used under a real one's plans, a sentence each."""
     remedy = f"Generate it with `fcas_generate --for {real.dataset_id}`."
     faults = []
     if real.has_confidence and not synthetic.has_confidence:
@@ -110,9 +110,9 @@ def _reader_name(dataset: RawDataset) -> str:
 
 
 def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str]) -> dict[str, Any]:
-    """The real data set's plans; made by nnU-Net's own planner if there are none of that name, else kept.
+    """Read the real data set's plans, or make them with nnU-Net's planner if there are none of that name.
 
-    Its fingerprint has been extracted. The name is one of `PLANNERS`, or that of existing plans.
+    Its fingerprint must have been extracted. The name is one of `PLANNERS`, or that of existing plans.
 
     Raises:
         ValueError: if no planner makes plans of that name, or the plans lack a configuration.
@@ -138,14 +138,14 @@ def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str
 
 
 def moved_plans_name(real: RawDataset, plans_name: str) -> str:
-    """What the real data set's plans are called on a synthetic one: nnUNetPlansFrom901."""
+    """Return the name of the real data set's plans on a synthetic one: nnUNetPlansFrom901."""
     return f"{plans_name}From{real.dataset_id}"
 
 
 def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict[str, Any]:
-    """Give the synthetic data set its `dataset.json` and the real one's plans, intensity statistics included.
+    """Write the synthetic data set's `dataset.json` and the real one's plans, with their intensity statistics.
 
-    Returns the plans as they stand on the synthetic data set.
+    Returns the plans of the synthetic data set.
     """
     from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
         move_plans_between_datasets,
@@ -167,17 +167,17 @@ def shrink_plans(
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Plans with a smaller network, for a CPU: nnU-Net's documented manual edit, under a name of its own.
+    """Narrow the network of plans for a CPU by nnU-Net's documented manual edit, under a new name.
 
-    The preprocessed data are the same as those of the plans they come from, and are shared with them.
+    Both plans share the same preprocessed data.
 
     Args:
         plans: plans as nnU-Net made them.
-        configuration: configuration to edit, "3d_fullres" say; the others are left out.
+        configuration: configuration to edit, such as "3d_fullres"; the others are left out.
         plans_name: name of the new plans, and of the file to write them to.
-        features_per_stage: feature channels from the first stage to the deepest, which also sets how many there are.
-        patch_size: voxels along nnU-Net's (transposed) axes; the planned one when None.
-        batch_size: the planned one when None.
+        features_per_stage: feature channels from the first stage to the deepest; their number is that of the stages.
+        patch_size: voxels along nnU-Net's (transposed) axes; None means the planned patch size.
+        batch_size: number of patches in a batch; None means the planned number.
 
     Raises:
         ValueError: if there are more stages than planned, or the patch cannot be halved that often.
@@ -208,6 +208,6 @@ def shrink_plans(
 
 
 def _planner_workers() -> AbstractContextManager[None]:
-    """nnU-Net's planner fails under nnUNet_n_proc_DA=0, which training on a CPU wants."""
+    """Set nnUNet_n_proc_DA to 2 if it is 0: training on a CPU wants 0, but nnU-Net's planner fails under it."""
     fails = os.environ.get(_WORKERS_VARIABLE) == "0"
     return nnunet_variable(_WORKERS_VARIABLE, "2") if fails else nullcontext()

@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessing, and the confidence maps through the same geometry."""
+"""Run nnU-Net's preprocessing, and transform the confidence maps in the same way."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ Resampling = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Geometry:
-    """One configuration of one plans file, as far as preprocessing is concerned."""
+    """The preprocessing geometry of one configuration of a plans file."""
 
     plans: PlansManager
     configuration: ConfigurationManager
 
     @classmethod
     def of(cls, plans: dict[str, Any], configuration: str) -> Geometry:
-        """The geometry of a configuration by name."""
+        """Return the geometry of a configuration by name."""
         manager = PlansManager(plans)
         return cls(manager, manager.get_configuration(configuration))
 
     def read(self, path: Path) -> np.ndarray:
-        """A file as nnU-Net reads it under these plans, [1, D, H, W] float32."""
+        """Read a file as nnU-Net reads it under these plans, [1, D, H, W] float32."""
         array, _ = self.plans.image_reader_writer_class().read_images([str(path)])
         return array
 
     def replay(self, array: np.ndarray, properties: dict[str, Any], resample: Resampling) -> np.ndarray:
-        """Take an array the way nnU-Net took the case's segmentation: transpose, crop, resample.
+        """Transpose, crop and resample an array as nnU-Net did the case's segmentation.
 
         Args:
             array: [1, D, H, W] on the raw grid, in the reader's axis order.
-            properties: what nnU-Net wrote about the case into its `.pkl`.
+            properties: the properties of the case that nnU-Net wrote into its `.pkl`.
             resample: one of the configuration's resampling functions.
 
         Returns:
@@ -90,7 +90,7 @@ class Geometry:
 
 
 def ensure_checked(datasets: Iterable[RawDataset]) -> None:
-    """Read every case and refuse broken data sets, except one that was found sound and has not changed since.
+    """Read every case and refuse broken data sets; skip those that passed before and have not changed.
 
     Raises:
         ValueError: listing all faults of all data sets, one a line.
@@ -104,9 +104,9 @@ def ensure_checked(datasets: Iterable[RawDataset]) -> None:
 
 
 def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:
-    """Extract nnU-Net's fingerprint unless there is one of the data set as it is.
+    """Extract nnU-Net's fingerprint unless there is one of the unchanged data set.
 
-    With `keep_existing`, one that nnU-Net's own commands made is kept.
+    With `keep_existing`, a fingerprint that nnU-Net's own commands made is kept.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
 
@@ -129,7 +129,7 @@ def ensure_narrow_plans(
     batch_size: int | None = None,
     num_processes: int = 1,
 ) -> None:
-    """Write nnU-Net's default plans, narrowed for a CPU as `shrink_plans` does, unless there are some of that name."""
+    """Write nnU-Net's default plans, narrowed for a CPU as `shrink_plans` does, unless there are plans of that name."""
     path = plans_path(real, plans_name)
     if not path.is_file():
         ensure_fingerprint(real, num_processes, keep_existing=True)
@@ -145,8 +145,12 @@ def ensure_preprocessed(
 ) -> None:
     """Run nnU-Net's own preprocessing of one configuration unless it is done and nothing has changed since.
 
-    The plans are saved under their name. With `keep_existing`, what nnU-Net's own commands made is kept if it is
-    complete and younger than the raw files.
+    Args:
+        dataset: raw data set to preprocess.
+        plans: plans of the data set, saved under their name.
+        configuration: configuration of the plans.
+        num_processes: number of nnU-Net's worker processes.
+        keep_existing: keep what nnU-Net's own commands made if it is complete and younger than the raw files.
 
     Raises:
         ValueError: listing the preprocessed files that are damaged, one a line.
@@ -160,26 +164,26 @@ def ensure_preprocessed(
     digest = preprocessing_digest(dataset, plans, geometry.configuration.configuration)
     known = stamps.read().get(step)
     complete = _is_complete(folder, dataset.case_ids)
-    kept = complete and known == digest
+    is_current = complete and known == digest
     if complete and known is None and keep_existing:  # nnU-Net's own commands made it
-        kept = min(path.stat().st_mtime for path in folder.glob("*.pkl")) >= newest_raw_change(dataset)
-    if not kept:
+        is_current = min(path.stat().st_mtime for path in folder.glob("*.pkl")) >= newest_raw_change(dataset)
+    if not is_current:
         stamps.drop(step)
         if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
             shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
         preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
     if damaged := _damaged_files(dataset, folder):
         raise ValueError("\n".join(damaged))
-    if kept:
-        logger.info("%s %s: preprocessed already, kept.", dataset.name, configuration)
+    if is_current:
+        logger.info("%s %s: already preprocessed, skipped.", dataset.name, configuration)
     stamps.put(step, digest)
 
 
 def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
     """Write the confidence maps that are missing beneath a configuration's preprocessed cases, and their index.
 
-    nnU-Net's preprocessing removes its whole folder first, so maps that are there belong to the cases beside them.
-    Cases without a raw map are real ones: `ensure_checked` has seen to it that every synthetic case has its map.
+    nnU-Net's preprocessing removes its whole folder first, so existing maps belong to the cases beside them. Cases
+    without a raw map are real ones: `ensure_checked` has checked that every synthetic case has its map.
     """
     geometry = Geometry.of(plans, configuration)
     folder = preprocessed_folder(dataset) / geometry.configuration.data_identifier
@@ -192,12 +196,12 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
         work = partial(_write_map, dataset, geometry, folder)
         _for_every_case(work, missing, f"confidence maps, {configuration}", num_processes)
     else:
-        logger.info("%s %s: confidence maps are there already, kept.", dataset.name, configuration)
+        logger.info("%s %s: confidence maps are already present, skipped.", dataset.name, configuration)
     write_index(folder, dataset.case_ids, real)
 
 
 def _map_is_sound(folder: Path, case_id: str, known: ConfidenceStore | None) -> bool:
-    """Whether a map is there, and is the one of the index where there is one."""
+    """Return whether a map exists, and is the one of the index if there is an index."""
     path = preprocessed_confidence_path(folder, case_id)
     wanted = known.sha256.get(case_id) if known else None
     return path.is_file() and wanted in (None, file_sha256(path))
@@ -215,7 +219,7 @@ def _for_every_case(work: Callable[[str], None], case_ids: list[str], label: str
 
 
 def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: str) -> None:
-    """Replay one case's confidence map and store it as uint8 [1, D, H, W] on its segmentation's grid."""
+    """Transform one case's confidence map and store it as uint8 [1, D, H, W] on its segmentation's grid."""
     properties = read_pickle(folder / f"{case_id}.pkl")
     raw = geometry.read(dataset.confidence_path(case_id))
     confidence = geometry.replay(raw, properties, geometry.configuration.resampling_fn_probabilities)
@@ -229,7 +233,7 @@ def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: s
 
 
 def _is_complete(folder: Path, case_ids: list[str]) -> bool:
-    """Whether the folder holds these cases and no others; nnU-Net writes a case's `.pkl` last."""
+    """Return whether the folder contains exactly these cases; nnU-Net writes a case's `.pkl` last."""
     done = {path.stem for path in folder.glob("*.pkl")}
     return done == set(case_ids) and all(path.is_file() for path in _arrays(folder, case_ids))
 
@@ -239,7 +243,7 @@ def _arrays(folder: Path, case_ids: Iterable[str]) -> Iterator[Path]:
 
 
 def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
-    """A sentence for each preprocessed array, and each copy of a label map, that lost a part."""
+    """List the preprocessed arrays and copies of label maps that are truncated, a sentence each."""
     faults = []
     for path in _arrays(folder, dataset.case_ids):
         try:
@@ -260,5 +264,5 @@ def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
 
 
 def _ground_truth(dataset: RawDataset) -> Path:
-    """Where nnU-Net keeps the label maps that it validates with."""
+    """Return the folder of the label maps that nnU-Net validates with."""
     return preprocessed_folder(dataset) / "gt_segmentations"

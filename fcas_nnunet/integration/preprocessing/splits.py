@@ -1,4 +1,4 @@
-"""nnU-Net's folds: read for a real data set, written for a synthetic one.
+"""nnU-Net's folds: read those of a real data set, write those of a synthetic one.
 
 nnU-Net predicts every validation case at the end of a training, and a thousand synthetic ones are too many.
 """
@@ -32,14 +32,14 @@ Split = dict[str, list[str]]
 
 
 def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
-    """Write `splits_final.json` where there is none; one of the user's own is never touched.
+    """Write `splits_final.json` if there is none; the user's own file is never changed.
 
-    Folds that this package wrote for other cases are made anew. A stamp, the digest of what was written, tells them: a
-    file that differs from it, or has none, is the user's own, even where it is what nnU-Net would have made. The second
+    Folds that this package wrote for other cases are replaced. A stamp, the digest of the written file, identifies
+    them: a file that differs from it, or has none, is the user's own, even if it equals nnU-Net's split. The second
     stage of a cascade needs every case to be predicted in some fold.
 
     Raises:
-        ValueError: when the user's own folds are broken, name other cases, or do not serve a cascade.
+        ValueError: when the user's own folds are broken, name other cases, or are unfit for a cascade.
     """
     path, stamps, case_ids = splits_path(dataset), Stamps(dataset), dataset.case_ids
     splits = load_splits(path) if path.is_file() else None
@@ -61,17 +61,17 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
 
 
 def splits_path(dataset: RawDataset) -> Path:
-    """Where nnU-Net looks for a data set's folds."""
+    """Return the path from which nnU-Net reads a data set's folds."""
     return preprocessed_folder(dataset) / SPLITS_FILE
 
 
 def read_splits(dataset: RawDataset) -> list[Split]:
-    """A data set's folds as nnU-Net trains them; nothing is written."""
+    """Read a data set's folds as nnU-Net trains them; nothing is written."""
     return splits_of(splits_path(dataset), dataset.case_ids)
 
 
 def splits_of(path: Path, case_ids: Sequence[str]) -> list[Split]:
-    """The folds of a `splits_final.json`, or where there is none those that nnU-Net would make.
+    """Read the folds of a `splits_final.json`, or compute nnU-Net's if there is no file.
 
     Fewer than five cases without a file have none: nnU-Net refuses to make them.
     """
@@ -81,7 +81,7 @@ def splits_of(path: Path, case_ids: Sequence[str]) -> list[Split]:
 
 
 def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
-    """The raw data set with the training cases of one fold alone; with all cases for None.
+    """Return the raw data set with the training cases of one fold alone; with all cases for None.
 
     Raises:
         ValueError: When there is no such fold, or it names cases that the data set does not have.
@@ -110,7 +110,7 @@ def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
 
 
 def load_splits(path: Path) -> list[Split]:
-    """The folds of a `splits_final.json`.
+    """Read the folds of a `splits_final.json`.
 
     Raises:
         ValueError: when it is not JSON, or not a list of folds with train and val.
@@ -128,7 +128,7 @@ def load_splits(path: Path) -> list[Split]:
 
 
 def make_splits(case_ids: Sequence[str], feeds_cascade: bool) -> list[Split]:
-    """Five folds: nnU-Net's own, or, of many cases, each with its own 20 to validate on and all others to train on."""
+    """Make five folds: nnU-Net's, or for many cases, folds that validate on 20 cases each and train on all others."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     cases, most = sorted(case_ids), NUM_FOLDS * MAX_VALIDATION_CASES
@@ -147,7 +147,7 @@ def _is_fold(fold: Any) -> bool:
 
 
 def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> list[str]:
-    """What keeps folds from being trained on, a sentence each."""
+    """List the faults of folds that cannot be trained, a sentence each."""
     faults = []
     if unknown := sorted(_named(splits, "train", "val") - case_ids):
         faults.append(f"folds must name cases of the data set, got {listed(unknown)}.")

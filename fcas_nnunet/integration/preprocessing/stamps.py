@@ -1,4 +1,4 @@
-"""What was made from what: so that finished preprocessing is kept, and that of a changed data set is not."""
+"""Record the inputs of each preprocessing step, so that it is skipped while they stay the same, and else repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
 
 STAMPS_FILE = "fcas_prepared.json"
 
-#: What of a plans file decides how a case looks after preprocessing.
+#: Keys of a plans file that affect a preprocessed case.
 _PLANS_KEYS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
 _CONFIGURATION_KEYS = (
     "preprocessor_name",
@@ -30,13 +30,13 @@ _CONFIGURATION_KEYS = (
 
 
 class Stamps:
-    """A data set's stamps: name of a step → digest of what it was made from."""
+    """A data set's stamps: name of a step → digest of its inputs."""
 
     def __init__(self, dataset: RawDataset) -> None:
         self.path: Path = preprocessed_folder(dataset) / STAMPS_FILE
 
     def read(self) -> dict[str, str]:
-        """Every stamp; none when the file is missing or broken, which only means more work."""
+        """Read every stamp; none if the file is missing or broken, in which case the steps are repeated."""
         try:
             content = json.loads(self.path.read_text())
         except (FileNotFoundError, ValueError):
@@ -44,44 +44,44 @@ class Stamps:
         return content if isinstance(content, dict) else {}
 
     def put(self, step: str, digest: str) -> None:
-        """Say that a step is done."""
+        """Record that a step is done."""
         atomic_write_json(self.path, self.read() | {step: digest})
 
     def drop(self, step: str) -> None:
-        """Say that a step is about to be redone."""
+        """Remove the record of a step that will be repeated."""
         stamps = self.read()
         if stamps.pop(step, None) is not None:
             atomic_write_json(self.path, stamps)
 
 
 def raw_digest(dataset: RawDataset) -> str:
-    """A digest of name, size and time of change of every raw file, and of the labels' and channels' meaning."""
+    """Hash name, size and time of change of every raw file, and the names of labels and channels."""
     states = [(path.parent.name, path.name, *file_state(path)) for path in _raw_paths(dataset)]
     return digest_of({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
 
 
 def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
-    """A digest of the raw files and of those settings that decide how cases look after preprocessing.
+    """Hash the state of the raw files and the settings that affect preprocessed cases.
 
-    The configuration is given with what it inherits.
+    The configuration includes the settings that it inherits.
     """
     settings = [plans[key] for key in _PLANS_KEYS] + [configuration[key] for key in _CONFIGURATION_KEYS]
     return digest_of({"raw": raw_digest(dataset), "settings": settings})
 
 
 def newest_raw_change(dataset: RawDataset) -> float:
-    """When the youngest raw file was changed, in seconds since the epoch."""
+    """Return the time of the latest change of a raw file, in seconds since the epoch."""
     return max((path.stat().st_mtime for path in _raw_paths(dataset) if path.is_file()), default=0.0)
 
 
 def _raw_paths(dataset: RawDataset) -> list[Path]:
-    """Every channel, label map and confidence map, wherever dataset.json says they lie."""
+    """List every channel, label map and confidence map, at the paths of dataset.json."""
     paths = [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
     return paths + [dataset.confidence_path(i) for i in dataset.case_ids if dataset.has_confidence]
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Size and time of change; of a missing file, which a check will name, what no file has."""
+    """Return size and time of change; for a missing file, which a check will name, values that no file has."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -90,5 +90,5 @@ def file_state(path: Path) -> tuple[int, int]:
 
 
 def digest_of(content: Any) -> str:
-    """A digest of JSON content."""
+    """Hash JSON content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a data set's scans show, as hashes, kept beside nnU-Net's preprocessed cases so that each file is read once."""
+"""Hash a data set's scans, and save the hashes beside nnU-Net's preprocessed cases, so that each file is read once."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None) -> dict[str, str]:
-    """Case id → hash of the scan, as `image_sha256` gives it of the first channel; of all cases when None are named.
+    """Case id → hash of the scan's first channel by `image_sha256`; `case_ids` None means all cases.
 
-    Only files that are new or changed are read.
+    Only new or changed files are read.
     """
     wanted = dataset.case_ids if case_ids is None else case_ids
     return _contents(dataset, _TRAINING, {case_id: dataset.image_path(case_id) for case_id in wanted})
@@ -39,7 +39,7 @@ def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None
 def held_out_contents(dataset: RawDataset) -> dict[str, str]:
     """File name in imagesTs → hash of the scan; empty where the data set has no test scans.
 
-    A scan that cannot be read cannot be told from others, so it is warned about and left out.
+    A scan that cannot be read cannot be compared with others, so it is left out with a warning.
     """
     ending = f"_0000{dataset.file_ending}"
     paths = {path.name: path for path in sorted((dataset.folder / _TEST).glob(f"*{ending}")) if path.name[0] != "."}
@@ -47,9 +47,9 @@ def held_out_contents(dataset: RawDataset) -> dict[str, str]:
 
 
 def contents_of(name: str, case_ids: Collection[str] | None = None) -> dict[str, str] | None:
-    """Hashes of the training scans of a data set by its full name; None where it is not there or cannot be read.
+    """Hash the training scans of a data set given by its full name; None if it does not exist or cannot be read.
 
-    Of the named cases, all when None, the data set may lack some.
+    `case_ids` None means all cases; cases that the data set lacks are left out.
     """
     try:
         dataset = RawDataset.open(resolve_dataset(name), any_kind=True)
@@ -59,7 +59,7 @@ def contents_of(name: str, case_ids: Collection[str] | None = None) -> dict[str,
 
 
 def known_contents(preprocessed: Path) -> dict[str, str]:
-    """Hashes of training cases, kept in `$nnUNet_preprocessed/DatasetNNN_Name` whatever became of the raw scans."""
+    """Load the hashes of training cases from `$nnUNet_preprocessed/DatasetNNN_Name`; the raw scans need not exist."""
     return {case_id: entry[_HASH] for case_id, entry in _read(preprocessed / CONTENTS_FILE)[_TRAINING].items()}
 
 
@@ -68,8 +68,8 @@ def _contents(
 ) -> dict[str, str]:
     file = _file(dataset)
     states = {name: dict(zip(_STATE, file_state(path), strict=True)) for name, path in paths.items()}
-    kept = _read(file)[part]
-    found = {name: kept[name] for name, state in states.items() if state.items() <= kept.get(name, {}).items()}
+    saved = _read(file)[part]
+    found = {name: saved[name] for name, state in states.items() if state.items() <= saved.get(name, {}).items()}
     missing = [name for name in states if name not in found]
     if missing:
         work = partial(_hash, skip_unreadable=skip_unreadable)
@@ -77,7 +77,7 @@ def _contents(
         found |= {n: states[n] | {_HASH: sha256} for n, sha256 in zip(missing, hashes, strict=True) if sha256}
         others = _read(file)  # another process may have added to it
         if file is not None:
-            with suppress(OSError):  # where nothing can be written, the hashes are found anew next time
+            with suppress(OSError):  # where nothing can be written, the hashes are computed again next time
                 atomic_write_json(file, others | {part: others[part] | found})
     return {name: found[name][_HASH] for name in paths if name in found}
 
@@ -94,13 +94,13 @@ def _hash(path: Path, skip_unreadable: bool) -> str | None:
 
 
 def _file(dataset: RawDataset) -> Path | None:
-    """Where the hashes are kept; nowhere when nnU-Net's folder of preprocessed data is not there."""
+    """Return the file of the hashes; None if nnU-Net's folder of preprocessed data does not exist."""
     folder = os.environ.get(Root.PREPROCESSED.value)
     return Path(folder) / dataset.name / CONTENTS_FILE if folder and Path(folder).is_dir() else None
 
 
 def _read(file: Path | None) -> dict[str, dict[str, Any]]:
-    """What is kept; a missing or broken file, or an entry without a hash, only means more work."""
+    """Load the saved hashes; a missing or broken file, or an entry without a hash, only means that scans are read."""
     empty: dict[str, dict[str, Any]] = {_TRAINING: {}, _TEST: {}}
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file else empty

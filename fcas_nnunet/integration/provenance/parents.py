@@ -1,7 +1,8 @@
-"""The real cases that a synthetic data set was made from: whoever learns from it must not be validated on them.
+"""The parents of a synthetic data set: the real cases that it was made from. A network that learns from it must not
+be validated on them.
 
-They stand in its `dataset.json`, which nnU-Net copies into every checkpoint, so that fine-tuning finds them there. A
-trained nnU-Net, for its part, must not judge what it has learnt from, nor what was made from that.
+They are recorded in its `dataset.json`, which nnU-Net copies into every checkpoint, where fine-tuning finds them.
+Likewise, a trained nnU-Net must not evaluate cases that it has learnt from, nor synthetic cases made from these.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from fcas_nnunet.integration.provenance.contents import (
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
-#: Key in dataset.json: data set → case id → what is known of the parent.
+#: Key in dataset.json: data set → case id → hash and roles of the parent.
 PARENTS_KEY = "fcas_parents"
-#: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not tell.
+#: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not record.
 UNKNOWN_KEY = "fcas_unknown"
 ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
 
 
 class Role(StrEnum):
-    """What a real case gave to a synthetic data set."""
+    """The use of a real case in a synthetic data set."""
 
     TRAINING = "trained the generator"
     VALIDATION = "chose its weights"
@@ -57,7 +58,7 @@ class Parent:
 
 
 def merged(parents: Iterable[Parent]) -> list[Parent]:
-    """Each case once, with all its roles, sorted."""
+    """Merge entries of the same case: each case once, with all its roles, sorted."""
     of_case: dict[tuple[str, str], Parent] = {}
     for parent in parents:
         before = of_case.get((parent.dataset, parent.case_id), replace(parent, roles=()))
@@ -68,7 +69,7 @@ def merged(parents: Iterable[Parent]) -> list[Parent]:
 
 
 def to_json(parents: Sequence[Parent]) -> dict[str, dict[str, Any]]:
-    """What stands in dataset.json under `PARENTS_KEY`."""
+    """Convert parents to the entry `PARENTS_KEY` of dataset.json."""
     content: dict[str, dict[str, Any]] = {}
     for parent in parents:
         entry = {"image_sha256": parent.image_sha256, "roles": [role.name.lower() for role in parent.roles]}
@@ -77,7 +78,7 @@ def to_json(parents: Sequence[Parent]) -> dict[str, dict[str, Any]]:
 
 
 def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
-    """The parents that a dataset.json names; None where it names none.
+    """Read the parents from a dataset.json; None if it has no such entry.
 
     Raises:
         ValueError: when the entry is broken.
@@ -98,11 +99,11 @@ def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
 
 
 def parents_of(synthetic: RawDataset) -> list[Parent]:
-    """All parents of a synthetic data set; also its own cases that are real, or of which no line tells the reference.
+    """Collect all parents of a synthetic data set, and its cases that are real or whose line has no reference.
 
-    What dataset.json does not name is taken from the manifest: the reference and template of every line, also of one
-    that was copied from another set. Where the lines are of several generators, or dataset.json names no parents (of a
-    set that an earlier version made), all cases of the lines' sources count as the generators' training cases.
+    Parents that dataset.json does not name are read from the manifest: the reference and template of every line, also
+    of lines copied from another set. If several generators made the lines, or dataset.json names no parents (sets of
+    earlier versions), all cases of the lines' sources count as training cases of the generators.
     """
     own = from_json(synthetic.dataset_json)
     records = Manifest(synthetic.folder).read()
@@ -119,21 +120,21 @@ def parents_of(synthetic: RawDataset) -> list[Parent]:
 
 
 def unknown_origins(synthetic: RawDataset) -> list[str]:
-    """Cases with a confidence map but no line in the manifest: nothing tells what they were made from.
+    """List the cases with a confidence map but no line in the manifest, whose origin is not recorded.
 
-    Without any manifest the confidence maps are the user's own, and there is none to complete.
+    Without a manifest, the confidence maps are the user's own, and the list is empty.
     """
     manifest = Manifest(synthetic.folder)
     if not manifest.path.is_file():
         return []
-    told = manifest.read().keys()
-    return [i for i in synthetic.case_ids if i not in told and synthetic.confidence_path(i).is_file()]
+    recorded = manifest.read().keys()
+    return [i for i in synthetic.case_ids if i not in recorded and synthetic.confidence_path(i).is_file()]
 
 
 def origins_of(record: Mapping[str, Any]) -> list[tuple[str, str, Role]]:
-    """Data set, id and role of the cases that gave a synthetic case its mask and its appearance.
+    """Return data set, id and role of the cases that gave a synthetic case its mask and its appearance.
 
-    A manifest's record without a source tells nothing.
+    The list is empty for a manifest's record without a source.
     """
     roles = (("reference", Role.REFERENCE), ("template", Role.TEMPLATE))
     given = [(str(record[key]), role) for key, role in roles if key in record and "source" in record]
@@ -141,7 +142,7 @@ def origins_of(record: Mapping[str, Any]) -> list[tuple[str, str, Role]]:
 
 
 def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list[Parent]:
-    """All cases of a source, or those that the manifest names where it is not there."""
+    """Return all cases of a source, or those that the manifest names if the source does not exist."""
     contents: Mapping[str, str | None] | None = contents_of(source)
     if contents is None:
         contents = {i: None for r in records.values() for dataset, i, _ in origins_of(r) if dataset == source}
@@ -149,7 +150,7 @@ def _whole_source(source: str, records: Mapping[str, Mapping[str, Any]]) -> list
 
 
 def _drawn_from(records: Mapping[str, Mapping[str, Any]], known: Iterable[Parent]) -> list[Parent]:
-    """References and templates of a manifest's lines; only scans whose hash `known` does not hold are read."""
+    """Return references and templates of a manifest's lines; only scans whose hash is not in `known` are read."""
     named = {origin for record in records.values() for origin in origins_of(record)}
     hashes = {(parent.dataset, parent.case_id): parent.image_sha256 for parent in known if parent.image_sha256}
     unknown = {(dataset, case_id) for dataset, case_id, _ in named} - hashes.keys()
@@ -160,7 +161,7 @@ def _drawn_from(records: Mapping[str, Mapping[str, Any]], known: Iterable[Parent
 
 
 def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | None]) -> list[str]:
-    """Which cases are parents, by id or by content, each with what it gave.
+    """List the cases that are parents, by id or by content, each with its roles.
 
     Args:
         parents: Parents of the synthetic data set.
@@ -180,19 +181,19 @@ def leaks(parents: Iterable[Parent], dataset: str, cases: Mapping[str, str | Non
 
 
 def fold_fault(synthetic: str, dataset: str, fold: int, leaking: Sequence[str]) -> str:
-    """Why a fold of a real data set must not be trained after pretraining on a synthetic one, and what to do.
+    """Return the fault of a real data set's fold that must not be trained after pretraining on a synthetic one.
 
     The cases are those that `leaks` found among the fold's validation cases.
     """
     return (
         f"{dataset}, fold {fold}: validation cases must be none that {synthetic} was made from, got {listed(leaking)}. "
-        f"Pretrain on a set of this fold, fcas_generate --fold {fold}, or train fold all; {ALLOW_VARIABLE}=1 goes on, "
-        "and then the validation proves nothing."
+        f"Pretrain on a set of this fold, fcas_generate --fold {fold}, or train fold all; {ALLOW_VARIABLE}=1 "
+        "allows it, but the validation then proves nothing."
     )
 
 
 def unknown_fault(synthetic: str, dataset: str, fold: int | str, unknown: Sequence[str]) -> str:
-    """Why a fold, or several, must not be trained after pretraining on cases of unknown origin, and what to do.
+    """Return the fault of folds that must not be trained after pretraining on cases of unknown origin.
 
     The cases are those that `unknown_origins` found.
     """
@@ -200,7 +201,7 @@ def unknown_fault(synthetic: str, dataset: str, fold: int | str, unknown: Sequen
         f"{dataset}, fold {fold}: it must be known what every case of {synthetic} was made from, got no line in "
         f"{MANIFEST_FILE} for {listed(unknown)}. Copy their lines from the set that they are from, or, of scans of "
         f'your own, write lines {{"{CASE_ID}": "{unknown[0]}"}}; then prepare and pretrain again. Or train fold all; '
-        f"{ALLOW_VARIABLE}=1 goes on, and then the validation may prove nothing."
+        f"{ALLOW_VARIABLE}=1 allows it, but the validation then may prove nothing."
     )
 
 
@@ -212,8 +213,9 @@ def validation_faults(
     validation: Sequence[str],
     warn: Callable[[str], Any],
 ) -> list[str]:
-    """Why a fold whose validation cases are parents of what it was pretrained on must not be trained; a sentence at
-    most. Fold `all` holds none out.
+    """List the fault of a fold whose validation cases are parents of the pretraining data; at most one sentence.
+
+    Fold `all` has no held-out cases, so it has no fault.
 
     Args:
         parents: Parents of the synthetic data set.
@@ -221,7 +223,7 @@ def validation_faults(
         preprocessed: `$nnUNet_preprocessed/DatasetNNN_Name` of the training.
         fold: Fold of the training.
         validation: Ids of its validation cases.
-        warn: Called with a warning where scans are not known.
+        warn: Function that is called with a warning if hashes of scans are not known.
     """
     parents = list(parents)
     if fold == "all" or not parents:
@@ -238,18 +240,18 @@ def validation_faults(
 
 
 def held_out_faults(parents: Iterable[Parent], dataset: RawDataset) -> list[str]:
-    """Why a data set's imagesTs cannot test what learns from these parents; a sentence at most."""
+    """List the fault of a data set whose imagesTs contains scans of these parents; at most one sentence."""
     leaking = leaks(parents, "", held_out_contents(dataset))
     fault = (
         f"{dataset.name}: scans of imagesTs must be none that the generator learns or draws from, got "
-        f"{listed(leaking)}. Take them out of imagesTs, or out of the training cases; {ALLOW_VARIABLE}=1 goes on, and "
-        "then the test proves nothing."
+        f"{listed(leaking)}. Take them out of imagesTs, or out of the training cases; {ALLOW_VARIABLE}=1 allows "
+        "it, but the test then proves nothing."
     )
     return [fault] if leaking else []
 
 
 def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
-    """Refuse, or warn where the user's environment allows leaks.
+    """Refuse leaks, or warn of them if the user's environment allows leaks.
 
     Raises:
         ValueError: Listing all faults, one a line.
@@ -261,12 +263,12 @@ def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
 
 
 def leaks_allowed() -> bool:
-    """Whether the user has set `FCAS_ALLOW_LEAKS` to 1."""
+    """Return whether the user has set `FCAS_ALLOW_LEAKS` to 1."""
     return os.environ.get(ALLOW_VARIABLE) == "1"
 
 
 def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str, str | None]:
-    """Hashes of validation cases: kept by fcas_prepare, else of the raw data set; None where it is not there."""
+    """Return hashes of validation cases: those that fcas_prepare saved, else those of the raw scans; else None."""
     hashes = known_contents(preprocessed)
     missing = [case_id for case_id in case_ids if case_id not in hashes]
     if missing:  # a cluster may have the preprocessed cases alone: their ids remain
@@ -275,13 +277,13 @@ def validation_contents(preprocessed: Path, case_ids: Sequence[str]) -> dict[str
 
 
 def learnt_cases(model: Path, folds: Sequence[str]) -> list[Parent]:
-    """Every case that any of a network's folds, numbers or `all`, was trained on.
+    """Return every case that any of a network's folds, numbers or `all`, was trained on.
 
     The model is nnU-Net's folder `<trainer>__<plans>__<configuration>`.
     """
     name = str(read_json(model / PLANS_JSON)["dataset_name"])
     preprocessed = Path(os.environ.get(Root.PREPROCESSED.value, os.devnull)) / name
-    contents = known_contents(preprocessed) | (contents_of(name) or {})  # what fcas_prepare kept may have to do
+    contents = known_contents(preprocessed) | (contents_of(name) or {})  # saved hashes, in case the scans are gone
     splits = splits_of(preprocessed / SPLITS_FILE, list(contents))
     known = {case_id for fold in splits for part in fold.values() for case_id in part} | contents.keys()
     training: set[str] = set()
@@ -292,9 +294,9 @@ def learnt_cases(model: Path, folds: Sequence[str]) -> list[Parent]:
 
 
 def derived_cases(synthetic: RawDataset, learnt: Sequence[Parent]) -> set[str]:
-    """The synthetic cases whose mask or template is of a case that the network has learnt from.
+    """Return the synthetic cases whose mask or template comes from a case that the network has learnt from.
 
-    Of cases whose record names no source nothing is known; they count as others.
+    Cases whose record names no source are not included, since their origin is not known.
     """
     hashes = {(p.dataset, p.case_id): p.image_sha256 for p in from_json(synthetic.dataset_json) or []}
     return {

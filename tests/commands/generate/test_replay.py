@@ -96,7 +96,7 @@ def test_another_generator_is_refused(raw: Path, capsys: pytest.CaptureFixture[s
     rewrite(manifest, weights_sha256="0" * 64)
     assert f"weights must be those that made the cases, SHA-256 {'0' * 12}…, got" in refused(capsys, str(manifest))
     rewrite(manifest, geometry=0)
-    assert "scans must come to the working grid as they did for the cases, way 0, got" in refused(capsys, str(manifest))
+    assert "scans must be resampled to the working grid as for the cases, way 0, got" in refused(capsys, str(manifest))
     rewrite(manifest, preset="other")
     assert "the generator that made the cases must be there, got none" in refused(capsys, str(manifest))
     assert not list(raw.glob("*Replay"))

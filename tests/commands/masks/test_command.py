@@ -1,4 +1,4 @@
-"""fcas_masks: masks, their manifest, a measure and a picture; goes on where it was killed."""
+"""fcas_masks: masks, their manifest, a measure and a picture; it resumes after a kill."""
 
 from __future__ import annotations
 

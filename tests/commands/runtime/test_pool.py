@@ -56,7 +56,7 @@ def test_what_is_finished_beside_an_error_comes_first(monkeypatch: pytest.Monkey
 
 
 def test_a_killed_process_is_named() -> None:
-    with pytest.raises(RuntimeError, match="a worker process was killed, for want of memory most likely"):
+    with pytest.raises(RuntimeError, match="a worker process was killed, most likely for lack of memory"):
         list(as_finished(eval, ["__import__('os').abort()", "1"], 2))
 
 

@@ -188,9 +188,9 @@ def test_a_fold_that_the_weights_may_have_seen_is_refused(tmp_path: Path, monkey
     assert f"what every case of {SYNTHETIC} was made from, got no line in fcas_manifest.jsonl for stranger." in second
     assert 'write lines {"case_id": "stranger"}; then prepare and pretrain again' in second
     Pretraining([(REAL, "0")], [PARENT]).refuse_leaks(preprocessed, 0, ["b"], said.append)
-    assert not any("nothing tells" in line for line in said)
+    assert not any("is not recorded" in line for line in said)
     Pretraining([(SYNTHETIC, "all")]).refuse_leaks(preprocessed, 0, ["b"], said.append)
-    assert said[-1].startswith(f"WARNING: nothing tells which real cases {SYNTHETIC} was made from")
+    assert said[-1].startswith(f"WARNING: it is not recorded which real cases {SYNTHETIC} was made from")
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
@@ -206,7 +206,7 @@ def test_what_weights_have_learnt_from_is_still_known_when_a_training_goes_on(
     latest = tmp_path / "own" / "checkpoint_latest.pth"
     latest.parent.mkdir()
     trainer.save_checkpoint(str(latest))
-    for _ in range(2):  # what goes on once goes on again
+    for _ in range(2):  # what resumes once resumes again
         trainer = build(prepared, name, real=name.endswith("Finetune"))
         trainer.output_folder = str(latest.parent)
         maybe_load_checkpoint(trainer, True, False, None)
@@ -231,4 +231,4 @@ def test_a_fine_tuning_that_an_earlier_version_began_is_said_to_be_unknown(
     monkeypatch.setattr(nnUNetTrainer, "do_split", lambda self: ([], ["real_0"]))
     resumed.fold = 0
     resumed.do_split()
-    assert "nothing tells which real cases the pretraining was made from" in logged[0]
+    assert "it is not recorded which real cases the pretraining was made from" in logged[0]

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -119,61 +118,11 @@ def test_a_case_is_made_again_from_its_line(trained):
         assert record["parents_sha256"]["template"] == checkpoint.case_sha256(load_small_case(plan.template))
 
 
-def test_scans_stored_along_other_axes_are_drawn_as_if_they_were_not(trained):
-    """A copy of reference or template with its axes swapped and flipped gives the same drawing, in its own geometry."""
-    generator = checkpoint.load_generator(trained, CPU)
-    reference, template = small_case(0), small_case(1)
-    expected = draw_image(generator, reference, template, 0, CPU, torch.float32)
-    swapped = draw_image(generator, swapped_copy(reference), swapped_copy(template), 0, CPU, torch.float32)
-    np.testing.assert_array_equal(swapped.image, swap(expected.image))
-    np.testing.assert_array_equal(swapped.confidence, swap(expected.confidence))
-
-
-def swap(volume):
-    return volume.transpose(2, 0, 1)[:, ::-1]
-
-
-def swapped_copy(case):
-    affine = case.affine[:, [2, 0, 1, 3]].copy()
-    affine[:3, 3] += 31 * affine[:3, 1]
-    affine[:3, 1] *= -1
-    parts = {name: swap(getattr(case, name)) for name in ("image", "mask", "surroundings")}
-    return replace(case, affine=affine, **parts)
-
-
 def test_given_masks_are_drawn_as_they_are(trained):
     generator = checkpoint.load_generator(trained, CPU)
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
     case, _ = make_case(generator, plan, load_small_case, CPU, torch.float32)
     np.testing.assert_array_equal(case.mask, load_small_case(plan.reference).mask)
-
-
-def test_templates_that_have_the_masks_structures_are_taken():
-    """Where none has them all, those that lack fewest; where all do, the plan is that without a look."""
-    ids, plain = ["a", "b", "c"], partial(plan_cases, 30, ["a", "b", "c"], ["a", "b", "c"])
-    labels_of = {"a": [1, 2, 3], "b": [1, 2], "c": [1]}
-    for plan in plain(ReferenceSource.MGM, 0, labels_of):
-        assert plan.template in {"a": "a", "b": "ab", "c": "abc"}[plan.reference]
-    for plan in plain(ReferenceSource.GIVEN, 0, labels_of):
-        assert plan.template in {"a": "b", "b": "a", "c": "ab"}[plan.reference]
-    assert plain(ReferenceSource.BOTH, 0, dict.fromkeys(ids, [1, 2])) == plain(ReferenceSource.BOTH, 0)
-
-
-def test_a_structure_that_the_template_lacks_is_guessed_at_its_mean(trained, monkeypatch):
-    generator = checkpoint.load_generator(trained, CPU)
-    case = small_case(1)
-    expected = np.mean([small_case(n).image[small_case(n).mask == 3].mean() for n in range(4)])
-    assert generator.record.label_means_hu[3] == pytest.approx(expected, abs=0.1)
-    guesses = []
-
-    def seen(*parts, **options):
-        guesses.append(build_condition(*parts, **options)[0, 17][parts[0][0, 0] == 3])
-        return build_condition(*parts, **options)
-
-    monkeypatch.setattr(drawing, "build_condition", seen)
-    lacking = replace(case, mask=np.where(case.mask == 3, 0, case.mask))
-    draw_image(generator, small_case(0), lacking, 0, CPU, torch.float32)
-    assert guesses[0].mean() == pytest.approx((expected + 1000) / 2000, abs=1e-3)
 
 
 def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypatch):
@@ -227,18 +176,6 @@ def test_all_that_is_wrong_with_a_training_is_listed_before_a_scan_is_read(tmp_p
         "tcdm.pairs.reference_surroundings", "solver", "tcdm.pairs.num_shapes",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
-
-
-def test_plan_of_fewer_is_the_beginning_of_more():
-    ids = [f"p{i}" for i in range(5)]
-    few, more = (plan_cases(n, ids, ids, ReferenceSource.BOTH, seed=3) for n in (4, 17))
-    assert more[:4] == few
-    assert sorted(plan.reference for plan in more[:5]) == ids  # every reference once a turn
-    assert sorted(plan.reference for plan in more[5:10]) == ids
-    assert [plan.masks for plan in more[:6]] == [ReferenceSource.GIVEN] * 5 + [ReferenceSource.MGM]
-    assert all(plan.template != plan.reference for plan in more[:5])
-    assert len({plan.seed for plan in more}) == 17
-    assert plan_cases(4, ids, ids, ReferenceSource.BOTH, seed=4) != few
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

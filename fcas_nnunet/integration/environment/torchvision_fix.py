@@ -1,7 +1,7 @@
 """Make `import torchvision` succeed if torch is a CPU build and torchvision is PyPI's CUDA build.
 
-nnU-Net's networks require timm, which requires torchvision. Beside a CPU build of torch, pip installs PyPI's CUDA build:
-its requirement, torch==2.13.0 say, is met by 2.13.0+cpu, and only torch's own package index has the matching wheel.
+nnU-Net's networks require timm, which requires torchvision. Beside a CPU build of torch, pip installs PyPI's CUDA
+build: its requirement, torch==2.13.0 say, is met by 2.13.0+cpu, and only torch's own index has the matching wheel.
 
 torchvision's compiled operators need CUDA libraries that a CPU build of torch lacks, and its import stops at "operator
 torchvision::nms does not exist". nnU-Net imports it by way of timm and uses none of its operators, yet its look-up of

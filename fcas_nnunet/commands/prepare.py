@@ -117,9 +117,7 @@ def prepare(
     if faults:
         raise ValueError("\n".join(faults))
     with ExitStack() as locks:
-        for folder in sorted(
-            map(preprocessed_folder, (real, synthetic))
-        ):  # a fixed order, so that two runs cannot wait for each other
+        for folder in sorted(map(preprocessed_folder, (real, synthetic))):  # two runs must not wait for each other
             locks.enter_context(exclusive(folder))
             remove_strays(folder, deep=True)
         preprocessing.ensure_checked([real, synthetic])

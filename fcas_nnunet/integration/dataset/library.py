@@ -204,9 +204,7 @@ def _cases(
     for entry in entries:
         dataset_name, separator, listed = entry.partition(_SEPARATOR)
         own = dataset_name == source.name
-        dataset = (
-            RawDataset.open(source.folder) if own else opened[dataset_name]
-        )  # all cases of the source, not those of a fold
+        dataset = RawDataset.open(source.folder) if own else opened[dataset_name]  # the source with all its cases
         named = [case_id for word in listed.split(",") if (case_id := word.strip())]
         case_ids = named if separator else dataset.case_ids
         missing = sorted(set(case_ids) - set(dataset.case_ids))

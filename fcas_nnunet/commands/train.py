@@ -91,8 +91,8 @@ def add_generator_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
     parser.add_argument(
         "--fold", type=fold_number, metavar="K",
-        help="train the generator on the training cases of this nnU-Net fold alone (splits_final.json), so that the "
-        "fold's validation cases stay unseen (default: all, on every case)",
+        help="the generator trained on the training cases of this nnU-Net fold alone (splits_final.json), so that "
+        "the fold's validation cases stay unseen (default: all, on every case)",
     )  # fmt: skip
     parser.add_argument(
         "-device", default="auto", choices=["auto", "cpu", "cuda"], help="device to run on (default: auto)"

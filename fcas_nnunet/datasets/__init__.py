@@ -1,1 +1,1 @@
-"""Where scans come from: the phantom, and one module per public data set."""
+"""Sources of scans: the phantom, and one module per public data set."""

@@ -69,7 +69,7 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
     advice = f"Name a result of fcas_evaluate, or make one: fcas_evaluate {part} ... -o {free_path(path)}"
     content = read_json(path, advice)
     schema = content.get(SCHEMA)
-    if isinstance(schema, str) and schema in schemas:  # its own kind may be written over
+    if isinstance(schema, str) and schema in schemas:  # a result of the same part may be overwritten
         advice = f"Make it again with this version of fcas_evaluate: fcas_evaluate {parts[schema]} ... -o {path}"
     check_schema(path, content, {schema: VERSIONS[schema] for schema in schemas}, advice)
     return content

@@ -1,4 +1,4 @@
-"""The command line of fcas_evaluate, part by part."""
+"""Define the command line of fcas_evaluate, part by part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fcas_nnunet.commands.train import add_generator_choice
 from fcas_nnunet.config.options import ConfidenceChoice
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
 
-#: Keywords of options that several parts have.
+#: Keywords of options that several parts share.
 _FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
 _FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 _PICTURE: dict[str, Any] = {"type": Path, "metavar": "FILE.png"}
@@ -19,7 +19,7 @@ _RANGE: dict[str, Any] = {"type": finite, "nargs": 2, "metavar": ("LOW", "HIGH")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_evaluate."""
+    """Build the command line of fcas_evaluate."""
     example = "\n".join(example.partition("\n")[0] for _, _, example in _PARTS.values())
     parser = make_parser("fcas_evaluate", "Score segmentations, or synthetic scans, case by case.", example)
     parts = parser.add_subparsers(dest="what", required=True, metavar=f"{{{','.join(_PARTS)}}}")
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
         part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
-        if name != "compare":  # which reads no volumes
+        if name != "compare":  # compare reads no volumes
             part.add_argument(
                 "-np", type=processes, metavar="N",
                 help="most processes (default: nnUNet_def_n_proc, or the cores); fewer run where memory is short",
@@ -44,7 +44,7 @@ def _add_segmentations(part: Parser) -> None:
     part.add_argument("-p", required=True, help="predicted label maps", **_FOLDER)
     part.add_argument(
         "--labels", type=Path, metavar="dataset.json",
-        help="where the labels' names stand (default: beside the predictions, or in the references' data set)",
+        help="file that names the labels (default: beside the predictions, or in the references' data set)",
     )  # fmt: skip
     part.add_argument(
         "--radii", type=positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice radii (voxels; default: 1 2 3)"
@@ -66,7 +66,9 @@ def _add_compare(part: Parser) -> None:
 
 def _add_images(part: Parser) -> None:
     part.add_argument("-r", required=True, metavar="REAL", help="real data set (id, name, folder), or folder of scans")
-    part.add_argument("-s", required=True, metavar="SYN", help="synthetic data set, or folder of scans, likewise")
+    part.add_argument(
+        "-s", required=True, metavar="SYN", help="synthetic data set (id, name, folder), or folder of scans"
+    )
     part.add_argument(
         "--range", help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)", **_RANGE
     )
@@ -75,12 +77,12 @@ def _add_images(part: Parser) -> None:
     )
     group.add_argument("--lpips_weights", help="torchvision's (default: from $TORCH_HOME/hub/checkpoints)", **_FILE)
     group.add_argument(
-        "--lpips_net", choices=["alex", "vgg", "squeeze"], help="LPIPS' trunk (default: alex, or what is there)"
+        "--lpips_net", choices=["alex", "vgg", "squeeze"], help="LPIPS' trunk (default: alex, or one with weights)"
     )
     group.add_argument("--fid_weights", help="ResNet-50 for FID 2.5D", **_FILE)
     group.add_argument(
         "--fid_extractor", choices=["radimagenet_resnet50", "imagenet_resnet50"],
-        help="whose weights these are (default: radimagenet_resnet50, MAISI's)",
+        help="data set of these weights (default: radimagenet_resnet50, MAISI's)",
     )  # fmt: skip
     group.add_argument(
         "--fid_size", type=positive, default=512, metavar="N", help="voxels of 1 mm along each axis (default: 512)"
@@ -104,11 +106,11 @@ def _add_fidelity(part: Parser) -> None:
     _add_checkpoint(part, "-chk", "checkpoint in the fold's folder")
     part.add_argument(
         "--predictions", **_FOLDER,
-        help="keeps the predictions, so that a killed run resumes (default: fcas_predictions in the model's folder)",
+        help="folder of the predictions, to resume a killed run (default: fcas_predictions in the model's folder)",
     )  # fmt: skip
     part.add_argument(
         "--real_scores", type=Path, metavar="FILE.json",
-        help="the same network on real scans, written by segmentations -o; training cases and others are told apart",
+        help="scores of the same network on real scans, written by segmentations -o; training cases are recognised",
     )  # fmt: skip
     part.add_argument("--overlap_only", action="store_true", help="Dice and RDice alone: quicker")
 
@@ -116,7 +118,7 @@ def _add_fidelity(part: Parser) -> None:
 def _add_memorisation(part: Parser) -> None:
     part.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
     part.add_argument(
-        "--train", required=True, metavar="REAL", help="data set that the generator was trained on, likewise"
+        "--train", required=True, metavar="REAL", help="data set that the generator was trained on: id, name or folder"
     )
     part.add_argument(
         "--held_out", metavar="REAL",
@@ -156,13 +158,13 @@ def _add_confidence(part: Parser) -> None:
 
 
 def _add_checkpoint(part: argparse._ActionsContainer, flag: str, what: str) -> None:
-    """Of a trained nnU-Net, with the device that it runs on."""
+    """Add the checkpoint of a trained nnU-Net, and the device that it runs on."""
     part.add_argument(flag, default=FINAL_CHECKPOINT, metavar="NAME", help=f"{what} (default: {FINAL_CHECKPOINT})")
     part.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
 
 
 _NETWORK = "$nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres"
-#: Name of a part → its options, its description, and commands to begin with.
+#: Name of a part → its options, its description, and example commands.
 _PARTS = {
     "segmentations": (
         _add_segmentations,
@@ -171,13 +173,13 @@ _PARTS = {
     ),
     "compare": (
         _add_compare,
-        "Two results for the same references: paired differences with bootstrap intervals and Holm-corrected tests.",
+        "Compare two results for the same references: paired differences, bootstrap intervals, Holm-corrected tests.",
         "fcas_evaluate compare -a real_only.json -b with_synthetic.json\n"
         "fcas_evaluate compare -a real_only.json -b with_synthetic.json --measure hd95_mm -o comparison.json",
     ),
     "images": (
         _add_images,
-        "Synthetic scans and real ones: SSIM, RMSE and LPIPS under the same masks; FID and KID of the sets.",
+        "Compare synthetic scans with real ones: SSIM, RMSE and LPIPS under the same masks; FID and KID of the sets.",
         "fcas_evaluate images -r 901 -s 902 -o quality.json --csv quality.csv\n"
         "fcas_evaluate images -r real_folder -s synthetic_folder --range -100 800\n"
         "fcas_evaluate images -r 901 -s 902 --fid_weights RadImageNet-ResNet50_notop.pth --tsne map.png \\\n"
@@ -185,16 +187,16 @@ _PARTS = {
     ),
     "fidelity": (
         _add_fidelity,
-        "Whether the generator drew what the masks ask for: a trained nnU-Net segments the synthetic scans, and is "
-        "scored against the masks they were drawn from.",
+        "Judge whether the generator drew its masks: a trained nnU-Net segments the synthetic scans, and is scored "
+        "against the masks they were drawn from.",
         f"fcas_evaluate fidelity -d 902 -m {_NETWORK} -o drawn.json\n"
         f"fcas_evaluate fidelity -d 902 -m {_NETWORK} -f 0 \\\n"
         "    --real_scores held_out.json -o drawn.json --csv drawn.csv",
     ),
     "memorisation": (
         _add_memorisation,
-        "Whether synthetic scans are copies of training scans: the nearest one of each, held against real scans' own "
-        "distances; and how often it is the template.",
+        "Find copies of training scans: the nearest one of each synthetic scan, compared with real scans' distances; "
+        "and how often it is the template.",
         "fcas_evaluate memorisation -d 902 --train 901 --held_out $nnUNet_raw/Dataset901_Heart/imagesTs -o copies.json"
         "\n"
         "fcas_evaluate memorisation -d 902 --train 901 --held_out 903 --pictures copies \\\n"
@@ -202,8 +204,8 @@ _PARTS = {
     ),
     "confidence": (
         _add_confidence,
-        "Does the confidence know where a drawn scan is wrong? Held-out patients' masks are drawn and compared with "
-        "their real scans; controls that know nothing of the drawing stand beside.",
+        "Judge how well the confidence finds the errors of drawn scans: held-out patients' masks are drawn and "
+        "compared with their real scans, beside controls that know nothing of the drawing.",
         "fcas_evaluate confidence -d 901 --held_out 904 --preset cpu -o confidence.json --picture confidence.png\n"
         "fcas_evaluate confidence -d 901 --fold 0 --preset cpu -o confidence.json    # fold 0's validation cases",
     ),

@@ -65,7 +65,7 @@ def open_all(synthetic: str, training: str, held_out: str | None) -> tuple[Cases
     Args:
         synthetic: Id, name or folder of a data set.
         training: The same of the real one.
-        held_out: Likewise, or a folder of scans (`imagesTs`) with its masks (`labelsTs`) beside it.
+        held_out: The same of held-out scans, or a folder of scans (`imagesTs`) with its masks (`labelsTs`) beside it.
 
     Raises:
         FileNotFoundError: when one of them, or a file, is missing.

@@ -1,5 +1,5 @@
-"""fcas_evaluate: numbers for segmentations, for two results side by side, and for synthetic scans: their likeness to
-real ones, to their masks, and to what the generator was trained on.
+"""fcas_evaluate: score segmentations, compare two results, and measure synthetic scans: their likeness to real ones,
+to their masks, and to what the generator was trained on.
 
 A part is a module with `run` (arguments and number of processes → the report's own fields), `table` and `csv_rows`
 (report → header and rows), `CSV_COLUMNS` (a regular expression for the header of `--csv`) and `notes` (report → lines

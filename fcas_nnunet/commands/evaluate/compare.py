@@ -1,4 +1,4 @@
-"""Two results of `fcas_evaluate segmentations` for the same references, label by label."""
+"""Compare two results of `fcas_evaluate segmentations` for the same references, label by label."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fcas_nnunet.evaluation.segmentation.overlap import FURTHER_MEASURES
 from fcas_nnunet.evaluation.statistics.comparison import BOOTSTRAP_SAMPLES, CONFIDENCE_LEVEL, compare
 
 RDICE = "rdice"
-#: Settings that a measure depends on, beyond the labels and what an empty mask counts.
+#: Settings that a measure depends on, besides the labels and the policy for empty masks.
 _DECISIVE = {RDICE: ("rdice_structuring_element",), "surface_dice": ("surface_dice_tolerance_mm",)}
-#: Of a label that reference and prediction lack, where the other prediction has it.
+#: Scores of a label that reference and prediction lack, where the other prediction has it.
 _PERFECT = {"dice": 1.0, RDICE: 1.0, "surface_dice": 1.0, "centreline_dice": 1.0}  # others are errors: 0
 #: Measures by which a miss may look better than a poor segmentation.
 _LENIENT = ("pieces_error", "tunnels_error")
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row per label."""
     header = ["label", "first", "second", "difference", "95 % interval", "p", "p (Holm)", "cases", "missed"]
     rows = []
     for label, entry in report["labels"].items():
@@ -68,6 +69,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines below the printed table."""
     settings = report["settings"]
     lines = [f"empty masks: {settings['empty_masks']}"]
     unequal = [name for name, e in report["labels"].items() if e["first_missed"] != e["second_missed"]]
@@ -86,6 +88,7 @@ CSV_COLUMNS = ",".join(_CSV_HEADER)
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv: a row per label."""
     rows = [
         [label, *(e[key] for key in _PLAIN), *e["interval"], *(e[key] for key in _FURTHER)]
         for label, e in report["labels"].items()
@@ -94,7 +97,7 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _unknown(measure: str, result: Mapping[str, Any], path: Path) -> list[str]:
-    """Why a result does not have a measure; nothing where it does."""
+    """Say why a result does not have a measure; nothing where it does."""
     settings = result["settings"]
     known = ["dice", *(f"{RDICE}.{radius}" for radius in settings["rdice_radii_voxels"])]
     known += [] if settings["overlap_only"] else FURTHER_MEASURES
@@ -111,7 +114,7 @@ def _relevant(result: Mapping[str, Any], measure: str) -> dict[str, Any]:
 
 
 def _differences(paths: Sequence[Path], results: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
-    """What keeps two results from being compared, a sentence each."""
+    """List what keeps two results from being compared, a sentence each."""
     names, remedy = f"{paths[0]}, {paths[1]}", "Score both against the same references with the same settings."
     first, second = (_relevant(result, measure) for result in results)
     faults = [
@@ -141,5 +144,5 @@ def _scores(pair: Sequence[Mapping[str, Any]], measure: str) -> list[float]:
 
 
 def _missed(pairs: Sequence[Sequence[Mapping[str, Any]]], side: int) -> int:
-    """In how many cases a result lacks a label altogether that the reference has."""
+    """Count the cases in which a result lacks a label altogether that the reference has."""
     return sum(pair[side]["reference_voxels"] > 0 and pair[side]["prediction_voxels"] == 0 for pair in pairs)

@@ -1,4 +1,4 @@
-"""Does the confidence know where the drawn scan is wrong? Held-out patients' masks drawn, against their real scans."""
+"""Judge confidence maps: draw held-out patients' masks, and compare the drawings with the real scans."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 
 def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset, list[str]]:
-    """The data set whose patients are drawn, and the cases: those that were named, all of --held_out, or the fold's."""
+    """Find the data set whose patients are drawn, and the cases: those named, all of --held_out, or the fold's."""
     if args.held_out:
         other = RawDataset.open(resolve_dataset(args.held_out, by="--held_out"))
         return other, list(dict.fromkeys(args.cases or other.case_ids))
@@ -116,7 +116,7 @@ def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset,
 def held_out_patients(
     held_out: RawDataset, chosen: Sequence[str], record: checkpoint.GeneratorRecord, known: Sequence[Parent]
 ) -> list[list[str]]:
-    """Ids of each patient's scans; the manifest says which are one patient's, and so renderings of one mask.
+    """List the ids of each patient's scans; the manifest says which are of one patient, and so of one mask.
 
     Args:
         held_out: Data set of the cases.
@@ -179,7 +179,7 @@ def _run(
 
 
 def _best_and_worst(drawn: Mapping[str, tuple[CaseEvaluation, PicturedCase]]) -> list[PicturedCase]:
-    """The cases whose confidence knows most and least of the error inside the structures."""
+    """The cases whose confidence finds the error inside the structures best and worst."""
     inside = {name: case.scores[ErrorKind.MATCHED][Region.STRUCTURES] for name, (case, _) in drawn.items()}
     ause = {name: scores[JUDGED].ause for name, scores in inside.items()}
     ranked = sorted(ause, key=lambda name: ause[name])
@@ -202,6 +202,7 @@ def _case_entry(case: CaseEvaluation, job: DrawingJob) -> dict[str, Any]:
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row per map."""
     matched = report["summary"]["scores"][ErrorKind.MATCHED]
     raw = report["summary"]["scores"][ErrorKind.RAW]
     header = ["map", *(f"{measure} {region}" for region in matched for measure in ("AUSE", "ρ")), "AUSE raw", "ρ raw"]
@@ -217,6 +218,7 @@ CSV_COLUMNS = ",".join(_CSV_HEADER)
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv: a row per case, kind of error, region and map."""
     rows = [
         [name, kind, region, map_name, scores["ause"], scores["spearman"]]
         for name, case in report["cases"].items()
@@ -228,6 +230,7 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines below the printed table."""
     summary, unit = report["summary"], report["settings"]["unit"]
     partial_rho = summary["partial_spearman"][Region.STRUCTURES]["mean"]
     lines = [

@@ -1,4 +1,4 @@
-"""Drawings of held-out patients' masks, and the scores of every map that says where they are wrong."""
+"""Draw held-out patients' masks, and score every map that says where the drawings are wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.contrast import matched_error
 from fcas_nnunet.seeds import derive_seed
 
-BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as much in passing
+BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as many temporary ones
 JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
 ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
 #: Controls whose knowledge is taken out of confidence and error before what is left of their correlation is given.
@@ -35,7 +35,7 @@ KNOWN = (BOUNDARY, GRADIENT, DEPARTURE, CLASS_PRIOR)
 
 @dataclass(frozen=True)
 class DrawingJob:
-    """One drawing.
+    """Settings of one drawing.
 
     Attributes:
         model: Folder of the generator.
@@ -125,7 +125,7 @@ def _draw(generator: Generator, case: Case, job: DrawingJob, seed: int) -> Drawi
 
 @lru_cache(1)
 def _template(source: Path, case_id: str) -> Case:
-    """Kept for a case's other drawings: its ensemble, and the one with random weights."""
+    """Cached for a case's other drawings: its ensemble, and the one with random weights."""
     return RawDataset.open(source).load_case(case_id)
 
 

@@ -1,4 +1,4 @@
-"""Whether synthetic scans show what their masks ask for: a trained nnU-Net segments them, structure by structure."""
+"""Judge whether synthetic scans show the structures of their masks, by a trained nnU-Net that segments them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     outdated = partial(outdated_cases, predictions, hashes, model, model.dataset_json["file_ending"])
     if outdated():
         with exclusive(predictions):
-            todo = outdated()  # again: another run may have been waited for
+            todo = outdated()  # again: this run may have waited for another
             logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
             predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
     masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
@@ -94,14 +94,15 @@ def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, in
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which synthetic scans are judged, and by which real ones: both or neither are such as the network learnt from.
+    """Synthetic scans that are judged, and real ones that they are judged by: the network learnt from both or neither.
 
     Attributes:
-        cases: ids of the synthetic ones.
-        real: ids of the real ones; empty where the Dice in real scans is assumed.
-        learnt: whether the synthetic ones were made from scans that the network has learnt from.
-        flattered: whether the real ones are others nevertheless, for want of such.
-        left_out: how many synthetic scans are not judged.
+        cases: Ids of the synthetic scans.
+        real: Ids of the real scans; empty where the Dice in real scans is assumed.
+        learnt: Whether the synthetic scans were made from scans that the network has learnt from.
+        flattered: Whether the network has learnt from none of the real scans nevertheless, for want of such that were
+            scored.
+        left_out: Number of synthetic scans that are not judged.
     """
 
     cases: list[str]
@@ -120,10 +121,10 @@ def comparison(
     Dice in scans that it has not seen. Of two possible comparisons, that of more synthetic scans is taken.
 
     Args:
-        cases: Synthetic ones.
-        derived: Those of them that were made from what the network has learnt from.
-        real: Real ones that were scored.
-        learnt: Real ones that the network has learnt from.
+        cases: Ids of the synthetic cases.
+        derived: Ids of the synthetic cases that were made from what the network has learnt from.
+        real: Ids of the real cases that were scored.
+        learnt: Ids of the real cases that the network has learnt from.
     """
     own, others = [i for i in cases if i in derived], [i for i in cases if i not in derived]
     seen, unseen = [i for i in real if i in learnt], [i for i in real if i not in learnt]
@@ -138,9 +139,9 @@ def real_dice(
     """Label → Dice per case of a result for real scans, matched by structure; labels that it lacks are left out.
 
     Args:
-        real: what `segmentations -o` wrote.
-        labels: of the synthetic data set.
-        case_ids: which of its cases; all when None.
+        real: Result that `segmentations -o` wrote.
+        labels: Labels of the synthetic data set, name → id.
+        case_ids: Ids of the result's cases that count; None means all.
 
     Raises:
         ValueError: when it has none of them.
@@ -232,6 +233,7 @@ def _worst_cases(
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row per label."""
     header = ["label", "Dice %", "in real scans %", "ratio", "95 % interval"]
     header += ["cases", "missed", "not drawn in", "verdict"]
     rows = []
@@ -247,6 +249,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines below the printed table."""
     settings = report["settings"]
     lines = [
         f"segmented by {report['model']['name']}; drawn from {settings['drawn_ratio']:g} of the Dice in real scans on, "
@@ -282,4 +285,5 @@ CSV_COLUMNS = segmentations.CSV_COLUMNS
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv: a row per case and label."""
     return segmentations.csv_rows(report["segmentations"])

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Score every pair of scans under the same mask, and the two sets as such.
 
     Where both are data sets, a pair counts only if the masks are equal voxel by voxel (after matching labels); a mask
-    deformed by MGM has no real scan to be held against. Those are left out and named.
+    deformed by MGM has no real scan to be compared with. Those are left out and named.
 
     Raises:
         FileNotFoundError: if a data set, a folder or weights are missing.
@@ -172,7 +172,7 @@ def real_intensity_range(argument: str, workers: int) -> quality.IntensityRange:
 def _of_cases(
     work: Callable[[tuple[Path, Path]], Result], dataset: RawDataset, description: str, workers: int
 ) -> list[Result]:
-    """What `work` makes of each case's scan and mask."""
+    """Apply `work` to each case's scan and mask."""
     paths = {case_id: (dataset.image_path(case_id), dataset.mask_path(case_id)) for case_id in dataset.case_ids}
     need = MemoryNeed.of((image for image, _ in paths.values()), READING_BYTES)
     return list(run_cases(work, paths, workers=workers, description=description, need=need).values())
@@ -262,6 +262,7 @@ def _score(intensity_range: quality.IntensityRange, channel_name: str, pair: _Pa
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row per measure."""
     summary, unit = report["summary"], report["settings"]["unit"]
     rows = [
         [title, *(f"{summary[name][key]:.{digits}f}" for key in ("mean", "std")), str(summary[name]["count"])]
@@ -278,6 +279,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines below the printed table."""
     lines = []
     used, unit = report["settings"]["intensity_range"], report["settings"]["unit"]
     if used:
@@ -293,6 +295,7 @@ CSV_COLUMNS = f"case_id,reference,{','.join(MEASURES)}(,lpips)?"
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv: a row per pair."""
     perceptual = report[PERCEPTUAL].get("cases", {})
     rows = [
         [case_id, case["reference"], *(case[name] for name in MEASURES)]

@@ -1,4 +1,4 @@
-"""Synthetic scans against the training scans: the nearest one of each, and whether it is nearer than it should be."""
+"""Find copies of training scans: the nearest one to each synthetic scan, and whether it is too near."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fcas_nnunet.generator.optimisation.progress import PIXELS_PER_INCH, Panel, 
 
 BYTES_PER_VOXEL = 24.0  # a scan as it is read and its mask, twice over while converted
 HELD_OUT, LEAVE_ONE_OUT = "held-out", "leave-one-out"
-#: The cube that a copy is shown in: that of the comparison, twice as fine.
+#: Cube in which a copy is shown: that of the comparison, twice as fine.
 PICTURE_VOXELS, PICTURE_STEP_MM = 2 * GRID_VOXELS, GRID_MM / 2
 DIFFERENCE_HU = 200.0
 
@@ -38,7 +38,7 @@ Found = Mapping[Measure, Nearest]
 
 @dataclass(frozen=True)
 class _Library:
-    """The training scans, as they are compared, 5 MB each.
+    """The training scans, reduced for comparison to 5 MB each.
 
     Attributes:
         files: Case id → files.
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """
     synthetic, training, held_out = open_all(args.d, args.train, args.held_out)
     extractor: Any = None
-    if args.m:  # what can be refused is refused before the long work
+    if args.m:  # refuse what can be refused before the long work
         from fcas_nnunet.commands.runtime.devices import resolve_device
         from fcas_nnunet.integration.models.features import open_extractor
 
@@ -134,7 +134,7 @@ def _sample(intensity_range: IntensityRange, files: CentredFiles) -> CentredScan
 def _real_nearest(
     library: _Library, held_out: Cases | None, intensity_range: IntensityRange, workers: int
 ) -> list[Found]:
-    """How near real scans come to the training scans: held-out ones, or each training scan to the others."""
+    """Find the training scans nearest to real scans: held-out ones, or each training scan among the others."""
     if held_out is not None:
         name, remedy = "held-out scan", "Hold out scans of other patients."
         stream = _stream(held_out, intensity_range, workers)
@@ -236,6 +236,7 @@ def _parents(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row per measure."""
     header = ["distance to the nearest training scan", "synthetic", "real", "threshold", "flagged", "expected"]
     header += ["nearer than real", "nearest is template", "by chance"]
     rates = report["nearest_is_template"]["measures"]
@@ -269,6 +270,7 @@ def _rate_cells(rates: Mapping[str, Any], measure: str) -> list[str]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines below the printed table."""
     real = report["settings"]["real_scans"]
     rules = sorted({entry["threshold"]["rule"] for entry in report["summary"].values()})
     kind = "held-out scans" if real["kind"] == HELD_OUT else "training scans, each against the others (no --held_out)"
@@ -294,6 +296,7 @@ CSV_COLUMNS = rf"case_id,template,reference,flagged_by(,({'|'.join(Measure)})_(n
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv: a row per synthetic case."""
     measures = [m for m in Measure if any(m in entry for entry in report["cases"].values())]
     columns = [(measure, what) for measure in measures for what in ("nearest", "distance")]
     rows = [

@@ -1,10 +1,9 @@
-"""A folder of segmentations against a folder of references: overlap, surfaces and topology per label and case."""
+"""Score a folder of segmentations against a folder of references: overlap, surfaces and topology per label and case."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from fcas_nnunet.evaluation.segmentation import overlap
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.description import read_roles
 from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
 from fcas_nnunet.labels.matching import id_table
 
@@ -54,26 +54,22 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 
 def read_labels(description: Path) -> dict[str, int]:
-    """Label name → id from a `dataset.json`.
+    """Read label name → id from a `dataset.json`.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is broken, or has regions or an ignore label.
     """
-    try:
-        labels = json.loads(description.read_text(encoding="utf-8"))["labels"]
-        plain = {str(name): label for name, label in labels.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{description}: labels must be a JSON object of names and ids, got '{error}'. Mend it."
-        ) from error
-    wrong = [name for name, label in plain.items() if type(label) is not int or label < 0 or name == "ignore"]
-    if wrong or not any(plain.values()):
+    labels = read_json(description, "Mend it.").get("labels")
+    if not isinstance(labels, dict):
+        raise ValueError(f"{description}: labels must be a JSON object of names and ids, got {labels!r}. Mend it.")
+    wrong = [name for name, label in labels.items() if type(label) is not int or label < 0 or name == "ignore"]
+    if wrong or not any(labels.values()):
         raise ValueError(
             f"{description}: labels must be whole numbers from 0, without regions or an ignore label, "
             f"got {wrong or 'background only'}. Those are not evaluated yet."
         )
-    return plain
+    return labels
 
 
 def evaluate_segmentations(
@@ -97,6 +93,7 @@ def evaluate_segmentations(
         predictions: Folder of label maps with the same case ids.
         labels: Name → id, with or without background.
         radii: Radii of RDice's dilation, in voxels.
+        workers: Largest number of processes.
         tolerance_mm: Tolerance of the surface Dice.
         overlap_only: Compute Dice and RDice alone.
         roles: Label name → roles that a user has given it.
@@ -115,7 +112,6 @@ def evaluate_segmentations(
         partial(_score, scoring, overlap_only, reference_ids, prediction_ids), pairs, workers=workers,
         description="segmentations", need=MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL),
     )  # fmt: skip
-    vessels = label_roles(labels, roles).vessels
     return {
         "references": str(references),
         "predictions": str(predictions),
@@ -125,7 +121,7 @@ def evaluate_segmentations(
             "rdice_structuring_element": "ball",
             "surface_dice_tolerance_mm": tolerance_mm,
             "overlap_only": overlap_only,
-            "vessels": [name for name, label in labels.items() if label in vessels],
+            "vessels": [name for name, label in labels.items() if label in label_roles(labels, roles).vessels],
             "empty_masks": overlap.EMPTY_MASK_POLICY,
         },
         "references_sha256": {case_id: sha256 for case_id, (_, sha256) in found.items()},
@@ -161,7 +157,7 @@ def _score(
     prediction_ids: Mapping[int, int] | None,
     pair: tuple[Path, Path],
 ) -> tuple[dict[str, overlap.LabelScores], str]:
-    """The scores of every label, and a hash of what the prediction is held against."""
+    """Score every label; return a hash of the reference beside the scores."""
     reference, prediction = map(read_volume, pair)
     masks = (
         translate_labels(reference.array, reference_ids, "reference"),
@@ -172,7 +168,7 @@ def _score(
 
 
 def _reference_sha256(labels: np.ndarray, affine: np.ndarray) -> str:
-    """A hash of what a prediction is held against: label ids and where they lie, whatever the file's type."""
+    """Hash a reference's label ids and where they lie, whatever the file's type."""
     place = np.round(affine, 3) + 0.0  # no negative zeros
     digest = hashlib.sha256(f"{labels.shape} {place.tolist()}".encode())
     digest.update(np.ascontiguousarray(labels, dtype=np.int32).tobytes())
@@ -185,7 +181,7 @@ def translate_labels(
     name: object,
     remedy: str = "Export it again, or fix dataset.json.",
 ) -> np.ndarray:
-    """A label map under other ids; the same where none are given.
+    """Translate a label map to other ids; return it unchanged where none are given.
 
     Raises:
         ValueError: when it has ids that `becomes` does not name.
@@ -206,7 +202,7 @@ def _by_name(of_radii: Mapping[int, Any]) -> dict[str, Any]:
 
 
 def _summary(labels: Mapping[str, overlap.LabelSummary], radii: Sequence[int]) -> dict[str, Any]:
-    """Every label's scores over all cases, and the mean of the labels' means, as nnU-Net's `foreground_mean`."""
+    """Summarise every label's scores over all cases, and the mean of these means, as nnU-Net's `foreground_mean`."""
     entries = {}
     for name, summary in labels.items():
         entry = asdict(summary)
@@ -223,7 +219,7 @@ def _summary(labels: Mapping[str, overlap.LabelSummary], radii: Sequence[int]) -
 
 #: Where a label may be absent, in the order of the columns.
 _EMPTY = ("only_prediction", "only_reference", "both")
-#: Of the further measures: column, factor, decimals.
+#: Further measures: field → column, factor, decimals.
 _COLUMNS = {
     "hd95_mm": ("HD95 mm", 1, 2),
     "surface_dice": ("surface %", 100, 2),
@@ -234,6 +230,7 @@ _COLUMNS = {
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table: a row per label, and one for their mean."""
     radii = report["settings"]["rdice_radii_voxels"]
     columns = {} if report["settings"]["overlap_only"] else _COLUMNS
     header = ["label", "Dice %", *(f"RDice {radius} %" for radius in radii)]
@@ -257,6 +254,7 @@ def _number(value: float, factor: int, decimals: int) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
+    """Lines below the printed table."""
     ignored = len(report["ignored_predictions"])
     notes = [f"empty masks: {report['settings']['empty_masks']}"]
     return notes + ([f"{ignored} predictions without a reference ignored"] if ignored else [])
@@ -268,6 +266,7 @@ CSV_COLUMNS = (
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows for --csv: a row per case and label."""
     radii = [str(radius) for radius in report["settings"]["rdice_radii_voxels"]]
     plain = ["reference_voxels", "prediction_voxels", *overlap.FURTHER_MEASURES]
     rows = [

@@ -24,7 +24,7 @@ fcas_report reading results -k reading/key.json scores_*.json -o results --csv s
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_report reading."""
+    """Build the command line of fcas_report reading."""
     parser = make_parser(
         "fcas_report reading",
         "Experts score images of several methods side by side, without knowing which is which: a page for them, a key "
@@ -45,10 +45,10 @@ def _add_prepare(parts: Any) -> None:
         help="a data set (id, name, folder), or a folder of scans, for each method",
     )  # fmt: skip
     part.add_argument(
-        "--real", metavar="REAL", help="likewise, the real scans as one more method, called 'real' in the key"
+        "--real", metavar="REAL", help="data set or folder of the real scans, one more method, 'real' in the key"
     )
     part.add_argument("-n", type=positive, default=20, metavar="N", help="references at most, a bag each (default: 20)")
-    part.add_argument("--seed", type=int, metavar="S", help="of all shuffling (default: a new one, kept in the key)")
+    part.add_argument("--seed", type=int, metavar="S", help="seed of all shuffling (default: new, recorded in the key)")
     part.add_argument(
         "--criteria", type=Path, metavar="FILE.yaml", help="other criteria, scale or words (docs/reading.md)"
     )
@@ -83,6 +83,6 @@ def _add_part(parts: Any, name: str, description: str, example: str) -> argparse
 
 
 def run(argv: Sequence[str]) -> None:
-    """What `fcas_report reading ...` does."""
+    """Run `fcas_report reading ...`."""
     args = build_parser().parse_args(argv)
     import_module(f"fcas_nnunet.commands.reading.{args.what}").run(args)  # not before: --help stays quick

@@ -51,16 +51,16 @@ _SEED_BITS = 48  # a whole number in every reader of JSON
 class Candidate:
     """A case that may stand for its method in a bag."""
 
-    case_id: str  # of the method's data set
+    case_id: str  # id in the method's data set
     image: Path  # the scan
-    mask: Path | None  # its label map; None in a bare folder
+    mask: Path | None  # label map; None in a bare folder
     labels: np.ndarray | None  # [256] uint8, the map's ids → those that all methods label
     channel_name: str  # of the scan's channel
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A reference by every method, all under one mask."""
+    """Cases of one reference by every method, all under one mask."""
 
     candidates: dict[str, Candidate]  # method → case
     mask: Candidate | None  # the method whose label map is shown, where one has any
@@ -80,7 +80,7 @@ class _Made:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose, blind, draw, write; nothing of another reading is written over."""
+    """Choose and blind the cases, draw and write the page; nothing of another reading is overwritten."""
     with exclusive(args.o, refuse=partial(_refuse_another_reading, args.o)):
         _prepare(args)
 
@@ -98,7 +98,7 @@ def _refuse_another_reading(folder: Path) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    """The key comes last."""
+    """Prepare a reading; the key is written last."""
     key_path, page_path = args.o / KEY_FILE, args.o / PAGE_FILE
     protocol = load_protocol(args.criteria) if args.criteria else Protocol()
     methods = open_methods(args.methods, args.real)
@@ -133,7 +133,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def open_methods(arguments: Sequence[str], real: str | None) -> dict[str, Scans]:
-    """Method → its scans, the real ones last.
+    """Open the scans of every method, the real ones last.
 
     Raises:
         ValueError: if an argument is no NAME=DATASET, a name is taken, or there are fewer than two.
@@ -160,7 +160,7 @@ def open_methods(arguments: Sequence[str], real: str | None) -> dict[str, Scans]
 
 
 def common_labels(methods: Mapping[str, Scans]) -> dict[str, int]:
-    """Name → id, in the first data set's words, of what every data set among the methods labels."""
+    """Name → id, as in the first data set, of the labels that every data set among the methods has."""
     datasets = [scans.dataset for scans in methods.values() if scans.dataset is not None]
     if not datasets:
         return {}
@@ -175,14 +175,14 @@ def choose(
     """Pick references in random order until there are enough of which every method has a case under the same mask.
 
     Args:
-        methods: name → scans; the real ones stand for themselves, others for their manifest's `reference`, where they
+        methods: Name → scans; the real ones stand for themselves, others for their manifest's `reference`, where they
             have one, or the case of the same id.
-        number: how many at most.
-        seed: of the order.
-        workers: processes that compare masks.
+        number: Largest number of references.
+        seed: Seed of the order.
+        workers: Number of processes that compare masks.
 
     Returns:
-        reference → its cases; reference → why it was left out, of those looked at.
+        reference → its cases; reference → why it was left out, of those that were tried.
 
     Raises:
         ValueError: if there is none.
@@ -237,7 +237,7 @@ def _label_table(labels: Mapping[str, int], methods: Mapping[str, Scans]) -> np.
 
 
 def _choose(candidates: dict[str, list[Candidate]]) -> Choice | str:
-    """The first cases that share a mask and a grid; in words why there are none."""
+    """Choose the first cases that share a mask and a grid, or say why there are none."""
     digests = {name: [_mask_digest(case) for case in cases] for name, cases in candidates.items()}
     masked = [name for name, found in digests.items() if found[0] is not None]
     wanted = digests[masked[0]] if masked else [None]
@@ -270,9 +270,9 @@ def _read_mask(case: Candidate) -> np.ndarray:
 def _make_to_size(
     bags: Sequence[Bag], chosen: Mapping[str, Choice], megabytes: float, workers: int
 ) -> dict[str, _Made]:
-    """All bags' pictures, as fine as the page's size allows; noisy scans take more of it, so that is tried out.
+    """Make all bags' pictures, as fine as the page's size allows; since noisy scans take more space, that is tried out.
 
-    A few bags show how well these scans compress; should all together be too large still, all are made coarser.
+    A few bags show how well these scans compress; if all together are still too large, all are made coarser.
     """
     num_volumes = len(bags) * len(bags[0].methods)
     voxels = voxels_per_volume(megabytes, num_volumes)
@@ -291,9 +291,9 @@ def _make_to_size(
 
 
 def _make(job: _Job) -> _Made:
-    """A bag's pictures, in the order of its letters."""
+    """Make a bag's pictures, in the order of its letters."""
     cases = {letter: job.choice.candidates[method] for letter, method in job.bag.methods.items()}
-    full, affine = read_grid(cases["A"].image)  # that of all
+    full, affine = read_grid(cases["A"].image)  # the grid of all
     mask = None if job.choice.mask is None else _read_mask(job.choice.mask)
     frame = frame_of(np.broadcast_to(False, full) if mask is None else mask, affine, MARGIN_MM)
     shape = frame.even_shape(job.voxels)
@@ -329,7 +329,7 @@ def _sha256(atlas: Atlas) -> str:
 
 
 def _texts(protocol: Protocol, labels: Mapping[str, int]) -> dict[str, str]:
-    """Every text of the user's that the page shows, by where it comes from."""
+    """Every text from the user that the page shows, by its origin."""
     texts = {name: str(getattr(protocol, name)) for name in ("title", "introduction", "lowest_means", "highest_means")}
     for criterion in protocol.criteria:
         texts |= {f"criterion {criterion.key}": f"{criterion.key} | {criterion.name} | {criterion.question}"}

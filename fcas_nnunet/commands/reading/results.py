@@ -1,4 +1,4 @@
-"""fcas_report reading results: from readers' files to unblinded numbers and pictures."""
+"""fcas_report reading results: turn readers' files into unblinded numbers and pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULTS_FILE, BOX_PLOTS_FILE, RADAR_FILE = "reading_results.json", "box_plots.pn
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check, unblind, compute, write, print."""
+    """Check and unblind the readers' files, compute the results, write and print them."""
     folder = args.o or args.k.parent
     files = {"results": folder / RESULTS_FILE, "box_plots": folder / BOX_PLOTS_FILE, "radar": folder / RADAR_FILE}
     remedy = "Name another folder: -o DIR"

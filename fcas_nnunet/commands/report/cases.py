@@ -124,7 +124,7 @@ def _read(files: CaseFiles, what: str, path: Path, faults: list[str]) -> Volume 
 
 
 def pack(job: PackJob) -> tuple[PackedScan, Pictures | None]:
-    """What the page holds of a case: its scan, and pictures where the job has colours."""
+    """Pack a case for the page: its scan, and pictures where the job has colours."""
     files = job.files
     image, mask = read_scan(files.image, files.channel_name), read_volume(files.mask)
     labels = _translated(mask.array, files.becomes)
@@ -140,7 +140,7 @@ def _translated(mask: np.ndarray, becomes: Mapping[int, int]) -> np.ndarray:
 
 
 def on_one_grid(first: Path, second: Path) -> bool:
-    """Whether two volumes lie on one grid, by their headers."""
+    """Return whether two volumes lie on one grid, by their headers."""
     return _on_grid(*read_grid(first), *read_grid(second))
 
 

@@ -20,7 +20,7 @@ _READING = "reading"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of fcas_report; what follows `reading` has its own."""
+    """Build the command line of fcas_report; `reading` has a parser of its own."""
     parser = make_parser(
         "fcas_report",
         "One self-contained HTML page about a synthetic data set: numbers, distributions, best and worst cases, and "
@@ -28,13 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
-    parser.add_argument("--against", metavar="REAL", help="real data set to show and measure it against, likewise")
+    parser.add_argument("--against", metavar="REAL", help="real data set to compare it with: id, name or folder")
     parser.add_argument(
         "-o", type=Path, metavar="FILE.html", help="the page (default: <data set>_report.html in this folder)"
     )
     parser.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="FILE.json",
-        help="what fcas_evaluate wrote with -o, shown as tables and used to pick best and worst cases",
+        help="results of fcas_evaluate -o, shown as tables and used to pick best and worst cases",
     )  # fmt: skip
     parser.add_argument(
         "--cases", type=positive, default=20, metavar="N",

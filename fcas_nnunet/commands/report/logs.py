@@ -1,4 +1,4 @@
-"""Training logs of the generator and of nnU-Net, where nnUNet_results holds any."""
+"""Find training logs of the generator and of nnU-Net in nnUNet_results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LOG = "training.log"
 
 
 def find_curves(common: Mapping[str, Any], names: Sequence[str]) -> tuple[list[Curves], str]:
-    """The curves there are, and a sentence about those there are not.
+    """Find training curves; return those that exist, and a sentence on those that are missing.
 
     Args:
-        common: manifest fields of all cases; `source` and `preset` name the generator.
-        names: data sets whose nnU-Net trainings are looked for.
+        common: Manifest fields of all cases; `source` and `preset` name the generator.
+        names: Data sets whose nnU-Net trainings are looked for.
     """
     value = os.environ.get(Root.RESULTS.value)
     if not value or not Path(value).is_dir():

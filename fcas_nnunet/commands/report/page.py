@@ -1,4 +1,4 @@
-"""`fcas_report`: reads, measures and packs the cases, and writes the page."""
+"""`fcas_report`: read, measure and pack the cases, and write the page."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from fcas_nnunet.labels.anatomy import thin_label_ids
 
 #: Bytes of all packed scans together, so that the page stays under 25 MB: they grow by a third as text.
 SCANS_BUDGET = 17_000_000
-REAL_SHARE = 0.6  # of a synthetic scan's budget: a real one has no confidence
+REAL_SHARE = 0.6  # share of a synthetic scan's budget: a real one has no confidence
 CARDS = 3
 BYTES_PER_VOXEL = 32.0  # image, mask and confidence as they are read, and twice over while converted
 Records = Mapping[str, Mapping[str, Any]]
@@ -56,20 +56,20 @@ Records = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class _Sets:
-    """What is reported on."""
+    """Data sets that are reported on."""
 
     synthetic: RawDataset
-    real: RawDataset | None  # what it is measured against; None without
-    source: RawDataset | None  # what its manifest's references and templates belong to; None where it is not here
-    records: Records  # its manifest
+    real: RawDataset | None  # data set that it is compared with; None without
+    source: RawDataset | None  # data set of its manifest's references and templates; None where it is not found
+    records: Records  # records of its manifest
 
 
 def run(args: argparse.Namespace) -> None:
-    """What `fcas_report` does.
+    """Run `fcas_report`.
 
     Raises:
         FileNotFoundError: if a data set or a result is missing.
-        ValueError: if one is not what it must be, or no case can be read.
+        ValueError: if one of them is invalid, or no case can be read.
     """
     sets = _open(args.d, args.against)
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def shown_result(result: Mapping[str, Any]) -> ShownResult:
-    """A result of fcas_evaluate as the page shows it."""
+    """Turn a result of fcas_evaluate into the tables of the page."""
     printed = {FIDELITY: fidelity, MEMORISATION: memorisation}
     return show_result(result, printed.get(result["schema"]))
 
@@ -148,7 +148,7 @@ def _open(synthetic: str, against: str | None) -> _Sets:
 def _measure_synthetic(
     sets: _Sets, files: Mapping[str, CaseFiles], workers: int
 ) -> tuple[dict[str, CaseMeasures], list[str]]:
-    """Measures of the cases that are whole, and what is wrong with the files and the manifest, a sentence each.
+    """Measure the cases that are whole, and list the faults of files and manifest, a sentence each.
 
     Raises:
         ValueError: if no case is whole.
@@ -181,7 +181,7 @@ def _need(files: Iterable[CaseFiles]) -> MemoryNeed:
 
 
 def _measure_real(sets: _Sets, workers: int) -> list[CaseMeasures] | None:
-    """Measures of the real cases; None without a real set.
+    """Measure the real cases; None without a real set.
 
     Raises:
         ValueError: with every case that cannot be measured.
@@ -294,7 +294,7 @@ def _card(row: CaseRow, pictures: Pictures | None) -> Card:
 
 
 def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
-    """How the set was made, in a sentence."""
+    """Say in a sentence how the set was made."""
     if not sets.records:
         return f"{num_cases} cases; no manifest says how they were made."
     words = [f"{num_cases} synthetic cases"]
@@ -311,7 +311,7 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
 
 
 def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int, unit: str) -> str:
-    """What a reader of the pictures has to know."""
+    """Say how the pictures were reduced."""
     sides = [max(scan.shape) for scan in scans if scan.shape != scan.frame.sizes]
     lossy = sum(scan.quality > 0 for scan in scans)
     text = (

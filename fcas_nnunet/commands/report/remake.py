@@ -1,4 +1,4 @@
-"""The commands that make a synthetic set again, from its manifest: its cases line by line, or the run that it was."""
+"""Write the commands that make a synthetic set again, from its manifest: its cases one by one, or the whole run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def replay_command(name: str, records: Records) -> str | None:
 
 
 def remake_command(name: str, records: Records) -> str | None:
-    """The command line of the run that made a set; None where its manifest does not tell.
+    """The command line of the run that made a set; None where its manifest does not record it.
 
-    Where the preset of that name does not have the settings that the manifest holds, the configuration was the user's
-    own: it stands there as a file named after the preset.
+    Where the manifest's settings differ from those of its preset, the run used a configuration of the user's: the
+    command names it as a file called after the preset.
     """
     common = common_fields(records)
-    told = {"sampling", "confidence", "mask_config", "preset"} <= common.keys()
-    if told and not common["confidence"].keys() <= to_dict(ConfidenceConfig()).keys():
+    recorded = {"sampling", "confidence", "mask_config", "preset"} <= common.keys()
+    if recorded and not common["confidence"].keys() <= to_dict(ConfidenceConfig()).keys():
         return None  # a setting that only earlier versions had
-    if not told or replay_command(name, records) is None:
+    if not recorded or replay_command(name, records) is None:
         return None
     kinds = {str(record.get("masks")) for record in records.values()}
     words = ["fcas_generate", "-d", common["source"], "-o", name, "-n", str(len(records))]
@@ -48,23 +48,23 @@ def remake_command(name: str, records: Records) -> str | None:
     words += ["--masks", masks]
     words += _sampling_words(common["sampling"])
     words += _confidence_words(common["confidence"])
-    own = common["preset"]
+    named = common["preset"]
     if masks != ReferenceSource.GIVEN:
-        words += _mask_words(common["mask_config"], to_dict(preset(own).masks) if own in PRESETS else {})
+        words += _mask_words(common["mask_config"], to_dict(preset(named).masks) if named in PRESETS else {})
     seed = run_seed(records)
     words += ["--seed", "SEED" if seed is None else str(seed)]
-    stock = own in PRESETS and not differing_settings(words[1:], preset(own), common, seed or 0)
-    return shlex.join([*words, *(["--preset", own] if stock else ["--config", f"{own}.yaml"])])
+    stock = named in PRESETS and not differing_settings(words[1:], preset(named), common, seed or 0)
+    return shlex.join([*words, *(["--preset", named] if stock else ["--config", f"{named}.yaml"])])
 
 
 def differing_settings(arguments: Sequence[str], config: FCaSConfig, common: Mapping[str, Any], seed: int) -> list[str]:
-    """Which settings a command line would leave otherwise than a manifest has them.
+    """List the settings that a command line would set differently from a manifest.
 
     Args:
-        arguments: of fcas_generate.
-        config: the preset or configuration that it names.
-        common: what the manifest's records share.
-        seed: stands for a seed that is not known.
+        arguments: Arguments of fcas_generate.
+        config: Preset or configuration that they name.
+        common: Fields that the manifest's records share.
+        seed: Seed that stands for an unknown one.
     """
     args = build_parser().parse_args([str(seed) if word == "SEED" else word for word in arguments])
     calibrated = common["confidence"].get("norm") == "calibrated"
@@ -84,7 +84,7 @@ def _sampling_words(sampling: Mapping[str, Any]) -> list[str]:
 
 
 def _confidence_words(confidence: Mapping[str, Any]) -> list[str]:
-    """The choice whose estimator, source and norm these are, and what it looks at."""
+    """Flags of the choice whose estimator and norm these are, with its snapshots and its region."""
     plain = ConfidenceConfig()
     for choice in (ConfidenceChoice.ERROR_MODEL, ConfidenceChoice.SSV, ConfidenceChoice.SSV_CALIBRATED,
                    ConfidenceChoice.PAPER):  # fmt: skip
@@ -102,6 +102,6 @@ def _confidence_words(confidence: Mapping[str, Any]) -> list[str]:
 
 
 def _mask_words(masks: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """The ranges that the preset does not have by itself."""
+    """Flags of the ranges that differ from the preset's."""
     changed = {flag: masks[key] for key, flag in MASK_FLAGS.items() if key in masks and masks[key] != base.get(key)}
     return [word for flag, ends in changed.items() for word in (flag, *map(str, ends))]

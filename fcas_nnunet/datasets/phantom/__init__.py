@@ -1,6 +1,6 @@
 """Procedural cardiac CTA: anatomy, coronary tree and surroundings of invented patients, scanned as often as wanted.
 
-Everything is a solid in millimetres, so a patient is the same on every grid. `phantom_case` is the way in.
+Everything is a solid in millimetres, so a patient is the same on every grid. `phantom_case` is the entry point.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SURROUNDINGS: dict[str, int] = {surrounding.value: number for number, surroundin
 _FAT_AROUND_MM = 2.0
 #: Distance that the coronary arteries keep from the edge of the field of view.
 _MARGIN_MM = 5.0
-#: Along D, H, W for a heart of average size.
+#: Field of view along D, H, W for a heart of average size.
 _FIELD_OF_VIEW_MM = np.array([134.0, 142.0, 142.0])
 _ANATOMY_STREAM, _ACQUISITION_STREAM = 0, 1
 #: Codes on the canvas: labels first, surroundings after.
@@ -74,18 +74,18 @@ def draw_patient(seed: int) -> Patient:
 
 
 def patient_seed(population: int, index: int) -> int:
-    """The seed of the patient of a number, in a population (a data set) of a seed."""
+    """Seed of a patient, from the seed of the population (a data set) and the patient's number in it."""
     return int(np.random.SeedSequence([population, index]).generate_state(1)[0])
 
 
 def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisition: int = 0) -> Case:
-    """A patient's scan with labels and surroundings.
+    """Make a patient's scan with labels and surroundings.
 
     Args:
         case_id: nnU-Net's case identifier.
-        shape: voxels along (D, H, W); the field of view stays the same.
-        seed: names the patient.
-        acquisition: names the scan; others of the same patient share mask, surroundings and affine.
+        shape: Number of voxels along (D, H, W); the field of view stays the same.
+        seed: Seed of the patient.
+        acquisition: Number of the scan; other scans of the same patient share mask, surroundings and affine.
 
     Returns:
         image int16 HU in [-1024, 3071], mask (`LABELS`), surroundings (`SURROUNDINGS`, 0 where the mask is not).
@@ -122,7 +122,7 @@ def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisiti
 
 
 def _middle(heart: Heart, arteries: np.ndarray) -> np.ndarray:
-    """Where a radiographer centres the scan, in mm: between the heart's sides, a little above its middle."""
+    """Find where a radiographer centres the scan, in mm: between the heart's sides, a little above its middle."""
     right, left = heart.ra_wall.bounds[0][0], arteries[0].max() + _MARGIN_MM
     return np.array([(right + left) / 2, 12 * heart.sizes.scale, 17 * heart.sizes.scale])
 

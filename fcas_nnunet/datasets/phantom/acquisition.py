@@ -1,4 +1,4 @@
-"""One scan of a patient: contrast bolus, HU of the tissues, texture, noise, point spread, streaks."""
+"""Simulate one scan of a patient: contrast bolus, HU of the tissues, texture, noise, point spread, streaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HU_MIN, HU_MAX = -1024, 3071
 
 
 class Tissue(StrEnum):
-    """What a voxel can be made of."""
+    """Material of a voxel."""
 
     AIR = "air"
     FAT = "fat"
@@ -59,13 +59,13 @@ class Acquisition:
 
     hu: dict[Tissue, float]  # mean of each tissue
     texture_hu: dict[Tissue, float]  # standard deviation of each tissue's own texture
-    fine: NoiseField  # that texture's detail, of 3.5 mm
-    coarse: NoiseField  # and its drift, of 14 mm
+    fine: NoiseField  # detail of the texture, of 3.5 mm
+    coarse: NoiseField  # drift of the texture, of 14 mm
     noise_hu: float  # standard deviation of the noise
-    noise_grain: float  # its correlation length in voxels
+    noise_grain: float  # correlation length of the noise in voxels
     psf_fwhm_mm: float  # point spread
     streak_hu: float  # amplitude of the streaks around the superior caval vein
-    streak_phase: np.ndarray  # which way they point
+    streak_phase: np.ndarray  # direction of the streaks
     band_gain: np.ndarray  # [16] factors on contrast along z, as when the bolus changes between heart beats
     noise_seed: int
 
@@ -85,7 +85,7 @@ _LEFT_BLOOD = frozenset(
 
 
 def draw_acquisition(rng: np.random.Generator) -> Acquisition:
-    """A scan's parameters, drawn."""
+    """Draw a scan's parameters."""
     bolus = Bolus(str(rng.choice([bolus.value for bolus in Bolus], p=[0.4, 0.35, 0.25])))
     hu = _resting_hu(rng) | _blood_hu(bolus, rng)
     # the right heart holds a streaky mixture of opacified and plain blood
@@ -178,7 +178,7 @@ def _blood_hu(bolus: Bolus, rng: np.random.Generator) -> dict[Tissue, float]:
 def scan(
     tissue_map: np.ndarray, points: np.ndarray, spacing_mm: np.ndarray, caval_vein: np.ndarray, settings: Acquisition
 ) -> np.ndarray:
-    """What the scanner makes of a map of tissue HU: point spread, streaks, noise, rounding.
+    """Simulate the scanner's image of a map of tissue HU: point spread, streaks, noise, rounding.
 
     Args:
         tissue_map: [D, H, W] float32 HU, partial volume already in it.

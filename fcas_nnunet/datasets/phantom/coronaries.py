@@ -22,7 +22,7 @@ _TREES_APART_MM = 9.0
 
 
 class Tree(StrEnum):
-    """The ostium a vessel hangs on; that of the vessel at the back of the heart is called the patient's dominance."""
+    """The ostium a vessel belongs to; that of the vessel at the back of the heart is called the patient's dominance."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -58,7 +58,7 @@ class CoronaryTree:
 
     dominance: Tree
     vessels: list[Vessel]  # arteries; a branch begins on the centre line of the one it leaves
-    veins: list[Vessel]  # great cardiac vein and coronary sinus: like arteries, but none
+    veins: list[Vessel]  # great cardiac vein and coronary sinus, drawn like arteries
     plaques: list[Plaque]
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +91,7 @@ class _Epicardium:
         return gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-9)
 
     def cast(self, origins: np.ndarray, directions: np.ndarray, reach_mm: float = 75.0) -> np.ndarray:
-        """Where rays from [3] or [n, 3] mm first leave the heart: in the depth of a groove, below what overhangs it."""
+        """Find where rays from [3] or [n, 3] mm first leave the heart: deep in a groove, below what overhangs it."""
         directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         origins = np.broadcast_to(origins, directions.shape)
         steps = np.arange(8.0, reach_mm, 0.5)
@@ -125,7 +125,7 @@ def resample(waypoints: np.ndarray, step_mm: float = STEP_MM) -> np.ndarray:
 
 
 def grow_coronaries(heart: Heart, rng: np.random.Generator) -> CoronaryTree:
-    """A patient's coronary tree; `rng` draws dominance, branches, tortuosity and plaques."""
+    """Draw a patient's coronary tree; `rng` draws dominance, branches, tortuosity and plaques."""
     dominance = Tree.RIGHT if rng.random() < 0.85 else Tree.LEFT
     surface = _Epicardium(heart, clearance_mm=2.4)
     lines = _CourseFinder(heart, surface, rng)
@@ -157,7 +157,7 @@ class _CourseFinder:
         return self.surface.cast(origins, np.stack(directions))
 
     def groove_angle(self, u: float, side: int) -> float:
-        """Where right ventricle and pulmonary artery let go of the left one, in degrees; side −1: front, 1: below."""
+        """Angle at which right ventricle and pulmonary artery leave the left one, in deg; side −1: front, 1: below."""
         angles = side * np.arange(20.0, 150.0, 2.0)
         radial = np.stack([self.place.direction(0, np.cos(a), np.sin(a)) for a in np.radians(angles)])
         steps = np.arange(10.0, 50.0, 1.0)
@@ -175,12 +175,12 @@ class _CourseFinder:
         return self.around_ventricle(u, angles)
 
     def left_groove(self, start_deg: float, end_deg: float) -> np.ndarray:
-        """Between left atrium and left ventricle, from the front over the free wall to the back."""
+        """The groove between left atrium and left ventricle, from the front over the free wall to the back."""
         angles = np.linspace(start_deg, end_deg, 10)
         return self.around_ventricle(np.full(10, 1.0), angles)
 
     def right_groove(self, start_deg: float, end_deg: float) -> np.ndarray:
-        """Between right atrium and right ventricle; −90 = top, 0 = free wall, 90 = diaphragm."""
+        """The groove between right atrium and right ventricle; −90 = top, 0 = free wall, 90 = diaphragm."""
         normal = self.heart.tricuspid_normal
         down = self.place.direction(0, 0, 1)
         down -= (down @ normal) * normal

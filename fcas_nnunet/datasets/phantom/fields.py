@@ -21,7 +21,7 @@ class NoiseField:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, cell_mm: float) -> NoiseField:
-        """A new field with features of a size."""
+        """Draw a new field with features of about `cell_mm`."""
         # trilinear interpolation of white noise keeps (2/3)³ of the variance on average
         return cls(rng.standard_normal((_LATTICE,) * 3, dtype=np.float32) * 1.84, cell_mm)
 
@@ -32,7 +32,7 @@ class NoiseField:
 
 @dataclass(frozen=True)
 class NoiseSolid(Unbounded):
-    """Where a noise field exceeds a threshold, as a Shape: strands and islands."""
+    """Shape of the places where a noise field exceeds a threshold: strands and islands."""
 
     field: NoiseField
     threshold: float  # in standard deviations
@@ -52,7 +52,7 @@ class Warp:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, num_waves: int = 7, amplitude_mm: float = 1.3) -> Warp:
-        """A new displacement with wavelengths of 45–110 mm, far from folding."""
+        """Draw a new displacement with wavelengths of 45–110 mm, far from folding."""
         directions = rng.standard_normal((num_waves, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         wavelengths = rng.uniform(45, 110, num_waves)

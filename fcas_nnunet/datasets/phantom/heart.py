@@ -1,4 +1,4 @@
-"""The heart and the great vessels of one patient, as solids in mm.
+"""Build the heart and the great vessels of one patient, as solids in mm.
 
 Positions are LPS (x to the left, y to the back, z up), relative to the middle of the left ventricle, in a heart of
 average size; `Placement` turns and scales them. Most are given in the ventricle's frame (u, p, q): u from the
@@ -30,18 +30,18 @@ _BASE = -36.0 * APEX_DIRECTION
 
 @dataclass(frozen=True)
 class HeartSizes:
-    """What differs between patients, mm in a heart of average size unless said."""
+    """Sizes that differ between patients; in mm in a heart of average size, unless a note says otherwise."""
 
-    scale: float  # of the whole heart
+    scale: float  # size of the whole heart, 1 = average
     tilt_deg: np.ndarray  # [3], rotation vector of the heart in the chest
-    lv_radius: float  # of the cavity, short axis
-    lv_length: float  # of the cavity, base to apex
+    lv_radius: float  # radius of the left ventricle's cavity, short axis
+    lv_length: float  # length of the left ventricle's cavity, base to apex
     wall: float  # thickness of the left myocardium
-    rv: float  # factor on the size of this chamber
-    ra: float  # likewise
-    la: float  # likewise
-    aorta_radius: float  # of the ascending aorta
-    pa_radius: float  # of the pulmonary trunk
+    rv: float  # factor on the size of the right ventricle
+    ra: float  # factor on the size of the right atrium
+    la: float  # factor on the size of the left atrium
+    aorta_radius: float  # radius of the ascending aorta
+    pa_radius: float  # radius of the pulmonary trunk
     papillary: float  # radius of the papillary muscles
     trabeculae: float  # threshold of the trabeculation; lower is denser
 
@@ -66,7 +66,7 @@ class HeartSizes:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the average heart's positions lie in the patient."""
+    """Placement of the average heart in the patient."""
 
     scale: float
     rotation: np.ndarray
@@ -117,13 +117,13 @@ class Heart:
     aorta: Shape  # the ascending aorta with the sinuses
     aorta_path: np.ndarray  # [n, 3], its centre line, from the valve upwards
     tricuspid_center: np.ndarray
-    tricuspid_normal: np.ndarray  # of the valve's plane, into the ventricle
+    tricuspid_normal: np.ndarray  # normal of the valve's plane, into the ventricle
     surface: Shape  # the epicardium and the great vessels, filleted where they meet
     coronary_bed: Shape  # the same without what overhangs the arteries' course: left appendage, the veins' stubs
 
 
 def build_heart(sizes: HeartSizes, rng: np.random.Generator) -> Heart:
-    """The solids of a heart; `rng` draws the trabeculation and the course of the great vessels."""
+    """Build the solids of a heart; `rng` draws the trabeculation and the course of the great vessels."""
     place = Placement(sizes.scale, Rotation.from_rotvec(sizes.tilt_deg, degrees=True).as_matrix())
     tricuspid_center, tricuspid_normal = place.frame(14, 39, 3.5), place.direction(0.88, -0.27, -0.40)
     aorta, aorta_path = _aorta(place, sizes, rng)

@@ -1,4 +1,4 @@
-"""From solids to voxels: paint tissues and labels with partial volume onto a grid."""
+"""Render solids to voxels: paint tissues and labels with partial volume onto a grid."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class Canvas:
         """Fill a solid with a tissue.
 
         Args:
-            solid: in the undeformed anatomy.
-            tissue: decides the HU, in proportion to the part of a voxel inside.
-            code: given to voxels whose larger part lies inside.
+            solid: Solid in the undeformed anatomy.
+            tissue: Tissue that sets the HU, in proportion to the part of a voxel inside.
+            code: Code of voxels whose larger part lies inside.
         """
         box = self._box(solid.bounds)
         if box is None:
@@ -100,11 +100,11 @@ class Canvas:
         """Fill vessels, which may be thinner than a voxel.
 
         Args:
-            vessels: their centre lines.
-            tissue: decides the HU.
-            code: given to voxels whose larger part lies inside and to every voxel that a centre line passes, so
+            vessels: Vessels with their centre lines.
+            tissue: Tissue that sets the HU.
+            code: Code of voxels whose larger part lies inside and of every voxel that a centre line passes, so
                 that a tree stays connected; None leaves the codes as they are.
-            wrapped_mm: thickness of the fat put around them first.
+            wrapped_mm: Thickness of the fat put around them first.
         """
         radii = np.concatenate([vessel.radii for vessel in vessels])
         tree = cKDTree(np.concatenate([vessel.path for vessel in vessels]))
@@ -185,7 +185,7 @@ class Canvas:
         return self.grid.warp(self.grid.at(index.astype(np.float32))).transpose(1, 2, 0)
 
     def _height(self, candidates: tuple[np.ndarray, ...], tree: cKDTree, radii: np.ndarray) -> np.ndarray:
-        """How far each of the positions within voxels lies outside the vessels, [n, 27] mm."""
+        """Distance of each of the positions within voxels from the vessels' walls, [n, 27] mm; positive outside."""
         samples = self._subvoxels(candidates)
         distance, nearest = tree.query(samples.reshape(-1, 3))
         return (distance - radii[nearest]).reshape(samples.shape[:2])

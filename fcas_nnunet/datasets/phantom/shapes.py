@@ -28,7 +28,7 @@ class Shape(Protocol):
 
 
 class Unbounded:
-    """What all shapes share that reach beyond every box."""
+    """Base of the shapes that reach beyond every box."""
 
     bounds: Bounds = (np.full(3, -np.inf), np.full(3, np.inf))
 
@@ -81,7 +81,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class HalfSpace(Unbounded):
-    """Everything behind a plane."""
+    """All space behind a plane."""
 
     point: np.ndarray  # [3] mm, on the plane
     normal: np.ndarray  # [3], unit vector that points out of the solid

@@ -1,4 +1,4 @@
-"""What lies around the heart, as solids in mm: chest wall, ribs, spine, lungs, great vessels, airways, liver.
+"""Build the surroundings of the heart, as solids in mm: chest wall, ribs, spine, lungs, great vessels, airways, liver.
 
 Positions are LPS, relative to the middle of the left ventricle.
 """
@@ -18,14 +18,14 @@ from fcas_nnunet.labels.anatomy import Surrounding
 
 @dataclass(frozen=True)
 class ChestSizes:
-    """What differs between patients, mm."""
+    """Sizes that differ between patients, mm."""
 
     midline_x: float  # the body's plane of symmetry
-    half_width: float  # of the cavity inside the ribs
-    half_depth: float  # likewise
+    half_width: float  # half width of the cavity inside the ribs
+    half_depth: float  # half depth of the same cavity
     center_y: float  # middle of the cavity
     muscle: float  # thickness of the chest wall's inner layer
-    fat: float  # of its outer one
+    fat: float  # thickness of the chest wall's outer layer
     diaphragm_z: float  # height of the diaphragm under the heart
     rib_phase_z: float  # height of one rib at the side
     disc_phase_z: float  # height of one disc of the spine
@@ -33,7 +33,7 @@ class ChestSizes:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, heart_scale: float) -> ChestSizes:
-        """A patient's sizes; a heart of this size, 1 = average, must fit in."""
+        """Draw a patient's sizes; a heart of this size, 1 = average, must fit in."""
         return cls(
             midline_x=rng.normal(-43, 3) * heart_scale,
             half_width=rng.uniform(115, 135),
@@ -130,7 +130,7 @@ class _UnevenOffset:
 
 
 def build_chest(sizes: ChestSizes, heart: Heart, rng: np.random.Generator) -> list[Layer]:
-    """Everything around the heart in the order of painting, from the skin inwards.
+    """Build everything around the heart in the order of painting, from the skin inwards.
 
     Args:
         sizes: Sizes of the patient's chest.

@@ -1,4 +1,4 @@
-"""What a confidence map has to beat: maps that know nothing of the drawing, or nothing but its mask.
+"""Control maps that a confidence map has to beat: they know nothing of the drawing, or nothing but its mask.
 
 All are confidences: higher means more certain.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.ndimage import gaussian_gradient_magnitude
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.evaluation.confidence.error_maps import boundary_distance
 from fcas_nnunet.labels.contrast import structure_means
 
@@ -29,21 +30,21 @@ def control_maps(
     prior: Mapping[int, float] | None,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """The controls of one case.
+    """Compute the control maps of one case.
 
     Args:
-        confidence: the map they stand beside, [D, H, W].
-        image: the synthetic scan, HU [D, H, W].
-        mask: label ids, uint8 [D, H, W].
-        codes: labels and surroundings, uint8 [D, H, W].
-        spacing_mm: along (D, H, W).
-        prior: code → mean error over other cases (`means_by_code`); None leaves that control out.
-        seed: of the shuffle.
+        confidence: Confidence map that they are compared with, [D, H, W].
+        image: Synthetic scan, HU [D, H, W].
+        mask: Label ids, uint8 [D, H, W].
+        codes: Codes of labels and surroundings, uint8 [D, H, W].
+        spacing_mm: Voxel size along (D, H, W).
+        prior: Code → mean error over other cases (`means_by_code`); None leaves that control out.
+        seed: Seed of the shuffle.
 
     Returns:
-        name → float32 [D, H, W]: the same everywhere; the map's own values shuffled over the volume; the map turned
-        over; 1 inside the labels; −|∇ image|; −|image − mean of the voxel's label|; the distance to the nearest change
-        of label; −prior of each voxel's code.
+        name → float32 [D, H, W]: the same everywhere; the map's values shuffled over the volume; the map negated;
+        1 inside the labels; −|∇ image|; −|image − mean of the voxel's label|; the distance to the nearest change of
+        label; −prior of each voxel's code.
     """
     shuffled = np.random.default_rng(seed).permutation(confidence.ravel()).reshape(confidence.shape)
     gradient = gaussian_gradient_magnitude(image.astype(np.float32), GRADIENT_SIGMA_VOXELS)
@@ -57,7 +58,7 @@ def control_maps(
         BOUNDARY: boundary_distance(codes, spacing_mm),
     }
     if prior is not None:
-        lookup = np.zeros(256, dtype=np.float32)
+        lookup = np.zeros(NUM_CODES, dtype=np.float32)
         lookup[list(prior)] = list(prior.values())
         maps[CLASS_PRIOR] = -lookup[codes]
     return maps

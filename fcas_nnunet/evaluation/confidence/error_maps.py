@@ -1,4 +1,4 @@
-"""Where a synthetic scan is wrong: its difference from real scans of the same anatomy, voxel by voxel."""
+"""Error maps of a synthetic scan: its difference from real scans of the same anatomy, voxel by voxel."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _mean(errors: Iterable[np.ndarray], count: int) -> np.ndarray:
 
 
 def wall_shell(mask: np.ndarray, thickness_voxels: int = SHELL_VOXELS) -> np.ndarray:
-    """Where structures end: voxels within `thickness_voxels` of a face between two labels, bool [D, H, W]."""
+    """Mark where structures end: voxels within `thickness_voxels` of a face between two labels, bool [D, H, W]."""
     changes = label_changes(mask)
     return binary_dilation(changes, _CUBE, iterations=thickness_voxels - 1) if thickness_voxels > 1 else changes
 

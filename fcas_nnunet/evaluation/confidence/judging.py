@@ -1,4 +1,4 @@
-"""Every map of a drawn case against the error of its image: by region, over cases, with its controls."""
+"""Judge every map of a drawn case by the error of its image: by region, over cases, with its controls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASE_VOXELS, POOLED_VOXELS = 200_000, 20_000
 
 
 class Region(StrEnum):
-    """Where a map is judged."""
+    """Region in which a map is judged."""
 
     VOLUME = "volume"
     STRUCTURES = "structures"
@@ -36,7 +36,7 @@ class Region(StrEnum):
 
 
 class ErrorKind(StrEnum):
-    """What a map is judged against: |synthetic − real|, or the same after every structure's mean is matched."""
+    """Error that a map is judged against: |synthetic − real|, or the same after every structure's mean is matched."""
 
     RAW = "raw"
     MATCHED = "matched"
@@ -44,7 +44,7 @@ class ErrorKind(StrEnum):
 
 @dataclass(frozen=True)
 class MapScores:
-    """A map in a region of a case."""
+    """Scores of a map in a region of a case."""
 
     ause: float  # 0 for the error's own order, 0.5 for a random one, 1 for the reverse
     spearman: float  # rank correlation of doubt and error
@@ -52,16 +52,17 @@ class MapScores:
 
 @dataclass(frozen=True)
 class CaseEvaluation:
-    """What one drawn case contributes.
+    """Scores of one drawn case, and the samples that it contributes to scores over all cases.
 
     Attributes:
-        scores: error kind → region → map → scores; a region without voxels is left out.
-        partial_spearman: region → of the judged map with the matched error, what the controls know taken out.
-        mean_confidence: inside the structures.
-        std_confidence: the same voxels' spread.
-        mean_error_hu: matched, inside the structures.
-        pooled_maps: map → float32 [N], a sample of the structures' voxels.
-        pooled_error: float32 [N], the matched error of the same.
+        scores: Error kind → region → map → scores; a region without voxels is left out.
+        partial_spearman: Region → partial rank correlation of the judged map with the matched error, without what the
+            controls know.
+        mean_confidence: Mean confidence inside the structures.
+        std_confidence: Standard deviation over the same voxels.
+        mean_error_hu: Mean matched error inside the structures.
+        pooled_maps: Map → float32 [N], a sample of the structures' voxels.
+        pooled_error: float32 [N], the matched error of the same voxels.
     """
 
     scores: dict[str, dict[str, dict[str, MapScores]]]
@@ -93,12 +94,12 @@ def evaluate_case(
     """Score every map of a drawn case.
 
     Args:
-        maps: name → confidence [D, H, W]; higher is more certain.
-        errors: kind → HU [D, H, W].
-        mask: label ids.
-        judged: name of the map whose partial correlation, mean and spread are taken.
-        known: names of the controls whose knowledge is taken out.
-        seed: of the voxels' sample.
+        maps: Name → confidence [D, H, W]; higher is more certain.
+        errors: Kind → HU [D, H, W].
+        mask: Label ids [D, H, W].
+        judged: Name of the map whose partial correlation, mean and spread are taken.
+        known: Names of the controls whose knowledge is taken out.
+        seed: Seed of the sample of voxels.
     """
     scores: dict[str, dict[str, dict[str, MapScores]]] = {kind: {} for kind in errors}
     partial = {}
@@ -130,16 +131,16 @@ def evaluate_case(
 def summarise_cases(
     cases: Sequence[CaseEvaluation], patients: Sequence[str], judged: str, expecting: str | None = None
 ) -> dict[str, Any]:
-    """Over patients: each map's mean scores, scores over the cases' pooled voxels, and the judged map's reliability.
+    """Summarise over patients: each map's mean scores, its scores over pooled voxels, and the judged map's reliability.
 
     Several drawings of one patient count as one: means are of patients' means, and so are their spread and their
     number. Pooled, a value has to mean the same in every case; within a case the order alone counts.
 
     Args:
-        cases: with the same maps.
-        patients: whose each case is.
-        judged: name of the map that stands for the confidence.
-        expecting: name of the map that is minus the expected error in HU, where there is one.
+        cases: Evaluations with the same maps.
+        patients: Patient of each case.
+        judged: Name of the map that stands for the confidence.
+        expecting: Name of the map that is minus the expected error in HU, where there is one.
 
     Returns:
         JSON-able but for NaN.
@@ -224,14 +225,14 @@ def _t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def verdict(summary: Mapping[str, Any], judged: str, controls: Sequence[str]) -> list[str]:
-    """What a reader should know, in sentences: which controls are beaten, and whether CAL can see the map at all.
+    """Say in sentences which controls are beaten, and whether CAL can see the map at all.
 
     A control is beaten when the interval of the difference over patients leaves out zero.
 
     Args:
-        summary: of `summarise_cases`.
-        judged: name of the map that stands for the confidence.
-        controls: names of the maps it has to beat inside the structures.
+        summary: Result of `summarise_cases`.
+        judged: Name of the map that stands for the confidence.
+        controls: Names of the maps it has to beat inside the structures.
     """
     found: dict[str, list[str]] = {"better than": [], "not to be told from": [], "worse than": []}
     for name in controls:

@@ -48,11 +48,11 @@ class PicturedCase:
 
 
 def write_confidence_picture(path: Path, cases: Sequence[PicturedCase]) -> None:
-    """A row per case: synthetic, real, error, confidence.
+    """Write a picture with a row per case: synthetic, real, error, confidence.
 
     Args:
-        path: PNG.
-        cases: from top to bottom.
+        path: PNG file.
+        cases: Cases from top to bottom.
     """
     figure = Figure(figsize=(4 * _PANEL_INCHES + 0.8, len(cases) * (_PANEL_INCHES + 0.45)), layout="constrained")
     FigureCanvasAgg(figure)

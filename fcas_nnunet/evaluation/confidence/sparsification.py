@@ -1,4 +1,4 @@
-"""Does a confidence map know where the image is wrong? Sparsification, rank correlation, reliability.
+"""Measure how well a confidence map finds the errors of an image: sparsification, rank correlation, reliability.
 
 Sources: Ilg et al., ECCV 2018 (sparsification and its error, AUSE); Spearman 1904; Kendall 1942 (partial correlation).
 """
@@ -18,7 +18,7 @@ RELIABILITY_BINS = 10
 
 @dataclass(frozen=True)
 class Reliability:
-    """What the error is where the confidence is so high; bins of equally many voxels, from the lowest confidence."""
+    """Mean error by confidence, in bins of equally many voxels, from the lowest confidence."""
 
     confidence: list[float]  # mean confidence of each bin
     error: list[float]  # mean absolute error of each bin
@@ -27,13 +27,13 @@ class Reliability:
 
 
 def sparsification_curve(confidence: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the total error that is left while voxels are dropped from the least confident on.
+    """Compute the share of the total error that is left while voxels are dropped from the least confident on.
 
     Voxels of one confidence are dropped in a random order: the curve is straight between levels.
 
     Args:
-        confidence: of some voxels, any shape.
-        error: their absolute errors, the same shape.
+        confidence: Confidence of some voxels, any shape.
+        error: Absolute errors of the same voxels, the same shape.
 
     Returns:
         Share of voxels dropped, from 0 to 1, and share of the error left, from 1 to 0; a point per level of confidence.
@@ -69,9 +69,9 @@ def spearman(confidence: np.ndarray, error: np.ndarray) -> float:
 
 
 def partial_spearman(confidence: np.ndarray, error: np.ndarray, controls: Mapping[str, np.ndarray]) -> float:
-    """Rank correlation of doubt and error that is left when what other maps say is taken out of both.
+    """Rank correlation of doubt and error after the control maps are taken out of both.
 
-    Ranks of doubt and error are regressed on the ranks of what other maps say of the same voxels, and the residuals
+    Ranks of doubt and error are regressed on the ranks of the control maps at the same voxels, and the residuals are
     correlated.
     """
     confidence, error = _checked(confidence, error)
@@ -99,12 +99,12 @@ def reliability(
 
 
 def sampled_voxels(where: np.ndarray, seed: int, largest: int = MAX_VOXELS) -> np.ndarray:
-    """Flat indices of a region's voxels, a random sample of the same size every time where there are too many.
+    """Return flat indices of a region's voxels; where there are more than `largest`, a random sample of that size.
 
     Args:
-        where: bool, any shape.
+        where: Region, bool of any shape.
         seed: Seed of the sample.
-        largest: Number of voxels in it at most.
+        largest: Largest number of voxels in the sample.
     """
     found = np.flatnonzero(where)
     if len(found) <= largest:

@@ -1,6 +1,6 @@
-"""Scans brought heart on heart to one coarse grid, so that they can be laid over one another and compared.
+"""Resample scans onto one coarse grid centred on the heart, so that they can be compared voxel by voxel.
 
-Axes are turned to the patient's first (D towards the head, H to the back, W to the left), so that data sets stored in
+Axes are first turned to the patient's (D towards the head, H to the back, W to the left), so that data sets stored in
 other orientations compare; oblique scans are not rotated.
 """
 
@@ -22,14 +22,14 @@ MARGIN_MM = 10.0
 
 @dataclass(frozen=True)
 class CentredScan:
-    """What is kept of a scan to compare it: two volumes [96, 96, 96] of 2 mm about the heart's centroid.
+    """A scan reduced for comparison: two volumes [96, 96, 96] of 2 mm about the heart's centroid.
 
     Attributes:
         image: HU clipped to the intensity range, float16; NaN outside the scan.
-        texture: the image minus its structure's mean, float16; NaN outside the structures, and in their outermost voxel
+        texture: The image minus its structure's mean, float16; NaN outside the structures, and in their outermost voxel
             layer, whose values follow from where the outline runs.
-        near: bool; the heart and `MARGIN_MM` around it, within the scan.
-        means_hu: label id → mean of the structure.
+        near: Bool; the heart and `MARGIN_MM` around it, within the scan.
+        means_hu: Label id → mean of the structure.
     """
 
     image: np.ndarray
@@ -41,13 +41,13 @@ class CentredScan:
 def centre_scan(
     image: np.ndarray, mask: np.ndarray, affine: np.ndarray, intensity_range: IntensityRange
 ) -> CentredScan:
-    """Take what is needed of a scan.
+    """Reduce a scan for comparison.
 
     Args:
         image: HU [D, H, W].
-        mask: label ids on the same grid; the heart is all that is labelled.
+        mask: Label ids on the same grid; the heart is all that is labelled.
         affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
-        intensity_range: one for all scans that are compared.
+        intensity_range: One range for all scans that are compared.
 
     Raises:
         ValueError: when the shapes differ, a voxel of the scan is not finite, or the mask is empty.
@@ -73,18 +73,18 @@ def centred_image(
     voxels: int = GRID_VOXELS,
     step_mm: float = GRID_MM,
 ) -> np.ndarray:
-    """A scan about the centroid of its mask on a cube of the patient's axes.
+    """Resample a scan about the centroid of its mask onto a cube along the patient's axes.
 
     Linear interpolation; where the step is larger than the scan's voxels the triangle is as wide as two steps, which
     keeps finer detail from folding over (antialiasing).
 
     Args:
         image: HU [D, H, W].
-        mask: label ids on the same grid.
+        mask: Label ids on the same grid.
         affine: [4, 4], array index → LPS mm.
-        intensity_range: the scan is clipped to it first.
-        voxels: edge of the cube.
-        step_mm: edge of its voxels.
+        intensity_range: Range that the scan is clipped to first.
+        voxels: Number of voxels along each edge of the cube.
+        step_mm: Edge of a voxel.
 
     Returns:
         float32 [voxels, voxels, voxels] in HU, NaN outside the scan.

@@ -14,20 +14,20 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where cases lie on the map. Distances between far points, and the axes, mean nothing."""
+    """Positions of cases on a map. Distances between far points, and the axes, mean nothing."""
 
     coordinates: np.ndarray  # float64 [N, 2]
-    perplexity: float  # the one that was used: 30, or a third of the points where there are too few for that
+    perplexity: float  # perplexity that was used: 30, or a third of the points where they are too few
     seed: int  # seed of the optimisation
 
 
 def embed(features: np.ndarray, perplexity: float = PERPLEXITY, seed: int = SEED) -> Embedding:
-    """t-SNE of features, begun from their principal components; the same features give the same map.
+    """Compute t-SNE of features, starting from their principal components; the same features give the same map.
 
     Args:
         features: [N, C], at least 4 rows.
-        perplexity: about how many neighbours a point has; at most (N − 1) / 3 is used.
-        seed: of the optimisation.
+        perplexity: Approximate number of neighbours of a point; at most (N − 1) / 3 is used.
+        seed: Seed of the optimisation.
 
     Raises:
         ValueError: when there are too few points.

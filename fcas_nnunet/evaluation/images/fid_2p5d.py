@@ -45,13 +45,13 @@ class Fid25d:
 def plane_features(
     image: np.ndarray, affine: np.ndarray, extractor: SliceExtractor, size: int = SIZE
 ) -> dict[str, np.ndarray]:
-    """Features of a scan's slices.
+    """Extract features of a scan's slices.
 
     Args:
         image: HU [D, H, W].
         affine: [4, 4], (d, h, w, 1) → LPS mm.
-        extractor: of the slices.
-        size: voxels of 1 mm along each axis that the scan is padded or cropped to.
+        extractor: Network that extracts the features.
+        size: Number of voxels of 1 mm along each axis, to which the scan is padded or cropped.
 
     Returns:
         xy, yz, zx → float32 [slices, channels].
@@ -61,11 +61,11 @@ def plane_features(
 
 
 def fid_2p5d(real: Iterable[dict[str, np.ndarray]], synthetic: Iterable[dict[str, np.ndarray]]) -> Fid25d:
-    """FID of two sets of scans.
+    """Compute the FID of two sets of scans.
 
     Args:
         real: `plane_features` of each real scan; taken one by one.
-        synthetic: of each synthetic scan, by the same extractor.
+        synthetic: `plane_features` of each synthetic scan, by the same extractor.
 
     Raises:
         ValueError: when a set is empty, or its features do not compare.
@@ -78,7 +78,7 @@ def fid_2p5d(real: Iterable[dict[str, np.ndarray]], synthetic: Iterable[dict[str
 
 def prepared_volume(image: np.ndarray, affine: np.ndarray, size: int) -> torch.Tensor:
     """HU → RAS, 1 mm, `size`³, clipped: float32 [X, Y, Z] in HU."""
-    ras_affine = _LPS_TO_RAS @ affine[:, [2, 1, 0, 3]]  # of [W, H, D]
+    ras_affine = _LPS_TO_RAS @ affine[:, [2, 1, 0, 3]]  # affine of [W, H, D]
     volume = MetaTensor(
         torch.from_numpy(np.ascontiguousarray(image.T, dtype=np.float32))[None], affine=torch.from_numpy(ras_affine)
     )
@@ -95,10 +95,10 @@ def prepared_volume(image: np.ndarray, affine: np.ndarray, size: int) -> torch.T
 
 
 def prepared_slices(volume: torch.Tensor, axis: int) -> torch.Tensor:
-    """HU [X, Y, Z] → the middle slices along an axis, as the extractor wants them, float32 [N, 3, ·, ·].
+    """HU [X, Y, Z] → the middle slices along an axis, as the extractor requires them, float32 [N, 3, ·, ·].
 
     A heart's scan is often shorter than the middle of the padded volume. What lies beyond it is the same in every scan,
-    real or drawn, and would pull any two sets together; it is left out.
+    real or drawn, and would make any two sets look alike; it is left out.
     """
     length = volume.shape[axis]
     start, stop = int((1 - MIDDLE_SHARE) / 2 * length), int((1 + MIDDLE_SHARE) / 2 * length)

@@ -1,4 +1,4 @@
-"""Whether a structure was drawn: what a network finds of it in synthetic scans, beside what it finds in real ones."""
+"""Judge whether a structure was drawn: a network's Dice in synthetic scans, compared with its Dice in real ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fcas_nnunet.evaluation.statistics.comparison import percentile_interval, re
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
 from fcas_nnunet.labels.anatomy import GivenRoles, Role, roles_of
 
-#: Of the Dice in real scans: from here on drawn, below that not drawn, poorly in between.
+#: Shares of the Dice in real scans: from the first on drawn, below the second not drawn, poorly drawn in between.
 DRAWN_RATIO, NOT_DRAWN_RATIO = 0.9, 0.5
-#: What stands in for the Dice in real scans where nobody measured it: about that of a good nnU-Net on CTA.
+#: Dice in real scans that is assumed where nobody measured it: about that of a good nnU-Net on CTA.
 ASSUMED_DICE, ASSUMED_THIN_DICE = 0.88, 0.75
-#: A network that finds less than that of a structure in real scans cannot judge synthetic ones.
+#: A network with a lower Dice of a structure in real scans cannot judge synthetic ones.
 LEAST_REAL_DICE = 0.3
 
 
 class Verdict(StrEnum):
-    """Of a structure over all judged scans. UNDECIDED: too little is known of it, here or in real scans."""
+    """Verdict on a structure over all judged scans. UNDECIDED: too little is known of it, here or in real scans."""
 
     DRAWN = "drawn"
     POORLY_DRAWN = "poorly drawn"
@@ -32,7 +32,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Fidelity:
-    """One structure.
+    """Judgement of one structure.
 
     Attributes:
         verdict: Verdict by the ratio.
@@ -42,7 +42,7 @@ class Fidelity:
         ratio: Mean Dice in synthetic scans / real_dice; NaN where either is missing.
         ratio_interval: 95 % percentile bootstrap over the cases of both sides; over the synthetic ones alone where
             the real Dice is assumed.
-        cases_not_drawn: Numbers of the synthetic cases whose own ratio says so.
+        cases_not_drawn: Numbers of the synthetic cases whose Dice is below `NOT_DRAWN_RATIO` of `real_dice`.
     """
 
     verdict: Verdict

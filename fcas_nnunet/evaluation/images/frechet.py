@@ -1,7 +1,7 @@
-"""How far two sets of features lie apart: the Fréchet distance of their Gaussians (FID), and the kernel distance (KID).
+"""Distances of two sets of features: the Fréchet distance of their Gaussians (FID), and the kernel distance (KID).
 
 FID of few samples is biased far upwards (two samples of one distribution do not give 0), KID is not; a number of
-either means something beside its extractor's name alone.
+either means nothing without its extractor's name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def kernel_distance(
         first: Features of a set, [N, C].
         second: Features of the other, [M, C].
         first_cases: Case of each row; None = each row is its own.
-        second_cases: Likewise; cases of `first` and of `second` count as different even under one name.
+        second_cases: Case of each row of `second`; cases of `first` and of `second` count as different even under one
+            name.
 
     Returns:
         NaN where a set has one case only; its standard error is NaN where a set has two.
@@ -93,7 +94,7 @@ def kernel_distance(
 
 
 def feature_faults(first: np.ndarray, second: np.ndarray) -> list[str]:
-    """What keeps two sets of features from being compared, a sentence each."""
+    """List what keeps two sets of features from being compared, a sentence each."""
     faults = []
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         faults.append(

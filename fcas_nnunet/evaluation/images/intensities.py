@@ -1,5 +1,5 @@
-"""Intensities of every structure in two sets of scans: whether synthetic scans have the contrasts of real ones, and as
-different ones from patient to patient."""
+"""Compare the intensities of every structure in two sets of scans: its contrast, and how much that differs between
+patients."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ class Intensities:
 
 @dataclass(frozen=True)
 class IntensityComparison:
-    """One structure in two sets.
+    """Intensities of one structure in two sets of scans.
 
     Attributes:
-        real: in the real scans.
-        synthetic: in the synthetic ones.
-        wasserstein_hu: how far intensities have to be moved, in HU on average, to turn one distribution into the other.
+        real: Intensities in the real scans.
+        synthetic: Intensities in the synthetic ones.
+        wasserstein_hu: Distance in HU that intensities have to be moved, on average, to turn one distribution into
+            the other.
     """
 
     real: Intensities
@@ -45,8 +46,8 @@ def structure_histograms(image: np.ndarray, mask: np.ndarray, labels: Mapping[st
 
     Args:
         image: HU [D, H, W].
-        mask: label ids [D, H, W].
-        labels: name → id; the background is left out.
+        mask: Label ids [D, H, W].
+        labels: Name → id; the background is left out.
     """
     bins = np.rint(np.clip(image, LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
     histograms = {}
@@ -64,7 +65,7 @@ def compare_intensities(
 
     Args:
         real: `structure_histograms` of every real scan.
-        synthetic: the same of every synthetic scan, under the same names.
+        synthetic: The same of every synthetic scan, under the same names.
     """
     result = {}
     for name in dict.fromkeys(name for case in real for name in case):

@@ -1,7 +1,7 @@
-"""Whether synthetic scans are copies of training scans: distances to the nearest one, held against real scans' own.
+"""Find copies of training scans: distances of synthetic scans to the nearest one, compared with those of real scans.
 
 3D latent diffusion models do memorise coronary CTA (Dar et al., arXiv 2307.01148 and 2402.01054). A real scan that was
-not trained on says how near two patients' scans come by nature; what comes nearer is suspect.
+not trained on shows how near two patients' scans come by nature; a scan that comes nearer is suspect.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ FEW_HELD_OUT = 20
 PERCENTILE = 5.0
 #: Two scans at less than this are one scan: independent noise alone keeps others further apart.
 IDENTICAL = 1e-4
-#: Of a query's voxels; pairs that share fewer have no distance.
+#: Least share of a query's voxels that a pair must have in common to have a distance.
 MIN_SHARED_IMAGE, MIN_SHARED_TEXTURE = 0.5, 0.1
 
 
 class Measure(StrEnum):
-    """What two scans are compared by; all are distances, small for scans alike.
+    """Distance by which two scans are compared; all are small for scans alike.
 
     IMAGE is 1 − normalised cross-correlation in the heart and a margin around it: 0 for copies whatever their contrast
     and brightness, about 1 for scans that have nothing in common, up to 2. CONTRAST_MATCHED is the same inside the
-    structures alone, after each structure's mean was taken away on both sides and without the outlines: a scan that has
-    a training scan's contrasts, or was drawn under its mask, is not near by this for that. FEATURES is 1 − cosine of a
-    network's mean features. CONTRAST is the root mean square difference of the structures' means, in HU; to follow a
-    scan's contrasts is no copy.
+    structures alone, after each structure's mean was taken away on both sides and without the outlines: a scan is not
+    near by this measure for having a training scan's contrasts, or for being drawn under its mask. FEATURES is
+    1 − cosine of a network's mean features. CONTRAST is the root mean square difference of the structures' means, in
+    HU; a scan that follows another's contrasts is no copy of it.
     """
 
     IMAGE = "image"
@@ -41,7 +41,7 @@ class Measure(StrEnum):
     CONTRAST = "contrast"
 
 
-#: Those by which a scan is called a copy.
+#: Measures by which a scan is called a copy.
 COPY_MEASURES = (Measure.IMAGE, Measure.CONTRAST_MATCHED, Measure.FEATURES)
 
 
@@ -55,7 +55,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Below which distance a scan is suspect."""
+    """Distance below which a scan is suspect."""
 
     value: float  # NaN where there is nothing to take it from
     rule: str  # how the value was taken
@@ -65,12 +65,12 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Nearer:
-    """How a set of synthetic scans lies beside real ones.
+    """Share of synthetic scans that are nearer to the training scans than real ones are.
 
     Attributes:
-        share: of all pairs of a synthetic and a real scan, those in which the synthetic one is nearer to its nearest
+        share: Share of the pairs of a synthetic and a real scan in which the synthetic one is nearer to its nearest
             training scan; 0.5 = as near as real scans, 1 = all of them nearer.
-        interval: 95 %, over templates, references and real scans.
+        interval: 95 % interval of the share, over templates, references and real scans.
     """
 
     share: float
@@ -79,7 +79,7 @@ class Nearer:
 
 @dataclass(frozen=True)
 class CopyRate:
-    """How often the nearest training case is the template, or the source of the mask."""
+    """Rate at which the nearest training case is the template, or the source of the mask."""
 
     matches: int  # number of cases for which it is
     count: int  # number of all cases
@@ -89,11 +89,11 @@ class CopyRate:
 
 
 def distances(query: CentredScan, library: Sequence[CentredScan]) -> dict[Measure, np.ndarray]:
-    """From one scan to each of many, by everything but features.
+    """Compute the distances from one scan to each of many, by every measure but FEATURES.
 
     Args:
-        query: it decides where scans are compared: in its heart and the margin around it.
-        library: the training scans; label ids mean the same as the query's.
+        query: Scan whose heart, with the margin around it, is the region of comparison.
+        library: Training scans, with the query's label ids.
 
     Returns:
         float64 [len(library)] each; NaN where a pair shares too little of the query's region.
@@ -141,7 +141,7 @@ def feature_distances(query: np.ndarray, library: np.ndarray) -> np.ndarray:
 
 
 def nearest(found: np.ndarray, case_ids: Sequence[str]) -> Nearest:
-    """The smallest of some distances; of equal ones the first."""
+    """Find the smallest of some distances; of equal ones the first."""
     if np.isnan(found).all():
         return Nearest(None, math.nan)
     index = int(np.nanargmin(found))
@@ -149,10 +149,10 @@ def nearest(found: np.ndarray, case_ids: Sequence[str]) -> Nearest:
 
 
 def held_out_threshold(found: Sequence[float]) -> Threshold:
-    """The distance below which a scan is nearer to the training scans than unseen real scans are.
+    """Compute the distance below which a scan is nearer to the training scans than unseen real scans are.
 
-    Of the real scans' distances to their nearest training scan (NaN are left out) it is the 5th percentile, of fewer
-    than 20 the minimum.
+    It is the 5th percentile of the real scans' distances to their nearest training scan, or the minimum of fewer than
+    20; NaN are left out.
     """
     present = [value for value in found if not math.isnan(value)]
     count = len(present)
@@ -170,16 +170,16 @@ def nearer_share(
     held_out: Sequence[float],
     seed: int = 0,
 ) -> Nearer:
-    """How often a synthetic scan lies nearer to the training scans than a real one does.
+    """Estimate how often a synthetic scan lies nearer to the training scans than a real one does.
 
     No test is made: synthetic scans share their parents, and so are no independent cases, and the real scans come from
     other patients than the masks and contrasts of the synthetic ones.
 
     Args:
-        synthetic: distance of each synthetic scan to its nearest training scan; NaN are left out.
-        parents: template and reference of the same.
-        held_out: real scans' distances likewise.
-        seed: of the interval's samples.
+        synthetic: Distance of each synthetic scan to its nearest training scan; NaN are left out.
+        parents: Template and reference of each synthetic scan.
+        held_out: Distance of each real scan to its nearest training scan; NaN are left out.
+        seed: Seed of the interval's samples.
 
     Source: Meehan et al., A non-parametric test to detect data-copying in generative models, AISTATS 2020, whose
     statistic this is.
@@ -206,15 +206,15 @@ def parent_copy_rate(
     parents: Sequence[tuple[str | None, str | None]],
     seed: int = 0,
 ) -> CopyRate:
-    """How often the nearest training case is a parent of the drawing, its template or its mask's source, beside chance.
+    """Estimate how often the nearest training case is a parent of the drawing (template or mask), compared with chance.
 
     Chance takes into account that some training cases are everyone's nearest, and some parents picked more often.
 
     Args:
-        nearest_ids: of each synthetic case; None matches nothing.
-        dealt_ids: the parent that is asked for, of the same cases.
-        parents: both parents of the same, for the interval.
-        seed: of the interval's samples.
+        nearest_ids: Nearest training case of each synthetic case; None matches nothing.
+        dealt_ids: Parent of each synthetic case that its nearest one is compared with.
+        parents: Both parents of each synthetic case, for the interval.
+        seed: Seed of the interval's samples.
     """
     count = len(dealt_ids)
     if not count:
@@ -243,7 +243,7 @@ def parent_copy_rate(
 
 
 def without(found: Mapping[Measure, np.ndarray], index: int) -> dict[Measure, np.ndarray]:
-    """A training scan's distances without the one to itself."""
+    """Replace a training scan's distances to itself by NaN."""
     return {measure: np.where(np.arange(len(values)) == index, math.nan, values) for measure, values in found.items()}
 
 

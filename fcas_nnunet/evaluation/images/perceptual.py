@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -23,22 +23,22 @@ from fcas_nnunet.evaluation.images.pretrained_weights import (
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 
 SLICES_PER_PLANE = 32
-MIDDLE_SHARE = 0.4  # of every axis: the slices that FID 2.5D looks at
-LEAST_SIDE = 32  # the trunks pool what is smaller to nothing
+MIDDLE_SHARE = 0.4  # share of every axis: the slices that FID 2.5D uses
+LEAST_SIDE = 32  # the trunks pool smaller slices to nothing
 #: Planes by the axis of [D, H, W] that their slices follow.
 PLANES = ("along_d", "along_h", "along_w")
 _BATCH = 8
 
 
 class Trunk(StrEnum):
-    """LPIPS' trunks, by lpips' names."""
+    """Trunk of LPIPS, by lpips' name."""
 
     ALEX = "alex"
     VGG = "vgg"
     SQUEEZE = "squeeze"
 
 
-#: torchvision's files of the trunks' weights, on ImageNet.
+#: Files of torchvision's ImageNet weights of the trunks.
 TRUNK_FILES = {
     Trunk.ALEX: "alexnet-owt-7be5be79.pth",
     Trunk.VGG: "vgg16-397923af.pth",
@@ -59,7 +59,7 @@ class PerceptualDistance:
     """LPIPS with a trunk from a file.
 
     Attributes:
-        name: trunk, file of weights and its SHA-256: numbers of two trunks do not compare.
+        name: Trunk, file of weights and its SHA-256; numbers of two trunks do not compare.
     """
 
     def __init__(self, network: nn.Module, name: str, device: torch.device) -> None:
@@ -74,13 +74,13 @@ class PerceptualDistance:
         intensity_range: IntensityRange,
         slices_per_plane: int = SLICES_PER_PLANE,
     ) -> PerceptualScore:
-        """LPIPS over slices in the middle of a pair.
+        """Compute LPIPS over slices in the middle of a pair.
 
         Args:
             real: HU [D, H, W].
             synthetic: HU on the same grid.
-            intensity_range: becomes [−1, 1], as LPIPS wants it; clipped.
-            slices_per_plane: at most; spread evenly over the middle 40 % of each axis.
+            intensity_range: Range that becomes [−1, 1], as LPIPS requires; values outside are clipped.
+            slices_per_plane: Largest number of slices per plane, spread evenly over the middle 40 % of each axis.
 
         Raises:
             ValueError: when shapes differ, or a side is too short for the trunk.
@@ -107,11 +107,15 @@ class PerceptualDistance:
 
     @torch.inference_mode()
     def distances(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """LPIPS of slices [N, H, W] in [−1, 1], one number each."""
-        sides = (torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)) for slices in (first, second))
-        batches = zip(*(slices[:, None].expand(-1, 3, -1, -1).split(_BATCH) for slices in sides), strict=True)
-        found = [self._network(*(batch.to(self._device) for batch in pair)) for pair in batches]
-        return torch.cat(found).flatten().cpu().numpy()
+        """Compute LPIPS of slices [N, H, W] in [−1, 1], one number each."""
+        pairs = zip(self._batches(first), self._batches(second), strict=True)
+        return torch.cat([self._network(*pair) for pair in pairs]).flatten().cpu().numpy()
+
+    def _batches(self, slices: np.ndarray) -> Iterator[torch.Tensor]:
+        """Slices [N, H, W] → float32 [batch, 3, H, W] on the device, with three equal channels."""
+        for start in range(0, len(slices), _BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(slices[start : start + _BATCH], dtype=np.float32))
+            yield batch.to(self._device)[:, None].expand(-1, 3, -1, -1)
 
 
 def middle_slices(length: int, most: int) -> list[int]:
@@ -124,18 +128,18 @@ def middle_slices(length: int, most: int) -> list[int]:
 
 
 def find_trunk_weights(trunks: Sequence[Trunk] = tuple(Trunk)) -> tuple[Trunk, Path] | None:
-    """The first trunk whose weights torch has downloaded at some time; None where it has none of them."""
+    """Find the first trunk whose weights torch has downloaded; None where it has none of them."""
     paths = ((trunk, hub_checkpoints() / TRUNK_FILES[trunk]) for trunk in trunks)
     return next(((trunk, path) for trunk, path in paths if path.is_file()), None)
 
 
 def open_perceptual_distance(trunk: Trunk, path: Path, device: torch.device | None = None) -> PerceptualDistance:
-    """LPIPS (version 0.1) with lpips' own linear layers upon a trunk of torchvision's weights.
+    """Open LPIPS (version 0.1): lpips' linear layers on a trunk with torchvision's weights.
 
     Args:
-        trunk: which network.
-        path: its weights as torchvision publishes them.
-        device: where to compute; None = the CPU.
+        trunk: Network of the trunk.
+        path: File of the trunk's weights, as torchvision publishes them.
+        device: Device of the computation; None means the CPU.
 
     Raises:
         FileNotFoundError: when there is no such file.

@@ -1,6 +1,6 @@
-"""Weights of published networks from files that the user names: read without unpickling code, loaded whole or refused.
+"""Load published weights from files that the user names: without unpickling code, and whole or not at all.
 
-Nothing here downloads, and no network is ever left at random: features of random weights are no features.
+Nothing here downloads, and no network keeps random weights: their features would mean nothing.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ SHA256_DIGITS = 12
 
 
 def hub_checkpoints() -> Path:
-    """`$TORCH_HOME/hub/checkpoints`, where torch keeps what it has downloaded."""
+    """`$TORCH_HOME/hub/checkpoints`, where torch stores its downloads."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
 
 
 def weights_label(path: Path) -> str:
-    """How a result names a file of weights: its name and the first 12 digits of its SHA-256."""
+    """Name a file of weights for a result: its name and the first 12 digits of its SHA-256."""
     return f"{path.name}, sha256 {file_sha256(path)[:SHA256_DIGITS]}"
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict on the CPU.
+    """Read a state dict onto the CPU.
 
     Raises:
         FileNotFoundError: when there is no such file.

@@ -1,7 +1,7 @@
-"""How close a synthetic scan is to the real one under the same mask: SSIM and RMSE.
+"""Measure how close a synthetic scan is to the real one under the same mask: SSIM and RMSE.
 
 The intensity range is one for all cases, taken from the real data or stated, never from the image at hand: a range
-per image would hide the very differences in contrast that are to be measured.
+per image would hide the differences in contrast that are to be measured.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 SSIM_SIGMA_VOXELS = 1.5
-SSIM_WINDOW_VOXELS = 11  # of the gaussian, cut off at 3.5 sigma
-FOREGROUND_PERCENTILES = (0.5, 99.5)  # nnU-Net's for CT
+SSIM_WINDOW_VOXELS = 11  # width of the gaussian, cut off at 3.5 sigma
+FOREGROUND_PERCENTILES = (0.5, 99.5)  # nnU-Net's percentiles for CT
 _LOWEST_HU, _HIGHEST_HU = -(2**15), 2**15 - 1
 
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """What [0, 1] stands for, in HU; values outside are clipped."""
+    """HU range that becomes [0, 1]; values outside are clipped."""
 
     low_hu: float  # becomes 0
     high_hu: float  # becomes 1
-    source: str = "stated"  # where the two come from, for the reader of a result
+    source: str = "stated"  # origin of the two, for the reader of a result
 
     def __post_init__(self) -> None:
         if not self.low_hu < self.high_hu:
@@ -49,7 +49,7 @@ class ImageScores:
 
 
 def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: IntensityRange) -> ImageScores:
-    """SSIM and RMSE of a pair of scans, HU [D, H, W] on one grid.
+    """Compute SSIM and RMSE of a pair of scans, HU [D, H, W] on one grid.
 
     Raises:
         ValueError: see `image_faults`.
@@ -78,7 +78,7 @@ def rmse(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def image_faults(real: np.ndarray, synthetic: np.ndarray) -> list[str]:
-    """What keeps two scans from being compared, a sentence each."""
+    """List what keeps two scans from being compared, a sentence each."""
     faults = []
     if real.shape != synthetic.shape:
         faults.append(
@@ -105,11 +105,11 @@ def foreground_histogram(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def foreground_range(histograms: Iterable[np.ndarray], source: str) -> IntensityRange:
-    """nnU-Net's CT clip, 0.5 and 99.5 % of the labelled voxels, every case with equal weight.
+    """Compute nnU-Net's CT clip, 0.5 and 99.5 % of the labelled voxels, every case with equal weight.
 
     Args:
-        histograms: one `foreground_histogram` per real case.
-        source: name of the real data set.
+        histograms: One `foreground_histogram` per real case.
+        source: Name of the real data set.
 
     Raises:
         ValueError: if no voxel is labelled.

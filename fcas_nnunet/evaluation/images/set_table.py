@@ -1,4 +1,4 @@
-"""What `fcas_evaluate images` prints of LPIPS, FID and KID; apart from their computation, which is slow to import."""
+"""Format LPIPS, FID and KID for `fcas_evaluate images`; their computation is elsewhere, since it is slow to import."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """Which networks the numbers come from, or why there are none."""
+    """Name the networks that the numbers come from, or say why there are none."""
     lines = []
     for name, title in ((PERCEPTUAL, "LPIPS"), (FID, "FID 2.5D"), (NETWORK, "features of nnU-Net")):
         part = report[name]

@@ -1,7 +1,7 @@
 """Intervals for synthetic cases that share templates and masks: resampling the parents, not the cases.
 
-Four hundred scans drawn from twenty templates and twenty masks are no four hundred patients. What they have in common
-with their parents makes tests over cases arbitrarily sure as their number grows; the parents' number stays.
+Four hundred scans drawn from twenty templates and twenty masks are not four hundred patients. What they share with
+their parents makes tests over cases arbitrarily sure as their number grows, while the number of parents stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BOOTSTRAP_SAMPLES = 1_000
 def parents_weights(
     parents: Sequence[tuple[str | None, str | None]], seed: int, samples: int = BOOTSTRAP_SAMPLES
 ) -> np.ndarray:
-    """How often each case counts in each sample: as often as its template was drawn, times as often as its reference.
+    """Draw each case's count in each sample: as often as its template was drawn, times as often as its reference.
 
     Args:
         parents: Template and reference of each case; a parent that is not known is the case's own.

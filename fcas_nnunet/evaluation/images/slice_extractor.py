@@ -1,4 +1,4 @@
-"""Features of slices: ResNet-50 with RadImageNet's or ImageNet's weights from a file, never another in their place."""
+"""Extract features of slices by a ResNet-50 with RadImageNet's or ImageNet's weights from a file, without fallback."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch import nn
 
 from fcas_nnunet.evaluation.images.pretrained_weights import load_strictly, read_state_dict, weights_label
 
-CHANNELS = 2048
 _BATCH = 8
 _KERAS_EPS = 1.001e-5
-#: Of torchvision's ResNet-50 by their place among its children: RadImageNet's own file numbers them.
+#: Number of a child of torchvision's ResNet-50 → its name: RadImageNet's own file numbers them.
 _NUMBERED = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
 class FidExtractor(StrEnum):
-    """Whose weights; the numbers of two do not compare."""
+    """Data set that the weights were trained on; the numbers of two do not compare."""
 
     RADIMAGENET = "radimagenet_resnet50"
     IMAGENET = "imagenet_resnet50"
@@ -28,7 +27,7 @@ class SliceExtractor:
     """ResNet-50 without its head.
 
     Attributes:
-        name: extractor, file of weights and its SHA-256.
+        name: Extractor, file of weights and its SHA-256.
     """
 
     def __init__(self, network: nn.Module, name: str, device: torch.device) -> None:
@@ -38,7 +37,7 @@ class SliceExtractor:
 
     @torch.inference_mode()
     def features(self, slices: torch.Tensor) -> torch.Tensor:
-        """Spatial mean of the last stage.
+        """Compute the spatial mean of the last stage.
 
         Args:
             slices: float32 [N, 3, H, W].
@@ -51,17 +50,17 @@ class SliceExtractor:
 
 
 def open_slice_extractor(extractor: FidExtractor, path: Path, device: torch.device | None = None) -> SliceExtractor:
-    """ResNet-50 from a file.
+    """Open a ResNet-50 with weights from a file.
 
-    Of RadImageNet's weights there are two kinds, told apart by their names, and both are taken: those converted from
+    RadImageNet's weights come in two kinds, distinguished by their names; both are accepted: those converted from
     Keras (`RadImageNet-ResNet50_notop.pth` of Warvito/radimagenet-models, which MAISI's FID uses: convolutions with
-    bias, the stride in a block's first one), and RadImageNet's own for torch (`ResNet50.pt`, torchvision's layout). Of
-    ImageNet's, torchvision's `resnet50-*.pth`.
+    bias, the stride in a block's first one), and RadImageNet's own for torch (`ResNet50.pt`, torchvision's layout).
+    ImageNet's are torchvision's `resnet50-*.pth`.
 
     Args:
-        extractor: whose weights the file holds.
-        path: the file.
-        device: where to compute; None = the CPU.
+        extractor: Data set that the file's weights were trained on.
+        path: File of weights.
+        device: Device of the computation; None means the CPU.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -90,7 +89,7 @@ def _plain_name(key: str) -> str:
 
 
 def _make_keras_layout(network: nn.Module) -> None:
-    """What Keras' ResNet-50 has otherwise: bias in every convolution, the first of a block strides, another ε."""
+    """Change to Keras' ResNet-50: bias in every convolution, the first of a block strides, another ε."""
     from torchvision.models.resnet import Bottleneck
 
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Pictures of a reading as in the paper's Fig. 9: box plots of the ranks, a radar chart of the scores."""
+"""Draw a reading as in the paper's Fig. 9: box plots of the ranks, a radar chart of the scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INK, _GRID = "#22282c", "#d9d9d6"
 
 
 def write_box_plots(report: Mapping[str, Any], path: Path) -> None:
-    """Ranks of every method, and its scores on every criterion.
+    """Write box plots of every method's ranks, and of its scores on every criterion.
 
     Boxes are quartiles with the median, whiskers 1.5 interquartile ranges, diamonds means; lower ranks are better.
     """
@@ -53,7 +53,7 @@ def write_box_plots(report: Mapping[str, Any], path: Path) -> None:
 
 
 def write_radar(report: Mapping[str, Any], path: Path) -> None:
-    """Mean score of every method on every criterion, a polygon a method; the larger, the better."""
+    """Write the mean score of every method on every criterion, a polygon a method; the larger, the better."""
     criteria = report["protocol"]["criteria"]
     low, high = report["protocol"]["lowest"], report["protocol"]["highest"]
     angles = np.linspace(0, 2 * math.pi, len(criteria), endpoint=False)
@@ -84,7 +84,7 @@ def write_radar(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _values(report: Mapping[str, Any], name: str) -> list[list[float]]:
-    """Method by method, in the order of the summary, what all readers gave it."""
+    """Scores of all readers, method by method in the order of the summary."""
     found: dict[str, list[float]] = {method: [] for method in report["summary"]}
     for image in report["images"]:
         value = image[RANK] if name == RANK else image["scores"].get(name)

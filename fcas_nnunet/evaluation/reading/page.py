@@ -1,4 +1,4 @@
-"""The page of a reading: one HTML file with everything in it, that names no method and asks no network."""
+"""Render the page of a reading: one HTML file with everything in it, which names no method and loads nothing."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class ShownBag:
 
     @property
     def atlases(self) -> dict[str, Atlas]:
-        """All of them; the mask is called `mask`."""
+        """All volumes by name; the mask is called `mask`."""
         return self.images | ({"mask": self.mask} if self.mask else {})
 
 
 def render_page(
     protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int], unit: str = HU
 ) -> str:
-    """The page's HTML: bags in the order in which they are read, labels (name → id) without the background."""
+    """Render the page as HTML: bags in the order in which they are read, labels (name → id) without the background."""
     data = {
         "schema": SCORES_SCHEMA,
         "schema_version": SCORES_VERSION,

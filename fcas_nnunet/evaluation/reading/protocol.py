@@ -1,4 +1,4 @@
-"""A blinded reading by experts: what is scored, which letter is which method, and the key that tells.
+"""Protocol of a blinded reading by experts: its criteria, its letters for methods, and the key that unblinds them.
 
 Source: FCaS, arXiv 2503.09560, §7.4. Several methods' images of one reference make an *evaluation bag*; each image is
 scored on five criteria, and the methods are ranked within the bag by their scores, 1 being the best.
@@ -30,14 +30,14 @@ _RESERVED_KEYS = frozenset({"total", "rank"})
 
 @settings
 class Criterion:
-    """What an image is scored on."""
+    """Criterion that an image is scored on."""
 
     key: str  # name in files: small letters, digits and underscores
     name: str  # name on the page
-    question: str = ""  # a sentence that says what to look at
+    question: str = ""  # sentence on what to look at
 
 
-#: The five of the paper, whose names are all it gives; the questions are this package's.
+#: The paper's five criteria. It gives their names only; the questions are this package's.
 PAPER_CRITERIA = (
     Criterion("visual_realism", "Visual realism", "Could this be a patient's scan: contrast, noise, texture?"),
     Criterion(
@@ -65,16 +65,16 @@ PAPER_CRITERIA = (
 
 @settings
 class Protocol:
-    """What a reader is asked.
+    """Criteria, scale and words of a reading.
 
     Attributes:
-        criteria: each image is scored on each.
-        lowest: the worst score.
-        highest: the best score; at most ten above the worst. The paper names no scale; 1 to 5 is this package's.
-        lowest_means: the worst score in words.
-        highest_means: the best one in words.
-        title: of the page.
-        introduction: what readers are told before they begin.
+        criteria: Criteria that each image is scored on.
+        lowest: Worst score.
+        highest: Best score; at most ten above the worst. The paper names no scale; 1 to 5 is this package's.
+        lowest_means: Meaning of the worst score.
+        highest_means: Meaning of the best score.
+        title: Title of the page.
+        introduction: Instructions that readers see before they begin.
     """
 
     criteria: tuple[Criterion, ...] = PAPER_CRITERIA
@@ -109,13 +109,13 @@ class Protocol:
 class Bag:
     """One reference by every method."""
 
-    bag_id: str  # what the page calls it, `bag-01`
-    reference: str  # whose mask the images share; the page does not name it
+    bag_id: str  # name on the page, `bag-01`
+    reference: str  # case whose mask the images share; the page does not name it
     methods: dict[str, str]  # letter → method
 
 
 def load_protocol(path: Path) -> Protocol:
-    """Read a protocol from YAML; what it leaves out stays the paper's.
+    """Read a protocol from YAML; fields that it leaves out take the paper's values.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -128,9 +128,9 @@ def draw_bags(references: Sequence[str], methods: Sequence[str], seed: int) -> l
     """Shuffle the bags, and the methods within each.
 
     Args:
-        references: a bag each.
-        methods: 2 to 26 names; the first in a bag becomes A.
-        seed: of the reading; a reader must not know it.
+        references: Case ids; each becomes a bag.
+        methods: Names of 2 to 26 methods; the first in a bag becomes A.
+        seed: Seed of the reading; a reader must not know it.
 
     Raises:
         ValueError: if the methods cannot be lettered.
@@ -152,7 +152,7 @@ def draw_bags(references: Sequence[str], methods: Sequence[str], seed: int) -> l
 
 
 def reading_id(protocol: Protocol, shown_sha256: Iterable[str]) -> str:
-    """What ties scores to their page: a digest of what was asked and shown, which tells nothing of methods or seed."""
+    """Compute the digest that ties scores to their page, of protocol and volumes; it reveals no method and no seed."""
     digest = hashlib.sha256(json.dumps(to_dict(protocol), sort_keys=True).encode())
     for sha256 in shown_sha256:
         digest.update(sha256.encode())
@@ -160,7 +160,7 @@ def reading_id(protocol: Protocol, shown_sha256: Iterable[str]) -> str:
 
 
 def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> None:
-    """Keep method names off the page: no text that readers see may hold one as a word, in capitals or not.
+    """Refuse method names on the page: no text that readers see may hold one as a word, in capitals or not.
 
     Raises:
         ValueError: with every text that does, and where it comes from.
@@ -181,8 +181,8 @@ class Key:
 
     reading_id: str  # ties the key to its page
     seed: int  # seed of the shuffling
-    protocol: Protocol  # what the readers were asked
-    methods: dict[str, str]  # name → where its images came from
+    protocol: Protocol  # protocol that the readers followed
+    methods: dict[str, str]  # name → origin of its images
     bags: tuple[Bag, ...]  # in the order of the page
     case_ids: dict[str, dict[str, str]]  # bag id → letter → case id of the image
 

@@ -1,4 +1,4 @@
-"""What a reading says of the methods: scores, ranks, how far the readers agree, and whether differences are chance."""
+"""Evaluate a reading: scores and ranks of the methods, agreement of the readers, and tests of the differences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measure(image: ScoredImage, name: str) -> float:
 
 
 def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
-    """Everything about a reading but the pictures, as docs/reading.md describes it; JSON-able but for NaN.
+    """Compute all results of a reading but the pictures, as docs/reading.md describes them; JSON-able but for NaN.
 
     Raises:
         ValueError: if nothing was scored.
@@ -66,7 +66,7 @@ def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
 
 
 def _summary(images: Sequence[ScoredImage], method: str, measures: Sequence[str]) -> dict[str, Any]:
-    """Over all readings of a method: every reader's every bag counts once."""
+    """Summarise all readings of a method: every reader's every bag counts once."""
     own = [image for image in images if image.method == method]
     result: dict[str, Any] = {}
     for name in measures:
@@ -99,9 +99,9 @@ def _alpha(images: Sequence[ScoredImage], name: str) -> float:
 
 
 def blocks(images: Sequence[ScoredImage], methods: Sequence[str], name: str) -> np.ndarray:
-    """A measure as the tests take it: a row a bag, the mean over the readers who scored all of its methods.
+    """Tabulate a measure for the tests: a row a bag, the mean over the readers who scored all of its methods.
 
-    A bag counts once however many read it, since readers of the same images are no independent samples.
+    A bag counts once however many read it, since readers of the same images are not independent samples.
 
     Returns:
         [bags, methods] float64, without NaN.
@@ -118,7 +118,7 @@ def blocks(images: Sequence[ScoredImage], methods: Sequence[str], name: str) -> 
 
 
 def method_tests(table: np.ndarray, methods: Sequence[str]) -> dict[str, Any]:
-    """Friedman's test over all methods, Wilcoxon's for every pair with Holm's correction over the pairs.
+    """Run Friedman's test over all methods, and Wilcoxon's for every pair with Holm's correction over the pairs.
 
     Args:
         table: A measure of each bag and method, [bags, methods].

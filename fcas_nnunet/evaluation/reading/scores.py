@@ -1,4 +1,4 @@
-"""Readers' files: whether they belong to the reading and are whole, and what they say once the letters are lifted."""
+"""Load readers' files: check that they belong to the reading and are whole, and unblind them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SCORES_SCHEMA, SCORES_VERSION = "fcas-nnunet/reading-scores", 1
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """What one reader says of one image, unblinded.
+    """Scores that one reader gave one image, unblinded.
 
     Attributes:
-        reader: who.
-        bag_id: in which bag.
-        reference: whose mask the bag's images share.
-        method: that made the image.
-        case_id: of the image.
-        letter: that the reader saw.
-        scores: criterion → score; those not given yet are left out.
-        total: sum over the criteria; None where one is missing.
-        rank: within the bag, 1 = best, the mean rank where several are equal; None where the bag is incomplete.
+        reader: Name of the reader.
+        bag_id: Id of the bag.
+        reference: Case whose mask the bag's images share.
+        method: Method that made the image.
+        case_id: Case id of the image.
+        letter: Letter that the reader saw.
+        scores: Criterion → score; missing scores are left out.
+        total: Sum over the criteria; None where one is missing.
+        rank: Rank within the bag, 1 = best, the mean rank where several are equal; None where the bag is incomplete.
     """
 
     reader: str
@@ -56,9 +56,9 @@ def load_readers(key: Key, paths: Sequence[Path], *, partial: bool = False) -> l
     """Read, check and unblind readers' files.
 
     Args:
-        key: of the reading.
-        paths: a file a reader, as the page saves them.
-        partial: take incomplete bags, too: scores that are there count, ranks only where a bag is scored whole.
+        key: Key of the reading.
+        paths: Files that the page saved, one for each reader.
+        partial: Accept incomplete bags: their scores count, ranks only where a bag is scored whole.
 
     Raises:
         ValueError: with every fault of every file, one a line.
@@ -140,7 +140,7 @@ def _load_reader(key: Key, path: Path) -> Reader:
 
 
 def _bag_faults(bag: Bag, entry: Any, protocol: Protocol) -> list[str]:
-    """What is wrong with a bag's scores; that some are missing is not."""
+    """List the faults of a bag's scores; a missing score is no fault."""
     if not isinstance(entry, dict) or not isinstance(entry.get("scores", {}), dict):
         return ["scores must be an object of letters, got something else. Take the file as it was saved."]
     faults = []
@@ -164,7 +164,7 @@ def _bag_faults(bag: Bag, entry: Any, protocol: Protocol) -> list[str]:
 
 
 def _order_faults(bag: Bag, entry: Mapping[str, Any], order: Any, num_criteria: int) -> list[str]:
-    """Whether the ranking names every letter once and follows the totals."""
+    """List the faults of a ranking, which must name every letter once and follow the totals."""
     groups = order if isinstance(order, list) and all(isinstance(group, list) for group in order) else []
     named = [letter for group in groups for letter in group]
     if sorted(named, key=str) != sorted(bag.methods):

@@ -1,7 +1,7 @@
-"""Volumes as a reader sees them: on a grid of even voxels, in 8 bits.
+"""Prepare volumes for a reader: on a grid of even voxels, in 8 bits.
 
 The page cuts all three planes out of one small volume, so that slices scroll without gaps. All volumes of a bag share
-one grid; what is lost by it and by the compression is lost for every method alike.
+one grid; what it and the compression lose is lost for every method alike.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from skimage.transform import resize
 
 from fcas_nnunet.evaluation.viewing.atlas import GreyScale
 
-#: In steps of 5.9 HU; the page's windows lie within.
+#: Grey values in steps of 5.9 HU; the page's windows lie within.
 GREYS = GreyScale(hu=(-500.0, 1000.0), values=(0.0, 255.0))
-#: Of WebP; errors of 7 to 10 HU on CT and phantoms at 0.8 mm, less than their noise.
+#: WebP quality; its errors are 7 to 10 HU on CT and phantoms at 0.8 mm, less than their noise.
 QUALITY = 90
-#: What that quality takes on scans without much noise (0.6 to 1.8 measured); base64 adds a third.
+#: Size at that quality of scans without much noise (0.6 to 1.8 measured); base64 adds a third.
 BITS_PER_VOXEL = 1.0
 #: A phone decodes a picture of this size; below the smaller, arteries cannot be judged.
 MOST_VOXELS, LEAST_VOXELS = 12_000_000, 500_000
@@ -25,7 +25,7 @@ MARGIN_MM = 15.0
 
 
 def voxels_per_volume(megabytes: float, num_volumes: int) -> int:
-    """How many voxels each volume, masks not counted, may have for a page of a size, if it compresses well.
+    """Compute how many voxels each volume but the masks may have for a page of a size, if it compresses well.
 
     Raises:
         ValueError: as `enough_voxels`.
@@ -34,7 +34,7 @@ def voxels_per_volume(megabytes: float, num_volumes: int) -> int:
 
 
 def enough_voxels(voxels: int, num_volumes: int) -> int:
-    """A number of voxels a volume, no more than a phone can take.
+    """Limit the voxels of a volume to what a phone can decode.
 
     Raises:
         ValueError: if it is too low to judge anything.
@@ -48,5 +48,5 @@ def enough_voxels(voxels: int, num_volumes: int) -> int:
 
 
 def shown_image(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A scan [Z, Y, X] in HU in another shape, as `GREYS` codes it; smoothed before it gets coarser."""
+    """Resample a scan [Z, Y, X] in HU to another shape, coded by `GREYS`; it is smoothed before it gets coarser."""
     return GREYS.codes(resize(image.astype(np.float32), shape, order=1, anti_aliasing=True))

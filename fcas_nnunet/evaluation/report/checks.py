@@ -1,4 +1,4 @@
-"""Whether a synthetic set is worth training on: plain checks, each with a verdict and what to do."""
+"""Check whether a synthetic set is worth training on; each check has a verdict and advice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fcas_nnunet.evaluation.report.measures import Spread, StructureSummary
 from fcas_nnunet.intensities import HU
 from fcas_nnunet.listing import listed
 
-# Where verdicts turn; docs/report.md says why. The first of two makes "look", the second "bad".
+# Limits of the verdicts; docs/report.md gives the reasons. The first of two makes "look", the second "bad".
 FEW_CASES = (50, 10)
 FLAT_CONFIDENCE = (FLAT_CONFIDENCE_STD, 0.02)  # standard deviation inside the structures: below, CAL is plain nnU-Net
 LOW_CONFIDENCE = (0.5, 0.2)  # mean inside the structures: below, most of the loss is switched off
@@ -67,7 +67,7 @@ def all_checks(
     structures: Sequence[StructureSummary], real_name: str | None, num_real: int | None, faults: Sequence[str],
     unit: str = HU,
 ) -> list[Check]:  # fmt: skip
-    """Every check that there is something to check for; the arguments are those of the single ones."""
+    """Run every check that the data allow; the arguments are those of the single checks."""
     found = [
         check_count(num_cases),
         *check_expected_error(records, unit),
@@ -82,7 +82,7 @@ def all_checks(
 
 
 def check_count(num_cases: int) -> Check:
-    """Enough cases to pretrain on."""
+    """Check that there are enough cases to pretrain on."""
     level = _below(num_cases, FEW_CASES)
     if level == Level.OK:
         advice = "Enough to pretrain on."
@@ -92,7 +92,7 @@ def check_count(num_cases: int) -> Check:
 
 
 def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[Check]:
-    """Whether the confidence inside the structures says anything, and leaves something to learn from."""
+    """Check that the confidence inside the structures varies, and leaves something to learn from."""
     if inside is None:
         advice = "CAL would train as plain nnU-Net: generate the set again, or train with nnUNetTrainer on purpose."
         return [Check("Confidence", Level.BAD, "no maps", advice)]
@@ -116,17 +116,17 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[
         Check("Confidence mean", mean, f"{inside.mean:.2f} ({inside.low:.2f}–{inside.high:.2f})", low),
     ]
     if without_map:
-        advice = "Their maps are missing: run fcas_generate again, it makes them anew."
+        advice = "Their maps are missing: run fcas_generate again to make them."
         checks.append(Check("Cases without a map", Level.BAD, listed(without_map, 3), advice))
     return checks
 
 
 def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = HU) -> list[Check]:
-    """How far off the scans are, in standard units, and whether confidence 1 and 0 differ in it.
+    """Check the expected error of the scans, in standard units, and how confidence 1 and 0 differ in it.
 
-    The maps themselves cannot tell: a calibrated confidence lies between two percentiles of the generator's own
-    errors, so that its mean and spread are the same for a good generator and for one ten times worse. There are no such
-    checks without a manifest.
+    The maps themselves do not show it: a calibrated confidence lies between two percentiles of the generator's own
+    errors, so that its mean and spread are the same for a good generator and for one ten times worse. Without
+    a manifest there are no such checks.
     """
     if not records:
         return []
@@ -163,7 +163,7 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = H
 
 
 def check_weights(structures: Sequence[StructureSummary]) -> Check | None:
-    """Whether any structure is hardly trusted anywhere; None without maps."""
+    """Check for structures of low mean confidence; None without maps."""
     means = {s.name: s.confidence.mean for s in structures if s.confidence is not None}
     if not means:
         return None
@@ -178,7 +178,7 @@ def check_weights(structures: Sequence[StructureSummary]) -> Check | None:
 
 
 def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit: str = HU) -> list[Check]:
-    """Contrast, variety and volumes against the real set."""
+    """Check contrast, variety and volumes against the real set."""
     moved = {s.name: s.contrast.wasserstein_hu for s in structures if s.contrast is not None}
     variety = {s.name: s.variety for s in structures if s.variety is not None}
     volumes = {
@@ -222,7 +222,7 @@ def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit:
 
 
 def check_structures(structures: Sequence[StructureSummary], num_cases: int, num_real: int | None) -> Check:
-    """Whether every structure is shown."""
+    """Check that every structure is shown."""
     levels = {}
     for structure in structures:
         expected = structure.shown_real / num_real if num_real and structure.shown_real is not None else 1.0
@@ -242,7 +242,7 @@ def check_structures(structures: Sequence[StructureSummary], num_cases: int, num
 
 
 def check_masks(records: Mapping[str, Mapping[str, Any]]) -> Check | None:
-    """How often MGM had to draw again; None where no mask was drawn."""
+    """Check how often MGM had to draw again; None where no mask was drawn."""
     drawn = [record for record in records.values() if record.get("masks") == "mgm"]
     if not drawn:
         return None
@@ -257,7 +257,7 @@ def check_masks(records: Mapping[str, Mapping[str, Any]]) -> Check | None:
 
 
 def check_files(faults: Sequence[str], has_manifest: bool) -> Check:
-    """Whether manifest and files agree; `faults` names those that do not."""
+    """Check that manifest and files agree; `faults` names those that do not."""
     level, value, advice = Level.OK, "agree", "Every case has its record and its files."
     if faults:
         level, value = Level.BAD, f"{len(faults)} disagree"

@@ -1,4 +1,4 @@
-"""Training logs as curves: the generator's own, and nnU-Net's."""
+"""Read training logs of the generator and of nnU-Net as curves."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _WRAPPED = re.compile(r"np\.float\d+\(([^)]*)\)")
 
 @dataclass(frozen=True)
 class Curves:
-    """What a log tells."""
+    """Curves of one training log."""
 
-    title: str  # says whose training it is
+    title: str  # name of the training
     x: list[float]  # steps or epochs, increasing
-    x_title: str  # which of the two
+    x_title: str  # `step` or `epoch`
     train: list[float]  # training loss
     validation: list[float]  # validation loss
     dice: list[float]  # nnU-Net's pseudo Dice, mean over the labels; empty for the generator
 
     @property
     def chart(self) -> Markup:
-        """The losses; logarithmic where they are positive."""
+        """Chart of the losses; logarithmic where they are positive."""
         series = [
             Series("training", self.x, self.train, "train"),
             Series("validation", self.x, self.validation, "validation", points=len(self.x) < 40),
@@ -41,7 +41,7 @@ class Curves:
 
     @property
     def dice_chart(self) -> Markup:
-        """The pseudo Dice; nothing for the generator."""
+        """Chart of the pseudo Dice; nothing for the generator."""
         if not self.dice:
             return Markup("")
         series = [Series("pseudo Dice", self.x, self.dice, "dice", points=len(self.x) < 40)]
@@ -49,7 +49,7 @@ class Curves:
 
     @property
     def last(self) -> str:
-        """Where the training stands, in words."""
+        """Last values of the training, in words."""
         text = f"{self.x_title} {self.x[-1]:g}: training {self.train[-1]:.4g}, validation {self.validation[-1]:.4g}"
         return text + (f", pseudo Dice {self.dice[-1]:.3f}" if self.dice and math.isfinite(self.dice[-1]) else "")
 
@@ -57,7 +57,7 @@ class Curves:
 def generator_curves(title: str, log: str) -> Curves | None:
     """Read `training.log` of the generator; None where it holds no step.
 
-    A run that was killed and goes on may write a step again: the last one counts.
+    A run that was killed and resumed may log a step again: its last values count.
     """
     rows = {}
     for line in log.splitlines():
@@ -72,7 +72,7 @@ def generator_curves(title: str, log: str) -> Curves | None:
 def nnunet_curves(title: str, logs: Sequence[str]) -> Curves | None:
     """Read nnU-Net's `training_log_*.txt`, in the order in which they were written; None where no epoch has ended.
 
-    An epoch that is told twice counts as it was told last.
+    Of an epoch that is logged twice, the last values count.
     """
     epochs: dict[int, dict[str, float]] = {}
     for log in logs:

@@ -1,4 +1,4 @@
-"""What the report measures of every case, and of every structure over a set: volumes, intensities, confidence."""
+"""Measure every case, and every structure over a set, for the report: volumes, intensities, confidence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.evaluation.images.intensities import HIGHEST_HU, LOWEST_HU, IntensityComparison, compare_intensities
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
 from fcas_nnunet.geometry import triple
@@ -19,15 +20,15 @@ _CONFIDENCE = np.arange(CONFIDENCE_LEVELS) / (CONFIDENCE_LEVELS - 1)
 
 @dataclass(frozen=True)
 class CaseMeasures:
-    """One case.
+    """Measures of one case.
 
     Attributes:
-        shape: voxels along (D, H, W).
-        spacing_mm: along (D, H, W).
-        voxels: structure → labelled voxels; 0 where it is not shown.
-        intensities: structure → share of its voxels at each whole HU from −1024 to 3071, float32; no entry for what is
+        shape: Number of voxels along (D, H, W).
+        spacing_mm: Voxel size along (D, H, W).
+        voxels: Structure → number of labelled voxels; 0 where it is not shown.
+        intensities: Structure → share of its voxels at each whole HU from −1024 to 3071, float32; no entry for what is
             not shown.
-        confidence: structure → share of its voxels at each confidence k/255, float32; empty without a map.
+        confidence: Structure → share of its voxels at each confidence k/255, float32; empty without a map.
     """
 
     shape: tuple[int, int, int]
@@ -52,13 +53,13 @@ class CaseMeasures:
 
     @property
     def mean_confidence(self) -> float:
-        """Inside all structures; NaN without a map."""
+        """Mean confidence inside all structures; NaN without a map."""
         return math.nan if self.inside is None else float(self.inside @ _CONFIDENCE)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of confidence, over the voxels of all cases with equal weight for each case."""
+    """Spread of confidence over the voxels of all cases, with equal weight for each case."""
 
     mean: float  # in [0, 1]
     std: float  # in [0, 1]
@@ -68,18 +69,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class StructureSummary:
-    """One structure over the sets.
+    """Summary of one structure over the sets.
 
     Attributes:
-        name: of the structure.
-        shown: synthetic cases that show it.
-        shown_real: real cases that show it; None without a real set.
-        volume_ml: over the synthetic cases that show it.
-        volume_ml_real: likewise; None without a real set.
-        mean_hu: of the synthetic cases' means; NaN where none shows it.
-        std_hu: of voxels over all synthetic cases.
-        contrast: real against synthetic; None without a real set, or where one of both does not show it.
-        confidence: None without maps.
+        name: Name of the structure.
+        shown: Number of synthetic cases that show it.
+        shown_real: Number of real cases that show it; None without a real set.
+        volume_ml: Volume over the synthetic cases that show it.
+        volume_ml_real: Volume over the real cases that show it; None without a real set.
+        mean_hu: Mean of the synthetic cases' means; NaN where none shows it.
+        std_hu: Standard deviation of voxels over all synthetic cases.
+        contrast: Intensities in both sets; None without a real set, or where one of both does not show it.
+        confidence: Spread of its confidence; None without maps.
     """
 
     name: str
@@ -112,14 +113,14 @@ def measure_case(
 
     Args:
         image: HU [D, H, W].
-        mask: label ids below 256 [D, H, W].
-        confidence: in [0, 1] [D, H, W], or None.
-        labels: structure → id; the background is left out.
-        spacing_mm: along (D, H, W).
+        mask: Label ids below `NUM_CODES` [D, H, W].
+        confidence: Confidence in [0, 1] [D, H, W], or None.
+        labels: Structure → id; the background is left out.
+        spacing_mm: Voxel size along (D, H, W).
     """
     named = {name: label for name, label in labels.items() if label}
     rows = max(named.values(), default=0) + 1
-    row_of = np.zeros(256, dtype=np.int64)
+    row_of = np.zeros(NUM_CODES, dtype=np.int64)
     row_of[list(named.values())] = list(named.values())
     hu = np.zeros((rows, _BINS), dtype=np.int64)
     trust = np.zeros((rows, CONFIDENCE_LEVELS), dtype=np.int64)
@@ -152,7 +153,7 @@ def _shares(counts: np.ndarray, labels: Mapping[str, int], voxels: Mapping[str, 
 def summarise_structures(
     synthetic: Sequence[CaseMeasures], real: Sequence[CaseMeasures] | None, names: Sequence[str]
 ) -> list[StructureSummary]:
-    """Every structure, in the order of `names`, over the synthetic cases and the real ones, where there are any."""
+    """Summarise every structure, in the order of `names`, over the synthetic cases and the real ones, if any."""
     contrasts = compare_intensities([c.intensities for c in real or ()], [c.intensities for c in synthetic])
     own = compare_intensities(*[[c.intensities for c in synthetic]] * 2)
     return [

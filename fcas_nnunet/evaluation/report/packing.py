@@ -1,4 +1,4 @@
-"""A scan small enough for the report: cropped to the heart, averaged down to few voxels, packed as pictures.
+"""Pack a scan small enough for the report: crop it to the heart, average it down, store it as pictures.
 
 Volumes are [Z, Y, X] here: z from the feet to the head, y from front to back, x from the patient's right to the left.
 """
@@ -20,14 +20,14 @@ from fcas_nnunet.labels.resampling import ThinStructure, reduce_labels, shares, 
 GREYS = GreyScale(hu=(-1024.0, -200.0, 600.0, 2000.0), values=(0.0, 32.0, 224.0, 255.0))
 #: (longest side in voxels, WebP quality), finest first; quality 0 = PNG, without loss.
 LADDER = ((160, 0), (160, 85), (160, 75), (144, 75), (128, 75), (112, 70), (96, 65), (80, 60), (64, 50), (48, 40))
-_PROBED = 8  # every so manyth slice tells how large a volume becomes
+_PROBED = 8  # step between the slices that predict the size of a volume
 
 
 @dataclass(frozen=True)
 class PackedScan:
-    """A scan as the page holds it."""
+    """A scan as the page stores it."""
 
-    frame: Frame  # how it lies in its file
+    frame: Frame  # place of the crop in its file
     shape: Triple[int]  # reduced voxels along (Z, Y, X)
     quality: int  # WebP quality of image and confidence; 0 = without loss
     label_step: int  # the mask's atlas holds id × step
@@ -41,7 +41,7 @@ class PackedScan:
         return sum(len(atlas.data) for atlas in (self.image, self.mask, self.confidence) if atlas)
 
     def to_json(self) -> dict[str, Any]:
-        """What the page's script reads."""
+        """Fields that the page's script reads."""
         return {
             "shape": self.shape, "labelStep": self.label_step, "quality": self.quality,
             "axes": self.frame.orientation.axes, "flips": self.frame.orientation.flips, "starts": self.frame.starts,
@@ -55,14 +55,14 @@ class PackedScan:
 
 
 def average_down(volume: np.ndarray, shape: Triple[int]) -> Iterator[np.ndarray]:
-    """Mean of a volume over every reduced voxel, parts of voxels counted as parts; a slice at a time.
+    """Average a volume over every reduced voxel, with voxels weighted by the part inside; a slice at a time.
 
     Args:
-        volume: [Z, Y, X], any type.
-        shape: not finer than the volume along any axis.
+        volume: Volume [Z, Y, X], any type.
+        shape: Reduced shape, not finer than the volume along any axis.
 
     Yields:
-        Slices [shape[1], shape[2]], float32; the volume's own values where the shape is its own.
+        Slices [shape[1], shape[2]], float32; the volume's values where the shape is unchanged.
     """
     along_z, along_y, along_x = (shares(n, m) for n, m in zip(volume.shape, shape, strict=True))
     for weights in along_z:
@@ -83,15 +83,15 @@ def pack_scan(
     budget: int,
     thin: Collection[int] = (),
 ) -> PackedScan:
-    """Reduce a scan until its atlases take at most so many bytes.
+    """Reduce a scan until its atlases take at most `budget` bytes.
 
     Args:
         image: HU [D, H, W].
-        mask: label ids, the same grid.
-        confidence: in [0, 1], the same grid; None for a real scan.
+        mask: Label ids, the same grid.
+        confidence: Confidence in [0, 1], the same grid; None for a real scan.
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
-        budget: bytes; the coarsest rung of `LADDER` is taken where even that is larger.
-        thin: ids of thin structures.
+        budget: Bytes; the coarsest rung of `LADDER` is taken where even that is larger.
+        thin: Ids of thin structures.
     """
     frame = frame_of(mask, affine)
     image, mask = frame.upright(image), frame.upright(mask)
@@ -125,7 +125,7 @@ def _pack(
 
 
 def _too_large(image: np.ndarray, shape: Triple[int], quality: int, budget: int) -> bool:
-    """Whether the image alone, as some of its slices tell, is beyond the budget."""
+    """Return whether the image alone exceeds the budget, predicted from some of its slices."""
     if shape[0] < 4 * _PROBED:
         return False
     coarse = image[:: max(1, image.shape[0] // (shape[0] // _PROBED))]

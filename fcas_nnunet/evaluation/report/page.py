@@ -1,4 +1,4 @@
-"""The report's page: what has been measured in, one self-contained HTML file out."""
+"""Render the report's measures as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class CaseRow:
     """A case in the list."""
 
     case_id: str
-    masks: str  # `given`, `mgm`, or what else the manifest says
-    reference: str  # whose mask was drawn
-    template: str  # whose contrast guided the drawing
+    masks: str  # `given`, `mgm`, or another value of the manifest
+    reference: str  # case whose mask was drawn
+    template: str  # case whose contrast guided the drawing
     redrawn: int  # masks that were refused before this one
     confidence: float  # mean inside the structures; NaN without a map
     scores: Mapping[str, float]  # measure → value, from results
-    shown: bool  # whether the page holds it to look at
+    shown: bool  # whether the page shows its scan
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Card:
     """A case's picture to click on."""
 
     case_id: str
-    caption: str  # why it is here
+    caption: str  # reason for showing it
     pictures: Pictures
 
 
@@ -55,7 +55,7 @@ class Companion:
     """A real scan beside a synthetic one."""
 
     case_id: str  # id of the real case
-    scan: int  # its number among the page's scans
+    scan: int  # number of the scan among the page's
     same_grid: bool  # whether both lie on one grid, so that places correspond voxel by voxel
 
 
@@ -64,7 +64,7 @@ class ViewerCase:
     """A case to scroll through."""
 
     case_id: str
-    scan: int  # its number among the page's scans
+    scan: int  # number of the scan among the page's
     companions: Mapping[str, Companion]  # `reference` and `template`, where they can be shown
     volumes_ml: Mapping[str, float]  # structure → volume
 
@@ -75,7 +75,7 @@ class Report:
 
     name: str  # name of the synthetic data set
     real_name: str | None  # name of the real one; None without
-    made: str  # how it was made, in a sentence
+    made: str  # sentence on how it was made
     checks: Sequence[Check]
     labels: Mapping[str, int]  # structure → id, without the background
     structures: Sequence[StructureSummary]  # summaries, in the order of the labels
@@ -86,7 +86,7 @@ class Report:
     best: Sequence[Card]  # the other end
     viewer: Sequence[ViewerCase]  # cases to scroll through
     scans: Sequence[str]  # packed scans as JSON text, synthetic and real
-    reduction: str  # what was reduced, in a sentence
+    reduction: str  # sentence on what was reduced
     results: Sequence[ShownResult]  # results of fcas_evaluate
     curves: Sequence[Curves]  # curves of the trainings found
     curves_note: str  # where logs were looked for, and what was not found
@@ -94,7 +94,7 @@ class Report:
     replay: str | None  # the command that makes its cases again from their lines; None where there are no such lines
     remake: str | None  # the command line of the run that made the set; None where unknown
     records: Mapping[str, str]  # case id → its whole record as text
-    faults: Sequence[str] = field(default_factory=tuple)  # what does not agree, a sentence each
+    faults: Sequence[str] = field(default_factory=tuple)  # faults of manifest and files, a sentence each
     command: str = "fcas_report"  # the command that made this page
     unit: str = HU  # what intensities are counted in
 

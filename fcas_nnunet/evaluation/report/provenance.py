@@ -1,4 +1,4 @@
-"""How a synthetic set was made, from its manifest."""
+"""Read from its manifest how a synthetic set was made."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from fcas_nnunet.seeds import derive_seed
 
-#: Run seeds that are tried: the manifest keeps each case's seed, which derives from the run's.
+#: Run seeds that are tried: the manifest records each case's seed, which derives from the run's.
 TRIED_SEEDS = 10_000
 
 
 def common_fields(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What all records of a manifest agree on, in the first one's order; those that give an id alone do not count."""
-    told = [record for record in records.values() if len(record) > 1]
-    if not told:
+    """Fields that all records of a manifest share, in the first one's order; records of an id alone do not count."""
+    full = [record for record in records.values() if len(record) > 1]
+    if not full:
         return {}
-    first, *others = told
+    first, *others = full
     return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 
 def run_seed(records: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """The `--seed` of the run that made a set; of older manifests, where it is one of the small numbers people give."""
+    """Find the `--seed` of the run that made a set; for older manifests, only where it is a small number."""
     written = common_fields(records).get("run_seed")
     if isinstance(written, int):
         return written

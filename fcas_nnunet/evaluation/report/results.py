@@ -1,4 +1,4 @@
-"""Results of fcas_evaluate as the report shows them."""
+"""Show results of fcas_evaluate in the report."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class ShownResult:
     """A result as the page shows it.
 
     Attributes:
-        title: what was measured.
-        subtitle: of what.
-        tables: of its numbers.
-        notes: what a reader has to know.
-        settings: how it was measured.
-        scores: measure → case id → value, for charts and the list of cases.
+        title: Name of the measurement.
+        subtitle: Names of what was measured.
+        tables: Tables of its numbers.
+        notes: Remarks for the reader.
+        settings: Settings of the measurement.
+        scores: Measure → case id → value, for charts and the list of cases.
     """
 
     title: str
@@ -52,15 +52,15 @@ class PrintedPart(Protocol):
         """Header and rows."""
 
     def notes(self, report: Mapping[str, Any], /) -> list[str]:
-        """What a reader of the table has to know."""
+        """Remarks for the reader of the table."""
 
 
 def show_result(content: Mapping[str, Any], part: PrintedPart | None = None) -> ShownResult:
     """Turn a result into tables.
 
     Args:
-        content: what `read_result` gave.
-        part: shows a result that has no form of its own here.
+        content: Result that `read_result` returned.
+        part: Part of fcas_evaluate that shows a result without a form of its own here.
 
     Raises:
         ValueError: if a known schema lacks what it must have.

@@ -1,4 +1,4 @@
-"""How much variety a set of masks holds: overlap with one another and with their sources, and spread of volumes.
+"""Measure the variety of a set of masks: overlap with one another and with their sources, and spread of volumes.
 
 Hearts are compared centre on centre on one coarse grid, so that neither a shift nor the voxel size counts as variety.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.evaluation.segmentation.overlap import confusion_matrix
 from fcas_nnunet.evaluation.statistics.means import summarise
 
@@ -22,7 +23,7 @@ MAX_PAIRS = 500
 
 @dataclass(frozen=True)
 class MaskSample:
-    """What is kept of a mask to compare it."""
+    """A mask reduced for comparison."""
 
     volumes_ml: tuple[float, ...]  # volume of each label, in the order of the labels
     centred: np.ndarray  # `centred_mask`, uint8 [96, 96, 96]
@@ -32,25 +33,25 @@ class MaskSample:
 def sample_mask(
     mask: np.ndarray, spacing_mm: Sequence[float], label_ids: Sequence[int], source: str | None = None
 ) -> MaskSample:
-    """Take what is needed of a mask.
+    """Reduce a mask for comparison.
 
     Args:
-        mask: label ids, uint8 [D, H, W].
-        spacing_mm: along (D, H, W).
-        label_ids: labels but the background.
-        source: id of the given mask it was made from.
+        mask: Label ids, uint8 [D, H, W].
+        spacing_mm: Voxel size along (D, H, W).
+        label_ids: Ids of the labels but the background.
+        source: Id of the given mask it was made from.
 
     Raises:
         ValueError: when it is empty.
     """
-    counts = np.bincount(mask.ravel(), minlength=256)
+    counts = np.bincount(mask.ravel(), minlength=NUM_CODES)
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     volumes = tuple(float(counts[label]) * voxel_ml for label in label_ids)
     return MaskSample(volumes, centred_mask(mask, spacing_mm), source)
 
 
 def centred_mask(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """The heart about its centroid, on a grid of 96³ voxels of 2 mm: uint8, nearest voxels, 0 outside the volume.
+    """Resample the heart about its centroid to 96³ voxels of 2 mm: uint8, nearest voxels, 0 outside the volume.
 
     Raises:
         ValueError: when the mask is empty.
@@ -89,13 +90,13 @@ def dice_per_label(first: np.ndarray, second: np.ndarray, label_ids: Sequence[in
 def measure_diversity(
     generated: Sequence[MaskSample], given: Mapping[str, MaskSample], labels: Mapping[str, int], seed: int = 0
 ) -> dict[str, Any]:
-    """Variety of generated masks beside that of the masks they were made from.
+    """Compare the variety of generated masks with that of the masks they were made from.
 
     Args:
-        generated: masks with their sources.
-        given: id → mask of the data set.
-        labels: name → id, without the background.
-        seed: picks the pairs where there are more than 500.
+        generated: Masks with their sources.
+        given: Id → mask of the data set.
+        labels: Name → id, without the background.
+        seed: Seed that picks the pairs where there are more than 500.
 
     Returns:
         JSON-able: for every label the mean and spread of Dice between generated masks, to their source and between

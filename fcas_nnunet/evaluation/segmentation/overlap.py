@@ -1,5 +1,5 @@
-"""A segmentation against its reference, per label and case: overlap (Dice, and RDice of the paper's Eq. 15), surfaces
-(HD95, surface Dice) and, for vessels, centrelines and topology.
+"""Score a segmentation against its reference, per label and case: overlap (Dice, and RDice of the paper's Eq. 15),
+surfaces (HD95, surface Dice) and, for vessels, centrelines and topology.
 
 Empty masks, one policy throughout: a label that is empty in reference and prediction has no score (NaN), is left out
 of the means and counted; a label that is empty in only one of the two gets the worst score there is: 0, and for HD95
@@ -37,7 +37,7 @@ class LabelScores:
     """One label of one case."""
 
     dice: float  # 2|P∩Q| / (|P| + |Q|) in [0, 1], NaN when P and Q are empty
-    rdice: Mapping[int, float]  # radius in voxels → relaxed Dice in [0, 1], NaN likewise
+    rdice: Mapping[int, float]  # radius in voxels → relaxed Dice in [0, 1], NaN in the same case
     reference_voxels: int  # |Q|
     prediction_voxels: int  # |P|
     hd95_mm: float = math.nan  # 95 % Hausdorff distance in mm; `worst_distance_mm` where one mask is empty
@@ -68,16 +68,16 @@ def score_case(
     tolerance_mm: float = TOLERANCE_MM,
     roles: GivenRoles | None = None,
 ) -> dict[str, LabelScores]:
-    """Scores of every label but the background.
+    """Score every label but the background.
 
     Args:
-        reference: label ids [D, H, W], Q.
-        prediction: label ids on the same grid, P.
-        labels: name → id; 0 is the background and not scored.
-        radii: of the ball that dilates Q for RDice, in voxels.
-        spacing_mm: voxel size along (D, H, W); None = Dice and RDice alone.
-        tolerance_mm: of the surface Dice.
-        roles: label name → roles that a user has given it; thin and wide vessels have further scores.
+        reference: Label ids [D, H, W], Q.
+        prediction: Label ids on the same grid, P.
+        labels: Name → id; 0 is the background and not scored.
+        radii: Radii in voxels of the ball that dilates Q for RDice.
+        spacing_mm: Voxel size along (D, H, W); None = Dice and RDice alone.
+        tolerance_mm: Tolerance of the surface Dice.
+        roles: Label name → roles that a user has given it; thin and wide vessels have further scores.
 
     Raises:
         ValueError: if the shapes differ, or a value is no label id; all such faults at once.
@@ -121,7 +121,7 @@ def confusion_matrix(reference: np.ndarray, prediction: np.ndarray, num_labels: 
 
 
 def label_map_faults(reference: np.ndarray, prediction: np.ndarray, labels: Mapping[str, int]) -> list[str]:
-    """What keeps two label maps from being compared, a sentence each."""
+    """List what keeps two label maps from being compared, a sentence each."""
     faults = []
     if reference.shape != prediction.shape:
         faults.append(
@@ -139,10 +139,10 @@ def label_map_faults(reference: np.ndarray, prediction: np.ndarray, labels: Mapp
 
 
 def summarise_labels(cases: Sequence[Mapping[str, LabelScores]]) -> dict[str, LabelSummary]:
-    """Every label over all cases.
+    """Summarise every label over all cases.
 
     Args:
-        cases: for each case, label name → scores; the same labels in each.
+        cases: Label name → scores of each case; the same labels in each.
     """
     summaries = {}
     for name in cases[0]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import edt
 import numpy as np
-from scipy import ndimage
+
+from fcas_nnunet.labels.components import bounding_box
 
 HAUSDORFF_PERCENTILE = 95.0
 
@@ -19,17 +20,17 @@ HAUSDORFF_PERCENTILE = 95.0
 def surface_distances(
     first: np.ndarray, second: np.ndarray, spacing_mm: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From every surface voxel of either mask to the nearest of the other.
+    """Measure the distances from every surface voxel of either mask to the nearest of the other.
 
     Args:
         first: bool [D, H, W].
         second: bool [D, H, W].
-        spacing_mm: along (D, H, W).
+        spacing_mm: Voxel size along (D, H, W).
 
     Returns:
         Distances in mm from the first's surface, and from the second's; both empty where either mask is.
     """
-    box = _union_box(first, second)
+    box = bounding_box(first | second)
     if box is None or not first[box].any() or not second[box].any():
         return np.empty(0), np.empty(0)
     surfaces = [_surface(mask[box]) for mask in (first, second)]
@@ -66,8 +67,3 @@ def _surface(mask: np.ndarray) -> np.ndarray:
             shifted[axis] = slice(start, start + mask.shape[axis])
             inner &= padded[tuple(shifted)]
     return mask & ~inner
-
-
-def _union_box(first: np.ndarray, second: np.ndarray) -> tuple[slice, ...] | None:
-    found = ndimage.find_objects((first | second).view(np.uint8))
-    return found[0] if found else None

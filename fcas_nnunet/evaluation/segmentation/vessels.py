@@ -1,4 +1,4 @@
-"""Whether a segmentation keeps what makes a vessel tree: its centreline (clDice), its pieces and its loops."""
+"""Measure how well a segmentation preserves a vessel tree: its centreline (clDice), its pieces and its loops."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from fcas_nnunet.labels.components import count_pieces_and_tunnels, label_components
+from fcas_nnunet.labels.components import bounding_box, count_pieces_and_tunnels, label_components
 
 
 @dataclass(frozen=True)
 class TopologyErrors:
     """Differences of Betti numbers, |prediction − reference|; NaN where both masks are empty."""
 
-    pieces: float  # of β0, pieces (26-connected)
-    tunnels: float  # of β1, loops and handles
+    pieces: float  # difference of β0, pieces (26-connected)
+    tunnels: float  # difference of β1, loops and handles
 
 
 def centreline_dice(reference: np.ndarray, prediction: np.ndarray) -> float:
-    """clDice: how much of each mask's skeleton lies in the other mask, as a harmonic mean.
+    """clDice: the share of each mask's skeleton that lies in the other mask, as a harmonic mean.
 
     Args:
         reference: bool [D, H, W], Q.
@@ -43,11 +43,11 @@ def centreline_dice(reference: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def skeleton(mask: np.ndarray) -> np.ndarray:
-    """Centrelines of a mask, in every one of its pieces.
+    """Find the centrelines of a mask, in every one of its pieces.
 
     scikit-image leaves nothing of straight tubes of even width (its issue #3757). Such pieces are grown by one voxel
-    along D, H and W, which makes their width odd, and what is then found within the piece is taken; where even that
-    leaves nothing, the voxel in its middle.
+    along D, H and W, which makes their width odd, and the line that is then found within the piece is taken; where
+    even that leaves nothing, the voxel in its middle is.
 
     Args:
         mask: bool [D, H, W].
@@ -55,11 +55,10 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     Returns:
         bool [D, H, W].
     """
-    found = ndimage.find_objects(mask.view(np.uint8))
+    box = bounding_box(mask)
     lines = np.zeros_like(mask)
-    if not found:
+    if box is None:
         return lines
-    box = found[0]
     inside = mask[box]
     lines[box] = _thinned(inside)
     pieces, count = label_components(inside)
@@ -82,10 +81,8 @@ def topology_errors(reference: np.ndarray, prediction: np.ndarray) -> TopologyEr
 
 def betti_numbers(mask: np.ndarray) -> tuple[int, int]:
     """β0 and β1 of a bool mask [D, H, W], foreground by 26 and background by 6 neighbours."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if not found:
-        return 0, 0
-    return count_pieces_and_tunnels(np.ascontiguousarray(mask[found[0]]))
+    box = bounding_box(mask)
+    return (0, 0) if box is None else count_pieces_and_tunnels(np.ascontiguousarray(mask[box]))
 
 
 def _thinned(mask: np.ndarray) -> np.ndarray:

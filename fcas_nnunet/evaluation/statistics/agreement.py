@@ -1,4 +1,4 @@
-"""How far readers agree: Krippendorff's alpha for ordinal scores."""
+"""Measure the agreement of readers: Krippendorff's alpha for ordinal scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def ordinal_alpha(ratings: Sequence[Sequence[float]]) -> float:
     """Krippendorff's alpha with the ordinal difference: 1 = full agreement, 0 = as by chance, below 0 = against it.
 
     Args:
-        ratings: [readers, units]; NaN where a reader has not scored a unit.
+        ratings: Scores [readers, units]; NaN where a reader has not scored a unit.
 
     Returns:
         Alpha; NaN where no unit has two scores, or all scores are equal, so that there is nothing to agree on.

@@ -1,4 +1,4 @@
-"""Whether one result is better than another on the same cases: paired differences, their interval, and a test."""
+"""Compare two results on the same cases: paired differences, their interval, and a test."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def compare(
     """Compare two results label by label.
 
     Args:
-        first: label → score per case; NaN where a case has none in either.
-        second: the same labels and cases in the same order.
+        first: Label → score per case; NaN where a case has none in either.
+        second: The same labels and cases in the same order.
         seed: Seed of the bootstrap.
 
     Raises:

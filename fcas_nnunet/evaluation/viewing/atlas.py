@@ -1,4 +1,4 @@
-"""A volume as one picture for a page: 8 bits a voxel, slices side by side. `pages/viewer.js` reads it back."""
+"""Store a volume as one picture for a page: 8 bits a voxel, slices side by side. `pages/viewer.js` reads it back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Atlas:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What the pages' script has to know to read it."""
+        """Layout that the pages' script needs to read it."""
         return {"type": self.media_type, "columns": self.columns, "tile": self.tile}
 
     @property
@@ -51,7 +51,7 @@ def atlas_of(volume: np.ndarray, quality: int = 0) -> Atlas:
 
     Args:
         volume: [Z, Y, X] uint8.
-        quality: of WebP; 0 = PNG, without loss.
+        quality: Quality of WebP; 0 = PNG, without loss.
     """
     count, height, width = volume.shape
     tile = (-(-height // _BLOCK) * _BLOCK, -(-width // _BLOCK) * _BLOCK)

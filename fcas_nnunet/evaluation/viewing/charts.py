@@ -1,4 +1,4 @@
-"""The report's charts as SVG that takes its colours from the page, so that it follows light and dark."""
+"""Draw the report's charts as SVG that takes its colours from the page, so that it follows light and dark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fcas_nnunet.evaluation.viewing.colours import confidence_colours
 
 _WIDTH, _HEIGHT = 320, 128
 _LEFT, _RIGHT, _TOP, _BOTTOM = 10, 10, 8, 22
-_TAIL = 0.002  # of a distribution, beyond either end of the axis
+_TAIL = 0.002  # share of a distribution beyond either end of the axis
 _BARS = 64
 
 
@@ -38,14 +38,14 @@ def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:
 def intensity_chart(
     synthetic: np.ndarray | None, real: np.ndarray | None, lowest_hu: int, colour: str, title: str
 ) -> Markup:
-    """A structure's intensities: the synthetic set as an area, the real one as a line over it.
+    """Draw a structure's intensities: the synthetic set as an area, the real one as a line over it.
 
     Args:
-        synthetic: share at each whole HU; None where it is not shown.
-        real: the same of the real set, or None.
-        lowest_hu: what the first bin stands for.
-        colour: of the area.
-        title: for readers who do not see it.
+        synthetic: Share of voxels at each whole HU; None where it is not shown.
+        real: The same of the real set, or None.
+        lowest_hu: HU of the first bin.
+        colour: Colour of the area.
+        title: Title for readers who do not see the chart.
     """
     present = [shares for shares in (synthetic, real) if shares is not None]
     if not present:
@@ -68,11 +68,11 @@ def intensity_chart(
 
 
 def confidence_chart(shares: np.ndarray, title: str) -> Markup:
-    """A histogram of confidence, each bar in the colour that the overlay gives it.
+    """Draw a histogram of confidence, each bar in the colour that the overlay gives it.
 
     Args:
-        shares: at each confidence k/255.
-        title: for readers who do not see it.
+        shares: Share of voxels at each confidence k/255.
+        title: Title for readers who do not see the chart.
     """
     bars = shares.reshape(32, -1).sum(axis=1)
     top = max(float(bars.max()), 1e-12)
@@ -87,7 +87,7 @@ def confidence_chart(shares: np.ndarray, title: str) -> Markup:
 
 
 def strip_chart(values: Sequence[float], names: Sequence[str], title: str) -> Markup:
-    """One dot per case along a line, the mean as a tick; names on hovering."""
+    """Draw one dot per case along a line, the mean as a tick; names on hovering."""
     present = [(value, name) for value, name in zip(values, names, strict=True) if math.isfinite(value)]
     if not present:
         return Markup("")
@@ -112,13 +112,13 @@ def strip_chart(values: Sequence[float], names: Sequence[str], title: str) -> Ma
 
 
 def line_chart(series: Sequence[Series], title: str, x_title: str, *, log: bool = False) -> Markup:
-    """Lines over steps or epochs, with an axis to the left.
+    """Draw lines over steps or epochs, with an axis to the left.
 
     Args:
-        series: at least one with a finite value.
-        title: for readers who do not see it.
-        x_title: below the axis.
-        log: whether the values' axis is logarithmic; falls back to a linear one where values are not positive.
+        series: Lines, at least one with a finite value.
+        title: Title for readers who do not see the chart.
+        x_title: Title below the axis.
+        log: Whether the values' axis is logarithmic; falls back to a linear one where values are not positive.
     """
     width, height, left, bottom = 520, 220, 52, 34
     finite = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]

@@ -1,4 +1,4 @@
-"""What a page shows of a volume: turned upright and cropped to the heart.
+"""Turn a volume upright and crop it to the heart, as a page shows it.
 
 Volumes are [Z, Y, X] here: z from the feet to the head, y from front to back, x from the patient's right to the left.
 """
@@ -18,9 +18,9 @@ MARGIN_MM = 12.0
 
 @dataclass(frozen=True)
 class Frame:
-    """How what is shown lies in its file."""
+    """Place of the shown crop in its file."""
 
-    orientation: Orientation  # how the file is turned until its axes run along z, y and x
+    orientation: Orientation  # turns of the file's axes until they run along z, y and x
     starts: Triple[int]  # first voxel of the crop along (Z, Y, X), counted after turning
     sizes: Triple[int]  # voxels of the crop along (Z, Y, X)
     full: Triple[int]  # voxels of the whole file along (Z, Y, X)
@@ -53,12 +53,12 @@ class Frame:
 
 
 def frame_of(mask: np.ndarray, affine: np.ndarray, margin_mm: float = MARGIN_MM) -> Frame:
-    """The crop around the labelled voxels (the whole volume where none is), turned upright.
+    """Find the crop around the labelled voxels (the whole volume where none is), turned upright.
 
     Args:
-        mask: label ids [D, H, W].
+        mask: Label ids [D, H, W].
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
-        margin_mm: left to each side of the labelled voxels.
+        margin_mm: Margin on each side of the labelled voxels.
     """
     orientation = Orientation.of(affine)
     spacing_mm, upright = orientation.spacing_mm(affine), orientation.turn(mask)

@@ -1,4 +1,4 @@
-"""Still pictures of a case: a strip of three planes to click on, and nine panels for readers without JavaScript."""
+"""Draw pictures of a case: a strip of three planes to click on, and nine panels for readers without JavaScript."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MASK_OPACITY = 0.5
 
 @dataclass(frozen=True)
 class Pictures:
-    """Of one case, as addresses that hold them."""
+    """Pictures of one case, as addresses that hold them."""
 
     strip: str  # axial, coronal and sagittal slice through the middle of the heart with the mask over it
     still: str  # the same three planes as image, with mask, and as confidence; two rows for a case without confidence
@@ -36,10 +36,10 @@ def case_pictures(
 
     Args:
         image: HU [D, H, W].
-        mask: label ids, the same grid.
-        confidence: in [0, 1], the same grid, or None.
+        mask: Label ids, the same grid.
+        confidence: Confidence in [0, 1], the same grid, or None.
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
-        colours: label id → "#rrggbb".
+        colours: Label id → "#rrggbb".
     """
     frame = frame_of(mask, affine)
     upright = frame.upright(mask)
@@ -60,7 +60,7 @@ def case_pictures(
 
 
 def middle(mask: np.ndarray) -> list[int]:
-    """The voxel [z, y, x] in the middle of what is labelled; of the volume where nothing is."""
+    """Find the voxel [z, y, x] in the middle of what is labelled; of the volume where nothing is."""
     centre = []
     for axis in range(3):
         profile = np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis}))
@@ -70,7 +70,7 @@ def middle(mask: np.ndarray) -> list[int]:
 
 
 def planes_of(volume: np.ndarray, centre: Sequence[int]) -> list[np.ndarray]:
-    """Axial [Y, X], coronal [Z, X] and sagittal [Z, Y], the head on top."""
+    """Cut the axial [Y, X], coronal [Z, X] and sagittal [Z, Y], the head on top."""
     z, y, x = centre
     return [np.asarray(volume[z]), np.asarray(volume[::-1, y]), np.asarray(volume[::-1, :, x])]
 

@@ -288,7 +288,9 @@ def test_labels_are_looked_for_and_checked(folders: tuple[Path, Path], capsys: p
     description.write_text(json.dumps({"labels": {"background": 0, "heart": [1, 2]}}))
     assert_refused(capsys, arguments, "without regions or an ignore label, got ['heart']")
     description.write_text("{")
-    assert_refused(capsys, arguments, "labels must be a JSON object of names and ids")
+    assert_refused(capsys, arguments, "dataset.json: content must be JSON, got an error")
+    description.write_text(json.dumps({"labels": ["background", "heart"]}))
+    assert_refused(capsys, arguments, "labels must be a JSON object of names and ids, got ['background', 'heart']")
     description.unlink()
     assert_refused(capsys, arguments, "the labels' names must be there, got no file", "--labels FILE")
     gone, too = folders[0] / "gone", folders[0] / "too"

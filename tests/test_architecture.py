@@ -39,7 +39,7 @@ FOLDERS = {
     "integration": ("dataset", "environment", "preprocessing", "provenance", "models", "cal", "nnunet_ext"),
     "evaluation": ("", "statistics", "viewing", "segmentation", "images", "confidence", "report", "reading"),
     "generator": ("mgm", "confidence", "data", "sources", "optimisation", "autoencoder", "tcdm", ""),
-    "commands": ("cli", "runtime", "", "convert", "masks", "generate", "evaluate", "report", "reading", "demo"),
+    "commands": ("cli", "runtime", "", "convert", "masks", "generate", "evaluate", "report", "reading", "merge", "demo"),
 }
 MOST_MODULES = 15
 #: Lines: of a module, of a file of tests or a script, and of a function.

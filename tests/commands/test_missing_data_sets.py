@@ -37,6 +37,8 @@ COMMAND_LINES = [
     ("report -d GONE", "-d", "folder"),
     ("report -d 901 --against GONE", "--against", "folder"),
     ("report reading prepare --methods a=901 b=GONE", "--methods", "folder"),
+    ("merge -d GONE --masks .", "-d", ""),
+    ("merge -d 901 -o GONE --masks .", "-o", ""),
     ("report reading prepare --methods a=901 --real GONE", "--real", "folder"),
     ("doctor -d GONE", "-d", "folder"),
 ]

@@ -64,7 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="where its results are kept, and looked for (default: totalsegmentatorTr in -d)",
     )  # fmt: skip
     parser.add_argument(
-        "--totalsegmentator_options", default="", metavar="TEXT", help="further options for it: '--fast --device cpu'"
+        "--totalsegmentator_options",
+        default="",
+        metavar="TEXT",
+        help="further options for it, after =: '--fast --device cpu'",
     )
     parser.add_argument(
         "--channels", nargs="+", metavar="NAME", help="what the scans' channels are, where -d has no dataset.json: CT"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ EVERYTHING = "*"
 _KEYS = ("names", "into", "priority", "structures")
 _RULE_KEYS = ("name", "into", "priority")
 _PATTERN = frozenset("*?[")
+_ID = re.compile(r"-?\d+")
 _ENDINGS = (".yaml", ".yml")
 
 
@@ -61,7 +63,7 @@ class SourceMap:
 
     def ids(self) -> set[int]:
         """The ids that rules are for."""
-        return {int(rule.key) for rule in self.rules if rule.key.isdecimal()}
+        return {int(rule.key) for rule in self.rules if _ID.fullmatch(rule.key)}
 
     def rule_of(self, value: int | None, name: str | None) -> Rule | None:
         """The rule for an id, which may have a name, or for a file of a name."""
@@ -105,7 +107,7 @@ class SourceMap:
             rule.key
             for rule in self.rules
             if rule.key != EVERYTHING
-            and not (has_ids and rule.key.isdecimal())
+            and not (has_ids and _ID.fullmatch(rule.key))
             and rule.key not in named
             and not (_PATTERN & set(rule.key) and any(fnmatchcase(name, rule.key) for name in named))
         ]

@@ -20,6 +20,7 @@ from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
+_UNLABELLED: dict[str, Any] = {"labels": {BACKGROUND: 0}, "numTraining": 0}
 _FIRST_CHANNEL = "_0000"
 
 
@@ -41,7 +42,8 @@ def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
     else:
         if channels is not None:
             raise ValueError(f"--channels: must go without {path}, which names them, got both. Leave it out.")
-        content = {"labels": {BACKGROUND: 0}, "numTraining": 0} | read_json(path, "Fix the file.")
+        content = read_json(path, "Fix the file.")
+        content = content | {key: value for key, value in _UNLABELLED.items() if key not in content}
     faults = description_faults(content, any_kind=True)
     if faults:
         raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
@@ -185,8 +187,7 @@ def _new_description(folder: Path, channels: Sequence[str] | None) -> dict[str, 
         )
     return {
         "channel_names": {str(number): name for number, name in enumerate(channels)},
-        "labels": {BACKGROUND: 0},
-        "numTraining": 0,
+        **_UNLABELLED,
         "file_ending": endings[0],
         "name": folder.name,
     }

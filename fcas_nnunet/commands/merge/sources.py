@@ -95,7 +95,9 @@ def open_source(folder: Path, source_map: SourceMap, case_ids: Collection[str]) 
             f"{listed(there) or 'an empty folder'}. Rename them, or fix the path."
         )
     names, faults = _names_of_files(folder, source_map, paths)
-    files = {case_id: (SourceFile(path, None, names[case_id]),) for case_id, path in paths.items()}
+    files: dict[str, tuple[SourceFile, ...]] = {
+        case_id: (SourceFile(path, None, names[case_id]),) for case_id, path in paths.items()
+    }
     files |= {
         case_id: tuple(SourceFile(path, structure, {}) for structure, path in sorted(found.items()))
         for case_id, found in masks.items()

@@ -107,6 +107,8 @@ class Canvas:
     def paint(self, layer: np.ndarray) -> None:
         """Give a layer, uint8 [D, H, W] of ids and 0, what is still free."""
         for own, new in zip(self.ids, layer, strict=True):  # slice by slice: less memory
+            if not new.any():
+                continue
             met = (own > 0) & (new > 0) & (own != new)
             pairs = own[met].astype(np.intp) * NUM_CODES + new[met]
             self.met += np.bincount(pairs, minlength=NUM_CODES**2).reshape(NUM_CODES, NUM_CODES)

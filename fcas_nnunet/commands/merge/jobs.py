@@ -250,16 +250,17 @@ class _Reader:
                 f"{layer.path}: values must be named, got {listed(list(map(str, unknown)))} without a name. Name them "
                 f'under structures of a map.yaml, "{unknown[0]}: aorta" say, or "{unknown[0]}: {Part.IGNORED}".'
             )
-        if not values - {0}:
+        found = sorted(values - {0})
+        if not found:
             return np.zeros(array.shape, dtype=np.uint8)
         low = min(values)
-        if max(values) - low > _LARGEST_TABLE:
+        if len(found) == 1 or max(values) - low > _LARGEST_TABLE:
             ids = np.zeros(array.shape, dtype=np.uint8)
-            for value in sorted(values - {0}):
+            for value in found:
                 ids[array == value] = layer.table.get(value, layer.rest or 0)
             return ids
         table = np.zeros(max(values) - low + 1, dtype=np.uint8)
-        for value in values - {0}:
+        for value in found:
             table[value - low] = layer.table.get(value, layer.rest or 0)
         return table[array - low] if low else table[array]
 

@@ -88,7 +88,7 @@ class CaseJob:
     @cached_property
     def grid(self) -> _Grid:
         """Shape (D, H, W) and affine of the scan."""
-        return read_grid(self.image)
+        return _grid_of(self.image, "scan")
 
 
 def case_layers(sources: Sequence[Source], case_id: str, part: Part, ids: Mapping[str, int]) -> list[Layer]:
@@ -136,15 +136,12 @@ def look_at(job: CaseJob) -> dict[Part, str]:
         ValueError: when a label map lies on another grid than the scan, or a header cannot be read.
     """
     faults, hashes, moved = [], {}, {}
-    try:
-        shape, affine = job.grid
-    except RuntimeError as error:
-        raise ValueError(f"{job.image}: scan must be readable, got '{_last_line(error)}'. Export it again.") from error
+    shape, affine = job.grid
     for path in job.sources:
         try:
-            own_shape, own_affine = read_grid(path)
-        except RuntimeError as error:
-            faults.append(f"{path}: label map must be readable, got '{_last_line(error)}'. Export it again.")
+            own_shape, own_affine = _grid_of(path, "label map")
+        except ValueError as error:
+            faults.append(str(error))
             continue
         moved[path] = not _same_grids((own_shape, own_affine), job.grid)
         if moved[path] and not job.resample:
@@ -154,7 +151,7 @@ def look_at(job: CaseJob) -> dict[Part, str]:
                 "let it be resampled by nearest neighbour: --resample."
             )
         hashes[path] = file_sha256(path)
-    if job.labels is not None and not _same_grids(read_grid(job.labels), job.grid):
+    if job.labels is not None and not _same_grids(_grid_of(job.labels, "label"), job.grid):
         faults.append(f"{job.labels}: grid must be that of the scan, got another. Correct the label.")
     if faults:
         raise ValueError("\n".join(faults))
@@ -347,5 +344,16 @@ def _write(path: Path, ids: np.ndarray, job: CaseJob) -> None:
         (folder / path.name).replace(path)
 
 
-def _last_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+def _grid_of(path: Path, what: str) -> _Grid:
+    """Shape (D, H, W) and affine of a file, from its header.
+
+    Raises:
+        ValueError: when there is no such file, it cannot be read, or it is not 3D.
+    """
+    try:
+        return read_grid(path)
+    except RuntimeError as error:
+        got = f"'{str(error).strip().splitlines()[-1].strip()}'"
+    except ValueError:  # of a direction that is no 3 × 3 matrix
+        got = "one of other dimensions"
+    raise ValueError(f"{path}: {what} must be a readable 3D volume, got {got}. Export or convert it again.")

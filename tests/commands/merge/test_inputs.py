@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from merge_sources import (
@@ -107,6 +108,15 @@ def test_probabilities_and_damaged_files_are_refused(home: Path, capsys: pytest.
     said = refused(capsys, "--masks", "predictions")
     assert "a: predictions/a.nii.gz: labels must be whole numbers, got others. Take a label map" in said
     assert "b: predictions/b.nii.gz: file must be" in said
+
+
+def test_files_that_are_no_volumes_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series = nibabel.Nifti1Image(np.zeros((*SHAPE, 3), dtype=np.uint8), np.eye(4))
+    nibabel.save(series, "predictions/a.nii.gz")
+    Path("predictions/b.nii.gz").write_bytes(b"no volume")
+    said = refused(capsys, "--masks", "predictions")
+    assert "predictions/a.nii.gz: label map must be a readable 3D volume, got one of other dimensions" in said
+    assert "predictions/b.nii.gz: label map must be a readable 3D volume, got '" in said
 
 
 @pytest.mark.parametrize(("far", "kind"), [(-7, np.int16), (1 << 20, np.int32)])

@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resample", action="store_true", help="take label maps on other grids, by nearest neighbour")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace labels and surroundings that are there")
-    existing.add_argument("--keep", action="store_true", help="leave cases alone that have labels or surroundings")
+    existing.add_argument("--keep", action="store_true", help="leave labels and surroundings that are there alone")
     parser.add_argument(
         "-np", type=processes, default=None, metavar="P", help="processes (default: one a core); the result is the same"
     )

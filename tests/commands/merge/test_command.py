@@ -50,12 +50,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-ALL = ["--masks", "predictions", "totalseg:totalseg.yaml", "coronaries:coronaries.yaml", "-np", "1"]
+ALL = ["--masks", "predictions", "totalseg:totalseg.yaml", "coronaries:coronaries.yaml"]
 FOLDER = Path("raw") / NAME
 
 
 def run(*arguments: str) -> None:
-    main(["-d", "901", *arguments])
+    main(["-d", "901", "-np", "1", *arguments])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -211,7 +211,7 @@ def test_other_formats_and_modalities_are_written_as_the_scans_are(home: Path) -
     scan = sitk.ReadImage(str(FOLDER / "imagesTr" / "a_0000.nii.gz"))
     for channel in range(2):
         sitk.WriteImage(sitk.Cast(scan, sitk.sitkFloat32), str(folder / "imagesTr" / f"a_{channel:04d}.nrrd"))
-    main(["-d", "903", "--masks", "predictions", "--channels", "T1", "T2"])
+    main(["-d", "903", "-np", "1", "--masks", "predictions", "--channels", "T1", "T2"])
     written = (folder / "labelsTr" / "a.nrrd").read_bytes()
     labels = sitk.ReadImage(str(folder / "labelsTr" / "a.nrrd"))
     assert np.array_equal(sitk.GetArrayFromImage(labels), LV * 1 + RV * 2)
@@ -219,7 +219,7 @@ def test_other_formats_and_modalities_are_written_as_the_scans_are(home: Path) -
     content = json.loads((folder / "dataset.json").read_text())
     assert (content["channel_names"], content["file_ending"]) == ({"0": "T1", "1": "T2"}, ".nrrd")
     (folder / "labelsTr" / "a.nrrd").unlink()
-    main(["-d", "903", "--masks", "predictions"])
+    main(["-d", "903", "-np", "1", "--masks", "predictions"])
     assert (folder / "labelsTr" / "a.nrrd").read_bytes() == written
 
 
@@ -237,6 +237,16 @@ def test_a_new_set_has_copies_of_the_scans_and_the_old_labels_as_a_source(home: 
     assert list(dataset.labels) == ["background", "left_ventricle", "RV", "coronary_arteries"]
     assert (dataset.dataset_json["licence"], dataset.dataset_json["name"]) == ("mine", "Dataset905_All")
     assert set(dataset.roles) == {"RV"}
+
+
+def test_a_scan_that_changed_is_copied_again_on_the_users_word(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("-o", "905", *ALL)
+    write_map(FOLDER / "imagesTr" / "a_0000.nii.gz", np.ones(SHAPE), kind=np.int16)
+    said = refused(capsys, "-o", "905", *ALL)
+    assert "a: labels must be those of these sources, got earlier ones of others" in said
+    run("-o", "905", *ALL, "--overwrite")
+    copy = Path("raw/Dataset905_HeartMerged/imagesTr/a_0000.nii.gz")
+    assert copy.read_bytes() == (FOLDER / "imagesTr" / "a_0000.nii.gz").read_bytes()
 
 
 def test_a_new_set_without_labels_or_in_a_foreign_folder_is_refused(

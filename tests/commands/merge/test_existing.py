@@ -16,7 +16,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 CASES = ["a", "b", "c"]
 FOLDER = Path("raw") / NAME
-BOTH = ["--masks", "predictions", "totalseg:totalseg.yaml", "-np", "1"]
+BOTH = ["--masks", "predictions", "totalseg:totalseg.yaml"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> None:
-    command.main(["-d", "901", *arguments])
+    command.main(["-d", "901", "-np", "1", *arguments])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -219,7 +219,7 @@ def _dying(function: Any, steps: int) -> Any:
 
 def test_two_processes_write_the_same_bytes(home: Path) -> None:
     run("-o", "905", *BOTH)
-    run("-o", "906", "--masks", *BOTH[1:3], "-np", "2")
+    run("-o", "906", "--masks", *BOTH[1:], "-np", "2")
     one, two = (Path(f"raw/Dataset{number}_HeartMerged") for number in (905, 906))
     names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file() and path.name != "dataset.json")
     assert len(names) == 3 * 3 + 2

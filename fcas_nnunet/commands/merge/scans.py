@@ -55,8 +55,14 @@ def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
         raise ValueError(f"{folder}: {IMAGES}Tr must hold scans, CASE{suffix}, got none. Put them there.")
     labels = {name: i for name, i in content["labels"].items() if isinstance(i, int) and name != IGNORE}
     return RawDataset(
-        folder, labels, surroundings_of(folder), case_ids, content, ending, given_roles(content)
-    )  # fmt: skip
+        folder=folder,
+        labels=labels,
+        surroundings=surroundings_of(folder),
+        case_ids=case_ids,
+        dataset_json=content,
+        file_ending=ending,
+        roles=given_roles(content),
+    )
 
 
 def surroundings_of(folder: Path) -> dict[str, int]:

@@ -127,6 +127,15 @@ def test_other_sources_replace_earlier_results_on_the_users_word_alone(
     assert changed == {"labelsTr/c.nii.gz", "surroundingsTr/c.nii.gz", "fcas_merge.jsonl"}
 
 
+def test_a_label_that_was_changed_since_is_somebody_elses(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*BOTH)
+    before = contents()
+    write_map(FOLDER / "labelsTr" / "c.nii.gz", RV)
+    assert "c: labels must be new, got a file that this command did not write" in refused(capsys, *BOTH)
+    run(*BOTH, "--overwrite")
+    assert contents() == before
+
+
 def test_surroundings_alone_leave_labels_and_description_as_they_are(home: Path) -> None:
     path = label_by_hand("b", RV=1)
     before = path.read_bytes(), (FOLDER / "dataset.json").read_bytes()

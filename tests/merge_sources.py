@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nnunet_cases import affine_of
 
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.dataset.volumes import write_image, write_volume
+from fcas_nnunet.integration.dataset.volumes import write_volume
 
 SHAPE = (6, 7, 8)
 AFFINE = affine_of((0.7, 0.8, 1.3), 3)
@@ -40,7 +40,7 @@ def write_scans(raw: Path, case_ids: list[str], *, description: bool = True) -> 
     folder = raw / NAME
     for number, case_id in enumerate(case_ids):
         image = np.random.default_rng(number).normal(size=SHAPE) * 100
-        write_image(folder / "imagesTr" / f"{case_id}_0000.nii.gz", image, AFFINE)
+        write_volume(folder / "imagesTr" / f"{case_id}_0000.nii.gz", image.astype(np.int16), AFFINE)
     if description:
         content = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 0,
                    "file_ending": ".nii.gz"}  # fmt: skip

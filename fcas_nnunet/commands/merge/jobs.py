@@ -22,6 +22,7 @@ from fcas_nnunet.integration.dataset.manifest import CASE_ID
 from fcas_nnunet.integration.dataset.volumes import (
     FILE_ENDING,
     count_non_finite,
+    last_line,
     read_grid,
     read_volume,
     same_grid,
@@ -353,7 +354,7 @@ def _grid_of(path: Path, what: str) -> _Grid:
     try:
         return read_grid(path)
     except RuntimeError as error:
-        got = f"'{str(error).strip().splitlines()[-1].strip()}'"
+        got = f"'{last_line(error)}'"
     except ValueError:  # of a direction that is no 3 × 3 matrix
         got = "one of other dimensions"
     raise ValueError(f"{path}: {what} must be a readable 3D volume, got {got}. Export or convert it again.")

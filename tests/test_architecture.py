@@ -39,8 +39,10 @@ FOLDERS = {
     "integration": ("dataset", "environment", "preprocessing", "provenance", "models", "cal", "nnunet_ext"),
     "evaluation": ("", "statistics", "viewing", "segmentation", "images", "confidence", "report", "reading"),
     "generator": ("mgm", "confidence", "data", "sources", "optimisation", "autoencoder", "tcdm", ""),
-    "commands": ("cli", "runtime", "", "convert", "masks", "generate", "evaluate", "report", "reading", "merge", "demo"),
-}
+    "commands": (
+        "cli", "runtime", "", "convert", "merge", "masks", "generate", "evaluate", "report", "reading", "demo",
+    ),
+}  # fmt: skip
 MOST_MODULES = 15
 #: Lines: of a module, of a file of tests or a script, and of a function.
 LARGEST_MODULE, LARGEST_OTHER, LONGEST_FUNCTION = 400, 400, 60

@@ -1,4 +1,4 @@
-"""Case: what the stages hand on."""
+"""Case: one scan with its labels, passed from stage to stage."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Case:
     """One scan with its labels on one voxel grid. Arrays are [D, H, W].
 
     Attributes:
-        case_id: nnU-Net's case identifier, without channel suffix or file ending.
-        image: the data set's own values, float32 or as stored; None for a bare mask.
-        mask: label ids of `dataset.json`, uint8.
+        case_id: Case identifier of nnU-Net, without channel suffix or file ending.
+        image: Values as in the data set, float32 or the stored type; None for a bare mask.
+        mask: Label ids of `dataset.json`, uint8.
         affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
-        surroundings: ids of `surroundings.json` (0 = none), uint8, or None when the data set has none.
-        confidence: float32 in [0, 1], or None for a real case.
-        scale: of the image: what a standard unit is to it.
+        surroundings: Ids of `surroundings.json` (0 = none), uint8; None if the data set has none.
+        confidence: Confidence of each voxel, float32 in [0, 1]; None for a real case.
+        scale: Conversion between the image's values and standard units.
     """
 
     case_id: str

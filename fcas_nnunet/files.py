@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whoever else writes them."""
+"""Write files whole or not at all, also when several processes write the same one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".part"
-#: For PNGs that users name: what tells them from other files.
+#: Marks the PNGs that this package writes where users choose the path.
 PICTURE_METADATA = {"Software": "fcas-nnunet"}
-#: After that long without a change, a temporary file is a killed run's.
+#: Age without a change after which a temporary file counts as left by a killed run.
 STRAY_AGE_S = 24 * 3600.0
 
 _BLOCK_BYTES = 1 << 20
@@ -32,24 +32,24 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
 def is_file_name(name: object) -> bool:
-    """Whether text from a file or a command line can name a file in a folder, and none elsewhere, on every system."""
+    """Return whether text can name a file inside a folder, and none elsewhere, on every operating system."""
     return isinstance(name, str) and _NO_FILE_NAME.search(name) is None
 
 
 def free_path(path: Path) -> Path:
-    """This path, or one like it where nothing is yet: `dice_2.json` for `dice.json`."""
+    """Return the path if nothing exists there, else the first free one: `dice_2.json` for `dice.json`."""
     others = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(2))
     return next(name for name in chain([path], others) if not name.exists())
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends without an exception.
+    """Yield a temporary path beside `path` that becomes `path` when the block ends without an exception.
 
-    The temporary name is hidden and ends in `.part`, so a stray one is never taken for a case. It is another one at
-    every call: of two that write one file at once, the later one's whole file stays. What killed runs left in the
-    folder is removed when it is a day old. What the operating system refuses is an `OSError` with the file's name,
-    whatever the library made of it. The file's folder is made if needed.
+    The temporary name is hidden and ends in `.part`, so a stray file is never taken for a case. Every call uses another
+    name: if two processes write one file at once, the later one's whole file remains. Temporary files that killed runs
+    left in the folder are removed after a day. If the operating system refuses to write, an `OSError` names the file,
+    whatever exception the library raised. The file's folder is created if needed.
     """
     temporary = _temporary_beside(path)
     temporary.touch()
@@ -58,7 +58,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if temporary.is_file():
-            temporary.chmod(mode)  # as the umask says: some libraries write for the user alone
+            temporary.chmod(mode)  # the umask's mode: some libraries write for the user alone
         os.replace(temporary, path)
     except BaseException as error:
         refused = _system_error(error, temporary, path)
@@ -70,9 +70,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`, hidden as `atomic_path`'s files are; what is still in it at the end is removed.
+    """Yield a new hidden folder beside `path`, and remove it with its content at the end.
 
-    For results of several files, and for writers that go by a file's ending.
+    For results of several files, and for writers that choose the format by a file's ending.
     """
     folder = _temporary_beside(path)
     folder.mkdir()
@@ -83,20 +83,20 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_strays(folder: Path, *, deep: bool = False, age_s: float = 0.0) -> None:
-    """Remove temporary files and folders of killed runs, with `deep` in all folders below too.
+    """Remove temporary files and folders of killed runs, with `deep` also in all subfolders.
 
-    Only those go that have not changed for `age_s` seconds; with 0, nobody must be writing there.
+    Only those are removed that have not changed for `age_s` seconds; with 0, no process may be writing there.
     """
     youngest = time.time() - age_s
     for stray in list(folder.rglob(f".*{TEMPORARY_SUFFIX}") if deep else folder.glob(f".*{TEMPORARY_SUFFIX}")):
         if _TEMPORARY.fullmatch(stray.name):
-            with suppress(OSError):  # its writer has just ended, another has removed it, or it is another user's
+            with suppress(OSError):  # already finished or removed by another process, or owned by another user
                 if stray.stat().st_mtime <= youngest:
                     shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a whole text file in UTF-8, or leave what was there; a file that holds the text already is not touched."""
+    """Write a whole text file in UTF-8, or leave the old file; a file that already holds the text is not touched."""
     if path.is_file() and path.read_bytes() == text.encode():
         return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -106,7 +106,7 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def atomic_write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, or leave what was there; key order is kept."""
+    """Write `content` as indented JSON, or leave the old file; the order of keys is preserved."""
     atomic_write_text(path, json.dumps(content, indent=4) + "\n")
 
 
@@ -120,12 +120,12 @@ def file_sha256(path: Path) -> str:
 
 
 def _system_error(error: BaseException, temporary: Path, path: Path) -> OSError | None:
-    """What the operating system said on writing, by the file's own name; None where it was something else."""
+    """Return the operating system's error on writing, with the final file's name; None for any other error."""
     number = None
     if isinstance(error, OSError):
         number = error.errno if error.filename in (None, str(temporary)) else None
-    elif said := _SAFETENSORS_ERROR.search(str(error)):
-        number = int(said[1])
+    elif match := _SAFETENSORS_ERROR.search(str(error)):
+        number = int(match[1])
     elif isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < _FULL_BYTES:
         number = errno.ENOSPC  # torch.save names no reason
     return None if number is None else OSError(number, os.strerror(number), str(path))

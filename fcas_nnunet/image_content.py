@@ -1,4 +1,4 @@
-"""One hash of what a scan shows, to tell whether two files hold the same scan."""
+"""Hash a scan's content, to recognise the same scan in two files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import nibabel
 import numpy as np
 
-_DECIMALS = 3  # of HU: what rescaling with a header's slope and intercept may change lies below
+_DECIMALS = 3  # decimals of HU; rounding by a header's slope and intercept changes later ones
 
 
 def image_sha256(image: np.ndarray, affine: np.ndarray) -> str:

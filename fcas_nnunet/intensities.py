@@ -21,22 +21,22 @@ _ROBUST_PERCENT = (0.5, 99.5)  # nnU-Net clips CT at these; a metal clip must no
 
 
 def is_ct(channel_name: str) -> bool:
-    """Whether nnU-Net takes a channel of this name for CT."""
+    """Return whether nnU-Net treats a channel of this name as CT."""
     return channel_name.casefold() == CT.casefold()
 
 
 def unit_name(channel_name: str) -> str:
-    """What a number in standard units is followed by where users read it."""
+    """The unit that follows a number in standard units where users read it."""
     return HU if is_ct(channel_name) else "units"
 
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """From a scan's own values to standard units and back."""
+    """Conversion between a scan's stored values and standard units."""
 
-    centre: float = 0.0  # own value of 0 standard units
-    unit: float = 1.0  # own values a standard unit
-    dtype: str = "int16"  # what own values are stored as
+    centre: float = 0.0  # stored value of 0 standard units
+    unit: float = 1.0  # stored values per standard unit
+    dtype: str = "int16"  # data type of the stored values
 
     @classmethod
     def of(cls, image: np.ndarray, channel_name: str) -> IntensityScale:

@@ -1,4 +1,4 @@
-"""JSON that this package has written, read back: an object, of a schema and a version that is known."""
+"""Read JSON objects that this package has written, and check their schema and version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dic
         raise FileNotFoundError(f"{path}: file must exist, got none. {advice}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the JSON, or of its encoding
+    except ValueError as error:  # invalid JSON, or not UTF-8
         raise ValueError(f"{path}: content must be JSON, got an error: {error}. {advice}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. {advice}")
@@ -29,7 +29,7 @@ def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dic
 
 
 def check_schema(path: Path, content: Mapping[str, Any], known: Mapping[str, int], advice: str) -> None:
-    """Refuse, by a `ValueError`, a file of a schema or a version that is not `known`; `advice` ends the message."""
+    """Raise a `ValueError` for a schema or a version that is not in `known`; `advice` ends the message."""
     schema, version = content.get(SCHEMA), content.get(SCHEMA_VERSION)
     if not isinstance(schema, str) or schema not in known:
         raise ValueError(f"{path}: schema must be one of {', '.join(known)}, got {schema}. {advice}")

@@ -1,4 +1,4 @@
-"""Of many things that are wrong alike, the first ones and how many more."""
+"""Shorten lists: the first entries, and the number of the rest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _OF_A_CASE = re.compile(r"\S*[\d/]\S*\s?")  # numbers and paths differ from case
 
 
 def listed(words: Sequence[str], most: int = MOST_LISTED) -> str:
-    """Words with commas between; of many, the first ones and how many more."""
+    """Join words with commas; of more than `most`, the first ones and the number of the rest."""
     rest = len(words) - most
     return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def few_of_a_kind(faults: Sequence[str], most: int = MOST_LISTED) -> list[str]:
-    """The faults, of each kind the first ones alone, and behind them how many more there are.
+    """Keep the first faults of each kind, and count the rest in a line after them.
 
     Args:
-        faults: lines `<case or path>: <what> must be <rule>, got <value>. ...`. Those that differ in case, numbers,
-            paths and value are of one kind; a line of another form is of no kind.
-        most: of a kind.
+        faults: Lines `<case or path>: <what> must be <rule>, got <value>. ...`. Lines that differ only in case,
+            numbers, paths and value are of one kind; a line of another form is of no kind.
+        most: Number of faults to keep of each kind.
     """
     kinds = [_kind(fault) for fault in faults]
     totals = Counter(kinds)
@@ -39,7 +39,7 @@ def few_of_a_kind(faults: Sequence[str], most: int = MOST_LISTED) -> list[str]:
 
 
 def _kind(fault: str) -> str:
-    """What a fault has in common with those of other cases; empty where that is not told."""
+    """Return the rule that a fault names, without case and numbers; empty for a line of another form."""
     subject = _SUBJECT.match(fault)
     if subject is None:
         return ""

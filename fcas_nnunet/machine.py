@@ -1,4 +1,4 @@
-"""What this machine lets a process have: cores and memory."""
+"""Find the CPU cores and the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ _CONTAINER = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_bytes(meminfo: Path = _MEMINFO, container: Path = _CONTAINER) -> float | None:
-    """Bytes of memory that are free, within a container's limit; None where it is unknown, all where not on Linux."""
+    """Return the free memory in bytes, within a container's limit; None if it is unknown.
+
+    Outside Linux, where there is no `meminfo`, all of the machine's memory counts as free.
+    """
     found = [free for free in (_free_in_machine(meminfo), _free_in_container(container)) if free is not None]
     return min(found, default=None)
 
@@ -35,9 +38,9 @@ def _free_in_container(folder: Path) -> float | None:
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))
-        kept = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        entries = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
     except OSError:
         return None
     if limit == "max":
         return None
-    return max(0.0, float(int(limit) - used + int(kept.get("inactive_file", 0))))  # files can be dropped from memory
+    return max(0.0, float(int(limit) - used + int(entries.get("inactive_file", 0))))  # files can be dropped from memory

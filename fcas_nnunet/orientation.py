@@ -1,4 +1,4 @@
-"""Which way round a volume lies: its axes turned to the body's, and back again."""
+"""Turn a volume's axes to the directions of the body, and back."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SAR = "SAR"
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored volume is turned until its axes run as wanted; voxels are swapped, never resampled.
+    """Order and flips of axes that turn a stored volume to requested directions; voxels are never resampled.
 
     Attributes:
-        axes: the stored array axis along each axis of the turned volume.
-        flips: whether that stored axis runs the other way.
-        tilt_degrees: largest angle between an axis and the direction of the body that it is named after.
+        axes: Stored array axis along each axis of the turned volume.
+        flips: Whether that stored axis runs the other way.
+        tilt_degrees: Largest angle between an axis and the direction of the body that it is named after.
     """
 
     axes: tuple[int, int, int] = (0, 1, 2)
@@ -44,7 +44,7 @@ class Orientation:
 
         Args:
             affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
-            towards: Where D, H and W shall run: L or R, P or A, S or I, each axis of the body once.
+            towards: Requested directions of D, H and W: L or R, P or A, S or I, each axis of the body once.
         """
         rows, signs = zip(*(_DIRECTIONS[letter] for letter in towards), strict=True)
         cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

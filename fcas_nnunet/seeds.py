@@ -1,4 +1,4 @@
-"""One seed per thing that is drawn, derived from the run's seed and the thing's name."""
+"""Derive a seed for every random draw from the run's seed and the draw's name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a run's seed and what is drawn, (0, "case", 12) say; the same on every machine."""
+    """Derive a 63-bit seed from a run's seed and the draw's name, (0, "case", 12) say; equal on every machine."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""ConfidenceConfig and CalibrationConfig: where confidence comes from, and how the generator learns its own errors."""
+"""ConfidenceConfig and CalibrationConfig: settings of confidence maps, and of learning a generator's errors."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ _CHOICES: dict[ConfidenceChoice, dict[str, Any]] = {
 
 @settings
 class ConfidenceConfig:
-    """Where confidence comes from.
+    """Settings of the confidence map.
 
     Attributes:
-        estimator: what says how far a voxel can be trusted; None = the error model where the generator has been
-            calibrated, else SSV.
-        source: of SSV, which intermediate images are compared.
-        num_snapshots: r + 1 of Eq. 7, spread evenly over all steps; the last one is the image itself.
-        box_margin: compare only inside the bounding box of the reference structures and so many working voxels around;
-            outside, the confidence is the surroundings' average. None = everywhere.
-        norm: from spread to confidence; None = calibrated with the error model, else `robust_std`.
-        percentiles: of the spread inside the reference structures, mapped to confidence 1 and 0 (`robust_std`).
-        own_scale_outside: calibrated, the surroundings have a scale of their own; no mask describes them, so that on
-            that of the structures nearly all of them would be confidence 0.
+        estimator: Estimator of a voxel's reliability; None = the error model where the generator has been calibrated,
+            else SSV.
+        source: Intermediate images that SSV compares.
+        num_snapshots: Number of these images, r + 1 of Eq. 7, evenly spread over all steps; the last is the final one.
+        box_margin: Margin in working voxels of the bounding box of the reference structures, inside which images are
+            compared; outside, the confidence is the surroundings' average. None = the whole volume.
+        norm: Mapping from spread to confidence; None = calibrated with the error model, else `robust_std`.
+        percentiles: Percentiles of the spread inside the reference structures that become confidence 1 and 0
+            (`robust_std`).
+        own_scale_outside: Give the surroundings a separate scale if confidence is calibrated: no mask describes them,
+            so that on the structures' scale nearly all of them would have confidence 0.
     """
 
     REMOVED: ClassVar[Removed] = {"decoder": ("full",)}
@@ -52,24 +53,24 @@ class ConfidenceConfig:
     own_scale_outside: bool = True
 
     def __post_init__(self) -> None:
-        kept = self.estimator != _ERROR_MODEL or self.norm in (None, _CALIBRATED)
-        check(self, (kept, "norm", "calibrated with the error model"))
+        fits = self.estimator != _ERROR_MODEL or self.norm in (None, _CALIBRATED)
+        check(self, (fits, "norm", "calibrated with the error model"))
 
     def chosen(self, choice: ConfidenceChoice) -> ConfidenceConfig:
-        """The same with the estimator and norm of a choice.
+        """Return a copy with the estimator and norm of a choice.
 
         `paper` reads Eq. 7 as a variance, over several decoded steps of one image's reverse diffusion.
         """
         return replace(self, **_CHOICES[choice])
 
     def for_generator(self, calibrated: bool) -> ConfidenceConfig:
-        """The same with estimator and norm filled in.
+        """Return a copy with estimator and norm filled in.
 
         Args:
-            calibrated: whether the generator has a calibration.
+            calibrated: Whether the generator has a calibration.
 
         Raises:
-            ValueError: when it needs one and has none.
+            ValueError: If it needs one and has none.
         """
         default = _ERROR_MODEL if calibrated and self.norm in (None, _CALIBRATED) else _SSV
         estimator = self.estimator or default
@@ -83,23 +84,23 @@ class ConfidenceConfig:
 
     @property
     def needs_spread(self) -> bool:
-        """Whether the intermediate images have to be looked at; of a configuration that is filled in."""
+        """True where confidence needs the intermediate images; for a configuration that is filled in."""
         return self.estimator != _ERROR_MODEL
 
 
 @settings
 class CalibrationConfig:
-    """How the generator learns where its own images are wrong: training cases in new shapes are drawn and compared.
+    """Settings of the calibration: training cases are drawn in new shapes and compared with their real scans.
 
     Attributes:
-        num_drawings: that are made; every fourth is held out, of validation cases where there are some.
-        num_voxels: of a drawing that the error model learns from, half of them inside structures.
-        width: features of the error model.
-        num_steps: of its training.
-        batch_voxels: of a step.
-        learning_rate: AdamW's, decaying to zero (cosine).
-        percentiles: of the expected error that become confidence 1 and 0, over the held-out drawings' structures, and
-            over their surroundings.
+        num_drawings: Number of drawings; every fourth is held out, from validation cases where there are some.
+        num_voxels: Voxels per drawing that the error model learns from, half of them inside structures.
+        width: Features of the error model's hidden layers.
+        num_steps: Training steps of the error model.
+        batch_voxels: Voxels per training step.
+        learning_rate: Learning rate of AdamW, decaying to zero (cosine).
+        percentiles: Percentiles of the expected error that become confidence 1 and 0, over the held-out drawings'
+            structures, and over their surroundings.
     """
 
     num_drawings: Annotated[int, Field(ge=4, le=100_000)] = 16

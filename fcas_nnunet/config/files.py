@@ -1,4 +1,4 @@
-"""Dataclasses of settings as plain dicts and as YAML, and back."""
+"""Save and load dataclasses of settings, as YAML and as plain dicts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Loader.add_implicit_resolver(
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain dicts, lists, strings and numbers."""
+    """Convert a dataclass to plain dicts, lists, strings and numbers."""
     plain: dict[str, Any] = _ANY.dump_python(config, mode="json")
     return plain
 
@@ -41,18 +41,18 @@ def load_config(config_type: type[T], path: Path) -> T:
     """Read a dataclass written by `save_config`.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is not YAML, or keys or values are wrong; every fault is named, a line each.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML, or keys or values are wrong; every fault is named, a line each.
     """
     return from_dict(config_type, read_yaml(path), where=f"{path}: ")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; tags that would build objects are refused.
+    """Read the mapping that a YAML file holds; tags that would build objects are refused.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is not YAML, empty, or no mapping.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML, empty, or no mapping.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the file must exist, got none. Check the path.")
@@ -68,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def dotted(settings: Mapping[str, Any], maps: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; those named in `maps` are taken whole."""
+    """Flatten nested settings to dotted names; those named in `maps` stay mappings."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         nested = isinstance(value, Mapping) and key not in maps

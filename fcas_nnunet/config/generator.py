@@ -1,4 +1,4 @@
-"""One frozen dataclass per stage; `config_files` has YAML in and out, `presets` the presets."""
+"""The generator's settings, a frozen dataclass per stage; `config.files` reads and writes them as YAML."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LatentMultiples = Annotated[
 LARGEST_CROP = 1 << 30
 Crop = Annotated[Sizes, rule(f"of at most {LARGEST_CROP:,} voxels", lambda sizes: math.prod(sizes) <= LARGEST_CROP)]
 IntensityRange = Annotated[tuple[float, float], rule("increasing", lambda pair: pair[0] < pair[1])]
-#: Shapes, or contrasts, of a training case; each shape is a volume on disk, each contrast of it another.
+#: Number of shapes or contrasts of a training case; each shape, and each contrast of it, is a volume on disk.
 Variants = Annotated[int, Field(ge=1, le=1000)]
 ResidualBlocks = Annotated[int, Field(ge=1, le=16)]
 EmbeddingWidths = Annotated[Widths, rule("one number or three", lambda widths: len(widths) in (1, 3))]
@@ -52,17 +52,17 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 
 @settings
 class GridConfig:
-    """The working grid all volumes are put on.
+    """The working grid that all volumes are resampled to.
 
     Attributes:
-        spacing_mm: working spacing along (D, H, W); None = the data set's median spacing, coarsened or refined alike in
+        spacing_mm: Working spacing along (D, H, W); None = the data set's median spacing, coarsened or refined alike in
             all axes where its median volume holds more than `max_voxels` or fewer than `min_voxels`.
-        max_voxels: largest working volume.
-        min_voxels: smallest working volume. One latent covers 4³ working voxels, which has to be fine against the
-            vessels, whatever the scans' own spacing.
-        crop_size: voxels along (D, H, W) of a training crop, multiples of `FCaSConfig.grid_multiple`; smaller volumes
+        max_voxels: Largest working volume.
+        min_voxels: Smallest working volume. One latent covers 4³ working voxels, which must be small against the
+            vessels, whatever the scans' spacing.
+        crop_size: Voxels along (D, H, W) of a training crop, multiples of `FCaSConfig.grid_multiple`; smaller volumes
             are padded with their border.
-        intensity_range_hu: HU mapped to [0, 1]; what lies outside is clipped.
+        intensity_range_hu: HU mapped to [0, 1]; values outside are clipped.
     """
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
@@ -77,25 +77,25 @@ class GridConfig:
 
 @settings
 class OptimisationConfig:
-    """One training run.
+    """Settings of one training run.
 
     Attributes:
-        num_steps: optimiser steps at most; the learning rate decays to zero over them (cosine, after `warmup_steps`).
-            0 = `num_epochs` decides.
-        batch_size: crops (autoencoder) or pairs (TCDM) per step, over all processes.
+        num_steps: Optimiser steps at most; the learning rate decays to zero over them (cosine, after `warmup_steps`).
+            0 = the run takes `num_epochs`.
+        batch_size: Crops (autoencoder) or pairs (TCDM) per step, over all processes.
         learning_rate: AdamW's peak learning rate.
-        adam_beta2: decay of AdamW's second moment; a run of some hundred steps wants it shorter than 0.999.
-        warmup_steps: steps of linear warm-up.
-        max_gradient_norm: gradients are clipped to this norm.
-        ema_decay: decay of the exponential moving average of the weights; 0 = none.
-        validate_every: steps between validations and saved states.
-        patience: validations without improvement after which training stops; 0 = never.
-        num_epochs: epochs at most, instead of `num_steps`. In one, every variant is seen once (autoencoder), or what
-            `PairConfig.items_per_epoch` says (TCDM).
-        micro_batch_size: how many of the batch a process computes at once, at most; their gradients are accumulated.
-            0 = all that fall to it. It changes memory and speed, not what is learnt.
-        sample_every: steps between sample pictures; 0 = none.
-        compile: apply `torch.compile`.
+        adam_beta2: Decay of AdamW's second moment; a run of some hundred steps wants it shorter than 0.999.
+        warmup_steps: Steps of linear warm-up.
+        max_gradient_norm: Gradients are clipped to this norm.
+        ema_decay: Decay of the exponential moving average of the weights; 0 = none.
+        validate_every: Steps between validations and saved states.
+        patience: Validations without improvement after which training stops; 0 = never.
+        num_epochs: Epochs at most, instead of `num_steps`. An epoch visits every variant once (autoencoder), or the
+            items of `PairConfig.items_per_epoch` (TCDM).
+        micro_batch_size: Items of the batch that a process computes at once, at most; their gradients are accumulated.
+            0 = the process's whole share. It changes memory and speed, not what is learnt.
+        sample_every: Steps between sample pictures; 0 = none.
+        compile: Apply `torch.compile`.
     """
 
     num_steps: CountOrZero
@@ -126,18 +126,18 @@ class AutoencoderConfig:
     """The 4-channel, 4× autoencoder (MONAI's `AutoencoderKlMaisi`).
 
     Attributes:
-        channels: feature channels per level.
-        num_res_blocks: residual blocks per level.
-        norm_num_groups: groups of the group norms.
-        patch_size: voxels folded into channels before the network (space-to-depth); 1 = none, as in MAISI. The network
+        channels: Feature channels per level.
+        num_res_blocks: Residual blocks per level.
+        norm_num_groups: Groups of the group norms.
+        patch_size: Voxels folded into channels before the network (space-to-depth); 1 = none, as in MAISI. The network
             halves the grid once per further level, so patch_size · 2^(levels − 1) = 4.
-        linear_skip: add a linear path around the network, which starts as the linear fit of every 4³ block; the network
+        linear_skip: Add a linear path around the network, which starts as the linear fit of every 4³ block; the network
             then learns what is missing, in minutes instead of hours.
-        crop_size: voxels along (D, H, W) of a training crop.
-        kl_weight: weight of the KL term.
-        heart_weight: weight of labelled voxels in the L1 loss (background 1).
-        thin_weight: weight of thin structures and their rim of one voxel.
-        optimisation: how it is trained.
+        crop_size: Voxels along (D, H, W) of a training crop.
+        kl_weight: Weight of the KL term.
+        heart_weight: Weight of labelled voxels in the L1 loss (background 1).
+        thin_weight: Weight of thin structures and their rim of one voxel.
+        optimisation: Settings of its training.
     """
 
     channels: Widths
@@ -162,19 +162,19 @@ class AutoencoderConfig:
 
 @settings
 class PairConfig:
-    """What the denoiser is trained on: pairs (A, B), and the variants of a case they are drawn from.
+    """Training data of the denoiser: pairs (A, B), and the variants of a case they are drawn from.
 
     Attributes:
-        self_pair_probability: share of pairs that are one case in two shapes under one contrast; the others are the
+        self_pair_probability: Share of pairs that are one case in two shapes under one contrast; the others are the
             paper's pairs of different cases.
-        num_shapes: shapes per case: the original and deformed ones.
-        num_contrasts: contrasts per shape: the original and jittered ones.
-        contrast_jitter_hu: standard deviation of the HU offset a contrast adds to each labelled structure.
-        surroundings_jitter_hu: the same for each surrounding structure.
-        items_per_epoch: what an epoch of TCDM's training is: `pairs`, every pair of cases once; or `cases`, as many
+        num_shapes: Shapes per case: the original and deformed ones.
+        num_contrasts: Contrasts per shape: the original and jittered ones.
+        contrast_jitter_hu: Standard deviation of the HU offset a contrast adds to each labelled structure.
+        surroundings_jitter_hu: The same for each surrounding structure.
+        items_per_epoch: Items of an epoch of TCDM's training: `pairs`, every pair of cases once; or `cases`, as many
             items as there are cases, each of which is either end of a pair of different cases equally often.
-        one_direction: only B@A instead of both directions of Eq. 4 (an ablation).
-        reference_surroundings: the reference mask holds the surroundings, too (the paper's other setting).
+        one_direction: Train only B@A instead of both directions of Eq. 4 (an ablation).
+        reference_surroundings: Include the surroundings in the reference mask (the paper's other setting).
     """
 
     self_pair_probability: Share = 1.0
@@ -196,29 +196,29 @@ class TCDMConfig:
     """Denoiser, ControlNet and diffusion process.
 
     Attributes:
-        channels: feature channels per level of denoiser and ControlNet.
-        attention_levels: which levels attend.
-        num_head_channels: channels per attention head, per level.
-        num_res_blocks: residual blocks per level.
-        norm_num_groups: groups of the group norms.
+        channels: Feature channels per level of denoiser and ControlNet.
+        attention_levels: Whether each level has attention.
+        num_head_channels: Channels per attention head, per level.
+        num_res_blocks: Residual blocks per level.
+        norm_num_groups: Groups of the group norms.
         architecture: `plain`, or that of MAISI's published weights.
-        frozen_denoiser: train the ControlNet alone, as MAISI does; set where a denoiser is loaded.
-        conditioning: how the condition enters.
-        condition_embedding_channels: width of the condition embedding. One number: space-to-depth(4) and convolutions
+        frozen_denoiser: Train the ControlNet alone, as MAISI does; set where a denoiser is loaded.
+        conditioning: Path of the condition into the denoiser.
+        condition_embedding_channels: Width of the condition embedding. One number: space-to-depth(4) and convolutions
             at latent resolution; three: MAISI's strided convolutions.
-        prior: start from a guess (not in the paper): the template with its structures replaced by the reference's, an
-            18th channel of the condition. What it says about the clean latents is fitted before training, and the
-            denoiser predicts what is missing. With it, the drawn contrast follows the template after minutes.
-        prediction_type: what the denoiser predicts.
-        multi_resolution_noise: how much coarse noise is mixed in, a factor per halving of the resolution; 0 = white
+        prior: Start from a guess (not in the paper): the template with its structures replaced by the reference's, an
+            18th channel of the condition. Its relation to the clean latents is fitted before training, and the
+            denoiser predicts the rest. With it, the drawn contrast follows the template after minutes.
+        prediction_type: Quantity that the denoiser predicts.
+        multi_resolution_noise: Amount of coarse noise mixed in, a factor per halving of the resolution; 0 = white
             noise, as in the paper. The steps of the `ddpm` solver add white noise in any case.
-        num_train_timesteps: steps of the diffusion (scaled linear betas), or what a flow's time 1 is to the model.
-        beta_start: first beta.
-        beta_end: last beta.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them: a fraction of
+        num_train_timesteps: Steps of the diffusion (scaled linear betas), or the timestep of a flow's time 1.
+        beta_start: First beta.
+        beta_end: Last beta.
+        gradient_checkpointing: Compute activations again in the backward pass instead of storing them: a fraction of
             the memory for about a third more time. It changes nothing that is learnt.
-        pairs: what it is trained on.
-        optimisation: how it is trained.
+        pairs: Settings of its training pairs.
+        optimisation: Settings of its training.
     """
 
     channels: Widths
@@ -264,7 +264,7 @@ class TCDMConfig:
 
     @property
     def grid_multiple(self) -> int:
-        """What volumes are padded to multiples of: 4 for the autoencoder, 2 for each step between two levels."""
+        """Padded volumes are multiples of this: 4 for the autoencoder, times 2 for each step between two levels."""
         return LATENT_DOWNSAMPLING * 2 ** (len(self.channels) - 1)
 
     @property
@@ -275,10 +275,10 @@ class TCDMConfig:
 
 @settings
 class FCaSConfig:
-    """Everything a run of the generator depends on besides its data and seed.
+    """All settings of a generator; with the data, they determine a run.
 
     Attributes:
-        roles: label name → roles (thin, wide, root, chamber, wall; none = []), where they do not follow from the name
+        roles: Label name → roles (thin, wide, root, chamber, wall; none = []), where they do not follow from the name
             or from `fcas_roles` in dataset.json.
     """
 
@@ -313,10 +313,10 @@ class FCaSConfig:
 
     @property
     def grid_multiple(self) -> int:
-        """What the sizes of working volumes are multiples of."""
+        """Padded working volumes have sizes that are multiples of this."""
         return self.tcdm.grid_multiple
 
 
 def _whole_groups(channels: tuple[int, ...], groups: int) -> tuple[bool, str, str]:
-    """The rule of group norms."""
+    """The rule that groups divide every level's channels, for `check`."""
     return all(c % groups == 0 for c in channels), "channels", f"multiples of norm_num_groups ({groups})"

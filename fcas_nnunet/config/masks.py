@@ -1,4 +1,4 @@
-"""MaskConfig: how far MGM may move a heart."""
+"""MaskConfig: ranges of the masks that MGM draws and accepts."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ ShareInterval = Annotated[Interval, rule("in [0, 1)", lambda pair: pair[0] >= 0 
 
 @settings
 class MaskConfig:
-    """Ranges that `draw_deformation` draws from, and what `generate_mask` accepts.
+    """Ranges that `draw_deformation` draws from, and bounds of the masks that `generate_mask` accepts.
 
     Attributes:
-        rotation_deg: largest rotation about each of the axes (D, H, W), both senses, in degrees.
-        scale_range: smallest and largest factor along each axis.
-        shear_range: smallest and largest shear of each pair of axes (mm per mm).
-        translation_mm: largest shift along each axis, both senses.
-        control_spacing_mm: distance of the B-spline's control points; the wavelength of the elastic part is about
+        rotation_deg: Largest rotation about each of the axes (D, H, W), both senses, in degrees.
+        scale_range: Smallest and largest factor along each axis.
+        shear_range: Smallest and largest shear of each pair of axes (mm per mm).
+        translation_mm: Largest shift along each axis, both senses.
+        control_spacing_mm: Distance of the B-spline's control points; the wavelength of the elastic part is about
             twice that.
-        max_displacement_fraction: largest control displacement per axis as a part of `control_spacing_mm`; from 0 (no
+        max_displacement_fraction: Largest control displacement per axis as a part of `control_spacing_mm`; from 0 (no
             elastic part) to `MAX_INJECTIVE_FRACTION`, above which the field could fold.
-        min_jacobian: smallest determinant of the elastic field's Jacobian that is accepted.
-        volume_ratio_range: smallest and largest volume of a class, as a part of the source's.
-        volume_tolerance: how far a thin class's volume may be from what the deformation's Jacobian predicts, as a part.
-        max_tunnel_change: how many tunnels (β1) a thin class may gain or lose.
-        max_tries: deformations drawn for one mask before giving up.
-        milder: each redraw's ranges are those of the draw before times this, so that a mask that touches the border
-            still yields a neighbour of itself; 1 keeps them.
-        chamber_size_mm: how far the border of one chamber, drawn at random, moves within the heart; below 0 it shrinks.
-            This and what follows is off while its range is a single neutral value.
-        wall_thickness_mm: how far the myocardium advances into its chambers; below 0 they advance into it.
-        vessel_calibre: factor on the radius of the thin classes.
-        stenosis: part of a vessel's radius that a narrowing takes at a random place of a thin class.
-        stenosis_length_mm: along the branch, within which a stenosis takes at least half its depth.
+        min_jacobian: Smallest determinant of the elastic field's Jacobian that is accepted.
+        volume_ratio_range: Smallest and largest volume of a class, as a part of the source's.
+        volume_tolerance: Largest difference of a thin class's volume from the one that the deformation's Jacobian
+            predicts, as a part.
+        max_tunnel_change: Number of tunnels (β1) that a thin class may gain or lose.
+        max_tries: Deformations drawn for one mask before giving up.
+        milder: Factor on the ranges at each redraw, so that a mask that touches the border still yields a neighbour of
+            itself; 1 leaves them unchanged.
+        chamber_size_mm: Distance that the border of one chamber, drawn at random, moves within the heart; below 0 the
+            chamber shrinks. This and the settings below are off while their range is a single neutral value.
+        wall_thickness_mm: Distance that the myocardium advances into its chambers; below 0 they advance into it.
+        vessel_calibre: Factor on the radius of the thin classes.
+        stenosis: Part of a vessel's radius that a narrowing takes at a random place of a thin class.
+        stenosis_length_mm: Length along the branch within which a stenosis takes at least half its depth.
     """
 
     REMOVED: ClassVar[Removed] = {"padding": ("border",)}
@@ -76,6 +77,6 @@ class MaskConfig:
 
     @property
     def has_local_changes(self) -> bool:
-        """Whether a range of a local change is on."""
+        """True where the range of a local change is on."""
         neutral = {"chamber_size_mm": 0, "wall_thickness_mm": 0, "vessel_calibre": 1, "stenosis": 0}
         return any(set(getattr(self, name)) != {value} for name, value in neutral.items())

@@ -1,4 +1,4 @@
-"""What the settings of the generator can be, where they are one of a few."""
+"""Enumerations of the generator's settings."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import StrEnum
 
 
 class Conditioning(StrEnum):
-    """How the condition enters the denoiser."""
+    """Path of the condition into the denoiser: a ControlNet, or concatenation to its input."""
 
     CONTROLNET = "controlnet"
     CONCAT = "concat"
 
 
 class Architecture(StrEnum):
-    """What the denoiser is built like: bare, or with the inputs and blocks of one of MAISI's two published UNets."""
+    """Architecture of the denoiser: plain, or with the inputs and blocks of one of MAISI's two published UNets."""
 
     PLAIN = "plain"
     MAISI_DDPM = "maisi_ddpm"
@@ -21,14 +21,14 @@ class Architecture(StrEnum):
 
 
 class ItemsPerEpoch(StrEnum):
-    """What an epoch of the diffusion model's training is."""
+    """Items of an epoch of the diffusion model's training; see `PairConfig`."""
 
     CASES = "cases"
     PAIRS = "pairs"
 
 
 class PredictionType(StrEnum):
-    """What the denoiser predicts; diffusers' names, and `flow`: x_0 − noise on the straight line between the two."""
+    """Quantity that the denoiser predicts, by diffusers' names; `flow` is x_0 − noise, for a straight line."""
 
     EPSILON = "epsilon"
     V_PREDICTION = "v_prediction"
@@ -37,7 +37,7 @@ class PredictionType(StrEnum):
 
 
 class Solver(StrEnum):
-    """How the reverse diffusion is run."""
+    """Solver of the reverse diffusion."""
 
     DDPM = "ddpm"
     DPMSOLVER = "dpmsolver++"
@@ -45,21 +45,21 @@ class Solver(StrEnum):
 
 
 class SnapshotSource(StrEnum):
-    """Which intermediate images SSV compares: decoded noisy latents, or decoded predicted clean latents."""
+    """Intermediate images that SSV compares: decoded noisy latents, or decoded predicted clean latents."""
 
     X_T = "x_t"
     X_0 = "x_0"
 
 
 class ConfidenceEstimator(StrEnum):
-    """What says how far a voxel can be trusted: SSV's spread, or the error model fitted with the generator."""
+    """Estimator of a voxel's reliability: SSV's spread, or the error model fitted with the generator."""
 
     SSV = "ssv"
     ERROR_MODEL = "error_model"
 
 
 class ConfidenceNorm(StrEnum):
-    """Norm(·) of Eq. 7, or the generator's own calibration: one scale of expected error for all cases."""
+    """Norm(·) of Eq. 7, or the generator's calibration: one scale of expected error for all cases."""
 
     ROBUST_STD = "robust_std"
     MINMAX_VARIANCE = "minmax_variance"
@@ -67,7 +67,7 @@ class ConfidenceNorm(StrEnum):
 
 
 class ConfidenceChoice(StrEnum):
-    """Ways to a confidence map by name; `own` is what the generator's configuration says."""
+    """Confidence maps by name; `own` takes the settings of the generator's configuration."""
 
     OWN = "own"
     ERROR_MODEL = "error_model"
@@ -77,7 +77,7 @@ class ConfidenceChoice(StrEnum):
 
 
 class ReferenceSource(StrEnum):
-    """Where reference masks come from."""
+    """Source of the reference masks: the given ones, MGM's new ones, or both."""
 
     GIVEN = "given"
     MGM = "mgm"
@@ -85,7 +85,7 @@ class ReferenceSource(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of a training; `auto` is bf16 where the hardware has it."""
+    """Precision of a training; `auto` is bf16 where the hardware supports it."""
 
     AUTO = "auto"
     FP32 = "fp32"

@@ -128,7 +128,7 @@ PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU
 
 
 def preset(name: str) -> FCaSConfig:
-    """A preset by name; a `ValueError` where there is none of that name."""
+    """Return a preset by name; raise a `ValueError` for an unknown one."""
     if name not in PRESETS:
         raise ValueError(f"preset: must be one of {', '.join(PRESETS)}, got {name}.")
     return PRESETS[name]

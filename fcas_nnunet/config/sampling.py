@@ -1,4 +1,4 @@
-"""SamplingConfig: how the reverse diffusion is run."""
+"""SamplingConfig: settings of the reverse diffusion."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER
 
 @settings
 class SamplingConfig:
-    """The reverse diffusion.
+    """Settings of the reverse diffusion.
 
     Attributes:
         solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps; `euler` for a rectified flow, and for
-            nothing else. None = the model's: `euler` or `dpmsolver++`.
-        num_inference_steps: steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
-        window: latent voxels along (D, H, W) of a sliding window; smaller latents are done in one.
-        overlap: share of the window by which neighbours overlap.
+            nothing else. None = the model's default: `euler` or `dpmsolver++`.
+        num_inference_steps: Steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
+        window: Latent voxels along (D, H, W) of a sliding window; smaller latents need no window.
+        overlap: Share of the window by which neighbours overlap.
     """
 
     solver: Solver | None = None
@@ -31,10 +31,10 @@ class SamplingConfig:
     overlap: ShareBelowOne = 0.25
 
     def for_model(self, prediction_type: PredictionType) -> SamplingConfig:
-        """The same with solver and steps filled in for a model.
+        """Return a copy with solver and steps filled in for a model.
 
         Raises:
-            ValueError: when the solver cannot run it.
+            ValueError: If the solver cannot run it.
         """
         flow = prediction_type == PredictionType.FLOW
         solver = self.solver or (Solver.EULER if flow else Solver.DPMSOLVER)

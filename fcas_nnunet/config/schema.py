@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class _BrokenRule(ValueError):
-    """Of one setting: what its value must be, and the value."""
+    """A broken rule of one setting: what its value must be, and the value."""
 
 
 def rule(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
-    """A rule of one setting, for `Annotated`: what its value must be, in words, and whether a value is."""
+    """Make a rule of one setting, for `Annotated`: its wording, and the test that a value must pass."""
 
     def validate(value: Any) -> Any:
         if not holds(value):
@@ -30,7 +30,7 @@ def rule(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-#: Nothing that is counted here can be larger and still end: crops, steps, voxels.
+#: Largest count of crops, steps or voxels; a longer run would never end.
 _LARGEST = 10**12
 
 Count = Annotated[int, Field(ge=1, le=_LARGEST)]
@@ -50,13 +50,13 @@ Percentiles = Annotated[
 ]
 #: Feature channels of each level of a network.
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
-#: Becomes part of a folder's name.
+#: A name that becomes part of a folder's name.
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 #: A class's `REMOVED`: settings of earlier versions → the values that no longer mean anything; None = any value.
 Removed = Mapping[str, tuple[object, ...] | None]
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-#: Rules in our words, where pydantic speaks to programmers.
+#: Wording of pydantic's rules in messages to users.
 _RULES = {
     "unexpected_keyword_argument": "left out, since there is no such setting",
     "dataclass_type": "a block of settings",
@@ -73,13 +73,13 @@ _RULES = {
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def settings(cls: type[T]) -> type[T]:
-    """A class decorator: a frozen dataclass whose every value is checked, wherever it is built.
+    """Decorate a class as a frozen dataclass that checks every value at construction.
 
-    Types are strict: 300.0 is no whole number, "no" is not false, and NaN is no number. `__post_init__` runs when all
-    of the class's own values are right, and refuses combinations by `check`.
+    Types are strict: 300.0 is no whole number, "no" is not false, and NaN is no number. `__post_init__` runs once
+    every value is valid, and refuses combinations by `check`.
 
     Raises:
-        ValueError: when one is built of wrong values; every fault is named, a line each.
+        ValueError: If a value is wrong; the message names every fault, a line each.
     """
     checked = pydantic_dataclass(frozen=True, config=_CONFIG)(cls)
     build, names = checked.__init__, [field.name for field in dataclasses.fields(checked)]
@@ -101,16 +101,16 @@ def check(block: Any, *rules: tuple[bool, str, str] | tuple[bool, str, str, obje
 
     Args:
         block: The settings.
-        rules: (whether it is kept, the setting's dotted name or several names with commas, what it must be in words);
-            and the value that the message shows, where it is not that of the settings named.
+        rules: (whether the rule holds, the setting's dotted name or several names with commas, what it must be in
+            words), and the value that the message shows, where it is not that of the settings named.
 
     Raises:
-        ValueError: when a rule is broken; every one is named, a line each.
+        ValueError: If a rule is broken; the message names every one, a line each.
     """
     broken = [
         _sentence(name, words, value[0] if value else attrgetter(*name.split(", "))(block))
-        for kept, name, words, *value in rules
-        if not kept
+        for holds, name, words, *value in rules
+        if not holds
     ]
     if broken:
         raise ValueError("\n".join(broken))
@@ -120,12 +120,12 @@ def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
     """Build settings from plain values: dicts, lists, strings, numbers.
 
     Args:
-        config_type: decorated with `settings`.
-        values: as YAML or JSON gave them; what is left out takes its default, and what a class removed is dropped.
-        where: Precedes every fault: the file, or the dotted name of the block.
+        config_type: Class decorated with `settings`.
+        values: Values read from YAML or JSON; missing ones take their defaults, and removed ones are dropped.
+        where: Prefix of every fault: the file, or the dotted name of the block.
 
     Raises:
-        ValueError: naming every setting that is unknown, missing or wrong, a line each.
+        ValueError: If a setting is unknown, missing or wrong; the message names every one, a line each.
     """
     try:
         text = json.dumps(without_removed(config_type, values), default=str)
@@ -157,7 +157,7 @@ def _sentences(error: ValidationError) -> list[str]:
         error_of_ours = fault.get("ctx", {}).get("error")
         if isinstance(error_of_ours, _BrokenRule):
             sentences.append(_sentence(where, *error_of_ours.args))
-        elif fault["type"] == "value_error":  # of `check`
+        elif fault["type"] == "value_error":  # raised by `check`
             sentences += [f"{where}.{line}" if where else line for line in str(error_of_ours).splitlines()]
         elif fault["type"] == "missing":
             sentences.append(f"{where}: must be given, got nothing.")

@@ -11,7 +11,7 @@ from fcas_nnunet.config.schema import Interval, NotNegative, Share, check, setti
 
 @settings
 class WarpConfig:
-    """How a real scan is warped. Units are HU for CT, and 1/200 of the scan's standard deviation for other modalities.
+    """Ranges of warping a scan. Units are HU for CT, and 1/200 of the scan's standard deviation for other modalities.
 
     Attributes:
         contrast_jitter: Standard deviation of the offset that each labelled structure gets.
@@ -24,7 +24,7 @@ class WarpConfig:
 
 @settings
 class PaintConfig:
-    """How a scan is painted. Ranges are drawn from uniformly, once a scan, contrasts once a region.
+    """Settings of painting a scan. Values are drawn uniformly from ranges, once a scan, contrasts once a region.
 
     Attributes:
         num_tissues: Clusters of intensity that what the labels leave over is parted into.

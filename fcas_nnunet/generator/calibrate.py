@@ -1,4 +1,4 @@
-"""Learn a generator's errors: training cases in new shapes are drawn, and compared with their real scans."""
+"""Learn a generator's errors: draw training cases in new shapes, and compare them with their real scans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import CalibrationConfig, ConfidenceConfig
@@ -23,6 +22,7 @@ from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save_tensors
 from fcas_nnunet.generator.drawing import draw_on_grid
+from fcas_nnunet.generator.optimisation.batches import local_share
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.labels.contrast import matched_error
@@ -36,7 +36,7 @@ MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error_hu", "spread_hu"
 
 @dataclass(frozen=True)
 class PlannedDrawing:
-    """A drawing of the reference in a new shape, whose real scan is known; held out for the scale, or for the model."""
+    """A drawing of the reference in a new shape; held out to fit the scale, or used to fit the error model."""
 
     number: int
     reference: str
@@ -44,11 +44,12 @@ class PlannedDrawing:
     held_out: bool
 
     def path(self, cache: Path) -> Path:
+        """File of the drawing's tensors in the folder `cache`."""
         return cache / f"drawing_{self.number:04d}.safetensors"
 
 
 def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[PlannedDrawing]:
-    """Which cases are drawn: training cases in turn, every fourth drawing a validation case where there are some."""
+    """Choose the cases to draw: training cases in turn; every fourth drawing, a validation case if there are any."""
     validation = sorted(record.validation_cases)
     training = sorted(set(record.cases) - set(validation))
     rng = np.random.default_rng(derive_seed(record.config.seed, "calibration"))
@@ -68,15 +69,14 @@ def calibrate(
 ) -> tuple[Calibration, ErrorModel]:
     """Learn a trained generator's errors from drawings of the cases it was trained on.
 
-    Every process makes its share of the drawings, and writes them into `cache`; if it is killed, the same call resumes
-    after those that are there.
+    Every process makes its share of the drawings, and writes them into `cache`; if it is killed, the same call skips
+    the finished ones.
 
     Returns:
         The scale and the error model, on the CPU; the same in every process.
     """
     planned = plan_drawings(generator.record, config)
-    own = planned[accelerator.process_index :: accelerator.num_processes]
-    for drawing in tqdm(own, desc="calibration", unit="drawing", disable=not accelerator.is_main_process):
+    for drawing in local_share(planned, accelerator, "calibration", "drawing"):
         path = drawing.path(cache)
         if not path.is_file():
             _draw(generator, data, drawing, config, path, accelerator)
@@ -125,9 +125,10 @@ def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: Calibra
 def _scales(
     model: ErrorModel, drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig
 ) -> tuple[Scale, Scale]:
-    """Curves and scales of held-out drawings' voxels, inside structures and outside.
+    """Fit curves and scales to held-out drawings' voxels, inside structures and outside.
 
-    Where labels fill every volume, the scale inside serves for both; likewise where resampling left nothing inside.
+    Where labels fill every volume, the scale inside serves for both; where resampling left nothing inside, the one
+    outside does.
     """
     measures, codes, error, spread = (
         torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR, SPREAD)
@@ -136,9 +137,9 @@ def _scales(
     structures = codes.numpy() > 0
 
     def scale(where: np.ndarray) -> Scale:
-        own, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (predicted, spread.numpy()))
-        low, high = np.percentile(own(predicted[where]), config.percentiles)
-        return Scale(ssv, own, float(low), float(high))
+        model_curve, ssv = (fit_curve(doubt[where], error.numpy()[where]) for doubt in (predicted, spread.numpy()))
+        low, high = np.percentile(model_curve(predicted[where]), config.percentiles)
+        return Scale(ssv, model_curve, float(low), float(high))
 
     inside, outside = (scale(where) if where.any() else None for where in (structures, ~structures))
     known = inside or outside
@@ -188,7 +189,7 @@ def _draw(
 
 
 def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
-    """A training case, in standard units, in a shape that training has not seen: all of it deformed alike."""
+    """Deform a training case, in standard units, to a shape that training has not seen: all of it alike."""
     image, mask, around = in_new_shape(
         case.standard_image, case.mask, case.surroundings, case.spacing_mm, record.config.masks,
         label_roles(record.labels, record.roles), seed,
@@ -199,7 +200,7 @@ def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
 
 
 def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> torch.Tensor:
-    """Flat indices in rising order: half inside structures, as far as there are enough, the others outside."""
+    """Draw flat indices in rising order: half inside structures, or as many as there are, and half outside."""
     rng = np.random.default_rng(seed)
     parts = [np.flatnonzero(codes.ravel() > 0), np.flatnonzero(codes.ravel() == 0)]
     chosen = [rng.choice(part, min(count // 2, len(part)), replace=False) for part in parts]

@@ -1,4 +1,4 @@
-"""Trained generators on disk: safetensors and config.yaml, loaded strictly."""
+"""Save and load trained generators: safetensors and config.yaml, loaded strictly."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class GeneratorRecord:
         tcdm: Settings of the model in use; those of the loaded weights where a denoiser was loaded.
         labels: Label name → id of the data set it was trained on.
         surroundings: Surrounding name → id, empty where there are none.
-        working_spacing_mm: Along (D, H, W).
-        latent_scale: Raw ↔ scaled latents.
-        cases: Case id → hash of image, mask and surroundings; all cases seen in training or validation.
-        validation_cases: Those held out for validation.
+        working_spacing_mm: Working spacing along (D, H, W).
+        latent_scale: Conversion between raw and scaled latents.
+        cases: Case id → hash of image, mask, surroundings and affine; all cases used in training or validation.
+        validation_cases: Cases held out for validation.
         images: Case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
-        means_hu: Label id → its mean over the cases; empty in generators of earlier versions.
-        geometry: How its scans came to the working grid (`grid.GEOMETRY`).
+        means_hu: Label id → mean HU over the cases; empty in generators of earlier versions.
+        geometry: Version of the resampling to the working grid (`grid.GEOMETRY`).
         roles: Label name → roles that a user has given it.
     """
 
@@ -75,7 +75,7 @@ class GeneratorRecord:
 
     @property
     def draws_surroundings(self) -> bool:
-        """Whether the reference mask holds the surroundings, too."""
+        """True where the reference mask includes the surroundings."""
         return self.tcdm.pairs.reference_surroundings and bool(self.surroundings)
 
 
@@ -89,7 +89,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained generator, frozen and in eval mode; with its calibration where it has one."""
+    """A trained generator, frozen and in eval mode; with its calibration, if it has one."""
 
     record: GeneratorRecord
     autoencoder: Autoencoder
@@ -98,21 +98,21 @@ class Generator:
 
 
 def generator_exists(folder: Path) -> bool:
-    """Whether `folder` (fcas__<preset>) holds a finished generator."""
+    """Return whether `folder` (fcas__<preset>) holds a finished generator."""
     return (folder / TCDM_FOLDER / CONFIG_FILE).is_file()
 
 
 def save_record(folder: Path, record: GeneratorRecord) -> None:
-    """Write the record that makes a generator a finished one."""
+    """Write the record of a generator, which marks it as finished."""
     save_config(record, folder / TCDM_FOLDER / CONFIG_FILE)
 
 
 def load_record(folder: Path) -> GeneratorRecord:
-    """The record of a finished generator.
+    """Load the record of a finished generator.
 
     Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when it is broken.
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged.
     """
     return load_config(GeneratorRecord, folder / TCDM_FOLDER / CONFIG_FILE)
 
@@ -126,8 +126,8 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
     """Load a generator's networks; its record may not be written yet.
 
     Raises:
-        FileNotFoundError: when a file is missing.
-        ValueError: when a file is broken or does not fit.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is broken or does not fit.
     """
     autoencoder = Autoencoder(record.autoencoder)
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
@@ -144,8 +144,7 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
 
 
 def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
-    """One hash over all weights that generation uses; complete `confidence` settings say whether to include the
-    calibration."""
+    """Hash all weights that generation uses; those of the calibration only if `confidence`, filled in, needs them."""
     digest = hashlib.sha256()
     files = [folder / AUTOENCODER / MODEL_FILE, folder / TCDM_FOLDER / EMA_FILE]
     if confidence.norm == ConfidenceNorm.CALIBRATED:
@@ -156,13 +155,13 @@ def weights_sha256(folder: Path, confidence: ConfidenceConfig) -> str:
 
 
 def load_autoencoder_file(path: Path, optimisation: OptimisationConfig) -> Autoencoder:
-    """An autoencoder from a file: one of ours (config.yaml beside it), or MAISI's `autoencoder_v1.pt`.
+    """Load an autoencoder from a file: one of this package (config.yaml beside it), or MAISI's `autoencoder_v1.pt`.
 
-    `optimisation` is kept in the config of one of MAISI's, without effect.
+    `optimisation` is recorded in the config of a MAISI autoencoder, without effect.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read or does not fit.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read or does not fit.
     """
     state = read_state(path)
     if not is_maisi_file(path):
@@ -181,7 +180,7 @@ def save_autoencoder(folder: Path, autoencoder: Autoencoder, metadata: Mapping[s
 
 
 def load_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoencoder | None:
-    """The finished autoencoder of `folder` (fcas__<preset>), or None where there is none yet."""
+    """Load the finished autoencoder of `folder` (fcas__<preset>); None if there is none yet."""
     target = folder / AUTOENCODER
     if not (target / CONFIG_FILE).is_file():
         return None
@@ -189,7 +188,7 @@ def load_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoenco
 
 
 def calibration_exists(folder: Path) -> bool:
-    """Whether `folder` (fcas__<preset>) holds a finished calibration."""
+    """Return whether `folder` (fcas__<preset>) holds a finished calibration."""
     return (folder / CALIBRATION / CONFIG_FILE).is_file()
 
 
@@ -200,21 +199,21 @@ def save_calibration(folder: Path, calibration: Calibration, error_model: ErrorM
 
 
 def load_calibration(folder: Path) -> Calibration | None:
-    """The calibration of `folder` (fcas__<preset>) without its error model, or None where there is none.
+    """Load the calibration of `folder` (fcas__<preset>) without its error model; None if there is none.
 
     Raises:
-        ValueError: when it is broken.
+        ValueError: If it is damaged.
     """
     return load_config(Calibration, folder / CALIBRATION / CONFIG_FILE) if calibration_exists(folder) else None
 
 
 def is_maisi_file(path: Path) -> bool:
-    """Whether an autoencoder's file is loaded as one of MAISI's."""
+    """Return whether an autoencoder's file counts as a MAISI file: no config.yaml lies beside it."""
     return not (path.parent / CONFIG_FILE).is_file()
 
 
 def case_sha256(case: Case) -> str:
-    """A hash of a case's content: image, mask, surroundings and affine."""
+    """Hash a case's content: image, mask, surroundings and affine."""
     digest = hashlib.sha256()
     for array in (case.image, case.mask, case.surroundings, case.affine):
         digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())

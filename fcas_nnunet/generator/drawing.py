@@ -23,8 +23,8 @@ class Drawing:
     """A drawn scan, on its mask's voxel grid; all float32 [D, H, W].
 
     Attributes:
-        image: HU, within the generator's range.
-        confidence: In [0, 1].
+        image: Intensities in HU, within the generator's range.
+        confidence: Confidence in [0, 1].
         spread_hu: Standard deviation of SSV's intermediate images; None where none were decoded.
         expected_error_hu: Expected absolute error after matching contrast; None without calibration.
     """
@@ -57,16 +57,16 @@ def draw_image(
     """Draw the scan of a mask, guided by a template.
 
     Args:
-        generator: Trained, on `device`; its configuration says how confidence is computed.
-        reference: Its mask is drawn, on its voxel grid; with surroundings where the generator draws them.
-        template: With image, and surroundings where the generator was trained with them.
+        generator: Trained generator on `device`; its configuration determines how confidence is computed.
+        reference: Case whose mask is drawn, on its voxel grid; with surroundings where the generator draws them.
+        template: Case with image, and with surroundings where the generator was trained with them.
         seed: Seed of the noise.
-        device: Where to run.
+        device: Device to compute on.
         precision: Precision of the autocast.
         with_spread: Decode the intermediate images even where the confidence does not need them.
 
     Raises:
-        ValueError: when the generator cannot give the confidence that its configuration requests, or when it draws
+        ValueError: If the generator cannot give the confidence that its configuration requests, or if it draws
             surroundings and the reference has none.
     """
     record = generator.record
@@ -92,9 +92,16 @@ def draw_on_grid(
     precision: torch.dtype,
     ssv: ConfidenceConfig | None,
 ) -> GridDrawing:
-    """As `draw_image`, on the working grid and without confidence.
+    """Draw the scan of a mask on its working grid, without confidence.
 
-    `ssv` says which intermediate images are decoded; None = none.
+    Args:
+        generator: Trained generator on `device`.
+        reference: Case whose mask is drawn; with surroundings where the generator draws them.
+        template: Case with image, and with surroundings where the generator was trained with them.
+        seed: Seed of the noise.
+        device: Device to compute on.
+        precision: Precision of the autocast.
+        ssv: Which intermediate images are decoded; None = none.
     """
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
@@ -112,9 +119,9 @@ def draw_on_grid(
 def drawing_confidence(
     generator: Generator, drawn: GridDrawing, config: ConfidenceConfig
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Confidence of a drawing, and the expected error in HU where it is calibrated; float32 [D, H, W].
+    """Compute a drawing's confidence, and its expected error in HU where that is calibrated; float32 [D, H, W].
 
-    `config` is complete (`for_generator`); where it needs SSV, the drawing has a spread.
+    `config` is filled in (`for_generator`); where it needs SSV, the drawing has a spread.
     """
     structures = drawn.codes.cpu().numpy() > 0
     if config.norm != ConfidenceNorm.CALIBRATED:
@@ -135,16 +142,16 @@ def drawing_confidence(
 def embedded_condition(
     generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The embedded condition on the reference's working grid, and the reference's labels there.
+    """Embed the condition on the reference's working grid, and return it with the reference's labels there.
 
     A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
     The masks go to the device as bytes and become channels there.
 
     Returns:
-        [1, E, D/4, H/4, W/4] of `TCDM.embed_condition`, and the labels alone, uint8 [D, H, W] on the CPU.
+        Result of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4], and the labels alone, uint8 [D, H, W] on the CPU.
 
     Raises:
-        ValueError: when the generator draws surroundings and the reference has none.
+        ValueError: If the generator draws surroundings and the reference has none.
     """
     record = generator.record
     num_labels = max(record.labels.values())
@@ -176,7 +183,7 @@ def embedded_condition(
 
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:
     """Lay a volume's content over another working grid, centre on centre; its border continues outside."""
-    for axis, (own, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True)):
-        index = (torch.arange(size, device=volume.device) + (own - wanted) // 2).clamp(0, own - 1)
+    for axis, (length, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True)):
+        index = (torch.arange(size, device=volume.device) + (length - wanted) // 2).clamp(0, length - 1)
         volume = volume.index_select(axis, index)
     return volume

@@ -1,4 +1,4 @@
-"""Make synthetic cases: a mask, its scan, its confidence, and the record from which all three can be made again."""
+"""Make synthetic cases: a mask, its scan, its confidence, and the record that reproduces all three."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def make_case(
     """Make a synthetic case on its reference's voxel grid.
 
     Args:
-        generator: Trained, on `device`.
+        generator: Trained generator on `device`.
         plan: Plan of the case.
-        load_case: Reads a reference or template by id.
-        device: Where to run.
+        load_case: Function that reads a reference or template by id.
+        device: Device to compute on.
         precision: Precision of the autocast.
         bounds_ml: Plausible volumes of new masks.
 
@@ -48,7 +48,7 @@ def make_case(
         The case with image (HU), mask and confidence; and its manifest record.
 
     Raises:
-        NoMaskError: when no acceptable mask could be drawn; names the reference.
+        NoMaskError: If no acceptable mask could be drawn; the message names the reference.
     """
     config = generator.record.config
     source = load_case(plan.reference)
@@ -67,7 +67,7 @@ def drawn_case(
     device: torch.device,
     precision: torch.dtype,
 ) -> tuple[Case, dict[str, Any]]:
-    """As `make_case`, from the mask and the record of `reference_mask`, and the case they come from."""
+    """As `make_case`, from a mask and its record (`reference_mask`), and the case that they come from."""
     record = generator.record
     template = source if plan.template == plan.reference else load_case(plan.template)
     around = source.surroundings if record.draws_surroundings else None
@@ -111,21 +111,21 @@ def reference_mask(
     bounds_ml: Bounds | None = None,
     source: SourceMask | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The mask to draw.
+    """Make the mask to draw.
 
     Args:
-        plan: Its seed determines the mask.
-        reference: The case it is made from.
-        config: MGM's ranges.
+        plan: Plan of the case; its seed determines the mask.
+        reference: Case that the mask is made from.
+        config: Ranges of MGM.
         roles: Roles of the labels.
         bounds_ml: Plausible volumes.
-        source: Precomputed from the reference's mask, when many are made from it.
+        source: Reference's mask with what is derived from it, if many masks are made from it.
 
     Returns:
         uint8 [D, H, W], and its manifest record, which is empty for a given mask.
 
     Raises:
-        NoMaskError: when no acceptable mask could be drawn; names the reference.
+        NoMaskError: If no acceptable mask could be drawn; the message names the reference.
     """
     if plan.masks == ReferenceSource.GIVEN:
         return reference.mask, {}
@@ -146,9 +146,17 @@ def remake_case(
     device: torch.device,
     precision: torch.dtype,
 ) -> tuple[Case, dict[str, Any]]:
-    """As `make_case`, again from a manifest record: the mask from its recipe, the scan from its seed.
+    """Make a case again from its manifest record: the mask from its recipe, the scan from its seed.
 
-    The generator is the one that made the case, with the settings of the record.
+    Args:
+        generator: The generator that made the case, with the record's settings, on `device`.
+        record: Record of the case in the manifest.
+        load_case: Function that reads a reference or template by id.
+        device: Device to compute on.
+        precision: Precision of the autocast.
+
+    Returns:
+        The case and its record, as from `make_case`.
     """
     plan = CasePlan.from_record(record)
     source = load_case(plan.reference)
@@ -157,7 +165,7 @@ def remake_case(
 
 
 def replayed_mask(record: Mapping[str, Any], reference: Case, roles: LabelRoles) -> np.ndarray:
-    """The mask of a manifest record, from its stored recipe instead of its seed."""
+    """Make the mask of a manifest record again, from its stored recipe instead of its seed."""
     plan = CasePlan.from_record(record)
     if plan.masks == ReferenceSource.GIVEN:
         return reference.mask

@@ -17,7 +17,7 @@ def check_networks(config: FCaSConfig) -> None:
     """Build every network on the meta device, which takes neither memory nor time.
 
     Raises:
-        ValueError: naming every network that cannot be built, and why.
+        ValueError: If a network cannot be built; the message names every one and the reason.
     """
     parts: dict[str, Callable[[], nn.Module]] = {
         "autoencoder": lambda: Autoencoder(config.autoencoder),

@@ -18,10 +18,10 @@ class CasePlan:
 
     Attributes:
         case_id: Name of the synthetic case.
-        seed: Its deformation and its noise derive from it.
-        reference: The case whose mask is drawn.
-        template: The case whose image and mask guide the drawing.
-        masks: `given`, or `mgm`: the reference's mask is deformed first.
+        seed: Seed of the case's deformation and noise.
+        reference: Case whose mask is drawn.
+        template: Case whose image and mask guide the drawing.
+        masks: Source of the mask: `given`, or `mgm`, which deforms the reference's first.
     """
 
     case_id: str
@@ -56,12 +56,12 @@ def plan_cases(
     Args:
         num_cases: Number of cases.
         references: Cases whose masks are drawn.
-        templates: Cases that guide the drawing: training cases.
-        masks: `given`: masks as they are, with another case as the template; `mgm`: deformed; `both`: given once, then
-            deformed.
+        templates: Training cases that guide the drawing.
+        masks: Source of the masks. `given`: unchanged masks, with another case as the template; `mgm`: deformed ones;
+            `both`: given ones in the first round, then deformed ones.
         seed: Seed of the run.
-        labels_of: Case → ids of its structures; templates are those that lack fewest of the reference's. None = all
-            cases have all structures.
+        labels_of: Case → ids of its structures; templates are chosen among the cases that lack fewest of the
+            reference's. None = all cases have all structures.
     """
     plans = []
     for number in range(num_cases):

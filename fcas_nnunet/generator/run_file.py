@@ -1,4 +1,4 @@
-"""What a training was begun with: `run.yaml` in the generator's folder, to recognise the same run when it resumes."""
+"""Record what a training started with in `run.yaml`, and compare it when the training resumes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RUN_FILE = "run.yaml"
 FREE_SETTINGS = {
     "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "calibration", "confidence",
 }  # fmt: skip
-_NAMED = 5
+_NAMED = 5  # settings that a message lists
 
 
 @settings
 class Run:
-    """What a training was begun with. A file of an earlier version lacks later settings: they had their defaults.
+    """Settings and data that a training started with. Settings that an older file lacks had their defaults.
 
     Attributes:
         config: The requested settings.
@@ -29,7 +29,7 @@ class Run:
         surroundings: Surrounding name → id.
         cases: Case id → hash of its content.
         pretrained: Part of the generator → the file it was loaded from; None where it is trained.
-        geometry: How scans came to the working grid (`grid.GEOMETRY`).
+        geometry: Version of the resampling to the working grid (`grid.GEOMETRY`).
         roles: Label name → roles that a user gave it.
     """
 
@@ -43,53 +43,53 @@ class Run:
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run that a generator's folder belongs to, or None where no training began.
+    """Read the run that a generator's folder belongs to; None if no training has started there.
 
     Raises:
-        ValueError: when the file is damaged.
+        ValueError: If the file is damaged.
     """
     path = folder / RUN_FILE
     return load_config(Run, path) if path.is_file() else None
 
 
 def run_faults(before: Run, now: Run) -> list[str]:
-    """The differences of two runs that change what is learnt; a phrase each."""
+    """List the differences of two runs that change what is learnt, a phrase each."""
     faults = _setting_faults(before.config, now.config)
     data = ("labels", "surroundings", "roles", "cases")
     faults += [name for name in data if getattr(before, name) != getattr(now, name)]
     if before.geometry != now.geometry:
-        faults.append("scans that another version of this package brought to the working grid otherwise")
+        faults.append("scans that another version of this package resampled to the working grid in another way")
     return faults + _file_faults(before.pretrained, now.pretrained)
 
 
 def generator_faults(
-    folder: Path, own: FCaSConfig, requested: FCaSConfig | None, files: dict[str, FileIdentity | None] | None
+    folder: Path, recorded: FCaSConfig, requested: FCaSConfig | None, files: dict[str, FileIdentity | None] | None
 ) -> list[str]:
-    """Why a trained generator in `folder` is not the requested one; a sentence at most.
+    """List the differences of the trained generator in `folder` from the requested one, in a sentence at most.
 
     Args:
-        folder: `fcas__<preset>`.
-        own: Settings of the generator.
+        folder: Folder `fcas__<preset>`.
+        recorded: Settings of the trained generator.
         requested: Requested settings; None = any.
         files: Requested weights, by the part of the generator; None = any.
 
     Raises:
-        ValueError: when the folder's run file is damaged.
+        ValueError: If the folder's run file is damaged.
     """
-    faults = [] if requested is None else _setting_faults(own, requested)
+    faults = [] if requested is None else _setting_faults(recorded, requested)
     if files is not None:
         run = read_run(folder)
         faults += _file_faults({} if run is None else run.pretrained, files)
     if not faults:
         return []
     return [
-        f"{folder}: the generator must be the one asked for, got another: {'; '.join(faults)}. Give your configuration "
+        f"{folder}: the generator must be the requested one, got another: {'; '.join(faults)}. Give your configuration "
         "another preset name (`preset:` in the YAML) to train it beside this one, or delete the folder to train anew."
     ]
 
 
 def _setting_faults(before: FCaSConfig, now: FCaSConfig) -> list[str]:
-    """Settings that differ, by their dotted names; the first few of many."""
+    """List the settings that differ, by their dotted names; the first few of many."""
     old, new = (dotted(to_dict(config), maps=("roles",)) for config in (before, now))
     faults = [
         f"{name} {new.get(name)} instead of {old.get(name)}"

@@ -1,4 +1,4 @@
-"""Make a case from another reference where MGM makes no mask of the planned one; compare cases with their plans."""
+"""Replace references that MGM makes no mask from, and compare the cases of a manifest with their plans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
-#: References that are tried for a case: each that fails costs as many draws as a mask may take.
+#: References to try for a case; each failure costs all the draws that a mask may take.
 MOST_REFERENCES = 4
 
 _VERSIONS, _PACKAGE = "versions", "fcas-nnunet"
@@ -26,19 +26,19 @@ _NAMED, _LONGEST_VALUE = 5, 60
 def make_with_substitutes(
     plan: CasePlan, references: Sequence[str], make: Callable[[CasePlan], dict[str, Any]], remedy: str
 ) -> dict[str, Any]:
-    """Make a case by its plan, or from the next of all references where MGM makes no mask of the planned one.
+    """Make a case by its plan, or from one of the next references if MGM makes no mask from the planned one.
 
     Args:
         plan: Plan of the case.
-        references: All of the set; the planned one is among them.
-        make: Makes a case by a plan, and returns its manifest record.
-        remedy: The last sentence of the error.
+        references: All references of the set, the planned one among them.
+        make: Function that makes a case by a plan, and returns its manifest record.
+        remedy: Last sentence of the error.
 
     Returns:
-        The manifest record; with `planned_reference` where another one took its place.
+        The manifest record; with `planned_reference` if another one took its place.
 
     Raises:
-        ValueError: when no reference gives a mask; each is named with its reason.
+        ValueError: If no reference gives a mask; the message names each one with the reason.
     """
     faults = []
     for reference in candidates_for(plan, references):
@@ -53,13 +53,13 @@ def make_with_substitutes(
 
 
 def candidates_for(plan: CasePlan, references: Sequence[str]) -> list[str]:
-    """The references to try for a case, the planned one first."""
+    """List the references to try for a case, the planned one first."""
     first = references.index(plan.reference)
     return [*references[first:], *references[:first]][:MOST_REFERENCES]
 
 
 def planned(record: Mapping[str, Any]) -> CasePlan:
-    """The original plan of a manifest's case."""
+    """Return the original plan of a manifest's case."""
     plan = CasePlan.from_record(record)
     return replace(plan, reference=record.get("planned_reference", plan.reference))
 
@@ -72,18 +72,18 @@ def refuse_made_otherwise(
     Args:
         records: Records of the manifest.
         plans: Plans of all cases of the run.
-        shared: The entries that all records of the run share; versions may differ.
-        rule: The folder and what its cases must be, for the message.
+        shared: Entries that all records of the run share; versions may differ.
+        rule: Folder, and what its cases must be, for the message.
 
     Raises:
-        ValueError: when some were made otherwise, saying which, in what, and whether by another version.
+        ValueError: If some differ; the message names them, the differences, and another version that made them.
     """
     by_id = {plan.case_id: plan for plan in plans}
     wanted = {key: value for key, value in shared.items() if key != _VERSIONS}
     strangers = sorted(
         case_id
         for case_id, record in records.items()
-        if (len(record) > 1 or case_id in by_id)  # of a scan of the user's own there is the id alone
+        if (len(record) > 1 or case_id in by_id)  # the record of a user's real scan holds the id alone
         and (
             any(record.get(key) != value for key, value in wanted.items())
             or (case_id in by_id and planned(record) != by_id[case_id])
@@ -102,7 +102,7 @@ def refuse_made_otherwise(
     reason = ""
     if theirs != ours or any((key in before) != (key in now) for key in differ):
         which = f"{_PACKAGE} {theirs}, this is {ours}" if theirs != ours else f"an earlier state of {_PACKAGE} {ours}"
-        reason = f"They were made by {which}, where settings may be others: go on with that version. Or "
+        reason = f"They were made by {which}, where settings may differ: resume with that version. Or "
     remedy = "choose another -o, or delete the folder." if reason else "Choose another -o, or delete the folder."
     raise ValueError(f"{rule}, got others: {listed(strangers)} ({'; '.join(changes)}). {reason}{remedy}")
 

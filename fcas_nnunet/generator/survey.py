@@ -1,4 +1,4 @@
-"""Read every training case before the long work: its grid, its hashes, and the intensities of its structures."""
+"""Survey the training cases: the grid, the hashes, and the intensities of the structures of each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from fcas_nnunet.generator.checkpoint import case_sha256
 from fcas_nnunet.generator.data.training_data import TrainingData
+from fcas_nnunet.generator.optimisation.batches import local_share
 from fcas_nnunet.image_content import image_sha256
 from fcas_nnunet.labels.contrast import means_by_code
 from fcas_nnunet.orientation import Orientation
@@ -19,9 +19,14 @@ from fcas_nnunet.orientation import Orientation
 
 @dataclass(frozen=True)
 class SurveyedCase:
-    """A training case; shape and voxel size are along the turned axes, `means_hu` are those of its labels.
+    """A training case as surveyed.
 
-    `sha256` is that of image, mask and surroundings, `image_sha256` that of the scan alone.
+    Attributes:
+        shape: Voxels along the turned axes.
+        spacing_mm: Voxel size along the turned axes.
+        sha256: Hash of image, mask, surroundings and affine (`case_sha256`).
+        image_sha256: Hash of the scan alone.
+        means_hu: Label id → mean HU.
     """
 
     shape: tuple[int, int, int]
@@ -32,13 +37,13 @@ class SurveyedCase:
 
 
 def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[str, SurveyedCase]:
-    """Read every case, each process its share; `towards` are the directions of D, H and W on the working grid.
+    """Read every case, each process its share; `towards` holds the directions of D, H and W on the working grid.
 
     Returns:
         Case id → case, in the order of the cases; the same in every process.
     """
-    own = []
-    for case_id in own_cases(data, accelerator, "reading"):
+    local = []
+    for case_id in local_share(data.case_ids, accelerator, "reading", "case"):
         case = data.load_case(case_id)
         assert case.image is not None, "training cases have images"
         turn = Orientation.of(case.affine, towards)
@@ -47,23 +52,18 @@ def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[s
             turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
             image_sha256(case.image, case.affine), means,
         )  # fmt: skip
-        own.append((case_id, surveyed))
-    found = dict(gather_object(own))
+        local.append((case_id, surveyed))
+    found = dict(gather_object(local))
     return {case_id: found[case_id] for case_id in data.case_ids}
 
 
-def own_cases(data: TrainingData, accelerator: Accelerator, what: str) -> tqdm[str]:
-    """The cases of this process, with a progress bar."""
-    own = data.case_ids[accelerator.process_index :: accelerator.num_processes]
-    return tqdm(own, desc=what, unit="case", disable=not accelerator.is_main_process)
-
-
 def case_hashes(cases: Mapping[str, SurveyedCase]) -> dict[str, str]:
+    """Case id → hash of the case's content."""
     return {case_id: case.sha256 for case_id, case in cases.items()}
 
 
 def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, float]:
-    """Label id → mean of its means over the cases that have it."""
+    """Label id → average of its mean HU over the cases that have it."""
     found: dict[int, list[float]] = {}
     for case in cases:
         for label, mean in case.means_hu.items():

@@ -1,4 +1,4 @@
-"""From labelled cases to a trained generator: variants, autoencoder, latents, TCDM."""
+"""Train a generator from labelled cases: variants, autoencoder, latents, TCDM, calibration."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from fcas_nnunet.generator.data.grid import GEOMETRY, orientation_known_to, work
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import all_variants, make_variants
 from fcas_nnunet.generator.networks import check_networks
-from fcas_nnunet.generator.optimisation.batches import Shares
+from fcas_nnunet.generator.optimisation.batches import Shares, local_share
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, read_run, run_faults
-from fcas_nnunet.generator.survey import case_hashes, own_cases, survey, usual_hu
+from fcas_nnunet.generator.survey import case_hashes, survey, usual_hu
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.training import train_tcdm
@@ -49,16 +49,16 @@ def train_generator(
 
     Args:
         data: The labelled cases.
-        config: Preset, or the user's own.
-        folder: `nnUNet_results/DatasetNNN_Name/fcas__<preset>`.
+        config: A preset, or the user's configuration.
+        folder: Folder `nnUNet_results/DatasetNNN_Name/fcas__<preset>`.
         accelerator: Device, precision, processes.
-        pretrained: Weights to start from; with a denoiser among them, only the ControlNet is trained, and the networks
-            and the process are those of the files.
-        keep_cache: Keep the variants and latents on disk when done.
-        metadata: Written into the autoencoder's file, which users may copy on its own.
+        pretrained: Weights to start from; with a denoiser among them, only the ControlNet is trained, and the settings
+            of networks and process come from the files.
+        keep_cache: Leave the variants and latents on disk at the end.
+        metadata: Entries to write into the autoencoder's file, which users may copy alone.
 
     Raises:
-        ValueError: when the folder holds a run with other settings or other data, the data is too small, weights do not
+        ValueError: If the folder holds a run with other settings or other data, the data is too small, weights do not
             fit, or a batch cannot be shared out evenly among the processes.
     """
     run = _Training(data, config, folder, accelerator, pretrained or PretrainedFiles(), metadata)
@@ -80,11 +80,11 @@ def train_generator(
 def add_calibration(
     data: TrainingData, config: CalibrationConfig, folder: Path, accelerator: Accelerator, keep_cache: bool = False
 ) -> None:
-    """Calibrate a trained generator in `folder`, as `train_generator` does it.
+    """Calibrate a trained generator in `folder`, as `train_generator` does.
 
     Raises:
-        FileNotFoundError: when the generator is not trained.
-        ValueError: when the cases are not those it was trained on.
+        FileNotFoundError: If the generator is not trained.
+        ValueError: If the cases are not those it was trained on.
     """
     record = checkpoint.load_record(folder)
     if case_hashes(survey(data, accelerator, orientation_known_to(record.tcdm))) != record.cases:
@@ -97,7 +97,7 @@ def add_calibration(
 
 @contextmanager
 def _cache(folder: Path, accelerator: Accelerator, keep: bool) -> Iterator[None]:
-    """Removes the folder of variants, latents and drawings when no process reads it any more."""
+    """Remove the folder of variants, latents and drawings at the end, unless `keep` is set."""
     yield
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not keep:
@@ -112,7 +112,7 @@ def _calibrate(
     folder: Path,
     accelerator: Accelerator,
 ) -> None:
-    """Learn a trained generator's errors, unless that is done."""
+    """Calibrate a trained generator, unless its calibration exists already."""
     finished = checkpoint.calibration_exists(folder)
     accelerator.wait_for_everyone()
     if finished:
@@ -153,37 +153,38 @@ class _Training:
         }  # fmt: skip
 
     def claim_folder(self) -> None:
-        """Write the run file, or check that the folder's is of a run with the same settings, files and data."""
+        """Write the run file, or check that an existing one records the same settings, files and data."""
         run = Run(**self.origin, pretrained=self.pretrained.identity())
         before = read_run(self.folder)
-        self.accelerator.wait_for_everyone()  # all have looked before the first one writes
+        self.accelerator.wait_for_everyone()  # all processes have read before one writes
         if before is None:
             if self.accelerator.is_main_process:
                 save_config(run, self.folder / RUN_FILE)
         elif faults := run_faults(before, run):
             raise ValueError(
-                f"{self.folder}: a run must go on with the settings, files and data it began with, got "
+                f"{self.folder}: a run must resume with the settings, files and data it started with, got "
                 f"{'; '.join(faults)}. Give your configuration another preset name, or delete the folder to train anew."
             )
 
     def ready_autoencoder(self) -> Autoencoder | None:
-        """The autoencoder where it need not be trained: finished before, or loaded from a file."""
+        """Load the autoencoder if it need not be trained: finished before, or given as a file."""
         file, optimisation = self.pretrained.autoencoder, self.config.autoencoder.optimisation
         if file is not None and (self.weights is not None or checkpoint.is_maisi_file(file)):
             logger.info(maisi.LICENCE_NOTE)
         finished = checkpoint.load_autoencoder(self.folder, optimisation)
-        self.accelerator.wait_for_everyone()  # all have looked before the first one writes
+        self.accelerator.wait_for_everyone()  # all processes have read before one writes
         if finished is not None or file is None:
             return finished
         return self._saved(checkpoint.load_autoencoder_file(file, optimisation))
 
     def cache_variants(self) -> None:
-        """Write all variants that are missing; returns when those of every process are there."""
-        for case_id in own_cases(self.data, self.accelerator, "variants"):
+        """Write the missing variants; return when all processes have written theirs."""
+        for case_id in local_share(self.data.case_ids, self.accelerator, "variants", "case"):
             make_variants(self.data, case_id, self.cache, self.spacing, self.config)
         self.accelerator.wait_for_everyone()
 
     def trained_autoencoder(self) -> Autoencoder:
+        """Train the autoencoder on the variants, and save it."""
         variants = variant_split(self.data, self.config.tcdm.pairs)
         return self._saved(train_autoencoder(
             self.data, self.config.autoencoder, variants, self.cache, self.folder / checkpoint.AUTOENCODER,
@@ -191,7 +192,7 @@ class _Training:
         ))  # fmt: skip
 
     def train_tcdm(self, autoencoder: Autoencoder) -> LatentScale:
-        """Encode the variants and train TCDM on their latents; returns the latents' scale."""
+        """Encode the variants and train TCDM on their latents; return the latents' scale."""
         variants = all_variants(self.data.case_ids, self.config.tcdm.pairs)
         scale = cache_latents(autoencoder, variants, self.cache, self.accelerator)
         if self.weights is not None:
@@ -203,6 +204,7 @@ class _Training:
         return scale
 
     def record(self, autoencoder: Autoencoder, scale: LatentScale) -> checkpoint.GeneratorRecord:
+        """The record of the trained generator."""
         return checkpoint.GeneratorRecord(
             **self.origin, autoencoder=autoencoder.config, tcdm=self.config.tcdm, latent_scale=scale,
             working_spacing_mm=triple(self.spacing), validation_cases=tuple(self.data.split()[1]),
@@ -219,7 +221,7 @@ class _Training:
 def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
     """Raise a ValueError with all faults of the settings, a line each, before any scan is read.
 
-    Where a denoiser is loaded, the settings include its own.
+    Where a denoiser is loaded, the settings include those of its files.
     """
     faults: list[str] = []
     if config.tcdm.frozen_denoiser and not loaded:

@@ -23,7 +23,7 @@ class Structure(StrEnum):
 
 
 class Surrounding(StrEnum):
-    """What lies around the heart, in the order of the phantom's surroundings ids 1–5."""
+    """Surroundings of the heart, in the order of the phantom's surroundings ids 1–5."""
 
     BODY = "body"
     LUNGS = "lungs"
@@ -33,18 +33,18 @@ class Surrounding(StrEnum):
 
 
 BACKGROUND = "background"
-#: nnU-Net's name of the label that nothing is learnt from.
+#: nnU-Net's name of the label that training ignores.
 IGNORE = "ignore"
 
 
 class Role(StrEnum):
-    """What a label is to the generator of masks and to the measures of vessels."""
+    """Role of a label in the generation of masks and in the measures of vessels."""
 
     THIN = "thin"  # vessels a few voxels wide: they win where classes meet, and weigh more in the autoencoder's loss
     WIDE = "wide"  # other vessels; these and the thin ones keep their tunnels
-    ROOT = "root"  # what the thin ones spring from and must keep touching
-    CHAMBER = "chamber"  # its size can be changed within the heart
-    WALL = "wall"  # its thickness can be changed
+    ROOT = "root"  # vessels that the thin ones branch from and must keep touching
+    CHAMBER = "chamber"  # size can be changed within the heart
+    WALL = "wall"  # thickness can be changed
 
 
 #: Label name → roles that a user has given it; they replace those that follow from its name.
@@ -90,7 +90,7 @@ class LabelRoles:
 
 
 def label_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -> LabelRoles:
-    """The roles of a data set's labels, given or else by their names."""
+    """The roles of a data set's labels: those given, or else those that follow from their names."""
     return LabelRoles(*(frozenset(i for name, i in labels.items() if role in roles_of(name, given)) for role in Role))
 
 
@@ -100,7 +100,7 @@ def thin_label_ids(labels: Mapping[str, int], given: GivenRoles | None = None) -
 
 
 def describe_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -> list[str]:
-    """Which label plays which role: one line for each role, and one for the labels without any."""
+    """List the labels of each role: one line for each role, and one for the labels without any."""
     names = [name for name, label_id in labels.items() if label_id]
     players = {role: [name for name in names if role in roles_of(name, given)] for role in Role}
     lines = [f"  {role:<8}{', '.join(players[role])}" for role in Role if players[role]]

@@ -1,4 +1,4 @@
-"""Pieces and tunnels of a binary volume: what topology is counted by, wherever masks are made or judged."""
+"""Count pieces and tunnels of a binary volume, and absorb small pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skimage.measure import euler_number
 from fcas_nnunet.geometry import Box, grown, triple
 from fcas_nnunet.labels.morphology import dilate_box3
 
-_SPECK_PART = 0.005  # of a class's volume
+_SPECK_PART = 0.005  # share of a class's volume
 
 
 def label_components(array: np.ndarray, connectivity: Literal[6, 26] = 26) -> tuple[np.ndarray, int]:
@@ -49,8 +49,8 @@ def count_pieces_and_tunnels(binary: np.ndarray) -> tuple[int, int]:
 def absorb_specks(labels: np.ndarray, label: int, num_components: int) -> None:
     """Give a class's tiny surplus pieces to what surrounds them most, in place.
 
-    They are left where sampling or the border cuts a corner off, or where another class holds the place of a joint.
-    The `num_components` largest pieces stay.
+    Such pieces remain where sampling or the border cuts a corner off, or where another class occupies a joint. The
+    `num_components` largest pieces stay.
     """
     box = bounding_box(labels == label)
     if box is None:

@@ -1,4 +1,4 @@
-"""What a scan does structure by structure: means of their voxels, and what is left without them."""
+"""Means of a scan's structures, and the error of a synthetic scan beyond their differences."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) ->
 
     Args:
         synthetic: HU [D, H, W].
-        real: HU on the same grid.
-        codes: structure of every voxel, whole numbers from 0; the background, and each surrounding structure where
+        real: HU [D, H, W] on the same grid.
+        codes: Structure of every voxel, whole numbers from 0; the background, and each surrounding structure where
             they are labelled, count as structures.
 
     Returns:

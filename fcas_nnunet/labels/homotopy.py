@@ -1,8 +1,7 @@
 """Changing a binary object voxel by voxel without changing its topology: simple points, thinning, ordered growth.
 
-A voxel is simple if adding or removing it changes neither the object's pieces, tunnels nor cavities; whether it is can
-be told from its 26 neighbours. Whatever is done with simple voxels, β0, β1 and β2 (object by 26, background by 6
-neighbours) stay.
+A voxel is simple if adding or removing it changes neither the object's pieces, tunnels nor cavities; its 26 neighbours
+decide that. However simple voxels are added and removed, β0, β1 and β2 (object by 26, background by 6 neighbours) stay.
 
 Source: Bertrand and Malandain, "A new characterization of three-dimensional simple points", 1994. Voxels of equal
 parity along all axes are never neighbours, so all simple ones among them may be changed at once (eight subfields).
@@ -50,9 +49,9 @@ class HomotopicObject:
         """Grow, but take a voxel only when its time has come, so that a branch grows from its own stem.
 
         Args:
-            domain: bool [D, H, W], where the object may grow.
-            when: time of each voxel of the domain, from 0, [D, H, W].
-            step: voxels whose times lie within this are of one time.
+            domain: Where the object may grow, bool [D, H, W].
+            when: Time of each voxel of the domain, from 0, [D, H, W].
+            step: Length of a step of time; voxels of one step are taken together.
         """
         where = np.flatnonzero(np.pad(domain, 2))
         level = (np.pad(when, 2).reshape(-1)[where] // step).astype(np.int64)
@@ -66,12 +65,12 @@ class HomotopicObject:
         """Add one voxel of the domain that joins two parts of one piece, and so makes one tunnel.
 
         Args:
-            domain: bool [D, H, W].
-            when: times of growth [D, H, W]; where the two parts were reached at times most alike comes first, since
-                the two ways round a loop meet there.
+            domain: Voxels that may be added, bool [D, H, W].
+            when: Times of growth [D, H, W]; voxels whose two parts were reached at the most similar times are tried
+                first, since the two ways round a loop meet there.
 
         Returns:
-            Whether there was one.
+            True if there was such a voxel.
         """
         outside = np.flatnonzero(np.pad(domain, 2).reshape(-1) & ~self._flat)
         neighbours = outside[:, None] + self._around
@@ -149,10 +148,10 @@ class HomotopicObject:
 
 
 def is_simple(neighbourhood: np.ndarray) -> np.ndarray:
-    """Whether the middle voxel of each neighbourhood can be added or removed without a change of topology.
+    """True where the middle voxel of a neighbourhood can be added or removed without a change of topology.
 
     Args:
-        neighbourhood: bool [N, 27], 3 x 3 x 3 voxels in C order; the middle one does not matter.
+        neighbourhood: Blocks of 3 x 3 x 3 voxels in C order, bool [N, 27]; the middle one does not matter.
 
     Returns:
         bool [N].
@@ -160,8 +159,8 @@ def is_simple(neighbourhood: np.ndarray) -> np.ndarray:
     codes = neighbourhood[:, _AROUND] @ (1 << np.arange(26))
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)  # far fewer patterns than voxels
     pattern = neighbourhood[first]
-    thing = pattern & _AROUND
-    simple: np.ndarray = _is_one_piece(thing, thing, _ADJACENT_26) & _has_one_background(pattern)
+    obj = pattern & _AROUND
+    simple: np.ndarray = _is_one_piece(obj, obj, _ADJACENT_26) & _has_one_background(pattern)
     return simple[inverse]
 
 
@@ -173,13 +172,13 @@ def skeleton(binary: np.ndarray) -> np.ndarray:
 
 
 def _has_one_background(neighbourhood: np.ndarray) -> np.ndarray:
-    """Whether the empty voxels by the faces of each neighbourhood's middle hang together, bool [N]; [N, 27]."""
+    """True where the empty face neighbours of the middle voxel are connected, bool [N]; neighbourhoods [N, 27]."""
     empty = ~neighbourhood & _NEAR_18
     return _is_one_piece(empty, empty & _FACES, _ADJACENT_6)
 
 
 def _is_one_piece(members: np.ndarray, targets: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
-    """Whether there are targets and all hang together by a path through members, bool [N]; all arguments [N, 27]."""
+    """True where targets exist and paths through members connect them all, bool [N]; all arguments [N, 27]."""
     reached = np.zeros(members.shape, dtype=bool)
     rows = np.flatnonzero(targets.any(axis=1))
     reached[rows, targets[rows].argmax(axis=1)] = True

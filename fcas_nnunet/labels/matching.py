@@ -1,4 +1,4 @@
-"""Which label of one data set is which of another: by name first, then by what the names mean."""
+"""Match the labels of two data sets: by name first, then by the meaning of the names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = Callable[[str], Hashable | None]
 
 
 class Unmatched(StrEnum):
-    """What becomes of labels without a counterpart where the target has labels that nothing stands for."""
+    """Treatment of labels without a counterpart where the target has labels that no source label stands for."""
 
     REFUSE = "refuse"
     IGNORE = "ignore"  # nnU-Net's ignore label: nothing is learnt there
@@ -24,13 +24,13 @@ class Unmatched(StrEnum):
 
 @dataclass(frozen=True)
 class LabelMatch:
-    """How the labels of a source become those of a target.
+    """Assignment of a source's labels to a target's.
 
     Attributes:
-        names: source name → target name, of the labels that match.
-        unmatched: source names that no target label stands for.
-        missing: target names that no source label stands for → the source label that they are a part of, if any.
-        incomplete: unmatched source names → the missing target that they are a part of, whose other parts have no
+        names: Source name → target name, for the labels that match.
+        unmatched: Source names that no target label stands for.
+        missing: Target names that no source label stands for → the source label that they are a part of, if any.
+        incomplete: Unmatched source names → the missing target that they are a part of, whose other parts have no
             label: `LCA` without `RCA` → `coronary_arteries`.
     """
 
@@ -45,7 +45,7 @@ class LabelMatch:
         return {i: target.get(named[name], 0) if name in named else rest for name, i in source.items()}
 
     def describe(self, rest: str = BACKGROUND) -> list[str]:
-        """Every target label whose source has another name, or several; what gets no label; what is missing."""
+        """List targets whose sources have other names, source labels that become `rest`, and missing targets."""
         sources: dict[str, list[str]] = {}
         for name, target in self.names.items():
             sources.setdefault(target, []).append(name)
@@ -55,13 +55,13 @@ class LabelMatch:
         return lines + ([f"  nothing stands for {', '.join(missing)}"] if missing else [])
 
     def describe_missing(self) -> str:
-        """The target labels that nothing stands for, with what is near them."""
+        """List the target labels that no source label stands for, with related source labels."""
         return ", ".join(
             name + (f" (part of {whole})" if whole else self._why_missing(name)) for name, whole in self.missing.items()
         )
 
     def with_incomplete(self) -> LabelMatch:
-        """The match under which parts stand for their whole although other parts have no label."""
+        """Return the match in which parts stand for their whole although other parts have no label."""
         return replace(
             self,
             names={**self.names, **self.incomplete},
@@ -93,7 +93,7 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
     one of them.
 
     Raises:
-        ValueError: when nothing matches, or several labels may be the counterpart of one.
+        ValueError: If nothing matches, or several labels may be the counterpart of one.
     """
     sources, targets = ([name for name in labels if name != BACKGROUND] for labels in (source, target))
     names = {name: name for name in sources if name in targets}
@@ -118,10 +118,10 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
 
 
 def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[int, int]:
-    """Source id → target id, for every source id; what the target does not label becomes background.
+    """Source id → target id, for every source id; labels without a counterpart become background.
 
     Raises:
-        ValueError: as `compare_labels`.
+        ValueError: As in `compare_labels`.
     """
     match = compare_labels(source, target)
     if not match.names:
@@ -138,14 +138,14 @@ def labels_to_write(
         Label name → id, the target's, with nnU-Net's `ignore` besides where it is needed; source id → written id.
 
     Raises:
-        ValueError: when target labels that nothing stands for are to be refused, or cannot be ignored.
+        ValueError: If target labels that no source label stands for are to be refused, or cannot be ignored.
     """
     match = compare_labels(source, target)
     if match.missing and unmatched == Unmatched.REFUSE:
         raise ValueError(
             f"--for: every label must have a counterpart among those of -d, got none for {match.describe_missing()}; "
-            f"-d has {', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means the "
-            "same, or choose what pretraining is told where they may be: --unmatched ignore (nothing) or background."
+            f"-d has {', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means "
+            "the same, or choose what pretraining learns where they may be: --unmatched ignore (nothing) or background."
         )
     if not match.missing or unmatched == Unmatched.BACKGROUND:
         return dict(target), match.with_incomplete().ids(source, target)
@@ -167,7 +167,7 @@ def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> ValueErro
 
 
 def _match(names: dict[str, str], sources: Sequence[str], targets: Sequence[str], key: Key, faults: list[str]) -> None:
-    """Match the labels of both sides that alone have a key; several of one key are a fault unless all are matched."""
+    """Match labels that are their side's only one with a key; several with one key are a fault unless all match."""
     for value in dict.fromkeys(key(name) for name in sources):
         ours, theirs = ([name for name in side if key(name) == value] for side in (sources, targets))
         if value is None or not theirs or all(name in names for name in ours):
@@ -198,6 +198,6 @@ def _holder(missing: str, unmatched: Iterable[str]) -> str | None:
 
 
 def _may_hide(missing: str, match: LabelMatch) -> bool:
-    """Whether unmatched source labels may hold a missing structure: its whole, or one whose name says nothing."""
+    """Return whether unmatched labels may contain a missing structure: its whole, or one of unknown meaning."""
     unknown = any(term_of(name) is None for name in match.unmatched)
     return match.missing[missing] is not None or unknown or (term_of(missing) is None and bool(match.unmatched))

@@ -1,4 +1,4 @@
-"""Binary morphology with small boxes, separable in numpy; which voxels touch; where labels change."""
+"""Binary morphology with small boxes, separable in numpy; contacts of voxels and of labels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Voxels = TypeVar("Voxels")  # a NumPy array or a PyTorch tensor
 def voxel_graph(
     voxels: np.ndarray, spacing_mm: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0)
 ) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """Which voxels of a list, int [N, 3], touch by a face, an edge or a corner.
+    """Find the voxels of a list, int [N, 3], that touch by a face, an edge or a corner.
 
     Returns:
-        Pairs that touch, int [E, 2]; and their distances in mm as a sparse matrix [N, N], each pair once.
+        Index pairs of touching voxels, int [E, 2]; and their distances in mm as a sparse matrix [N, N], each pair once.
     """
     pairs = cKDTree(voxels).query_pairs(_NEIGHBOUR_REACH, output_type="ndarray")
     lengths = np.linalg.norm((voxels[pairs[:, 0]] - voxels[pairs[:, 1]]) * np.array(spacing_mm), axis=1)
@@ -44,7 +44,7 @@ def close_box2(binary: np.ndarray) -> np.ndarray:
 
     The paper's Eq. 6 names the max-pool alone, which would thicken every class by a voxel and shift it by half a one.
 
-    What lies outside counts as empty for the dilation and as full for the erosion.
+    The outside counts as empty for the dilation and as full for the erosion.
     """
     grown = binary
     for axis in range(3):

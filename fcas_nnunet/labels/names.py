@@ -1,4 +1,4 @@
-"""What label names of public and private data sets mean: word for word, whatever their order, case and separators."""
+"""Interpret label names of public and private data sets by their words, whatever order, case and separators."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Term(NamedTuple):
     """A part of the heart that data sets have a label for.
 
     Attributes:
-        name: standard name, by which two labels are compared.
-        structure: value of the `Structure` that it is, or is a part of.
-        whole: name of the term that it is a part of.
+        name: Standard name, by which two labels are compared.
+        structure: Value of the `Structure` that the term is, or is a part of.
+        whole: Name of the term that it is a part of.
     """
 
     name: str
@@ -29,7 +29,7 @@ _LEFT_MAIN, _LAD, _CIRCUMFLEX = (
     Term(name, _CORONARIES.structure, _LEFT.name)
     for name in ("left_main", "left_anterior_descending", "left_circumflex")
 )
-#: Terms, the words of a name that means them, and those that it may have besides.
+#: Terms, the words that a name must contain to mean them, and the words that it may contain besides.
 _VOCABULARY = (
     (Term("left_myocardium", "left_myocardium"), "myocardium", "left ventricle"),
     (Term("left_atrium", "left_atrium"), "left atrium", ""),
@@ -49,7 +49,7 @@ _VOCABULARY = (
 )
 _TERMS = {term.name: term for term, _, _ in _VOCABULARY}
 
-#: Words that say nothing of which structure is meant.
+#: Words that do not identify a structure.
 _FILLERS = frozenset({"the", "of", "heart", "cardiac", "blood", "pool", "bloodpool", "bp", "cavity", "chamber"})
 _SYNONYMS = {
     "lv": "left ventricle", "lvc": "left ventricle", "lvbp": "left ventricle", "rv": "right ventricle",
@@ -65,13 +65,13 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def name_key(label_name: str) -> str:
-    """The name without case and separators: names with equal keys are one name."""
+    """The name without case and separators; names with equal keys count as equal."""
     return re.sub(r"[\W_]+", "", label_name.casefold())
 
 
 @cache
 def term_of(label_name: str) -> Term | None:
-    """What a label name means, or None when it is no part of the heart that is known here."""
+    """Return the term that a label name means, or None if it means no part of the heart that is known here."""
     tokens = re.split(r"[\W_]+", _CAMEL.sub("_", label_name.strip()).casefold())
     words = {word for token in tokens for word in _SYNONYMS.get(token, token).split()} - _FILLERS
     for term, needed, optional in _VOCABULARY:
@@ -81,7 +81,7 @@ def term_of(label_name: str) -> Term | None:
 
 
 def whole_terms(term: Term) -> list[Term]:
-    """The term itself, what it is a part of, what that is a part of, ..."""
+    """The term itself, the term that it is a part of, and so on up to the largest."""
     chain = [term]
     while chain[-1].whole is not None:
         chain.append(_TERMS[chain[-1].whole])
@@ -89,9 +89,9 @@ def whole_terms(term: Term) -> list[Term]:
 
 
 def make_up(whole: Term, named: Collection[Term]) -> bool:
-    """Whether terms make up a whole: it is among them, or all its parts are made up by them.
+    """Return whether terms make up a whole: it is among them, or they make up all of its parts.
 
-    The left main need not be: who names its two branches marks it as part of one of them.
+    The left main may be missing: data sets that label its two branches mark it as part of one of them.
     """
     parts = [term for term in _TERMS.values() if term.whole == whole.name and term != _LEFT_MAIN]
     return whole in named or (bool(parts) and all(make_up(part, named) for part in parts))

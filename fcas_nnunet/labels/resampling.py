@@ -1,4 +1,4 @@
-"""Label maps on other grids, thin structures whole: as many pieces and tunnels on a coarser grid as before.
+"""Resample label maps; thin structures keep their pieces and tunnels on a coarser grid.
 
 The nearest label skips voxels on a coarser grid, and so tears vessels that are few voxels wide. Here a thin structure
 is grown anew among the coarse voxels that it passes through, by simple points alone, in the order in which it leaves
@@ -20,19 +20,19 @@ from fcas_nnunet.labels.homotopy import HomotopicObject
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
 
 _LEVEL_VOXELS = 2.0  # growth goes along the structure in steps of this
-_TINY = 1e-9  # voxels; keeps edges that fall together from being told apart
+_TINY = 1e-9  # voxels; edges closer than this count as one
 
 
 @dataclass(frozen=True)
 class ThinStructure:
-    """A structure of a label map that is to stay whole.
+    """A structure of a label map that must stay whole.
 
     Attributes:
-        label: Its id.
+        label: Id of its label.
         voxels: All its voxels, int [N, 3].
         piece: Number of the piece that each voxel belongs to, [N].
         neighbours: Pairs of voxels that touch, int [E, 2].
-        tunnels: β1.
+        tunnels: Number of its tunnels (β1).
     """
 
     label: int
@@ -43,7 +43,7 @@ class ThinStructure:
 
 
 def thin_structures(labels: np.ndarray, thin: Collection[int]) -> list[ThinStructure]:
-    """Those of the labels `thin` that a label map [D, H, W] holds."""
+    """Describe the structures of the ids `thin` that a label map [D, H, W] contains."""
     found = []
     for label in sorted(thin):
         binary = labels == label
@@ -67,7 +67,7 @@ def resample_labels(labels: np.ndarray, shape: Sequence[int], thin: Collection[i
 
 
 def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence[ThinStructure]) -> np.ndarray:
-    """As `resample_labels`, of a label map whose thin structures are known."""
+    """As `resample_labels`, for a label map whose thin structures are already known."""
     reduced = nearest_labels(labels, shape)
     if reduced.shape == labels.shape:
         return reduced
@@ -76,7 +76,7 @@ def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence
     taken = np.zeros(reduced.shape, dtype=bool)
     for structure in structures:
         torn = reduced == structure.label
-        if torn.any() and not torn.all():  # what it does not get back goes to what lies nearest
+        if torn.any() and not torn.all():  # voxels that it does not get back go to the nearest label
             nearest = ndimage.distance_transform_edt(torn, return_distances=False, return_indices=True)
             reduced[torn] = reduced[tuple(nearest[:, torn])]
         first, whole = _reduced(structure, np.array(labels.shape), np.array(shape), taken)
@@ -146,7 +146,7 @@ def _reduced(
 def _filled_part(
     structure: ThinStructure, size: np.ndarray, new_size: np.ndarray, corner: np.ndarray, end: np.ndarray
 ) -> np.ndarray:
-    """How much of each coarse voxel of the box between `corner` and `end` the structure fills, float32."""
+    """Share of each coarse voxel of the box between `corner` and `end` that the structure fills, float32."""
     low, high = structure.voxels.min(axis=0), structure.voxels.max(axis=0) + 1
     part = np.zeros(high - low, dtype=np.float32)
     part[tuple((structure.voxels - low).T)] = 1
@@ -159,8 +159,8 @@ def _filled_part(
 def _roots(structure: ThinStructure, places: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """A coarse voxel for each piece, none touching another's: bool of the box, and a voxel number of each piece.
 
-    Small pieces choose first. A coarse voxel that no other piece enters is best, then the one with most of the own; a
-    piece that is hemmed in takes a voxel beside it, and one for which there is no room is left out.
+    Small pieces choose first. A coarse voxel that no other piece enters is best, then the one that most
+    of the piece lies in; a piece that is hemmed in takes a voxel beside it, and one without room is left out.
     """
     flat = np.ravel_multi_index(tuple(places.T), free.shape)
     all_pieces = np.bincount(flat, minlength=free.size)
@@ -168,26 +168,26 @@ def _roots(structure: ThinStructure, places: np.ndarray, free: np.ndarray) -> tu
     starts = []
     for piece in np.argsort(np.bincount(structure.piece), kind="stable"):
         members = np.flatnonzero(structure.piece == piece)
-        own, first, count = np.unique(flat[members], return_index=True, return_counts=True)
-        best = own[np.lexsort((-count, all_pieces[own] - count))]
+        cells, first, count = np.unique(flat[members], return_index=True, return_counts=True)
+        best = cells[np.lexsort((-count, all_pieces[cells] - count))]
         candidates = best[open_.flat[best]]
         if not len(candidates):
             beside = np.zeros(free.shape, dtype=bool)
-            beside.flat[own] = True
+            beside.flat[cells] = True
             candidates = np.flatnonzero(dilate_box3(beside) & open_)
         if not len(candidates):
             continue
         chosen = np.unravel_index(candidates[0], free.shape)
         roots[chosen] = True
         open_[tuple(slice(max(i - 1, 0), i + 2) for i in chosen)] = False
-        starts.append(int(members[first[own == candidates[0]][0] if candidates[0] in own else 0]))
+        starts.append(int(members[first[cells == candidates[0]][0] if candidates[0] in cells else 0]))
     return roots, starts
 
 
 def _arrival(
     structure: ThinStructure, starts: list[int], step: np.ndarray, corner: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """When growth from a voxel of each piece enters each coarse voxel, in coarse voxels; inf if never."""
+    """Time at which growth from a voxel of each piece enters each coarse voxel, in coarse voxels; inf if never."""
     first, second = structure.neighbours.T
     lengths = np.linalg.norm((structure.voxels[first] - structure.voxels[second]) * step, axis=1)
     count = len(structure.voxels)

@@ -121,7 +121,7 @@ def test_success_is_said_of_the_generator_that_was_asked_for_alone(home, capsys)
     other = replace(config, seed=3, tcdm=replace(config.tcdm, optimisation=replace(free, learning_rate=0.5)))
     save_config(other, home / "other.yaml")
     message = refused(capsys, "--config", str(home / "other.yaml"))
-    assert f"{folder}: the generator must be the one asked for, got another: " in message
+    assert f"{folder}: the generator must be the requested one, got another: " in message
     assert f"tcdm.optimisation.learning_rate 0.5 instead of {config.tcdm.optimisation.learning_rate}; " in message
     assert "seed 3 instead of 0. Give your configuration another preset name" in message
     assert "none.pt: the weights must exist" in refused(capsys, *own, "--autoencoder", str(home / "none.pt"))

@@ -70,9 +70,9 @@ def test_same_settings_train_the_same_weights_interrupted_or_not_and_shown_or_no
 
 
 def test_other_settings_do_not_go_on_with_a_run(trained):
-    with pytest.raises(ValueError, match=r"fcas__tiny: a run must go on with .*, got seed 1 instead of 0\. Give your"):
+    with pytest.raises(ValueError, match=r"fcas__tiny: a run must resume with .*, got seed 1 instead of 0\. Give your"):
         train_generator(training_data(), replace(short_config(), seed=1), trained, Accelerator(cpu=True))
-    with pytest.raises(ValueError, match="data it began with, got cases"):
+    with pytest.raises(ValueError, match="data it started with, got cases"):
         train_generator(training_data(3), short_config(), trained, Accelerator(cpu=True))
 
 

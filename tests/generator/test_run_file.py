@@ -56,7 +56,7 @@ def test_what_differs_is_named_with_both_values():
 
 def test_a_training_that_began_with_scans_resampled_otherwise_does_not_go_on():
     (fault,) = run_faults(RUN, replace(RUN, geometry=RUN.geometry + 1))
-    assert fault == "scans that another version of this package brought to the working grid otherwise"
+    assert fault == "scans that another version of this package resampled to the working grid in another way"
 
 
 def test_the_first_of_many_differences_are_named():

@@ -65,7 +65,7 @@ OLDER = {"versions": {"fcas-nnunet": "0.1.0", "torch": "2.9"}}
         (
             {key: value for key, value in (SHARED | OLDER).items() if key != "references"},
             r"\(references \['p1'\] instead of none\). They were made by fcas-nnunet 0.1.0, this is 0.2.0, where "
-            r"settings may be others: go on with that version. Or choose another -o, or delete the folder.$",
+            r"settings may differ: resume with that version. Or choose another -o, or delete the folder.$",
         ),
         ({"preset": "cpu"}, r"They were made by fcas-nnunet \(version unknown\), this is 0.2.0"),
         (SHARED | OLDER | {"seed": 8}, r"\(seed 7 instead of 8\). They were made by fcas-nnunet 0.1.0, this is 0.2.0"),

@@ -1,4 +1,4 @@
-"""Crops that the autoencoder is trained on: which variant, where, and reading them."""
+"""Draw the crops that the autoencoder is trained on, and read them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ KEPT_FOREGROUNDS = 256
 
 @dataclass(frozen=True)
 class CropBatch(Batch):
-    """Crops.
+    """A batch of crops.
 
     Attributes:
-        images: float16 [B, 1, D, H, W] in [0, 1].
-        labels: uint8 [B, 1, D, H, W], label ids.
-        noise: float32 [B, 4, D/4, H/4, W/4], standard normal.
+        images: Images, float16 [B, 1, D, H, W] in [0, 1].
+        labels: Label ids, uint8 [B, 1, D, H, W].
+        noise: Standard normal noise of the latents, float32 [B, 4, D/4, H/4, W/4].
     """
 
     images: torch.Tensor
@@ -40,13 +40,14 @@ class CropSampler:
     """An endless sequence of crops, most of them centred on a labelled voxel; stateless, as `PairSampler`.
 
     As nnU-Net does, a label is drawn first, then one of its voxels: a coronary is as often the centre as a chamber of a
-    hundred times its volume. In an epoch every variant is visited once, in another order every time.
+    hundred times its volume. An epoch visits every variant once, in another order every time.
 
     Args:
-        variants: Variants to draw from; their files are in `folder`.
+        variants: Variants to draw from.
+        folder: Folder of the variants' files.
         crop_size: Voxels along (D, H, W), no larger than the smallest volume.
         seed: Seed of the run.
-        name: Distinguishes the sampler from others of the run.
+        name: Name that distinguishes the sampler from others of the run.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class CropSampler:
 
 @lru_cache(KEPT_FOREGROUNDS)
 def _foreground(shape_path: Path) -> list[np.ndarray]:
-    """Some voxels of each label of a shape, int16 [N, 3]; cached, since finding them takes longer than a crop."""
+    """List some voxels of each label of a shape, int16 [N, 3]; cached, since finding them takes longer than a crop."""
     mask = read_crop(shape_path, REFERENCE, (slice(None),) * 3)
     found = mask.nonzero()
     labels = mask[tuple(found.T)]

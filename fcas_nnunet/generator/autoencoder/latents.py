@@ -1,4 +1,4 @@
-"""The latent cache on disk, and the scale between raw latents and those TCDM is trained on."""
+"""Cache the latents of all variants on disk, and measure their scale."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated
 import torch
 from accelerate import Accelerator
 from pydantic import Field
-from tqdm import tqdm
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS
 from fcas_nnunet.config.schema import Positive, settings
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.data.variants import IMAGE, Variant, read_tensors, save_tensors
+from fcas_nnunet.generator.optimisation.batches import local_share
 
 MEAN, LOG_STD = "mean", "log_std"
 _PER_CHANNEL = Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)
@@ -28,8 +28,8 @@ class LatentScale:
     MAISI scales by one number; an autoencoder trained on few cases has channels of quite different spread.
 
     Attributes:
-        mean: [4], subtracted from raw latents.
-        scale_factor: [4], 1 / standard deviation, the factor after that.
+        mean: Mean of the raw latents, [4]; subtracted first.
+        scale_factor: 1 / standard deviation of the raw latents, [4]; multiplied after the subtraction.
     """
 
     mean: Annotated[tuple[float, ...], _PER_CHANNEL] = (0.0,) * LATENT_CHANNELS
@@ -54,20 +54,21 @@ def cache_latents(
 ) -> LatentScale:
     """Encode every variant that has no latents yet: mean and log standard deviation in fp16.
 
-    One sampled z would put a noise of σ into the data for good (MAISI's issue #45), so both moments are kept. Every
-    process encodes its share, and returns when all are done.
+    One sampled z would put a noise of σ into the data for good (MAISI's issue #45), so both moments are saved.
+    Every process encodes its share, and returns when all have finished.
 
     Args:
-        autoencoder: Frozen, in eval mode, on the accelerator's device.
-        variants: Their images are in `folder`, where the latents are written, too.
+        autoencoder: Frozen autoencoder in eval mode, on the accelerator's device.
+        variants: Variants to encode.
+        folder: Folder of the variants' images; the latents are written there, too.
+        accelerator: Device, precision, processes.
 
     Returns:
         The scale over all variants, the same in every process.
     """
     # count, then sums of latents and their squares; in double precision, so that the order does not show
     sums = torch.zeros(1 + 2 * LATENT_CHANNELS, dtype=torch.float64)
-    own = variants[accelerator.process_index :: accelerator.num_processes]
-    for variant in tqdm(own, desc="encoding", unit="volume", disable=not accelerator.is_main_process):
+    for variant in local_share(variants, accelerator, "encoding", "volume"):
         path = folder / variant.latents_file
         if not path.exists():
             image = read_tensors(folder / variant.image_file)[IMAGE].to(accelerator.device).float()[None, None]

@@ -1,4 +1,4 @@
-"""The 4-channel, 4× autoencoder: MONAI's MAISI network, built, applied, and its training loss."""
+"""The 4-channel, 4× autoencoder, MONAI's MAISI network, and its training loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 def fold_blocks(volume: torch.Tensor, size: int) -> torch.Tensor:
-    """Voxels to channels: [B, C, D, H, W] => [B, C · size³, D/size, H/size, W/size]; nothing is lost."""
+    """Fold voxels into channels: [B, C, D, H, W] => [B, C · size³, D/size, H/size, W/size]; nothing is lost."""
     return rearrange(volume, "b c (d p) (h q) (w r) -> b (c p q r) d h w", p=size, q=size, r=size)
 
 
@@ -78,20 +78,20 @@ class Autoencoder(nn.Module):
         nn.init.constant_(self.network.quant_conv_log_sigma.conv.bias, INITIAL_LOG_VARIANCE)  # type: ignore[union-attr, arg-type]
 
     def encode(self, images: torch.Tensor, slab_elements: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Posterior of the latents.
+        """Encode images to the posterior of their latents.
 
         The last convolutions run in fp32 also under autocast: bf16 latents would be up to 5 HU off.
 
         Args:
-            images: [B, 1, D, H, W] in [0, 1], sizes divisible by 4.
-            slab_elements: Process one volume in slabs of so many channels × voxels, without gradients: the same result
-                in less memory. None = all at once.
+            images: Images [B, 1, D, H, W] in [0, 1], sizes divisible by 4.
+            slab_elements: Channels × voxels of a slab, to process one volume slab by slab without gradients: the same
+                result in less memory. None = all at once.
 
         Returns:
             Mean and standard deviation, each [B, 4, D/4, H/4, W/4], unscaled.
 
         Raises:
-            ValueError: when a size is not divisible by 4.
+            ValueError: If a size is not divisible by 4.
         """
         if any(size % LATENT_DOWNSAMPLING for size in images.shape[2:]):
             raise ValueError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
@@ -107,13 +107,13 @@ class Autoencoder(nn.Module):
             return mean if self.skip is None else mean + self.skip.encoder(images.float()), std
 
     def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
-        """Images of unscaled latents.
+        """Decode unscaled latents to images.
 
         The last norm and convolution run in fp32 also under autocast: a bf16 output would quantise to 7.8 HU.
 
         Args:
-            latents: [B, 4, d, h, w].
-            slab_elements: As in `encode`.
+            latents: Unscaled latents, [B, 4, d, h, w].
+            slab_elements: Channels × voxels of a slab, as in `encode`.
 
         Returns:
             [B, 1, 4d, 4h, 4w] float32, about [0, 1], not clipped.

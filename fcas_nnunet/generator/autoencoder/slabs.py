@@ -1,6 +1,6 @@
-"""Running MAISI's encoder or decoder slab by slab: the whole volume's result, at a fraction of its memory.
+"""Run MAISI's encoder or decoder slab by slab: the whole volume's result, at a fraction of its memory.
 
-Ordinary tiles differ from the whole volume, since each tile has group norms of its own (32 % RMSE on random weights).
+Ordinary tiles differ from the whole volume, since each tile has separate group norms (32 % RMSE on random weights).
 Here a volume goes through the network layer by layer, and through each layer in slabs along D: a layer's output is
 stored, and its statistics over the *whole* volume are gathered slab by slab, before the next layer needs them. A slab
 needs one slice of its neighbours on either side, which is normalised or up-sampled again; nothing else is computed
@@ -65,7 +65,7 @@ class Activation:
     """A stored activation.
 
     Attributes:
-        data: [D, C, H, W], so that a slab is contiguous.
+        data: Features [D, C, H, W], so that a slab is contiguous.
         moments: Mean and variance of its channels.
         spare: Free memory of the same shape.
     """
@@ -97,14 +97,14 @@ def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: in
 
     Args:
         blocks: Convolution, residual, up- and downsampling blocks, a group norm and a convolution.
-        x: [1, C, D, H, W].
+        x: Input, [1, C, D, H, W].
         slab_elements: Channels × voxels of a slab.
 
     Returns:
         float32 [1, C', D', H', W'].
 
     Raises:
-        ValueError: for more than one volume, or a block of another kind.
+        ValueError: If there is more than one volume, or a block of another kind.
     """
     if x.shape[0] != 1:
         raise ValueError(f"slabs: the batch must hold one volume, got {x.shape[0]}. Run them one by one.")
@@ -116,7 +116,7 @@ def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: in
         if isinstance(block, MaisiResBlock):
             activation = _residual_block(block, activation, slab_elements)
             continue
-        activation.spare, activation.data = None, activation.data.contiguous()  # of no use on another level of the grid
+        activation.spare, activation.data = None, activation.data.contiguous()  # does not fit another level of the grid
         if isinstance(block, MaisiUpsample) and not block.use_convtranspose:
             activation = _upsample(block, activation, slab_elements)
         elif isinstance(block, MaisiDownsample):
@@ -143,7 +143,7 @@ def run_blocks(blocks: Sequence[nn.Module], x: torch.Tensor, slab_elements: int 
 
 
 def _gathered(slabs: Iterable[tuple[int, int]], slab: Callable[[int, int], torch.Tensor], growth: int) -> Activation:
-    """The activation of all slabs, each with `growth` slices for one between its start and stop."""
+    """Gather the activation of all slabs, each with `growth` slices for one between its start and stop."""
     slabs = list(slabs)
     output: Activation | None = None
     for a, b in slabs:

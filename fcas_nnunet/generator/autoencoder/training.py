@@ -1,4 +1,4 @@
-"""Training the autoencoder on crops of all variants."""
+"""Train the autoencoder on crops of all variants."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class AutoencoderObjective(Objective[CropBatch]):
     """The autoencoder's training loss.
 
     Args:
-        autoencoder: To be trained.
+        autoencoder: Autoencoder to train.
         thin_ids: Label ids of the thin structures.
-        mean_weight: Divides the voxel weights: their mean over the data, not over each batch, so that an item's loss
+        mean_weight: Divisor of the voxel weights: their mean over the data, not over each batch, so that an item's loss
             does not depend on the others.
     """
 
@@ -66,7 +66,7 @@ def train_autoencoder(
     accelerator: Accelerator,
     seed: int,
 ) -> Autoencoder:
-    """Train the autoencoder on crops of all variants; returns the best by validation, in every process the same."""
+    """Train the autoencoder on crops of all variants; return the best by validation, the same in every process."""
     training, validation = (
         CropSampler(pool, cache, config.crop_size, seed, name)
         for pool, name in zip(variants, ("training", "validation"), strict=True)
@@ -81,12 +81,12 @@ def train_autoencoder(
         lambda module: _reconstruction(module, shown.to(accelerator.device)),
     )  # fmt: skip
     best = run.load_best(run.finish())
-    assert isinstance(best, AutoencoderObjective), "what was put in"
+    assert isinstance(best, AutoencoderObjective), "the objective that was passed in"
     return best.autoencoder
 
 
 def variant_split(data: TrainingData, pairs: PairConfig) -> tuple[list[Variant], list[Variant]]:
-    """Variants for training and for validation: of other cases, or an unseen shape where there are few cases."""
+    """Split variants into training and validation: other cases, or an unseen shape if there are few cases."""
     training, validation = data.split()
     variants = all_variants(training, pairs)
     if validation:
@@ -96,7 +96,7 @@ def variant_split(data: TrainingData, pairs: PairConfig) -> tuple[list[Variant],
 
 
 def _reconstruction(module: nn.Module, batch: CropBatch) -> list[Panel]:
-    assert isinstance(module, AutoencoderObjective), "what is trained"
+    assert isinstance(module, AutoencoderObjective), "the objective in training"
     image = batch.images.float()
     back = module.autoencoder.decode(module.autoencoder.encode(image)[0]).float()
     limits = (-SHOWN_DIFFERENCE, SHOWN_DIFFERENCE)

@@ -1,4 +1,4 @@
-"""What confidence means: expected error in HU, on one scale for all cases of a generator."""
+"""Map doubt to expected error in HU, and that to confidence, on one scale for all cases of a generator."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Curve:
     """A monotone curve from an estimator's doubt to the mean error it goes with, straight between its knots.
 
     Attributes:
-        doubt: increasing; the spread of SSV or what the error model says, in HU.
-        error_hu: mean absolute error after matching contrast, never falling.
+        doubt: Knots, increasing: SSV's spread or the error model's prediction, in HU.
+        error_hu: Mean absolute error after matching contrast, never falling.
     """
 
     doubt: Annotated[tuple[float, ...], Field(min_length=1)]
@@ -38,13 +38,13 @@ class Curve:
 
 @settings
 class Scale:
-    """What is known of the error in one part of the volume: inside the structures, or outside.
+    """Curves and ends of the scale in one part of the volume: inside the structures, or outside.
 
     Attributes:
-        ssv: curve of the spread.
-        error_model: curve of what the error model says.
-        certain_hu: expected error that is confidence 1, and what lies below.
-        uncertain_hu: expected error that is confidence 0, and what lies above.
+        ssv: Curve of SSV's spread.
+        error_model: Curve of the error model's prediction.
+        certain_hu: Expected error at and below which confidence is 1.
+        uncertain_hu: Expected error at and above which confidence is 0.
     """
 
     ssv: Curve
@@ -53,7 +53,7 @@ class Scale:
     uncertain_hu: NotNegative
 
     def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray) -> np.ndarray:
-        """HU, float32, the shape of the doubt."""
+        """Expected error in HU, float32, the shape of the doubt."""
         return (self.error_model if estimator == ConfidenceEstimator.ERROR_MODEL else self.ssv)(doubt)
 
     def to_confidence(self, error_hu: np.ndarray) -> np.ndarray:
@@ -66,15 +66,15 @@ class Scale:
 
 @settings
 class Calibration:
-    """What was learnt of a generator's errors; `calibration/config.yaml`, beside the error model's weights.
+    """Calibration of a generator; `calibration/config.yaml`, beside the error model's weights.
 
     Attributes:
-        config: how it was learnt.
-        sampling: of the drawings, filled in.
-        confidence: of their SSV, filled in.
-        inside: of the structures.
-        outside: of all else, which no mask describes: its errors are several times as large.
-        held_out: cases of the drawings that curves and scales were fitted to.
+        config: Settings of the calibration.
+        sampling: Solver and steps of the drawings, filled in.
+        confidence: Settings of the drawings' SSV, filled in.
+        inside: Scale of the structures.
+        outside: Scale of all else, which no mask describes: its errors are several times as large.
+        held_out: Cases of the drawings that curves and scales were fitted to.
     """
 
     config: CalibrationConfig
@@ -95,18 +95,18 @@ class Calibration:
         return np.where(structures, self.inside.to_confidence(error_hu), outside.to_confidence(error_hu))
 
     def fits(self, confidence: ConfidenceConfig, sampling: SamplingConfig) -> str | None:
-        """What keeps the calibration from holding for other settings, which are filled in; None where it holds."""
-        asked = (sampling.solver, sampling.num_inference_steps)
-        if asked != (self.sampling.solver, self.sampling.num_inference_steps):
+        """The calibrated settings that differ from others, which are filled in; None if the calibration applies."""
+        requested = (sampling.solver, sampling.num_inference_steps)
+        if requested != (self.sampling.solver, self.sampling.num_inference_steps):
             return f"{self.sampling.solver} of {self.sampling.num_inference_steps} steps"
-        own = self.confidence
-        if confidence.needs_spread and (confidence.source, confidence.num_snapshots) != (own.source, own.num_snapshots):
-            return f"{own.num_snapshots} snapshots {own.source}"
+        source, count = self.confidence.source, self.confidence.num_snapshots
+        if confidence.needs_spread and (confidence.source, confidence.num_snapshots) != (source, count):
+            return f"{count} snapshots {source}"
         return None
 
 
 def fit_curve(doubt: np.ndarray, error_hu: np.ndarray) -> Curve:
-    """The monotone curve that fits doubts and errors [N] best: isotonic regression over bins of equal size."""
+    """Fit a monotone curve to doubts and errors [N]: isotonic regression over bins of equal size."""
     parts = np.array_split(np.argsort(doubt, kind="stable"), min(MAX_KNOTS, len(doubt)))
     knots = np.array([doubt[part].mean(dtype=np.float64) for part in parts])
     errors = np.array([error_hu[part].mean(dtype=np.float64) for part in parts])

@@ -1,9 +1,9 @@
-"""The error model: how far a drawn image is expected to be off, voxel by voxel, from what surrounds the voxel.
+"""The error model: predict a drawn image's error at every voxel from the voxel's surroundings.
 
-A structure's interior is nearly flat in CT, so that most of what a drawing gets wrong shows in the drawing itself: as a
+A structure's interior is nearly flat in CT, so that most errors of a drawing show in the drawing itself: as a
 departure from its structure's mean, as texture, as blur along walls. A small network per voxel turns such local
 measures into the expected absolute error after matching contrast. It is fitted on drawings of training cases in new
-shapes, whose real scans are known (`calibrating`), and needs none of the intermediate images of SSV.
+shapes, whose real scans are known (`calibrate`), and needs none of the intermediate images of SSV.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUM_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE_CUBES) + 1 + len(W
 HALO = max(*DEPARTURE_CUBES, *TEXTURE_CUBES, *WALL_CUBES) // 2 + 1
 SLAB_VOXELS = 2**21
 
-#: HU that are one unit to the network; what is added before a logarithm, about the noise of CT; and its usual value.
+#: HU per unit of the network; summand before a logarithm, about the noise of CT; usual value of that logarithm.
 _UNIT_HU, _FLOOR_HU, _USUAL_LOG_HU = 100.0, 5.0, 3.5
 
 
@@ -68,9 +68,9 @@ def measured_slabs(
     """The local measures of a volume, slab by slab along D.
 
     Args:
-        image_hu: [D, H, W].
-        codes: The mask that it was drawn from, uint8 [D, H, W].
-        slab_voxels: About how many voxels are computed at once.
+        image_hu: Image in HU, [D, H, W].
+        codes: Mask that it was drawn from, uint8 [D, H, W].
+        slab_voxels: Approximate number of voxels to compute at once.
 
     Yields:
         First slice, one past the last, and the measures, float32 [M, d, H, W].
@@ -101,7 +101,7 @@ def measures_at(
 
 
 def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """What is measured around every voxel of an image, from the mean HU of every code over the whole volume, [256].
+    """Measure the surroundings of every voxel of an image, given the mean HU of each code over the whole volume, [256].
 
     Returns:
         float32 [M, D, H, W]: departure from the structure's mean; logarithms of its absolute value, of that averaged

@@ -1,4 +1,4 @@
-"""SSV while the image takes shape: decode an intermediate step, take it in, forget it (paper §3.2.1, Eq. 7)."""
+"""Accumulate SSV's variance while an image is drawn, one decoded step at a time (paper §3.2.1, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class SnapshotVariance:
     """Variance over the decoded intermediate images; two volumes are held, however many snapshots there are.
 
     Args:
-        decode: scaled latents [1, 4, d, h, w] => image [4d, 4h, 4w] in [0, 1].
-        box: latents that are decoded; None = all. Of the decoder's receptive field nothing beyond is seen.
+        decode: Function from scaled latents [1, 4, d, h, w] to an image [4d, 4h, 4w] in [0, 1].
+        box: Latents to decode; None = all. The decoder sees nothing beyond the box.
     """
 
     def __init__(self, decode: Decode, box: Box | None = None) -> None:
@@ -29,18 +29,26 @@ class SnapshotVariance:
         self._welford = Welford()
 
     def update(self, latents: torch.Tensor) -> None:
-        """Take in one snapshot."""
+        """Add one snapshot."""
         self._welford.update(self._decode(latents if self._box is None else latents[(..., *self._box)]))
 
     def update_with_image(self, latents: torch.Tensor, image: torch.Tensor) -> None:
-        """Take in the last snapshot, the image itself; it is decoded again only where the others were in a box."""
+        """Add the last snapshot, the image itself; it is decoded again only if the others were decoded in a box."""
         if self._box is None:
             self._welford.update(image)
         else:
             self.update(latents)
 
     def variance(self, shape: torch.Size, structures: np.ndarray) -> torch.Tensor:
-        """Unbiased variance, fp32 of the image's shape; outside the box, its mean there outside `structures`, bool."""
+        """Unbiased variance, fp32 of the image's shape.
+
+        Args:
+            shape: Shape of the image, [D, H, W].
+            structures: Where the reference structures are, bool [D, H, W].
+
+        Returns:
+            [D, H, W]; outside the box, the mean over the box's voxels outside structures.
+        """
         inside = self._welford.variance
         if self._box is None:
             return inside

@@ -1,4 +1,4 @@
-"""SSV: from the spread of decoded intermediate steps to a confidence map (paper §3.2.1, Eq. 7)."""
+"""SSV: map the spread of decoded intermediate steps to confidence (paper §3.2.1, Eq. 7)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Welford:
         self._m2: torch.Tensor | None = None
 
     def update(self, value: torch.Tensor) -> None:
-        """Take in one more tensor; all must have one shape."""
+        """Add one more tensor; all must have one shape."""
         value = value.float()
         self.count += 1
         if self._mean is None or self._m2 is None:
@@ -36,7 +36,7 @@ class Welford:
         """Unbiased variance per element.
 
         Raises:
-            ValueError: with fewer than two tensors taken in.
+            ValueError: If fewer than two tensors were added.
         """
         if self._m2 is None or self.count < 2:
             raise ValueError(f"variance: needs at least 2 snapshots, got {self.count}.")
@@ -54,14 +54,14 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> list[int]:
 def confidence_map(variance: np.ndarray, structures: np.ndarray, config: ConfidenceConfig) -> np.ndarray:
     """Confidence from the variance of the intermediate images.
 
-    Eq. 7 as printed is identically zero; it is read as the variance, and turned over so that higher means more certain.
+    Eq. 7 as printed is identically zero; it is read as the variance, and inverted so that higher means more certain.
 
     Args:
-        variance: [D, H, W], of intensities in [0, 1].
-        structures: bool [D, H, W], the reference structures: where the percentiles are taken. All voxels count where
-            it is empty.
-        config: `robust_std`: the standard deviation between two percentiles, 1 − that; `minmax_variance` (the paper):
-            1 − (variance − min) / (max − min).
+        variance: Variance of intensities in [0, 1], [D, H, W].
+        structures: Where the reference structures are, bool [D, H, W]; the percentiles are taken there, or over all
+            voxels if there are none.
+        config: Norm. `robust_std`: 1 − the standard deviation, scaled between two percentiles; `minmax_variance` (the
+            paper): 1 − (variance − min) / (max − min).
 
     Returns:
         float32 [D, H, W] in [0, 1]; 1 everywhere when the spread is constant.

@@ -1,4 +1,4 @@
-"""How thick structures are, in voxels of the working grid."""
+"""Measure the thickness of structures in voxels of the working grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def voxels_across(
     """The usual thickness of every label, in voxels of the working grid.
 
     It is the median, over the places where a structure is locally deepest, of the distance from border to border there:
-    a vessel's diameter, and of a chamber not its thinnest corner. Borders of the volume do not count.
+    a vessel's diameter, and not the thinnest corner of a chamber. Borders of the volume do not count.
 
     Args:
         labels: Ids [D, H, W].
@@ -25,7 +25,7 @@ def voxels_across(
         working_spacing_mm: Voxel size of the working grid along the same axes.
 
     Returns:
-        Label id → voxels across, for the labels that are there.
+        Label id → voxels across, for the labels that occur.
     """
     boxes = class_boxes(labels)
     if not boxes:

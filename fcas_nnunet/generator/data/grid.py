@@ -1,4 +1,4 @@
-"""The working grid: every volume turned one way, resampled to one spacing and padded to what the networks divide."""
+"""The working grid: turn every volume one way, resample it to one spacing, and pad it to sizes that networks halve."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fcas_nnunet.geometry import triple
 from fcas_nnunet.labels.resampling import resample_labels
 from fcas_nnunet.orientation import SAR, SPL, Orientation
 
-#: Version of the way to the working grid; raised whenever that changes what is drawn. 1: area averages, nearest
+#: Version of the resampling to the working grid; raised when a change alters what is drawn. 1: area averages, nearest
 #: labels, axes as stored. 2: spline projection, thin structures whole, all scans turned one way.
 GEOMETRY = 2
 #: More voxels of a case than any scanner gives: 1024³, 4 GB a channel.
@@ -27,13 +27,13 @@ LARGEST_WORKING_VOLUME = 1 << 30
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """Where a volume lies on the working grid. Sizes are voxels along (D, H, W) of the turned volume.
+    """Position of a volume on the working grid. Sizes are voxels along (D, H, W) of the turned volume.
 
     Attributes:
         native_shape: Size of the volume itself.
-        resampled_shape: The same extent at working spacing.
-        shape: Padded to a multiple that the networks can halve; the volume lies in the corner at index 0.
-        orientation: How the stored volume is turned.
+        resampled_shape: Size of the same extent at working spacing.
+        shape: Size padded to a multiple that the networks can halve; the volume lies in the corner at index 0.
+        orientation: Turn of the stored volume.
     """
 
     native_shape: tuple[int, int, int]
@@ -57,12 +57,12 @@ class WorkingGrid:
             shape: Voxels along (D, H, W) of the stored volume.
             spacing_mm: Voxel size of the stored volume.
             working_spacing_mm: Voxel size of the working grid.
-            multiple: What padded sizes are a multiple of (`grid_multiple` of the configuration).
+            multiple: Padded sizes are multiples of this (`grid_multiple` of the configuration).
             at_least: Voxels along (D, H, W) that smaller volumes are padded to: a training crop.
-            orientation: How the stored volume is turned; None = not at all.
+            orientation: Turn of the stored volume; None = no turn.
 
         Raises:
-            ValueError: when the grid would hold more voxels than a scan can have.
+            ValueError: If the grid would hold more voxels than a scan can have.
         """
         orientation = orientation or Orientation()
         turned, turned_mm = orientation.reorder(shape), orientation.reorder(spacing_mm)
@@ -120,11 +120,11 @@ class WorkingGrid:
         return torch.from_numpy(np.pad(content, [(0, n) for n in missing], mode="edge"))
 
     def image_to_native(self, image: torch.Tensor) -> np.ndarray:
-        """Remove an image's padding, project it onto the volume's own grid and turn it back; float32."""
+        """Remove an image's padding, project it onto the stored volume's grid and turn it back; float32."""
         return self._to_native(image, project)
 
     def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
-        """As `image_to_native`, but linearly: a map never leaves its range; float32."""
+        """As `image_to_native`, but by linear interpolation: a map never leaves its range; float32."""
         return self._to_native(confidence, blend)
 
     def _to_native(
@@ -138,7 +138,7 @@ class WorkingGrid:
 def working_spacing(cases: Sequence[tuple[Sequence[float], Sequence[float]]], config: GridConfig) -> tuple[float, ...]:
     """Working spacing in mm along (D, H, W) for cases given as (shape, spacing_mm), turned.
 
-    It is the configured one, or the median one, scaled alike in all axes until the median volume holds at most
+    It is the configured spacing, or the median one, scaled alike in all axes until the median volume holds at most
     `max_voxels` and at least `min_voxels`.
     """
     if config.spacing_mm is not None:
@@ -151,7 +151,7 @@ def working_spacing(cases: Sequence[tuple[Sequence[float], Sequence[float]]], co
 
 
 def orientation_known_to(config: TCDMConfig) -> str:
-    """The directions in which a model's D, H and W run: MAISI's networks know one orientation only."""
+    """Directions of D, H and W for a model: MAISI's networks were trained with one orientation only."""
     return SPL if config.architecture == Architecture.PLAIN else SAR
 
 
@@ -170,7 +170,7 @@ def to_hu(image: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Ten
 def label_codes(case: Case, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """The 8-bit codes of a case: (labels alone, labels + surroundings), uint8 [D, H, W].
 
-    Codes up to `num_labels` are labels, those above surroundings; without surroundings, it is the same array twice.
+    Codes up to `num_labels` are labels, those above surroundings; without surroundings, both are the same array.
     """
     if case.surroundings is None:
         return case.mask, case.mask

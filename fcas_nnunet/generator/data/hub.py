@@ -1,4 +1,4 @@
-"""Weights by reference: a path, or `hf:<owner>/<repository>/<path>` on the Hugging Face Hub."""
+"""Find weights by reference: a path, or `hf:<owner>/<repository>/<path>` on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ PREFIX = "hf:"
 
 
 def weights_file(reference: str) -> Path:
-    """The file that a reference names; one on the Hub is downloaded once and kept in its cache.
+    """Return the file that a reference names; one on the Hub is downloaded once, into the Hub's cache.
 
     Raises:
-        ValueError: when the reference is malformed, or `huggingface_hub` is not installed.
-        FileNotFoundError: when there is no such file, or no way to fetch it.
+        ValueError: If the reference is malformed, or `huggingface_hub` is not installed.
+        FileNotFoundError: If there is no such file, or it cannot be fetched.
     """
     if not reference.startswith(PREFIX):
         path = Path(reference)

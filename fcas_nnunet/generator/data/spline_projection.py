@@ -1,8 +1,8 @@
-"""Images on grids of another voxel size: the nearest cubic spline of the new grid, axis by axis.
+"""Resample images to another voxel size: the nearest cubic spline of the new grid, axis by axis.
 
 A volume stands for the cubic spline through its voxels. On another grid it becomes the spline of that grid with the
-least squared difference. What a coarser grid cannot hold is removed and does not fold over; what it can hold stays, so
-that a thin vessel keeps its contrast there and back where an average or a Gaussian before sampling would take it.
+least squared difference. Frequencies beyond a coarser grid are removed and do not fold over; those within it stay, so
+that a thin vessel keeps its contrast there and back, which an average or a Gaussian before sampling would reduce.
 
 Everything is linear, so each axis is one matrix. Grids cover the same extent; ends are mirrored at half a voxel.
 
@@ -20,16 +20,16 @@ from scipy.interpolate import BSpline
 
 _DEGREE = 3
 _KEPT_MATRICES = 32
-_BLOCK = 64  # rows of a matrix that are taken at once: each uses some columns alone
-_NOTHING = 1e-9  # what is left out changes no float32 sum
+_BLOCK = 64  # rows of a matrix to multiply at once: each block uses some columns only
+_NOTHING = 1e-9  # smaller weights change no float32 sum
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(_DEGREE + 1)  # exact for products of two cubics
 
 
 def project(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """An image on another grid of the same extent.
+    """Project an image onto another grid of the same extent.
 
     Args:
-        volume: float32 [D, H, W]; computed in float32 on its device, also under autocast.
+        volume: Image, float32 [D, H, W]; computed in float32 on its device, also under autocast.
         shape: Voxels along (D, H, W) of the result.
 
     Returns:
@@ -39,9 +39,9 @@ def project(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def blend(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """As `project`, but as weighted means, so that a map never leaves its range.
+    """As `project`, but by weighted means, so that a map never leaves its range.
 
-    They are linear between voxels, and over a triangle of two new voxels where these are larger.
+    The weights are linear between voxels, and over a triangle of two new voxels where these are larger.
     """
     highest = volume.max()
     return highest - _along_axes(highest - volume, shape, triangle_matrix).clamp_min(0)  # a map of one value keeps it
@@ -67,7 +67,7 @@ def triangle_matrix(size: int, new_size: int) -> np.ndarray:
     position = (np.arange(new_size) + 0.5) * step - 0.5
     weights = np.zeros((new_size, size))
     reach = max(1.0, step)
-    for index in range(-int(np.ceil(reach)), size + int(np.ceil(reach))):  # the ends go on beyond the volume
+    for index in range(-int(np.ceil(reach)), size + int(np.ceil(reach))):  # the end voxels extend beyond the volume
         weights[:, min(max(index, 0), size - 1)] += np.maximum(0.0, 1 - np.abs(index - position) / reach)
     return weights / weights.sum(axis=1, keepdims=True)
 
@@ -87,7 +87,7 @@ def _basis(positions: np.ndarray, size: int) -> np.ndarray:
 def _along_axes(
     volume: torch.Tensor, shape: Sequence[int], matrix_of: Callable[[int, int], np.ndarray]
 ) -> torch.Tensor:
-    """Each axis times its matrix; those that shrink most come first."""
+    """Multiply each axis by its matrix; those that shrink most come first."""
     order = sorted(range(3), key=lambda axis: shape[axis] / volume.shape[axis])
     with torch.autocast(volume.device.type, enabled=False):
         for axis in order:
@@ -101,7 +101,7 @@ def _along_axes(
 
 
 def _times(matrix: np.ndarray, volume: torch.Tensor, axis: int) -> torch.Tensor:
-    """Some rows of a matrix times an axis, without the columns that weigh nothing there."""
+    """Multiply an axis by some rows of a matrix, without columns of zero weight."""
     columns = np.flatnonzero((np.abs(matrix) > _NOTHING).any(axis=0))
     first, count = int(columns[0]), int(columns[-1] - columns[0]) + 1
     weights = torch.tensor(matrix[:, first : first + count], dtype=torch.float32).to(volume.device)

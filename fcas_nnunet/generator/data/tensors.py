@@ -1,4 +1,4 @@
-"""State dicts on disk: read without unpickling code, loaded strictly; every key that does not fit is named."""
+"""Save state dicts, read them without unpickling code, and load them strictly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fcas_nnunet.files import file_sha256 as file_sha256
 from fcas_nnunet.listing import listed
 
 SAFETENSORS = ".safetensors"
-#: Weights in the folder of a part of the generator, and their average over the training.
+#: Files in the folder of a part of the generator: its weights, and their average over the training.
 MODEL_FILE = "model.safetensors"
 EMA_FILE = "ema.safetensors"
 
@@ -31,17 +31,17 @@ class FileIdentity:
 
 
 def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict as safetensors, whole or not at all; `metadata` is kept in the file beside the tensors."""
+    """Write a state dict as safetensors, whole or not at all; `metadata` is stored in the file beside the tensors."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=dict(metadata) if metadata else None)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata that `save_weights` wrote; empty for a file of another format.
+    """Read the metadata that `save_weights` wrote; empty for a file of another format.
 
     Raises:
-        ValueError: when the file cannot be read.
+        ValueError: If the file cannot be read.
     """
     if path.suffix != SAFETENSORS:
         return {}
@@ -61,8 +61,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict: a file's whole content or its `unet_state_dict`, as in MAISI's files.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read, or is no state dict of finite numbers.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or is no state dict of finite numbers.
     """
     content = read_content(path)
     return as_state(content.get("unet_state_dict", content) if isinstance(content, dict) else content, path)
@@ -72,8 +72,8 @@ def read_content(path: Path) -> Any:
     """Read all that a .safetensors or .pt file holds; never unpickles code.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the weights must exist, got no file. Check the path.")
@@ -83,7 +83,7 @@ def read_content(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
-    except Exception as error:  # torch raises pickle errors of several kinds for what is no checkpoint
+    except Exception as error:  # torch raises pickle errors of several kinds for files that are no checkpoint
         raise ValueError(
             f"{path}: must be a checkpoint of tensors (weights_only), got {type(error).__name__}. Fetch it again."
         ) from error
@@ -93,7 +93,7 @@ def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """Check that content is a state dict of finite numbers, and return it.
 
     Raises:
-        ValueError: when it is not.
+        ValueError: If it is not.
     """
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
@@ -115,15 +115,15 @@ def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> 
     """Check that a state dict fits a module exactly, which may be on the meta device.
 
     Raises:
-        ValueError: naming every missing, unexpected and misshapen tensor.
+        ValueError: If it does not fit; the message names every missing, unexpected and misshapen tensor.
     """
-    own = module.state_dict()
-    faults = [f"missing {key}" for key in own.keys() - state.keys()]
-    faults += [f"unexpected {key}" for key in state.keys() - own.keys()]
+    needed = module.state_dict()
+    faults = [f"missing {key}" for key in needed.keys() - state.keys()]
+    faults += [f"unexpected {key}" for key in state.keys() - needed.keys()]
     faults += [
-        f"{key} of shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
+        f"{key} of shape {tuple(state[key].shape)} instead of {tuple(needed[key].shape)}"
+        for key in needed.keys() & state.keys()
+        if needed[key].shape != state[key].shape
     ]
     if faults:
         raise ValueError(f"{path}: weights must fit the network, got: {'; '.join(sorted(faults))}.")

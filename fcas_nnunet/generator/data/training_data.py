@@ -1,4 +1,4 @@
-"""The labelled cases a generator is trained on, and which of them are held out."""
+"""The labelled cases that a generator is trained on, and the split that holds some of them out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fcas_nnunet.seeds import derive_seed
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The labelled cases a generator is trained on.
+    """The labelled cases that a generator is trained on.
 
     Attributes:
-        case_ids: Sorted.
-        load_case: Reads one, with image and surroundings.
+        case_ids: Ids of the cases, sorted.
+        load_case: Function that reads a case, with image and surroundings.
         labels: Label name → id, background included.
         surroundings: Surrounding name → id; empty where there are none.
         roles: Label name → roles that a user has given it.
@@ -39,7 +39,7 @@ class TrainingData:
             )
 
     def split(self) -> tuple[list[str], list[str]]:
-        """(training, validation) cases, sorted: about one in eight is held out, none of fewer than four.
+        """Split into (training, validation) cases, sorted: about one in eight is held out, none of fewer than four.
 
         A hash of the ids decides which, since ids begin with the hospital or scanner in many data sets.
         """
@@ -50,10 +50,10 @@ class TrainingData:
 
 
 def unseen_shape(pairs: PairConfig) -> int:
-    """The shape kept for validation when there are too few cases to hold any out.
+    """The shape to hold out for validation if there are too few cases to hold any out.
 
     Raises:
-        ValueError: when too few shapes are left for training.
+        ValueError: If too few shapes are left for training.
     """
     needed = 3 if pairs.self_pair_probability > 0 else 2
     if pairs.num_shapes < needed:

@@ -1,4 +1,4 @@
-"""Variants of the training cases on the working grid: the shapes and contrasts that training pairs are drawn from."""
+"""Write variants of the training cases on the working grid: the shapes and contrasts of the training pairs."""
 
 from __future__ import annotations
 
@@ -48,25 +48,29 @@ class Variant:
 
     @property
     def image_file(self) -> str:
+        """The image of this shape and contrast."""
         return f"{self.case_id}__s{self.shape}c{self.contrast}.safetensors"
 
     @property
     def latents_file(self) -> str:
+        """The latents of that image."""
         return f"{self.case_id}__s{self.shape}c{self.contrast}__latents.safetensors"
 
 
 def variants_of(case_id: str, pairs: PairConfig) -> list[Variant]:
+    """List all variants of a case: every contrast of every shape."""
     return [Variant(case_id, s, c) for s in range(pairs.num_shapes) for c in range(pairs.num_contrasts)]
 
 
 def all_variants(case_ids: Sequence[str], pairs: PairConfig) -> list[Variant]:
+    """List all variants of some cases, case by case."""
     return [variant for case_id in case_ids for variant in variants_of(case_id, pairs)]
 
 
 def make_variants(
     data: TrainingData, case_id: str, folder: Path, working_spacing_mm: Sequence[float], config: FCaSConfig
 ) -> None:
-    """Write all variants of a case into a folder, unless all are there.
+    """Write all variants of a case into a folder, unless all exist.
 
     Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
     per structure, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser that the
@@ -112,7 +116,7 @@ def in_new_shape(
     roles: LabelRoles,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Image (float32), mask and surroundings (uint8 ids) under one random deformation; [D, H, W] each."""
+    """Deform image (float32), mask and surroundings (uint8 ids) alike, at random; [D, H, W] each."""
     center_mm = mask_center_mm(mask, spacing_mm)
     deformation = draw_deformation(masks, mask.shape, spacing_mm, seed, center_mm=center_mm)
     return (
@@ -127,7 +131,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
     """Open a file of `save_tensors`, to read it in whole or in part.
 
     Raises:
-        ValueError: when the file is damaged.
+        ValueError: If the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -139,7 +143,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors that `save_tensors` wrote; raises as `open_tensors`."""
+    """Read all tensors that `save_tensors` wrote; raises as `open_tensors`."""
     with open_tensors(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}
 

@@ -1,4 +1,4 @@
-"""A deformation as a small record, drawn apart from applying it, and the field it stands for.
+"""Draw a deformation as a small record, and evaluate its field; `resampling` applies it.
 
 Coordinates are physical: position of voxel (d, h, w) = its index times the spacing, in mm from the first voxel's
 centre, so one record means the same movement on every grid of the same volume.
@@ -8,7 +8,7 @@ A heart's point p moves by the affine part first, then by the elastic part (pape
     z = center + translation + A (p - center),  A = rotation · shear · scale
     y + u(y) = z,                               u a cubic B-spline over control displacements
 
-Sampling needs the way back, from the output's y to the source's p, and that is closed form: u is evaluated at y.
+Sampling needs the inverse, from the output's y to the source's p, which has a closed form: u is evaluated at y.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Deformation:
     """One movement of a heart. Triples follow the array's axes (D, H, W).
 
     Attributes:
-        rotation_deg: about the axes D, H, W.
-        scale: factors along D, H, W; above 1 the heart grows.
-        shear: mm per mm of the pairs (D, H), (D, W), (H, W).
-        translation_mm: shift of the heart's centre.
-        center_mm: the point that rotation, scale and shear leave in place.
-        control_spacing_mm: distance of the B-spline's control points.
-        lattice_shape: number of control points; the second of each axis lies on the first voxel.
-        max_displacement_mm: control displacements are uniform within this, per axis; 0 = no elastic part.
-        elastic_seed: seed of the control displacements.
+        rotation_deg: Rotation about the axes D, H, W in degrees.
+        scale: Factors along D, H, W; above 1 the heart grows.
+        shear: Shear in mm per mm of the pairs (D, H), (D, W), (H, W).
+        translation_mm: Shift of the heart's centre.
+        center_mm: Point that rotation, scale and shear leave in place.
+        control_spacing_mm: Distance of the B-spline's control points.
+        lattice_shape: Number of control points; the second of each axis lies on the first voxel.
+        max_displacement_mm: Bound per axis of the control displacements, uniform within it; 0 = no elastic part.
+        elastic_seed: Seed of the control displacements.
     """
 
     rotation_deg: Triple[float]
@@ -70,7 +70,7 @@ class Deformation:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it leaves every point where it is."""
+        """True if the deformation leaves every point in place."""
         moves = any((*self.rotation_deg, *self.shear, *self.translation_mm, self.max_displacement_mm))
         return not moves and set(self.scale) == {1.0}
 
@@ -83,7 +83,7 @@ class Deformation:
         """The deformation that `to_dict` wrote.
 
         Raises:
-            ValueError: when entries are missing or unknown.
+            ValueError: If entries are missing or unknown.
         """
         record = {name: value for name, value in record.items() if (name, value) != ("padding", "border")}  # removed
         names = {field.name for field in dataclasses.fields(cls)}
@@ -120,11 +120,11 @@ def draw_deformation(
     """Draw a deformation from the ranges of `config`.
 
     Args:
-        config: The ranges.
+        config: Ranges of the draw.
         shape: Voxels along (D, H, W).
         spacing_mm: Voxel size along (D, H, W).
         seed: Seed of the draw.
-        center_mm: The heart's centre (`mask_center_mm`); None = the volume's middle.
+        center_mm: Centre of the heart (`mask_center_mm`); None = the volume's middle.
         strength: Factor on all ranges; 0 = identity.
 
     Returns:
@@ -172,14 +172,14 @@ def elastic_displacement_mm(deformation: Deformation, points_mm: np.ndarray) -> 
 
 
 def source_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
-    """Where the output's points come from: [N, 3] mm → [N, 3] mm."""
+    """Map points of the output to the source: [N, 3] mm → [N, 3] mm."""
     center = np.array(deformation.center_mm)
     moved = points_mm + elastic_displacement_mm(deformation, points_mm)
     return center + _apply(np.linalg.inv(deformation.matrix()), moved - center - deformation.translation_mm)
 
 
 def output_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
-    """Where the source's points go: [N, 3] mm → [N, 3] mm, by a fixed point y = z - u(y)."""
+    """Map points of the source to the output: [N, 3] mm → [N, 3] mm, by a fixed point y = z - u(y)."""
     center = np.array(deformation.center_mm)
     affine_only = center + deformation.translation_mm + _apply(deformation.matrix(), points_mm - center)
     if deformation.max_displacement_mm == 0 or len(points_mm) == 0:
@@ -196,7 +196,7 @@ def output_points_mm(deformation: Deformation, points_mm: np.ndarray) -> np.ndar
 def local_volume_ratio(deformation: Deformation, points_mm: np.ndarray) -> np.ndarray:
     """Volume of a small piece of the heart after the deformation over its volume before, at points of the source.
 
-    It is det A / det(I + ∂u/∂y), [N], at the place that each of the points [N, 3] goes to.
+    It is det A / det(I + ∂u/∂y), [N], at the output position of each of the points [N, 3].
     """
     output = output_points_mm(deformation, points_mm)
     gradient = np.empty((len(points_mm), 3, 3))
@@ -243,7 +243,7 @@ def _spline_matrix(cell_position: np.ndarray, num_control: int, *, derivative: b
 
 
 def uniform_numbers(seed: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1). Raw bits: numpy promises their stream forever, and only theirs."""
+    """Draw `count` numbers in [0, 1) from raw bits, the only stream that numpy promises never to change."""
     raw = np.random.PCG64(seed).random_raw(count)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

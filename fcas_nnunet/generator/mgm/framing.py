@@ -1,4 +1,4 @@
-"""Keeping a deformed heart inside the volume: classes that the border did not cut before are not cut after."""
+"""Shift a deformed heart into the volume: the border cuts no class that it did not cut before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VIEW_PASSES = 5
 def surface_points(
     mask: np.ndarray, source: dict[int, ClassTopology], spacing_mm: Triple[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some points of each class's surface, mm [N, 3], and which faces their class keeps off, bool [N, 3, 2]."""
+    """Some points of each class's surface, mm [N, 3], and the faces that the class does not touch, bool [N, 3, 2]."""
     points, keeps_off = [], []
     for label, box in class_boxes(mask).items():
         binary = mask[box] == label
@@ -37,17 +37,17 @@ def surface_points(
     return np.concatenate(points), np.concatenate(keeps_off)
 
 
-def kept_in_view(
+def shift_into_view(
     deformation: Deformation,
     points_mm: np.ndarray,
     keeps_off: np.ndarray,
     shape: tuple[int, ...],
     spacing_mm: Triple[float],
 ) -> Deformation:
-    """The deformation, shifted as little as brings each class back inside the volume.
+    """Shift a deformation by the least that brings each class back inside the volume.
 
     Only faces count that the class does not touch in the source. A heart too large for the volume is shrunk until it
-    fits. The elastic part stays where it is, so a shift changes what it does to the heart: hence several passes.
+    fits. The elastic part does not move, so a shift changes its effect on the heart: hence several passes.
     """
     first = _VIEW_MARGIN_VOXELS * np.array(spacing_mm)
     last = (np.array(shape) - 1 - _VIEW_MARGIN_VOXELS) * np.array(spacing_mm)

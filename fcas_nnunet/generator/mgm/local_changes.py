@@ -1,4 +1,4 @@
-"""Local changes of a heart before it is deformed: a chamber's size, a wall's thickness, a vessel's calibre, a stenosis.
+"""Change a heart locally before it is deformed: a chamber's size, a wall's thickness, a vessel's calibre, a stenosis.
 
 Each is a small record, drawn apart from being applied. Chambers and walls change by one label advancing into another
 while a rest of that stays, so no two labels lose touch; vessels change by simple points alone, so none breaks.
@@ -24,11 +24,11 @@ from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.labels.homotopy import HomotopicObject, skeleton
 from fcas_nnunet.labels.morphology import dilate_box3, voxel_graph
 
-#: What stays of a label that another advances into, against any third one.
+#: Thickness that remains of a label between the one that advances into it and any third one.
 _REST_MM = 2.0
 _UNCHANGED = 0.95  # a factor on the radius that no voxel shows
 _SMOOTHING_MM = 3.0
-_SEEDS = 1  # a stream of its own, beside the deformation's
+_SEEDS = 1  # a random stream beside the deformation's
 
 
 class LocalKind(StrEnum):
@@ -45,12 +45,12 @@ class LocalChange:
     """One change of one label.
 
     Attributes:
-        kind: Which property changes.
+        kind: Property that changes.
         label: Id of the label.
-        amount: mm that a chamber's or a wall's border moves, outwards if positive; factor on a vessel's radius; part
-            of the radius that a stenosis takes.
-        position: Of a stenosis, a part of the vessel's skeleton voxels in C order; else 0.
-        length_mm: Of a stenosis, within which it takes at least half its depth; else 0.
+        amount: Distance in mm that a chamber's or a wall's border moves, outwards if positive; factor on a vessel's
+            radius; part of the radius that a stenosis takes.
+        position: Place of a stenosis, as a part of the vessel's skeleton voxels in C order; else 0.
+        length_mm: Length within which a stenosis takes at least half its depth; else 0.
     """
 
     kind: LocalKind
@@ -95,7 +95,7 @@ def draw_local_changes(
 def apply_local_changes(
     mask: np.ndarray, changes: Sequence[LocalChange], spacing_mm: Triple[float], roles: LabelRoles
 ) -> np.ndarray:
-    """Make changes to a mask of label ids, uint8 [D, H, W], in their order.
+    """Apply changes to a mask of label ids, uint8 [D, H, W], in their order.
 
     Returns:
         uint8 [D, H, W]; only labels of `mask`, and background where the mask has background or a vessel had more of it.
@@ -120,11 +120,11 @@ class HopelessRange:
     """A range of which even `mildest`, the value nearest to `neutral`, makes a label too small or too large.
 
     Attributes:
-        setting: Its name in `MaskConfig`.
-        mildest: That value.
-        neutral: The value that changes nothing.
-        label: Id of the label.
-        ratio: The label's volume then, as a part of the source's.
+        setting: Name of the range in `MaskConfig`.
+        mildest: Value of the range nearest to `neutral`.
+        neutral: Value that changes nothing.
+        label: Id of a label that becomes too small or too large.
+        ratio: Volume of that label at `mildest`, as a part of the source's.
     """
 
     setting: str
@@ -137,11 +137,11 @@ class HopelessRange:
 def hopeless_ranges(
     mask: np.ndarray, config: MaskConfig, spacing_mm: Triple[float], roles: LabelRoles
 ) -> list[HopelessRange]:
-    """Ranges that can give no acceptable mask of this source, found without drawing one.
+    """Find the ranges that can give no acceptable mask of this source, without drawing one.
 
     A volume counts as acceptable if the affine part could bring it into `volume_ratio_range` with all three axes at an
-    end of `scale_range`. Of a change that picks one of several labels, every one must fail. A stenosis always leaves
-    enough. The mask holds label ids, uint8 [D, H, W].
+    end of `scale_range`. A change that picks one of several labels is hopeless if every one fails. A stenosis always
+    leaves enough. The mask holds label ids, uint8 [D, H, W].
     """
     volumes = np.bincount(mask.ravel(), minlength=NUM_CODES)
     present = set(np.flatnonzero(volumes[1:]) + 1)
@@ -207,7 +207,7 @@ def _change_calibre(
     wanted = np.zeros(part.shape, dtype=bool)
     wanted[tuple(near[distance <= factor[nearest] * radius_mm[nearest]].T)] = True
     wide = np.zeros(part.shape, dtype=bool)
-    wide[tuple(near[factor[nearest] > _UNCHANGED].T)] = True  # where nothing narrows, what is there stays
+    wide[tuple(near[factor[nearest] > _UNCHANGED].T)] = True  # where nothing narrows, existing voxels stay
     changed = HomotopicObject(vessel)
     if change.amount > 1:  # a stenosis does not widen
         changed.grow(wanted & ~np.isin(part, sorted(roles.thin)))
@@ -217,7 +217,7 @@ def _change_calibre(
 
 
 def _radii_mm(vessel_mm: np.ndarray, core_mm: np.ndarray) -> np.ndarray:
-    """A vessel's radius at its skeleton: how far the voxels nearest to a skeleton voxel reach, smoothed along it."""
+    """A vessel's radius at its skeleton: distance of the farthest voxel nearest to each skeleton voxel, smoothed."""
     core = cKDTree(core_mm)
     distance, nearest = core.query(vessel_mm)
     reach = np.zeros(len(core_mm))

@@ -1,9 +1,9 @@
-"""MGM: new masks from a given one, without training (paper §3.1.3, Eqs. 5 and 6), every vessel whole.
+"""MGM: make new masks from a given one, without training (paper §3.1.3, Eqs. 5 and 6), with every vessel whole.
 
     new = generate_mask(mask, spacing_mm, seed=0, roles=label_roles(labels)).mask
 
 The paper deforms and closes; measured, that leaves a vessel one voxel wide in dozens of pieces. Here a class that came
-apart is joined along the source's own neighbourhoods, a vessel is given its source's topology, and a mask that differs
+apart is joined along the source's neighbourhoods, a vessel is given its source's topology, and a mask that differs
 from its source in topology is rejected and drawn again.
 """
 
@@ -27,7 +27,7 @@ from fcas_nnunet.generator.mgm.deformation import (
     output_points_mm,
     source_points_mm,
 )
-from fcas_nnunet.generator.mgm.framing import kept_in_view
+from fcas_nnunet.generator.mgm.framing import shift_into_view
 from fcas_nnunet.generator.mgm.local_changes import apply_local_changes, draw_local_changes
 from fcas_nnunet.generator.mgm.quality import Bounds, counted_faults, topology_faults
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
@@ -52,7 +52,7 @@ class NoMaskError(ValueError):
 
 @dataclass(frozen=True)
 class GeneratedMask:
-    """A new mask, uint8 [D, H, W]; the recipe that makes it again; and why earlier draws were rejected."""
+    """A new mask, uint8 [D, H, W]; the recipe that reproduces it; and the reasons why earlier draws were rejected."""
 
     mask: np.ndarray
     recipe: Recipe
@@ -76,9 +76,9 @@ def generate_mask(
         spacing_mm: Voxel size along (D, H, W).
         config: Ranges of the draw and bounds of the check; None = the defaults.
         seed: Seed of the draws; the same seed gives the same mask.
-        roles: Vessels and what they spring from, chambers, walls (`anatomy.label_roles`); None = no special labels.
+        roles: Ids of vessels and their roots, chambers, walls (`anatomy.label_roles`); None = no special labels.
         bounds_ml: Accepted volumes (`quality.volume_bounds_ml`); None = a range about the source's.
-        source: `SourceMask(mask, spacing_mm, roles)`, when many masks are made from one; None = made here.
+        source: Value of `SourceMask(mask, spacing_mm, roles)`, if many masks are made from one; None = computed here.
 
     Raises:
         NoMaskError: If the mask is empty, or every draw was rejected.
@@ -90,7 +90,7 @@ def generate_mask(
     rejections: list[str] = []
     found: list[str] = []
     for attempt in range(config.max_tries):
-        # a seed of its own for each draw, so that neighbouring seeds share none
+        # a separate seed for each draw, so that neighbouring seeds share none
         seed_of_try = int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0])
         recipe, changed = _draw(source, config, seed_of_try, config.milder**attempt)
         candidate, faults = _attempt(source, changed, recipe, config, bounds_ml)
@@ -108,7 +108,7 @@ def generate_mask(
 def apply_recipe(
     mask: np.ndarray, recipe: Recipe, spacing_mm: Triple[float], roles: LabelRoles | None = None
 ) -> np.ndarray:
-    """Make a mask, uint8 [D, H, W], again from its source, its recipe and the roles that it was made with."""
+    """Make a mask, uint8 [D, H, W], again from its source, its recipe and its roles."""
     roles = roles or LabelRoles()
     changed = apply_local_changes(mask, recipe.local_changes, spacing_mm, roles)
     return deform_mask(changed, recipe.deformation, spacing_mm, roles)
@@ -129,10 +129,10 @@ def deform_mask(
 
     Args:
         mask: Label ids, uint8 [D, H, W].
-        deformation: What is applied.
+        deformation: Deformation to apply.
         spacing_mm: Voxel size along (D, H, W).
-        roles: Which labels are thin.
-        source: `SourceMask(mask, ...)` if there is one.
+        roles: Roles of the labels; None = no special labels.
+        source: Value of `SourceMask(mask, ...)`, if there is one.
 
     Returns:
         uint8 [D, H, W]; only labels of `mask`. The identity returns the mask, bit for bit.
@@ -160,7 +160,7 @@ def deform_mask(
 
 
 def _draw(source: SourceMask, config: MaskConfig, seed: int, strength: float) -> tuple[Recipe, SourceMask]:
-    """A recipe, and the source after its local changes."""
+    """Draw a recipe, and return it with the source after its local changes."""
     changes = draw_local_changes(config, source.roles, source.boxes.keys(), seed)
     changed = source
     if changes:
@@ -170,14 +170,14 @@ def _draw(source: SourceMask, config: MaskConfig, seed: int, strength: float) ->
         config, triple(source.mask.shape), source.spacing_mm, seed,
         center_mm=mask_center_mm(changed.mask, source.spacing_mm), strength=strength,
     )  # fmt: skip
-    framed = kept_in_view(deformation, *changed.surface, source.mask.shape, source.spacing_mm)
+    framed = shift_into_view(deformation, *changed.surface, source.mask.shape, source.spacing_mm)
     return Recipe(changes, framed), changed
 
 
 def _attempt(
     source: SourceMask, changed: SourceMask, recipe: Recipe, config: MaskConfig, bounds_ml: Bounds | None
 ) -> tuple[np.ndarray | None, list[str]]:
-    """The mask of a recipe and its faults; none is made where the field could fold."""
+    """Make the mask of a recipe, and list its faults; no mask is made where the field could fold."""
     smallest_jacobian, _ = elastic_jacobian_range(recipe.deformation)
     if smallest_jacobian <= config.min_jacobian:
         return None, [f"the field's smallest Jacobian is {smallest_jacobian:.3f}, at most {config.min_jacobian}"]
@@ -197,7 +197,7 @@ def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation:
     thin_ids = source.roles.thin
     thick = sorted(source.boxes.keys() - thin_ids)
     torn = _torn(part, source, thick)
-    for label in torn:  # crumbs of a chamber's surface are not worth a joint
+    for label in torn:  # crumbs of a chamber's surface need no joint
         absorb_specks(part, label, source.topology[label].components)
     torn = _torn(part, source, torn)
     for label in torn:
@@ -213,7 +213,7 @@ def _mend(part: np.ndarray, source: SourceMask, origin: np.ndarray, deformation:
             _refit(part, label, source, origin, deformation)
         else:
             _cut_bridges(part[moved[label]], label, source.topology[label])
-    for label in _torn(part, source, thick if torn or pierced else []):  # what was drawn may cut what it crosses
+    for label in _torn(part, source, thick if torn or pierced else []):  # drawn voxels may cut the classes they cross
         absorb_specks(part, label, source.topology[label].components)
 
 
@@ -235,7 +235,7 @@ def _cut_bridges(part: np.ndarray, label: int, topology: ClassTopology) -> None:
 
 
 def _refit(part: np.ndarray, label: int, source: SourceMask, origin: np.ndarray, deformation: Deformation) -> None:
-    """Replace a vessel by one with the source's topology; what it gives up goes to what surrounds it."""
+    """Replace a vessel by one with the source's topology; the voxels that it loses go to the classes around."""
     sampled = part == label
     fitted = fit_vessel(source.vessels[label], sampled, origin, deformation, source.spacing_mm)
     for other in source.roles.thin - {label}:
@@ -245,7 +245,7 @@ def _refit(part: np.ndarray, label: int, source: SourceMask, origin: np.ndarray,
 
 
 def _give_up(part: np.ndarray, label: int, voxels: np.ndarray) -> None:
-    """Give a class's voxels to what surrounds them most."""
+    """Give a class's voxels to the class that surrounds each one most."""
     for voxel in np.argwhere(voxels):
         around = part[tuple(slice(max(i - 1, 0), i + 2) for i in voxel)]
         counts = np.bincount(around[around != label])
@@ -257,21 +257,21 @@ def _closed_gaps(
 ) -> np.ndarray:
     """Voxels of `part` that closing adds to a class (Eq. 6), [N, 3]; the class lies in the box `here`.
 
-    Left open are gaps that the source has itself, and those between two of its components.
+    Gaps that the source itself has, and those between two of its components, stay open.
     """
     box, spacing = source.boxes[label], np.array(source.spacing_mm)
     binary = part[here] == label
     gaps = np.argwhere(close_box2(binary) & ~binary)
     # the source's gaps lie inside its box; the rim stands for the outside
     original = np.pad(source.mask[box] == label, 1)
-    own_gap = close_box2(original) & ~original
+    source_gap = close_box2(original) & ~original
     corner = np.array([s.start for s in here]) + origin
 
     def source_index(voxels: np.ndarray) -> tuple[np.ndarray, ...]:
         index = np.rint(source_points_mm(deformation, (voxels + corner) * spacing) / spacing).astype(int)
-        return tuple(np.clip(index - [s.start - 1 for s in box], 0, np.array(own_gap.shape) - 1).T)
+        return tuple(np.clip(index - [s.start - 1 for s in box], 0, np.array(source_gap.shape) - 1).T)
 
-    gaps = gaps[~own_gap[source_index(gaps)]]
+    gaps = gaps[~source_gap[source_index(gaps)]]
     components, count = label_components(original)
     if count > 1 and len(gaps):
         origin_of = np.zeros(np.array(binary.shape) + 2, dtype=np.int64)
@@ -284,7 +284,7 @@ def _closed_gaps(
 
 
 def _simple_voxels(part: np.ndarray, label: int, voxels: np.ndarray) -> np.ndarray:
-    """Those of the voxels, [N, 3], that can be added to a class without a change of its topology."""
+    """Select the voxels, [N, 3], that can be added to a class without a change of its topology."""
     free = np.zeros(part.shape, dtype=bool)
     free[tuple(voxels.T)] = True
     tight = bounding_box(free)
@@ -297,7 +297,7 @@ def _simple_voxels(part: np.ndarray, label: int, voxels: np.ndarray) -> np.ndarr
 
 
 def _torn(part: np.ndarray, source: SourceMask, labels: list[int]) -> list[int]:
-    """The classes, in the order given, whose pieces are not as many as in the source."""
+    """List the classes, in the given order, whose number of pieces differs from the source's."""
     if not labels:
         return []
     pieces = {label: topology.components for label, topology in describe_mask(part).items()}
@@ -305,23 +305,23 @@ def _torn(part: np.ndarray, source: SourceMask, labels: list[int]) -> list[int]:
 
 
 def _thin_last(labels: Collection[int], thin_ids: Collection[int]) -> list[int]:
-    """Labels in order, but thin classes have the last word."""
+    """Sort labels, thin classes last, so that these win."""
     return sorted(labels, key=lambda label: (label in thin_ids, label))
 
 
 def _paint(part: np.ndarray, voxels: np.ndarray, label: int, thin_ids: Collection[int]) -> None:
-    """Give voxels to a class where it may have them."""
+    """Give voxels to a class where it may take them: thin ones anywhere but in thin ones, others in background."""
     at = tuple(voxels.T)
     free = ~np.isin(part[at], list(thin_ids)) if label in thin_ids else part[at] == 0
     part[tuple(voxels[free].T)] = label
 
 
 def _output_region(box: Box, shape: tuple[int, ...], deformation: Deformation, spacing_mm: Triple[float]) -> Box:
-    """A box of the output that holds all that `box` is moved to."""
+    """A box of the output that contains the moved content of `box`."""
     spacing = np.array(spacing_mm)
     low, high = np.array([s.start - 0.5 for s in box]), np.array([s.stop - 0.5 for s in box])
     distance = 2 * np.linalg.norm(np.array(shape) * spacing) / spacing
-    low = np.where(low < 0, low - distance, low)  # what touches the border continues beyond it
+    low = np.where(low < 0, low - distance, low)  # content that touches the border continues beyond it
     high = np.where(high > np.array(shape) - 1, high + distance, high)
     corners = np.array(list(itertools.product(*zip(low, high, strict=True))))
     affine_part = dataclasses.replace(deformation, max_displacement_mm=0.0)

@@ -1,4 +1,4 @@
-"""The quality gate: whether a mask is still made as its source is, and of a size that patients have.
+"""The quality gate: compare a mask's topology and contacts with its source's, and its volumes with patients'.
 
 faults = mask_faults(new_mask, source_mask, spacing_mm, roles=label_roles(labels))     # any two masks
 """
@@ -20,7 +20,7 @@ Bounds = Mapping[int, tuple[float, float]]
 
 _BOUND_SIGMAS = 3.0
 _SHOWN_KINDS = 4
-_LEAST_LOG_SPREAD = 0.3  # a factor of 2.5 either way: a few patients do not show all there is
+_LEAST_LOG_SPREAD = 0.3  # a factor of 2.5 either way: a few patients do not show the whole range
 
 
 def mask_faults(
@@ -32,15 +32,15 @@ def mask_faults(
     config: MaskConfig | None = None,
     bounds_ml: Bounds | None = None,
 ) -> list[str]:
-    """What is wrong with a mask against the one it was made from: a sentence per fault.
+    """List the faults of a mask against the one it was made from, a sentence each.
 
     Args:
         mask: Label ids, uint8 [D, H, W].
-        source: The mask it was made from.
+        source: Mask it was made from.
         spacing_mm: Voxel size of both along (D, H, W).
         roles: Vessels, whose tunnels and contact to their roots are compared; None = no vessels.
         config: Bounds; None = the defaults.
-        bounds_ml: `volume_bounds_ml` of the data set; None = the configuration's range about the source's volume.
+        bounds_ml: Bounds of the data set (`volume_bounds_ml`); None = the configuration's range about the source's.
     """
     roles, config = roles or LabelRoles(), config or MaskConfig()
     before, after = (describe_mask(volume, roles.vessels, roles.roots) for volume in (source, mask))
@@ -54,7 +54,7 @@ def topology_faults(
     spacing_mm: Triple[float],
     bounds_ml: Bounds | None = None,
 ) -> list[str]:
-    """`mask_faults` of masks that are described already."""
+    """As `mask_faults`, for masks that are already described."""
     faults = []
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     for label, before in source.items():
@@ -75,9 +75,9 @@ def topology_faults(
             faults.append(f"class {label} no longer touches class {', '.join(map(str, lost))}")
         ratio = after.num_voxels / before.num_voxels
         low, high = config.volume_ratio_range
-        own_ml, volume_ml = before.num_voxels * voxel_ml, after.num_voxels * voxel_ml
+        source_ml, volume_ml = before.num_voxels * voxel_ml, after.num_voxels * voxel_ml
         least_ml, most_ml = (bounds_ml or {}).get(label, (0.0, np.inf))
-        least_ml, most_ml = min(least_ml, own_ml), max(most_ml, own_ml)  # a source is believable
+        least_ml, most_ml = min(least_ml, source_ml), max(most_ml, source_ml)  # a source is plausible
         if not low <= ratio <= high:
             faults.append(f"class {label} has {ratio:.2f} of its source's volume, outside [{low}, {high}]")
         elif not least_ml <= volume_ml <= most_ml:
@@ -88,9 +88,9 @@ def topology_faults(
 
 
 def counted_faults(faults: Sequence[str]) -> str:
-    """Faults of many draws in a line: an example and the number of each kind, the most frequent first.
+    """Summarise faults of many draws: an example and the number of each kind, the most frequent first.
 
-    Sentences of `topology_faults` that differ in numbers or borders alone are of one kind.
+    Sentences of `topology_faults` that differ only in numbers or borders are of one kind.
     """
     kinds: dict[str, list[str]] = {}
     for fault in faults:
@@ -103,10 +103,10 @@ def counted_faults(faults: Sequence[str]) -> str:
 
 
 def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tuple[float, float]]:
-    """Smallest and largest volume of each class that a data set makes believable, from label id → mL of its masks.
+    """Derive each class's smallest and largest plausible volume from the volumes (label id → mL) of a data set's masks.
 
-    Three standard deviations of the logarithm, at least 0.3 each, about its mean; never narrower than what was seen.
-    Classes without volume in a mask do not count there.
+    Three standard deviations of the logarithm, at least 0.3 each, about its mean; never narrower than the volumes.
+    Masks without a class do not count for it.
     """
     bounds = {}
     for label in sorted({label for volumes in volumes_ml for label in volumes}):
@@ -119,6 +119,6 @@ def volume_bounds_ml(volumes_ml: Sequence[Mapping[int, float]]) -> dict[int, tup
 
 
 def label_volumes_ml(mask: np.ndarray, spacing_mm: Triple[float], label_ids: Collection[int]) -> dict[int, float]:
-    """Volume of each label."""
+    """Volume of each label in mL."""
     counts = np.bincount(mask.ravel(), minlength=NUM_CODES)
     return {label: float(counts[label]) * float(np.prod(spacing_mm)) / 1000 for label in label_ids}

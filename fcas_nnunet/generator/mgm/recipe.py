@@ -1,4 +1,4 @@
-"""How a mask was made from another: a small record that the manifest stores and replays, and what it applies to."""
+"""Record how a mask was made from another, for the manifest, and cache what is derived from the source mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Recipe:
         """The recipe that `to_dict` wrote; other entries of the record are left alone.
 
         Raises:
-            ValueError: when the deformation has entries missing or unknown.
+            ValueError: If the deformation has entries missing or unknown.
         """
         changes = [
             LocalChange(**{**change, "kind": LocalKind(change["kind"])}) for change in record.get("local_changes", ())

@@ -1,4 +1,4 @@
-"""Join again what nearest sampling tore apart: voxels that are neighbours in the source are joined by a line.
+"""Rejoin pieces that nearest sampling tore apart: a line joins voxels that are neighbours in the source.
 
 Between two output voxels there may be no source voxel of a thin vessel. The source knows which pieces belong together.
 The repair forms a graph of the source's voxels (joined where they touch) and of the output's pieces (joined to the
@@ -44,14 +44,14 @@ def reconnect_class(
     deformation: Deformation,
     spacing_mm: Triple[float],
 ) -> np.ndarray:
-    """The voxels to add to a class so that its pieces hang together as the source's do.
+    """Find the voxels to add to a class so that its pieces are connected as the source's are.
 
     Args:
-        source: The class's voxels in the source, bool, cropped to `source_box`.
-        source_box: Where that crop lies in the source volume.
-        output: The class's voxels after sampling, bool, a region of the output.
+        source: Voxels of the class in the source, bool, cropped to `source_box`.
+        source_box: Box of that crop in the source volume.
+        output: Voxels of the class after sampling, bool, a region of the output.
         origin: Index of the region's first voxel in the output volume, int [3].
-        deformation: From source to output.
+        deformation: Deformation from source to output.
         spacing_mm: Voxel size along (D, H, W).
 
     Returns:
@@ -82,14 +82,14 @@ def reconnect_class(
     forest = _spanning_forest(edges, output, num_nodes)
     has_piece = _reaches_piece(forest, len(node_voxels), num_nodes)[: len(node_voxels)]
     joints = line_voxels(_prune(forest, has_piece, num_nodes).lines).reshape(-1, 3)
-    lost = np.rint(places[~has_piece]).astype(np.int64)  # of these no voxel was sampled
+    lost = np.rint(places[~has_piece]).astype(np.int64)  # components without a sampled voxel
     voxels = np.concatenate([joints, lost])
     voxels = np.unique(voxels[inside(voxels, output.shape)], axis=0)
     return voxels[~output[tuple(voxels.T)]]
 
 
 def line_voxels(lines: np.ndarray) -> np.ndarray:
-    """Voxels along straight lines, [E, 2, 3] in voxels => int [E, samples, 3]; successive ones touch."""
+    """Voxels along straight lines, [E, 2, 3] in voxels => int [E, samples, 3]; successive voxels touch."""
     start, way = lines[:, 0], lines[:, 1] - lines[:, 0]
     longest = np.abs(way).max(initial=0.0)
     fractions = np.linspace(0, 1, 2 * int(np.ceil(longest)) + 1)[None, :, None]
@@ -97,7 +97,7 @@ def line_voxels(lines: np.ndarray) -> np.ndarray:
 
 
 def inside(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Which voxels, int [..., 3], lie in a volume, bool [...]."""
+    """True where voxels, int [..., 3], lie in a volume, bool [...]."""
     return np.all((voxels >= 0) & (voxels < np.array(shape)), axis=-1)
 
 
@@ -128,7 +128,7 @@ def _spanning_forest(edges: _Edges, output: np.ndarray, num_nodes: int) -> _Edge
 
 
 def _reaches_piece(forest: _Edges, num_voxel_nodes: int, num_nodes: int) -> np.ndarray:
-    """Whether a node's tree holds a piece of the output, bool [num_nodes]."""
+    """True where a node's tree contains a piece of the output, bool [num_nodes]."""
     ones = np.ones(len(forest.ends), dtype=np.int8)
     graph = sparse.coo_matrix((ones, tuple(forest.ends.T)), shape=(num_nodes, num_nodes))
     _, tree_of = sparse.csgraph.connected_components(graph, directed=False)
@@ -136,11 +136,11 @@ def _reaches_piece(forest: _Edges, num_voxel_nodes: int, num_nodes: int) -> np.n
 
 
 def _prune(forest: _Edges, prunable: np.ndarray, num_nodes: int) -> _Edges:
-    """Cut the branches that lead to no piece. A tree without any piece is a lost component, and is kept whole."""
+    """Cut the branches that lead to no piece. A tree without any piece is a lost component, and stays whole."""
     prunable = np.pad(prunable, (0, num_nodes - len(prunable)))  # the pieces themselves stay
     while True:
         leaf = prunable & (np.bincount(forest.ends.ravel(), minlength=num_nodes) == 1)
-        kept = ~leaf[forest.ends].any(axis=1)
-        if kept.all():
+        remaining = ~leaf[forest.ends].any(axis=1)
+        if remaining.all():
             return forest
-        forest = forest.take(kept)
+        forest = forest.take(remaining)

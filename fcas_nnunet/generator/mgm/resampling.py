@@ -1,4 +1,4 @@
-"""Volumes through a deformation: the sampling coordinates plane by plane, nearest for labels, cubic splines for images.
+"""Resample volumes by a deformation, slab by slab: nearest sampling for labels, cubic splines for images.
 
 Everything is elementwise arithmetic in a fixed order, so any number of threads gives the same bytes.
 """
@@ -22,24 +22,24 @@ _SPLINE_RIM = 12  # voxels around a volume after which its spline no longer feel
 def deform_labels(
     labels: np.ndarray, deformation: Deformation, spacing_mm: Triple[float], *, region: Box | None = None
 ) -> np.ndarray:
-    """Labels through the deformation by nearest sampling, nothing closed or repaired: for surroundings.
+    """Deform labels by nearest sampling, without closing or repair: for surroundings.
 
     Args:
-        labels: [D, H, W], an integer type.
-        deformation: What is applied; outside the volume the outermost voxels are repeated.
+        labels: Labels [D, H, W] of an integer type.
+        deformation: Deformation to apply; outside the volume the outermost voxels are repeated.
         spacing_mm: Voxel size along (D, H, W).
-        region: The part of the output that is computed; None = all.
+        region: Part of the output to compute; None = all.
 
     Returns:
-        The labels' type, the region's shape.
+        Labels of the same type, in the region's shape.
     """
     region = region or _whole(labels.shape)
     if deformation.is_identity:
         return labels[region].copy()
-    d, h, w = labels.shape
+    _, h, w = labels.shape
     flat = torch.from_numpy(np.ascontiguousarray(labels)).reshape(-1)
     output = torch.empty([s.stop - s.start for s in region], dtype=flat.dtype)
-    for slab, coordinates in _coordinate_slabs(deformation, labels.shape, spacing_mm, region):
+    for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, region):
         nearest = [c.round_() for c in coordinates]
         i, j, k = (index.clamp_(0, size - 1).to(torch.int64) for index, size in zip(nearest, labels.shape, strict=True))
         output[slab] = flat[((i * h + j) * w + k)]
@@ -47,7 +47,7 @@ def deform_labels(
 
 
 def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]) -> np.ndarray:
-    """An image [D, H, W] through the same field as its mask, float32; outside it, the outermost voxels are repeated.
+    """Deform an image [D, H, W] by the same field as its mask, float32; outside, the outermost voxels are repeated.
 
     Cubic splines are used, since linear interpolation would blur thin vessels away.
     """
@@ -68,7 +68,7 @@ def deform_scan(
         return source.copy(), inside
     coefficients = spline_filter(np.pad(source, _SPLINE_RIM, mode="edge"), order=3, output=np.float32)
     output = np.empty(image.shape, dtype=np.float32)
-    for slab, coordinates in _coordinate_slabs(deformation, image.shape, spacing_mm, _whole(image.shape)):
+    for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(image.shape)):
         positions = np.stack([c.numpy() for c in coordinates])
         for axis, size in enumerate(image.shape):
             inside[slab] &= (positions[axis] > -0.5) & (positions[axis] < size - 0.5)
@@ -78,7 +78,7 @@ def deform_scan(
 
 
 def _coordinate_slabs(
-    deformation: Deformation, shape: tuple[int, ...], spacing_mm: Triple[float], region: Box
+    deformation: Deformation, spacing_mm: Triple[float], region: Box
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Source indices of the region, slab by slab along D: (slab within the region, three float32 [d, h, w])."""
     step = np.array(spacing_mm)

@@ -1,4 +1,4 @@
-"""What a mask is made of, class by class."""
+"""Describe a mask class by class: volumes, pieces, tunnels, and contacts with borders and roots."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ClassTopology:
     """One class of a mask.
 
     Attributes:
-        num_voxels: Its volume.
-        components: β0, pieces by 26-connectivity.
-        tunnels: β1, loops and handles; None where they were not counted.
-        touched_faces: The volume's faces that it reaches.
-        touched_roots: Those of the requested labels that it touches.
+        num_voxels: Volume in voxels.
+        components: Number of pieces by 26-connectivity (β0).
+        tunnels: Number of loops and handles (β1); None where they were not counted.
+        touched_faces: Faces of the volume that the class reaches.
+        touched_roots: Requested labels that the class touches.
     """
 
     num_voxels: int
@@ -40,7 +40,7 @@ def describe_mask(
 ) -> dict[int, ClassTopology]:
     """Describe each class of a mask of label ids, uint8 [D, H, W]; absent classes and the background have no entry.
 
-    Of vessels, the tunnels are counted too, and the roots that they touch are listed.
+    For vessels, tunnels are counted too, and the roots that they touch are listed.
     """
     boxes = class_boxes(mask)
     if not boxes:
@@ -80,7 +80,7 @@ def _touched_faces(box: Box, shape: tuple[int, ...]) -> frozenset[str]:
 
 
 def _touched(mask: np.ndarray, label: int, box: Box, others: Collection[int]) -> frozenset[int]:
-    """Those of the other labels that have a voxel among the 26 neighbours of a label's."""
+    """The other labels that have a voxel among the 26 neighbours of a label's."""
     part = mask[grown(box)]
     if not np.isin(sorted(others), part).any():
         return frozenset()

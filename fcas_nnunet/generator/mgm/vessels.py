@@ -1,10 +1,10 @@
-"""A thin class after sampling, made to hang together exactly as in the source: as many pieces, as many tunnels.
+"""Give a thin class after sampling the topology of its source: as many pieces, as many tunnels.
 
 Nearest sampling tears a vessel a voxel wide, and lets two branches touch that run side by side. So the source's
-skeleton is moved to the output and drawn beside what was sampled, and the vessel is grown again within both: from one
+skeleton is moved to the output and drawn beside the sampled voxels, and the vessel is grown again within both: from one
 voxel of each piece, by simple points alone, in the order in which the source's skeleton leaves that voxel. A tree
 grows, whatever touches: where two branches would fuse, a gap of a voxel stays. Then as many loops are closed as the
-source has, drawn voxels that nothing needs are removed, and so is what the Jacobian does not predict.
+source has, drawn voxels without need are removed, and so are those beyond the volume that the Jacobian predicts.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Vessel:
     """A thin class of a source.
 
     Attributes:
-        topology: Its pieces and tunnels.
-        skeleton: Voxels, int [N, 3].
+        topology: Pieces and tunnels of the class.
+        skeleton: Voxels of the skeleton, int [N, 3].
         neighbours: Pairs of skeleton voxels that touch, int [E, 2].
         piece: Number of the piece that each skeleton voxel belongs to, [N].
         order: Distance from the first voxel of its piece along the skeleton, in voxels, [N].
-        voxels: Some of all its voxels, int [M, 3].
+        voxels: Sample of the class's voxels, int [M, 3].
     """
 
     topology: ClassTopology
@@ -49,7 +49,7 @@ class Vessel:
 
     @classmethod
     def of(cls, binary: np.ndarray, box: Box, topology: ClassTopology) -> Vessel:
-        """A class of a mask, cropped to its bounding box."""
+        """Describe a class of a mask, cropped to its bounding box."""
         corner = np.array([s.start for s in box])
         voxels = np.argwhere(binary)
         core = np.argwhere(skeleton(binary))
@@ -70,13 +70,13 @@ class Vessel:
 def fit_vessel(
     vessel: Vessel, sampled: np.ndarray, origin: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]
 ) -> np.ndarray:
-    """The sampled class with the source's pieces and tunnels.
+    """Grow the sampled class again with the source's pieces and tunnels.
 
     Args:
-        vessel: The class in the source.
-        sampled: The class after sampling and closing, bool, a region of the output.
+        vessel: Class in the source.
+        sampled: Voxels of the class after sampling and closing, bool, a region of the output.
         origin: Index of the region's first voxel in the output volume, int [3].
-        deformation: From source to output.
+        deformation: Deformation from source to output.
         spacing_mm: Voxel size along (D, H, W).
 
     Returns:
@@ -99,7 +99,7 @@ def fit_vessel(
 def _grown_again(
     vessel: Vessel, places: np.ndarray, domain: np.ndarray, sampled: np.ndarray, predicted_voxels: int
 ) -> np.ndarray:
-    """A vessel of the source's topology within a domain, near to what was sampled; all in one box."""
+    """Grow a vessel of the source's topology within a domain, near the sampled voxels; all in one box."""
     distance, nearest = cKDTree(places).query(np.argwhere(domain))
     when = np.full(domain.shape, vessel.order.max() + _LEVEL_VOXELS)
     when[domain] = vessel.order[nearest]
@@ -118,12 +118,12 @@ def _grown_again(
 
 
 def has_topology(binary: np.ndarray, topology: ClassTopology) -> bool:
-    """Whether an object has as many pieces and tunnels as a class."""
+    """Return whether an object has as many pieces and tunnels as a class."""
     return count_pieces_and_tunnels(binary) == (topology.components, topology.tunnels)
 
 
 def _roots(vessel: Vessel, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A voxel of each piece: where its first skeleton voxel that stays in the volume has gone."""
+    """A voxel of each piece: the output position of its first skeleton voxel that stays in the volume."""
     nearest = np.rint(places).astype(np.int64)
     within = np.flatnonzero(inside(nearest, shape))
     roots = within[_first_of_each(vessel.piece[within], vessel.order[within])]

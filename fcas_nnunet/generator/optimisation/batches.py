@@ -1,4 +1,4 @@
-"""Batches of training items: how a step's items fall to processes and micro-batches, and reading them ahead."""
+"""Share items among processes and micro-batches, and read batches ahead."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from fcas_nnunet.config.generator import OptimisationConfig
 from fcas_nnunet.seeds import derive_seed
@@ -23,6 +24,7 @@ READ_AHEAD = 2
 BatchT = TypeVar("BatchT", bound="Batch")
 BatchT_co = TypeVar("BatchT_co", bound="Batch", covariant=True)
 Request = TypeVar("Request")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Items(Protocol[BatchT_co]):
 
 @dataclass(frozen=True)
 class Shares:
-    """How the items of a step are shared out among the processes, and among the micro-batches of each.
+    """Shares of a step's items: those of each process, and of its micro-batches.
 
     Attributes:
         batch_size: Items of a step, over all processes.
@@ -70,10 +72,10 @@ class Shares:
 
     @classmethod
     def of(cls, config: OptimisationConfig, accelerator: Accelerator, what: str) -> Shares:
-        """The shares of this process; `what` names what is trained.
+        """The shares of this process; `what` names the trained part in messages.
 
         Raises:
-            ValueError: when the batch cannot be shared out evenly.
+            ValueError: If the batch cannot be shared out evenly.
         """
         world, batch_size = accelerator.num_processes, config.batch_size
         if batch_size % world:
@@ -96,21 +98,27 @@ class Shares:
         return self.batch_size // (self.num_processes * self.micro_batch_size)
 
     def micro_batches(self, step: int) -> list[range]:
-        """Numbers of the items that fall to this process in a step, micro-batch by micro-batch."""
+        """Numbers of this process's items in a step, micro-batch by micro-batch."""
         share = self.batch_size // self.num_processes
         first = step * self.batch_size + self.process * share
         micro = self.micro_batch_size
         return [range(start, start + micro) for start in range(first, first + share, micro)]
 
     def held_out(self, count: int) -> list[range]:
-        """Numbers of the validation items that fall to this process, of `count`; the last batch may be smaller."""
+        """Numbers of this process's validation items, of `count` in all; the last batch may be smaller."""
         first, end = (count * (self.process + i) // self.num_processes for i in (0, 1))
         micro = self.micro_batch_size
         return [range(start, min(start + micro, end)) for start in range(first, end, micro)]
 
 
+def local_share(items: Sequence[ItemT], accelerator: Accelerator, what: str, unit: str) -> tqdm[ItemT]:
+    """This process's share of some items, every n-th of n processes, with a progress bar in the main process."""
+    share = items[accelerator.process_index :: accelerator.num_processes]
+    return tqdm(share, desc=what, unit=unit, disable=not accelerator.is_main_process)
+
+
 def read_ahead(read: Callable[[Request], BatchT], requests: Iterable[Request]) -> Generator[BatchT, None, None]:
-    """Read a batch for each request, in order, in a thread of its own while others are computed; close it when done."""
+    """Read a batch for each request, in order, in a separate thread while others are computed; close it at the end."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
     pending: deque[Future[BatchT]] = deque()
     try:
@@ -125,7 +133,7 @@ def read_ahead(read: Callable[[Request], BatchT], requests: Iterable[Request]) -
 
 
 def in_turn(number: int, count: int, *seed: int | str) -> int:
-    """An entry of an endless sequence of permutations of 0 … count − 1; `seed` without the permutation's number."""
+    """An entry of an endless sequence of permutations of 0 … count − 1; each permutation's seed extends `seed`."""
     turn, place = divmod(number, count)
     return int(_permutation(derive_seed(*seed, turn), count)[place])
 

@@ -1,4 +1,4 @@
-"""One training loop for autoencoder and TCDM, in one process or many: EMA, validation, early stopping, resuming."""
+"""Train the autoencoder or TCDM in one process or many: EMA, validation, early stopping, resuming."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from fcas_nnunet.generator.optimisation.progress import History, Panel, Progress
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "training_state/state.pt"
-#: Steps whose losses are brought from the device at once.
+#: Steps whose losses are read from the device at once.
 LOSSES_AT_ONCE = 20
 
-#: Draws volumes with an objective's networks; must not use torch's global random generators.
+#: A function that draws volumes with an objective's networks, without torch's global random generators.
 Sample = Callable[[nn.Module], Sequence[Panel]]
 
 
 class Objective(nn.Module, Generic[BatchT]):
     """A training loss as a module, so that DDP can wrap loss and networks together.
 
-    An item's loss must not depend on what else is in its batch: then every split into processes and micro-batches gives
+    An item's loss must not depend on the others in its batch: then every split into processes and micro-batches gives
     the same gradients.
     """
 
@@ -43,7 +43,7 @@ class Objective(nn.Module, Generic[BatchT]):
         raise NotImplementedError
 
     def networks(self) -> list[nn.Module]:
-        """What `torch.compile` is applied to."""
+        """The modules that `torch.compile` is applied to."""
         return [self]
 
 
@@ -53,14 +53,14 @@ class Training(Generic[BatchT]):
     If it is killed, the same call resumes from the last validation; bit for bit on a CPU.
 
     Args:
-        objective: Its trainable parameters are optimised.
+        objective: Objective whose trainable parameters are optimised.
         config: Steps, batch size, learning rate, EMA, patience.
-        folder: Where `training_state/`, `progress.png`, `training.log`, `samples/` and `tensorboard/` go.
+        folder: Folder for `training_state/`, `progress.png`, `training.log`, `samples/` and `tensorboard/`.
         accelerator: Device, precision, processes.
-        name: Shown in the progress bar.
+        name: Name in the progress bar and in messages.
 
     Raises:
-        ValueError: when the batch cannot be shared out evenly among the processes.
+        ValueError: If the batch cannot be shared out evenly among the processes.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class Training(Generic[BatchT]):
         """Train until the last step, or until validation has not improved for `patience` validations.
 
         Args:
-            training: A step takes the next `batch_size` of its items.
+            training: Training items; a step takes the next `batch_size` of them.
             validation: Held-out items.
-            num_validation: How many of them a validation takes, from the first.
-            sample: Draws the sample pictures, every `sample_every` steps.
+            num_validation: Number of held-out items that a validation takes, from the first.
+            sample: Function that draws the sample pictures, every `sample_every` steps.
         """
         self._resume()
         num_steps = total_steps(self.config, len(training))
         if self.step < num_steps and self.step:
-            logger.info(f"{self.name}: going on from step {self.step}")
+            logger.info(f"{self.name}: resuming from step {self.step}")
         progress = ProgressFolder(self.folder, self.name, self.step, self.accelerator.is_main_process)
         micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
         with (
@@ -142,7 +142,7 @@ class Training(Generic[BatchT]):
             logger.info(f"{self.name}: stopped at step {self.step}, no improvement for {self.config.patience} checks")
 
     def finish(self) -> nn.Module:
-        """The objective with its last weights, without the wrappers of training; call it once, after `run`."""
+        """Return the objective with its last weights, without the wrappers of training; call it once, after `run`."""
         objective = self._unwrapped
         self.accelerator.free_memory()
         return objective
@@ -158,7 +158,7 @@ class Training(Generic[BatchT]):
 
     @property
     def _evaluated(self) -> nn.Module:
-        """The module that is validated and saved as the best: the average, where there is one."""
+        """The module to validate and to save as the best: the average, if there is one."""
         evaluated = self._unwrapped if self.average is None else self.average.module
         return evaluated.eval()
 
@@ -196,7 +196,7 @@ class Training(Generic[BatchT]):
         get_ema_multi_avg_fn(unbiased)(averaged, current, steps)
 
     def _read_losses(self, progress: ProgressFolder) -> None:
-        """Read the last steps' losses from the device; reading every one by itself would make it wait for the host."""
+        """Read the last steps' losses from the device at once; reading each alone would make it wait for the host."""
         losses = torch.stack([loss for loss, _ in self._unread]).tolist()
         for step, (loss, (_, rate)) in enumerate(zip(losses, self._unread, strict=True), self.step - len(losses)):
             if not math.isfinite(loss):
@@ -211,9 +211,9 @@ class Training(Generic[BatchT]):
     def _validate(self, validation: Items[BatchT], count: int) -> None:
         evaluated, device = self._evaluated, self.accelerator.device
         total = torch.zeros((), device=device)
-        own = self.shares.held_out(count)
-        with torch.no_grad(), closing(read_ahead(self._reader(validation), own)) as batches:
-            for numbers, batch in zip(own, batches, strict=True):
+        share = self.shares.held_out(count)
+        with torch.no_grad(), closing(read_ahead(self._reader(validation), share)) as batches:
+            for numbers, batch in zip(share, batches, strict=True):
                 with self.accelerator.autocast():
                     total += len(numbers) * evaluated(batch.to(device)).float()
         loss = float(self.accelerator.reduce(total, "sum")) / count
@@ -255,18 +255,18 @@ class Training(Generic[BatchT]):
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path}: ").split(". ")[0].rstrip(".")
             raise ValueError(
-                f"{path}: training state must be whole and of this training, got one that is not ({reason}). Delete "
+                f"{path}: training state must be whole and of this training, got another ({reason}). Delete "
                 f"the file to train the {self.name} anew."
             ) from error
 
 
 def total_steps(config: OptimisationConfig, items_per_epoch: int) -> int:
-    """Optimiser steps of a whole run: `num_steps`, or what `num_epochs` take; the last step may go beyond them."""
+    """Optimiser steps of a whole run: `num_steps`, or those of `num_epochs`; the last one may exceed the epochs."""
     return config.num_steps or math.ceil(config.num_epochs * items_per_epoch / config.batch_size)
 
 
 def learning_rate(config: OptimisationConfig, step: int, num_steps: int) -> float:
-    """Linear warm-up, then cosine to zero; a function of the step alone."""
+    """Learning rate of a step: linear warm-up, then cosine to zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)

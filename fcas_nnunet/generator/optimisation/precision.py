@@ -1,4 +1,4 @@
-"""The precision in which a device computes."""
+"""Choose the precision in which a device computes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def supports_bf16(device: torch.device) -> bool:
-    """Whether bf16 is fast there."""
+    """Return whether a device computes fast in bf16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not torch.backends.mkldnn.is_available():  # Apple silicon: torch is built without it
@@ -15,5 +15,5 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def drawing_precision(device: torch.device) -> torch.dtype:
-    """Precision of the autocast in which scans are drawn, however the generator was trained: bf16 where it is fast."""
+    """Precision of the autocast for drawing scans, whatever that of the training: bf16 where it is fast."""
     return torch.bfloat16 if supports_bf16(device) else torch.float32

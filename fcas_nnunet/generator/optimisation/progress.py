@@ -1,4 +1,4 @@
-"""The progress of a training run: progress.png, training.log, sample pictures, and TensorBoard if installed."""
+"""Write a training run's progress: progress.png, training.log, sample pictures, and TensorBoard if installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RATES_SHOWN = 500
 
 @dataclass
 class History:
-    """The losses so far."""
+    """Losses of a training so far."""
 
     train_losses: list[float] = field(default_factory=list)
     validation_steps: list[int] = field(default_factory=list)
@@ -32,7 +32,7 @@ class History:
 
     @property
     def validations_since_best(self) -> int:
-        """How many validations ago the best one was; 0 when it was the last."""
+        """Number of validations since the best one; 0 if it was the last."""
         if not self.validation_losses:
             return 0
         return len(self.validation_losses) - 1 - self.validation_losses.index(min(self.validation_losses))
@@ -48,8 +48,8 @@ class Panel:
     """One volume of a sample picture.
 
     Attributes:
-        title: Shown above it.
-        volume: [D, H, W].
+        title: Title above the volume.
+        volume: The volume, [D, H, W].
         limits: Values shown black and white; None = a label map, in colours.
     """
 
@@ -64,8 +64,8 @@ class ProgressFolder:
     Args:
         folder: Folder of the run.
         name: Title of the plot.
-        step: The last step done; what TensorBoard shows of a killed run beyond it is removed.
-        writes: Whether this process writes at all.
+        step: Last finished step; TensorBoard's entries of a killed run after it are removed.
+        writes: Whether this process writes; only the main one does.
     """
 
     def __init__(self, folder: Path, name: str, step: int, writes: bool) -> None:
@@ -81,7 +81,7 @@ class ProgressFolder:
                 self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
 
     def close(self) -> None:
-        """Write what is still pending."""
+        """Write pending entries, and close TensorBoard."""
         if self._board is not None:
             self._board.close()
 
@@ -111,7 +111,7 @@ class ProgressFolder:
             )
 
     def sampled(self, step: int, panels: Sequence[Panel]) -> None:
-        """Write samples to samples/step_<step>.png; the last ones appear in progress.png, too."""
+        """Write samples to samples/step_<step>.png; progress.png shows the last ones, too."""
         self._panels = panels
         figure = plot_panels(panels, f"{self.name}, step {step}")
         with atomic_path(self.folder / SAMPLES_FOLDER / f"step_{step:06d}.png") as temporary:
@@ -129,7 +129,7 @@ def plot_progress(
     size = _panels_size(panels)
     figure = Figure(figsize=(LOSSES_INCHES[0] + size[0], max(LOSSES_INCHES[1], size[1])))
     figure.suptitle(name)
-    if not panels:  # by hand: working a layout out takes longer than all else of the picture
+    if not panels:  # by hand: computing a layout takes longer than the rest of the picture
         figure.subplots_adjust(left=0.11, right=0.98, bottom=0.1, top=0.92, hspace=0.06)
     else:
         figure.set_layout_engine("constrained")

@@ -42,7 +42,7 @@ def tissues_of(image: np.ndarray, mask: np.ndarray, num_tissues: int) -> np.ndar
 
 
 def contrast_range(image: np.ndarray, mask: np.ndarray, margin: float) -> tuple[float, float]:
-    """Where contrasts are drawn from: the range of the labelled voxels, as nnU-Net clips CT, widened on either side."""
+    """Range of the contrasts: that of the labelled voxels, as nnU-Net clips CT, widened on either side."""
     low, high = map(float, np.percentile(image[mask > 0], _RANGE_PERCENT))
     return low - margin * (high - low), high + margin * (high - low)
 

@@ -1,4 +1,4 @@
-"""The raw condition of TCDM: reference mask, template mask, template image (paper §3.1.1)."""
+"""Build TCDM's raw condition: reference mask, template mask, template image (paper §3.1.1)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def build_condition(
     guess_labels: int = 0,
     usual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """c_raw = M'_A © M'_B © I_B, and, on request, a first guess at the image.
+    """Build c_raw = M'_A © M'_B © I_B, and, on request, a first guess at the image.
 
     Args:
-        reference_codes: The mask to draw, uint8 [B, 1, D, H, W].
-        template_codes: The template's mask with its surroundings, uint8 [B, 1, D, H, W].
-        template_image: [B, 1, D, H, W] in [0, 1].
-        guess_labels: Append `transfer_template` for so many labels; 0 = do not.
+        reference_codes: Mask to draw, uint8 [B, 1, D, H, W].
+        template_codes: Template's mask with its surroundings, uint8 [B, 1, D, H, W].
+        template_image: Template's image, [B, 1, D, H, W] in [0, 1].
+        guess_labels: Number of labels for `transfer_template`, whose guess is appended; 0 = no guess.
         usual: Intensities of structures that a template lacks, from `usual_intensities`.
 
     Returns:
         float32 [B, 17, D, H, W], or 18 channels with the guess.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: If the shapes differ.
     """
     if not reference_codes.shape == template_codes.shape == template_image.shape:
         raise ValueError(
@@ -58,11 +58,11 @@ def transfer_template(
     num_labels: int,
     usual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A first guess at the drawn image: the template, its structures replaced by the reference's.
+    """Make a first guess at the drawn image: the template, its structures replaced by the reference's.
 
     Every structure of the reference gets the template's mean intensity of that structure, as semantic image synthesis
     transfers appearance (SEAN, arXiv 1911.12861), or its usual intensity where the template lacks it; without either,
-    and elsewhere, the template stays, the place of its own structures filled from around. A convolutional denoiser
+    and elsewhere, the template stays, its structures filled from around. A convolutional denoiser
     cannot compute such means in a short training.
 
     Args and shapes are as in `build_condition`; codes 1 … num_labels are labels, those above surroundings.
@@ -79,7 +79,7 @@ def transfer_template(
 
 
 def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequence[float]) -> torch.Tensor:
-    """Intensities of the structures in most scans from their mean HU, float32 [256] in [0, 1]; NaN for other codes."""
+    """Map the structures' mean HU over the scans to intensities, float32 [256] in [0, 1]; NaN for other codes."""
     usual = torch.full((NUM_CODES,), torch.nan)
     low, high = intensity_range_hu
     for label, mean_hu in means_hu.items():
@@ -93,7 +93,7 @@ def _bins(codes: torch.Tensor) -> torch.Tensor:
 
 
 def _filled(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The image with invalid voxels filled from around, coarse to fine; soft tissue where nothing is valid."""
+    """Fill an image's invalid voxels from around, coarse to fine; soft tissue where nothing is valid."""
     if min(image.shape[2:]) < 2:
         return torch.where(valid, image, SOFT_TISSUE)
     weight = valid.float()

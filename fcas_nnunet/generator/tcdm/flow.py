@@ -47,7 +47,7 @@ class RectifiedFlow:
     def clean_latents(
         self, model_output: torch.Tensor, noisy_latents: torch.Tensor, timestep: torch.Tensor
     ) -> torch.Tensor:
-        """x_0 that a prediction implies: x_t + t · (x_0 − noise)."""
+        """Clean latents x_0 that a prediction implies: x_t + t · (x_0 − noise)."""
         return noisy_latents + float(timestep) / self.num_train_timesteps * model_output
 
     def step(

@@ -1,6 +1,6 @@
-"""MAISI's published weights: which files, their layout, and how they become a TCDM.
+"""Read MAISI's published weights, derive the settings of their networks, and load them into a TCDM.
 
-MAISI's arrays are (x, y, z), ours (z, y, x): its kernels are turned, which is the same as turning the scans. The groups
+MAISI's arrays are (x, y, z), here (z, y, x): its kernels are transposed, which equals transposing the scans. The groups
 of norms and the channels of an attention head are not in its files: both are 32, or less in narrower networks.
 """
 
@@ -49,12 +49,12 @@ _PREDICTIONS = {
 
 @dataclass(frozen=True)
 class PretrainedFiles:
-    """Weights to start from instead of training them; None = trained here.
+    """Weights to start from instead of training them; None = trained from scratch.
 
     Attributes:
-        autoencoder: MAISI's, or one of ours with its config.yaml beside it.
-        denoiser: MAISI's UNet; needs the autoencoder it was trained with.
-        controlnet: MAISI's ControlNet to start from; needs the denoiser.
+        autoencoder: MAISI's autoencoder, or one of this package with its config.yaml beside it.
+        denoiser: MAISI's UNet; requires the autoencoder it was trained with.
+        controlnet: MAISI's ControlNet to start from; requires the denoiser.
     """
 
     autoencoder: Path | None = None
@@ -81,7 +81,7 @@ class PretrainedFiles:
 
 @dataclass(frozen=True)
 class MaisiWeights:
-    """State dicts of MAISI's denoiser, and of its ControlNet where there is one; kernels on our axes."""
+    """State dicts of MAISI's denoiser, and of its ControlNet if given; kernels on (z, y, x)."""
 
     architecture: Architecture
     denoiser: State
@@ -91,11 +91,11 @@ class MaisiWeights:
 
 
 def read_weights(files: PretrainedFiles) -> MaisiWeights | None:
-    """Read the denoiser and the ControlNet; None where no denoiser is given.
+    """Read the denoiser and the ControlNet; None if no denoiser is given.
 
     Raises:
-        FileNotFoundError: when a file is missing.
-        ValueError: when one cannot be read, or is not MAISI's.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read, or is not a MAISI file.
     """
     if files.denoiser is None:
         return None
@@ -108,10 +108,10 @@ def read_weights(files: PretrainedFiles) -> MaisiWeights | None:
 
 
 def config_of(weights: MaisiWeights, config: TCDMConfig) -> TCDMConfig:
-    """A configuration with the weights' settings for the networks and the process, the rest unchanged.
+    """Return a configuration with the weights' settings for networks and process, and the rest unchanged.
 
     Raises:
-        ValueError: when the widths cannot be read from the files.
+        ValueError: If the widths cannot be read from the files.
     """
     assert weights.files.denoiser is not None, "read from there"
     channels, num_res_blocks, attention = _levels(weights.denoiser, weights.files.denoiser)
@@ -137,23 +137,23 @@ def config_of(weights: MaisiWeights, config: TCDMConfig) -> TCDMConfig:
 def load_into(tcdm: TCDM, weights: MaisiWeights) -> None:
     """Load the weights into a fresh model built by `config_of`; raises as `check_fit`.
 
-    Without a ControlNet, a fresh one gets the denoiser's encoder, and its output convolutions stay zero. Condition
-    channels that MAISI's ControlNet does not have start at zero.
+    Without a ControlNet, a fresh one starts from the denoiser's encoder, and its output convolutions stay zero.
+    Condition channels that MAISI's ControlNet does not have start at zero.
     """
     for network, state, path in _placed(tcdm, weights):
         load_state(network, state, path)
     if weights.controlnet is None:
         assert tcdm.controlnet is not None, "set by config_of"
-        own = tcdm.controlnet.state_dict()
-        shared = {k: v for k, v in weights.denoiser.items() if k in own and own[k].shape == v.shape}
-        tcdm.controlnet.load_state_dict(own | shared)
+        fresh = tcdm.controlnet.state_dict()
+        shared = {k: v for k, v in weights.denoiser.items() if k in fresh and fresh[k].shape == v.shape}
+        tcdm.controlnet.load_state_dict(fresh | shared)
 
 
 def check_fit(weights: MaisiWeights, config: TCDMConfig) -> None:
     """Check that the weights fit a configuration of `config_of`, without the memory of a model.
 
     Raises:
-        ValueError: naming every missing, unexpected and misshapen tensor.
+        ValueError: If they do not fit; the message names every missing, unexpected and misshapen tensor.
     """
     with torch.device("meta"):
         tcdm = TCDM(config)
@@ -162,14 +162,14 @@ def check_fit(weights: MaisiWeights, config: TCDMConfig) -> None:
 
 
 def checked_scale(weights: MaisiWeights, measured: LatentScale) -> LatentScale:
-    """The scale the denoiser was trained with; warns when that measured on this data set's latents is far from it."""
-    own, theirs = (
+    """Return the scale that the denoiser was trained with; warn if that of this data set's latents is far from it."""
+    local, theirs = (
         math.exp(sum(map(math.log, s.scale_factor)) / LATENT_CHANNELS) for s in (measured, weights.latent_scale)
     )
-    if not 1 / SCALE_TOLERANCE < own / theirs < SCALE_TOLERANCE:
+    if not 1 / SCALE_TOLERANCE < local / theirs < SCALE_TOLERANCE:
         logger.warning(
             f"{weights.files.denoiser}: its scale_factor should be about one by the latents' standard deviation, got "
-            f"{theirs:.3g} for {own:.3g}. Check that --autoencoder is the one it was trained with."
+            f"{theirs:.3g} for {local:.3g}. Check that --autoencoder is the one it was trained with."
         )
     return weights.latent_scale
 
@@ -177,12 +177,12 @@ def checked_scale(weights: MaisiWeights, measured: LatentScale) -> LatentScale:
 def autoencoder_config(
     state: Mapping[str, torch.Tensor], optimisation: OptimisationConfig, path: Path
 ) -> AutoencoderConfig:
-    """Settings of an autoencoder in MAISI's layout; `optimisation` is kept, without effect.
+    """Derive the settings of an autoencoder in MAISI's layout; `optimisation` is recorded, without effect.
 
     Raises:
-        ValueError: when the state is not that of an `AutoencoderKlMaisi`.
+        ValueError: If the state is not that of an `AutoencoderKlMaisi`.
     """
-    widths: list[list[int]] = [[]]  # of the residual blocks, level by level
+    widths: list[list[int]] = [[]]  # widths of the residual blocks, level by level
     for index in range(_count(state, r"encoder\.blocks\.(\d+)\.")):
         block = f"encoder.blocks.{index}"
         if (kernel := state.get(f"{block}.conv1.conv.conv.weight")) is not None:
@@ -192,8 +192,8 @@ def autoencoder_config(
     blocks = {len(level) for level in widths}
     if not all(widths) or len(blocks) != 1:
         raise ValueError(
-            f"{path}: must be MAISI's autoencoder or one of ours with its config.yaml beside it, got keys like "
-            f"{sorted(state)[:3]}. Check the file."
+            f"{path}: must be MAISI's autoencoder, or one of this package with its config.yaml beside it, got keys "
+            f"like {sorted(state)[:3]}. Check the file."
         )
     channels = tuple(level[0] for level in widths)
     return AutoencoderConfig(
@@ -203,14 +203,14 @@ def autoencoder_config(
 
 
 def on_our_axes(state: Mapping[str, torch.Tensor]) -> State:
-    """(x, y, z) => (z, y, x): every 3D kernel is turned; nothing else in these networks depends on the axes."""
+    """Transpose every 3D kernel, (x, y, z) => (z, y, x); nothing else in these networks depends on the axes."""
     return {
         key: tensor.permute(0, 1, 4, 3, 2).contiguous() if tensor.ndim == 5 else tensor for key, tensor in state.items()
     }
 
 
 def _placed(tcdm: TCDM, weights: MaisiWeights) -> list[tuple[nn.Module, State, Path]]:
-    """(network, state, file) of each file."""
+    """List (network, state, file) for each file."""
     files = weights.files
     assert files.denoiser is not None and tcdm.controlnet is not None, "set by config_of"
     placed: list[tuple[nn.Module, State, Path]] = [(tcdm.denoiser, weights.denoiser, files.denoiser)]
@@ -221,11 +221,11 @@ def _placed(tcdm: TCDM, weights: MaisiWeights) -> list[tuple[nn.Module, State, P
 
 
 def _content(path: Path, key: str) -> tuple[dict[str, Any], State]:
-    """A checkpoint, and its state dict under `key`."""
+    """Read a checkpoint, and return it with its state dict under `key`."""
     content = read_content(path)
     if not isinstance(content, dict) or key not in content:
         found = sorted(content)[:5] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: must be a checkpoint of MAISI's with {key}, got {found}. Check the file.")
+        raise ValueError(f"{path}: must be a MAISI checkpoint with {key}, got {found}. Check the file.")
     return content, as_state(content[key], path)
 
 
@@ -278,7 +278,7 @@ def _embedding_widths(weights: MaisiWeights, config: TCDMConfig) -> tuple[int, .
 
 
 def _widened(state: State, channels: int, path: Path) -> State:
-    """The ControlNet for a condition of more channels, whose weights start at zero."""
+    """Widen the ControlNet for a condition of more channels, whose weights start at zero."""
     kernel = state[CONDITION_KERNEL]
     known = kernel.shape[1]
     if known > channels:

@@ -19,9 +19,9 @@ from fcas_nnunet.config.options import Architecture, Conditioning
 from fcas_nnunet.generator.autoencoder.network import fold_blocks
 from fcas_nnunet.generator.tcdm.prior import PRIOR_CHANNELS, LatentPrior
 
-#: What MAISI multiplies spacings (mm) and regions by before its embeddings.
+#: Factor on spacings (mm) and regions before MAISI's embeddings.
 SPACING_SCALE = REGION_SCALE = 100.0
-#: One-hot among head and neck, thorax, abdomen, pelvis.
+#: One-hot code of the region among head and neck, thorax, abdomen, pelvis.
 THORAX = (0.0, 1.0, 0.0, 0.0)
 CT_CLASS, NUM_CLASSES = 1, 128
 
@@ -103,7 +103,7 @@ class EmbeddedControlNet(ControlNetMaisi):
 
 
 class Recomputed(nn.Module):
-    """Mixed into a module's class: keeps only its inputs for the backward pass. The module must not be random."""
+    """Mix-in for a module's class: saves only inputs for the backward pass. The module must not be random."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         run = super().forward
@@ -115,11 +115,11 @@ class Recomputed(nn.Module):
 class TCDM(nn.Module):
     """Template-guided conditional diffusion model on latents.
 
-    With the architecture of MAISI's weights, the denoiser's inputs include the voxel spacing, and that it draws a
-    thorax (`maisi_ddpm`) or a CT (`maisi_rflow`). The spacing is a buffer, so it is saved with the weights.
+    With the architecture of MAISI's weights, the denoiser's inputs include the voxel spacing, and the region thorax
+    (`maisi_ddpm`) or the class CT (`maisi_rflow`). The spacing is a buffer, so it is saved with the weights.
 
     Args:
-        config: Sizes, and how the condition enters: `controlnet` (the paper) or `concat` to the denoiser's input.
+        config: Sizes, and the path of the condition: `controlnet` (the paper) or `concat` to the denoiser's input.
         spacing_mm: Working spacing along (D, H, W); without effect on a `plain` denoiser.
 
     Source: paper §3.1.1, Eq. 1–3.
@@ -172,19 +172,19 @@ class TCDM(nn.Module):
             self.denoiser.requires_grad_(False).eval()
 
     def _recompute_blocks(self) -> None:
-        """Checkpoint the modules with most activations: the levels' blocks, and the embedding at full resolution."""
+        """Checkpoint the modules with most activations: the levels' blocks, and the condition embedding."""
         modules = [self._embedding]
         for network in (self.denoiser, self.controlnet):
             if network is not None:
                 modules += [*network.down_blocks, network.middle_block, *getattr(network, "up_blocks", ())]
         for module in modules:  # in place: parameters keep their names, and copies are checkpointed, too
-            own = type(module)
-            module.__class__ = type(own.__name__, (Recomputed, own), {})
+            base = type(module)
+            module.__class__ = type(base.__name__, (Recomputed, base), {})
 
     @property
     def _embedding(self) -> nn.Module:
         embedding = self.condition_embedding if self.controlnet is None else self.controlnet.controlnet_cond_embedding
-        assert isinstance(embedding, nn.Module), "concat has an embedding of its own"
+        assert isinstance(embedding, nn.Module), "concat has a separate embedding"
         return embedding
 
     def train(self, mode: bool = True) -> TCDM:
@@ -195,7 +195,7 @@ class TCDM(nn.Module):
         return self
 
     def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
-        """c = E_ctrl(c_raw), first part (Eq. 1), and the prior where there is one.
+        """Embed the condition: the first part of c = E_ctrl(c_raw) (Eq. 1), and the prior where there is one.
 
         [B, 17 or 18, D, H, W] => [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, which bf16
         would blur.
@@ -208,12 +208,12 @@ class TCDM(nn.Module):
     def forward(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
     ) -> torch.Tensor:
-        """The prediction (noise, v, clean latents or flow) for scaled noisy latents.
+        """Predict noise, v, clean latents or flow from scaled noisy latents.
 
         Args:
-            noisy_latents: [B, 4, d, h, w].
-            timesteps: [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, also fractions.
-            embedded_condition: Of `embed_condition`, [B, E, d, h, w].
+            noisy_latents: Scaled noisy latents, [B, 4, d, h, w].
+            timesteps: Timesteps [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, also fractions.
+            embedded_condition: Result of `embed_condition`, [B, E, d, h, w].
 
         Returns:
             [B, 4, d, h, w].

@@ -1,4 +1,4 @@
-"""Training pairs of TCDM: which two variants make one, and reading them."""
+"""Draw TCDM's training pairs of variants, and read them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fcas_nnunet.seeds import derive_seed
 
 @dataclass(frozen=True)
 class PairEnd(Batch):
-    """One end of a batch of pairs, as stored, so that half the bytes go to the device.
+    """One end of a batch of pairs, in the stored types, so that half the bytes go to the device.
 
     Attributes:
-        mean: float16 [B, 4, d, h, w], posterior mean of the raw latents.
-        log_std: float16 [B, 4, d, h, w], logarithm of their standard deviation.
-        reference: uint8 [B, 1, D, H, W], mask when this end is drawn.
-        template: uint8 [B, 1, D, H, W], mask when this end is the template.
-        image: float16 [B, 1, D, H, W] in [0, 1].
+        mean: Posterior mean of the raw latents, float16 [B, 4, d, h, w].
+        log_std: Logarithm of their standard deviation, float16 [B, 4, d, h, w].
+        reference: Mask when this end is drawn, uint8 [B, 1, D, H, W].
+        template: Mask when this end is the template, uint8 [B, 1, D, H, W].
+        image: Image, float16 [B, 1, D, H, W] in [0, 1].
     """
 
     mean: torch.Tensor
@@ -39,10 +39,12 @@ class PairEnd(Batch):
 
 @dataclass(frozen=True)
 class Pair:
-    """A training pair (A, B), and where its crop lies.
+    """A training pair (A, B), and the place of its crop.
 
     Attributes:
-        position: Along (D, H, W) in [0, 1): 0 is the first crop of the volume, 1 the last.
+        a: Variant at the end A.
+        b: Variant at the end B.
+        position: Place of the crop along (D, H, W) in [0, 1): 0 is the first crop of the volume, 1 the last.
     """
 
     a: Variant
@@ -54,21 +56,21 @@ class PairSampler:
     """An endless sequence of training pairs; stateless, so that every process and a resumed run see the same.
 
     Pairs of different cases come in rounds: a permutation of all {A, B}, another one every time. The two directions of
-    a pair are one item (`one_direction`: one each), so a round has every direction once. Where an epoch is the cases, a
+    a pair are one item (`one_direction`: one each), so a round has every direction once. If an epoch counts cases, a
     round is a permutation of the cases instead, each paired with the next: every case is either end once. Self-pairs
     lie evenly between them, in the share of their probability; they visit the cases in turn, in another order every
     time. An epoch is a round of the pairs with their self-pairs, or as many items as there are cases. Which end is A,
     contrasts, shapes and the crop's position are drawn anew for every item.
 
     Args:
-        case_ids: Cases to draw from; of a single case only self-pairs can be made.
+        case_ids: Cases to draw from; a single case gives self-pairs only.
         folder: Folder of the variants and their latents.
         pairs: Share of self-pairs, number of contrasts.
-        shapes: The shapes to draw from.
+        shapes: Shapes to draw from.
         crop_size: Voxels along (D, H, W), no larger than the smallest volume.
         seed: Seed of the run.
-        name: Distinguishes the sampler from others of the run.
-        new_shape: When given, one end of each pair has this shape (validation on an unseen shape).
+        name: Name that distinguishes the sampler from others of the run.
+        new_shape: Shape of one end of each pair, for validation on an unseen shape; None = both are of `shapes`.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class PairSampler:
         return math.ceil(self._pairs_per_round / (1 - self._self_share))
 
     def pair(self, number: int) -> Pair:
-        """The pair of an item; training does not see those of negative numbers."""
+        """The pair of an item; training uses no negative numbers."""
         rng = np.random.default_rng(derive_seed(self.seed, self.name, number))
         position = tuple(rng.random(3))
         contrast_a, contrast_b = (int(c) for c in rng.integers(self.pairs.num_contrasts, size=2))
@@ -121,8 +123,8 @@ class PairSampler:
             contrast_b = contrast_a
         else:
             ends = self._ends(number - selves)
-            turned = not self.pairs.one_direction and rng.random() < 0.5
-            case_a, case_b = (self.case_ids[end] for end in (ends[::-1] if turned else ends))
+            flipped = not self.pairs.one_direction and rng.random() < 0.5
+            case_a, case_b = (self.case_ids[end] for end in (ends[::-1] if flipped else ends))
         shape_a, shape_b = self._shapes(rng, distinct=case_a == case_b)
         return Pair(Variant(case_a, shape_a, contrast_a), Variant(case_b, shape_b, contrast_b), position)
 

@@ -1,4 +1,4 @@
-"""A Gaussian prior on the clean latents, from the condition alone; the denoiser only learns what it lacks."""
+"""Fit a Gaussian prior on the clean latents, given the condition alone; the denoiser learns the rest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BLOCK = LATENT_DOWNSAMPLING**3
 _RIDGE = 1e-4
 _MIN_VARIANCE = 1e-4
 _MIN_ROWS = 4 * _BLOCK
-#: Blocks that the fit keeps of a sample; a clinical crop has half a million, of 64 numbers each.
+#: Blocks of a sample that the fit uses; a clinical crop has half a million, of 64 numbers each.
 _MAX_ROWS = 2**14
-#: Of one degree of freedom: a Gaussian's median squared residual divided by its variance.
+#: Median of the χ² distribution of one degree of freedom: a Gaussian's median squared residual over its variance.
 _MEDIAN_OF_CHI_SQUARE = 0.4549
 NUM_REGIONS = 3
 INSIDE = 2
@@ -56,13 +56,13 @@ class LatentPrior(nn.Module):
 
     @torch.no_grad()
     def fit(self, samples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Least squares in each region, on samples of (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
+        """Fit each region by least squares on samples of (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
 
         The variance comes from the median of the squared residuals: gross errors, where anatomies differ, are left to
         the denoiser and must not be drawn as noise.
         """
-        kept = [_some_rows(regions(condition), _guess_blocks(condition), latents) for condition, latents in samples]
-        region_of, blocks, latents = (torch.cat(rows) for rows in zip(*kept, strict=True))
+        rows = [_some_rows(regions(condition), _guess_blocks(condition), latents) for condition, latents in samples]
+        region_of, blocks, latents = (torch.cat(parts) for parts in zip(*rows, strict=True))
         region_of = region_of[:, 0]
         for region in range(NUM_REGIONS):
             where = region_of == region
@@ -73,7 +73,7 @@ class LatentPrior(nn.Module):
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         """Mean, standard deviation, and 1 inside of structures: [B, 18, D, H, W] => [B, 9, D/4, H/4, W/4].
 
-        In fp32 also under autocast: a bf16 mean would be up to 5 HU off.
+        Computed in fp32 also under autocast: a bf16 mean would be up to 5 HU off.
         """
         with torch.autocast(condition.device.type, enabled=False):
             means = torch.einsum("rok,bkdhw->rbodhw", self.weight, _guess_blocks(condition))
@@ -86,7 +86,7 @@ class LatentPrior(nn.Module):
     def around(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, prior: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is added to the denoiser's output, and that output's scale, [B, 4, d, h, w]; `prior` is of `forward`."""
+        """Summand and factor of the denoiser's output, [B, 4, d, h, w] each; `prior` is the result of `forward`."""
         mean, std, inside = prior.split([LATENT_CHANNELS, LATENT_CHANNELS, 1], dim=1)
         alpha_bar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
         alpha, noise_variance, variance = alpha_bar.sqrt(), 1 - alpha_bar, std**2
@@ -97,7 +97,7 @@ class LatentPrior(nn.Module):
 
 
 def regions(condition: torch.Tensor) -> torch.Tensor:
-    """Whether each latent's block lies outside (0), across the boundary of (1) or inside (2) the reference structures.
+    """Position of each latent's block: outside (0), across the boundary of (1) or inside (2) the reference structures.
 
     [B, C, D, H, W] => int64 [B, 1, D/4, H/4, W/4].
     """
@@ -112,7 +112,7 @@ def _guess_blocks(condition: torch.Tensor) -> torch.Tensor:
 
 
 def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """[B, C, d, h, w] => [B · d · h · w, C] each; of too many rows, the same random ones of all."""
+    """[B, C, d, h, w] => [B · d · h · w, C] each; above `_MAX_ROWS`, the same random rows of all."""
     rows = [tensor.movedim(1, -1).flatten(0, -2) for tensor in tensors]
     if len(rows[0]) <= _MAX_ROWS:
         return rows

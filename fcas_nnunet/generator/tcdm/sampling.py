@@ -1,4 +1,4 @@
-"""From a condition to an image with its confidence: reverse diffusion in windows, decoding, SSV."""
+"""Draw an image under a condition: reverse diffusion in windows, decoding, SSV."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Step:
     """A finished step of a reverse diffusion.
 
     Attributes:
-        index: From 0.
+        index: Number of the step, from 0.
         count: Number of all steps.
         clean: Predicted clean latents x_0, scaled, [1, 4, d, h, w].
-        noisy: The latents x_t after the step; after the last one, the clean ones.
+        noisy: Latents x_t after the step; after the last one, the clean ones.
     """
 
     index: int
@@ -45,8 +45,9 @@ class Synthesis:
     """A synthetic image on the working grid.
 
     Attributes:
-        image: [D, H, W] float32 in [0, 1].
-        variance: [D, H, W] float32, unbiased, over the decoded intermediate images; None where none were decoded.
+        image: Image in [0, 1], float32 [D, H, W].
+        variance: Unbiased variance over the decoded intermediate images, float32 [D, H, W]; None where none were
+            decoded.
     """
 
     image: torch.Tensor
@@ -67,13 +68,13 @@ def synthesise(
     """Draw one image under a condition, and the variance of its intermediate images.
 
     Args:
-        tcdm: The trained model, in eval mode.
-        autoencoder: The frozen autoencoder, in eval mode.
-        scale: Raw latents ↔ the latents TCDM was trained on.
-        embedded_condition: Of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4].
+        tcdm: Trained model, in eval mode.
+        autoencoder: Frozen autoencoder, in eval mode.
+        scale: Scale between raw latents and those that TCDM was trained on.
+        embedded_condition: Result of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4].
         structures: Where the reference structures are, bool [D, H, W].
         sampling: Solver, steps, window.
-        confidence: Which intermediate images, how many, and where; None = none.
+        confidence: Source, number and box of the intermediate images; None = none are decoded.
         generator: Random generator of the case, on the CPU, so that every device starts from the same noise.
     """
 
@@ -91,7 +92,7 @@ def synthesise(
 
 
 def snapshots(config: ConfidenceConfig, take: Callable[[torch.Tensor], None]) -> Watch:
-    """Calls `take` with the latents that SSV compares, x_t or x_0 of some steps; not of the last, the result."""
+    """Pass the latents that SSV compares to `take`: x_t or x_0 of some steps, but not of the last, the result."""
 
     def watch(step: Step) -> None:
         if step.index in snapshot_steps(step.count, config.num_snapshots)[:-1]:
@@ -107,14 +108,14 @@ def sample_latents(
     generator: torch.Generator,
     watch: Watch | None = None,
 ) -> torch.Tensor:
-    """The reverse diffusion (Eq. 2).
+    """Run the reverse diffusion (Eq. 2).
 
     Args:
-        tcdm: The trained model.
-        embedded_condition: Of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4]; the same at every step.
+        tcdm: Trained model.
+        embedded_condition: Result of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4]; the same at every step.
         sampling: Solver, steps, window.
-        generator: For the starting noise and the noise of `ddpm` steps; on the CPU.
-        watch: Called after every step.
+        generator: Random generator of the starting noise and of `ddpm` steps, on the CPU.
+        watch: Function to call after every step.
 
     Returns:
         Clean scaled latents [1, 4, D/4, H/4, W/4].
@@ -139,7 +140,7 @@ def _predict_in_windows(
     embedded_condition: torch.Tensor,
     sampling: SamplingConfig,
 ) -> torch.Tensor:
-    """The model's prediction in fp32; for latents larger than one window, window by window and blended."""
+    """Predict in fp32; for latents larger than one window, window by window and blended."""
 
     def predict(latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         return tcdm(latents, timestep.expand(len(latents)), condition).float()

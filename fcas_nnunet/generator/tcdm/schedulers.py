@@ -1,4 +1,4 @@
-"""Forward process and solvers, diffusers' and our flow's: MONAI's skip-sampling schedulers fail the Gaussian oracle."""
+"""Forward process and solvers: diffusers' (MONAI's skip-sampling ones fail the Gaussian oracle), or a flow's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fcas_nnunet.config.generator import SamplingConfig, TCDMConfig
 from fcas_nnunet.config.options import PredictionType, Solver
 from fcas_nnunet.generator.tcdm.flow import RectifiedFlow
 
-#: A diffusion of diffusers', or a rectified flow.
+#: A diffusion by diffusers, or a rectified flow.
 Process: TypeAlias = DDPMScheduler | RectifiedFlow
 Reverse: TypeAlias = DDPMScheduler | DPMSolverMultistepScheduler | RectifiedFlow
 
 
 def forward_process(config: TCDMConfig) -> Process:
-    """How training adds noise: by a rectified flow, or by a diffusion of scaled linear betas without clipping."""
+    """Forward process of training: a rectified flow, or a diffusion of scaled linear betas without clipping."""
     if config.prediction_type == PredictionType.FLOW:
         return RectifiedFlow(config.num_train_timesteps)
     return diffusion(config)
@@ -37,7 +37,7 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig, latent_size
     deviation is 10–30 % off at 10–30 steps.
 
     Raises:
-        ValueError: when the solver cannot run the model.
+        ValueError: If the solver cannot run the model.
     """
     sampling = sampling.for_model(config.prediction_type)
     if sampling.solver == Solver.EULER:
@@ -66,19 +66,19 @@ def draw_timesteps(
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator, multi_resolution: float) -> torch.Tensor:
-    """Standard normal noise, or the same with more power at low frequencies.
+    """Draw standard normal noise, or noise with more power at low frequencies.
 
     White noise hardly hides a region's mean, since it averages out: a briefly trained denoiser then reads the means
     from the noisy latents instead of the condition, and its errors add up over the reverse diffusion. Coarse noise
     makes it use the condition.
 
     Args:
-        shape: [B, C, d, h, w].
-        generator: On the CPU.
-        multi_resolution: Factor per halving of the resolution, 0 = white noise.
+        shape: Shape [B, C, d, h, w].
+        generator: Random generator on the CPU.
+        multi_resolution: Factor on the noise per halving of the resolution, 0 = white noise.
 
     Returns:
-        On the CPU, of standard deviation 1.
+        Noise of standard deviation 1, on the CPU.
 
     Source: multi-resolution noise, as in Marigold, arXiv 2312.02145.
     """
@@ -107,7 +107,7 @@ def training_target(
 def predicted_clean_latents(
     scheduler: Reverse, model_output: torch.Tensor, noisy_latents: torch.Tensor, timestep: torch.Tensor
 ) -> torch.Tensor:
-    """x_0 that a prediction at one timestep implies."""
+    """Clean latents x_0 that a prediction at one timestep implies."""
     if isinstance(scheduler, RectifiedFlow):
         return scheduler.clean_latents(model_output, noisy_latents, timestep)
     if scheduler.config.prediction_type == PredictionType.SAMPLE:

@@ -1,4 +1,4 @@
-"""Training TCDM on cached latents: the bidirectional loss (paper §3.1.2), what a step draws, and the run."""
+"""Train TCDM on cached latents with the bidirectional loss (paper §3.1.2)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fcas_nnunet.generator.tcdm.schedulers import Process, draw_noise, draw_time
 from fcas_nnunet.seeds import derive_seed
 
 VALIDATION_PAIRS = 8
-#: Pairs that the prior is fitted to; others than those of training, which so are the same with and without a prior.
+#: Pairs that the prior is fitted to; not those of training, which thus are the same with and without a prior.
 PRIOR_PAIRS = 32
 #: torch 2.13's bf16 Conv3d (kernel 3) gives NaN weight gradients on CPUs for inputs of 2³; from 3³ on they are right.
 MIN_BF16_SIZE_ON_CPU = 3
@@ -40,9 +40,9 @@ class Draws(Batch):
     """Random numbers of the loss: for A@B of every pair, then for B@A of every pair (K = 2; 1 as the ablation).
 
     Attributes:
-        posterior_noise: float32 [K·B, 4, d, h, w], standard normal, for sampling the latents from their posterior.
-        noise: float32 [K·B, 4, d, h, w], noise of the diffusion.
-        timesteps: [K·B]; int64 for a diffusion, float32 for a flow.
+        posterior_noise: Standard normal noise to sample the latents from their posterior, float32 [K·B, 4, d, h, w].
+        noise: Noise of the diffusion, float32 [K·B, 4, d, h, w].
+        timesteps: Timesteps [K·B]; int64 for a diffusion, float32 for a flow.
     """
 
     posterior_noise: torch.Tensor
@@ -72,7 +72,7 @@ class PairBatch(Batch):
 
 
 class PairItems:
-    """The pairs of a sampler with their draws, each from its own seed."""
+    """The pairs of a sampler with their draws, each from a separate seed."""
 
     def __init__(self, sampler: PairSampler, config: TCDMConfig) -> None:
         self.sampler = sampler
@@ -104,7 +104,7 @@ class TCDMObjective(Objective[PairBatch]):
         self.tcdm = TCDM(config, spacing_mm)
         self.guess_labels = num_labels if config.prior else 0
         self.usual: torch.Tensor | None
-        self.register_buffer("usual", usual, persistent=False)  # the data's, not learnt
+        self.register_buffer("usual", usual, persistent=False)  # from the data, not learnt
         self.scale = scale
         self.scheduler = forward_process(config)
         self.num_directions = 1 if config.pairs.one_direction else 2
@@ -131,11 +131,11 @@ class TCDMObjective(Objective[PairBatch]):
             self.tcdm.prior.fit((condition, self.scale.to_scaled(mean)) for condition, mean, _ in drawn)
 
     def condition(self, target: PairEnd, template: PairEnd) -> torch.Tensor:
-        """The raw condition for drawing one end of pairs with the other as the template, [B, 17 or 18, D, H, W]."""
+        """Build the raw condition to draw one end of pairs with the other as the template, [B, 17 or 18, D, H, W]."""
         return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
 
     def networks(self) -> list[nn.Module]:
-        """Nearly all of the work, without a graph break."""
+        """The modules that do nearly all of the work, without a graph break."""
         return [self.tcdm.denoiser] + ([] if self.tcdm.controlnet is None else [self.tcdm.controlnet])
 
     def _directions(self, a: PairEnd, b: PairEnd) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -152,7 +152,7 @@ class TCDMObjective(Objective[PairBatch]):
         return (by_pair / by_pair.mean(dim=(0, 2, 3, 4, 5), keepdim=True)).flatten(0, 1)
 
     def _autocasts(self, latents: torch.Tensor) -> bool:
-        """Whether to keep the surrounding autocast: not where the CPU's bf16 gradients are wrong."""
+        """Return whether autocast applies: not where the CPU's bf16 gradients are wrong."""
         deepest = min(latents.shape[2:]) // 2 ** (len(self.tcdm.config.channels) - 1)
         on_cpu = latents.device.type == "cpu"
         return torch.is_autocast_enabled(latents.device.type) and not (on_cpu and deepest < MIN_BF16_SIZE_ON_CPU)
@@ -170,10 +170,19 @@ def train_tcdm(
     means_hu: Mapping[int, float],
     weights: MaisiWeights | None = None,
 ) -> None:
-    """Train TCDM on the variants and latents in `cache`; `folder` gets the last weights and the best averaged ones.
+    """Train TCDM on the cached variants and latents; save the last weights and the best averaged ones.
 
-    The frozen autoencoder decodes the sample pictures, `means_hu` (label id → mean over the cases) stands in for
-    structures that a template lacks, and training starts from MAISI's `weights` where they are given.
+    Args:
+        data: The labelled cases.
+        config: Settings of the generator.
+        cache: Folder of the variants and their latents.
+        folder: Folder for weights and progress.
+        accelerator: Device, precision, processes.
+        scale: Scale between raw and scaled latents.
+        spacing_mm: Working spacing along (D, H, W).
+        autoencoder: Frozen autoencoder, which decodes the sample pictures.
+        means_hu: Label id → mean HU over the cases, for structures that a template lacks.
+        weights: MAISI's weights to start from; None = random ones.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
@@ -189,7 +198,7 @@ def train_tcdm(
         lambda module: _drawn_pair(module, shown.to(accelerator.device), autoencoder, config),
     )  # fmt: skip
     last = run.finish()
-    assert isinstance(last, TCDMObjective), "what was put in"
+    assert isinstance(last, TCDMObjective), "the objective that was passed in"
     if accelerator.is_main_process:
         save_weights(last.tcdm, folder / MODEL_FILE)
         run.load_best(last)
@@ -197,7 +206,7 @@ def train_tcdm(
 
 
 def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple[PairSampler, PairSampler]:
-    """Pairs for training and for validation: of other cases, or with an unseen shape where there are few cases."""
+    """Samplers of training and validation pairs: of other cases, or with an unseen shape if there are few cases."""
     pairs = config.tcdm.pairs
     training, validation = data.split()
     unseen = None if validation else unseen_shape(pairs)
@@ -210,7 +219,7 @@ def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple
 
 
 def _drawn_pair(module: nn.Module, batch: PairBatch, autoencoder: Autoencoder, config: FCaSConfig) -> list[Panel]:
-    assert isinstance(module, TCDMObjective), "what is trained"
+    assert isinstance(module, TCDMObjective), "the objective in training"
     noise = torch.Generator().manual_seed(derive_seed(config.seed, "sample"))
     embedded = module.tcdm.embed_condition(module.condition(batch.a, batch.b))
     latents = sample_latents(module.tcdm, embedded, config.sampling, noise)

@@ -247,7 +247,7 @@ def test_options_that_change_nothing_more_are_named(home, caplog):
 
 def test_model_of_another_configuration_is_refused(home, capsys):
     message = refused(capsys, generate, ["-d", "901", "-o", "906", "-n", "1", "--preset", "tiny"])
-    assert "fcas__tiny: the generator must be the one asked for, got another: " in message
+    assert "fcas__tiny: the generator must be the requested one, got another: " in message
     assert "tcdm.optimisation.num_steps 60 instead of " in message
     assert not list((home / "nnUNet_raw").glob("Dataset906*"))
 

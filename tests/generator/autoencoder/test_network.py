@@ -32,7 +32,7 @@ def test_weights_of_maisi_give_maisis_outputs(tmp_path):
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"must be MAISI's autoencoder or one of ours .* keys like \['conv"):
+    with pytest.raises(ValueError, match=r"must be MAISI's autoencoder, or one of this package .* keys like \['conv"):
         checkpoint.load_autoencoder_file(tmp_path / "other.pt", OPTIMISATION)
 
 

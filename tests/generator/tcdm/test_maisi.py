@@ -210,7 +210,7 @@ def test_faults_of_the_controlnet_are_named_before_any_training(tmp_path):
 
 
 def test_what_is_no_denoiser_of_maisis_is_refused(tmp_path, autoencoder_file):
-    with pytest.raises(ValueError, match="must be a checkpoint of MAISI's with unet_state_dict, got .*decoder"):
+    with pytest.raises(ValueError, match="must be a MAISI checkpoint with unet_state_dict, got .*decoder"):
         maisi.read_weights(PretrainedFiles(autoencoder_file, autoencoder_file))
     content = {"unet_state_dict": {"conv_in.conv.weight": torch.zeros(1)}, "scale_factor": 1.0}
     torch.save(content, tmp_path / "other.pt")

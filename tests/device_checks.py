@@ -43,7 +43,7 @@ from fcas_nnunet.generator.calibrate import fit_error_model
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.generate import make_case
+from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
@@ -196,7 +196,7 @@ def _generator(device: torch.device) -> Found:
         generator = load_generator(Path(folder), device)
     assert generator.calibrated is not None
     (plan,) = plan_cases(1, cases, cases, ReferenceSource.GIVEN, seed=0)
-    case, record = make_case(generator, plan, load_small_case, device, torch.float32)
+    case, record = CaseMaker.of_generator(Drawer(generator, device, torch.float32), load_small_case).make(plan)
     assert case.image is not None
     return {"confidence": record["mean_confidence_in_structures"], "mean_hu": case.image.mean() / 100}
 

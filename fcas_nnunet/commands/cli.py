@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         self._idle: list[tuple[Sequence[str], str, str]] = []
 
     def idle(self, *flags: str, without: str = "", beside: str = "") -> None:
-        """Declare options without effect `without` another flag, or `beside` a flag or its value (`--masks given`).
+        """Declare options without effect `without`, or `beside`, another flag or its value (`--masks given`).
 
         An option with its default value counts as absent.
         """
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         faults = []
         for flags, without, beside in self._idle:
             idle = [flag for flag in flags if self._has(found, flag)]
-            if without and not self._has(found, without):
+            if without and not self._has(found, *without.split()):
                 faults += [f"{flag}: must go with {without}, got it alone. Add that, or leave it out." for flag in idle]
             if beside and self._has(found, *beside.split()):
                 fault = f"must go without {beside}, beside which it does nothing, got both. Leave one out."

@@ -29,6 +29,7 @@ from fcas_nnunet.config.schema import (
     rule,
     settings,
 )
+from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.labels.anatomy import Role
 
 LATENT_DOWNSAMPLING = 4
@@ -292,6 +293,8 @@ class FCaSConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     calibration: CalibrationConfig | None = None
+    warp: WarpConfig = field(default_factory=WarpConfig)
+    paint: PaintConfig = field(default_factory=PaintConfig)
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     seed: CountOrZero = 0
 

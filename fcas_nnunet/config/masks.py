@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +22,8 @@ from fcas_nnunet.config.schema import (
 #: A cubic B-spline field whose control displacements stay below this part of their spacing cannot fold.
 #: Source: Choi and Lee, "Injectivity conditions of 2D and 3D uniform cubic B-spline functions", 2000.
 MAX_INJECTIVE_FRACTION = 0.403
+#: Range of a local change → the value that changes nothing.
+_UNCHANGED = {"chamber_size_mm": 0.0, "wall_thickness_mm": 0.0, "vessel_calibre": 1.0, "stenosis": 0.0}
 
 ShearInterval = Annotated[Interval, rule("between -1 and 1", lambda pair: max(map(abs, pair)) < 1)]
 ShareInterval = Annotated[Interval, rule("in [0, 1)", lambda pair: pair[0] >= 0 and pair[1] < 1)]
@@ -78,5 +81,9 @@ class MaskConfig:
     @property
     def has_local_changes(self) -> bool:
         """True where the range of a local change is on."""
-        neutral = {"chamber_size_mm": 0, "wall_thickness_mm": 0, "vessel_calibre": 1, "stenosis": 0}
-        return any(set(getattr(self, name)) != {value} for name, value in neutral.items())
+        return any(set(getattr(self, name)) != {value} for name, value in _UNCHANGED.items())
+
+    def without_local_changes(self) -> MaskConfig:
+        """These settings with every local change off."""
+        off: dict[str, Any] = {name: (value, value) for name, value in _UNCHANGED.items()}
+        return replace(self, **off)

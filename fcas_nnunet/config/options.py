@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
+
+#: Key of a manifest record: the source of the scan.
+SCAN = "scan"
 
 
 class Conditioning(StrEnum):
@@ -82,6 +87,20 @@ class ReferenceSource(StrEnum):
     GIVEN = "given"
     MGM = "mgm"
     BOTH = "both"
+
+
+class ScanSource(StrEnum):
+    """How the scan of a mask is made: by the generator, from the real scan, or at random; `mixed` is of a set alone."""
+
+    DRAWN = "drawn"
+    WARPED = "warped"
+    PAINTED = "painted"
+    MIXED = "mixed"
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> ScanSource:
+        """The source of a manifest record's scan; records of earlier versions do not name it, and are of drawn ones."""
+        return cls(record.get(SCAN, cls.DRAWN))
 
 
 class Precision(StrEnum):

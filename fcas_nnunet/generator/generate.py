@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,84 +13,186 @@ import torch
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import MaskConfig
-from fcas_nnunet.config.options import ReferenceSource
+from fcas_nnunet.config.options import SCAN, ReferenceSource, ScanSource
+from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import Generator, case_sha256
+from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.drawing import Drawing, draw_image
+from fcas_nnunet.generator.mgm.deformation import IDENTITY, Deformation
 from fcas_nnunet.generator.mgm.masks import NoMaskError, apply_recipe, generate_mask
 from fcas_nnunet.generator.mgm.quality import Bounds
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
-from fcas_nnunet.generator.mgm.resampling import deform_labels
+from fcas_nnunet.generator.mgm.resampling import deform_labels, within_volume
 from fcas_nnunet.generator.plan import CasePlan
-from fcas_nnunet.labels.anatomy import LabelRoles, label_roles
+from fcas_nnunet.generator.sources.painted import contrast_range, paint_scan, tissues_of
+from fcas_nnunet.generator.sources.warped import warp_scan
+from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.seeds import derive_seed
 
 LoadCase = Callable[[str], Case]
 
 
-def make_case(
-    generator: Generator,
-    plan: CasePlan,
-    load_case: LoadCase,
-    device: torch.device,
-    precision: torch.dtype,
-    bounds_ml: Bounds | None = None,
-) -> tuple[Case, dict[str, Any]]:
-    """Make a synthetic case on its reference's voxel grid.
+@dataclass(frozen=True)
+class Drawer:
+    """What draws scans: a trained generator, on `device`, and the precision of its autocast."""
+
+    generator: Generator
+    device: torch.device
+    precision: torch.dtype
+
+
+@dataclass(frozen=True)
+class _RealCase:
+    """A reference or template, and what is derived from it once for all cases that are made from it."""
+
+    case: Case
+    source: SourceMask
+    config: PaintConfig
+
+    @cached_property
+    def sha256(self) -> str:
+        return case_sha256(self.case)
+
+    @cached_property
+    def palette(self) -> tuple[np.ndarray, tuple[float, float]]:
+        """Tissue of every voxel, uint8 [D, H, W]; and the range of contrasts, in standard units."""
+        image, mask = self.case.standard_image, self.case.mask
+        between = contrast_range(image, mask, self.config.contrast_margin)
+        return tissues_of(image, mask, self.config.num_tissues), between
+
+
+class CaseMaker:
+    """Makes synthetic cases by their plans or records, each on its reference's voxel grid.
 
     Args:
-        generator: Trained generator on `device`.
-        plan: Plan of the case.
-        load_case: Function that reads a reference or template by id.
-        device: Device to compute on.
-        precision: Precision of the autocast.
-        bounds_ml: Plausible volumes of new masks.
-
-    Returns:
-        The case with image (HU), mask and confidence; and its manifest record.
-
-    Raises:
-        NoMaskError: If no acceptable mask could be drawn; the message names the reference.
+        labels: Label name → id.
+        roles: Roles of the labels, where a user gave them.
+        load_case: Reads a reference or template by id.
+        masks: MGM's ranges. Masks of warped scans have no local changes, since there is no field to warp the scan by.
+        warp: How scans are warped.
+        paint: How scans are painted.
+        drawer: Where some are drawn.
+        kept: How many references and templates are kept after they were read.
     """
-    config = generator.record.config
-    source = load_case(plan.reference)
-    roles = label_roles(generator.record.labels, generator.record.roles)
-    mask, mask_record = reference_mask(plan, source, config.masks, roles, bounds_ml)
-    return drawn_case(generator, plan, source, mask, mask_record, load_case, device, precision)
 
+    def __init__(
+        self,
+        labels: Mapping[str, int],
+        roles: GivenRoles,
+        load_case: LoadCase,
+        masks: MaskConfig,
+        warp: WarpConfig,
+        paint: PaintConfig,
+        drawer: Drawer | None = None,
+        kept: int = 1,
+    ) -> None:
+        self.num_labels, self.roles = max(labels.values()), label_roles(labels, roles)
+        self.load_case, self.masks, self.warp, self.paint, self.drawer = load_case, masks, warp, paint, drawer
+        self._real_case = lru_cache(max(2, kept))(self._read)  # a reference and its template
 
-def drawn_case(
-    generator: Generator,
-    plan: CasePlan,
-    source: Case,
-    mask: np.ndarray,
-    mask_record: Mapping[str, Any],
-    load_case: LoadCase,
-    device: torch.device,
-    precision: torch.dtype,
-) -> tuple[Case, dict[str, Any]]:
-    """As `make_case`, from a mask and its record (`reference_mask`), and the case that they come from."""
-    record = generator.record
-    template = source if plan.template == plan.reference else load_case(plan.template)
-    around = source.surroundings if record.draws_surroundings else None
-    if around is not None and mask_record:  # under the deformation of the new mask, as in training
-        around = deform_labels(around, Recipe.from_dict(mask_record).deformation, source.spacing_mm)
-    reference = Case(plan.case_id, None, mask, source.affine, around)
-    drawing = draw_image(generator, reference, template, derive_seed(plan.seed, "noise"), device, precision)
-    case = replace(
-        reference, image=template.scale.to_own(drawing.image), scale=template.scale, confidence=drawing.confidence,
-        surroundings=None,
-    )  # fmt: skip
-    inside = drawing.confidence[mask > 0]
-    return case, {
-        **plan.to_record(),
-        "mgm": mask_record,
-        "parents_sha256": {"reference": case_sha256(source), "template": case_sha256(template)},
-        "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
-        "confidence": to_dict(record.config.confidence.for_generator(generator.calibrated is not None)),
-        "mean_confidence_in_structures": round(float(inside.mean()), 6),
-        "std_confidence_in_structures": round(float(inside.std()), 6),
-        "expected_error_hu": _error_record(generator, drawing, mask),
-    }
+    @classmethod
+    def of_generator(cls, drawer: Drawer, load_case: LoadCase, kept: int = 1) -> CaseMaker:
+        """The maker of a generator's labels, roles and settings."""
+        record = drawer.generator.record
+        config = record.config
+        return cls(record.labels, record.roles, load_case, config.masks, config.warp, config.paint, drawer, kept)
+
+    def make(self, plan: CasePlan, bounds_ml: Bounds | None = None) -> tuple[Case, dict[str, Any]]:
+        """Make a case by its plan.
+
+        Args:
+            plan: Plan of the case.
+            bounds_ml: Plausible volumes of new masks.
+
+        Returns:
+            The case with image, mask and confidence; and its manifest record.
+
+        Raises:
+            NoMaskError: when no acceptable mask could be drawn; names the reference.
+        """
+        real = self._real_case(plan.reference)
+        masks = self.masks.without_local_changes() if plan.scan == ScanSource.WARPED else self.masks
+        mask, mask_record = reference_mask(plan, real.case, masks, self.roles, bounds_ml, real.source)
+        return self._case(plan, mask, mask_record)
+
+    def remake(self, record: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
+        """As `make`, again from a manifest record: the mask from its recipe, the scan from its seed.
+
+        The generator, if there is one, and the settings are those that made the case.
+        """
+        plan = CasePlan.from_record(record)
+        mask = replayed_mask(record, self._real_case(plan.reference).case, self.roles)
+        return self._case(plan, mask, record["mgm"])
+
+    def _read(self, name: str) -> _RealCase:
+        case = self.load_case(name)
+        return _RealCase(case, SourceMask(case.mask, case.spacing_mm, self.roles), self.paint)
+
+    def _case(self, plan: CasePlan, mask: np.ndarray, mask_record: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
+        """A case and its record, from its mask and the record of `reference_mask`."""
+        deformation = Recipe.from_dict(mask_record).deformation if mask_record else IDENTITY
+        real = self._real_case(plan.reference)
+        ways = {ScanSource.DRAWN: self._drawn, ScanSource.WARPED: self._warped, ScanSource.PAINTED: self._painted}
+        case, more = ways[plan.scan](plan, mask, deformation)
+        assert case.confidence is not None, "every way gives it"
+        inside = case.confidence[mask > 0]
+        return case, {
+            **plan.to_record(),
+            SCAN: str(plan.scan),
+            "mgm": mask_record,
+            "parents_sha256": {"reference": real.sha256, "template": self._real_case(plan.template).sha256},
+            "mean_confidence_in_structures": round(float(inside.mean()), 6) if inside.size else 1.0,
+            "std_confidence_in_structures": round(float(inside.std()), 6) if inside.size else 0.0,
+            "expected_error_hu": None,
+            **more,
+        }
+
+    def _drawn(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
+        """The scan that the generator draws, and what its record holds besides."""
+        assert self.drawer is not None, "a drawn case needs a generator"
+        generator = self.drawer.generator
+        record = generator.record
+        source, template = self._real_case(plan.reference).case, self._real_case(plan.template).case
+        around = None
+        if source.surroundings is not None and record.draws_surroundings:  # deformed with the mask, as in training
+            around = deform_labels(source.surroundings, deformation, source.spacing_mm)
+        reference = Case(plan.case_id, None, mask, source.affine, around)
+        seed = derive_seed(plan.seed, "noise")
+        drawing = draw_image(generator, reference, template, seed, self.drawer.device, self.drawer.precision)
+        case = replace(
+            reference, image=template.scale.to_own(drawing.image), scale=template.scale, confidence=drawing.confidence,
+            surroundings=None,
+        )  # fmt: skip
+        return case, {
+            "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
+            "confidence": to_dict(record.config.confidence.for_generator(generator.calibrated is not None)),
+            "expected_error_hu": _error_record(generator, drawing, mask),
+        }
+
+    def _warped(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
+        """The reference's scan under the deformation of its mask."""
+        source = self._real_case(plan.reference).case
+        assert source.image is not None, "references have scans"
+        around = source.surroundings
+        if around is not None:
+            around = deform_labels(around, deformation, source.spacing_mm)
+        new = Case(plan.case_id, None, mask, source.affine, around, scale=source.scale)
+        image, inside = warp_scan(
+            source.image, label_codes(new, self.num_labels)[1], self.num_labels, deformation, source.spacing_mm,
+            self.warp, derive_seed(plan.seed, "contrast"), source.scale.unit,
+        )  # fmt: skip
+        confidence = inside.astype(np.float32)
+        return replace(new, image=source.scale.stored(image), confidence=confidence, surroundings=None), {}
+
+    def _painted(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
+        """The mask, and the tissues of the reference's scan around it, in random contrasts."""
+        real = self._real_case(plan.reference)
+        source, (tissues, between) = real.case, real.palette
+        carried = deform_labels(tissues, deformation, source.spacing_mm)
+        image = paint_scan(mask, carried, between, self.paint, derive_seed(plan.seed, "paint"))
+        confidence = within_volume(mask.shape, deformation, source.spacing_mm).astype(np.float32)
+        image = source.scale.to_own(image)
+        return Case(plan.case_id, image, mask, source.affine, confidence=confidence, scale=source.scale), {}
 
 
 def _error_record(generator: Generator, drawing: Drawing, mask: np.ndarray) -> dict[str, float] | None:
@@ -137,31 +240,6 @@ def reference_mask(
     except NoMaskError as error:
         raise NoMaskError(f"{plan.reference}: {error}") from error
     return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
-
-
-def remake_case(
-    generator: Generator,
-    record: Mapping[str, Any],
-    load_case: LoadCase,
-    device: torch.device,
-    precision: torch.dtype,
-) -> tuple[Case, dict[str, Any]]:
-    """Make a case again from its manifest record: the mask from its recipe, the scan from its seed.
-
-    Args:
-        generator: The generator that made the case, with the record's settings, on `device`.
-        record: Record of the case in the manifest.
-        load_case: Function that reads a reference or template by id.
-        device: Device to compute on.
-        precision: Precision of the autocast.
-
-    Returns:
-        The case and its record, as from `make_case`.
-    """
-    plan = CasePlan.from_record(record)
-    source = load_case(plan.reference)
-    mask = replayed_mask(record, source, label_roles(generator.record.labels, generator.record.roles))
-    return drawn_case(generator, plan, source, mask, record["mgm"], load_case, device, precision)
 
 
 def replayed_mask(record: Mapping[str, Any], reference: Case, roles: LabelRoles) -> np.ndarray:

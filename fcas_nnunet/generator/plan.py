@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.config.options import ReferenceSource
+from fcas_nnunet.config.options import SCAN, ReferenceSource, ScanSource
 from fcas_nnunet.seeds import derive_seed
 
 
@@ -22,6 +23,7 @@ class CasePlan:
         reference: Case whose mask is drawn.
         template: Case whose image and mask guide the drawing.
         masks: Source of the mask: `given`, or `mgm`, which deforms the reference's first.
+        scan: Source of the scan; of a warped or painted one the template is the reference.
     """
 
     case_id: str
@@ -29,16 +31,28 @@ class CasePlan:
     reference: str
     template: str
     masks: ReferenceSource
+    scan: ScanSource = ScanSource.DRAWN
+
+    @property
+    def kind(self) -> str:
+        """What cases have in common that take about as long to make."""
+        return str(self.masks) if self.scan == ScanSource.DRAWN else f"{self.masks}, {self.scan}"
+
+    def of_reference(self, reference: str) -> CasePlan:
+        """The plan with another reference."""
+        template = self.template if self.scan == ScanSource.DRAWN else reference
+        return replace(self, reference=reference, template=template)
 
     def to_record(self) -> dict[str, Any]:
-        """The plan as part of a manifest record."""
-        return asdict(self) | {"masks": str(self.masks)}
+        """The plan as part of a manifest record; `scan` is there unless it is drawn, since bare masks have none."""
+        record = asdict(self) | {"masks": str(self.masks), SCAN: str(self.scan)}
+        return record if self.scan != ScanSource.DRAWN else {key: record[key] for key in record if key != SCAN}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CasePlan:
         """The plan in a manifest record."""
-        fields = {name: record[name] for name in cls.__dataclass_fields__}
-        return cls(**fields | {"masks": ReferenceSource(record["masks"])})
+        fields = {name: record[name] for name in cls.__dataclass_fields__ if name != SCAN}
+        return cls(**fields | {"masks": ReferenceSource(record["masks"]), SCAN: ScanSource.of(record)})
 
 
 def plan_cases(
@@ -48,6 +62,7 @@ def plan_cases(
     masks: ReferenceSource,
     seed: int,
     labels_of: Mapping[str, Collection[int]] | None = None,
+    shares: Mapping[ScanSource, float] | None = None,
 ) -> list[CasePlan]:
     """Plan synthetic cases: references in turn, in a random order each round; a random template for each.
 
@@ -62,20 +77,51 @@ def plan_cases(
         seed: Seed of the run.
         labels_of: Case → ids of its structures; templates are chosen among the cases that lack fewest of the
             reference's. None = all cases have all structures.
+        shares: Source → its share of the scans, above 0; None = all are drawn.
     """
     plans = []
-    for number in range(num_cases):
+    for number, scan in enumerate(scan_sources(num_cases, shares or {ScanSource.DRAWN: 1}, seed)):
         turn, place = divmod(number, len(references))
         order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references))
         reference = references[int(order[place])]
         given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
-        others = ([t for t in templates if t != reference] if given else []) or list(templates)
-        if labels_of is not None:
-            lacking = [len(set(labels_of[reference]).difference(labels_of[t])) for t in others]
-            others = [t for t, count in zip(others, lacking, strict=True) if count == min(lacking)]
-        case_seed = derive_seed(seed, "case", number)
-        rng = np.random.default_rng(derive_seed(case_seed, "template"))
-        template = others[int(rng.integers(len(others)))]
+        case_seed, template = derive_seed(seed, "case", number), reference
+        if scan == ScanSource.DRAWN:
+            others = ([t for t in templates if t != reference] if given else []) or list(templates)
+            if labels_of is not None:
+                lacking = [len(set(labels_of[reference]).difference(labels_of[t])) for t in others]
+                others = [t for t, count in zip(others, lacking, strict=True) if count == min(lacking)]
+            rng = np.random.default_rng(derive_seed(case_seed, "template"))
+            template = others[int(rng.integers(len(others)))]
         source = ReferenceSource.GIVEN if given else ReferenceSource.MGM
-        plans.append(CasePlan(f"fcas_{number:05d}", case_seed, reference, template, source))
+        plans.append(CasePlan(f"fcas_{number:05d}", case_seed, reference, template, source, scan))
     return plans
+
+
+def scan_sources(num_cases: int, shares: Mapping[ScanSource, float], seed: int) -> list[ScanSource]:
+    """The source of each case's scan: after every case, each source has its share to less than one case.
+
+    Of the sources that are due, the one with the nearest deadline is taken. Ties are broken at random, so that no
+    source is tied to the order of references.
+
+    Args:
+        num_cases: Number of cases; the sources of fewer are the first of those of more.
+        shares: Source → its share, above 0; of any sum.
+        seed: Seed of the run.
+
+    Source: Tijdeman, "The chairman assignment problem", 1980.
+    """
+    if len(shares) == 1:
+        return [*shares] * num_cases
+    total = sum(Fraction(share) for share in shares.values())
+    rates = {source: Fraction(share) / total for source, share in shares.items()}
+    slack = 1 - Fraction(1, 2 * len(rates) - 2)
+    counts, found = dict.fromkeys(rates, 0), []
+    for number in range(num_cases):
+        behind = {source: rate * (number + 1) - counts[source] for source, rate in rates.items()}
+        deadlines = {source: (slack - due) / rates[source] for source, due in behind.items() if due >= 1 - slack}
+        first = min(deadlines.values())
+        tied = [source for source, deadline in deadlines.items() if deadline == first]
+        found.append(tied[derive_seed(seed, SCAN, number) % len(tied)])
+        counts[found[-1]] += 1
+    return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fcas_nnunet.config.files import dotted
+from fcas_nnunet.config.options import SCAN, ScanSource
 from fcas_nnunet.generator.mgm.masks import NoMaskError
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.listing import listed
@@ -43,7 +43,7 @@ def make_with_substitutes(
     faults = []
     for reference in candidates_for(plan, references):
         try:
-            record = make(replace(plan, reference=reference))
+            record = make(plan.of_reference(reference))
         except NoMaskError as error:
             faults.append(str(error))
             logger.warning(f"{plan.case_id}: no mask can be made from {reference}, the next reference takes its place")
@@ -61,11 +61,15 @@ def candidates_for(plan: CasePlan, references: Sequence[str]) -> list[str]:
 def planned(record: Mapping[str, Any]) -> CasePlan:
     """Return the original plan of a manifest's case."""
     plan = CasePlan.from_record(record)
-    return replace(plan, reference=record.get("planned_reference", plan.reference))
+    return plan.of_reference(record.get("planned_reference", plan.reference))
 
 
 def refuse_made_otherwise(
-    records: Mapping[str, Mapping[str, Any]], plans: Sequence[CasePlan], shared: Mapping[str, Any], rule: str
+    records: Mapping[str, Mapping[str, Any]],
+    plans: Sequence[CasePlan],
+    shared: Mapping[str, Any],
+    rule: str,
+    of_scan: Mapping[ScanSource, Mapping[str, Any]] | None = None,
 ) -> None:
     """Check that all cases of a manifest were made by these plans and with these settings.
 
@@ -74,26 +78,30 @@ def refuse_made_otherwise(
         plans: Plans of all cases of the run.
         shared: Entries that all records of the run share; versions may differ.
         rule: Folder, and what its cases must be, for the message.
+        of_scan: Source of scans → further entries that all records of its scans share.
 
     Raises:
         ValueError: If some differ; the message names them, the differences, and another version that made them.
     """
     by_id = {plan.case_id: plan for plan in plans}
-    wanted = {key: value for key, value in shared.items() if key != _VERSIONS}
+    common = {key: value for key, value in shared.items() if key != _VERSIONS}
+    of_scan = of_scan or {}
     strangers = sorted(
         case_id
         for case_id, record in records.items()
         if (len(record) > 1 or case_id in by_id)  # the record of a user's real scan holds the id alone
         and (
-            any(record.get(key) != value for key, value in wanted.items())
+            any(record.get(key) != value for key, value in {**common, **of_scan.get(ScanSource.of(record), {})}.items())
             or (case_id in by_id and planned(record) != by_id[case_id])
         )
     )
     if not strangers:
         return
     record = records[strangers[0]]
+    wanted = {**common, **of_scan.get(ScanSource.of(record), {})}
     if strangers[0] in by_id:
-        wanted |= by_id[strangers[0]].to_record()
+        wanted |= {SCAN: str(by_id[strangers[0]].scan), **by_id[strangers[0]].to_record()}
+        record = {SCAN: str(ScanSource.of(record)), **record}
     was = {**record, "reference": record["planned_reference"]} if "planned_reference" in record else record
     before, now = dotted({key: was[key] for key in wanted if key in was}, _MAPS), dotted(wanted, _MAPS)
     differ = [key for key in now | before if before.get(key) != now.get(key)]

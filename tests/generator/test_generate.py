@@ -19,7 +19,7 @@ from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import REFERENCE, Variant, make_variants
 from fcas_nnunet.generator.drawing import draw_image
-from fcas_nnunet.generator.generate import make_case, remake_case, replayed_mask
+from fcas_nnunet.generator.generate import CaseMaker, Drawer, replayed_mask
 from fcas_nnunet.generator.mgm.recipe import Recipe
 from fcas_nnunet.generator.mgm.resampling import deform_labels
 from fcas_nnunet.generator.plan import CasePlan, plan_cases
@@ -34,6 +34,10 @@ SSV = ConfidenceConfig().chosen(ConfidenceChoice.SSV)
 
 def training_data(count=4):
     return TrainingData([f"p{i}" for i in range(count)], load_small_case, LABELS, SURROUNDINGS)
+
+
+def maker(generator):
+    return CaseMaker.of_generator(Drawer(generator, CPU, torch.float32), load_small_case)
 
 
 def test_training_leaves_weights_and_a_record(trained):
@@ -90,8 +94,8 @@ def test_two_cases_validate_on_an_unseen_shape(tmp_path):
 def test_same_plan_same_case(trained):
     generator = checkpoint.load_generator(trained, CPU)
     plan = plan_cases(2, ["p0", "p1", "p2"], ["p0", "p1", "p2"], ReferenceSource.MGM, seed=0)[1]
-    case, record = make_case(generator, plan, load_small_case, CPU, torch.float32)
-    again, _ = make_case(generator, CasePlan.from_record(record), load_small_case, CPU, torch.float32)
+    case, record = maker(generator).make(plan)
+    again, _ = maker(generator).make(CasePlan.from_record(record))
     np.testing.assert_array_equal(case.image, again.image)
     np.testing.assert_array_equal(case.confidence, again.confidence)
     np.testing.assert_array_equal(case.mask, again.mask)
@@ -109,9 +113,9 @@ def test_a_case_is_made_again_from_its_line(trained):
     generator = checkpoint.load_generator(trained, CPU)
     for masks in (ReferenceSource.MGM, ReferenceSource.GIVEN):
         plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], masks, seed=3)[0]
-        case, record = make_case(generator, plan, load_small_case, CPU, torch.float32)
+        case, record = maker(generator).make(plan)
         stored = json.loads(json.dumps(record))
-        again, its_record = remake_case(generator, stored, load_small_case, CPU, torch.float32)
+        again, its_record = maker(generator).remake(stored)
         for name in ("image", "mask", "confidence"):
             np.testing.assert_array_equal(getattr(again, name), getattr(case, name))
         assert json.loads(json.dumps(its_record)) == stored
@@ -121,7 +125,7 @@ def test_a_case_is_made_again_from_its_line(trained):
 def test_given_masks_are_drawn_as_they_are(trained):
     generator = checkpoint.load_generator(trained, CPU)
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
-    case, _ = make_case(generator, plan, load_small_case, CPU, torch.float32)
+    case, _ = maker(generator).make(plan)
     np.testing.assert_array_equal(case.mask, load_small_case(plan.reference).mask)
 
 
@@ -139,9 +143,7 @@ def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypa
         return build_condition(reference, *others, **options)
 
     monkeypatch.setattr(drawing, "build_condition", seen)
-    case, _ = make_case(
-        generator, CasePlan("a", 1, "p0", "p1", ReferenceSource.GIVEN), load_small_case, CPU, torch.float32
-    )
+    case, _ = maker(generator).make(CasePlan("a", 1, "p0", "p1", ReferenceSource.GIVEN))
     data = TrainingData(["p0", "p1"], load_small_case, LABELS, SURROUNDINGS)
     make_variants(data, "p0", tmp_path, record.working_spacing_mm, replace(record.config, tcdm=record.tcdm))
     assert torch.equal(drawn[0], load_file(tmp_path / Variant("p0", 0, 0).shape_file)[REFERENCE])
@@ -150,7 +152,7 @@ def test_surroundings_are_drawn_as_they_were_trained(trained, tmp_path, monkeypa
     np.testing.assert_array_equal(case.mask, small_case(0).mask)
 
     plan = CasePlan("b", 1, "p0", "p1", ReferenceSource.MGM)
-    case, made = make_case(generator, plan, load_small_case, CPU, torch.float32)
+    case, made = maker(generator).make(plan)
     lungs = deform_labels(small_case(0).surroundings, Recipe.from_dict(made["mgm"]).deformation, (2.0, 2.0, 2.0))
     turn = Orientation.of(case.affine).turn
     np.testing.assert_array_equal(drawn[1].numpy(), turn(np.where(case.mask > 0, case.mask, 4 * lungs)))

@@ -1,9 +1,56 @@
-"""Plans of a synthetic data set: references, masks, templates and seeds of its cases."""
+"""Plans of a synthetic data set: references, masks, templates, seeds and sources of its cases."""
+
+from __future__ import annotations
 
 from functools import partial
 
-from fcas_nnunet.config.options import ReferenceSource
-from fcas_nnunet.generator.plan import plan_cases
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcas_nnunet.config.options import ReferenceSource, ScanSource
+from fcas_nnunet.generator.plan import CasePlan, plan_cases, scan_sources
+
+SOURCES = (ScanSource.DRAWN, ScanSource.WARPED, ScanSource.PAINTED)
+SHARE = st.one_of(st.integers(1, 9).map(float), st.floats(0.01, 10))
+
+
+@given(st.dictionaries(st.sampled_from(SOURCES), SHARE, min_size=1), st.integers(0, 100))
+def test_after_every_case_each_source_has_its_share(shares: dict[ScanSource, float], seed: int) -> None:
+    found = scan_sources(60, shares, seed)
+    total = sum(shares.values())
+    for number in range(61):
+        for source, share in shares.items():
+            assert abs(found[:number].count(source) - share / total * number) < 1 + 1e-9
+    assert scan_sources(25, shares, seed) == found[:25]
+
+
+def test_sources_are_not_tied_to_the_order_of_references() -> None:
+    plans = plan_cases(60, ["a", "b", "c"], ["a", "b", "c"], ReferenceSource.MGM, 0, shares=dict.fromkeys(SOURCES, 1.0))
+    assert {(plan.reference, plan.scan) for plan in plans} == {(name, source) for name in "abc" for source in SOURCES}
+    assert all(plan.template == plan.reference for plan in plans if plan.scan != ScanSource.DRAWN)
+
+
+def test_other_sources_leave_references_seeds_and_templates_of_drawn_cases() -> None:
+    ids = ["a", "b", "c"]
+    plain = plan_cases(12, ids, ids, ReferenceSource.BOTH, 7)
+    assert all("scan" not in plan.to_record() for plan in plain)
+    mixed = plan_cases(12, ids, ids, ReferenceSource.BOTH, 7, shares={ScanSource.DRAWN: 1, ScanSource.PAINTED: 1})
+    assert [(plan.seed, plan.reference, plan.masks) for plan in mixed] == [
+        (plan.seed, plan.reference, plan.masks) for plan in plain
+    ]
+    assert all(own == other for own, other in zip(mixed, plain, strict=True) if own.scan == ScanSource.DRAWN)
+    for plan in mixed:
+        assert CasePlan.from_record(plan.to_record()) == plan
+
+
+def test_the_template_of_a_scan_that_is_not_drawn_follows_its_reference() -> None:
+    warped = CasePlan("c", 1, "a", "a", ReferenceSource.MGM, ScanSource.WARPED)
+    assert warped.of_reference("b").template == "b"
+    drawn = CasePlan("c", 1, "a", "t", ReferenceSource.MGM)
+    assert drawn.of_reference("b").template == "t"
+    with pytest.raises(ValueError, match="'sketched' is not a valid ScanSource"):
+        CasePlan.from_record(drawn.to_record() | {"scan": "sketched"})
 
 
 def test_templates_that_have_the_masks_structures_are_taken():

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms, train_arms
 from fcas_nnunet.commands.demo.results import Column, write_picture, write_table
-from fcas_nnunet.commands.demo.rivals import Rival, write_rivals
 from fcas_nnunet.commands.demo.scale import Names
 from fcas_nnunet.integration.environment.checks import preprocessing_processes
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
@@ -31,12 +30,15 @@ def demo_stages(names: Names) -> list[Stage]:
     scale = names.scale
     phantoms = ("--name", "Phantoms", "-n", scale.num_real, "--num-test", scale.num_test, "--shape", *scale.shape)
     preset = ("--preset", scale.preset)
+    masks = ("fcas_generate", "-d", names.real, "-n", scale.num_synthetic, *preset)
     return [
         Stage("phantoms", 25, partial(run, "fcas_phantom", "-d", names.real, *phantoms, "--seed", 0)),
         Stage("train the generator", 600, partial(run, "fcas_train", "-d", names.real, *preset)),
-        Stage("generate synthetic scans", 105, partial(
-            run, "fcas_generate", "-d", names.real, "-o", names.synthetic, "-n", scale.num_synthetic, *preset)),
-        Stage("warp the real scans, paint the masks (the cheap rivals)", 15, partial(_rivals, names)),
+        Stage("generate synthetic scans", 105, partial(run, *masks, "-o", names.synthetic)),
+        Stage("warp the real scans to the same masks", 8, partial(
+            run, *masks, "-o", f"Dataset{names.warped}_PhantomsWarped", "--source", "warped")),
+        Stage("paint the same masks", 8, partial(
+            run, *masks, "-o", f"Dataset{names.painted}_PhantomsPainted", "--source", "painted")),
         Stage("plan and preprocess", 110, partial(_prepare, names)),
         Stage("train and predict with four networks", 500, partial(train_arms, names)),
         Stage("score", 30, partial(_score, names)),
@@ -49,12 +51,6 @@ def run(name: str, *arguments: object) -> None:
     finished = subprocess.run([str(executable), *map(str, arguments)], check=False)
     if finished.returncode != 0:
         raise ValueError(f"{name}: must succeed, got exit code {finished.returncode}. Its own message is above.")
-
-
-def _rivals(names: Names) -> None:
-    synthetic, real = names.dataset(names.synthetic), names.dataset(names.real)
-    for rival, dataset_id in ((Rival.WARPED, names.warped), (Rival.PAINTED, names.painted)):
-        write_rivals(synthetic, real, rival, f"Dataset{dataset_id:03d}_Phantoms{rival.capitalize()}", seed=0)
 
 
 def _prepare(names: Names) -> None:

@@ -106,4 +106,4 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
                 f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
             )
     rule = "its cases must have been made with the same generator, seed, masks and labels and the same sampling"
-    refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}")
+    refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}", job.of_scan)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from fcas_nnunet.commands.cli import Parser, command, make_parser, processes
 from fcas_nnunet.commands.generate.sampling_settings import add_sampling_arguments, confidence_config
+from fcas_nnunet.commands.generate.sources import add_source_arguments, shares_of
 from fcas_nnunet.commands.masks.settings import add_mask_arguments
 from fcas_nnunet.commands.runtime.label_table import open_target, settled_roles, written_labels
 from fcas_nnunet.commands.runtime.shares import Share, share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder
 from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.dataset.library import CaseLibrary, check_library, make_library
@@ -33,6 +35,8 @@ fcas_generate -d 901 --fold 0 -n 400       # fold 0's validation cases stay unse
 fcas_generate -d Dataset901_Heart -n 400 --masks both --seed 1
 fcas_generate -d 901 -o 903 --for 900      # labels under the ids and names of data set 900
 fcas_generate -d 901 -o 904 --references 905 --templates 906:case_a,case_b   # masks and templates of other cases
+fcas_generate -d 901 -o 908 --source warped        # real scans deformed with their masks; needs no generator
+fcas_generate -d 901 -o 909 --source mixed --shares drawn=2 warped=1 painted=1   # half of them drawn
 fcas_generate --replay 902 -o 907 fcas_00007      # that case again, from its line in 902's manifest
 fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate.command -d 901 -o 902 -n 10000   # four GPUs
@@ -43,7 +47,8 @@ def build_parser() -> Parser:
     """Make the parser of fcas_generate."""
     parser = make_parser(
         "fcas_generate",
-        "Write a synthetic nnU-Net data set with voxel-wise confidence. Trains the generator first when there is none. "
+        "Write a synthetic nnU-Net data set with voxel-wise confidence. Trains the generator first when there is none "
+        "and scans are to be drawn. "
         "Interrupted, the same command resumes.",
         EXAMPLE,
     )
@@ -88,6 +93,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--ignore_disk", action="store_true", help="start though the disk may not hold all cases")
     add_sampling_arguments(parser)
+    add_source_arguments(parser)
     return parser
 
 
@@ -116,12 +122,19 @@ class Request:
     model: Path  # folder of the generator
     labels: Mapping[str, int]  # labels of the data set to write, name → id
     label_map: Mapping[int, int]  # label id of the source → id to write
-    library: CaseLibrary  # an existing generator may replace its templates
+    library: CaseLibrary  # an existing generator may replace its templates; none where no scan is drawn
+    shares: Mapping[ScanSource, float]  # of the scans' sources, each above 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether scans are drawn, so that a generator is needed."""
+        return ScanSource.DRAWN in self.shares
 
 
 def _requested(args: argparse.Namespace) -> Request:
     """Open what the command line names; a ValueError lists what does not fit, or must not be written into."""
-    share = share_of(args.part, os.environ)
+    share, shares = share_of(args.part, os.environ), shares_of(args)
+    draws = ScanSource.DRAWN in shares
     config = generator_config(args)
     confidence_config(config.confidence, args)  # raises if the flags are wrong
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
@@ -141,14 +154,15 @@ def _requested(args: argparse.Namespace) -> Request:
     refuse_foreign_cases(output, GENERATE)
     labels, label_map = written_labels(source, real, args.unmatched)
     settled_roles(source, config.roles)  # raises if they are wrong
-    library = make_library(source, args.references, args.templates, source.case_ids)
+    library = make_library(source, args.references, args.templates, source.case_ids if draws else [])
     if output.name in library.others:
         raise ValueError(
             f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
         )
-    check_library(library, draws_surroundings=config.tcdm.pairs.reference_surroundings)
+    needs_surroundings = draws and config.tcdm.pairs.reference_surroundings
+    check_library(library, draws_surroundings=needs_surroundings, min_cases=2 if draws else 1)
     model = model_folder(source, config, args.fold)
-    return Request(args, share, config, source, real, output, model, labels, label_map, library)
+    return Request(args, share, config, source, real, output, model, labels, label_map, library, shares)
 
 
 if __name__ == "__main__":

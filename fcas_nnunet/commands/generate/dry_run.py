@@ -18,6 +18,7 @@ from fcas_nnunet.commands.generate.measurements import (
 from fcas_nnunet.commands.generate.workers import finished_cases, processes_for
 from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
 from fcas_nnunet.commands.runtime.shares import Share
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.volumes import read_grid
@@ -38,7 +39,7 @@ class Outlook:
         share: The share of this process.
         cases: References and templates.
         output: Folder of the data set.
-        model: Folder of the generator and its measurements.
+        model: Folder of the generator and its measurements; None where no scan is drawn.
         settings: The settings that decide what a voxel costs.
         device_name: Device to run on.
         num_processes: The requested number of processes; None means as many as suit the device.
@@ -50,7 +51,7 @@ class Outlook:
         share: Share,
         cases: CaseLibrary,
         output: Path,
-        model: Path,
+        model: Path | None,
         settings: Mapping[str, Any],
         device_name: str,
         num_processes: int | None,
@@ -62,13 +63,13 @@ class Outlook:
         voxels = {name: int(np.prod(read_grid(cases.mask_path(name))[0])) for name in {p.reference for p in plans}}
         self.missing = [plan for plan in plans if plan.case_id not in self.done]
         self.left = [plan for plan in share.of(plans) if plan.case_id not in self.done]
-        measurements = read_measurements(model)
+        measurements = [] if model is None else read_measurements(model)
         per_voxel = bytes_per_voxel(measurements)
         self.is_measured = per_voxel is not None
         if per_voxel is None:
             per_voxel = _source_bytes_per_voxel(cases, voxels)
         self.num_bytes = sum(voxels[plan.reference] * per_voxel + _RECORD_BYTES for plan in self.missing)
-        own = [(str(plan.masks), voxels[plan.reference]) for plan in self.left]
+        own = [(plan.kind, voxels[plan.reference]) for plan in self.left]
         self.time = estimate_time(own, measurements, self.device, self.processes, settings)
 
     def describe(self, trained: bool) -> str:
@@ -76,7 +77,9 @@ class Outlook:
         free = free_bytes(self.output)
         judged = "measured on this generator's cases" if self.is_measured else "judged by the labelled data set's files"
         where = f"one {self.device}" + ("" if self.processes == 1 else f", {self.processes} processes")
-        if self.time is None:
+        if self.time is None and self.model is None:
+            time = f"about what fcas_masks takes for as many masks, on {where}"
+        elif self.time is None:
             time = f"not measured yet on {where} with these settings; run a few cases first"
         else:
             seconds, number = self.time
@@ -84,7 +87,9 @@ class Outlook:
             time = f"about {format_duration(seconds)} on {where} (from {number} case{plural} measured)"
         lines = [
             f"{len(self.plans)} cases into {self.output}; {len(self.plans) - len(self.missing)} are there",
-            f"generator: {self.model} ({'trained' if trained else 'would be trained first'})",
+            f"generator: {self.model} ({'trained' if trained else 'would be trained first'})"
+            if self.model
+            else "generator: none, since no scan is drawn",
             f"disk: about {self.num_bytes / 1e9:.2f} GB ({judged}), {free / 1e9:.1f} GB free"
             + ("" if free >= self.num_bytes else ": NOT ENOUGH"),
             f"time: {time}",
@@ -95,7 +100,9 @@ class Outlook:
 
     def _plan_lines(self) -> list[str]:
         lines = [
-            f"  {plan.case_id}: mask of {plan.reference} ({plan.masks}), template {plan.template}, seed {plan.seed}"
+            f"  {plan.case_id}: mask of {plan.reference} ({plan.masks}), "
+            + (f"template {plan.template}" if plan.scan == ScanSource.DRAWN else str(plan.scan))
+            + f", seed {plan.seed}"
             + (f", part {number % self.share.count + 1}" if self.share.count > 1 else "")
             + (", there" if plan.case_id in self.done else "")
             for number, plan in enumerate(self.plans)

@@ -11,12 +11,15 @@ from typing import Any
 
 from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generate.checks import check_output
+from fcas_nnunet.commands.generate.sources import TOLD
 from fcas_nnunet.commands.generate.workers import Job, finish, generate
 from fcas_nnunet.commands.runtime.label_table import roles_from_json
 from fcas_nnunet.commands.runtime.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.schema import from_dict
+from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, generator_exists, load_record, weights_sha256
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.plan import CasePlan
@@ -25,7 +28,7 @@ from fcas_nnunet.integration.dataset.library import CaseLibrary, make_library, s
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Journal, Manifest, versions
 from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
-from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, merged, to_json
+from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, from_json, merged, to_json
 from fcas_nnunet.labels.anatomy import GivenRoles
 from fcas_nnunet.listing import listed
 
@@ -34,9 +37,11 @@ logger = logging.getLogger(__name__)
 Records = Mapping[str, Mapping[str, Any]]
 
 #: Keys that a line must have to be made again, keys that all cases of a run share, and keys that depend on the case.
-_NEEDED = ("source", "preset", "weights_sha256", "sampling", "confidence", "mask_config", "label_map")
-_SHARED = (*_NEEDED, "roles", "geometry", "for", "fold", "references", "templates", "run_seed")
+_NEEDED = ("source", "preset", "mask_config", "label_map")
+_SHARED = (*_NEEDED, "roles", "for", "fold", "references", "templates", "run_seed")
 _OF_CASE = ("seed", "reference", "template", "masks", "mgm")
+#: Source of scans → keys that all cases of it in a run share.
+_OF_SCAN = TOLD | {ScanSource.DRAWN: (*TOLD[ScanSource.DRAWN], "geometry")}
 
 _EXAMPLE = """
 fcas_generate --replay $nnUNet_raw/Dataset902_HeartFCaS/fcas_manifest.jsonl -o 903
@@ -49,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "fcas_generate --replay",
         "Make synthetic cases again from their manifest lines, into a data set of their own; on a CPU, with the same "
-        "versions of the packages, to the same bytes. The generator and the scans that they were made from must be "
-        "there as they were.",
+        "versions of the packages, to the same bytes. The scans that they were made from, and the generator that drew "
+        "them, must be there as they were.",
         _EXAMPLE,
     )
     parser.add_argument(
@@ -78,8 +83,7 @@ def run(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     path = manifest_path(args.replay)
     records = _chosen(path, args.cases)
-    shared = _shared(records, path)
-    model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
+    shared, of_scan = _shared(records, path), _of_scan(records, path)
     output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]), by="-o")
     if output.resolve() == path.parent.resolve():
         raise ValueError(
@@ -87,24 +91,34 @@ def run(argv: Sequence[str]) -> None:
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
-    confidence = from_dict(ConfidenceConfig, shared["confidence"], f"{path}: confidence.")
-    generator = _generator_record(model, confidence, shared)
+    drawn = of_scan.get(ScanSource.DRAWN)
+    model = confidence = sampling = generator = None
+    if drawn is not None:
+        model = root_folder(Root.RESULTS) / shared["source"] / model_name(shared["preset"], shared["fold"])
+        confidence = from_dict(ConfidenceConfig, drawn["confidence"], f"{path}: confidence.")
+        sampling = from_dict(SamplingConfig, drawn["sampling"], f"{path}: sampling.")
+        generator = _generator_record(model, confidence, drawn)
     library = _library(records, shared, generator)
     _check_parents(records, library)
     _name_other_versions(records)
     plans = [CasePlan.from_record(record) for record in records.values()]
     job = Job(
-        cases=library, model=model, output=output, confidence=confidence, bounds_ml={},
-        sampling=from_dict(SamplingConfig, shared["sampling"], f"{path}: sampling."),
+        cases=library, model=model, output=output, confidence=confidence or ConfidenceConfig(), bounds_ml={},
+        sampling=sampling or SamplingConfig(), of_scan=of_scan,
         masks=from_dict(MaskConfig, shared["mask_config"], f"{path}: mask_config."),
+        warp=from_dict(WarpConfig, of_scan.get(ScanSource.WARPED, {}).get("warp", {}), f"{path}: warp."),
+        paint=from_dict(PaintConfig, of_scan.get(ScanSource.PAINTED, {}).get("paint", {}), f"{path}: paint."),
         label_map={int(source): target for source, target in shared["label_map"].items()},
-        roles=roles_from_json(shared["roles"]), device_name=args.device,
+        roles=roles_from_json(shared["roles"]), device_name=args.device if drawn else "cpu",
         shared=shared | {"versions": versions()}, replayed=records,
     )  # fmt: skip
     check_output(plans, job)
     generate(plans, Share(), job, args.np)
     labels, roles = _labels(path, library.source, job)
-    parents = merged([*generator_parents(model, library.source, generator), *drawing_parents(library)])
+    learnt = from_json(library.source.dataset_json) or []
+    if model is not None and generator is not None:
+        learnt = generator_parents(model, library.source, generator)
+    parents = merged([*learnt, *drawing_parents(library)])
     note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
     more = {PARENTS_KEY: to_json(parents)}
     describe = partial(
@@ -139,10 +153,10 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
         )
     chosen = {case_id: records[case_id] for case_id in dict.fromkeys(cases or records)}
     faults = [
-        f"{path}: {case_id}: the line must hold {', '.join(missing)}, got none. Only cases that fcas_generate drew can "
+        f"{path}: {case_id}: the line must hold {', '.join(missing)}, got none. Only cases that fcas_generate made can "
         "be made again."
         for case_id, record in chosen.items()
-        if (missing := [key for key in (*_NEEDED, *_OF_CASE) if key not in record])
+        if (missing := [key for key in (*_NEEDED, *TOLD[ScanSource.of(record)], *_OF_CASE) if key not in record])
     ]
     if faults:
         raise ValueError("\n".join(faults))
@@ -151,9 +165,25 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _shared(records: Records, path: Path) -> dict[str, Any]:
     """Return the entries that all lines share, in the form of this version's lines."""
+    shared = _common(records, _SHARED, path)
+    return shared | (
+        _common(records, ("shares",), path) if any("shares" in record for record in records.values()) else {}
+    )
+
+
+def _of_scan(records: Records, path: Path) -> dict[ScanSource, dict[str, Any]]:
+    """Return, for each source that lines are of, the further entries that these share."""
+    by_source: dict[ScanSource, dict[str, Mapping[str, Any]]] = {}
+    for case_id, record in records.items():
+        by_source.setdefault(ScanSource.of(record), {})[case_id] = record
+    return {source: _common(theirs, _OF_SCAN[source], path) for source, theirs in by_source.items()}
+
+
+def _common(records: Records, keys: Sequence[str], path: Path) -> dict[str, Any]:
+    """Return entries that lines must share."""
     first = next(iter(records.values()))
-    shared = {key: first.get(key) for key in _SHARED}
-    others = [case_id for case_id, record in records.items() if any(record.get(k) != shared[k] for k in _SHARED)]
+    shared = {key: first.get(key) for key in keys}
+    others = [case_id for case_id, record in records.items() if any(record.get(key) != shared[key] for key in keys)]
     if others:
         raise ValueError(
             f"{path}: cases that are made again together must be of one run, got others: {listed(others)}. "
@@ -162,16 +192,20 @@ def _shared(records: Records, path: Path) -> dict[str, Any]:
     return shared
 
 
-def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRecord) -> CaseLibrary:
-    """Open the references and templates of the lines, also of other data sets, under the generator's labels."""
+def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRecord | None) -> CaseLibrary:
+    """Open the references of the lines and the templates of drawn ones, also of other data sets.
+
+    The labels are the source's; `generator` is there if lines are of drawn cases.
+    """
     source = RawDataset.open(resolve_dataset(shared["source"]))
-    names = {
-        key: [":".join(split_name(record[key], source.name)) for record in records.values()]
-        for key in ("reference", "template")
-    }
-    library = make_library(source, names["reference"], names["template"], source.case_ids)
-    faults = library.label_faults(draws_surroundings=generator.draws_surroundings)
-    if dict(generator.labels) != dict(source.labels):
+    drawn = [record for record in records.values() if ScanSource.of(record) == ScanSource.DRAWN]
+    references, templates = (
+        [":".join(split_name(record[key], source.name)) for record in chosen]
+        for key, chosen in (("reference", records.values()), ("template", drawn))
+    )
+    library = make_library(source, references, templates or None, [])
+    faults = library.label_faults(draws_surroundings=generator is not None and generator.draws_surroundings)
+    if generator is not None and dict(generator.labels) != dict(source.labels):
         faults.append(
             f"{source.name}: labels must be those that its generator was trained on, got others. Put its "
             "dataset.json back."
@@ -181,22 +215,22 @@ def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRe
     return library
 
 
-def _generator_record(model: Path, confidence: ConfidenceConfig, shared: Mapping[str, Any]) -> GeneratorRecord:
+def _generator_record(model: Path, confidence: ConfidenceConfig, drawn: Mapping[str, Any]) -> GeneratorRecord:
     """Load the record of the generator, after checking that it made the cases."""
     if not generator_exists(model):
         raise FileNotFoundError(
             f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
             "with the same settings on another machine, draws other scans."
         )
-    if shared["geometry"] != GEOMETRY:
+    if drawn["geometry"] != GEOMETRY:
         raise ValueError(
-            f"{model}: scans must be resampled to the working grid as for the cases, way {shared['geometry']}, got "
+            f"{model}: scans must be resampled to the working grid as for the cases, way {drawn['geometry']}, got "
             f"{GEOMETRY} of this version. Make them again with the version that their lines name."
         )
     found = weights_sha256(model, confidence)
-    if found != shared["weights_sha256"]:
+    if found != drawn["weights_sha256"]:
         raise ValueError(
-            f"{model}: weights must be those that made the cases, SHA-256 {shared['weights_sha256'][:12]}…, got "
+            f"{model}: weights must be those that made the cases, SHA-256 {drawn['weights_sha256'][:12]}…, got "
             f"{found[:12]}…. Put the original generator back."
         )
     return load_record(model)

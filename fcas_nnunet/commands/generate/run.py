@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from fcas_nnunet.commands.generate.sampling_settings import (
     resolved_confidence,
     sampling_config,
 )
+from fcas_nnunet.commands.generate.sources import shares_record
 from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate
 from fcas_nnunet.commands.masks.settings import given_volumes, mask_config, refuse_hopeless_ranges
 from fcas_nnunet.commands.runtime.label_table import roles_to_json, say_roles, settled_roles
@@ -33,7 +36,8 @@ from fcas_nnunet.commands.train import pretrained_files, train
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
-from fcas_nnunet.config.options import Precision, Solver
+from fcas_nnunet.config.options import Precision, ScanSource, Solver
+from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.evaluation.report.checks import Level, check_expected_error
 from fcas_nnunet.generator.checkpoint import (
     GeneratorRecord,
@@ -48,7 +52,7 @@ from fcas_nnunet.generator.plan import CasePlan, plan_cases
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import write_dataset_json
-from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, merged, to_json
+from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, from_json, merged, to_json
 from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
 
@@ -66,14 +70,17 @@ class _Plan:
     masks: MaskConfig
     sampling: SamplingConfig
     confidence: ConfidenceConfig
+    warp: WarpConfig
+    paint: PaintConfig
 
 
 def run(request: Request) -> None:
     """Run a checked command line of fcas_generate."""
     args, share, source, library = request.args, request.share, request.source, request.library
-    record = _read_record(request) if generator_exists(request.model) else None
+    record = _read_record(request) if request.draws and generator_exists(request.model) else None
     volumes = given_volumes(library)
-    warn_of_thin_structures(source, request.config.grid, record)
+    if request.draws:
+        warn_of_thin_structures(source, request.config.grid, record)
     plan = _plan(request, record, volumes)
     say_roles(source.name, source.labels, plan.roles)
     tested = [dataset for dataset in (request.real, *library.others.values()) if dataset is not None]
@@ -84,22 +91,27 @@ def run(request: Request) -> None:
     if args.num_inference_steps is not None and plan.sampling.solver == Solver.DDPM:
         logger.info("--steps: does nothing, since ddpm takes every timestep of the training")
     of_ids = label_roles(source.labels, plan.roles)
-    refuse_hopeless_ranges(plan.masks, plan.cases, library.references, library.load_mask, source.labels, of_ids)
+    changed = [case for case in plan.cases if case.scan != ScanSource.WARPED]
+    refuse_hopeless_ranges(plan.masks, changed, library.references, library.load_mask, source.labels, of_ids)
+    if plan.masks.has_local_changes and len(changed) < len(plan.cases):
+        logger.info("masks of warped scans have no local changes: there is no field to warp the scan by")
     settings = cost_settings(plan.sampling, plan.confidence)
-    outlook = Outlook(plan.cases, share, plan.library, request.output, request.model, settings, args.device, args.np)
+    model = request.model if request.draws else None
+    outlook = Outlook(plan.cases, share, plan.library, request.output, model, settings, _device(request), args.np)
     if args.dry_run:
-        if record is not None:
+        if record is not None or not request.draws:
             check_output(plan.cases, _job(request, record, plan, volumes))
         print(outlook.describe(trained=record is not None))
         return
     if not args.ignore_disk:
         check_disk(request.output, outlook.num_bytes, len(outlook.missing))
-    if record is None:
+    if record is None and request.draws:
         record = _trained(request)
         plan = _plan(request, record, volumes)
     job = _job(request, record, plan, volumes)
     check_output(plan.cases, job)
-    report_changes(record, source)
+    if record is not None:
+        report_changes(record, source)
     if share.count > 1:
         logger.info(f"{share}: {len(share.of(plan.cases))} of {len(plan.cases)} cases")
     left = generate(plan.cases, share, job, args.np)
@@ -118,7 +130,8 @@ def _read_record(request: Request) -> GeneratorRecord:
     files = pretrained_files(args).identity() if args.autoencoder or args.denoiser or args.controlnet else None
     check_model(record, request.source, args.fold, config, files, request.model)
     if config is not None:
-        record = replace(record, config=replace(record.config, confidence=config.confidence))
+        own = {name: getattr(config, name) for name in ("confidence", "warp", "paint")}
+        record = replace(record, config=replace(record.config, **own))
     return record
 
 
@@ -142,14 +155,17 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         learnt_from = [case_id for case_id in source.case_ids if case_id in record.cases]
         library = replace(library, templates=learnt_from or source.case_ids)
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
-    cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of)
+    cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of, request.shares)
     report_lacking_templates(cases, labels_of, source.labels, record, unit_name(source.channel_name))
-    learnt = training_parents(source) if record is None else generator_parents(request.model, source, record)
+    if record is not None:
+        learnt = generator_parents(request.model, source, record)
+    else:
+        learnt = training_parents(source) if request.draws else from_json(source.dataset_json) or []
     trained = record.config if record else request.config
     return _Plan(
         library, cases, merged([*learnt, *drawing_parents(library)]),
         settled_roles(source, request.config.roles or trained.roles), mask_config(args, trained.masks),
-        *_drawing_settings(request, record),
+        *_drawing_settings(request, record), trained.warp, trained.paint,
     )  # fmt: skip
 
 
@@ -166,21 +182,36 @@ def _drawing_settings(request: Request, record: GeneratorRecord | None) -> tuple
     return sampling, resolved_confidence(confidence, load_calibration(request.model), filled, config.preset)
 
 
-def _job(request: Request, record: GeneratorRecord, plan: _Plan, volumes: Mapping[str, Mapping[int, float]]) -> Job:
+def _device(request: Request) -> str:
+    """Return the device to run on: only drawing gains from a GPU."""
+    return request.args.device if request.draws else "cpu"
+
+
+def _job(
+    request: Request, record: GeneratorRecord | None, plan: _Plan, volumes: Mapping[str, Mapping[int, float]]
+) -> Job:
     """Collect the settings of the workers."""
     args, library, real = request.args, plan.library, request.real
+    of_scan: dict[ScanSource, dict[str, Any]] = {
+        ScanSource.WARPED: {"warp": to_dict(plan.warp)}, ScanSource.PAINTED: {"paint": to_dict(plan.paint)},
+    }  # fmt: skip
+    if record is not None:
+        of_scan[ScanSource.DRAWN] = {
+            "sampling": to_dict(plan.sampling.for_model(record.tcdm.prediction_type)),
+            "confidence": to_dict(plan.confidence), "geometry": GEOMETRY,
+            "weights_sha256": weights_sha256(request.model, plan.confidence),
+        }  # fmt: skip
     named = {"references": library.named_references, "templates": library.named_templates}
     return Job(
-        cases=library, model=request.model, output=request.output, sampling=plan.sampling, confidence=plan.confidence,
-        masks=plan.masks, bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]),
-        label_map=request.label_map, roles=plan.roles, device_name=args.device,
+        cases=library, model=request.model if record is not None else None, output=request.output,
+        sampling=plan.sampling, confidence=plan.confidence, masks=plan.masks, warp=plan.warp, paint=plan.paint,
+        bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]),
+        label_map=request.label_map, roles=plan.roles, device_name=_device(request), of_scan=of_scan,
         shared={
             "source": library.source.name, "for": real.name if real else None, "fold": args.fold,
             **{key: entries and list(entries) for key, entries in named.items()},
-            "run_seed": args.seed, "mask_config": to_dict(plan.masks),
-            "sampling": to_dict(plan.sampling.for_model(record.tcdm.prediction_type)),
-            "confidence": to_dict(plan.confidence), "preset": record.config.preset, "geometry": GEOMETRY,
-            "weights_sha256": weights_sha256(request.model, plan.confidence),
+            "run_seed": args.seed, "mask_config": to_dict(plan.masks), **shares_record(request.shares),
+            "preset": (record.config if record else request.config).preset,
             "label_map": {str(key): value for key, value in request.label_map.items()},
             "roles": roles_to_json(plan.roles), "versions": versions(),
         },
@@ -204,8 +235,10 @@ def _finish(request: Request, plan: _Plan) -> None:
     made = {case.case_id: records[case.case_id] for case in plan.cases}
     means = [record["mean_confidence_in_structures"] for record in made.values()]
     spread = float(np.mean([record["std_confidence_in_structures"] for record in made.values()]))
+    scans = Counter(str(case.scan) for case in plan.cases)
     redrawn = sum(len(record["mgm"].get("rejections", [])) for record in made.values())
-    print(f"done: {len(made)} cases in {request.output}")
+    kinds = ", ".join(f"{count} {scan}" for scan, count in sorted(scans.items()))
+    print(f"done: {len(made)} cases ({kinds}) in {request.output}")
     print(
         f"confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f} over cases, "
         f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
@@ -213,7 +246,7 @@ def _finish(request: Request, plan: _Plan) -> None:
     for check in check_expected_error(made, unit_name(request.source.channel_name)):
         fine = check.level == Level.OK
         print(f"{check.title}: {check.value}" if fine else f"warning: {check.title}: {check.value}. {check.advice}")
-    if spread < FLAT_CONFIDENCE_STD:
+    if request.draws and spread < FLAT_CONFIDENCE_STD:
         print(
             f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weight all of them alike. "
             "Look at fcas_report, or take another --confidence."

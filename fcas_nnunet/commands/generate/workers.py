@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from fcas_nnunet.commands.runtime.pool import as_finished
 from fcas_nnunet.commands.runtime.shares import Share, local_size
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import load_generator
-from fcas_nnunet.generator.generate import make_case, remake_case
+from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import make_with_substitutes
@@ -51,8 +52,8 @@ from fcas_nnunet.machine import available_cores
 logger = logging.getLogger(__name__)
 
 CACHED_CASES, CACHED_BYTES = 8, 1e9
-#: Bytes per voxel: of a cached case (image, mask, surroundings), and of a case that is made on a CPU.
-CASE_BYTES, BYTES_PER_VOXEL = 6.0, 120.0
+#: Bytes per voxel: of a cached case (image, mask, surroundings, tissues), and of a case that is made on a CPU.
+CASE_BYTES, BYTES_PER_VOXEL = 7.0, 120.0
 POLL_S = 2.0  # interval at which a run that waits for another's cases checks them
 
 _CASE_ID = re.compile(r"fcas_\d{5,}")
@@ -65,16 +66,19 @@ class Job:
     """Settings of every worker."""
 
     cases: CaseLibrary
-    model: Path  # folder of the generator
+    model: Path | None  # folder of the generator; None where no scan is drawn
     output: Path  # folder of the synthetic data set
     sampling: SamplingConfig
     confidence: ConfidenceConfig
     masks: MaskConfig
+    warp: WarpConfig
+    paint: PaintConfig
     bounds_ml: Mapping[int, tuple[float, float]]  # source label id → believable volumes of new masks
     label_map: Mapping[int, int]  # source label id → written label id
     roles: GivenRoles  # roles that a user gave the source's labels
     device_name: str
     shared: Mapping[str, Any]  # entries of every manifest record
+    of_scan: Mapping[ScanSource, Mapping[str, Any]]  # further entries of every record of a source
     #: Case id → record from which the case is made again.
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -99,7 +103,7 @@ def _need(cases: CaseLibrary) -> MemoryNeed:
 
 
 def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dict[str, Any]:
-    """Return the settings that affect time and disk space per voxel."""
+    """Return the settings that affect time and disk space per drawn voxel."""
     return to_dict(sampling) | {"confidence": to_dict(confidence)}
 
 
@@ -177,7 +181,7 @@ def _make_all(
                         taken.append(item)
                         continue
                     bar.update()
-                    if measurement is not None and measured < KEPT_PER_RUN:
+                    if measurement is not None and job.model is not None and measured < KEPT_PER_RUN:
                         append_measurement(job.model, measurement)
                         measured += 1
             missing = _wait_for(sorted(taken, key=lambda item: item[0]), job.output, workplace, bar)
@@ -211,7 +215,7 @@ def _reopen(missing: Sequence[Numbered], output: Path, workplace: Workplace) -> 
 
 
 class _Worker:
-    """State of a worker process: the loaded generator, the cached cases, its locks in the folder and its journal."""
+    """State of a worker process: the maker of its cases, its locks in the folder and its journal."""
 
     def __init__(self, job: Job, processes: int) -> None:
         self.job = job
@@ -222,15 +226,22 @@ class _Worker:
         )
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self.precision = drawing_precision(self.device)
-        generator = load_generator(job.model, self.device)
-        config = replace(generator.record.config, sampling=job.sampling, confidence=job.confidence, masks=job.masks)
-        roles = {name: tuple(given) for name, given in job.roles.items()}
-        self.generator = replace(generator, record=replace(generator.record, config=config, roles=roles))
-        self.load_case = lru_cache(kept_cases(job.cases))(job.cases.load_case)
+        self.maker = CaseMaker(
+            job.cases.source.labels, job.roles, job.cases.load_case, job.masks, job.warp, job.paint, self._drawer(),
+            kept_cases(job.cases),
+        )  # fmt: skip
         self.workplace = Workplace(job.output)  # released at the end of the process
         self.journal = Manifest(job.output).new_journal()
         self.is_first = True
+
+    def _drawer(self) -> Drawer | None:
+        if self.job.model is None:
+            return None
+        generator = load_generator(self.job.model, self.device)
+        config = replace(generator.record.config, sampling=self.job.sampling, confidence=self.job.confidence)
+        roles = {name: tuple(given) for name, given in self.job.roles.items()}
+        generator = replace(generator, record=replace(generator.record, config=config, roles=roles))
+        return Drawer(generator, self.device, drawing_precision(self.device))
 
     def make(self, number: int, plan: CasePlan) -> tuple[bool, Measurement | None]:
         """Make a case unless it exists; returns whether it exists now, and the measurement of making it."""
@@ -244,16 +255,14 @@ class _Worker:
             seconds = round(time.monotonic() - start, 3)
         num_bytes = case_bytes(self.job.output, plan.case_id)
         first, self.is_first = self.is_first, False
-        return True, Measurement(*self.circumstances, str(plan.masks), self.settings, voxels, seconds, num_bytes, first)
+        return True, Measurement(*self.circumstances, plan.kind, self.settings, voxels, seconds, num_bytes, first)
 
     def _made(self, plan: CasePlan) -> tuple[Case, dict[str, Any]]:
         """Make a case by its plan, or from the next reference if no mask can be made from the planned one."""
         made: list[Case] = []
 
         def make(plan: CasePlan) -> dict[str, Any]:
-            case, record = make_case(
-                self.generator, plan, self.load_case, self.device, self.precision, self.job.bounds_ml
-            )
+            case, record = self.maker.make(plan, self.job.bounds_ml)
             made.append(case)
             return record
 
@@ -266,9 +275,15 @@ class _Worker:
         if replayed is None:
             case, record = self._made(plan)
         else:
-            case, record = remake_case(self.generator, replayed, self.load_case, self.device, self.precision)
+            case, record = self.maker.remake(replayed)
         written = replace(case, mask=id_table(self.job.label_map)[case.mask])
-        line = {**record, **self.job.shared, COMMAND: GENERATE, CONTENTS: case_contents(written)}
+        line = {
+            **record,
+            **self.job.shared,
+            **self.job.of_scan[plan.scan],
+            COMMAND: GENERATE,
+            CONTENTS: case_contents(written),
+        }
         write_case(self.job.output, written, before_label=lambda: self.journal.append(line))
         return case.mask.size
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.evaluation.report.curves import Curves, generator_curves, nnunet_curves
 from fcas_nnunet.integration.dataset.folders import Root, model_name
 
@@ -25,11 +26,11 @@ def find_curves(common: Mapping[str, Any], names: Sequence[str]) -> tuple[list[C
     if not value or not Path(value).is_dir():
         return [], f"{Root.RESULTS} names no folder here, so no training log was looked for."
     results = Path(value)
-    generator = []
-    if common.get("source") and common.get("preset"):
+    generator, drawn = [], ScanSource.of(common) == ScanSource.DRAWN  # of mixed sets, too
+    if drawn and common.get("source") and common.get("preset"):
         generator = _generator(results / str(common["source"]) / model_name(common["preset"], common.get("fold")))
     trained = [curves for name in dict.fromkeys(names) for curves in _nnunet(results / name)]
-    missing = ["of the generator"] if not generator else []
+    missing = ["of the generator"] if drawn and not generator else []
     missing += [f"of nnU-Net for {' or '.join(dict.fromkeys(names))}"] if not trained else []
     note = f"No training log {' and '.join(missing)} was found under {Root.RESULTS}." if missing else ""
     return generator + trained, note

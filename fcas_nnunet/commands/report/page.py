@@ -26,6 +26,7 @@ from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases
 from fcas_nnunet.commands.runtime.label_table import say_roles
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.commands.runtime.outputs import Output, check_outputs, is_page
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.evaluation.report.checks import Check, all_checks
 from fcas_nnunet.evaluation.report.measures import (
     CaseMeasures,
@@ -298,8 +299,10 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
     if not sets.records:
         return f"{num_cases} cases; no manifest says how they were made."
     words = [f"{num_cases} synthetic cases"]
-    words += [f"drawn from {common['source']}"] if "source" in common else []
-    words += [f"by the {common['preset']} generator"] if "preset" in common else []
+    scans = sorted({ScanSource.of(record) for record in sets.records.values()})
+    words += [f"{' and '.join(scans)} from {common['source']}"] if "source" in common else []
+    words += [f"by the {common['preset']} generator"] if "preset" in common and ScanSource.DRAWN in scans else []
+    words = [" ".join(words)]
     sampling = common.get("sampling", {})
     if sampling.get("num_inference_steps"):
         words.append(f"{sampling['num_inference_steps']} steps of {sampling.get('solver') or 'its default solver'}")
@@ -307,7 +310,7 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
     words += [f"seed {seed}"] if seed is not None else []
     version = common.get("versions", {}).get("fcas-nnunet")
     words += [f"fcas-nnunet {version}"] if version else []
-    return ", ".join([" ".join(words[:3]), *words[3:]]) + "."
+    return ", ".join(words) + "."
 
 
 def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int, unit: str) -> str:

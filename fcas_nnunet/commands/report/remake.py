@@ -8,10 +8,11 @@ from typing import Any
 
 from fcas_nnunet.commands.generate.command import build_parser
 from fcas_nnunet.commands.generate.sampling_settings import EVERYWHERE, confidence_config, sampling_config
+from fcas_nnunet.commands.generate.sources import TOLD, source_words
 from fcas_nnunet.commands.masks.settings import MASK_FLAGS, mask_config
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig
-from fcas_nnunet.config.options import ConfidenceChoice, ReferenceSource
+from fcas_nnunet.config.options import ConfidenceChoice, ReferenceSource, ScanSource
 from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.evaluation.report.provenance import common_fields, run_seed
 
@@ -19,8 +20,8 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def replay_command(name: str, records: Records) -> str | None:
-    """The command that makes a set's cases again, to the same bytes; None where fcas_generate did not draw them."""
-    if not records or not all({"template", "weights_sha256", "mask_config"} <= record.keys() for record in
+    """The command that makes a set's cases again, to the same bytes; None where fcas_generate did not make them."""
+    if not records or not all({"template", *TOLD[ScanSource.of(record)], "mask_config"} <= record.keys() for record in
                               records.values()):  # fmt: skip
         return None
     return shlex.join(["fcas_generate", "--replay", name])
@@ -32,12 +33,15 @@ def remake_command(name: str, records: Records) -> str | None:
     Where the manifest's settings differ from those of its preset, the run used a configuration of the user's: the
     command names it as a file called after the preset.
     """
-    common = common_fields(records)
-    recorded = {"sampling", "confidence", "mask_config", "preset"} <= common.keys()
-    if recorded and not common["confidence"].keys() <= to_dict(ConfidenceConfig()).keys():
-        return None  # a setting that only earlier versions had
-    if not recorded or replay_command(name, records) is None:
+    if replay_command(name, records) is None:
         return None
+    common, scans = common_fields(records), sorted({ScanSource.of(record) for record in records.values()})
+    for scan in scans:
+        theirs = common_fields({key: record for key, record in records.items() if ScanSource.of(record) == scan})
+        common |= {key: theirs[key] for key in TOLD[scan] if key in theirs}
+    recorded = {key for scan in scans for key in TOLD[scan]} | {"mask_config", "preset"}
+    if not recorded <= common.keys() or not common.get("confidence", {}).keys() <= to_dict(ConfidenceConfig()).keys():
+        return None  # a setting that only earlier versions had
     kinds = {str(record.get("masks")) for record in records.values()}
     words = ["fcas_generate", "-d", common["source"], "-o", name, "-n", str(len(records))]
     for key in ("for", "fold"):
@@ -46,8 +50,10 @@ def remake_command(name: str, records: Records) -> str | None:
         words += [f"--{key}", *common[key]] if common.get(key) else []
     masks = kinds.pop() if len(kinds) == 1 else "both"
     words += ["--masks", masks]
-    words += _sampling_words(common["sampling"])
-    words += _confidence_words(common["confidence"])
+    words += source_words(common, scans)
+    if ScanSource.DRAWN in scans:
+        words += _sampling_words(common["sampling"])
+        words += _confidence_words(common["confidence"])
     named = common["preset"]
     if masks != ReferenceSource.GIVEN:
         words += _mask_words(common["mask_config"], to_dict(preset(named).masks) if named in PRESETS else {})
@@ -67,14 +73,16 @@ def differing_settings(arguments: Sequence[str], config: FCaSConfig, common: Map
         seed: Seed that stands for an unknown one.
     """
     args = build_parser().parse_args([str(seed) if word == "SEED" else word for word in arguments])
-    calibrated = common["confidence"].get("norm") == "calibrated"
+    calibrated = common.get("confidence", {}).get("norm") == "calibrated"
     confidence = confidence_config(config.confidence, args)
     found = {
         "sampling": to_dict(sampling_config(config.sampling, args)),
         "confidence": to_dict(confidence.for_generator(calibrated)),
         "mask_config": to_dict(mask_config(args, config.masks)),
+        "warp": to_dict(config.warp),
+        "paint": to_dict(config.paint),
     }
-    return [key for key, value in found.items() if value != common[key]]
+    return [key for key, value in found.items() if key in common and value != common[key]]
 
 
 def _sampling_words(sampling: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.evaluation.report.measures import Spread, StructureSummary
+from fcas_nnunet.evaluation.report.provenance import drawn_records
 from fcas_nnunet.intensities import HU
 from fcas_nnunet.listing import listed
 
@@ -71,7 +72,7 @@ def all_checks(
     found = [
         check_count(num_cases),
         *check_expected_error(records, unit),
-        *check_confidence(inside, without_map),
+        *check_confidence(inside, without_map, weighs=not records or bool(drawn_records(records))),
         check_weights(structures),
         *(check_contrast(structures, real_name, unit) if real_name is not None else []),
         check_structures(structures, num_cases, num_real),
@@ -91,13 +92,18 @@ def check_count(num_cases: int) -> Check:
     return Check("Number of cases", level, str(num_cases), advice)
 
 
-def check_confidence(inside: Spread | None, without_map: Sequence[str]) -> list[Check]:
-    """Check that the confidence inside the structures varies, and leaves something to learn from."""
+def check_confidence(inside: Spread | None, without_map: Sequence[str], weighs: bool = True) -> list[Check]:
+    """Check that the confidence inside the structures varies, and leaves something to learn from.
+
+    Without `weighs` no scan was drawn: then it need not tell the voxels of a structure apart.
+    """
     if inside is None:
         advice = "CAL would train as plain nnU-Net: generate the set again, or train with nnUNetTrainer on purpose."
         return [Check("Confidence", Level.BAD, "no maps", advice)]
-    spread = _below(inside.std, FLAT_CONFIDENCE)
-    if spread == Level.OK:
+    spread = _below(inside.std, FLAT_CONFIDENCE) if weighs else Level.OK
+    if not weighs:
+        advice = "Labels of warped and painted scans are exact: only what lies outside the real scan is not trusted."
+    elif spread == Level.OK:
         advice = "The maps tell voxels apart, so CAL has something to weigh."
     else:
         advice = (
@@ -125,13 +131,14 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = H
     """Check the expected error of the scans, in standard units, and how confidence 1 and 0 differ in it.
 
     The maps themselves do not show it: a calibrated confidence lies between two percentiles of the generator's own
-    errors, so that its mean and spread are the same for a good generator and for one ten times worse. Without
-    a manifest there are no such checks.
+    errors, so that its mean and spread are the same for a good generator and for one ten times worse. Without a
+    manifest, or where no scan was drawn, there are no such checks.
     """
-    if not records:
+    drawn = drawn_records(records)
+    if not drawn:
         return []
-    known = [record["expected_error_hu"] for record in records.values() if record.get("expected_error_hu")]
-    if len(known) < len(records):
+    known = [record["expected_error_hu"] for record in drawn if record.get("expected_error_hu")]
+    if len(known) < len(drawn):
         advice = (
             f"Nothing says how many {unit} these scans are off: calibrate the generator with fcas_train --calibrate, "
             "and generate with --confidence error_model."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.seeds import derive_seed
 
 #: Run seeds that are tried: the manifest records each case's seed, which derives from the run's.
@@ -18,6 +19,11 @@ def common_fields(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     first, *others = full
     return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
+
+
+def drawn_records(records: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of scans that a generator drew, which are neither warped nor painted."""
+    return [record for record in records.values() if ScanSource.of(record) == ScanSource.DRAWN]
 
 
 def run_seed(records: Mapping[str, Mapping[str, Any]]) -> int | None:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.ndimage import gaussian_filter
 
-from fcas_nnunet.case import NUM_CODES, Case
+from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import FCaSConfig, MaskConfig, PairConfig
 from fcas_nnunet.files import atomic_path
+from fcas_nnunet.generator.data.contrasts import add_contrast, draw_contrasts
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.mgm.deformation import draw_deformation, mask_center_mm
@@ -25,9 +25,6 @@ from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
 from fcas_nnunet.geometry import Box, triple
 from fcas_nnunet.labels.anatomy import LabelRoles, label_roles
 from fcas_nnunet.seeds import derive_seed
-
-#: Blur of a contrast offset at structure boundaries, in working voxels: about the partial volume of CT.
-OFFSET_BLUR_VOXELS = 0.6
 
 REFERENCE, TEMPLATE = "reference_codes", "template_codes"
 IMAGE = "image"
@@ -87,7 +84,10 @@ def make_variants(
     surroundings = None
     if case.surroundings is not None:
         surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
-    offsets = _contrast_offsets(case_id, num_labels, pairs, config.seed)
+    offsets = draw_contrasts(
+        pairs.num_contrasts, num_labels, pairs.contrast_jitter_hu, pairs.surroundings_jitter_hu,
+        derive_seed(config.seed, "contrast", case_id),
+    )  # fmt: skip
     for shape in range(pairs.num_shapes):
         shaped = image, mask, surroundings
         if shape > 0:
@@ -102,8 +102,8 @@ def make_variants(
             folder / Variant(case_id, shape, 0).shape_file,
         )
         for contrast in range(pairs.num_contrasts):
-            offset = gaussian_filter(offsets[contrast][template], OFFSET_BLUR_VOXELS) if contrast else 0.0
-            unit = to_unit_range(torch.from_numpy(image_hu + offset), config.grid.intensity_range_hu)
+            in_contrast = add_contrast(image_hu, template, offsets[contrast]) if contrast else image_hu
+            unit = to_unit_range(torch.from_numpy(in_contrast), config.grid.intensity_range_hu)
             save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)
 
 
@@ -170,13 +170,3 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, whole or not at all."""
     with atomic_path(path) as temporary:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
-
-
-def _contrast_offsets(case_id: str, num_labels: int, pairs: PairConfig, seed: int) -> np.ndarray:
-    """HU offset per contrast and 8-bit code, [num_contrasts, NUM_CODES]; 0 for the background and contrast 0."""
-    rng = np.random.default_rng(derive_seed(seed, "contrast", case_id))
-    offsets = rng.normal(0, pairs.surroundings_jitter_hu, size=(pairs.num_contrasts, NUM_CODES))
-    offsets[:, 1 : num_labels + 1] *= pairs.contrast_jitter_hu / max(pairs.surroundings_jitter_hu, 1e-9)
-    offsets[:, 0] = 0
-    offsets[0] = 0
-    return offsets.astype(np.float32)

@@ -108,6 +108,10 @@ class Deformation:
         return self.max_displacement_mm * unit.reshape(3, *self.lattice_shape)
 
 
+#: Leaves every point of any volume where it is.
+IDENTITY = Deformation((0.0,) * 3, (1.0,) * 3, (0.0,) * 3, (0.0,) * 3, (0.0,) * 3, 1.0, (4, 4, 4), 0.0, 0)
+
+
 def draw_deformation(
     config: MaskConfig,
     shape: tuple[int, int, int],

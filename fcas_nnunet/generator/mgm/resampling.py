@@ -5,7 +5,7 @@ Everything is elementwise arithmetic in a fixed order, so any number of threads 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 
 import numpy as np
@@ -70,11 +70,25 @@ def deform_scan(
     output = np.empty(image.shape, dtype=np.float32)
     for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(image.shape)):
         positions = np.stack([c.numpy() for c in coordinates])
-        for axis, size in enumerate(image.shape):
-            inside[slab] &= (positions[axis] > -0.5) & (positions[axis] < size - 0.5)
+        inside[slab] = _is_inside(coordinates, image.shape)
         positions += np.float32(_SPLINE_RIM)
         output[slab] = map_coordinates(coefficients, positions, order=3, mode="nearest", prefilter=False)
     return output, inside
+
+
+def within_volume(shape: Triple[int], deformation: Deformation, spacing_mm: Triple[float]) -> np.ndarray:
+    """Whether each voxel comes from within the volume of this shape, bool [D, H, W]: as `deform_scan` says."""
+    inside = np.ones(shape, dtype=bool)
+    if not deformation.is_identity:
+        for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(shape)):
+            inside[slab] = _is_inside(coordinates, shape)
+    return inside
+
+
+def _is_inside(coordinates: Sequence[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
+    """Whether indices lie on voxels of a volume, bool [d, h, w]."""
+    along = [(c.numpy() > -0.5) & (c.numpy() < size - 0.5) for c, size in zip(coordinates, shape, strict=True)]
+    return along[0] & along[1] & along[2]
 
 
 def _coordinate_slabs(

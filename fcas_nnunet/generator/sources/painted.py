@@ -43,7 +43,8 @@ def tissues_of(image: np.ndarray, mask: np.ndarray, num_tissues: int) -> np.ndar
 
 def contrast_range(image: np.ndarray, mask: np.ndarray, margin: float) -> tuple[float, float]:
     """Range of the contrasts: that of the labelled voxels, as nnU-Net clips CT, widened on either side."""
-    low, high = map(float, np.percentile(image[mask > 0], _RANGE_PERCENT))
+    labelled = image[mask > 0]
+    low, high = map(float, np.percentile(labelled if labelled.size else image, _RANGE_PERCENT))
     return low - margin * (high - low), high + margin * (high - low)
 
 

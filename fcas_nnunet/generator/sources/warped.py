@@ -19,22 +19,24 @@ def warp_scan(
     spacing_mm: Triple[float],
     config: WarpConfig,
     seed: int,
+    unit: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Warp a scan along with its mask.
 
     Args:
-        image: The real scan, [D, H, W] in standard units.
+        image: The real scan, [D, H, W] in its own values.
         codes: The new mask, labels first and surroundings after them, uint8 [D, H, W].
         num_labels: Codes 1 … num_labels are labels, those above are surroundings.
         deformation: That gave the new mask from the scan's own.
         spacing_mm: Voxel size along (D, H, W).
         config: How strongly contrasts change.
         seed: Same seed, same contrast.
+        unit: Own values a standard unit, which the contrasts are counted in.
 
     Returns:
-        The scan, float32 [D, H, W] in standard units; and whether a voxel comes from within the real scan, bool
+        The scan, float32 [D, H, W] in its own values; and whether a voxel comes from within the real scan, bool
         [D, H, W]. The identity without jitter returns the scan as it was.
     """
     warped, inside = deform_scan(image, deformation, spacing_mm)
     offsets = draw_contrasts(1, num_labels, config.contrast_jitter, config.surroundings_jitter, seed)[0]
-    return add_contrast(warped, codes, offsets), inside
+    return add_contrast(warped, codes, offsets * np.float32(unit)), inside

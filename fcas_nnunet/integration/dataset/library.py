@@ -151,20 +151,21 @@ def make_library(
     return library
 
 
-def check_library(library: CaseLibrary, *, draws_surroundings: bool) -> None:
+def check_library(library: CaseLibrary, *, draws_surroundings: bool, min_cases: int = 2) -> None:
     """Read every case of the source and every named case of other data sets, and refuse broken ones.
 
     Logs how labels of other data sets are matched, and which structures they lack.
 
     Args:
-        library: the cases; the source must have at least two.
+        library: the cases.
         draws_surroundings: require surroundings of references as well, not only of templates.
+        min_cases: that the source must have.
 
     Raises:
         ValueError: listing all faults, one a line.
     """
     faults = [
-        *dataset_faults(library.source, min_cases=2),
+        *dataset_faults(library.source, min_cases=min_cases),
         *library.label_faults(draws_surroundings=draws_surroundings),
     ]
     for dataset in library.named_datasets():

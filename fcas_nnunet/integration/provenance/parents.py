@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.integration.dataset.folders import PLANS_JSON, Root
 from fcas_nnunet.integration.dataset.library import split_name
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, MANIFEST_FILE, Manifest
@@ -107,13 +108,14 @@ def parents_of(synthetic: RawDataset) -> list[Parent]:
     """
     own = from_json(synthetic.dataset_json)
     records = Manifest(synthetic.folder).read()
-    generators = {record.get("weights_sha256") for record in records.values()}
+    drawn = [record for record in records.values() if ScanSource.of(record) == ScanSource.DRAWN]
+    generators = {record.get("weights_sha256") for record in drawn}
     found = [] if own is None else own
     if own is None or len(generators) > 1:
         sources = sorted({str(record["source"]) for record in records.values() if "source" in record})
         found = [*found, *(parent for source in sources for parent in _whole_source(source, records))]
-    drawn = {case_id for case_id, record in records.items() if "reference" in record}
-    own_scans = sorted(set(synthetic.case_ids) - drawn) if synthetic.has_confidence else []
+    made = {case_id for case_id, record in records.items() if "reference" in record}
+    own_scans = sorted(set(synthetic.case_ids) - made) if synthetic.has_confidence else []
     contents = training_contents(synthetic, own_scans)
     pretrained = [Parent(synthetic.name, case_id, contents[case_id], (Role.PRETRAINING,)) for case_id in own_scans]
     return merged([*found, *_drawn_from(records, found), *pretrained])

@@ -10,23 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fcas_nnunet_small import LABELS, SURROUNDINGS, small_case
+from fcas_nnunet_small import LABELS, small_case
 from matplotlib.figure import Figure
-from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from fcas_nnunet.commands.demo import arms as demo_arms
 from fcas_nnunet.commands.demo import stages as demo_stages
 from fcas_nnunet.commands.demo.command import Clock, main
 from fcas_nnunet.commands.demo.results import Column, _draw_case, write_table
-from fcas_nnunet.commands.demo.rivals import Rival, paint_case, warp_case, write_rivals
 from fcas_nnunet.commands.demo.scale import PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE, DemoSize, Names
 from fcas_nnunet.evaluation.viewing.colours import label_map
-from fcas_nnunet.generator.mgm.masks import generate_mask
-from fcas_nnunet.integration.dataset.manifest import Manifest
-from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.provenance.parents import parents_of
-from fcas_nnunet.labels.anatomy import label_roles
+from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
 
 
 @pytest.mark.parametrize(
@@ -56,73 +50,6 @@ def test_a_stage_that_is_done_is_not_run_again(tmp_path):
     again.run("second", 1, 1, lambda: calls.append("second"))
     assert calls == ["first", "second"]
     assert set(again.read()) == {"first", "second"}
-
-
-HU = np.array([0, 100, 200, 400], np.float32)  # of the labels
-
-
-def in_a_new_shape(number=0):
-    """A case whose HU follow from its labels, and its scan warped to a new mask."""
-    source = small_case(number)
-    source = replace(source, image=HU[source.mask])
-    made = generate_mask(source.mask, source.spacing_mm, seed=3, roles=label_roles(LABELS))
-    assert (made.mask != source.mask).mean() > 0.02
-    return source, warp_case(source, replace(source, image=None, mask=made.mask), made.recipe)
-
-
-def test_a_warped_scan_lies_under_its_new_mask():
-    source, warped = in_a_new_shape()
-    assert (warped.confidence == 1).all()
-    inside = binary_erosion(warped.mask == 1, iterations=2)
-    assert inside.sum() > 100
-    assert warped.image[inside] == pytest.approx(100, abs=12)  # splines ring at walls
-    expected = HU[warped.mask]
-    off, unmoved_off = (np.abs(image - expected).mean() for image in (warped.image, source.image))
-    assert off < 0.5 * unmoved_off, "the scan moved with its mask"
-
-
-def test_painting_gives_each_label_and_tissue_one_level():
-    _, warped = in_a_new_shape()
-    thorax = np.where(np.arange(32)[:, None, None] < 16, -800, 50) + np.zeros(warped.shape)
-    case = replace(warped, image=np.where(warped.mask > 0, warped.image, thorax))
-    painted = paint_case(case, seed=1)
-    np.testing.assert_array_equal(painted.mask, case.mask)
-    assert (painted.confidence == 1).all()
-    np.testing.assert_array_equal(painted.image, paint_case(case, seed=1).image)
-    other = paint_case(case, seed=2)
-    background = case.mask == 0
-    lung, tissue = (background & binary_erosion(thorax == hu, iterations=3) for hu in (-800, 50))
-    places = [case.mask == 1, case.mask == 2, lung, tissue]
-    levels = [[scan.image[where].mean() for where in places] for scan in (painted, other)]
-    assert np.diff(sorted(levels[0])).min() > 5, "labels and tissues of the background have levels of their own"
-    assert np.abs(np.subtract(*levels)).max() > 30, "another seed, other contrasts"
-    assert all(scan.image[case.mask == 1].std() < 120 for scan in (painted, other))
-
-
-def test_rivals_share_masks_and_parents_with_the_drawn_scans(tmp_path, monkeypatch):
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    source, warped = in_a_new_shape()
-    made = generate_mask(source.mask, source.spacing_mm, seed=3, roles=label_roles(LABELS))
-    drawn = replace(warped, case_id="fcas_00000", image=np.zeros_like(warped.image))
-    for name, case in (("Dataset901_Real", source), ("Dataset902_Drawn", drawn)):
-        write_case(tmp_path / name, replace(case, image=case.image.astype(np.int16)))
-        write_dataset_json(tmp_path / name, LABELS, 1, surroundings=SURROUNDINGS)
-    record = {"case_id": "fcas_00000", "seed": 5, "reference": "p0", "template": "p0", "masks": "mgm"}
-    record |= {"source": "Dataset901_Real", "confidence": {}}
-    Manifest(tmp_path / "Dataset902_Drawn").append(record | {"mgm": made.recipe.to_dict()})
-    sets = [RawDataset.open(tmp_path / name) for name in ("Dataset902_Drawn", "Dataset901_Real")]
-    for rival in Rival:
-        write_rivals(*sets, rival, f"Dataset90{3 + list(Rival).index(rival)}_{rival}", seed=0)
-    written = [RawDataset.open(tmp_path / f"Dataset90{3 + i}_{rival}") for i, rival in enumerate(Rival)]
-    for dataset, rival in zip(written, Rival, strict=True):
-        case = dataset.load_case("fcas_00000")
-        np.testing.assert_array_equal(case.mask, made.mask)
-        assert (case.confidence == 1).all()
-        line = Manifest(dataset.folder).read()["fcas_00000"]
-        assert (line["reference"], line["template"], line["scan"]) == ("p0", "p0", rival)
-        (parent,) = parents_of(dataset)
-        assert (parent.dataset, parent.case_id) == ("Dataset901_Real", "p0"), "whoever validates on it is told"
-    np.testing.assert_array_equal(written[0].load_case("fcas_00000").image, warped.image)
 
 
 def test_every_network_sees_the_same_scans_for_as_many_iterations(tmp_path, monkeypatch):
@@ -157,8 +84,13 @@ def test_every_network_sees_the_same_scans_for_as_many_iterations(tmp_path, monk
     assert {(f["labelled scans seen"], f["iterations, all"]) for f in facts} == {(8, 25 * names.scale.total_epochs)}
     asked = []
     monkeypatch.setattr(demo_stages, "run", lambda *line: asked.append(line))
-    demo_stages.demo_stages(names)[1].run()
+    for stage in demo_stages.demo_stages(names)[1:5]:
+        stage.run()
     assert asked[0][:3] == ("fcas_train", "-d", names.real), "the generator has seen the same scans"
+    drawn, *others = (line[: line.index("-o")] for line in asked[1:])
+    assert drawn[0] == "fcas_generate"
+    assert others == [drawn, drawn], "the same references, number and seed, so the same masks"
+    assert [line[line.index("-o") + 2 :] for line in asked[2:]] == [("--source", "warped"), ("--source", "painted")]
 
 
 def test_a_failing_network_is_named_with_the_end_of_its_log(tmp_path):
@@ -203,7 +135,7 @@ def test_quick_demo_runs_through(tmp_path):
     assert {column["iterations, all"] for column in table["columns"].values()} == {50}
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 50_000
     again = subprocess.run(demo, env=environment, capture_output=True, text=True, check=True)
-    assert again.stderr.count("done before") == 7
+    assert again.stderr.count("done before") == 8
 
 
 def test_pictures_show_the_head_up_however_a_scan_is_stored():

@@ -134,7 +134,10 @@ def test_what_cannot_be_made_again_is_refused(raw: Path, capsys: pytest.CaptureF
     painted.write_text('{"case_id": "a", "source": "x"}\n{"case_id": "b", "source": "x"}\n')
     error = refused(capsys, str(painted))
     for case_id in "ab":
-        assert f"{painted}: {case_id}: the line must hold preset, weights_sha256, sampling" in error
+        assert (
+            f"{painted}: {case_id}: the line must hold preset, mask_config, label_map, weights_sha256, sampling"
+            in error
+        )
     lines = (raw / MADE / "fcas_manifest.jsonl").read_text().splitlines()
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"run_seed": 9})]) + "\n")

@@ -21,7 +21,7 @@ from fcas_nnunet.generator.confidence.error_model import NUM_MEASURES, ErrorMode
 from fcas_nnunet.generator.data.tensors import MODEL_FILE
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.drawing import draw_image
-from fcas_nnunet.generator.generate import make_case
+from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.generator.train import add_calibration, train_generator
 
@@ -147,7 +147,7 @@ def test_default_confidence_is_the_error_models(calibrated: Path) -> None:
 def test_a_case_says_where_its_confidence_comes_from(calibrated: Path) -> None:
     generator = checkpoint.load_generator(calibrated, CPU)
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
-    case, record = make_case(generator, plan, load_small_case, CPU, torch.float32)
+    case, record = CaseMaker.of_generator(Drawer(generator, CPU, torch.float32), load_small_case).make(plan)
     assert record["confidence"]["estimator"] == "error_model"
     inside = case.confidence[case.mask > 0]
     assert record["std_confidence_in_structures"] == pytest.approx(inside.std(), abs=1e-5)
@@ -157,7 +157,10 @@ def test_a_case_says_where_its_confidence_comes_from(calibrated: Path) -> None:
     # where the confidence is neither 0 nor 1, it is a line of the expected error between these two
     assert ends[0] < error["mean"]
     by_ssv = with_confidence(generator, ConfidenceChoice.SSV)
-    assert make_case(by_ssv, plan, load_small_case, CPU, torch.float32)[1]["expected_error_hu"] is None
+    assert (
+        CaseMaker.of_generator(Drawer(by_ssv, CPU, torch.float32), load_small_case).make(plan)[1]["expected_error_hu"]
+        is None
+    )
 
 
 def test_a_generator_trained_before_learns_the_same(calibrated: Path, trained: Path) -> None:

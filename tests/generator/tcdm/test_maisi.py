@@ -30,7 +30,7 @@ from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator import train as fitting
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.generate import make_case
+from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
@@ -266,7 +266,9 @@ def test_training_from_maisis_files_and_drawing_without_them(tmp_path, caplog, v
         for key, tensor in before.controlnet.state_dict().items()
     )
     plan = plan_cases(1, ["p0", "p1"], ["p0", "p1"], ReferenceSource.GIVEN, seed=0)[0]
-    case, record = make_case(generator, plan, load_axial_case, torch.device("cpu"), torch.float32)
+    case, record = CaseMaker.of_generator(Drawer(generator, torch.device("cpu"), torch.float32), load_axial_case).make(
+        plan
+    )
     assert record["sampling"]["solver"] == {"ddpm": "dpmsolver++", "rflow": "euler"}[variant]
     assert -1000 <= case.image.min() < case.image.max() <= 1000
     assert 0 <= case.confidence.min() < case.confidence.max() <= 1

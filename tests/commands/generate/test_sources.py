@@ -1,0 +1,242 @@
+"""fcas_generate --source: scans warped and painted without a generator, and shares of each source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from fcas_nnunet_small import LABELS, SURROUNDINGS, set_roots, small_case
+
+from fcas_nnunet.case import Case
+from fcas_nnunet.commands.generate.command import build_parser
+from fcas_nnunet.commands.generate.command import main as generate
+from fcas_nnunet.commands.generate.sources import shares_of
+from fcas_nnunet.commands.masks.command import main as make_masks
+from fcas_nnunet.commands.report.command import main as report
+from fcas_nnunet.commands.report.remake import differing_settings, remake_command, replay_command
+from fcas_nnunet.commands.train import generator_config
+from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.evaluation.report.provenance import common_fields
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.provenance.parents import parents_of
+from fcas_nnunet.intensities import IntensityScale
+
+OTHERS = ["warped", "painted"]
+
+
+def mri_case(number: int) -> Case:
+    """A small case in floats of 0 to 1."""
+    case = small_case(number)
+    assert case.image is not None
+    image = ((case.image + 1000) / 2000).clip(0, 1).astype(np.float32)
+    return replace(case, image=image, scale=IntensityScale.of(image, "MRI"))
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three MR scans that no generator was trained on."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+    set_roots(monkeypatch, tmp_path)
+    source = tmp_path / "nnUNet_raw" / "Dataset931_Heart"
+    for number in range(3):
+        write_case(source, mri_case(number))
+    write_dataset_json(source, LABELS, 3, surroundings=SURROUNDINGS, channel_names={"0": "MRI"})
+    return source.parent
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "dataset.json")
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit, match="^2$"):
+        generate(list(arguments))
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", OTHERS)
+def test_a_set_without_a_generator(raw: Path, tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """MR in, MR out, under the masks of fcas_masks; other processes and a replay give the same bytes."""
+    flags = ["-d", "931", "-n", "5", "--seed", "4", "--source", source, "--preset", "tiny"]
+    generate([*flags, "-o", "Dataset932_Made", "-np", "1"])
+    assert f"done: 5 cases (5 {source}) in" in capsys.readouterr().out
+    assert not list((tmp_path / "nnUNet_results").iterdir()), "nothing was trained"
+    made = RawDataset.open(raw / "Dataset932_Made")
+    assert made.channel_names == {"0": "MRI"}
+    assert len(made.case_ids) == 5
+    make_masks(["-d", "931", "-n", "5", "--seed", "4", "-o", str(tmp_path / "masks"), "-np", "1"])
+    records = Manifest(made.folder).read()
+    for case_id in made.case_ids:
+        image, mask = nib.load(made.image_path(case_id)), nib.load(tmp_path / "masks" / f"{case_id}.nii.gz")
+        assert image.get_data_dtype() == np.float32
+        assert -3 < np.asanyarray(image.dataobj).min() < np.asanyarray(image.dataobj).max() < 4
+        np.testing.assert_array_equal(np.asanyarray(mask.dataobj), nib.load(made.mask_path(case_id)).dataobj)
+        record = records[case_id]
+        assert (record["scan"], record["template"], record["expected_error_hu"]) == (source, record["reference"], None)
+        assert not {"weights_sha256", "sampling", "confidence", "shares"} & record.keys()
+        assert record["mean_confidence_in_structures"] == pytest.approx(
+            made.load_case(case_id).confidence[made.load_case(case_id).mask > 0].mean(), abs=1e-3
+        )
+    assert {(parent.dataset, parent.case_id) for parent in parents_of(made)} == {
+        ("Dataset931_Heart", f"p{number}") for number in range(3)
+    }
+    generate([*flags, "-o", "Dataset933_Made", "-np", "2"])
+    first = hashes(made.folder)
+    assert hashes(raw / "Dataset933_Made") == first
+    words = shlex.split(str(replay_command("Dataset932_Made", records)))
+    generate([*words[1:], "-o", "Dataset934_Again", "-np", "1"])
+    assert hashes(raw / "Dataset934_Again") == first
+    words = shlex.split(str(remake_command("Dataset932_Made", records)))[1:]
+    args = build_parser().parse_args(words)
+    assert (args.source, args.seed, args.n, args.preset) == (source, 4, 5, "tiny")
+    assert differing_settings(words, generator_config(args), common_fields(records), 0) == []
+    assert "belongs" not in refused(capsys, *flags, "-o", "932", "--masks", "given")
+    report(["-d", "932", "-o", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Labels of warped and painted scans are exact" in page
+    assert "calibrate the generator" not in page
+    assert f"5 synthetic cases {source} from Dataset931_Heart, seed 4, fcas-nnunet" in page
+
+
+def test_killed_and_started_again_it_writes_the_same_bytes(raw: Path) -> None:
+    flags = ["-d", "931", "-n", "8", "--source", "mixed", "--shares", "warped=1", "painted=1", "-np", "1"]
+    output = raw / "Dataset932_Made"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fcas_nnunet.commands.generate.command", *flags, "-o", output.name],
+        env=dict(os.environ), start_new_session=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((output / "labelsTr").glob("*.nii.gz")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "dataset.json").exists(), "killed too late to test anything"
+    generate([*flags, "-o", output.name])
+    generate([*flags, "-o", "Dataset933_Made"])
+    assert hashes(output) == hashes(raw / "Dataset933_Made")
+    scans = Counter(record["scan"] for record in Manifest(output).read().values())
+    assert scans == {"warped": 4, "painted": 4}
+
+
+def test_one_scan_is_enough_and_given_masks_stay(raw: Path) -> None:
+    only = RawDataset.open(raw / "Dataset931_Heart").folder
+    for number in (1, 2):
+        for part in ("imagesTr/p{}_0000", "labelsTr/p{}", "surroundingsTr/p{}"):
+            (only / f"{part.format(number)}.nii.gz").unlink()
+    (only / "dataset.json").write_text(json.dumps(json.loads((only / "dataset.json").read_text()) | {"numTraining": 1}))
+    generate(["-d", "931", "-o", "Dataset932_Made", "-n", "2", "--source", "warped", "--masks", "given", "-np", "1"])
+    made, real = RawDataset.open(raw / "Dataset932_Made"), RawDataset.open(only)
+    images = [made.load_case(case_id) for case_id in made.case_ids]
+    for case in images:
+        np.testing.assert_array_equal(case.mask, real.load_case("p0").mask)
+        assert (case.confidence == 1).all()
+    assert np.abs(images[0].image - images[1].image).max() > 0.01, "each in its own contrast"
+
+
+def test_local_changes_are_left_out_of_warped_masks_and_that_is_said(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["-d", "931", "-n", "4", "--wall_mm", "1.5", "2", "-np", "1", "--source", "mixed"]
+    with caplog.at_level("INFO"):
+        generate([*flags, "--shares", "warped=1", "painted=1", "-o", "Dataset932_Made"])
+    assert caplog.text.count("masks of warped scans have no local changes") == 1
+    changes = {"warped": [], "painted": []}  # type: ignore[var-annotated]
+    for record in Manifest(raw / "Dataset932_Made").read().values():
+        changes[record["scan"]].append(bool(record["mgm"]["local_changes"]))
+    assert changes == {"warped": [False, False], "painted": [True, True]}
+
+
+def test_a_dry_run_says_that_no_generator_is_needed(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate(["-d", "931", "-n", "3", "--source", "painted", "--dry-run"])
+    text = capsys.readouterr().out
+    assert "generator: none, since no scan is drawn" in text
+    assert text.count("(mgm), painted, seed") == 3
+    assert [path.name for path in raw.iterdir()] == ["Dataset931_Heart"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        (["warped=1", "warp=2"],
+         "must be SOURCE=SHARE with a SOURCE of drawn, warped, painted and a SHARE of 0 or more, got warp=2. "
+         "Write --shares drawn=1 warped=1 painted=1."),
+        (["warped=-1"], "got warped=-1."),
+        (["warped"], "got warped."),
+        (["warped=nan"], "got warped=nan."),
+        (["mixed=1"], "got mixed=1."),
+        (["warped=1", "warped=2"], "must name a source once, got warped twice."),
+        (["warped=0"], "must leave some source a share above 0, got none."),
+    ],
+)  # fmt: skip
+def test_wrong_shares_are_refused(
+    raw: Path, capsys: pytest.CaptureFixture[str], shares: list[str], sentence: str
+) -> None:
+    error = refused(capsys, "-d", "931", "--source", "mixed", "--shares", *shares)
+    assert error.startswith("error: --shares: must ")
+    assert sentence in error
+
+
+def test_options_that_would_do_nothing_are_refused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "-d", "931", "--source", "warped", "--steps", "5", "--templates", "931")
+    for flag in ("--steps", "--templates"):
+        assert f"{flag}: must go without --source warped, beside which it does nothing" in error
+    assert "--shares: must go with --source mixed" in refused(capsys, "-d", "931", "--shares", "drawn=1")
+
+
+def test_shares_without_a_flag_are_even() -> None:
+    args = build_parser().parse_args(["-d", "931", "--source", "mixed"])
+    assert shares_of(args) == dict.fromkeys((ScanSource.DRAWN, ScanSource.WARPED, ScanSource.PAINTED), 1.0)
+    assert shares_of(build_parser().parse_args(["-d", "931"])) == {ScanSource.DRAWN: 1.0}
+
+
+def test_a_mixed_set_holds_the_drawn_cases_of_a_drawn_one(small_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, config = small_home / "nnUNet_raw", ["--config", str(small_home / "short.yaml")]
+    flags = ["-d", "901", "-n", "4", "--source", "mixed", *config, "-np", "1", "-device", "cpu"]
+    generate([*flags, "-o", "Dataset903_Mixed", "--shares", "drawn=1", "warped=1"])
+    mixed, drawn = Manifest(raw / "Dataset903_Mixed").read(), Manifest(raw / "Dataset902_SmallFCaS").read()
+    assert Counter(record["scan"] for record in mixed.values()) == {"drawn": 2, "warped": 2}
+    of_drawn, of_mixed = hashes(raw / "Dataset902_SmallFCaS"), hashes(raw / "Dataset903_Mixed")
+    for case_id, record in mixed.items():
+        names = [f"{part}/{case_id}{end}.nii.gz" for part, end in
+                 (("labelsTr", ""), ("imagesTr", "_0000"), ("confidenceTr", ""))]  # fmt: skip
+        equal = [of_mixed[name] == of_drawn[name] for name in names]
+        assert equal == ([True] * 3 if record["scan"] == "drawn" else [True, False, False]), "the masks are the same"
+        assert ("weights_sha256" in record) == (record["scan"] == "drawn")
+        assert ("warp" in record) == (record["scan"] == "warped")
+        assert record["shares"] == {"drawn": 1.0, "warped": 1.0}
+    write_case(raw / "Dataset901_Small", small_case(9))
+    named = {parent.case_id for parent in parents_of(RawDataset.open(raw / "Dataset903_Mixed"))}
+    assert named == {"p0", "p1", "p2", "p3"}, (
+        "a scan that the generator has not seen, of another fold say, is no parent"
+    )
+    for part in ("imagesTr/p9_0000", "labelsTr/p9", "surroundingsTr/p9"):
+        (raw / "Dataset901_Small" / f"{part}.nii.gz").unlink()
+    assert "instead of" in refused(capsys, *flags, "-o", "903", "--shares", "drawn=1", "painted=1")
+    generate(["--replay", "903", "-o", "Dataset904_Again", "-device", "cpu", "-np", "1"])
+    assert hashes(raw / "Dataset904_Again") == of_mixed
+    words = shlex.split(str(remake_command("Dataset903_Mixed", mixed)))
+    assert words[words.index("--source") : words.index("--source") + 5] == [
+        "--source", "mixed", "--shares", "drawn=1", "warped=1",
+    ]  # fmt: skip
+    warped = [case_id for case_id, record in mixed.items() if record["scan"] == "warped"]
+    (small_home / "nnUNet_results" / "Dataset901_Small").rename(small_home / "away")
+    generate(["--replay", "903", "-o", "Dataset905_Again", *warped, "-np", "1"])  # needs no generator
+    for case_id in warped:
+        name = f"imagesTr/{case_id}_0000.nii.gz"
+        assert hashes(raw / "Dataset905_Again")[name] == of_mixed[name]
+    assert set(drawn) == set(mixed)

@@ -180,9 +180,9 @@ def test_scans_of_another_modality_do_not_mix_with_the_generators(home, capsys):
     path = home / "nnUNet_raw" / "Dataset962_MR" / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": {"0": "MRI"}}))
     message = refused(capsys, generate, command(home, "Dataset963_ForMR", "--for", "962"))
-    assert "--for: channel_names of Dataset962_MR must be those of Dataset901_Heart, {'0': 'CT'}" in message
+    assert "--for: channel_names of Dataset962_MR must be those of Dataset901_Small, {'0': 'CT'}" in message
     message = refused(capsys, generate, command(home, "Dataset963_FromMR", "--templates", "962"))
-    assert "Dataset962_MR: channel_names must be those of Dataset901_Heart, {'0': 'CT'}, got {'0': 'MRI'}" in message
+    assert "Dataset962_MR: channel_names must be those of Dataset901_Small, {'0': 'CT'}, got {'0': 'MRI'}" in message
     assert not list((home / "nnUNet_raw").glob("Dataset963*"))
 
 

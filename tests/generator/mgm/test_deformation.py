@@ -30,7 +30,7 @@ IDENTITY = Deformation(ZEROS, (1.0, 1.0, 1.0), ZEROS, ZEROS, ZEROS, 1.0, (4, 4, 
 
 def sampling_coordinates(deformation: Deformation, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Where each output voxel is sampled, as indices of the source: float32 [3, D, H, W]."""
-    slabs = _coordinate_slabs(deformation, shape, spacing_mm, tuple(slice(0, size) for size in shape))
+    slabs = _coordinate_slabs(deformation, spacing_mm, tuple(slice(0, size) for size in shape))
     return np.concatenate([np.stack(coordinates) for _, coordinates in slabs], axis=1)
 
 

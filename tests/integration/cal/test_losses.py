@@ -183,5 +183,5 @@ def test_a_step_without_confidence_is_a_bug() -> None:
     loss = ConfidenceLoss(native_loss(False))
     with loss.weighted_by(torch.ones_like(target)):
         loss(logits, target)
-    with pytest.raises(AssertionError, match="whose confidence counts"):
+    with pytest.raises(AssertionError, match="set the confidence first"):
         loss(logits, target)

@@ -84,7 +84,7 @@ def test_interrupted_run_is_unfinished_and_goes_on_to_the_same_bytes(
     whole = without_name(raw / "Dataset001_ACDC")
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "write_case", interrupting(at, conversion.write_case))
-        assert "goes on from here" in fails(capsys, source, "Dataset002_ACDC", code=130)
+        assert "resumes from here" in fails(capsys, source, "Dataset002_ACDC", code=130)
     folder = raw / "Dataset002_ACDC"
     assert not (folder / "dataset.json").exists()
     assert sorted(Manifest(folder).read()) == FRAMES[: at - 1]

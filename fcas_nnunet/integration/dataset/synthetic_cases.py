@@ -24,8 +24,9 @@ _PARTS = {f"{IMAGES}Tr": f"_0000{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, 
 CONTENTS = "contents"
 IMAGE, LABEL, CONFIDENCE_MAP = "image", "label", "confidence"
 
+_ROUNDING = 1e-3  # what a header's slope and intercept may change
 _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    IMAGE: np.asarray,
+    IMAGE: lambda image: _canonical(image),
     LABEL: lambda labels: labels.astype(np.uint8),
     CONFIDENCE_MAP: quantise_confidence,
 }
@@ -92,6 +93,17 @@ def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mappin
         f'swapped. Generate the case again, or, if you changed it yourself, take "{CONTENTS}" out of its line in '
         f"{MANIFEST_FILE}."
     ]
+
+
+def _canonical(image: np.ndarray) -> np.ndarray:
+    """The values of a scan in one data type, whatever they are stored in: int16, int32 where that is too small, or
+    float32 where they are not whole numbers."""
+    whole = np.rint(image)
+    if np.abs(whole - image).max(initial=0) > _ROUNDING:
+        return image.astype(np.float32)
+    limits = np.iinfo(np.int16)
+    small = limits.min <= whole.min(initial=0) and whole.max(initial=0) <= limits.max
+    return whole.astype(np.int16 if small else np.int32)
 
 
 def _files(folder: Path, case_id: str) -> list[Path]:

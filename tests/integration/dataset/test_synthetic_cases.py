@@ -24,6 +24,7 @@ from fcas_nnunet.integration.dataset.synthetic_cases import (
     written_cases,
 )
 from fcas_nnunet.integration.dataset.volumes import read_volume, write_volume
+from fcas_nnunet.intensities import IntensityScale
 
 
 @pytest.fixture
@@ -101,6 +102,16 @@ def test_another_data_type_and_compression_are_no_change(synthetic: RawDataset) 
         image = nibabel.load(path)  # nibabel reads a confidence of 255/255 as 1.0000000591
         nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32), image.affine), path)
     check_dataset(synthetic)
+
+
+@pytest.mark.parametrize("image", [np.array([[[0.25, 0.5, 1.0]]]), np.array([[[0, 7, 60_000]]])])
+def test_scans_of_other_units_have_contents_too(image: np.ndarray) -> None:
+    def contents(image: np.ndarray) -> str:
+        scale = IntensityScale.of(image, "MRI")
+        return case_contents(Case("a", image, np.ones(image.shape, np.uint8), np.eye(4), scale=scale))["image"]
+
+    assert contents(image) == contents(image.astype(np.float32))
+    assert contents(image) != contents(image * np.array([1, 1, 0.5]))
 
 
 def test_confidence_of_one_that_nibabel_read_is_taken_and_clipped(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_generator_of_an_earlier_version_is_named(caplog: pytest.LogCaptureFix
     record = SimpleNamespace(labels=LABELS, cases={}, images={}, config=short_config(), geometry=1)
     source = SimpleNamespace(labels=LABELS, case_ids=[])
     check_model(record, source, None, None, None, tmp_path)
-    assert caplog.messages[0].startswith(f"{tmp_path}: the generator was trained by another version, which brought ")
+    assert caplog.messages[0].startswith(f"{tmp_path}: the generator was trained by another version, which resampled ")
     caplog.clear()
     record.geometry = GEOMETRY
     check_model(record, source, None, None, None, tmp_path)

@@ -15,7 +15,7 @@ from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, po
 from fcas_nnunet.commands.runtime.pool import write_missing
 from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
-from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, new_dataset_folder, parse_name
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.ownership import COMMAND, PHANTOM, sole_writer
 from fcas_nnunet.integration.dataset.raw_dataset import (
@@ -134,7 +134,7 @@ def _make(folder: Path, scan: Scan) -> dict[str, Any]:
 def _files(folder: Path, scan: Scan) -> tuple[Path, Path, Path]:
     """Return the paths of a case's image, labels and surroundings."""
     return (
-        folder / f"images{scan.split}" / f"{scan.case_id}_0000{FILE_ENDING}",
+        folder / f"images{scan.split}" / f"{scan.case_id}{FIRST_CHANNEL}{FILE_ENDING}",
         folder / f"labels{scan.split}" / f"{scan.case_id}{FILE_ENDING}",
         folder / f"surroundings{scan.split}" / f"{scan.case_id}{FILE_ENDING}",
     )

@@ -66,6 +66,28 @@ def resample_labels(labels: np.ndarray, shape: Sequence[int], thin: Collection[i
     return reduce_labels(labels, shape, thin_structures(labels, thin) if skips else [])
 
 
+def labels_on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray) -> np.ndarray:
+    """The nearest label in the middle of each voxel of any other grid; 0 outside the label map.
+
+    Args:
+        labels: [D, H, W].
+        affine: Its grid, [4, 4], array index → position in mm.
+        shape: Voxels along (D, H, W) of the other grid.
+        target: The other grid, [4, 4].
+
+    Returns:
+        The labels' data type.
+    """
+    matrix, shift = index_transform(target, affine)
+    return ndimage.affine_transform(labels, matrix, shift, tuple(shape), order=0, mode="grid-constant", prefilter=False)
+
+
+def index_transform(affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix [3, 3] and shift [3] that lead from array indices of the first grid to those of the second."""
+    transform = np.linalg.inv(other) @ affine
+    return transform[:3, :3], transform[:3, 3]
+
+
 def reduce_labels(labels: np.ndarray, shape: Sequence[int], structures: Sequence[ThinStructure]) -> np.ndarray:
     """As `resample_labels`, for a label map whose thin structures are already known."""
     reduced = nearest_labels(labels, shape)

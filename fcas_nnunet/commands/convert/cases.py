@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.datasets.layout import CT, PublicSet, Scan
 from fcas_nnunet.files import file_sha256
-from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, LABELS
 from fcas_nnunet.integration.dataset.ownership import COMMAND, CONVERT
 from fcas_nnunet.integration.dataset.volumes import (
     FILE_ENDING,
@@ -25,6 +24,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     write_labels,
     write_volume,
 )
+from fcas_nnunet.labels.resampling import index_transform, labels_on_grid
 from fcas_nnunet.listing import listed
 
 #: Keys of a manifest's record that decide how a case is written: one that is there must have the same.
@@ -75,7 +75,7 @@ class Job:
     def files(self) -> list[Path]:
         """What is written: the image, and the labels where there are any."""
         name, split = self.scan.case_id, self.scan.split
-        image = self.folder / f"{IMAGES}{split}" / f"{name}_0000{FILE_ENDING}"
+        image = self.folder / f"{IMAGES}{split}" / f"{name}{FIRST_CHANNEL}{FILE_ENDING}"
         label = self.folder / f"{LABELS}{split}" / f"{name}{FILE_ENDING}"
         return [image] if self.scan.label is None else [image, label]
 
@@ -221,7 +221,7 @@ def read_labels(job: Job, path: Path, shape: tuple[int, ...], affine: np.ndarray
                 f"{path}: label must lie in its scan, got {outside:.0%} of it outside by the two headers. Correct one "
                 f"of them, or {_SKIP}."
             )
-        ids = _on_grid(ids, volume.affine, shape, affine)
+        ids = labels_on_grid(ids, volume.affine, shape, affine)
     if faults:
         raise ValueError("\n".join(faults))
     return LabelMap(ids, resampled, round(outside, 4), others, misprints)
@@ -233,21 +233,9 @@ def label_values(path: Path) -> list[int | float]:
     return [value for value in values if value]
 
 
-def _between(affine: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix and shift that lead from voxels of the first grid to voxels of the second."""
-    transform = np.linalg.inv(other) @ affine
-    return transform[:3, :3], transform[:3, 3]
-
-
 def _outside(ids: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> float:
     """Share of the labelled voxels whose middle lies in no voxel of another grid."""
-    matrix, shift = _between(affine, target)
+    matrix, shift = index_transform(affine, target)
     positions = np.argwhere(ids) @ matrix.T + shift
     inside = ((positions >= -0.5) & (positions < np.array(shape) - 0.5)).all(axis=1)
     return 1 - float(inside.mean())
-
-
-def _on_grid(ids: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> np.ndarray:
-    """The nearest label in the middle of each voxel of another grid; background outside."""
-    matrix, shift = _between(target, affine)
-    return ndimage.affine_transform(ids, matrix, shift, tuple(shape), order=0, mode="grid-constant", prefilter=False)

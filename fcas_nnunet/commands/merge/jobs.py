@@ -29,6 +29,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     write_labels,
 )
 from fcas_nnunet.labels.merging import Canvas, Part, Structure, values_of
+from fcas_nnunet.labels.resampling import labels_on_grid
 from fcas_nnunet.listing import listed
 
 #: Keys of a record, for each part of a case.
@@ -273,7 +274,7 @@ class _Reader:
         array, affine = _whole_numbers(path)
         if _same_grids((array.shape, affine), self._job.grid):
             return array, values_of(array)
-        on_scan = _resampled(path, array.dtype, self._job.image)
+        on_scan = labels_on_grid(array, affine, *self._job.grid)
         if array.any() and not on_scan.any():
             raise ValueError(
                 f"{path}: label map must lie on the scan, got one that lies beside it. Take the map of this scan."
@@ -311,21 +312,6 @@ def _as_ids(path: Path) -> np.ndarray:
 
 def _same_grids(first: _Grid, second: _Grid) -> bool:
     return first[0] == second[0] and same_grid(first[1], second[1], second[0])
-
-
-def _resampled(path: Path, kind: Any, image: Path) -> np.ndarray:
-    """A label map on a scan's grid, by nearest neighbour."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(image))
-    reader.ReadImageInformation()
-    onto = sitk.ResampleImageFilter()
-    onto.SetSize(reader.GetSize())
-    onto.SetOutputSpacing(reader.GetSpacing())
-    onto.SetOutputOrigin(reader.GetOrigin())
-    onto.SetOutputDirection(reader.GetDirection())
-    onto.SetInterpolator(sitk.sitkNearestNeighbor)
-    onto.SetNumberOfThreads(1)
-    return np.rint(sitk.GetArrayFromImage(onto.Execute(sitk.ReadImage(str(path))))).astype(kind)
 
 
 def _write(path: Path, ids: np.ndarray, job: CaseJob) -> None:

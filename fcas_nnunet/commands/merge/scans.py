@@ -10,7 +10,7 @@ from typing import Any
 
 from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.integration.dataset.description import ROLES, description_faults, given_roles
-from fcas_nnunet.integration.dataset.folders import IMAGES, WORK_FOLDER, resolve_dataset
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, WORK_FOLDER, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, SURROUNDINGS_JSON, RawDataset
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
 from fcas_nnunet.json_files import read_json
@@ -21,7 +21,6 @@ from fcas_nnunet.listing import listed
 logger = logging.getLogger(__name__)
 
 _UNLABELLED: dict[str, Any] = {"labels": {BACKGROUND: 0}, "numTraining": 0}
-_FIRST_CHANNEL = "_0000"
 
 
 def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
@@ -48,7 +47,7 @@ def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
     if faults:
         raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
     ending = content["file_ending"]
-    suffix = _FIRST_CHANNEL + ending
+    suffix = FIRST_CHANNEL + ending
     scans = sorted(path.name[: -len(suffix)] for path in _files(folder / f"{IMAGES}Tr", suffix))
     case_ids = sorted(content["dataset"]) if content.get("dataset") else scans
     if not case_ids:

@@ -18,6 +18,7 @@ from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, Journal
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import FILE_ENDING
+from fcas_nnunet.intensities import is_ct
 from fcas_nnunet.labels.merging import Part
 
 logger = logging.getLogger(__name__)
@@ -131,8 +132,8 @@ def plan_runs(
         source_map = read_map(Path(path), default) if path else default
         place = (folder or scans.folder / _FOLDER) / task
         runs.append(TaskRun(scans, task, source_map, place, command, tuple(options)))
-    kind = str(scans.dataset_json["channel_names"].get("0", "CT"))
-    if kind.casefold() != "ct" and any(not run.task.endswith("_mr") for run in runs):
+    kind = scans.channel_name
+    if not is_ct(kind) and any(not run.task.endswith("_mr") for run in runs):
         logger.warning(
             f"{scans.name}: its scans are {kind}; TotalSegmentator's tasks for MR end in _mr, as total_mr does"
         )

@@ -11,14 +11,13 @@ from tqdm import tqdm
 
 from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
 from fcas_nnunet.integration.environment.checks import nnunet_processes
 from fcas_nnunet.machine import available_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-_CHANNEL_SUFFIX = "_0000"
 
 
 def case_files(folder: Path) -> dict[str, Path]:
@@ -35,7 +34,7 @@ def case_files(folder: Path) -> dict[str, Path]:
         ending = next((ending for ending in READABLE_FILE_ENDINGS if path.name.endswith(ending)), None)
         if ending is None or path.name.startswith("."):
             continue
-        case_id = path.name.removesuffix(ending).removesuffix(_CHANNEL_SUFFIX)
+        case_id = path.name.removesuffix(ending).removesuffix(FIRST_CHANNEL)
         if case_id in files:
             raise ValueError(
                 f"{folder}: {case_id} must be one file, got {files[case_id].name} and {path.name}. Remove one."

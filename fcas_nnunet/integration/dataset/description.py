@@ -8,12 +8,13 @@ from typing import Any
 
 from fcas_nnunet.files import is_file_name
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
+from fcas_nnunet.intensities import CT
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
 
 #: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
 ROLES = "fcas_roles"
-CT_CHANNEL = {"0": "CT"}
+CT_CHANNEL = {"0": CT}
 MAX_LABEL_ID = 255
 #: How to pretrain for a data set with regions, whose single ids have no names.
 REGIONS_REMEDY = (

@@ -13,6 +13,8 @@ _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
 _MAX_ID = 999
 
 #: Folders within a raw data set; "Tr" or "Ts" is appended.
+#: What nnU-Net adds to a case's name for its first channel.
+FIRST_CHANNEL = "_0000"
 IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
 #: Folder of locks and journals in an unfinished data set.
 WORK_FOLDER = ".fcas_unfinished"

@@ -17,6 +17,7 @@ from fcas_nnunet.integration.dataset.description import CT_CHANNEL, MAX_LABEL_ID
 from fcas_nnunet.integration.dataset.folders import (
     CONFIDENCE,
     DATA_SET,
+    FIRST_CHANNEL,
     IMAGES,
     LABELS,
     SURROUNDINGS,
@@ -43,7 +44,6 @@ from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
 DATASET_JSON = "dataset.json"
 SURROUNDINGS_JSON = "surroundings.json"
 
-_CHANNEL_SUFFIX = "_0000"
 _PUT_ASIDE = f"{WORK_FOLDER}/{DATASET_JSON}"
 _ADVICE = "Fix or write it as nnU-Net's dataset_format.md says, or let the command that writes this data set finish."
 
@@ -274,7 +274,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
         return folder / f"{kind}{split}" / f"{case.case_id}{suffix}{FILE_ENDING}"
 
     if case.image is not None:
-        write_volume(path(IMAGES, _CHANNEL_SUFFIX), case.stored_image, case.affine)
+        write_volume(path(IMAGES, FIRST_CHANNEL), case.stored_image, case.affine)
     if case.surroundings is not None:
         write_labels(path(SURROUNDINGS), case.surroundings, case.affine)
     if case.confidence is not None:
@@ -365,7 +365,7 @@ def _case_ids(folder: Path, content: dict[str, Any], ending: str) -> list[str]:
     """Return the cases that have an image or a label; `check_dataset` names those that lack the other."""
     if "dataset" in content:
         return sorted(content["dataset"])
-    images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{_CHANNEL_SUFFIX}{ending}"))
+    images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{FIRST_CHANNEL}{ending}"))
     labels = (path.name for path in (folder / f"{LABELS}Tr").glob(f"*{ending}"))
-    named = {name[: -len(_CHANNEL_SUFFIX + ending)] for name in images if not name.startswith(".")}
+    named = {name[: -len(FIRST_CHANNEL + ending)] for name in images if not name.startswith(".")}
     return sorted(named | {name[: -len(ending)] for name in labels if not name.startswith(".")})

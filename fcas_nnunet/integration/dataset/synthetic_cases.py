@@ -12,21 +12,34 @@ import numpy as np
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS
+from fcas_nnunet.integration.dataset.folders import CONFIDENCE, FIRST_CHANNEL, IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE
 from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, quantise_confidence
 
 _LABELS = f"{LABELS}Tr"
 #: Folder → ending of the files that every synthetic case has; the label is the last to be written.
-_PARTS = {f"{IMAGES}Tr": f"_0000{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, _LABELS: FILE_ENDING}
+_PARTS = {f"{IMAGES}Tr": f"{FIRST_CHANNEL}{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, _LABELS: FILE_ENDING}
 
 #: Key of a manifest record: part of the case → SHA-256 of its voxels as they are stored.
 CONTENTS = "contents"
 IMAGE, LABEL, CONFIDENCE_MAP = "image", "label", "confidence"
 
 _ROUNDING = 1e-3  # what a header's slope and intercept may change
+
+
+def _canonical(image: np.ndarray) -> np.ndarray:
+    """The values of a scan in one data type, whatever they are stored in: int16, int32 where that is too small, or
+    float32 where they are not whole numbers."""
+    whole = np.rint(image)
+    if np.abs(whole - image).max(initial=0) > _ROUNDING:
+        return image.astype(np.float32)
+    limits = np.iinfo(np.int16)
+    small = limits.min <= whole.min(initial=0) and whole.max(initial=0) <= limits.max
+    return whole.astype(np.int16 if small else np.int32)
+
+
 _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    IMAGE: lambda image: _canonical(image),
+    IMAGE: _canonical,
     LABEL: lambda labels: labels.astype(np.uint8),
     CONFIDENCE_MAP: quantise_confidence,
 }
@@ -93,17 +106,6 @@ def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mappin
         f'swapped. Generate the case again, or, if you changed it yourself, take "{CONTENTS}" out of its line in '
         f"{MANIFEST_FILE}."
     ]
-
-
-def _canonical(image: np.ndarray) -> np.ndarray:
-    """The values of a scan in one data type, whatever they are stored in: int16, int32 where that is too small, or
-    float32 where they are not whole numbers."""
-    whole = np.rint(image)
-    if np.abs(whole - image).max(initial=0) > _ROUNDING:
-        return image.astype(np.float32)
-    limits = np.iinfo(np.int16)
-    small = limits.min <= whole.min(initial=0) and whole.max(initial=0) <= limits.max
-    return whole.astype(np.int16 if small else np.int32)
 
 
 def _files(folder: Path, case_id: str) -> list[Path]:

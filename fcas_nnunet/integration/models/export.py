@@ -163,7 +163,7 @@ def _remove_others(target: Path, finished: Mapping[str, Boxes]) -> None:
 def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     """Claim the folder for this export, or check that it belongs to it."""
     path = target / EXPORT_FILE
-    window = settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
+    window = _window(dataset, settings)
     own = {"dataset": dataset.name, **asdict(settings), "window_hu": window and list(window)}
     del own["window"]
     if path.is_file():
@@ -175,12 +175,16 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
         (target / name).mkdir(parents=True, exist_ok=True)
 
 
+def _window(dataset: RawDataset, settings: SliceSettings) -> tuple[float, float] | None:
+    """The window of all cases; None when each has its own."""
+    return settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
+
+
 def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: SliceSettings) -> Boxes:
     """Write a case's slices; return their boxes."""
     case = dataset.load_case(case_id)
     assert case.image is not None
-    window = settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
-    low, high = window or np.percentile(case.image[case.image != 0], _ROBUST_PERCENT)
+    low, high = _window(dataset, settings) or np.percentile(case.image[case.image != 0], _ROBUST_PERCENT)
     confidence = np.ones(case.shape, np.float32) if case.confidence is None else case.confidence
     axial = int(np.abs(case.affine[2, :3]).argmax())
     masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, case.image, confidence))

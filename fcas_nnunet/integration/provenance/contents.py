@@ -13,7 +13,7 @@ from typing import Any
 
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.image_content import image_sha256
-from fcas_nnunet.integration.dataset.folders import IMAGES, Root, resolve_dataset
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, Root, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_all, read_volume
 from fcas_nnunet.integration.preprocessing.stamps import file_state
@@ -41,7 +41,7 @@ def held_out_contents(dataset: RawDataset) -> dict[str, str]:
 
     A scan that cannot be read cannot be compared with others, so it is left out with a warning.
     """
-    ending = f"_0000{dataset.file_ending}"
+    ending = f"{FIRST_CHANNEL}{dataset.file_ending}"
     paths = {path.name: path for path in sorted((dataset.folder / _TEST).glob(f"*{ending}")) if path.name[0] != "."}
     return _contents(dataset, _TEST, paths, skip_unreadable=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from nnunet_cases import affine_of
 
@@ -164,3 +165,13 @@ def install_stand_in(folder: Path) -> Path:
 def path_with(folder: Path) -> str:
     """A PATH that begins with a folder."""
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, cases: list[str]) -> None:
+    """Work in a folder that holds nnU-Net's folders, with scans and predictions of these cases."""
+    for kind in ("raw", "preprocessed", "results"):
+        (folder / kind).mkdir()
+        monkeypatch.setenv(f"nnUNet_{kind}", str(folder / kind))
+    monkeypatch.chdir(folder)
+    write_scans(folder / "raw", cases)
+    write_predictions(Path("predictions"), cases)

@@ -19,14 +19,6 @@ HEART = ["left_ventricle", "right_ventricle", "left_atrium", "right_atrium"]
 
 
 @pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path / "nnUNet_raw"
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return tmp_path / "download of ä set"
 

@@ -17,12 +17,11 @@ from merge_sources import (
     NAME,
     RV,
     SHAPE,
+    enter,
     read,
     write_map,
     write_masks,
     write_multilabel,
-    write_predictions,
-    write_scans,
 )
 
 from fcas_nnunet.commands.merge.command import main
@@ -36,12 +35,7 @@ CASES = ["a", "b.1 ü"]  # dots, spaces and accents
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    monkeypatch.chdir(tmp_path)
-    write_scans(tmp_path / "raw", CASES)
-    write_predictions(Path("predictions"), CASES)
+    enter(tmp_path, monkeypatch, CASES)
     for case_id in CASES:
         write_map(Path("coronaries") / f"{case_id}.nii.gz", CORONARY * 255)  # a mask of 0 and 255
     Path("coronaries.yaml").write_text("structures: {255: coronary_arteries}")

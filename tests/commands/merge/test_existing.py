@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from merge_sources import CORONARY, LV, NAME, RV, SHAPE, read, write_map, write_masks, write_predictions, write_scans
+from merge_sources import CORONARY, LV, NAME, RV, SHAPE, enter, read, write_map, write_masks
 
 from fcas_nnunet.commands.merge import command, finishing, jobs
 from fcas_nnunet.files import atomic_write_json
@@ -21,12 +21,7 @@ BOTH = ["--masks", "predictions", "totalseg:totalseg.yaml"]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    monkeypatch.chdir(tmp_path)
-    write_scans(tmp_path / "raw", CASES)
-    write_predictions(Path("predictions"), CASES)
+    enter(tmp_path, monkeypatch, CASES)
     write_masks(Path("totalseg"), CASES)
     Path("totalseg.yaml").write_text("into: surroundings\nstructures:\n  lung_*: lungs\n")
     return tmp_path

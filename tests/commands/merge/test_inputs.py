@@ -14,11 +14,10 @@ from merge_sources import (
     NAME,
     RV,
     SHAPE,
+    enter,
     read,
     write_map,
     write_masks,
-    write_predictions,
-    write_scans,
 )
 
 from fcas_nnunet.commands.merge.command import main
@@ -31,12 +30,7 @@ FOLDER = Path("raw") / NAME
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    monkeypatch.chdir(tmp_path)
-    write_scans(tmp_path / "raw", CASES)
-    write_predictions(Path("predictions"), CASES)
+    enter(tmp_path, monkeypatch, CASES)
     return tmp_path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merge_sources import NAME, install_stand_in, path_with, read, write_map, write_predictions, write_scans
+from merge_sources import NAME, enter, install_stand_in, path_with, read, write_map
 
 from fcas_nnunet.commands.merge.command import main
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -19,12 +19,7 @@ RESULTS = FOLDER / "totalsegmentatorTr"
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir()
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    monkeypatch.chdir(tmp_path)
-    write_scans(tmp_path / "raw", CASES)
-    write_predictions(Path("predictions"), CASES)
+    enter(tmp_path, monkeypatch, CASES)
     install_stand_in(tmp_path)
     monkeypatch.setenv("PATH", path_with(tmp_path / "bin"))
     monkeypatch.setenv("STAND_IN", str(tmp_path))

@@ -23,14 +23,6 @@ from fcas_nnunet.integration.dataset.volumes import read_volume
 SMALL = ["--shape", "16", "18", "20", "-np", "1"]
 
 
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path / "nnUNet_raw"
-
-
 def digests(folder: Path) -> dict[str, str]:
     """Relative path → hash of every file."""
     return {

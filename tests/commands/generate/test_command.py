@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from consoles import kill_at_first_case
 from fcas_nnunet_small import LABELS, SURROUNDINGS, short_config, small_case
 
 from fcas_nnunet.commands.generate.command import main as generate
@@ -93,16 +89,7 @@ def test_killed_and_started_again_it_writes_the_same_bytes(home):
     raw = home / "nnUNet_raw"
     output = raw / "Dataset904_SmallFCaS"
     arguments = command(home, output.name, "-np", "1")
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"from fcas_nnunet.commands.generate.command import main; main({arguments!r})"],
-        env=dict(os.environ), start_new_session=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((output / "labelsTr").glob("*.nii.gz")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (output / "dataset.json").exists(), "killed too late to test anything"
+    kill_at_first_case(output, arguments)
     generate(arguments)
     assert hashes(output) == hashes(raw / "Dataset902_SmallFCaS")
 

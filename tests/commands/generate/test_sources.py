@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from consoles import kill_at_first_case
 from fcas_nnunet_small import LABELS, SURROUNDINGS, set_roots, small_case
 
 from fcas_nnunet.case import Case
@@ -116,16 +112,7 @@ def test_a_set_without_a_generator(raw: Path, tmp_path: Path, source: str, capsy
 def test_killed_and_started_again_it_writes_the_same_bytes(raw: Path) -> None:
     flags = ["-d", "931", "-n", "8", "--source", "mixed", "--shares", "warped=1", "painted=1", "-np", "1"]
     output = raw / "Dataset932_Made"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fcas_nnunet.commands.generate.command", *flags, "-o", output.name],
-        env=dict(os.environ), start_new_session=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((output / "labelsTr").glob("*.nii.gz")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (output / "dataset.json").exists(), "killed too late to test anything"
+    kill_at_first_case(output, [*flags, "-o", output.name])
     generate([*flags, "-o", output.name])
     generate([*flags, "-o", "Dataset933_Made"])
     assert hashes(output) == hashes(raw / "Dataset933_Made")

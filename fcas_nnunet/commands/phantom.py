@@ -13,7 +13,7 @@ from typing import Any
 
 from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, positive, processes
 from fcas_nnunet.commands.runtime.pool import write_missing
-from fcas_nnunet.datasets.phantom import LABELS, SURROUNDINGS, patient_seed, phantom_case
+from fcas_nnunet.datasets.phantom import LABELS, MODALITIES, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, new_dataset_folder, parse_name
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
@@ -26,6 +26,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import (
     write_dataset_json,
 )
 from fcas_nnunet.integration.dataset.volumes import FILE_ENDING
+from fcas_nnunet.intensities import CT
 from fcas_nnunet.labels.anatomy import BACKGROUND
 from fcas_nnunet.machine import available_cores
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _EXAMPLE = """
 fcas_phantom -d 901 -n 24 --shape 64 64 64 --seed 0
+fcas_phantom -d 905 -n 24 --modality MRI             # the same patients in a bright-blood MR scanner
 fcas_phantom -d 903 -n 6 --num-test 6 --start 24 --acquisitions 3   # other patients, three scans of each
 """
 _NAME = "Phantom"
@@ -49,6 +51,7 @@ class Scan:
     acquisition: int  # number of the scan
     shape: tuple[int, int, int]  # voxels along (D, H, W)
     split: str  # "Tr" or "Ts"
+    modality: str = CT  # name of the channel
 
     def record(self) -> dict[str, Any]:
         """Return the manifest's entries that are known before the case is made."""
@@ -59,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Make the parser of fcas_phantom."""
     parser = make_parser(
         "fcas_phantom",
-        "Write an nnU-Net data set of invented patients: cardiac CTA with the eight classes, the surroundings, and a "
+        "Write an nnU-Net data set of invented patients: cardiac CTA or MR, the eight classes, the surroundings, and a "
         "manifest that says which scans show the same patient. Interrupted, or called with a larger -n, the same "
         "command resumes.",
         _EXAMPLE,
@@ -73,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--shape", type=positive, nargs=3, default=[64, 64, 64], metavar=("D", "H", "W"),
         help="voxels; the field of view stays about 14 cm (64 64 64)",
     )  # fmt: skip
+    parser.add_argument("--modality", choices=MODALITIES, default=CT, help="what the patients are scanned in (CT)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the population (0)")
     parser.add_argument(
         "--start", type=count, default=0, metavar="I",
@@ -96,7 +100,7 @@ def plan_scans(args: argparse.Namespace) -> list[Scan]:
         split = "Tr" if index < args.start + args.n else "Ts"
         for acquisition in range(args.acquisitions):
             case_id = patient if args.acquisitions == 1 else f"{patient}_a{acquisition}"
-            scans.append(Scan(case_id, patient, seed, acquisition, (depth, height, width), split))
+            scans.append(Scan(case_id, patient, seed, acquisition, (depth, height, width), split, args.modality))
     return scans
 
 
@@ -119,13 +123,15 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
     write_missing(folder, partial(_make, folder), missing, len(scans), num_processes, "phantoms")
     write_dataset_json(
         folder, {BACKGROUND: 0} | LABELS, len(training_cases(folder)), surroundings=SURROUNDINGS,
+        channel_names={"0": scans[0].modality},
         description="Invented patients, made by fcas_phantom; fcas_manifest.jsonl says which scans show the same one.",
     )  # fmt: skip
 
 
 def _make(folder: Path, scan: Scan) -> dict[str, Any]:
     """Write one case; returns its manifest record."""
-    write_case(folder, phantom_case(scan.case_id, scan.shape, scan.seed, scan.acquisition), split=scan.split)
+    case = phantom_case(scan.case_id, scan.shape, scan.seed, scan.acquisition, scan.modality)
+    write_case(folder, case, split=scan.split)
     image, label, _ = _files(folder, scan)
     hashes = {"image_sha256": file_sha256(image), "label_sha256": file_sha256(label)}
     return scan.record() | hashes | {COMMAND: PHANTOM, "versions": versions()}
@@ -150,14 +156,21 @@ def _conflicts(folder: Path, scans: Sequence[Scan], records: Mapping[str, Any]) 
             for scan in scans
             if scan.case_id not in records and any(path.exists() for path in _files(folder, scan))
         ]
+    # earlier versions made CT alone and did not say so
+    there = {record.get("modality", CT) for record in records.values()} - {scan.modality for scan in scans}
+    if there:
+        faults.append(
+            f"{folder.name}: --modality must be that of the cases that are there, {', '.join(there)}, got "
+            f"{scans[0].modality}. Take another id."
+        )
     splits = {record["patient"]: record["split"] for record in records.values() if "patient" in record}
     for scan in scans:
         made, wanted = records.get(scan.case_id, {}), scan.record()
-        different = [key for key, value in wanted.items() if key in made and made[key] != value]
+        different = [key for key, value in wanted.items() if key in made and made[key] != value and key != "modality"]
         if different:
-            requested, there = ({key: record[key] for key in different} for record in (wanted, made))
+            requested, known = ({key: record[key] for key in different} for record in (wanted, made))
             faults.append(
-                f"{folder.name}, {scan.case_id}: case must be made with {requested}, got one with {there} there. "
+                f"{folder.name}, {scan.case_id}: case must be made with {requested}, got one with {known} there. "
                 "Take another id or the same arguments as before."
             )
         elif splits.get(scan.patient, scan.split) != scan.split:

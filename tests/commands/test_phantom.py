@@ -60,6 +60,29 @@ def test_data_set_is_whole_and_passes_its_check(raw: Path) -> None:
     )
 
 
+def test_mr_shows_the_same_patients_in_its_own_units(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--shape", "32", "32", "32", "-np", "1"]
+    phantom.main(["-d", "901", "-n", "2", *size])
+    phantom.main(["-d", "902", "-n", "2", "--modality", "MRI", *size])
+    ct, mr = (RawDataset.open(raw / name) for name in ("Dataset901_Phantom", "Dataset902_Phantom"))
+    check_dataset(mr, min_cases=2)
+    assert mr.channel_names == {"0": "MRI"}
+    for case_id in mr.case_ids:
+        np.testing.assert_array_equal(mr.load_case(case_id).mask, ct.load_case(case_id).mask)
+        image = read_volume(mr.image_paths(case_id)[0]).array
+        assert image.min() >= 0
+        blood, muscle = (
+            np.median(image[mr.load_case(case_id).mask == LABELS[name]])
+            for name in ("left_ventricle", "left_myocardium")
+        )
+        assert 1.6 < blood / muscle < 4
+        assert np.percentile(image, 2) < 0.2 * blood, "lungs and airways are dark"
+    before = digests(mr.folder)
+    message = fails(capsys, "-d", "902", "-n", "3", *size)
+    assert "Dataset902_Phantom: --modality must be that of the cases that are there, MRI, got CT." in message
+    assert digests(mr.folder) == before
+
+
 def test_two_processes_write_the_bytes_of_one(raw: Path) -> None:
     phantom.main(["-d", "Dataset001_One", "-n", "3", "--acquisitions", "2", *SMALL])
     phantom.main(["-d", "Dataset002_Two", "-n", "3", "--acquisitions", "2", *SMALL[:-1], "2"])

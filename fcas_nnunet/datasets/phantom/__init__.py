@@ -1,4 +1,4 @@
-"""Procedural cardiac CTA: anatomy, coronary tree and surroundings of invented patients, scanned as often as wanted.
+"""Procedural cardiac CTA and MR: anatomy, coronary tree and surroundings of invented patients, in any number of scans.
 
 Everything is a solid in millimetres, so a patient is the same on every grid. `phantom_case` is the entry point.
 """
@@ -15,8 +15,10 @@ from fcas_nnunet.datasets.phantom.acquisition import Tissue, draw_acquisition, s
 from fcas_nnunet.datasets.phantom.coronaries import CoronaryTree, grow_coronaries
 from fcas_nnunet.datasets.phantom.fields import Warp
 from fcas_nnunet.datasets.phantom.heart import Heart, HeartSizes, Layer, build_heart
+from fcas_nnunet.datasets.phantom.mr import draw_mr_acquisition, scan_mr
 from fcas_nnunet.datasets.phantom.render import Canvas, Grid
 from fcas_nnunet.datasets.phantom.thorax import ChestSizes, build_chest
+from fcas_nnunet.intensities import CT, IntensityScale
 from fcas_nnunet.labels.anatomy import Structure, Surrounding
 
 #: Label name → id in labelsTr.
@@ -24,6 +26,9 @@ LABELS: dict[str, int] = {structure.value: number for number, structure in enume
 #: Name → id in surroundingsTr.
 SURROUNDINGS: dict[str, int] = {surrounding.value: number for number, surrounding in enumerate(Surrounding, start=1)}
 
+MRI = "MRI"
+#: Names of the channels that phantoms are scanned in.
+MODALITIES = (CT, MRI)
 #: Epicardial fat around arteries, even where the heart touches the chest wall or a lung.
 _FAT_AROUND_MM = 2.0
 #: Distance that the coronary arteries keep from the edge of the field of view.
@@ -78,7 +83,9 @@ def patient_seed(population: int, index: int) -> int:
     return int(np.random.SeedSequence([population, index]).generate_state(1)[0])
 
 
-def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisition: int = 0) -> Case:
+def phantom_case(
+    case_id: str, shape: tuple[int, int, int], seed: int, acquisition: int = 0, modality: str = CT
+) -> Case:
     """Make a patient's scan with labels and surroundings.
 
     Args:
@@ -86,9 +93,11 @@ def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisiti
         shape: Number of voxels along (D, H, W); the field of view stays the same.
         seed: Seed of the patient.
         acquisition: Number of the scan; other scans of the same patient share mask, surroundings and affine.
+        modality: One of `MODALITIES`.
 
     Returns:
-        image int16 HU in [-1024, 3071], mask (`LABELS`), surroundings (`SURROUNDINGS`, 0 where the mask is not).
+        image int16, HU in [-1024, 3071] or arbitrary units from 0 (MRI), mask (`LABELS`), surroundings
+        (`SURROUNDINGS`, 0 where the mask is not).
 
     Raises:
         ValueError: for negative numbers or a grid too small for a heart.
@@ -97,11 +106,13 @@ def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisiti
         raise ValueError(
             f"{case_id}: shape must be three numbers of at least 16, got {tuple(shape)}. Take a finer grid."
         )
+    if modality not in MODALITIES:
+        raise ValueError(f"{case_id}: modality must be one of {', '.join(MODALITIES)}, got {modality}. Correct it.")
     if seed < 0 or acquisition < 0:
         raise ValueError(f"{case_id}: seed and acquisition must be at least 0, got {seed} and {acquisition}.")
     patient = draw_patient(seed)
     rng = np.random.default_rng(np.random.SeedSequence([seed, _ACQUISITION_STREAM, acquisition]))
-    settings = draw_acquisition(rng)
+    settings = draw_mr_acquisition(rng) if modality == MRI else draw_acquisition(rng)
     grid = Grid(_affine(patient, shape), shape, patient.warp)
     canvas = Canvas(grid, settings)
     for solid, tissue, name in (*patient.chest, *patient.heart.layers):
@@ -113,12 +124,16 @@ def phantom_case(case_id: str, shape: tuple[int, int, int], seed: int, acquisiti
     for structure in Structure:
         if structure != Structure.CORONARY_ARTERIES:
             canvas.keep_largest(_CODES[structure], otherwise=_BODY)
-    image = scan(canvas.hu, canvas.positions, grid.spacing_mm, patient.heart.placement.at(-72, 3, 0)[:2], settings)
+    if modality == MRI:
+        image = scan_mr(canvas.hu, canvas.positions, grid.spacing_mm, settings)
+    else:
+        caval_vein = patient.heart.placement.at(-72, 3, 0)[:2]
+        image = scan(canvas.hu, canvas.positions, grid.spacing_mm, caval_vein, settings)
     mask = np.where(canvas.codes <= len(LABELS), canvas.codes, 0).astype(np.uint8)
     surroundings = np.where(canvas.codes > len(LABELS), canvas.codes - len(LABELS), 0).astype(np.uint8)
     affine = grid.affine.copy()
     affine[:3, 3] += patient.scan_origin
-    return Case(case_id, image, mask, affine, surroundings=surroundings)
+    return Case(case_id, image, mask, affine, surroundings=surroundings, scale=IntensityScale.of(image, modality))
 
 
 def _middle(heart: Heart, arteries: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from fcas_nnunet import __version__
 from fcas_nnunet.config.confidence import ConfidenceConfig
 from fcas_nnunet.config.masks import MaskConfig
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.schema import without_removed
 from fcas_nnunet.files import atomic_write_text, is_file_name
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
@@ -105,11 +106,12 @@ class Journal:
                     raise ValueError(f"{case_id!r} cannot name a file")
                 for name in _SETTINGS.keys() & record.keys():
                     record[name] = without_removed(_SETTINGS[name], record[name])
+                ScanSource.of(record)
                 records[case_id] = record
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r}. "
-                    "Remove that line; its case is then made again."
+                    f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r} "
+                    f"({error}). Remove that line; its case is then made again."
                 ) from error
         return records
 

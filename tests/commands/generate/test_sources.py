@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from consoles import kill_at_first_case
 from fcas_nnunet_small import LABELS, SURROUNDINGS, set_roots, small_case
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.generate.command import build_parser
@@ -118,6 +121,51 @@ def test_killed_and_started_again_it_writes_the_same_bytes(raw: Path) -> None:
     assert hashes(output) == hashes(raw / "Dataset933_Made")
     scans = Counter(record["scan"] for record in Manifest(output).read().values())
     assert scans == {"warped": 4, "painted": 4}
+
+
+@pytest.mark.parametrize("source", OTHERS)
+def test_parts_in_turn_write_the_set_of_one_run(raw: Path, source: str) -> None:
+    flags = ["-d", "931", "-n", "6", "--source", source, "-np", "1"]
+    generate([*flags, "-o", "Dataset933_Made"])
+    for part in ("2/2", "1/2"):
+        assert not (raw / "Dataset932_Made" / "dataset.json").exists()
+        generate([*flags, "-o", "Dataset932_Made", "--part", part])
+    assert hashes(raw / "Dataset932_Made") == hashes(raw / "Dataset933_Made")
+
+
+@pytest.mark.slow
+def test_torchrun_splits_a_set_without_a_generator(raw: Path) -> None:
+    flags = ["-d", "931", "-n", "6", "--source", "mixed", "--shares", "warped=1", "painted=1", "-np", "1"]
+    generate([*flags, "-o", "Dataset933_Made"])
+    torchrun = Path(sys.executable).with_name("torchrun")
+    subprocess.run(
+        [str(torchrun), "--standalone", "--nproc_per_node", "2", "-m", "fcas_nnunet.commands.generate", *flags,
+         "-o", "Dataset932_Made"], check=True,
+    )  # fmt: skip
+    assert hashes(raw / "Dataset932_Made") == hashes(raw / "Dataset933_Made")
+
+
+@pytest.mark.parametrize("source", OTHERS)
+def test_a_folds_validation_scans_are_not_warped_or_painted(raw: Path, source: str) -> None:
+    real = raw / "Dataset931_Heart"
+    for number in (3, 4):
+        write_case(real, mri_case(number))
+    write_dataset_json(real, LABELS, 5, surroundings=SURROUNDINGS, channel_names={"0": "MRI"})
+    fold = generate_crossval_split([f"p{number}" for number in range(5)])[0]
+    generate(["-d", "931", "-o", "Dataset932_Made", "-n", "8", "--fold", "0", "--source", source, "-np", "1"])
+    records = Manifest(raw / "Dataset932_Made").read()
+    assert {record["reference"] for record in records.values()} == {str(case_id) for case_id in fold["train"]}
+    assert [record["fold"] for record in records.values()] == [0] * 8
+
+
+def test_a_record_of_an_unknown_source_is_named(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["-d", "931", "-o", "Dataset932_Made", "-n", "1", "--source", "warped", "-np", "1"]
+    generate(flags)
+    manifest = raw / "Dataset932_Made" / "fcas_manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"warped"', '"wrapped"'))
+    message = refused(capsys, *flags)
+    assert f"{manifest}: line 1 must be a JSON record" in message
+    assert "'wrapped' is not a valid ScanSource" in message
 
 
 def test_one_scan_is_enough_and_given_masks_stay(raw: Path) -> None:

@@ -24,7 +24,8 @@ class Case:
         mask: Label ids of `dataset.json`, uint8.
         affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
         surroundings: Ids of `surroundings.json` (0 = none), uint8; None if the data set has none.
-        confidence: Confidence of each voxel, float32 in [0, 1]; None for a real case.
+        confidence: Confidence of each voxel, float32 in [0, 1], or weights above where the data set allows them; None
+            for a case without a map.
         scale: Conversion between the image's values and standard units.
     """
 

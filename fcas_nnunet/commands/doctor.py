@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.environment import torchvision_fix
 from fcas_nnunet.integration.environment.checks import Finding, Status, check_environment
-from fcas_nnunet.listing import few_of_a_kind
+from fcas_nnunet.listing import few_of_a_kind, listed
+
+if TYPE_CHECKING:
+    from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 _MARK = {Status.OK: "ok     ", Status.WARNING: "note   ", Status.PROBLEM: "PROBLEM"}
 _EXAMPLE = """
@@ -73,14 +80,15 @@ def unfix() -> None:
 def dataset_findings(identifier: str) -> Iterator[Finding]:
     """Check a raw data set; each fault is a finding."""
     from fcas_nnunet.commands.runtime.label_table import role_lines
-    from fcas_nnunet.integration.dataset.checks import check_dataset
+    from fcas_nnunet.integration.dataset.checks import dataset_faults, stray_maps
     from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
 
     try:
         dataset = open_dataset(identifier, by="-d", ignore_label=True)
         if not dataset.has_confidence:  # a real one, on which a generator is trained
             dataset = RawDataset.open(dataset.folder)
-        check_dataset(dataset)
+        if faults := [*dataset_faults(dataset), *stray_maps(dataset)]:
+            raise ValueError("\n".join(faults))
     except (ValueError, FileNotFoundError) as error:
         for line in few_of_a_kind(str(error).splitlines()):
             yield Finding(Status.PROBLEM, f"data set {identifier}", line.strip())
@@ -88,6 +96,24 @@ def dataset_findings(identifier: str) -> Iterator[Finding]:
         yield Finding(Status.OK, f"data set {identifier}", f"{dataset.folder}: {len(dataset.case_ids)} cases are sound")
         table = role_lines(dataset.labels, dataset.roles)
         yield Finding(Status.OK, f"data set {identifier}", "\n".join(["roles of its labels:", *table]))
+        yield from _map_findings(dataset, f"data set {identifier}")
+
+
+def _map_findings(dataset: RawDataset, subject: str) -> Iterator[Finding]:
+    """Compare the confidence maps with the cases, and with what fcas_prepare has made of them."""
+    from fcas_nnunet.integration.preprocessing.confidence_store import outdated_maps
+
+    mapped = dataset.mapped_cases()
+    without = sorted(set(dataset.case_ids) - set(mapped))
+    if mapped and without and not dataset.synthetic_cases():
+        message = f"{len(without)} of {len(dataset.case_ids)} cases have no confidence map: {listed(without)}"
+        yield Finding(Status.WARNING, subject, message, "They count fully, 1 everywhere.")
+    if not Path(os.environ.get(Root.PREPROCESSED, os.devnull)).is_dir():
+        return
+    for folder, changed in outdated_maps(dataset).items():
+        message = f"{folder}: confidence maps have changed since they were prepared: {listed(changed)}"
+        remedy = f"fcas_prepare -d {dataset.dataset_id}, for a synthetic set with --for."
+        yield Finding(Status.WARNING, subject, message, remedy)
 
 
 def report(findings: Iterator[Finding]) -> int:

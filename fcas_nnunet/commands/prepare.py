@@ -1,17 +1,20 @@
-"""fcas_prepare: preprocess both data sets with the real one's plans, and print the training commands."""
+"""fcas_prepare: preprocess a synthetic and a real data set with the same plans, or a real one that has confidence maps,
+and print the training commands."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.checks import stray_maps
+from fcas_nnunet.integration.dataset.folders import CONFIDENCE, FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.environment.checks import PLANNING_NOTE, cpu_settings, preprocessing_processes
@@ -22,13 +25,14 @@ from fcas_nnunet.integration.preprocessing.plans import (
     pair_faults,
     preprocessed_folder,
 )
-from fcas_nnunet.integration.preprocessing.splits import Split, ensure_splits, read_splits
+from fcas_nnunet.integration.preprocessing.splits import Split, check_splits, ensure_splits, read_splits
 from fcas_nnunet.integration.provenance.contents import training_contents
 from fcas_nnunet.integration.provenance.parents import (
     PARENTS_KEY,
     UNKNOWN_KEY,
     Parent,
     fold_fault,
+    from_json,
     held_out_faults,
     leaks,
     leaks_allowed,
@@ -38,6 +42,7 @@ from fcas_nnunet.integration.provenance.parents import (
     unknown_fault,
     unknown_origins,
 )
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,7 @@ _EXAMPLE = """
 fcas_prepare -d 902 --for 901
 fcas_prepare -d 902 --for 901 -f 0 1
 fcas_prepare -d 902 --for 901 -c 3d_fullres 2d -p nnUNetResEncUNetMPlans
+fcas_prepare -d 101   # real scans whose confidenceTr holds maps of your own (docs/weights.md)
 """
 _PRETRAIN, _FINETUNE = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"
 
@@ -55,20 +61,25 @@ def build_parser() -> argparse.ArgumentParser:
         "fcas_prepare",
         "Prepare a synthetic data set for pretraining: nnU-Net's plans and preprocessing of the real data set that it "
         "is for, the same plans and preprocessing of the synthetic one, and the confidence maps in the same geometry. "
-        "Finished steps are skipped. Prints the training commands at the end.",
+        "Without --for, the data set is a real one whose confidenceTr holds maps of your own: the same without a "
+        "synthetic set. Finished steps are skipped. Prints the training commands at the end.",
         _EXAMPLE,
     )
-    parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: an id or DatasetXXX_Name")
-    parser.add_argument("--for", required=True, metavar="REAL", dest="real", help="real data set that it is for")
+    parser.add_argument(
+        "-d", required=True, metavar="SYN",
+        help="synthetic data set, or without --for a real one with confidence maps: an id or DatasetXXX_Name",
+    )  # fmt: skip
+    parser.add_argument("--for", metavar="REAL", dest="real", help="real data set that the synthetic one is for")
     parser.add_argument(
         "-c", nargs="+", default=["3d_fullres"], metavar="CONFIG", help="nnU-Net configurations (3d_fullres)"
     )
     parser.add_argument(
-        "-p", default="nnUNetPlans", metavar="PLANS", help="plans of REAL: existing ones are kept (nnUNetPlans)"
+        "-p", default="nnUNetPlans", metavar="PLANS", help="plans of the real set: existing ones are kept (nnUNetPlans)"
     )
     parser.add_argument(
         "-f", nargs="+", metavar="FOLD",
-        help="folds of REAL to print the commands for (default: those whose validation cases SYN was not made from)",
+        help="folds of the real set to print the commands for (default: all; with --for those whose validation cases "
+        "SYN was not made from)",
     )  # fmt: skip
     parser.add_argument(
         "-np", type=processes, metavar="N", help="worker processes (default: nnU-Net's number, at most one per core)"
@@ -109,33 +120,112 @@ def prepare(
         for by, identifier in (("-d", synthetic_id), ("--for", real_id))
     )
     splits = read_splits(real)
-    faults = pair_faults(synthetic, real)
-    known = [*map(str, range(len(splits))), "all"]
-    if unknown_folds := sorted(set(folds or ()) - set(known)):
-        got = ", ".join(unknown_folds)
-        faults.append(f"-f: folds must be among {', '.join(known)}, got {got}. Name some of these.")
-    if faults:
+    if faults := [*pair_faults(synthetic, real), *stray_maps(real), *_fold_faults(folds, splits)]:
         raise ValueError("\n".join(faults))
+    _warn_of_missing_maps(real)
     with ExitStack() as locks:
         for folder in sorted(map(preprocessed_folder, (real, synthetic))):  # two runs must not wait for each other
             locks.enter_context(exclusive(folder))
             remove_strays(folder, deep=True)
-        preprocessing.ensure_checked([real, synthetic])
+        preprocessing.ensure_checked(real, synthetic)
         parents, unknown = _origins(synthetic, real)
         sound = _sound_folds(synthetic, real, parents, unknown, splits, folds)
         preprocessing.ensure_fingerprint(real, processes, keep_existing=True)
         real_plans = ensure_plans(real, plans_name, configurations)
         description = synthetic.dataset_json | {PARENTS_KEY: to_json(parents), UNKNOWN_KEY: unknown}
         plans = move_plans(real, replace(synthetic, dataset_json=description), plans_name)
-        stages = {key for name in configurations for key in plans["configurations"][name]}
-        ensure_splits(synthetic, feeds_cascade=not stages.isdisjoint({"next_stage", "previous_stage"}))
+        ensure_splits(synthetic, feeds_cascade=_feeds_cascade(plans, configurations))
         preprocessing.ensure_fingerprint(synthetic, processes, keep_existing=False)
         for configuration in configurations:
             preprocessing.ensure_preprocessed(real, real_plans, configuration, processes, keep_existing=True)
+            preprocessing.ensure_confidence(real, real_plans, configuration, processes)
             preprocessing.ensure_preprocessed(synthetic, plans, configuration, processes, keep_existing=False)
             preprocessing.ensure_confidence(synthetic, plans, configuration, processes)
     steps = [training_commands(synthetic, real, plans_name, name, sound) for name in configurations]
     return "\n\n".join(["\n".join(_shell_lines()), *steps])
+
+
+def prepare_weighted(
+    identifier: str,
+    configurations: Sequence[str],
+    plans_name: str,
+    num_processes: int | None = None,
+    folds: Sequence[str] | None = None,
+) -> str:
+    """Prepare a real data set whose confidence maps the user has made. Plans and folds are nnU-Net's own.
+
+    Args:
+        identifier: Id or full name of the data set.
+        configurations: nnU-Net configurations.
+        plans_name: Name of its plans.
+        num_processes: Number of worker processes; None means nnU-Net's number, but at most one per core.
+        folds: Folds to print the commands for; None means all.
+
+    Returns:
+        The commands that train with and without the maps, and predict, as text.
+
+    Raises:
+        ValueError: If the data set is broken, is synthetic or has no confidence map; every fault is listed.
+    """
+    processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
+    from fcas_nnunet.integration.preprocessing import prepare as preprocessing
+
+    real = RawDataset.open(resolve_dataset(identifier, by="-d"), any_kind=True)
+    splits = read_splits(real)
+    if faults := [*_weighted_faults(real), *stray_maps(real), *_fold_faults(folds, splits)]:
+        raise ValueError("\n".join(faults))
+    _warn_of_missing_maps(real)
+    with exclusive(preprocessed_folder(real)):
+        remove_strays(preprocessed_folder(real), deep=True)
+        preprocessing.ensure_checked(real)
+        preprocessing.ensure_fingerprint(real, processes, keep_existing=True)
+        plans = ensure_plans(real, plans_name, configurations)
+        check_splits(real, feeds_cascade=_feeds_cascade(plans, configurations))
+        for configuration in configurations:
+            preprocessing.ensure_preprocessed(real, plans, configuration, processes, keep_existing=True)
+            preprocessing.ensure_confidence(real, plans, configuration, processes)
+    known = list(dict.fromkeys(folds or map(str, range(len(splits))))) or ["all"]
+    steps = [weighted_commands(real, plans_name, name, known) for name in configurations]
+    return "\n\n".join(["\n".join(_shell_lines()), *steps])
+
+
+def _weighted_faults(real: RawDataset) -> list[str]:
+    """List the reasons why a data set cannot be prepared without a synthetic one, a sentence each."""
+    synthetic = real.synthetic_cases()
+    if synthetic or from_json(real.dataset_json) is not None:
+        return [
+            f"{real.name}: without --for, -d must be a real data set with confidence maps of your own, got a synthetic "
+            f"one. Name the real one that it is for: fcas_prepare -d {real.dataset_id} --for REAL."
+        ]
+    if real.mapped_cases():
+        return []
+    return [
+        f"{real.name}: {CONFIDENCE}Tr must hold the confidence map of at least one case, named as its label, got none. "
+        f"Write maps as docs/weights.md shows, or train without: nnUNetv2_train {real.dataset_id} 3d_fullres 0. For a "
+        "synthetic set, name its real one by --for."
+    ]
+
+
+def _warn_of_missing_maps(real: RawDataset) -> None:
+    """Name the cases without a map in a real data set that has some."""
+    without = sorted(set(real.case_ids) - set(mapped := real.mapped_cases()))
+    if mapped and without:
+        logger.warning(
+            f"{real.name}: {len(without)} of {len(real.case_ids)} cases have no confidence map and count fully, 1 "
+            f"everywhere: {listed(without)}"
+        )
+
+
+def _fold_faults(folds: Sequence[str] | None, splits: Sequence[Split]) -> list[str]:
+    known = [*map(str, range(len(splits))), "all"]
+    if unknown := ", ".join(sorted(set(folds or ()) - set(known))):
+        return [f"-f: folds must be among {', '.join(known)}, got {unknown}. Name some of these."]
+    return []
+
+
+def _feeds_cascade(plans: Mapping[str, Any], configurations: Sequence[str]) -> bool:
+    stages = {key for name in configurations for key in plans["configurations"][name]}
+    return not stages.isdisjoint({"next_stage", "previous_stage"})
 
 
 def _origins(synthetic: RawDataset, real: RawDataset) -> tuple[list[Parent], list[str]]:
@@ -198,7 +288,8 @@ def training_commands(
         f"# {configuration}, step 1: pretrain on {synthetic.name} ({pretraining} epochs). Here, all means every "
         "synthetic scan: none is held out.",
         f"nnUNetv2_train {synthetic.dataset_id} {configuration} all -p {moved} -tr {_PRETRAIN}{device}",
-        f"# Step 2: from those weights, fine-tune on {real.name} ({finetuning} epochs), each fold by itself.",
+        f"# Step 2: from those weights, fine-tune on {real.name} ({finetuning} epochs), each fold by itself."
+        + (" Its confidence maps weight this step, too." if real.mapped_cases() else ""),
         *(f"{line} -tr {_FINETUNE} -pretrained_weights {weights}{device}" for line in train),
         f"# ({is_all} trains on {includes}. Its {score}.)",
         "# Step 3: the baseline to compare step 2 with: real scans alone, for as many epochs as steps 1 and 2 together "
@@ -208,6 +299,26 @@ def training_commands(
         f"-tr {_FINETUNE}, with those of step 3.",
         f"nnUNetv2_predict -d {real.dataset_id} -c {configuration} -f {' '.join(folds)} -p {plans_name} "
         f"-tr {_FINETUNE} -i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
+    ]
+    return "\n".join(lines)
+
+
+def weighted_commands(real: RawDataset, plans_name: str, configuration: str, folds: Sequence[str]) -> str:
+    """Return the next commands for a real data set with confidence maps: train, train the baseline, predict."""
+    from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL
+
+    device = _device_flag()
+    train = [f"nnUNetv2_train {real.dataset_id} {configuration} {fold} -p {plans_name}" for fold in folds]
+    lines = [
+        f"# {configuration}, step 1: train on {real.name} with its confidence maps ({nnUNetTrainerCAL.EPOCHS} epochs; "
+        f"{_PRETRAIN}_1000epochs trains as long as step 2), each fold by itself.",
+        *(f"{line} -tr {_PRETRAIN}{device}" for line in train),
+        "# Step 2: the baseline to compare step 1 with: every voxel counts alike, 1,000 epochs.",
+        *(f"{line}{device}" for line in train),
+        "# Step 3: segment new scans with the networks of step 1, averaged over the folds that -f names; without "
+        f"-tr {_PRETRAIN}, with those of step 2.",
+        f"nnUNetv2_predict -d {real.dataset_id} -c {configuration} -f {' '.join(folds)} -p {plans_name} "
+        f"-tr {_PRETRAIN} -i INPUT_FOLDER -o OUTPUT_FOLDER{device}",
     ]
     return "\n".join(lines)
 
@@ -231,7 +342,11 @@ def _device_flag() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run fcas_prepare."""
     arguments = build_parser().parse_args(argv)
-    commands = prepare(arguments.d, arguments.real, arguments.c, arguments.p, arguments.np, arguments.f)
+    options = (arguments.c, arguments.p, arguments.np, arguments.f)
+    if arguments.real is None:
+        commands = prepare_weighted(arguments.d, *options)
+    else:
+        commands = prepare(arguments.d, arguments.real, *options)
     print(f"\nReady. Next, one after the other:\n\n{commands}")
 
 

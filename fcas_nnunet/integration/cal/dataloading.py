@@ -1,4 +1,4 @@
-"""Preprocessed cases whose image carries doubt, 1 − confidence, as its last channel."""
+"""Preprocessed cases whose image carries doubt, 1 − confidence, as its last channel; below 0 for weights above 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ImageWithDoubt:
 
     Args:
         image: float32, an array or one on disk.
-        confidence: uint8 [1, D, H, W] in steps of 1/255, an array or one on disk; None means 1 everywhere.
+        confidence: uint8 or uint16 [1, D, H, W] in steps of 1/255, an array or one on disk; None means 1 everywhere.
     """
 
     def __init__(self, image: Any, confidence: Any | None) -> None:
@@ -30,8 +30,9 @@ class ImageWithDoubt:
         image = self.image[slices]
         doubt = np.zeros((1, *image.shape[1:]), np.float32)
         if self.confidence is not None:
-            doubt = (CONFIDENCE_STEPS - np.asarray(self.confidence[slices])) / np.float32(CONFIDENCE_STEPS)
-        return np.concatenate([image, doubt.astype(np.float32, copy=False)])
+            steps = np.asarray(self.confidence[slices]).astype(np.float32)
+            doubt = (CONFIDENCE_STEPS - steps) / np.float32(CONFIDENCE_STEPS)
+        return np.concatenate([image, doubt])
 
 
 class ConfidenceDataset:

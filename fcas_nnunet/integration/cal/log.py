@@ -86,7 +86,7 @@ class ConfidenceLogger(LocalLogger):
         upper, lower = figure.subplots(2, sharex=True)
         means, shares = (self.my_fantastic_logging[key] for key in (MEAN, SHARES))
         upper.plot(range(len(means)), means, "b")
-        upper.set(ylabel="mean confidence", ylim=(0, 1.02))
+        upper.set(ylabel="mean confidence", ylim=(0, 1.02 * max([1.0, *means])))
         for label, share in zip(self.labels, np.transpose(shares), strict=True):
             lower.plot(range(len(means)), 100 * share, label=label)
         lower.set(xlabel="epoch", ylabel="share of the loss's weight [%]", yscale="log")

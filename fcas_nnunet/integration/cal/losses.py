@@ -30,7 +30,7 @@ def confidence_cross_entropy(
     Args:
         logits: [B, C, ...].
         target: [B, 1, ...] label ids.
-        confidence: [B, 1, ...] in [0, 1].
+        confidence: [B, 1, ...] of 0 or more; usually in [0, 1].
         ignore_label: id of voxels that have no label; they count neither above nor below the line.
 
     Returns:
@@ -55,7 +55,7 @@ def confidence_binary_cross_entropy(
     Args:
         logits: [B, C, ...].
         regions: [B, C, ...] of 0 and 1.
-        confidence: [B, 1, ...] in [0, 1].
+        confidence: [B, 1, ...] of 0 or more; usually in [0, 1].
         valid: bool [B, 1, ...], False where the label is to be ignored.
     """
     per_voxel = functional.binary_cross_entropy_with_logits(logits, regions.float(), reduction="none") * confidence
@@ -104,7 +104,7 @@ class ConfidenceDiceCELoss(_ConfidenceDiceLoss):
         self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
-        """The loss, a scalar, of logits [B, C, ...], label ids [B, 1, ...] and confidence [B, 1, ...] in [0, 1]."""
+        """The loss, a scalar, of logits [B, C, ...], label ids [B, 1, ...] and confidence [B, 1, ...]."""
         cross_entropy = confidence_cross_entropy(logits, target, confidence, self.ignore_label)
         if self.ignore_label is not None:
             valid = target != self.ignore_label
@@ -138,7 +138,7 @@ class ConfidenceDiceBCELoss(_ConfidenceDiceLoss):
         Args:
             logits: [B, C, ...].
             target: [B, C, ...] regions, or [B, C + 1, ...] with the ignored voxels last.
-            confidence: [B, 1, ...] in [0, 1].
+            confidence: [B, 1, ...] of 0 or more; usually in [0, 1].
         """
         valid = None
         if self.has_ignore:

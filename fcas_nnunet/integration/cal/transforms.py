@@ -41,7 +41,7 @@ def with_doubt(native: BasicTransform) -> BasicTransform:
 
 
 def unpack_confidence(targets: list[torch.Tensor], device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Split the loader's list into nnU-Net's targets and confidence [B, 1, ...] in [0, 1] on the device.
+    """Split the loader's list into nnU-Net's targets and confidence [B, 1, ...], at least 0, on the device.
 
     The last entry of the list is doubt [B, 1, ...]. The copy from pinned memory does not block.
     """

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from fcas_nnunet.integration.dataset.description import MAX_WEIGHT
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
 from fcas_nnunet.integration.dataset.volumes import (
+    CONFIDENCE_TOLERANCE,
+    LARGEST_WEIGHT,
+    READABLE_FILE_ENDINGS,
     Volume,
     count_non_finite,
     read_all,
@@ -23,9 +28,6 @@ from fcas_nnunet.integration.dataset.volumes import (
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
-
-#: Distance beyond [0, 1] that confidence may have, from rounding in float32. It is clipped wherever it is used.
-CONFIDENCE_TOLERANCE = 1e-4
 
 #: Allowed length of a scan along its longest axis; outside of it, the spacing in the header is wrong.
 _EXTENT_MM = (1.0, 3000.0)
@@ -42,10 +44,16 @@ def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
         raise ValueError("\n".join(faults))
 
 
-def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False) -> list[str]:
+def dataset_faults(
+    dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False, every_map: bool = False
+) -> list[str]:
     """Read every case and list the faults, one sentence each, in order of the cases.
 
-    With `any_grid`, sheared grids are accepted: nnU-Net reads them, but no new case can be written on one.
+    Args:
+        dataset: the data set.
+        min_cases: its least number of cases.
+        any_grid: accept sheared grids: nnU-Net reads them, but no new case can be written on one.
+        every_map: every case must have a confidence map; else those that the manifest calls synthetic.
     """
     faults = []
     if len(dataset.case_ids) < min_cases:
@@ -59,13 +67,28 @@ def dataset_faults(dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = 
             f"got {dataset.dataset_json['numTraining']}. Correct it."
         )
     faults += _extra_channels(dataset)
-    synthetic, contents = dataset.needs_confidence(), _written_contents(dataset)
+    synthetic, contents = dataset.synthetic_cases(), _written_contents(dataset)
 
     def check(case_id: str) -> list[str]:
-        return _case_faults(dataset, case_id, case_id in synthetic, contents.get(case_id, {}), any_grid)
+        needs_map = every_map or case_id in synthetic
+        return _case_faults(dataset, case_id, needs_map, contents.get(case_id, {}), any_grid)
 
     per_case = read_all(check, dataset.case_ids, f"checking {dataset.name}")
     return faults + [fault for case in per_case for fault in case]
+
+
+def stray_maps(dataset: RawDataset) -> list[str]:
+    """List the volumes in confidenceTr that are no case's map, a sentence each; a misspelt map would not be used."""
+    if "dataset" in dataset.dataset_json:  # it may leave cases out
+        return []
+    known = {dataset.confidence_path(case_id).name for case_id in dataset.case_ids}
+    files = sorted((dataset.folder / f"{CONFIDENCE}Tr").glob("[!.]*"))
+    return [
+        f"{path}: confidence map must be named as the label of its case, with the ending {dataset.file_ending}, got "
+        "a name of none. Rename or remove it."
+        for path in files
+        if path.name.endswith(READABLE_FILE_ENDINGS) and path.name not in known
+    ]
 
 
 def _written_contents(dataset: RawDataset) -> dict[str, Mapping[str, str]]:
@@ -91,7 +114,7 @@ def _extra_channels(dataset: RawDataset) -> list[str]:
 
 
 def _case_faults(
-    dataset: RawDataset, case_id: str, synthetic: bool, contents: Mapping[str, str], any_grid: bool
+    dataset: RawDataset, case_id: str, needs_map: bool, contents: Mapping[str, str], any_grid: bool
 ) -> list[str]:
     faults: list[str] = []
     names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
@@ -119,10 +142,10 @@ def _case_faults(
             known = [0, *dataset.surroundings.values()]
             faults += _id_faults(case_id, SURROUNDINGS, surroundings.array, known, "surroundings.json")
             faults += _grid_faults(case_id, SURROUNDINGS, surroundings, "label", reference)
-    if synthetic or dataset.confidence_path(case_id).is_file():
+    if needs_map or dataset.confidence_path(case_id).is_file():
         confidence = _read(dataset.confidence_path(case_id), case_id, CONFIDENCE, faults)
         if confidence is not None:
-            faults += _confidence_faults(case_id, confidence.array)
+            faults += _confidence_faults(case_id, confidence.array, dataset.max_weight)
             faults += contents_faults(case_id, CONFIDENCE_MAP, confidence.array, contents)
             faults += _grid_faults(case_id, CONFIDENCE, confidence, "label", reference)
     return faults
@@ -170,10 +193,14 @@ def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int
         )
 
 
-def _confidence_faults(case_id: str, array: np.ndarray) -> Iterator[str]:
+def _confidence_faults(case_id: str, array: np.ndarray, max_weight: float) -> Iterator[str]:
     low, high = float(array.min()), float(array.max())
-    if not (low >= -CONFIDENCE_TOLERANCE and high <= 1 + CONFIDENCE_TOLERANCE):
-        yield f"{case_id}: confidence must lie in [0, 1], got {low:.6g} to {high:.6g}. Generate the case again."
+    if low >= -CONFIDENCE_TOLERANCE and high <= max_weight + CONFIDENCE_TOLERANCE:
+        return
+    remedy = "Write the map or generate the case again"
+    if low >= -CONFIDENCE_TOLERANCE and high <= LARGEST_WEIGHT:
+        remedy += f', or allow such weights by "{MAX_WEIGHT}": {math.ceil(high)} in dataset.json'
+    yield f"{case_id}: confidence must lie in [0, {max_weight:g}], got {low:.6g} to {high:.6g}. {remedy}."
 
 
 def _grid_faults(case_id: str, what: str, volume: Volume | None, onto: str, other: Volume | None) -> Iterator[str]:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.files import is_file_name
-from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
+from fcas_nnunet.integration.dataset.volumes import LARGEST_WEIGHT, READABLE_FILE_ENDINGS
 from fcas_nnunet.intensities import CT
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
 
 #: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
 ROLES = "fcas_roles"
+#: A key of `dataset.json` that nnU-Net does not read: the largest weight in confidenceTr, 1 without it.
+MAX_WEIGHT = "fcas_max_weight"
 CT_CHANNEL = {"0": CT}
 MAX_LABEL_ID = 255
 #: How to pretrain for a data set with regions, whose single ids have no names.
@@ -37,7 +39,7 @@ def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignor
             f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
             "Convert the volumes."
         )
-    faults += _entry_faults(content)
+    faults += [*_entry_faults(content), *_weight_faults(content.get(MAX_WEIGHT, 1))]
     labels = content["labels"]
     if not isinstance(labels, dict):
         return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
@@ -104,6 +106,11 @@ def _entry_faults(content: dict[str, Any]) -> Iterator[str]:
         paths = [*images, files.get("label")] if isinstance(images, list) else []
         if len(paths) != len(channels) + 1 or not all(isinstance(path, str) for path in paths):
             yield f"dataset must name {len(channels)} images and a label of each case, got {entry} for {key!r}. Fix it."
+
+
+def _weight_faults(max_weight: Any) -> Iterator[str]:
+    if type(max_weight) not in (int, float) or not 1 <= max_weight <= LARGEST_WEIGHT:
+        yield f"{MAX_WEIGHT} must be a number from 1 to {LARGEST_WEIGHT}, got {max_weight!r}. Correct it."
 
 
 def _any_label_faults(content: dict[str, Any]) -> list[str]:

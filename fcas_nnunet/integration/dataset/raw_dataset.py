@@ -13,7 +13,14 @@ import numpy as np
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.files import atomic_write_json
-from fcas_nnunet.integration.dataset.description import CT_CHANNEL, MAX_LABEL_ID, ROLES, description_faults, given_roles
+from fcas_nnunet.integration.dataset.description import (
+    CT_CHANNEL,
+    MAX_LABEL_ID,
+    MAX_WEIGHT,
+    ROLES,
+    description_faults,
+    given_roles,
+)
 from fcas_nnunet.integration.dataset.folders import (
     CONFIDENCE,
     DATA_SET,
@@ -145,17 +152,19 @@ class RawDataset:
         """True if the data set has confidence maps."""
         return (self.folder / f"{CONFIDENCE}Tr").is_dir()
 
-    def needs_confidence(self) -> set[str]:
-        """Return the synthetic cases: those whose manifest record says how their confidence was made.
+    @property
+    def max_weight(self) -> float:
+        """The largest weight that confidence maps may contain: 1, or what the user's `fcas_max_weight` allows."""
+        return float(self.dataset_json.get(MAX_WEIGHT, 1))
 
-        Without a manifest, real and synthetic cases cannot be distinguished, so all need a map if any has one.
-        """
-        if not self.has_confidence:
-            return set()
-        manifest = Manifest(self.folder)
-        if not manifest.path.is_file():
-            return set(self.case_ids)
-        return {case_id for case_id, record in manifest.read().items() if CONFIDENCE in record} & set(self.case_ids)
+    def synthetic_cases(self) -> set[str]:
+        """Return the cases whose manifest record says how their confidence was made; none without a manifest."""
+        records = Manifest(self.folder).read()
+        return {case_id for case_id, record in records.items() if CONFIDENCE in record} & set(self.case_ids)
+
+    def mapped_cases(self) -> list[str]:
+        """Return the cases that have a confidence map."""
+        return [case_id for case_id in self.case_ids if self.confidence_path(case_id).is_file()]
 
     def only(self, case_ids: Sequence[str]) -> RawDataset:
         """Return the data set with some of its cases alone."""
@@ -193,7 +202,7 @@ class RawDataset:
 
         Returns:
             Image float32 in its own values with their scale, mask uint8, surroundings uint8 and confidence float32
-            in [0, 1] where present.
+            in [0, max_weight] where present.
 
         Raises:
             FileNotFoundError: if image or mask is missing.
@@ -205,7 +214,7 @@ class RawDataset:
             self.load_mask(case_id),
             image=image.astype(np.float32),
             scale=IntensityScale.of(image, self.channel_name),
-            confidence=read_confidence(path).array if path.is_file() else None,
+            confidence=read_confidence(path, self.max_weight).array if path.is_file() else None,
         )
 
     def load_mask(self, case_id: str) -> Case:
@@ -242,10 +251,10 @@ def is_dataset(folder: Path) -> bool:
     return (folder / DATASET_JSON).is_file()
 
 
-def read_confidence(path: Path) -> Volume:
-    """Read a confidence map as exact multiples of 1/255, float32 in [0, 1]."""
+def read_confidence(path: Path, max_weight: float = 1) -> Volume:
+    """Read a confidence map as exact multiples of 1/255, float32 in [0, max_weight]."""
     volume = read_volume(path)
-    return Volume(dequantise_confidence(quantise_confidence(volume.array)), volume.affine)
+    return Volume(dequantise_confidence(quantise_confidence(volume.array, max_weight)), volume.affine)
 
 
 def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Callable[[], None] | None = None) -> None:

@@ -14,7 +14,12 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, FIRST_CHANNEL, IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE
-from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, quantise_confidence
+from fcas_nnunet.integration.dataset.volumes import (
+    CONFIDENCE_TOLERANCE,
+    FILE_ENDING,
+    LARGEST_WEIGHT,
+    quantise_confidence,
+)
 
 _LABELS = f"{LABELS}Tr"
 #: Folder → ending of the files that every synthetic case has; the label is the last to be written.
@@ -38,10 +43,16 @@ def _canonical(image: np.ndarray) -> np.ndarray:
     return whole.astype(np.int16 if small else np.int32)
 
 
+def _steps(confidence: np.ndarray) -> np.ndarray:
+    """A confidence map as it is written; weights above 1, which no synthetic case is written with, stay apart."""
+    above = confidence.max(initial=0) > 1 + CONFIDENCE_TOLERANCE
+    return quantise_confidence(confidence, LARGEST_WEIGHT if above else 1)
+
+
 _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     IMAGE: _canonical,
     LABEL: lambda labels: labels.astype(np.uint8),
-    CONFIDENCE_MAP: quantise_confidence,
+    CONFIDENCE_MAP: _steps,
 }
 
 

@@ -24,6 +24,10 @@ FILE_ENDING = ".nii.gz"
 #: Endings that are read: 3D formats that hold spacing, origin and direction.
 READABLE_FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 CONFIDENCE_STEPS = 255
+#: Largest weight that a data set may allow; uint16 holds it in steps of 1/255.
+LARGEST_WEIGHT = 100
+#: Distance beyond its limits that confidence may have, from rounding in float32. It is clipped wherever it is used.
+CONFIDENCE_TOLERANCE = 1e-4
 
 _COMPRESSION_LEVEL = 3
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -143,13 +147,14 @@ def write_confidence(path: Path, confidence: np.ndarray, affine: np.ndarray) -> 
     write_volume(path, quantise_confidence(confidence), affine, slope=1 / CONFIDENCE_STEPS)
 
 
-def quantise_confidence(confidence: np.ndarray) -> np.ndarray:
-    """[0, 1] → uint8 in steps of 1/255; 0 and 1 are exact."""
-    return np.rint(np.clip(confidence, 0, 1) * CONFIDENCE_STEPS).astype(np.uint8)
+def quantise_confidence(confidence: np.ndarray, max_weight: float = 1) -> np.ndarray:
+    """[0, max_weight] → uint8, or uint16 for weights above 1, in steps of 1/255; whole numbers are exact."""
+    steps = np.rint(np.clip(confidence, 0, max_weight) * CONFIDENCE_STEPS)
+    return steps.astype(np.uint8 if max_weight <= 1 else np.uint16)
 
 
 def dequantise_confidence(quantised: np.ndarray) -> np.ndarray:
-    """uint8 → float32 in [0, 1]; the inverse of `quantise_confidence`."""
+    """Steps of 1/255 → float32; the inverse of `quantise_confidence`."""
     return quantised.astype(np.float32) / np.float32(CONFIDENCE_STEPS)
 
 

@@ -22,6 +22,7 @@ from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import quantise_confidence
 from fcas_nnunet.integration.models.trained_models import check_model_files
 from fcas_nnunet.intensities import is_ct
 
@@ -104,10 +105,10 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
     """Write axial slices in the layout of MedSAM's training script, with confidence and boxes beside them.
 
     `imgs/<slice>.npy` float32 [size, size, 3] in [0, 1]; `gts/<slice>.npy` uint8 [size, size], label ids;
-    `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255; `boxes.json`: slice → label id →
-    [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at once or not at all. When the command
-    is run again, finished cases whose files have not changed are skipped; slices of others are removed. The first
-    channel is the scan; without confidence maps, confidence is 1.
+    `confidence/<slice>.npy` uint8 [size, size] in steps of 1/255 (uint16 if the data set allows weights above 1);
+    `boxes.json`: slice → label id → [x_min, y_min, x_max, y_max] in pixels of these. A case's slices are written at
+    once or not at all. When the command is run again, finished cases whose files have not changed are skipped; slices
+    of others are removed. The first channel is the scan; without confidence maps, confidence is 1.
 
     Returns:
         Number of slices in the folder.
@@ -200,7 +201,7 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
         arrays = {
             IMAGES: np.repeat(grey.clip(0, 1)[..., None], 3, axis=-1),
             MASKS: labels,
-            CONFIDENCE: np.rint(255 * _resized(trust.astype(np.float32), settings.size, order=1)).astype(np.uint8),
+            CONFIDENCE: quantise_confidence(_resized(trust, settings.size, order=1), dataset.max_weight),
         }
         for folder, array in arrays.items():
             with atomic_path(target / folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:

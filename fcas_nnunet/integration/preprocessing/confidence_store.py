@@ -12,6 +12,9 @@ from typing import Any
 import blosc2
 
 from fcas_nnunet.files import atomic_write_json, file_sha256
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
+from fcas_nnunet.integration.preprocessing.stamps import Stamps, file_state
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
@@ -22,7 +25,7 @@ INDEX_FILE = "index.json"
 
 _HASHING_THREADS = 4
 _LISTED = "every case must be in the index of confidence maps"
-_PRESENT = "every synthetic case must have a confidence map"
+_PRESENT = "every confidence map of the index must exist"
 _UNCHANGED = "confidence maps must be those written for their cases"
 _SHAPED = "confidence maps must have the shape of their segmentations"
 #: Rules that `verify` checks → what the message says was found instead.
@@ -30,7 +33,10 @@ _RULES = {_LISTED: "no entry", _PRESENT: "none", _UNCHANGED: "truncated, swapped
 
 
 def preprocessed_confidence_path(preprocessed_folder: Path, case_id: str) -> Path:
-    """Return the path of a case's confidence map, uint8 [1, D, H, W] in steps of 1/255, on its segmentation's grid."""
+    """Return the path of a case's confidence map [1, D, H, W] in steps of 1/255, on its segmentation's grid.
+
+    It is uint8, or uint16 in a data set that allows weights above 1.
+    """
     return preprocessed_folder / CONFIDENCE_FOLDER / f"{case_id}{CONFIDENCE_ENDING}"
 
 
@@ -45,7 +51,8 @@ class ConfidenceStore:
     """The confidence maps of a folder of preprocessed cases, nnU-Net's `<data set>/<data identifier>`."""
 
     folder: Path
-    sha256: Mapping[str, str | None]  # case id → hash of its map; None for a real case, which is trusted everywhere
+    sha256: Mapping[str, str | None]  # case id → hash of its map; None for a case without, which is trusted everywhere
+    raw: Mapping[str, Sequence[int]]  # case id → size and time of change of its raw map; empty in earlier versions
 
     @classmethod
     def read(cls, folder: Path) -> ConfidenceStore:
@@ -54,16 +61,18 @@ class ConfidenceStore:
         Raises:
             FileNotFoundError: when there is none.
         """
-        path = folder / CONFIDENCE_FOLDER / INDEX_FILE
+        path = index_path(folder)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: the index of confidence maps must exist, got none. Run fcas_prepare for this data set; "
-                "to fine-tune on real scans use nnUNetTrainerCALFinetune."
+                f"{path}: the index of confidence maps must exist, got none. Run fcas_prepare for this data set, "
+                "alone (-d ID) if its scans are real and have maps of your own; without maps, train with "
+                "nnUNetTrainer, and to fine-tune on real scans use nnUNetTrainerCALFinetune."
             )
-        return cls(folder, read_json(path, "Run fcas_prepare again.")["sha256"])
+        content = read_json(path, "Run fcas_prepare again.")
+        return cls(folder, content["sha256"], content.get("raw", {}))
 
     def open(self, case_id: str) -> Any | None:
-        """Open a case's map, of which only slices are read; None for a real case."""
+        """Open a case's map, of which only slices are read; None for a case without."""
         if self.sha256[case_id] is None:
             return None
         return open_confidence(preprocessed_confidence_path(self.folder, case_id))
@@ -103,8 +112,43 @@ class ConfidenceStore:
         return None if shape == shape_of(case_id) else _SHAPED
 
 
-def write_index(folder: Path, case_ids: Sequence[str], real: Iterable[str]) -> None:
-    """Write the index of all cases' maps, once all maps are written; real cases have none."""
-    without = set(real)
-    hashes = {i: None if i in without else file_sha256(preprocessed_confidence_path(folder, i)) for i in case_ids}
-    atomic_write_json(folder / CONFIDENCE_FOLDER / INDEX_FILE, {"sha256": hashes})
+def maps_step(data_identifier: str) -> str:
+    """Return the name of the stamp of a folder's confidence maps."""
+    return f"{data_identifier} confidence"
+
+
+def maps_are_prepared(folder: Path) -> bool:
+    """Return whether fcas_prepare has written confidence maps into a folder of preprocessed cases.
+
+    That nnU-Net's own preprocessing has removed them since does not change the answer: they are then missed.
+    """
+    return index_path(folder).is_file() or maps_step(folder.name) in Stamps(folder.parent).read()
+
+
+def outdated_maps(dataset: RawDataset) -> dict[str, list[str]]:
+    """Folder of preprocessed cases → cases whose raw map was changed, added or removed since fcas_prepare."""
+    raw = {case_id: list(file_state(dataset.confidence_path(case_id))) for case_id in dataset.mapped_cases()}
+    found = {}
+    for path in sorted(preprocessed_folder(dataset).glob(f"*/{CONFIDENCE_FOLDER}/{INDEX_FILE}")):
+        known = ConfidenceStore.read(path.parents[1]).raw
+        changed = [i for i in dataset.case_ids if raw.get(i) != known.get(i)]
+        if known and changed:  # an earlier version did not record the raw maps
+            found[path.parents[1].name] = changed
+    return found
+
+
+def index_path(folder: Path) -> Path:
+    """Return the path of the index in a folder of preprocessed cases."""
+    return folder / CONFIDENCE_FOLDER / INDEX_FILE
+
+
+def write_index(folder: Path, case_ids: Sequence[str], raw: Mapping[str, Sequence[int]]) -> None:
+    """Write the index of all cases' maps, once all maps are written.
+
+    Args:
+        folder: the folder of preprocessed cases.
+        case_ids: all of them.
+        raw: case id → size and time of change of its raw map, for the cases that have one.
+    """
+    hashes = {i: file_sha256(preprocessed_confidence_path(folder, i)) if i in raw else None for i in case_ids}
+    atomic_write_json(index_path(folder), {"sha256": hashes, "raw": {i: list(state) for i, state in raw.items()}})

@@ -20,13 +20,16 @@ from tqdm import tqdm
 
 from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256
 from fcas_nnunet.integration.dataset.checks import dataset_faults
+from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.plain_files import read_pickle
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import quantise_confidence
 from fcas_nnunet.integration.preprocessing.confidence_store import (
+    CONFIDENCE_ENDING,
     CONFIDENCE_FOLDER,
-    INDEX_FILE,
     ConfidenceStore,
+    index_path,
+    maps_step,
     open_confidence,
     preprocessed_confidence_path,
     write_index,
@@ -39,7 +42,15 @@ from fcas_nnunet.integration.preprocessing.plans import (
     preprocessed_folder,
     shrink_plans,
 )
-from fcas_nnunet.integration.preprocessing.stamps import Stamps, newest_raw_change, preprocessing_digest, raw_digest
+from fcas_nnunet.integration.preprocessing.stamps import (
+    Stamps,
+    digest_of,
+    file_state,
+    newest_scan_change,
+    preprocessing_digests,
+    raw_digest,
+    scans_digests,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,18 +100,26 @@ class Geometry:
         return resampled
 
 
-def ensure_checked(datasets: Iterable[RawDataset]) -> None:
+def ensure_checked(real: RawDataset, synthetic: RawDataset | None = None) -> None:
     """Read every case and refuse broken data sets; skip those that passed before and have not changed.
 
+    Real cases may lack a confidence map; without a manifest, every case of the synthetic data set needs one.
+
     Raises:
-        ValueError: listing all faults of all data sets, one a line.
+        ValueError: listing all faults of both data sets, one a line.
     """
-    digests = [(dataset, raw_digest(dataset)) for dataset in datasets]
-    unknown = [(dataset, digest) for dataset, digest in digests if Stamps(dataset).read().get(_CHECK_STEP) != digest]
-    if faults := [fault for dataset, _ in unknown for fault in dataset_faults(dataset, any_grid=True)]:
+    faults, passed = [], []
+    for dataset in (real, synthetic) if synthetic else (real,):
+        every_map = dataset is synthetic and not Manifest(dataset.folder).path.is_file()
+        digest = raw_digest(dataset)
+        stamp = digest_of([digest, "every map"]) if every_map else digest
+        if Stamps.of(dataset).read().get(_CHECK_STEP) != stamp:
+            faults += dataset_faults(dataset, any_grid=True, every_map=every_map)
+            passed.append((dataset, stamp))
+    if faults:
         raise ValueError("\n".join(faults))
-    for dataset, digest in unknown:
-        Stamps(dataset).put(_CHECK_STEP, digest)
+    for dataset, stamp in passed:
+        Stamps.of(dataset).put(_CHECK_STEP, stamp)
 
 
 def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:
@@ -110,13 +129,13 @@ def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints
 
-    stamps, digest = Stamps(dataset), raw_digest(dataset)
+    stamps, digests = Stamps.of(dataset), scans_digests(dataset)
     known = stamps.read().get(_FINGERPRINT_STEP)
     exists = (preprocessed_folder(dataset) / FINGERPRINT).is_file()
-    if exists and (known == digest or (known is None and keep_existing)):
+    if exists and (known in digests or (known is None and keep_existing)):
         return
     extract_fingerprints([dataset.dataset_id], num_processes=num_processes, clean=True, verbose=False)
-    stamps.put(_FINGERPRINT_STEP, digest)
+    stamps.put(_FINGERPRINT_STEP, digests[0])
 
 
 def ensure_narrow_plans(
@@ -160,13 +179,13 @@ def ensure_preprocessed(
     geometry = Geometry.of(plans, configuration)
     step = geometry.configuration.data_identifier
     folder = preprocessed_folder(dataset) / step
-    stamps = Stamps(dataset)
-    digest = preprocessing_digest(dataset, plans, geometry.configuration.configuration)
+    stamps = Stamps.of(dataset)
+    digests = preprocessing_digests(dataset, plans, geometry.configuration.configuration)
     known = stamps.read().get(step)
     complete = _is_complete(folder, dataset.case_ids)
-    is_current = complete and known == digest
+    is_current = complete and known in digests
     if complete and known is None and keep_existing:  # nnU-Net's own commands made it
-        is_current = min(path.stat().st_mtime for path in folder.glob("*.pkl")) >= newest_raw_change(dataset)
+        is_current = min(path.stat().st_mtime for path in folder.glob("*.pkl")) >= newest_scan_change(dataset)
     if not is_current:
         stamps.drop(step)
         if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
@@ -176,35 +195,50 @@ def ensure_preprocessed(
         raise ValueError("\n".join(damaged))
     if is_current:
         logger.info("%s %s: already preprocessed, skipped.", dataset.name, configuration)
-    stamps.put(step, digest)
+    if known not in digests or not is_current:  # an earlier version's stamp also vouches for the maps
+        stamps.put(step, digests[0])
 
 
 def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
-    """Write the confidence maps that are missing beneath a configuration's preprocessed cases, and their index.
+    """Write the confidence maps that are missing or outdated beneath a configuration's preprocessed cases, and their
+    index; without any raw map, remove those of an earlier run.
 
     nnU-Net's preprocessing removes its whole folder first, so existing maps belong to the cases beside them. Cases
     without a raw map are real ones: `ensure_checked` has checked that every synthetic case has its map.
     """
     geometry = Geometry.of(plans, configuration)
-    folder = preprocessed_folder(dataset) / geometry.configuration.data_identifier
+    step = geometry.configuration.data_identifier
+    folder, stamps = preprocessed_folder(dataset) / step, Stamps.of(dataset)
+    raw = {case_id: list(file_state(dataset.confidence_path(case_id))) for case_id in dataset.mapped_cases()}
+    if not raw:
+        stamps.drop(maps_step(step))
+        shutil.rmtree(folder / CONFIDENCE_FOLDER, ignore_errors=True)
+        return
     (folder / CONFIDENCE_FOLDER).mkdir(exist_ok=True)
-    real = [case_id for case_id in dataset.case_ids if not dataset.confidence_path(case_id).is_file()]
-    synthetic = sorted(set(dataset.case_ids) - set(real))
-    known = ConfidenceStore.read(folder) if (folder / CONFIDENCE_FOLDER / INDEX_FILE).is_file() else None
-    missing = [i for i in synthetic if not _map_is_sound(folder, i, known)]
+    resumed = stamps.read().get(maps_step(step)) == digest_of(raw)  # what a killed run wrote is of these raw maps
+    stamps.put(maps_step(step), digest_of(raw))
+    known = ConfidenceStore.read(folder) if index_path(folder).is_file() else None
+    missing = [case_id for case_id in raw if not _map_is_current(folder, case_id, raw[case_id], known, resumed)]
     if missing:
         work = partial(_write_map, dataset, geometry, folder)
         _for_every_case(work, missing, f"confidence maps, {configuration}", num_processes)
     else:
         logger.info("%s %s: confidence maps are already present, skipped.", dataset.name, configuration)
-    write_index(folder, dataset.case_ids, real)
+    write_index(folder, dataset.case_ids, raw)
+    for path in (folder / CONFIDENCE_FOLDER).glob(f"*{CONFIDENCE_ENDING}"):
+        if path.name.removesuffix(CONFIDENCE_ENDING) not in raw:
+            path.unlink()
 
 
-def _map_is_sound(folder: Path, case_id: str, known: ConfidenceStore | None) -> bool:
-    """Return whether a map exists, and is the one of the index if there is an index."""
+def _map_is_current(
+    folder: Path, case_id: str, raw: Sequence[int], known: ConfidenceStore | None, resumed: bool
+) -> bool:
+    """Return whether a map exists that was made from the present raw map: as the index says, or a run that resumes."""
     path = preprocessed_confidence_path(folder, case_id)
-    wanted = known.sha256.get(case_id) if known else None
-    return path.is_file() and wanted in (None, file_sha256(path))
+    sha256 = known.sha256.get(case_id) if known else None
+    if known is None or sha256 is None:
+        return resumed and path.is_file()
+    return path.is_file() and list(known.raw.get(case_id, raw)) == raw and sha256 == file_sha256(path)
 
 
 def _for_every_case(work: Callable[[str], None], case_ids: list[str], label: str, num_processes: int) -> None:
@@ -219,11 +253,11 @@ def _for_every_case(work: Callable[[str], None], case_ids: list[str], label: str
 
 
 def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: str) -> None:
-    """Transform one case's confidence map and store it as uint8 [1, D, H, W] on its segmentation's grid."""
+    """Transform one case's confidence map and store it [1, D, H, W] on its segmentation's grid."""
     properties = read_pickle(folder / f"{case_id}.pkl")
     raw = geometry.read(dataset.confidence_path(case_id))
     confidence = geometry.replay(raw, properties, geometry.configuration.resampling_fn_probabilities)
-    quantised = quantise_confidence(confidence)
+    quantised = quantise_confidence(confidence, dataset.max_weight)
     shape = open_confidence(folder / f"{case_id}_seg.b2nd").shape
     assert quantised.shape == shape, f"{case_id}: confidence {quantised.shape} and segmentation {shape} share a grid"
     blocks, chunks = comp_blosc2_params(shape, tuple(geometry.configuration.patch_size), quantised.itemsize)

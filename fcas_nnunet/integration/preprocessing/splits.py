@@ -41,7 +41,7 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
     Raises:
         ValueError: when the user's own folds are broken, name other cases, or are unfit for a cascade.
     """
-    path, stamps, case_ids = splits_path(dataset), Stamps(dataset), dataset.case_ids
+    path, stamps, case_ids = splits_path(dataset), Stamps.of(dataset), dataset.case_ids
     splits = load_splits(path) if path.is_file() else None
     if splits is None or stamps.read().get(_STEP) == digest_of(splits):
         wanted = make_splits(case_ids, feeds_cascade) if len(case_ids) >= NUM_FOLDS else splits
@@ -49,6 +49,19 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
             stamps.put(_STEP, digest_of(wanted))  # first: a kill in between must not leave ours without its stamp
             atomic_write_json(path, wanted)
         return
+    check_splits(dataset, feeds_cascade)
+
+
+def check_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
+    """Check the user's or nnU-Net's own `splits_final.json`, and warn of cases that are in no fold; none is written.
+
+    Raises:
+        ValueError: when the folds are broken, name other cases, or are unfit for a cascade.
+    """
+    path, case_ids = splits_path(dataset), dataset.case_ids
+    if not path.is_file():
+        return
+    splits = load_splits(path)
     if faults := _faults(splits, set(case_ids), feeds_cascade):
         raise ValueError(
             "\n".join(f"{path}: {fault} Correct the file, or delete it for new folds." for fault in faults)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ _CONFIGURATION_KEYS = (
 
 
 class Stamps:
-    """A data set's stamps: name of a step → digest of its inputs."""
+    """The stamps in a folder `$nnUNet_preprocessed/DatasetNNN_Name`: name of a step → digest of its inputs."""
 
-    def __init__(self, dataset: RawDataset) -> None:
-        self.path: Path = preprocessed_folder(dataset) / STAMPS_FILE
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / STAMPS_FILE
+
+    @classmethod
+    def of(cls, dataset: RawDataset) -> Stamps:
+        """Return the stamps of a raw data set."""
+        return cls(preprocessed_folder(dataset))
 
     def read(self) -> dict[str, str]:
         """Read every stamp; none if the file is missing or broken, in which case the steps are repeated."""
@@ -56,28 +62,40 @@ class Stamps:
 
 def raw_digest(dataset: RawDataset) -> str:
     """Hash name, size and time of change of every raw file, and the names of labels and channels."""
-    states = [(path.parent.name, path.name, *file_state(path)) for path in _raw_paths(dataset)]
-    return digest_of({"files": states, "labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]})
+    maps = [dataset.confidence_path(i) for i in dataset.case_ids if dataset.has_confidence]
+    weights = {} if dataset.max_weight == 1 else {"max_weight": dataset.max_weight}
+    return _digest(dataset, [*_scan_paths(dataset), *maps], weights)
 
 
-def preprocessing_digest(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> str:
-    """Hash the state of the raw files and the settings that affect preprocessed cases.
+def scans_digests(dataset: RawDataset) -> tuple[str, str]:
+    """Hash what nnU-Net itself reads, without confidence maps; second, as earlier versions did, with them."""
+    return _digest(dataset, _scan_paths(dataset), {}), raw_digest(dataset)
+
+
+def preprocessing_digests(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> tuple[str, str]:
+    """Hash `scans_digests` with the settings that affect preprocessed cases; second, as earlier versions did.
 
     The configuration includes the settings that it inherits.
     """
     settings = [plans[key] for key in _PLANS_KEYS] + [configuration[key] for key in _CONFIGURATION_KEYS]
-    return digest_of({"raw": raw_digest(dataset), "settings": settings})
+    now, earlier = (digest_of({"raw": digest, "settings": settings}) for digest in scans_digests(dataset))
+    return now, earlier
 
 
-def newest_raw_change(dataset: RawDataset) -> float:
-    """Return the time of the latest change of a raw file, in seconds since the epoch."""
-    return max((path.stat().st_mtime for path in _raw_paths(dataset) if path.is_file()), default=0.0)
+def newest_scan_change(dataset: RawDataset) -> float:
+    """Return the time of the latest change of an image or label map, in seconds since the epoch."""
+    return max((path.stat().st_mtime for path in _scan_paths(dataset) if path.is_file()), default=0.0)
 
 
-def _raw_paths(dataset: RawDataset) -> list[Path]:
-    """List every channel, label map and confidence map, at the paths of dataset.json."""
-    paths = [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
-    return paths + [dataset.confidence_path(i) for i in dataset.case_ids if dataset.has_confidence]
+def _scan_paths(dataset: RawDataset) -> list[Path]:
+    """List every channel and label map, at the paths of dataset.json."""
+    return [path for i in dataset.case_ids for path in (*dataset.image_paths(i), dataset.mask_path(i))]
+
+
+def _digest(dataset: RawDataset, paths: Sequence[Path], more: Mapping[str, Any]) -> str:
+    states = [(path.parent.name, path.name, *file_state(path)) for path in paths]
+    names = {"labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]}
+    return digest_of({"files": states} | names | dict(more))
 
 
 def file_state(path: Path) -> tuple[int, int]:

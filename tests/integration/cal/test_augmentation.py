@@ -214,7 +214,7 @@ def test_bad_maps_are_listed_before_training_starts(prepared: Prepared, tmp_path
     with pytest.raises(ValueError, match="fcas_prepare") as error:
         trainer.on_train_start()
     missing, altered = str(error.value).splitlines()
-    assert "every synthetic case must have a confidence map, got none for syn_1. Run fcas_prepare again." in missing
+    assert "every confidence map of the index must exist, got none for syn_1. Run fcas_prepare again." in missing
     assert "truncated, swapped or altered ones for syn_2, syn_3. Run fcas_prepare again." in altered
 
 
@@ -223,14 +223,14 @@ def test_maps_on_another_grid_are_named(prepared: Prepared, tmp_path: Path) -> N
     path = preprocessed_confidence_path(folder, "syn_2")
     path.unlink()
     blosc2.asarray(np.zeros((1, 3, 3, 3), np.uint8), urlpath=str(path), mode="w")
-    write_index(folder, [f"syn_{i}" for i in range(4)], [])
+    write_index(folder, cases := [f"syn_{i}" for i in range(4)], dict.fromkeys(cases, (1, 1)))
     with pytest.raises(ValueError, match=r"must have the shape of their segmentations, got others for syn_2\."):
         trainer.get_tr_and_val_datasets()
 
 
 def test_a_case_that_is_not_in_the_index_is_named(prepared: Prepared, tmp_path: Path) -> None:
     trainer, folder = copied_cases(prepared, tmp_path)
-    write_index(folder, ["syn_0", "syn_1", "syn_2"], [])
+    write_index(folder, cases := ["syn_0", "syn_1", "syn_2"], dict.fromkeys(cases, (1, 1)))
     with pytest.raises(ValueError, match=r"must be in the index of confidence maps, got no entry for syn_3\."):
         trainer.get_tr_and_val_datasets()
 
@@ -238,7 +238,7 @@ def test_a_case_that_is_not_in_the_index_is_named(prepared: Prepared, tmp_path: 
 def test_a_real_case_among_synthetic_ones_is_trusted_everywhere(prepared: Prepared, tmp_path: Path) -> None:
     trainer, folder = copied_cases(prepared, tmp_path)
     preprocessed_confidence_path(folder, "syn_1").unlink()
-    write_index(folder, [f"syn_{i}" for i in range(4)], ["syn_1"])
+    write_index(folder, [f"syn_{i}" for i in range(4)], {f"syn_{i}": (1, 1) for i in (0, 2, 3)})
     training, _ = trainer.get_tr_and_val_datasets()
     doubts = [training.load_case(f"syn_{i}")[0][(slice(None),) * 4][-1] for i in range(4)]
     assert [bool(doubt.any()) for doubt in doubts] == [True, False, True, True]

@@ -16,6 +16,7 @@ from nnunet_cases import LABELS, affine_of, quick_nnunet, random_case
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.dataset.checks import check_dataset, dataset_faults
+from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import (
     RawDataset,
     bare_folder,
@@ -178,6 +179,7 @@ def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
     write_labels(folder / "labelsTr/i.nii.gz", cases["i"].mask * 0, cases["i"].affine)
     (folder / "imagesTr/j_0000.nii.gz").write_bytes(b"not a volume")
     (folder / "confidenceTr/a.nii.gz").unlink()
+    Manifest(folder).append({"case_id": "a", "confidence": {}})
     write_volume(folder / "confidenceTr/b.nii.gz", dataset.load_case("b").mask.astype(np.float32) * 3, np.eye(4))
     write_volume(folder / "imagesTr/a_0001.nii.gz", np.zeros((2, 2, 2), np.int16), np.eye(4))
 

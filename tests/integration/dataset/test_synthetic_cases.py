@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -149,3 +150,14 @@ def test_a_map_that_was_changed_on_purpose_is_taken_without_its_hash(synthetic: 
         check_dataset(synthetic)
     Manifest(synthetic.folder).append({key: value for key, value in record.items() if key != CONTENTS})
     check_dataset(synthetic)
+
+
+def test_a_weight_above_1_in_a_synthetic_map_is_another_content(synthetic: RawDataset) -> None:
+    """Even where the data set allows it: no synthetic case is written with one."""
+    case = twin("a", 0)
+    write_volume(synthetic.confidence_path("a"), np.full(case.shape, 3, np.float32), case.affine)
+    with pytest.raises(ValueError, match=r"a: confidence must lie in \[0, 1\], got 3 to 3\..*\"fcas_max_weight\": 3"):
+        check_dataset(synthetic)
+    allowed = replace(synthetic, dataset_json=synthetic.dataset_json | {"fcas_max_weight": 3})
+    with pytest.raises(ValueError, match=r"^a: confidence must be the one that was written for it, got other voxels"):
+        check_dataset(allowed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fcas_nnunet.integration.cal.losses import ConfidenceDiceBCELoss
+from fcas_nnunet.integration.dataset.volumes import read_volume, write_volume
 from fcas_nnunet.integration.models.export import SliceSettings, export_slices
 
 SIZE, WIDTH, STRIDE = 64, 32, 8
@@ -108,3 +111,17 @@ def test_full_confidence_is_the_unweighted_loss() -> None:
     wanted = functional.binary_cross_entropy_with_logits(logits, masks) - dice.mean()
     ours = ConfidenceDiceBCELoss()(logits, masks, torch.ones_like(masks))
     assert ours.item() == pytest.approx(wanted.item(), abs=1e-6)
+
+
+def test_weights_above_1_are_exported_in_the_same_steps(prepared: Prepared, tmp_path: Path) -> None:
+    synthetic = prepared.synthetic.only(["syn_0"])
+    allowed = replace(
+        synthetic, folder=tmp_path / synthetic.name, dataset_json=synthetic.dataset_json | {"fcas_max_weight": 3}
+    )
+    shutil.copytree(synthetic.folder, allowed.folder)
+    label = read_volume(allowed.mask_path("syn_0"))
+    write_volume(allowed.confidence_path("syn_0"), np.where(label.array > 0, np.float32(3), 1), label.affine)
+    export_slices(allowed, tmp_path / "npy", SliceSettings(size=SIZE))
+    planes = [np.load(path) for path in sorted((tmp_path / "npy" / "confidence").glob("*.npy"))]
+    assert {plane.dtype for plane in planes} == {np.dtype(np.uint16)}
+    assert max(plane.max() for plane in planes) == 3 * 255

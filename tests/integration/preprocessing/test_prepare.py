@@ -217,3 +217,13 @@ def test_a_changed_synthetic_data_set_is_not_taken_for_prepared(own_copy: Prepar
     assert blosc2.open(str(preprocessed_confidence_path(folder, "syn_0"))).shape == shape
     gt = own_copy.preprocessed(SYNTHETIC) / "gt_segmentations" / "syn_0.nii.gz"
     assert gt.read_bytes() == synthetic.mask_path("syn_0").read_bytes()
+
+
+def test_a_set_that_passed_as_real_is_read_again_as_synthetic(own_copy: Prepared) -> None:
+    """Without a manifest, real cases may lack their map, and synthetic ones must not."""
+    synthetic = own_copy.synthetic
+    synthetic.confidence_path("syn_1").unlink()
+    preprocessing.ensure_checked(synthetic)
+    preprocessing.ensure_checked(synthetic)
+    with pytest.raises(ValueError, match=r"^syn_1: confidence must exist, got no file .*syn_1\.nii\.gz\. Add it"):
+        preprocessing.ensure_checked(own_copy.real, synthetic)

@@ -13,7 +13,7 @@ import pytest
 from fcas_nnunet.case import Case
 from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.preprocessing.stamps import newest_raw_change, raw_digest
+from fcas_nnunet.integration.preprocessing.stamps import newest_scan_change, raw_digest, scans_digests
 
 
 @pytest.fixture
@@ -34,12 +34,14 @@ def two_channels(tmp_path: Path) -> RawDataset:
     "name", ["imagesTr/b_0000", "imagesTr/b_0001", "labelsTr/b", "confidenceTr/b"], ids=lambda name: name
 )
 def test_a_changed_file_is_noticed(two_channels: RawDataset, name: str) -> None:
-    before = raw_digest(two_channels)
+    before, scans = raw_digest(two_channels), scans_digests(two_channels)[0]
     assert raw_digest(two_channels) == before
     path = two_channels.folder / f"{name}.nii.gz"
     path.write_bytes(path.read_bytes() + b"0")
     assert raw_digest(two_channels) != before
-    assert newest_raw_change(two_channels) == path.stat().st_mtime
+    of_a_scan = not name.startswith("confidence")
+    assert (scans_digests(two_channels)[0] != scans) == of_a_scan, "a map is no reason to preprocess the scans again"
+    assert (newest_scan_change(two_channels) == path.stat().st_mtime) == of_a_scan
 
 
 def test_files_that_dataset_json_places_elsewhere_are_looked_at(two_channels: RawDataset, tmp_path: Path) -> None:
@@ -56,8 +58,8 @@ def test_files_that_dataset_json_places_elsewhere_are_looked_at(two_channels: Ra
     (folder / "dataset.json").write_text(json.dumps(two_channels.dataset_json | {"dataset": entries}))
     dataset = RawDataset.open(folder, any_kind=True)
     check_dataset(dataset)
-    assert newest_raw_change(dataset) == 1002
+    assert newest_scan_change(dataset) == 1002
     before = raw_digest(dataset)
     os.utime(scans / "b1.nii.gz", (2000, 2000))
-    assert newest_raw_change(dataset) == 2000
+    assert newest_scan_change(dataset) == 2000
     assert raw_digest(dataset) != before

@@ -142,7 +142,7 @@ def test_cases_of_unknown_origin_are_held_by_content_and_named(mixed: RawDataset
     own = [Parent(SYNTHETIC, i, contents[i], (Role.PRETRAINING,)) for i in ("own", "patient", "stranger")]
     assert [parent for parent in parents_of(mixed) if parent.dataset == SYNTHETIC] == own
     assert unknown_origins(mixed) == ["stranger"]
-    assert mixed.needs_confidence() == {"fcas_00000"}
+    assert mixed.synthetic_cases() == {"fcas_00000"}
     refuse_foreign_cases(mixed.folder, GENERATE)  # a line of the id alone says of no other command
 
 

@@ -14,7 +14,7 @@ from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
-from fcas_nnunet.integration.dataset.volumes import read_scan, read_volume
+from fcas_nnunet.integration.dataset.volumes import read_label_map, read_scan
 from fcas_nnunet.labels.matching import match_labels
 
 
@@ -40,7 +40,7 @@ class CentredFiles:
         Raises:
             ValueError: when a file cannot be read, or the mask has ids that `becomes` does not name.
         """
-        image, mask = read_scan(self.image, self.channel_name), read_volume(self.mask).array
+        image, mask = read_scan(self.image, self.channel_name), read_label_map(self.mask).array
         return image.array, translate_labels(mask, self.becomes, self.mask, "Run fcas_doctor -d on it."), image.affine
 
 

@@ -23,7 +23,7 @@ from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
-from fcas_nnunet.integration.dataset.volumes import read_scan, read_volume
+from fcas_nnunet.integration.dataset.volumes import read_label_map, read_scan
 from fcas_nnunet.intensities import CT, is_ct, unit_name
 from fcas_nnunet.labels.matching import compare_labels, id_table
 
@@ -240,12 +240,12 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
 def _structure_histograms(
     becomes: Mapping[int, int], labels: Mapping[str, int], channel_name: str, paths: tuple[Path, Path]
 ) -> dict[str, np.ndarray]:
-    image, mask = read_scan(paths[0], channel_name).array, read_volume(paths[1]).array
-    return structure_histograms(image, id_table(becomes)[mask.astype(np.uint8)], labels)
+    image, mask = read_scan(paths[0], channel_name).array, read_label_map(paths[1]).array
+    return structure_histograms(image, id_table(becomes)[mask], labels)
 
 
 def _foreground_histogram(channel_name: str, paths: tuple[Path, Path]) -> np.ndarray:
-    image, mask = read_scan(paths[0], channel_name).array, read_volume(paths[1]).array
+    image, mask = read_scan(paths[0], channel_name).array, read_label_map(paths[1]).array
     if image.shape != mask.shape:
         raise ValueError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
     return quality.foreground_histogram(image, mask)
@@ -254,8 +254,8 @@ def _foreground_histogram(channel_name: str, paths: tuple[Path, Path]) -> np.nda
 def _score(intensity_range: quality.IntensityRange, channel_name: str, pair: _Pair) -> quality.ImageScores | None:
     """A pair's scores; None where the masks differ."""
     if pair.masks:
-        theirs, ours = (read_volume(path).array for path in pair.masks)
-        if not np.array_equal(id_table(pair.becomes)[theirs.astype(np.uint8)], ours):
+        theirs, ours = (read_label_map(path).array for path in pair.masks)
+        if not np.array_equal(id_table(pair.becomes)[theirs], ours):
             return None
     real, synthetic = (read_scan(path, channel_name).array for path in (pair.real, pair.synthetic))
     return quality.score_pair(real, synthetic, intensity_range)

@@ -20,7 +20,7 @@ from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.evaluation.segmentation import overlap
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.description import read_roles
-from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.dataset.volumes import read_label_map
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
 from fcas_nnunet.labels.matching import id_table
@@ -158,7 +158,7 @@ def _score(
     pair: tuple[Path, Path],
 ) -> tuple[dict[str, overlap.LabelScores], str]:
     """Score every label; return a hash of the reference beside the scores."""
-    reference, prediction = map(read_volume, pair)
+    reference, prediction = map(read_label_map, pair)
     masks = (
         translate_labels(reference.array, reference_ids, "reference"),
         translate_labels(prediction.array, prediction_ids, "prediction"),

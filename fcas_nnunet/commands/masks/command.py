@@ -29,7 +29,7 @@ from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.ownership import COMMAND, MASKS, sole_writer
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, read_volume, write_volume
+from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, read_label_map, write_volume
 from fcas_nnunet.integration.preprocessing.splits import training_fold
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.machine import available_cores
@@ -196,7 +196,7 @@ def _sample(label_ids: Sequence[int], job: tuple[Path, str]) -> MaskSample:
     from fcas_nnunet.evaluation.segmentation.diversity import sample_mask
 
     path, source = job
-    volume = read_volume(path)
+    volume = read_label_map(path)
     case = Case(path.name, None, volume.array, volume.affine)
     return sample_mask(case.mask, case.spacing_mm, label_ids, source)
 

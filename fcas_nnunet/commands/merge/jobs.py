@@ -22,7 +22,6 @@ from fcas_nnunet.integration.dataset.manifest import CASE_ID
 from fcas_nnunet.integration.dataset.volumes import (
     FILE_ENDING,
     count_non_finite,
-    last_line,
     read_grid,
     read_volume,
     same_grid,
@@ -90,7 +89,7 @@ class CaseJob:
     @cached_property
     def grid(self) -> _Grid:
         """Shape (D, H, W) and affine of the scan."""
-        return _grid_of(self.image, "scan")
+        return read_grid(self.image)
 
 
 def case_layers(sources: Sequence[Source], case_id: str, part: Part, ids: Mapping[str, int]) -> list[Layer]:
@@ -141,8 +140,8 @@ def look_at(job: CaseJob) -> dict[Part, str]:
     shape, affine = job.grid
     for path in job.sources:
         try:
-            own_shape, own_affine = _grid_of(path, "label map")
-        except ValueError as error:
+            own_shape, own_affine = read_grid(path)
+        except (FileNotFoundError, ValueError) as error:
             faults.append(str(error))
             continue
         moved[path] = not _same_grids((own_shape, own_affine), job.grid)
@@ -153,7 +152,7 @@ def look_at(job: CaseJob) -> dict[Part, str]:
                 "let it be resampled by nearest neighbour: --resample."
             )
         hashes[path] = file_sha256(path)
-    if job.labels is not None and not _same_grids(_grid_of(job.labels, "label"), job.grid):
+    if job.labels is not None and not _same_grids(read_grid(job.labels), job.grid):
         faults.append(f"{job.labels}: grid must be that of the scan, got another. Correct the label.")
     if faults:
         raise ValueError("\n".join(faults))
@@ -329,18 +328,3 @@ def _write(path: Path, ids: np.ndarray, job: CaseJob) -> None:
     with temporary_folder(path) as folder:
         sitk.WriteImage(image, str(folder / path.name), useCompression=True)
         (folder / path.name).replace(path)
-
-
-def _grid_of(path: Path, what: str) -> _Grid:
-    """Shape (D, H, W) and affine of a file, from its header.
-
-    Raises:
-        ValueError: when there is no such file, it cannot be read, or it is not 3D.
-    """
-    try:
-        return read_grid(path)
-    except RuntimeError as error:
-        got = f"'{last_line(error)}'"
-    except ValueError:  # of a direction that is no 3 × 3 matrix
-        got = "one of other dimensions"
-    raise ValueError(f"{path}: {what} must be a readable 3D volume, got {got}. Export or convert it again.")

@@ -34,7 +34,7 @@ from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
-from fcas_nnunet.integration.dataset.volumes import read_grid, read_scan, read_volume
+from fcas_nnunet.integration.dataset.volumes import read_grid, read_label_map, read_scan
 from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.matching import id_table, match_labels
 from fcas_nnunet.labels.resampling import nearest_labels
@@ -264,7 +264,7 @@ def _mask_digest(case: Candidate) -> str | None:
 
 def _read_mask(case: Candidate) -> np.ndarray:
     assert case.mask is not None and case.labels is not None, "only cases of data sets have masks"
-    return case.labels[read_volume(case.mask).array.astype(np.uint8)]
+    return case.labels[read_label_map(case.mask).array]
 
 
 def _make_to_size(

@@ -51,9 +51,8 @@ def grid_faults(first: Path, second: Path) -> list[str]:
     """List the difference of two volumes' grids, from their headers alone; at most one sentence."""
     try:
         (shape, affine), (other_shape, other_affine) = read_grid(first), read_grid(second)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        return [f"{first} and {second}: files must be readable volumes, got '{reason}'. Export them again."]
+    except (FileNotFoundError, ValueError) as error:
+        return [str(error)]
     if shape != other_shape:
         return [f"{second}: shape must be that of {first}, {shape}, got {other_shape}. Compare on one grid."]
     if not same_grid(affine, other_affine, shape):

@@ -61,6 +61,6 @@ def workers_carried(workers: int, need: MemoryNeed) -> int:
 def _num_voxels(path: Path) -> int:
     try:
         shape, _ = read_grid(path)
-    except RuntimeError:  # reading the whole file later reports the fault
+    except (FileNotFoundError, ValueError):  # reading the whole file later reports the fault
         return 0
     return math.prod(shape)

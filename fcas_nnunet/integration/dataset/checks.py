@@ -12,6 +12,7 @@ import numpy as np
 from fcas_nnunet.integration.dataset.description import MAX_WEIGHT
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
+from fcas_nnunet.integration.dataset.odd_files import Doubts, reader_faults, spelling_faults
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
 from fcas_nnunet.integration.dataset.volumes import (
@@ -20,6 +21,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     READABLE_FILE_ENDINGS,
     Volume,
     count_non_finite,
+    label_fault,
     read_all,
     read_volume,
     same_grid,
@@ -67,13 +69,20 @@ def dataset_faults(
             f"got {dataset.dataset_json['numTraining']}. Correct it."
         )
     faults += _extra_channels(dataset)
+    faults += spelling_faults(dataset)
     synthetic, contents = dataset.synthetic_cases(), _written_contents(dataset)
+    doubts = Doubts(dataset)
 
     def check(case_id: str) -> list[str]:
+        doubts.look_at(case_id)
         needs_map = every_map or case_id in synthetic
-        return _case_faults(dataset, case_id, needs_map, contents.get(case_id, {}), any_grid)
+        return [
+            *_case_faults(dataset, case_id, needs_map, contents.get(case_id, {}), any_grid, doubts),
+            *reader_faults(dataset, case_id),
+        ]
 
     per_case = read_all(check, dataset.case_ids, f"checking {dataset.name}")
+    doubts.report()
     return faults + [fault for case in per_case for fault in case]
 
 
@@ -114,7 +123,7 @@ def _extra_channels(dataset: RawDataset) -> list[str]:
 
 
 def _case_faults(
-    dataset: RawDataset, case_id: str, needs_map: bool, contents: Mapping[str, str], any_grid: bool
+    dataset: RawDataset, case_id: str, needs_map: bool, contents: Mapping[str, str], any_grid: bool, doubts: Doubts
 ) -> list[str]:
     faults: list[str] = []
     names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
@@ -126,6 +135,7 @@ def _case_faults(
     if image is not None:
         faults += contents_faults(case_id, IMAGE, image.array, contents)
         faults += _size_faults(case_id, image)
+        doubts.look_at_image(case_id, image.array)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
         faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")
@@ -186,7 +196,9 @@ def _size_faults(case_id: str, image: Volume) -> Iterator[str]:
 
 
 def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> Iterator[str]:
-    if unknown := sorted(set(np.unique(array).tolist()) - set(known)):
+    if fault := label_fault(array):
+        yield f"{case_id}: {what}: {fault}"
+    elif unknown := sorted(set(np.unique(array).tolist()) - set(known)):
         yield (
             f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
             f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."

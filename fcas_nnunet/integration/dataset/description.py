@@ -17,6 +17,16 @@ ROLES = "fcas_roles"
 #: A key of `dataset.json` that nnU-Net does not read: the largest weight in confidenceTr, 1 without it.
 MAX_WEIGHT = "fcas_max_weight"
 CT_CHANNEL = {"0": CT}
+_READER = "overwrite_image_reader_writer"
+NIBABEL_READERS = ("NibabelIO", "NibabelIOWithReorient")
+_ITK_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient")
+#: nnU-Net's readers → endings that they read.
+READER_ENDINGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_ITK_READERS, (".nii.gz", ".nrrd", ".mha", ".gipl")),
+    **dict.fromkeys(NIBABEL_READERS, (".nii", ".nii.gz")),
+    "Tiff3DIO": (".tif", ".tiff"),
+    "NaturalImage2DIO": (".png", ".bmp", ".tif"),
+}
 MAX_LABEL_ID = 255
 #: How to pretrain for a data set with regions, whose single ids have no names.
 REGIONS_REMEDY = (
@@ -34,17 +44,38 @@ def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignor
     if missing:
         return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
     faults = [] if any_kind else _channel_faults(content)
-    if content["file_ending"] not in READABLE_FILE_ENDINGS:
-        faults.append(
-            f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {content['file_ending']!r}. "
-            "Convert the volumes."
-        )
-    faults += [*_entry_faults(content), *_weight_faults(content.get(MAX_WEIGHT, 1))]
+    faults += [*_ending_faults(content), *_entry_faults(content), *_weight_faults(content.get(MAX_WEIGHT, 1))]
     labels = content["labels"]
     if not isinstance(labels, dict):
         return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
     faults += _any_label_faults(content) if any_kind else _label_faults(labels, ignore_label)
     return [*faults, *_role_faults(content.get(ROLES, {}), labels)]
+
+
+def reader_name(content: dict[str, Any]) -> str:
+    """Return the class by which nnU-Net reads a data set: the one that its `dataset.json` names, or the ending's."""
+    named = content.get(_READER)
+    if named not in (None, "None"):
+        return str(named)
+    return next(reader for reader, endings in READER_ENDINGS.items() if content["file_ending"] in endings)
+
+
+def _ending_faults(content: dict[str, Any]) -> Iterator[str]:
+    """List why the volumes cannot be read by this package, or by the reader that nnU-Net would take."""
+    ending = content["file_ending"]
+    if ending not in READABLE_FILE_ENDINGS:
+        meant = f".{str(ending).lower().lstrip('.')}"
+        advice = "Convert the volumes."
+        if meant in READABLE_FILE_ENDINGS:
+            advice = f"Write {meant}, and let the files' names end so."
+        yield f"file_ending must be one of {', '.join(READABLE_FILE_ENDINGS)}, got {ending!r}. {advice}"
+        return
+    reader = reader_name(content)
+    if ending not in READER_ENDINGS.get(reader, READABLE_FILE_ENDINGS):
+        yield (
+            f"{_READER} must name a reader of {ending} files, got {reader}, which reads "
+            f"{', '.join(READER_ENDINGS[reader])}. Leave it out."
+        )
 
 
 def read_roles(dataset_json: Path) -> GivenRoles:

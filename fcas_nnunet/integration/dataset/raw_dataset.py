@@ -39,6 +39,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     Volume,
     dequantise_confidence,
     quantise_confidence,
+    read_label_map,
     read_volume,
     write_confidence,
     write_labels,
@@ -219,14 +220,14 @@ class RawDataset:
 
     def load_mask(self, case_id: str) -> Case:
         """Read the mask alone, and the surroundings where present: no image, no confidence."""
-        mask = read_volume(self.mask_path(case_id))
+        mask = read_label_map(self.mask_path(case_id))
         path = self.surroundings_path(case_id)
         return Case(
             case_id=case_id,
             image=None,
-            mask=mask.array.astype(np.uint8),
+            mask=mask.array,
             affine=mask.affine,
-            surroundings=read_volume(path).array.astype(np.uint8) if path.is_file() else None,
+            surroundings=read_label_map(path).array if path.is_file() else None,
         )
 
 

@@ -16,12 +16,14 @@ from tqdm import tqdm
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.files import atomic_path
+from fcas_nnunet.integration.dataset.headers import NIFTI_ENDINGS, lps_affine, reading_fault
 from fcas_nnunet.integration.dataset.whole_files import file_fault
 from fcas_nnunet.intensities import IntensityScale, is_ct
+from fcas_nnunet.listing import listed
 from fcas_nnunet.machine import available_cores
 
 FILE_ENDING = ".nii.gz"
-#: Endings that are read: 3D formats that hold spacing, origin and direction.
+#: Endings that are read: 3D formats that hold spacing and origin, all but `.gipl` direction, too.
 READABLE_FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
 CONFIDENCE_STEPS = 255
 #: Largest weight that a data set may allow; uint16 holds it in steps of 1/255.
@@ -30,9 +32,9 @@ LARGEST_WEIGHT = 100
 CONFIDENCE_TOLERANCE = 1e-4
 
 _COMPRESSION_LEVEL = 3
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAX_SHEAR = 1e-4
 _MAX_THREADS = 4
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of headers, whose faults are named in sentences
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -53,24 +55,43 @@ def read_volume(path: Path) -> Volume:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be read, has been cut short or damaged, or is not a 3D volume of scalars.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: file must exist, got none. Put it there or fix the path.")
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: file must be a readable volume, got '{last_line(error)}'. Export or download it again."
-        ) from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(
-            f"{path}: volume must be 3D with one channel, got {image.GetDimension()}D with "
-            f"{image.GetNumberOfComponentsPerPixel()} channel(s). Keep one channel a file."
-        )
+    image = _opened(path, lambda: sitk.ReadImage(str(path)))
+    components = image.GetNumberOfComponentsPerPixel()
+    if components != 1:
+        raise ValueError(f"{path}: voxels must have one value, got {components} each. Keep one channel a file.")
     array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind == "c":
+        raise ValueError(f"{path}: voxels must be real numbers, got {array.dtype}. Save the magnitude.")
     fault = file_fault(path, array)
     if fault:
         raise ValueError(f"{path}: {fault}. Export or download it again.")
     return Volume(array, _affine_of(image))
+
+
+def read_label_map(path: Path) -> Volume:
+    """Read a label map of any data type as uint8, or as uint16 where an id is above 255; raises as `read_volume` does.
+
+    Raises:
+        ValueError: if a voxel is no whole number from 0 on.
+    """
+    volume = read_volume(path)
+    if fault := label_fault(volume.array):
+        raise ValueError(f"{path}: {fault}")
+    kind = np.min_scalar_type(volume.array.max(initial=0).astype(np.uint64))
+    return Volume(volume.array.astype(kind, copy=False), volume.affine)
+
+
+def label_fault(array: np.ndarray) -> str | None:
+    """Return a sentence, without the file's name, if an array [D, H, W] holds other values than label ids, or None."""
+    if array.dtype.kind == "u":
+        return None
+    unfit = array[(array < 0) | (array != np.rint(array))]
+    if not unfit.size:
+        return None
+    values = listed([f"{value:.9g}" for value in np.unique(unfit).tolist()])
+    return (
+        f"values must be whole numbers from 0 on, got {values} in {array.dtype}. Round the mask, and save it as uint8."
+    )
 
 
 def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, bar_from: int = 0) -> list[Result]:
@@ -95,12 +116,37 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Read shape (D, H, W) and affine of a volume, as `read_volume` gives them, from its header alone.
 
     Raises:
-        RuntimeError: if it cannot be read.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or is not 3D.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+
+    def read_header() -> sitk.ImageFileReader:
+        reader.ReadImageInformation()
+        return reader
+
+    _opened(path, read_header)
     return tuple(reversed(reader.GetSize())), _affine_of(reader)
+
+
+_Opened = TypeVar("_Opened", sitk.Image, sitk.ImageFileReader)
+
+
+def _opened(path: Path, read: Callable[[], _Opened]) -> _Opened:
+    """Return what ITK reads of a 3D file, or raise a sentence."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: file must exist, got none. Put it there or fix the path.")
+    try:
+        image = read()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {reading_fault(path, last_line(error))}") from error
+    if image.GetDimension() != 3:
+        size = " × ".join(map(str, image.GetSize()))
+        raise ValueError(
+            f"{path}: volume must have three dimensions, got {size}. Keep one channel, one time and all slices a file."
+        )
+    return image
 
 
 def _affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
@@ -125,7 +171,7 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
     fault = shear_fault(affine)
     if fault:
         raise ValueError(f"{path}: {fault}")
-    ras_affine = _LPS_FROM_RAS @ affine[:, [2, 1, 0, 3]]  # (d, h, w) → LPS becomes (x, y, z) → RAS
+    ras_affine = lps_affine(affine)
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), ras_affine, dtype=array.dtype)
     image.set_qform(ras_affine, code="scanner")
     image.set_sform(ras_affine, code="scanner")
@@ -166,7 +212,7 @@ def count_non_finite(path: Path, array: np.ndarray) -> int:
     """
     if np.issubdtype(array.dtype, np.integer):
         return 0
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.endswith(NIFTI_ENDINGS):
         stored: Any = nibabel.load(path)
         if np.issubdtype(stored.get_data_dtype(), np.integer):
             return 0

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.files import atomic_write_json, is_file_name
-from fcas_nnunet.integration.dataset.description import REGIONS_REMEDY, same_description
+from fcas_nnunet.integration.dataset.description import (
+    READER_ENDINGS,
+    REGIONS_REMEDY,
+    reader_name,
+    same_description,
+)
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, Root, nnunet_variable, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset
 from fcas_nnunet.json_files import read_json
@@ -90,23 +95,16 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
         got, wanted = (dataset.dataset_json.get(key) for dataset in (synthetic, real))
         if not same_description(key, got, wanted):
             faults.append(f"{synthetic.name}: {key} must be {rule} of {real.name}, {wanted}, got {got}. {advice}")
-    readers = [_reader_name(dataset) for dataset in (synthetic, real)]
-    if readers[0] != readers[1]:
+    reader = reader_name(real.dataset_json)  # which `move_plans` takes for both
+    if reader in READER_ENDINGS and synthetic.file_ending not in READER_ENDINGS[reader]:
         faults.append(
-            f"{synthetic.name}: file_ending must be read by nnU-Net's {readers[1]} as {real.name}'s "
-            f"{real.file_ending}, got {synthetic.file_ending} read by {readers[0]}. "
-            f"Convert {real.name} to .nii.gz without overwrite_image_reader_writer."
+            f"{synthetic.name}: file_ending must be one that nnU-Net reads with {reader}, as {real.name}'s "
+            f"{real.file_ending}: {', '.join(READER_ENDINGS[reader])}, got {synthetic.file_ending}. "
+            "Convert one of the two."
         )
     if not synthetic.has_confidence:
         faults.append(f"{synthetic.name}: folder confidenceTr must be there, got none. {remedy}")
     return faults
-
-
-def _reader_name(dataset: RawDataset) -> str:
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    reader = determine_reader_writer_from_dataset_json(dataset.dataset_json, verbose=False)
-    return str(reader.__name__)
 
 
 def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str]) -> dict[str, Any]:
@@ -145,6 +143,8 @@ def moved_plans_name(real: RawDataset, plans_name: str) -> str:
 def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict[str, Any]:
     """Write the synthetic data set's `dataset.json` and the real one's plans, with their intensity statistics.
 
+    The reader stays that of the real data set, too: nnU-Net has readers that turn axes, and they must turn both.
+
     Returns the plans of the synthetic data set.
     """
     from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
@@ -155,7 +155,11 @@ def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict
     preprocessed_folder(synthetic).mkdir(parents=True, exist_ok=True)
     move_plans_between_datasets(real.name, synthetic.name, plans_name, target)
     atomic_write_json(preprocessed_folder(synthetic) / DATASET_JSON, synthetic.dataset_json)
-    return read_plans(synthetic, target)
+    plans, reader = read_plans(synthetic, target), read_plans(real, plans_name)["image_reader_writer"]
+    if plans["image_reader_writer"] != reader and synthetic.file_ending in READER_ENDINGS.get(reader, ()):
+        plans["image_reader_writer"] = reader
+        atomic_write_json(plans_path(synthetic, target), plans)
+    return plans
 
 
 def shrink_plans(

@@ -160,10 +160,10 @@ def test_scans_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     work = job(tmp_path)
     save(tmp_path / "label.nii.gz", labels(1, [1]))
     work.scan.image.write_text("no volume")
-    with pytest.raises(ValueError, match="image.nii.gz: file must be a readable 3D volume, got"):
+    with pytest.raises(ValueError, match="image.nii.gz: file must be a readable volume, got"):
         check_case(work)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 3), np.int16), np.eye(4)), work.scan.image)
-    with pytest.raises(ValueError, match="image.nii.gz: file must be a readable 3D volume, got"):
+    with pytest.raises(ValueError, match="image.nii.gz: volume must have three dimensions, got 4 × 4 × 4 × 3"):
         check_case(work)
     holes = ct(1).astype(np.float32)
     holes[1, 1, 1] = np.nan

@@ -109,8 +109,8 @@ def test_files_that_are_no_volumes_are_refused(home: Path, capsys: pytest.Captur
     nibabel.save(series, "predictions/a.nii.gz")
     Path("predictions/b.nii.gz").write_bytes(b"no volume")
     said = refused(capsys, "--masks", "predictions")
-    assert "predictions/a.nii.gz: label map must be a readable 3D volume, got one of other dimensions" in said
-    assert "predictions/b.nii.gz: label map must be a readable 3D volume, got '" in said
+    assert "predictions/a.nii.gz: volume must have three dimensions, got" in said
+    assert "predictions/b.nii.gz: file must be a readable volume, got '" in said
 
 
 @pytest.mark.parametrize(("far", "kind"), [(-7, np.int16), (1 << 20, np.int32)])

@@ -34,6 +34,9 @@ def test_data_sets_that_fit_have_no_faults(prepared: Prepared) -> None:
     assert pair_faults(prepared.synthetic, prepared.real) == []
     other_ending = with_json(replace(prepared.real, file_ending=".nrrd"), file_ending=".nrrd")
     assert pair_faults(prepared.synthetic, other_ending) == [], "nnU-Net reads both with SimpleITK"
+    turning = with_json(replace(prepared.real, file_ending=".nii"), file_ending=".nii")
+    turning = with_json(turning, overwrite_image_reader_writer="NibabelIOWithReorient")
+    assert pair_faults(prepared.synthetic, turning) == [], "the reader of the plans reads both"
     partly = with_json(prepared.synthetic, labels=LABELS | {"ignore": 3}, channel_names={"0": "ct"})
     assert pair_faults(partly, prepared.real) == [], "the networks are the same"
     assert pair_faults(prepared.synthetic, with_json(prepared.real, labels=LABELS | {"ignore": 3})) == []
@@ -55,11 +58,13 @@ def test_everything_that_does_not_fit_is_listed_with_what_to_do(prepared: Prepar
         prepared.real, labels={"background": 0, "aorta": 1}, channel_names={"0": "CTA"},
         overwrite_image_reader_writer="NibabelIOWithReorient",
     )  # fmt: skip
-    faults = pair_faults(prepared.real, replace(real, folder=real.folder.with_name("Dataset900_Other")))
+    nrrd = with_json(replace(prepared.real, file_ending=".nrrd"), file_ending=".nrrd")
+    faults = pair_faults(nrrd, replace(real, folder=real.folder.with_name("Dataset900_Other")))
     assert len(faults) == 4
     assert faults[0].endswith("Generate it with `fcas_generate --for 900`.")
     assert "channel_names must be those of Dataset900_Other, {'0': 'CTA'}, got {'0': 'CT'}." in faults[1]
-    assert "nnU-Net's NibabelIOWithReorient" in faults[2]
+    assert "must be one that nnU-Net reads with NibabelIOWithReorient" in faults[2]
+    assert ": .nii, .nii.gz, got .nrrd." in faults[2]
     assert "folder confidenceTr must be there" in faults[3]
     (same,) = pair_faults(prepared.real, prepared.real)
     assert "must differ, got one for both" in same

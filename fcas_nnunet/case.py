@@ -16,17 +16,17 @@ NUM_CODES = 2**NUM_BITS
 
 @dataclass(frozen=True)
 class Case:
-    """One scan with its labels on one voxel grid. Arrays are [D, H, W].
+    """One scan with its labels on one voxel grid. Arrays are [D, H, W], but for the image.
 
     Attributes:
         case_id: Case identifier of nnU-Net, without channel suffix or file ending.
-        image: Values as in the data set, float32 or the stored type; None for a bare mask.
+        image: Values as in the data set, [C, D, H, W] of a type that holds those of all channels; None for a bare mask.
         mask: Label ids of `dataset.json`, uint8.
         affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
         surroundings: Ids of `surroundings.json` (0 = none), uint8; None if the data set has none.
         confidence: Confidence of each voxel, float32 in [0, 1], or weights above where the data set allows them; None
             for a case without a map.
-        scale: Conversion between the image's values and standard units.
+        scales: Conversion between the values of each channel and standard units, C of them.
     """
 
     case_id: str
@@ -35,27 +35,28 @@ class Case:
     affine: np.ndarray
     surroundings: np.ndarray | None = None
     confidence: np.ndarray | None = None
-    scale: IntensityScale = IntensityScale()
+    scales: tuple[IntensityScale, ...] = (IntensityScale(),)
 
     def __post_init__(self) -> None:
+        shapes = {"image": (len(self.scales), *self.mask.shape)}
         for name in ("image", "surroundings", "confidence"):
-            array = getattr(self, name)
-            if array is not None and array.shape != self.mask.shape:
-                raise ValueError(
-                    f"{self.case_id}: shape of {name} must be that of the mask {self.mask.shape}, got {array.shape}."
-                )
+            array, shape = getattr(self, name), shapes.get(name, self.mask.shape)
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{self.case_id}: shape of {name} must be {shape}, got {array.shape}.")
 
     @property
     def standard_image(self) -> np.ndarray:
-        """The image in standard units, float32 [D, H, W]."""
-        assert self.image is not None, f"{self.case_id} has a scan"
-        return self.scale.to_standard(self.image)
+        """The image in standard units, float32 [C, D, H, W]."""
+        return np.stack([scale.to_standard(channel) for scale, channel in self._channels()])
 
     @property
-    def stored_image(self) -> np.ndarray:
-        """The image in its own values and the data type that they are stored in, [D, H, W]."""
+    def stored_channels(self) -> list[np.ndarray]:
+        """Each channel in its own values and the data type that they are stored in, [D, H, W]."""
+        return [scale.stored(channel) for scale, channel in self._channels()]
+
+    def _channels(self) -> list[tuple[IntensityScale, np.ndarray]]:
         assert self.image is not None, f"{self.case_id} has a scan"
-        return self.scale.stored(self.image)
+        return list(zip(self.scales, self.image, strict=True))
 
     @property
     def shape(self) -> tuple[int, int, int]:

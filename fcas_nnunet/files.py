@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import chain, count
@@ -108,6 +108,12 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, or leave the old file; the order of keys is preserved."""
     atomic_write_text(path, json.dumps(content, indent=4) + "\n")
+
+
+def files_sha256(paths: Sequence[Path]) -> str:
+    """Hash the channels of a scan: of one file, its own hash; of several, the hash of theirs."""
+    hashes = [file_sha256(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -39,7 +39,7 @@ def write_volumes(path: Path, size: int) -> int:
     for start in generator.integers(0, size - 8, size=(200, 3)):  # and with holes, which break vessels
         prediction[tuple(slice(at, at + 6) for at in start)] = 0
     assert first.image is not None and again.image is not None
-    np.savez(path, reference=first.mask, prediction=prediction, real=first.image, synthetic=again.image,
+    np.savez(path, reference=first.mask, prediction=prediction, real=first.image[0], synthetic=again.image[0],
              spacing_mm=np.linalg.norm(first.affine[:3, :3], axis=0))  # fmt: skip
     return int(np.count_nonzero(np.unique(first.mask)))
 

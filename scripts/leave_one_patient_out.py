@@ -63,7 +63,9 @@ def write(dataset: RawDataset, dataset_id: int, name: str, cases: list[Case]) ->
     folder = root_folder(Root.RAW) / f"Dataset{dataset_id:03d}_{name}"
     for case in cases:
         write_case(folder, case)
-    write_dataset_json(folder, dataset.labels, len(cases), surroundings=dataset.surroundings)
+    write_dataset_json(
+        folder, dataset.labels, len(cases), channel_names=dataset.channel_names, surroundings=dataset.surroundings
+    )
     print(f"{folder.name}: {', '.join(case.case_id for case in cases)}")
 
 

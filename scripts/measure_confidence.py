@@ -121,7 +121,7 @@ def measure(
     seen: dict[str, Welford] = {}
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        return generator.autoencoder.decode(record.latent_scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+        return generator.autoencoder.decode(record.latent_scale.to_raw(latents), SLAB_ELEMENTS)[0].clamp(0, 1)
 
     def watch(step: Step) -> None:
         looked_at = snapshot_steps(step.count, MOST_STEPS)
@@ -149,9 +149,10 @@ def measure(
         if welford.count < 2:
             continue
         variance = welford.variance
-        if "latents" in name:  # [4, d, h, w] => mean over channels, every latent over its 4³ voxels
-            size = tuple(image.shape)
-            variance = F.interpolate(variance.mean(dim=0)[None, None], size=size, mode="trilinear")[0, 0]
+        variance = variance.mean(dim=0)  # over the channels of the image or of the latents
+        if "latents" in name:  # every latent over its 4³ voxels
+            size = tuple(image.shape[1:])
+            variance = F.interpolate(variance[None, None], size=size, mode="trilinear")[0, 0]
         variances.append((name, grid.confidence_to_native(variance)))
     return error, case.mask, variances
 

@@ -125,28 +125,27 @@ def round_trip(generator: Generator, case: Case) -> np.ndarray:
     intensity_range = generator.record.config.grid.intensity_range_hu
     record = generator.record
     grid = WorkingGrid.of_case(case, record.working_spacing_mm, record.tcdm)
-    unit = to_unit_range(grid.image_to_working(case.image), intensity_range)[None, None]
+    unit = to_unit_range(grid.image_to_working(case.image), intensity_range)[None]
     with torch.inference_mode():
-        decoded = generator.autoencoder.decode(generator.autoencoder.encode(unit)[0])[0, 0]
-    return grid.image_to_native(to_hu(decoded, intensity_range))
+        decoded = generator.autoencoder.decode(generator.autoencoder.encode(unit)[0])[0]
+    return grid.image_to_native(to_hu(decoded, intensity_range))[0]
 
 
 def synthesised(generator: Generator, patient: Case, template: Case, seed: int) -> np.ndarray:
     """The patient's mask drawn from a template, in HU."""
     reference = Case(patient.case_id, None, patient.mask, patient.affine)
-    return draw_image(generator, reference, template, seed, torch.device("cpu"), torch.float32).image
+    return draw_image(generator, reference, template, seed, torch.device("cpu"), torch.float32).image[0]
 
 
 def class_means(source: RawDataset) -> np.ndarray:
     """Mean HU by label over the training set; [number of labels + 1]."""
-    means = [[_mean(case.image, case.mask == label) for label in range(len(LABELS) + 1)] for case in _cases(source)]
+    means = [[_mean(_only(case), case.mask == label) for label in range(len(LABELS) + 1)] for case in _cases(source)]
     return np.mean(means, axis=0)
 
 
 def clipped(case: Case, generator: Generator) -> np.ndarray:
     """The scan within the generator's range of HU."""
-    assert case.image is not None
-    return np.clip(case.image, *generator.record.config.grid.intensity_range_hu).astype(np.float32)
+    return np.clip(_only(case), *generator.record.config.grid.intensity_range_hu).astype(np.float32)
 
 
 def label_means(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -165,8 +164,13 @@ def _cases(source: RawDataset) -> Iterator[Case]:
     return (source.load_case(case_id) for case_id in source.case_ids)
 
 
-def _mean(image: np.ndarray | None, where: np.ndarray) -> float:
-    assert image is not None
+def _only(case: Case) -> np.ndarray:
+    """The only channel, [D, H, W]."""
+    assert case.image is not None
+    return case.image[0]
+
+
+def _mean(image: np.ndarray, where: np.ndarray) -> float:
     return float(image[where].mean())
 
 

@@ -160,7 +160,7 @@ def _error_model(device: torch.device) -> Found:
     torch.manual_seed(0)
     model = ErrorModel(8)
     nn.init.normal_(model.last.weight)
-    image, codes = 400 * _random(1, 1, SIZE)[0, 0].to(device), _codes(1)[0, 0].to(device)
+    image, codes = 400 * _random(1, 1, SIZE)[0].to(device), _codes(1)[0, 0].to(device)
     voxels = torch.arange(0, codes.numel(), 7, device=device)
     measures = measures_at(image, codes, voxels, slab_voxels=2**11)
     fitted = fit_error_model(

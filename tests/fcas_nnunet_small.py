@@ -35,7 +35,7 @@ def small_case(number: int) -> Case:
     image[lungs == 1] = -850
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = (5, -7, 9)
-    return Case(f"p{number}", image.astype(np.float32), mask, affine, lungs)
+    return Case(f"p{number}", image.astype(np.float32)[None], mask, affine, lungs)
 
 
 def load_small_case(case_id: str) -> Case:

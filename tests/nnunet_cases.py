@@ -63,7 +63,7 @@ def random_case(case_id: str, seed: int, *, confidence: bool) -> Case:
     scale = rng.uniform(0.85, 1.15)
     return Case(
         case_id=case_id,
-        image=image.round(),
+        image=image.round()[None],
         mask=mask,
         affine=affine_of((0.8 * scale, 0.9, 1.5), seed),
         confidence=trust.astype(np.float32) if confidence else None,

@@ -104,7 +104,7 @@ def write_sets(
             (raw / REAL, f"real_{number}", 20 * number, None),
         ):
             case = Case(
-                case_id, turned(image + brighter * inside, axes, flips), turned(mask, axes, flips), affine,
+                case_id, turned(image + brighter * inside, axes, flips)[None], turned(mask, axes, flips), affine,
                 confidence=None if map_ is None else turned(map_, axes, flips),
             )  # fmt: skip
             write_case(folder, case)

@@ -9,7 +9,7 @@ from fcas_nnunet.image_content import image_sha256
 from fcas_nnunet.integration.dataset.volumes import read_volume, write_volume
 
 CASE = small_case(0)
-SCAN = np.rint(CASE.image).astype(np.int16)[:20, :24]  # three different edges
+SCAN = np.rint(CASE.image[0]).astype(np.int16)[:20, :24]  # three different edges
 HASH = image_sha256(SCAN, CASE.affine)
 
 

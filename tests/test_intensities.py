@@ -73,13 +73,36 @@ def test_a_set_of_floats_keeps_its_grey_levels(tmp_path) -> None:
     folder = tmp_path / "Dataset905_MR"
     image = mr(0.0, 1.0, np.float32).clip(0, 1)
     scale = IntensityScale.of(image, "MRI")
-    write_case(folder, Case("a", image, (image > 0.5).astype(np.uint8), np.eye(4), scale=scale))
+    write_case(folder, Case("a", image[None], (image > 0.5).astype(np.uint8), np.eye(4), scales=(scale,)))
     write_dataset_json(folder, {"background": 0, "heart": 1}, 1, channel_names={"0": "MRI"})
     dataset = RawDataset.open(folder)
     stored = read_volume(dataset.image_path("a")).array
     assert stored.dtype == np.float32
     assert np.array_equal(stored, image)
     case = dataset.load_case("a")
-    assert case.scale == scale
-    assert np.array_equal(case.standard_image, read_scan(dataset.image_path("a"), "MRI").array)
+    assert case.scales == (scale,)
+    assert np.array_equal(case.standard_image[0], read_scan(dataset.image_path("a"), "MRI").array)
     assert len(np.unique(scale.to_own(case.standard_image))) == len(np.unique(image))
+
+
+def test_a_mask_as_a_channel_keeps_both_its_values() -> None:
+    mask = np.zeros((8, 8, 8), np.uint8)
+    mask[2:6] = 1
+    scale = IntensityScale.of(mask, "noNorm")
+    assert np.ptp(scale.to_standard(mask)) == pytest.approx(400)  # half of the voxels: a deviation of 1/2
+    assert np.array_equal(scale.to_own(scale.to_standard(mask)), mask)
+
+
+def test_colours_are_counted_from_their_fixed_range_and_stay_within_it() -> None:
+    image = np.random.default_rng(0).uniform(90, 130, (8, 8, 8)).astype(np.float32)
+    scale = IntensityScale.of(image, "rgb_to_0_1")
+    assert scale == IntensityScale.of(0 * image, "RGB_to_0_1"), "whatever the scan"
+    assert scale.to_standard(np.array([0, 127.5, 255])).tolist() == [-1000, 0, 1000]
+    assert scale.to_own(np.array([-2000, 2000], np.float32)).tolist() == [0, 255]
+
+
+def test_what_is_rescaled_by_its_extremes_keeps_within_them() -> None:
+    image = mr(0.2, 0.8, np.float32)
+    beyond = np.array([-1e6, 1e6], np.float32)
+    assert IntensityScale.of(image, "rescale_to_0_1").to_own(beyond).tolist() == [0, image.max()]
+    assert IntensityScale.of(image, "MRI").to_own(beyond)[0] < 0

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels[:, :2, 8:] = 2
     folder = tmp_path / "nnUNet_raw" / "Dataset101_Heart"
     for case_id in ("case_1", "case_2"):
-        write_case(folder, Case(case_id, labels.astype(np.int16), labels, AFFINE))
+        write_case(folder, Case(case_id, labels.astype(np.int16)[None], labels, AFFINE))
     write_dataset_json(folder, LABELS, 2)
     return folder
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, finite, make_parser, positive
+from fcas_nnunet.commands.runtime.channels import add_channel_argument, showing
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     medsam.add_argument("-d", required=True, metavar="DATASET", help="id or name of a raw data set")
     medsam.add_argument("-o", dest="slices", type=Path, required=True, metavar="DIR", help="MedSAM's data_root")
+    add_channel_argument(medsam)
     medsam.add_argument(
         "--size", type=positive, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM"
     )
@@ -75,7 +77,7 @@ def _export_medsam(arguments: argparse.Namespace) -> None:
         )
     from fcas_nnunet.integration.models.export import SliceSettings, export_slices
 
-    dataset = RawDataset.open(resolve_dataset(arguments.d, by="-d"), any_kind=True)
+    dataset = showing(RawDataset.open(resolve_dataset(arguments.d, by="-d"), any_kind=True), arguments.channel)
     number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, window))
     print(f"{number} slices in {arguments.slices}")
 

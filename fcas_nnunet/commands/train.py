@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, process_count, process_number, say
+from fcas_nnunet.commands.runtime.channels import generator_channel_faults
 from fcas_nnunet.commands.runtime.label_table import say_roles, settled_roles
 from fcas_nnunet.commands.runtime.leaks import (
     EARLIER_PARENTS,
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if generator_exists(folder):
         files = pretrained_files(args).identity()
         record = load_record(folder)
-        faults = fold_faults(folder, record, dataset, args.fold)
+        faults = generator_channel_faults(folder, record, dataset) + fold_faults(folder, record, dataset, args.fold)
         if faults := [*faults, *generator_faults(folder, record.config, config, files)]:
             raise ValueError("\n".join(faults))
         if not args.calibrate or calibration_exists(folder):
@@ -150,7 +151,10 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
 
     pretrained = pretrained_files(args)
     roles = settled_roles(dataset, config.roles)
-    data = TrainingData(dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings, roles)
+    data = TrainingData(
+        dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings, roles,
+        tuple(dataset.channel_names.values()),
+    )  # fmt: skip
     folder = model_folder(dataset, config, args.fold)
     inherited = weights_parents(pretrained.autoencoder) if pretrained.autoencoder else []
     if pretrained.autoencoder and not inherited:

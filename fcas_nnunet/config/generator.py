@@ -34,8 +34,8 @@ from fcas_nnunet.labels.anatomy import Role
 
 LATENT_DOWNSAMPLING = 4
 LATENT_CHANNELS = 4
-#: The bits of the reference mask, those of the template's mask, the template's image (paper §3.1.1).
-CONDITION_CHANNELS = 2 * NUM_BITS + 1
+#: The bits of the reference mask and those of the template's mask, in front of the template's image (paper §3.1.1).
+MASK_CHANNELS = 2 * NUM_BITS
 
 LatentMultiples = Annotated[
     Sizes, rule(f"multiples of {LATENT_DOWNSAMPLING}", lambda sizes: all(n % LATENT_DOWNSAMPLING == 0 for n in sizes))
@@ -124,7 +124,7 @@ class OptimisationConfig:
 
 @settings
 class AutoencoderConfig:
-    """The 4-channel, 4× autoencoder (MONAI's `AutoencoderKlMaisi`).
+    """The 4-channel, 4× autoencoder (MONAI's `AutoencoderKlMaisi`), which every channel of a scan goes through alone.
 
     Attributes:
         channels: Feature channels per level.
@@ -207,8 +207,8 @@ class TCDMConfig:
         conditioning: Path of the condition into the denoiser.
         condition_embedding_channels: Width of the condition embedding. One number: space-to-depth(4) and convolutions
             at latent resolution; three: MAISI's strided convolutions.
-        prior: Start from a guess (not in the paper): the template with its structures replaced by the reference's, an
-            18th channel of the condition. Its relation to the clean latents is fitted before training, and the
+        prior: Start from a guess (not in the paper): the template with its structures replaced by the reference's, as
+            further channels of the condition. Its relation to the clean latents is fitted before training, and the
             denoiser predicts the rest. With it, the drawn contrast follows the template after minutes.
         prediction_type: Quantity that the denoiser predicts.
         multi_resolution_noise: Amount of coarse noise mixed in, a factor per halving of the resolution; 0 = white
@@ -218,6 +218,7 @@ class TCDMConfig:
         beta_end: Last beta.
         gradient_checkpointing: Compute activations again in the backward pass instead of storing them: a fraction of
             the memory for about a third more time. It changes nothing that is learnt.
+        image_channels: Channels of a scan; taken from the data set.
         pairs: Settings of its training pairs.
         optimisation: Settings of its training.
     """
@@ -239,6 +240,7 @@ class TCDMConfig:
     beta_start: Beta = 0.0015
     beta_end: Beta = 0.0195
     gradient_checkpointing: bool = False
+    image_channels: Size = 1
     pairs: PairConfig = field(default_factory=PairConfig)
 
     def __post_init__(self) -> None:
@@ -260,6 +262,7 @@ class TCDMConfig:
             _whole_groups(self.channels, self.norm_num_groups),
             (predicts_sample or not self.prior, "prediction_type", "sample where prior is on"),
             (controlled or own_network, "conditioning", "controlnet where the denoiser is MAISI's or frozen"),
+            (own_network or self.image_channels == 1, "image_channels", "1 where the denoiser is MAISI's or frozen"),
             (self.beta_start < self.beta_end, "beta_end", f"above beta_start ({self.beta_start})"),
         )
 
@@ -271,7 +274,12 @@ class TCDMConfig:
     @property
     def condition_channels(self) -> int:
         """Channels of the raw condition."""
-        return CONDITION_CHANNELS + self.prior
+        return MASK_CHANNELS + self.image_channels * (1 + self.prior)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a scan's latents: those of all its channels."""
+        return LATENT_CHANNELS * self.image_channels
 
 
 @settings

@@ -24,6 +24,7 @@ from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save
 from fcas_nnunet.generator.drawing import draw_on_grid
 from fcas_nnunet.generator.optimisation.batches import local_share
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
+from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.labels.anatomy import label_roles
 from fcas_nnunet.labels.contrast import matched_error
 from fcas_nnunet.seeds import derive_seed
@@ -83,7 +84,8 @@ def calibrate(
     accelerator.wait_for_everyone()
     record = generator.record
     learnt = [read_tensors(drawing.path(cache)) for drawing in planned if not drawing.held_out]
-    model = fit_error_model(learnt, config, derive_seed(record.config.seed, "error model"))
+    seed = derive_seed(record.config.seed, "error model")
+    model = fit_error_model(learnt, config, seed, record.tcdm.image_channels)
     held_out = [drawing for drawing in planned if drawing.held_out]
     inside, outside = _scales(model, [read_tensors(drawing.path(cache)) for drawing in held_out], config)
     calibration = Calibration(
@@ -97,7 +99,9 @@ def calibrate(
     return calibration, model
 
 
-def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig, seed: int) -> ErrorModel:
+def fit_error_model(
+    drawings: Sequence[dict[str, torch.Tensor]], config: CalibrationConfig, seed: int, num_channels: int = 1
+) -> ErrorModel:
     """Fit the error model to drawings' voxels, by the likelihood of Laplace-distributed errors.
 
     Its scale parameter is the expected absolute error: minimising log b + |e| / b makes b the mean of |e|. A drawing
@@ -107,7 +111,7 @@ def fit_error_model(drawings: Sequence[dict[str, torch.Tensor]], config: Calibra
     measures, codes = measures.float(), codes.long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        model = ErrorModel(config.width)
+        model = ErrorModel(config.width, num_channels)
     order = torch.Generator().manual_seed(seed % 2**63)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
     for step in range(config.num_steps):
@@ -196,7 +200,7 @@ def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
     )  # fmt: skip
     if around is not None:
         around = np.where(mask > 0, 0, around).astype(np.uint8)
-    return Case(case.case_id, image, mask, case.affine, surroundings=around)
+    return Case(case.case_id, image, mask, case.affine, surroundings=around, scales=(IntensityScale(),) * len(image))
 
 
 def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> torch.Tensor:

@@ -20,10 +20,10 @@ from fcas_nnunet.labels.anatomy import label_roles
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn scan, on its mask's voxel grid; all float32 [D, H, W].
+    """A drawn scan, on its mask's voxel grid; all float32 [D, H, W], but for the image.
 
     Attributes:
-        image: Intensities in HU, within the generator's range.
+        image: Intensities in HU, within the generator's range, [C, D, H, W].
         confidence: Confidence in [0, 1].
         spread_hu: Standard deviation of SSV's intermediate images; None where none were decoded.
         expected_error_hu: Expected absolute error after matching contrast; None without calibration.
@@ -174,16 +174,18 @@ def embedded_condition(
     condition = build_condition(
         to_draw[None, None].to(device),
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
-        _centred(template_image, template_grid.resampled_shape, grid)[None, None],
+        _centred(template_image, template_grid.resampled_shape, grid)[None],
         guess_labels=num_labels if record.tcdm.prior else 0,
-        usual=usual_intensities(record.label_means_hu, record.config.grid.intensity_range_hu).to(device),
+        usual=usual_intensities(
+            record.label_means_hu, record.config.grid.intensity_range_hu, record.tcdm.image_channels
+        ).to(device),
     )
     return generator.tcdm.embed_condition(condition), codes
 
 
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:
-    """Lay a volume's content over another working grid, centre on centre; its border continues outside."""
-    for axis, (length, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True)):
+    """Lay a volume's content, [..., D, H, W], over another working grid, centre on centre; its border continues."""
+    for axis, (length, wanted, size) in enumerate(zip(content, grid.resampled_shape, grid.shape, strict=True), -3):
         index = (torch.arange(size, device=volume.device) + (length - wanted) // 2).clamp(0, length - 1)
         volume = volume.index_select(axis, index)
     return volume

@@ -24,7 +24,7 @@ from fcas_nnunet.generator.mgm.quality import Bounds
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.mgm.resampling import deform_labels, within_volume
 from fcas_nnunet.generator.plan import CasePlan
-from fcas_nnunet.generator.sources.painted import contrast_range, paint_scan, tissues_of
+from fcas_nnunet.generator.sources.painted import contrast_ranges, paint_scan, tissues_of
 from fcas_nnunet.generator.sources.warped import warp_scan
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.seeds import derive_seed
@@ -54,10 +54,10 @@ class _RealCase:
         return case_sha256(self.case)
 
     @cached_property
-    def palette(self) -> tuple[np.ndarray, tuple[float, float]]:
-        """Tissue of every voxel, uint8 [D, H, W]; and the range of contrasts, in standard units."""
+    def palette(self) -> tuple[np.ndarray, list[tuple[float, float]]]:
+        """Tissue of every voxel, uint8 [D, H, W]; and the range of each channel's contrasts, in standard units."""
         image, mask = self.case.standard_image, self.case.mask
-        between = contrast_range(image, mask, self.config.contrast_margin)
+        between = contrast_ranges(image, mask, self.config.contrast_margin)
         return tissues_of(image, mask, self.config.num_tissues), between
 
 
@@ -160,7 +160,7 @@ class CaseMaker:
         seed = derive_seed(plan.seed, "noise")
         drawing = draw_image(generator, reference, template, seed, self.drawer.device, self.drawer.precision)
         case = replace(
-            reference, image=template.scale.to_own(drawing.image), scale=template.scale, confidence=drawing.confidence,
+            reference, image=_to_own(drawing.image, template), scales=template.scales, confidence=drawing.confidence,
             surroundings=None,
         )  # fmt: skip
         return case, {
@@ -176,13 +176,13 @@ class CaseMaker:
         around = source.surroundings
         if around is not None:
             around = deform_labels(around, deformation, source.spacing_mm)
-        new = Case(plan.case_id, None, mask, source.affine, around, scale=source.scale)
+        new = Case(plan.case_id, None, mask, source.affine, around, scales=source.scales)
         image, inside = warp_scan(
             source.image, label_codes(new, self.num_labels)[1], self.num_labels, deformation, source.spacing_mm,
-            self.warp, derive_seed(plan.seed, "contrast"), source.scale.unit,
+            self.warp, derive_seed(plan.seed, "contrast"), [scale.unit for scale in source.scales],
         )  # fmt: skip
-        confidence = inside.astype(np.float32)
-        return replace(new, image=source.scale.stored(image), confidence=confidence, surroundings=None), {}
+        image = np.stack(replace(new, image=image).stored_channels)
+        return replace(new, image=image, confidence=inside.astype(np.float32), surroundings=None), {}
 
     def _painted(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
         """The mask, and the tissues of the reference's scan around it, in random contrasts."""
@@ -191,8 +191,13 @@ class CaseMaker:
         carried = deform_labels(tissues, deformation, source.spacing_mm)
         image = paint_scan(mask, carried, between, self.paint, derive_seed(plan.seed, "paint"))
         confidence = within_volume(mask.shape, deformation, source.spacing_mm).astype(np.float32)
-        image = source.scale.to_own(image)
-        return Case(plan.case_id, image, mask, source.affine, confidence=confidence, scale=source.scale), {}
+        image = _to_own(image, source)
+        return Case(plan.case_id, image, mask, source.affine, confidence=confidence, scales=source.scales), {}
+
+
+def _to_own(image: np.ndarray, real: Case) -> np.ndarray:
+    """Standard units => the own values of a real scan, [C, D, H, W] in a type that holds those of all channels."""
+    return np.stack([scale.to_own(channel) for scale, channel in zip(real.scales, image, strict=True)])
 
 
 def _error_record(generator: Generator, drawing: Drawing, mask: np.ndarray) -> dict[str, float] | None:

@@ -24,7 +24,7 @@ def check_networks(config: FCaSConfig) -> None:
         "tcdm": lambda: TCDM(config.tcdm),
     }
     if (calibration := config.calibration) is not None:
-        parts["calibration"] = lambda: ErrorModel(calibration.width)
+        parts["calibration"] = lambda: ErrorModel(calibration.width, config.tcdm.image_channels)
     faults = []
     for name, build in parts.items():
         try:

@@ -32,6 +32,7 @@ class Run:
         pretrained: Part of the generator → the file it was loaded from; None where it is trained.
         geometry: Version of the resampling to the working grid (`grid.GEOMETRY`).
         roles: Label name → roles that a user gave it.
+        channel_names: Names of the scans' channels; empty in files of earlier versions, which have one.
     """
 
     config: FCaSConfig
@@ -41,6 +42,7 @@ class Run:
     pretrained: dict[str, FileIdentity | None]
     geometry: int = 1
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
 
 
 def read_run(folder: Path) -> Run | None:
@@ -58,6 +60,8 @@ def run_faults(before: Run, now: Run) -> list[str]:
     faults = _setting_faults(before.config, now.config)
     data = ("labels", "surroundings", "roles", "cases")
     faults += [name for name in data if getattr(before, name) != getattr(now, name)]
+    if before.channel_names and before.channel_names != now.channel_names:
+        faults.append(f"channels {', '.join(now.channel_names)} instead of {', '.join(before.channel_names)}")
     if before.geometry != now.geometry:
         faults.append("scans that another version of this package resampled to the working grid in another way")
     return faults + _file_faults(before.pretrained, now.pretrained)

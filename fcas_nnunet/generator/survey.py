@@ -25,15 +25,15 @@ class SurveyedCase:
         shape: Voxels along the turned axes.
         spacing_mm: Voxel size along the turned axes.
         sha256: Hash of image, mask, surroundings and affine (`case_sha256`).
-        image_sha256: Hash of the scan alone.
-        means_hu: Label id → mean HU.
+        image_sha256: Hash of the scan's first channel alone.
+        means_hu: Label id → mean HU of each channel.
     """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     sha256: str
     image_sha256: str
-    means_hu: dict[int, float]
+    means_hu: dict[int, tuple[float, ...]]
 
 
 def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[str, SurveyedCase]:
@@ -47,10 +47,11 @@ def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[s
         case = data.load_case(case_id)
         assert case.image is not None, "training cases have images"
         turn = Orientation.of(case.affine, towards)
-        means = {label: mean for label, mean in means_by_code(case.standard_image, case.mask).items() if label}
+        of_channels = [means_by_code(channel, case.mask) for channel in case.standard_image]
+        means = {label: tuple(means[label] for means in of_channels) for label in of_channels[0] if label}
         surveyed = SurveyedCase(
             turn.reorder(case.shape), turn.reorder(case.spacing_mm), case_sha256(case),
-            image_sha256(case.image, case.affine), means,
+            image_sha256(case.image[0], case.affine), means,
         )  # fmt: skip
         local.append((case_id, surveyed))
     found = dict(gather_object(local))
@@ -62,10 +63,13 @@ def case_hashes(cases: Mapping[str, SurveyedCase]) -> dict[str, str]:
     return {case_id: case.sha256 for case_id, case in cases.items()}
 
 
-def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, float]:
-    """Label id → average of its mean HU over the cases that have it."""
-    found: dict[int, list[float]] = {}
+def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, tuple[float, ...]]:
+    """Label id → average of its mean HU over the cases that have it, in each channel."""
+    found: dict[int, list[tuple[float, ...]]] = {}
     for case in cases:
-        for label, mean in case.means_hu.items():
-            found.setdefault(label, []).append(mean)
-    return {label: float(np.mean(means)) for label, means in sorted(found.items())}
+        for label, means in case.means_hu.items():
+            found.setdefault(label, []).append(means)
+    return {
+        label: tuple(float(np.mean(of_channel)) for of_channel in zip(*means, strict=True))
+        for label, means in sorted(found.items())
+    }

@@ -138,10 +138,13 @@ class _Training:
         self.data, self.requested, self.config = data, config, config
         self.folder, self.cache, self.accelerator = folder, folder / CACHE_FOLDER, accelerator
         self.pretrained, self.metadata = pretrained, metadata
+        self.num_channels = len(data.channel_names)
         self.weights = maisi.read_weights(pretrained)
         if self.weights is not None:
+            maisi.refuse_channels(self.weights, data.channel_names)
             self.config = replace(config, tcdm=maisi.config_of(self.weights, config.tcdm))
             maisi.check_fit(self.weights, self.config.tcdm)
+        self.config = replace(self.config, tcdm=replace(self.config.tcdm, image_channels=self.num_channels))
         _check_settings(self.config, data, accelerator, loaded=self.weights is not None)
         self.cases = survey(data, accelerator, orientation_known_to(self.config.tcdm))
         self.spacing = working_spacing([(case.shape, case.spacing_mm) for case in self.cases.values()], config.grid)
@@ -149,7 +152,7 @@ class _Training:
         self.origin: dict[str, Any] = {
             "config": config, "labels": dict(data.labels), "surroundings": dict(data.surroundings),
             "cases": case_hashes(self.cases), "geometry": GEOMETRY,
-            "roles": {name: tuple(given) for name, given in data.roles.items()},
+            "roles": {name: tuple(given) for name, given in data.roles.items()}, "channel_names": data.channel_names,
         }  # fmt: skip
 
     def claim_folder(self) -> None:
@@ -194,7 +197,7 @@ class _Training:
     def train_tcdm(self, autoencoder: Autoencoder) -> LatentScale:
         """Encode the variants and train TCDM on their latents; return the latents' scale."""
         variants = all_variants(self.data.case_ids, self.config.tcdm.pairs)
-        scale = cache_latents(autoencoder, variants, self.cache, self.accelerator)
+        scale = cache_latents(autoencoder, variants, self.cache, self.accelerator, self.num_channels)
         if self.weights is not None:
             scale = maisi.checked_scale(self.weights, scale)
         train_tcdm(
@@ -209,13 +212,19 @@ class _Training:
             **self.origin, autoencoder=autoencoder.config, tcdm=self.config.tcdm, latent_scale=scale,
             working_spacing_mm=triple(self.spacing), validation_cases=tuple(self.data.split()[1]),
             images={case_id: case.image_sha256 for case_id, case in self.cases.items()},
-            means_hu={str(label): round(mean, 1) for label, mean in self.means_hu.items()},
+            means_hu={str(label): _rounded(means) for label, means in self.means_hu.items()},
         )  # fmt: skip
 
     def _saved(self, autoencoder: Autoencoder) -> Autoencoder:
         if self.accelerator.is_main_process:
             checkpoint.save_autoencoder(self.folder, autoencoder, self.metadata)
         return autoencoder
+
+
+def _rounded(means: tuple[float, ...]) -> float | tuple[float, ...]:
+    """Means of the channels as a record holds them: of one channel, the number itself."""
+    rounded = tuple(round(mean, 1) for mean in means)
+    return rounded if len(rounded) > 1 else rounded[0]
 
 
 def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:

@@ -27,13 +27,16 @@ def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) ->
     """|synthetic − real| after every structure's mean difference is taken out: what contrast does not explain.
 
     Args:
-        synthetic: HU [D, H, W].
-        real: HU [D, H, W] on the same grid.
+        synthetic: HU [C, D, H, W].
+        real: HU [C, D, H, W] on the same grid.
         codes: Structure of every voxel, whole numbers from 0; the background, and each surrounding structure where
             they are labelled, count as structures.
 
     Returns:
-        float32 [D, H, W] in HU.
+        float32 [D, H, W] in HU, the mean over the channels.
     """
-    difference = synthetic.astype(np.float64) - real.astype(np.float64)
-    return np.abs(difference - structure_means(difference, codes)[codes]).astype(np.float32)
+    total = np.zeros(codes.shape)
+    for ours, theirs in zip(synthetic, real, strict=True):
+        difference = ours.astype(np.float64) - theirs.astype(np.float64)
+        total += np.abs(difference - structure_means(difference, codes)[codes])
+    return (total / len(synthetic)).astype(np.float32)

@@ -77,7 +77,7 @@ def test_a_data_set_is_read_and_its_faults_listed(
     mask = np.zeros((6, 7, 8), dtype=np.uint8)
     mask[2:4, 2:4, 2:4] = 1
     for case_id in ("heart_0", "heart_1"):
-        write_case(folder, Case(case_id, mask.astype(np.int16), mask, np.eye(4)[:, [2, 1, 0, 3]]))
+        write_case(folder, Case(case_id, mask.astype(np.int16)[None], mask, np.eye(4)[:, [2, 1, 0, 3]]))
     write_dataset_json(folder, {"background": 0, "aorta": 1, "vessel": 2, "tree": 3}, 2, roles={"tree": [Role.THIN]})
     doctor.main(["-d", "901"])
     printed = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_a_data_set_is_read_and_its_faults_listed(
     assert '"fcas_roles" in dataset.json' in printed
 
     (folder / "imagesTr" / "heart_0_0000.nii.gz").unlink()
-    write_case(folder, Case("heart_1", mask.astype(np.int16), mask * 7, np.eye(4)[:, [2, 1, 0, 3]]))
+    write_case(folder, Case("heart_1", mask.astype(np.int16)[None], mask * 7, np.eye(4)[:, [2, 1, 0, 3]]))
     with pytest.raises(SystemExit, match="^1$"):
         doctor.main(["-d", "Dataset901_Heart"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PROBLEM")]

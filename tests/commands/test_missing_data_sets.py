@@ -51,7 +51,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     for name in ("Dataset901_Heart", "Dataset902_Other"):
         mask = np.pad(np.ones((4, 4, 4), np.uint8), 2)
-        write_case(tmp_path / "raw" / name, Case("a", 100.0 * mask, mask, np.eye(4)))
+        write_case(tmp_path / "raw" / name, Case("a", 100.0 * mask[None], mask, np.eye(4)))
         write_dataset_json(tmp_path / "raw" / name, {"background": 0, "aorta": 1}, 1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fcas_nnunet.commands.doctor.check_environment", lambda: iter(()))  # takes its time

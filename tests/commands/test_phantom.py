@@ -56,7 +56,7 @@ def test_data_set_is_whole_and_passes_its_check(raw: Path) -> None:
     held_out = phantom_case("phantom_0002", (16, 18, 20), patient_seed(5, 2))
     np.testing.assert_array_equal(read_volume(dataset.folder / "labelsTs" / "phantom_0002.nii.gz").array, held_out.mask)
     np.testing.assert_array_equal(
-        read_volume(dataset.folder / "imagesTs" / "phantom_0002_0000.nii.gz").array, held_out.image
+        read_volume(dataset.folder / "imagesTs" / "phantom_0002_0000.nii.gz").array, held_out.image[0]
     )
 
 
@@ -119,7 +119,7 @@ def test_manifest_line_is_enough_to_make_its_case_again(raw: Path) -> None:
     record = Manifest(folder).read()["phantom_0001_a1"]
     again = phantom_case("again", tuple(record["shape"]), record["seed"], record["acquisition"])
     stored = folder / "imagesTr" / "phantom_0001_a1_0000.nii.gz"
-    np.testing.assert_array_equal(again.image, read_volume(stored).array)
+    np.testing.assert_array_equal(again.image[0], read_volume(stored).array)
     assert record["image_sha256"] == hashlib.sha256(stored.read_bytes()).hexdigest()
 
 

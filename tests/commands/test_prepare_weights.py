@@ -317,7 +317,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RawDataset:
     for number in range(5):
         case = random_case(f"own_{number}", number, confidence=False)
         weights = np.random.default_rng(number).choice([0.0, 0.5, 1.0, 3.0], case.shape)
-        for part, ending, array in (("imagesTr", "_0000", case.image), ("labelsTr", "", case.mask),
+        for part, ending, array in (("imagesTr", "_0000", case.image[0]), ("labelsTr", "", case.mask),
                                     ("confidenceTr", "", weights)):  # fmt: skip
             image = sitk.GetImageFromArray(array)
             image.SetSpacing((1.5, 0.9, 0.8))

@@ -74,7 +74,7 @@ def _check_synthetic(real: RawDataset, synthetic: RawDataset) -> None:
         assert case.image is not None
         assert case.confidence is not None
         assert -1000 <= case.image.min() < -500, "lungs are in view"
-        blood = [case.image[case.mask == real.labels[name]].mean() for name in ("left_ventricle", "left_atrium")]
+        blood = [case.image[0][case.mask == real.labels[name]].mean() for name in ("left_ventricle", "left_atrium")]
         assert min(blood) > 0
         inside = case.confidence[case.mask > 0]
         assert 0.2 < inside.mean() < 0.9

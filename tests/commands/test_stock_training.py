@@ -119,7 +119,7 @@ def write_dataset(folder: Path, kind: Kind, first_seed: int, *, confidence: bool
         for channel in range(1, kind.channels):
             image = read_volume(folder / "imagesTr" / f"{case_id}_0000.nii.gz")
             noise = np.random.default_rng(number).normal(0, 30, drawn.shape)
-            second = np.where(drawn.image == 0, 0, drawn.image + noise).astype(np.float32)
+            second = np.where(drawn.image[0] == 0, 0, drawn.image[0] + noise).astype(np.float32)
             write_volume(folder / "imagesTr" / f"{case_id}_{channel:04d}.nii.gz", second, image.affine)
     atomic_write_json(
         folder / "dataset.json",

@@ -23,7 +23,7 @@ def cases() -> list[Case]:
 
 def image_of(case: Case) -> np.ndarray:
     assert case.image is not None
-    return case.image
+    return case.image[0]
 
 
 def surroundings_of(case: Case) -> np.ndarray:

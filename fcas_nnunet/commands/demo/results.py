@@ -112,7 +112,7 @@ def _draw_case(case: Case, axes: np.ndarray, colours: ListedColormap) -> None:
     assert case.image is not None, "the picture shows a scan"
     turn = Orientation.of(case.affine).turn
     centre = middle(turn(case.mask))
-    images, masks = (planes_of(turn(volume), centre) for volume in (case.image, case.mask))
+    images, masks = (planes_of(turn(volume), centre) for volume in (case.image[0], case.mask))
     trust = None if case.confidence is None else planes_of(turn(case.confidence), centre)
     for plane, (image, mask) in enumerate(zip(images, masks, strict=True)):
         plain, overlay, confident = axes[3 * plane : 3 * plane + 3]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.commands.cli import Parser, count, finite, make_parser, not_negative, positive, processes
+from fcas_nnunet.commands.runtime.channels import add_channel_argument
 from fcas_nnunet.commands.train import add_generator_choice
 from fcas_nnunet.config.options import ConfidenceChoice
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
@@ -69,6 +70,7 @@ def _add_images(part: Parser) -> None:
     part.add_argument(
         "-s", required=True, metavar="SYN", help="synthetic data set (id, name, folder), or folder of scans"
     )
+    add_channel_argument(part)
     part.add_argument(
         "--range", help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)", **_RANGE
     )
@@ -128,6 +130,7 @@ def _add_memorisation(part: Parser) -> None:
     part.add_argument("-m", help="trained nnU-Net, to compare scans by its features too", **_FOLDER)
     part.add_argument("-f", default="0", metavar="FOLD", help="its fold (default: 0)")
     _add_checkpoint(part, "-chk", "checkpoint in the fold's folder")
+    add_channel_argument(part)
     part.add_argument(
         "--range", **_RANGE,
         help="HU that scans are clipped to (default: 0.5 and 99.5 %% of the training set's labelled voxels)",
@@ -155,6 +158,8 @@ def _add_confidence(part: Parser) -> None:
     part.add_argument("--prior_cases", help="training cases behind the class prior; 0 = without (4)", **numbers)
     part.add_argument("--no_random_weights", action="store_true", help="leave out the control with random weights")
     part.add_argument("--picture", help="best and worst case: scan, error, confidence", **_PICTURE)
+    add_channel_argument(part)
+    part.idle("--channel", without="--picture")
 
 
 def _add_checkpoint(part: argparse._ActionsContainer, flag: str, what: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,11 +15,13 @@ from fcas_nnunet.commands.evaluate import drawings
 from fcas_nnunet.commands.evaluate.drawings import EXPECTED, JUDGED, KNOWN, SPREAD, DrawingJob
 from fcas_nnunet.commands.generate.sampling_settings import resolved_confidence
 from fcas_nnunet.commands.runtime.case_files import run_cases
+from fcas_nnunet.commands.runtime.channels import generator_channel_faults, showing
 from fcas_nnunet.commands.runtime.devices import resolve_device
 from fcas_nnunet.commands.runtime.leaks import generator_parents
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.commands.train import generator_config, model_folder
 from fcas_nnunet.config.files import to_dict
+from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.options import ConfidenceEstimator
 from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind, Region, summarise_cases, verdict
 from fcas_nnunet.evaluation.confidence.picture import PicturedCase, write_confidence_picture
@@ -47,14 +50,12 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     config = generator_config(args)
     model = model_folder(source, config, args.fold)
-    if not checkpoint.generator_exists(model):
-        which = f"--config {args.config}" if args.config else f"--preset {config.preset}"
-        fold = "" if args.fold is None else f" --fold {args.fold}"
-        raise FileNotFoundError(
-            f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d} {which}{fold}."
-        )
-    record = checkpoint.load_record(model)
+    if args.picture:
+        source = showing(source, args.channel)
+    record = _record(args, config, model)
     held_out, chosen = _held_out(args, source)
+    if faults := generator_channel_faults(model, record, held_out):
+        raise ValueError("\n".join(faults))
     patients = held_out_patients(held_out, chosen, record, generator_parents(model, source, record))
     learnt = record.cases.keys() - set(record.validation_cases)
     templates = [case_id for case_id in source.case_ids if case_id in learnt]
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             template = templates[int(np.random.default_rng(seed).integers(len(templates)))]
             jobs[f"{renderings[0]}, {draw}"] = job(
                 held_out.folder, renderings, template, seed, prior=prior, num_ensemble=args.ensemble,
-                random_weights=not args.no_random_weights,
+                random_weights=not args.no_random_weights, shown=source.shown,
             )  # fmt: skip
     drawn = _run(drawings.evaluate_drawing, jobs, held_out, "drawing held-out cases", workers)
     cases = {name: case for name, (case, _) in drawn.items()}
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "source": source.name,
         "held_out": held_out.name,
         "settings": {
-            "unit": unit_name(source.channel_name),
+            "unit": unit_name(*source.channel_names.values()),
             "confidence": to_dict(confidence),
             "sampling": to_dict(sampling),
             "draws": args.draws,
@@ -96,6 +97,17 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "verdict": verdict(summary, JUDGED, [name for name in summary["better_by"] if name not in own]),
         "cases": {name: _case_entry(case, jobs[name]) for name, case in cases.items()},
     }
+
+
+def _record(args: argparse.Namespace, config: FCaSConfig, model: Path) -> checkpoint.GeneratorRecord:
+    """Load the record of the generator, which must be there."""
+    if not checkpoint.generator_exists(model):
+        which = f"--config {args.config}" if args.config else f"--preset {config.preset}"
+        fold = "" if args.fold is None else f" --fold {args.fold}"
+        raise FileNotFoundError(
+            f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d} {which}{fold}."
+        )
+    return checkpoint.load_record(model)
 
 
 def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset, list[str]]:
@@ -174,7 +186,8 @@ def _run(
     description: str,
     workers: int,
 ) -> dict[str, Result]:
-    need = MemoryNeed.of(map(dataset.mask_path, dataset.case_ids), drawings.BYTES_PER_VOXEL)
+    per_voxel = drawings.BYTES_PER_VOXEL + drawings.CHANNEL_BYTES_PER_VOXEL * (dataset.num_channels - 1)
+    need = MemoryNeed.of(map(dataset.mask_path, dataset.case_ids), per_voxel)
     return run_cases(work, jobs, workers=workers, description=description, need=need)
 
 

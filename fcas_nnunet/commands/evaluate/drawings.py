@@ -26,7 +26,8 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.contrast import matched_error
 from fcas_nnunet.seeds import derive_seed
 
-BYTES_PER_VOXEL = 120.0  # a dozen float32 maps on the scan's grid, and as many temporary ones
+#: A dozen float32 maps on the scan's grid, and as many temporary ones; the images of each further channel.
+BYTES_PER_VOXEL, CHANNEL_BYTES_PER_VOXEL = 120.0, 40.0
 JUDGED, EXPECTED, SPREAD = "confidence", "expected error", "SSV spread"
 ENSEMBLE, RANDOM_WEIGHTS = "spread of {} seeds", "random weights, its own scan"
 #: Controls whose knowledge is taken out of confidence and error before what is left of their correlation is given.
@@ -49,6 +50,7 @@ class DrawingJob:
         prior: Code → mean error in training cases; None = without this control.
         num_ensemble: Drawings behind the control by their spread; below 2 = without.
         random_weights: Whether to add the control with random weights.
+        shown: Channel that is pictured.
     """
 
     model: Path
@@ -62,6 +64,7 @@ class DrawingJob:
     prior: Mapping[int, float] | None = None
     num_ensemble: int = 0
     random_weights: bool = False
+    shown: int = 0
 
 
 def training_error(job: DrawingJob) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +87,7 @@ def evaluate_drawing(job: DrawingJob) -> tuple[CaseEvaluation, PicturedCase]:
     if job.num_ensemble > 1:
         seeds = [derive_seed(job.seed, "ensemble", number) for number in range(1, job.num_ensemble)]
         images = [drawing.image, *(_draw(generator, case, job, seed).image for seed in seeds)]
-        maps[ENSEMBLE.format(job.num_ensemble)] = -np.std(images, axis=0, ddof=1)
+        maps[ENSEMBLE.format(job.num_ensemble)] = -np.std(images, axis=0, ddof=1).mean(axis=0)
     known = [name for name in KNOWN if name in maps]
     result = evaluate_case(maps, errors, case.mask, JUDGED, known, job.seed)
     if job.random_weights:  # the control that nothing was learnt: against the error of its own scan
@@ -94,8 +97,8 @@ def evaluate_drawing(job: DrawingJob) -> tuple[CaseEvaluation, PicturedCase]:
             for region, scores in by_region.items():
                 result.scores[kind][region][RANDOM_WEIGHTS] = scores[SPREAD]
     return result, PicturedCase.of(
-        case.case_id, drawing.image, reals[0], errors[ErrorKind.MATCHED], drawing.confidence, case.mask,
-        case.spacing_mm,
+        case.case_id, drawing.image[job.shown], reals[0][job.shown], errors[ErrorKind.MATCHED], drawing.confidence,
+        case.mask, case.spacing_mm,
     )  # fmt: skip
 
 

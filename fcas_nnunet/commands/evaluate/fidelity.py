@@ -20,7 +20,7 @@ from fcas_nnunet.evaluation.images.fidelity import Fidelity, judge_structure
 from fcas_nnunet.evaluation.results import SEGMENTATIONS, header, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics.means import summarise
-from fcas_nnunet.files import file_sha256
+from fcas_nnunet.files import files_sha256
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     device = resolve_device(args.device)
     name = f"{synthetic.name}__fold_{'_'.join(model.folds)}__{Path(model.checkpoint).stem}"
     predictions = args.predictions or model.folder / PREDICTIONS_FOLDER / name
-    images = {case_id: synthetic.image_path(case_id) for case_id in synthetic.case_ids}
-    hashes = run_cases(file_sha256, images, workers=workers, description="hashes of the scans")
+    images = {case_id: synthetic.image_paths(case_id) for case_id in synthetic.case_ids}
+    hashes = run_cases(files_sha256, images, workers=workers, description="hashes of the scans")
     outdated = partial(outdated_cases, predictions, hashes, model, model.dataset_json["file_ending"])
     if outdated():
         with exclusive(predictions):
@@ -76,14 +76,15 @@ def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, in
     """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set."""
     description = model.folder / "dataset.json"
     shared = set(match_labels(segmentations.read_labels(description), synthetic.labels).values()) - {0}
-    faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json)]
+    channels = list(synthetic.channel_names.values())
+    faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json, channels)]
     ending = model.dataset_json.get("file_ending")
     if ending != synthetic.file_ending:
         faults.append(
             f"{description}: file_ending must be that of {synthetic.name}, {synthetic.file_ending}, got {ending}. "
             "Convert the scans."
         )
-    paths = [path for i in synthetic.case_ids for path in (synthetic.image_path(i), synthetic.mask_path(i))]
+    paths = [path for i in synthetic.case_ids for path in (*synthetic.image_paths(i), synthetic.mask_path(i))]
     faults += [f"{path}: file must exist, got none. Run fcas_doctor -d on it." for path in paths if not path.is_file()]
     if not synthetic.case_ids:
         faults.append(f"{synthetic.name}: cases must be there, got none. Name another data set.")

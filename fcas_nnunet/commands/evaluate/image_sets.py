@@ -7,7 +7,7 @@ stands in for another.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fcas_nnunet.commands.evaluate.scans import Scans
 from fcas_nnunet.commands.runtime.devices import resolve_device
 from fcas_nnunet.evaluation.images.embedding import LEAST_POINTS, embed
 from fcas_nnunet.evaluation.images.fid_2p5d import RECIPE, fid_2p5d, plane_features
@@ -38,6 +39,7 @@ from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 from fcas_nnunet.integration.dataset.volumes import read_grid, read_scan
 
 Files = Mapping[str, Path]
+Channels = Mapping[str, Sequence[Path]]
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,31 @@ class Networks:
     bottleneck: Any
 
     def measure(
-        self, pairs: Mapping[str, tuple[Path, Path]], intensity_range: IntensityRange | None, real: Files,
-        synthetic: Files, channel_name: str,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        pairs: Mapping[str, tuple[Path, Path]],
+        intensity_range: IntensityRange | None,
+        real: Scans,
+        synthetic: Scans,
+    ) -> dict[str, Any]:
         """The parts of a report that need a network.
 
         Args:
             pairs: Synthetic case id → real and synthetic scan.
             intensity_range: Range of the scans of a pair; None where there is no pair.
-            real: Case id → scan, of the whole set.
-            synthetic: The same of the synthetic set.
-            channel_name: Name of the scans' channel.
+            real: All scans of the set.
+            synthetic: All scans of the synthetic set.
         """
+        name = real.channel_name
         parts: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
             PERCEPTUAL: (
                 self.perceptual,
-                lambda network: _measure_pairs(network, pairs, intensity_range, channel_name),
+                lambda network: _measure_pairs(network, pairs, intensity_range, name),
             ),
-            FID: (self.slices, lambda network: _measure_fid(network, self.size, real, synthetic, channel_name)),
-            NETWORK: (self.bottleneck, lambda network: _measure_network_features(network, real, synthetic)),
+            FID: (self.slices, lambda network: _measure_fid(network, self.size, real.files, synthetic.files, name)),
+            NETWORK: (
+                self.bottleneck,
+                lambda network: _measure_network_features(network, real.channels, synthetic.channels),
+            ),
         }
         return {
             name: {NOT_COMPUTED: network} if isinstance(network, str) else measure(network)
@@ -83,7 +91,7 @@ class Networks:
         }
 
 
-def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
+def open_networks(args: argparse.Namespace, number_of_cases: int, channel_names: Sequence[str]) -> Networks:
     """Open what the command line names, before the long work.
 
     Raises:
@@ -101,7 +109,7 @@ def open_networks(args: argparse.Namespace, number_of_cases: int) -> Networks:
     if args.network:
         from fcas_nnunet.integration.models.features import open_extractor  # nnU-Net's imports take seconds
 
-        bottleneck = open_extractor(args.network, args.fold, args.chk, device)
+        bottleneck = open_extractor(args.network, args.fold, args.chk, device, channel_names)
     return Networks(_open_perceptual(args, device), slices, args.fid_size, bottleneck)
 
 
@@ -166,7 +174,7 @@ def _measure_fid(
     }
 
 
-def _measure_network_features(network: Any, real: Files, synthetic: Files) -> dict[str, Any]:
+def _measure_network_features(network: Any, real: Channels, synthetic: Channels) -> dict[str, Any]:
     """FID and KID over windows, and a map of cases, by a trained nnU-Net."""
     sets = [_features(network, scans, what) for scans, what in ((real, "real"), (synthetic, "synthetic"))]
     windows = [np.concatenate(list(cases.values())) for cases in sets]
@@ -187,12 +195,12 @@ def _measure_network_features(network: Any, real: Files, synthetic: Files) -> di
     }
 
 
-def _features(network: Any, scans: Files, what: str) -> dict[str, np.ndarray]:
+def _features(network: Any, scans: Channels, what: str) -> dict[str, np.ndarray]:
     found = {}
-    for case_id, path in tqdm(scans.items(), desc=f"features, {what}", unit="case", disable=None):
-        found[case_id] = network.features(path)
+    for case_id, paths in tqdm(scans.items(), desc=f"features, {what}", unit="case", disable=None):
+        found[case_id] = network.features(paths)
         if not np.isfinite(found[case_id]).all():
-            raise ValueError(f"{path}: features must be finite, got NaN or infinite ones. Check the scan's values.")
+            raise ValueError(f"{paths[0]}: features must be finite, got NaN or infinite ones. Check the scan's values.")
     return found
 
 

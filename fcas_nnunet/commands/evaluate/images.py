@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fcas_nnunet.commands.runtime.case_files import case_files, grid_faults, run_cases
+from fcas_nnunet.commands.evaluate.scans import Scans, open_scans
+from fcas_nnunet.commands.runtime.case_files import grid_faults, run_cases
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.evaluation.images import quality
 from fcas_nnunet.evaluation.images import set_table as image_set_table
@@ -24,7 +25,7 @@ from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.integration.dataset.volumes import read_label_map, read_scan
-from fcas_nnunet.intensities import CT, is_ct, unit_name
+from fcas_nnunet.intensities import is_ct, unit_name
 from fcas_nnunet.labels.matching import compare_labels, id_table
 
 Result = TypeVar("Result")
@@ -38,23 +39,6 @@ SSIM_SETTINGS = {
     "window_voxels": quality.SSIM_WINDOW_VOXELS,
 }
 MEASURES = ("ssim", "rmse", "rmse_hu")
-
-
-@dataclass(frozen=True)
-class Scans:
-    """Scans to compare.
-
-    Attributes:
-        name: Name of the data set, or the folder.
-        files: Case id → scan.
-        channel_name: Says what their values are.
-        dataset: The data set they are the training cases of; None for a bare folder.
-    """
-
-    name: str
-    files: dict[str, Path]
-    channel_name: str
-    dataset: RawDataset | None = None
 
 
 @dataclass(frozen=True)
@@ -81,14 +65,14 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """
     from fcas_nnunet.commands.evaluate import image_sets  # not at the top: worker processes need no networks
 
-    real, synthetic = open_scans(args.r, "-r"), open_scans(args.s, "-s")
+    real, synthetic = open_scans(args.r, "-r", args.channel), open_scans(args.s, "-s", args.channel)
     _refuse_another_modality(real, synthetic)
     intensity_range = quality.IntensityRange(*args.range) if args.range else None
-    networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files))
+    networks = image_sets.open_networks(args, len(real.files) + len(synthetic.files), real.channel_names)
     pairs, left_out = _find_pairs(real, synthetic)
     scores: dict[str, quality.ImageScores | None] = {}
     if pairs:
-        intensity_range = intensity_range or real_intensity_range(args.r, workers)
+        intensity_range = intensity_range or real_intensity_range(args.r, workers, args.channel)
         need = MemoryNeed.of((pair.synthetic for pair in pairs.values()), SSIM_BYTES)
         scores = run_cases(
             partial(_score, intensity_range, real.channel_name),
@@ -110,7 +94,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             )
         summary = {name: entry | {NOT_COMPUTED: why} for name, entry in summary.items()}
     paths = {case_id: (pairs[case_id].real, pairs[case_id].synthetic) for case_id in cases}
-    measured = networks.measure(paths, intensity_range, real.files, synthetic.files, real.channel_name)
+    measured = networks.measure(paths, intensity_range, real, synthetic)
     if args.tsne:
         image_sets.draw_map(args.tsne, measured[NETWORK], {"real": real.name, "synthetic": synthetic.name})
     return {
@@ -118,6 +102,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "synthetic": synthetic.name,
         "settings": {
             "unit": unit_name(real.channel_name),
+            **({"channel": real.channel_name} if len(real.channel_names) > 1 else {}),
             "intensity_range": vars(intensity_range) if cases and intensity_range else None,
             "ssim": SSIM_SETTINGS,
         },
@@ -130,26 +115,15 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 
 def _refuse_another_modality(real: Scans, synthetic: Scans) -> None:
-    if is_ct(real.channel_name) != is_ct(synthetic.channel_name):
+    ours, theirs = synthetic.channel_names, real.channel_names
+    if is_ct(real.channel_name) != is_ct(synthetic.channel_name) or len(ours) != len(theirs):
         raise ValueError(
-            f"{synthetic.name}: channel_names must be {real.channel_name} as in {real.name}, got "
-            f"{synthetic.channel_name}. Compare scans of one modality."
+            f"{synthetic.name}: channel_names must be {', '.join(theirs)} as in {real.name}, got {', '.join(ours)}. "
+            "Compare scans of one modality."
         )
 
 
-def open_scans(argument: str, by: str) -> Scans:
-    """The scans that a flag names: a data set's id, name or folder, or a bare folder of scans."""
-    folder = bare_folder(argument)
-    if folder is not None:
-        above = folder.absolute().parent
-        name = RawDataset.open(above, any_kind=True).channel_name if is_dataset(above) else CT
-        return Scans(str(folder), case_files(folder), name)
-    dataset = open_dataset(argument, by=by, ignore_label=True)
-    files = {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}
-    return Scans(dataset.name, files, dataset.channel_name, dataset)
-
-
-def real_intensity_range(argument: str, workers: int) -> quality.IntensityRange:
+def real_intensity_range(argument: str, workers: int, channel: int = 0) -> quality.IntensityRange:
     """The range of the real data set's labelled voxels; for a folder inside a data set, of that one's training cases.
 
     Raises:
@@ -165,6 +139,7 @@ def real_intensity_range(argument: str, workers: int) -> quality.IntensityRange:
             f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
             "State it: --range LOW HIGH, in HU for CT."
         )
+    dataset = dataset.showing(channel)
     histograms = _of_cases(partial(_foreground_histogram, dataset.channel_name), dataset, "intensity range", workers)
     return quality.foreground_range(histograms, dataset.name)
 

@@ -68,14 +68,16 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         FileNotFoundError: when a data set, a file or the network is missing.
         ValueError: when a scan does not fit its mask, or a held-out scan is a training scan; every fault listed.
     """
-    synthetic, training, held_out = open_all(args.d, args.train, args.held_out)
+    synthetic, training, held_out = open_all(args.d, args.train, args.held_out, args.channel)
     extractor: Any = None
     if args.m:  # refuse what can be refused before the long work
         from fcas_nnunet.commands.runtime.devices import resolve_device
         from fcas_nnunet.integration.models.features import open_extractor
 
-        extractor = open_extractor(args.m, args.f, args.chk, resolve_device(args.device))
-    intensity_range = IntensityRange(*args.range) if args.range else real_intensity_range(args.train, workers)
+        extractor = open_extractor(args.m, args.f, args.chk, resolve_device(args.device), training.channel_names)
+    intensity_range = (
+        IntensityRange(*args.range) if args.range else real_intensity_range(args.train, workers, args.channel)
+    )
     features = _features(extractor, [synthetic, training, *([held_out] if held_out else [])]) if extractor else {}
     scans = dict(_stream(training, intensity_range, workers))
     library = _Library(training.files, {case_id: scans[case_id] for case_id in training.files}, features)
@@ -96,6 +98,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         "synthetic": synthetic.name,
         "training": training.name,
         "settings": {
+            **({"channel": training.channel_names[args.channel]} if len(training.channel_names) > 1 else {}),
             "intensity_range": vars(intensity_range),
             "grid": {"voxels": GRID_VOXELS, "step_mm": GRID_MM, "margin_mm": MARGIN_MM},
             "features": extractor.name if extractor else None,
@@ -115,9 +118,9 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 def _features(extractor: Any, sets: Sequence[Cases]) -> dict[Path, np.ndarray]:
     """Features of all scans, one after the other: the network is in this process."""
-    images = [files.image for cases in sets for files in cases.files.values()]
-    bar = tqdm(images, desc="features", unit="case", disable=None)
-    return {image: copies.mean_features(extractor.features(image)) for image in bar}
+    scans = [files for cases in sets for files in cases.files.values()]
+    bar = tqdm(scans, desc="features", unit="case", disable=None)
+    return {files.image: copies.mean_features(extractor.features(files.channels)) for files in bar}
 
 
 def _stream(cases: Cases, intensity_range: IntensityRange, workers: int) -> Iterator[tuple[str, CentredScan]]:

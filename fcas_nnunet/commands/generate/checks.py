@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from fcas_nnunet.commands.generate.workers import Job
+from fcas_nnunet.commands.runtime.channels import generator_channel_faults
 from fcas_nnunet.commands.runtime.leaks import fold_faults
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord
@@ -43,7 +44,7 @@ def report_lacking_templates(
         usual = "its mean over the training cases"
         if record is not None:
             mean_hu = record.label_means_hu.get(label) if record.tcdm.prior else None
-            usual = "no example" if mean_hu is None else f"{usual}, {mean_hu:.0f} {unit}"
+            usual = "no example" if mean_hu is None else f"{usual}, {_shown(mean_hu)} {unit}"
         templates = listed(sorted({plan.template for plan in lacking}))
         logger.warning(
             f"{len(lacking)} of {len(plans)} cases have {name}, which their templates ({templates}) lack: it is drawn "
@@ -72,6 +73,7 @@ def check_model(
     faults = []
     if dict(record.labels) != dict(source.labels):
         faults.append(f"{folder}: the generator's labels must be the data set's, got {record.labels}. Train it anew.")
+    faults += generator_channel_faults(folder, record, source)
     faults += fold_faults(folder, record, source, fold)
     faults += generator_faults(folder, record.config, requested, files)
     if faults:
@@ -107,3 +109,7 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
             )
     rule = "its cases must have been made with the same generator, seed, masks and labels and the same sampling"
     refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}", job.of_scan)
+
+
+def _shown(means: Sequence[float]) -> str:
+    return ", ".join(f"{mean:.0f}" for mean in means)

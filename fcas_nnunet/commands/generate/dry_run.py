@@ -23,8 +23,8 @@ from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.volumes import read_grid
 
-#: Bytes a voxel takes uncompressed: int16 image, uint8 labels and confidence.
-UNCOMPRESSED = 4.0
+#: Bytes a voxel takes uncompressed: int16 image, uint8 labels and confidence; a further channel, which may be floats.
+UNCOMPRESSED, FURTHER_CHANNEL = 4.0, 4.0
 MAX_LISTED = 50
 
 _CONFIDENCE_BYTES = 1.0  # a voxel of confidence, uncompressed
@@ -59,7 +59,7 @@ class Outlook:
         self.plans, self.share, self.output, self.model = plans, share, output, model
         device = resolve_device(device_name)
         self.device, self.processes = device_label(device), processes_for(device, num_processes, cases)
-        self.done = finished_cases(output)
+        self.done = finished_cases(output, cases.source.num_channels)
         voxels = {name: int(np.prod(read_grid(cases.mask_path(name))[0])) for name in {p.reference for p in plans}}
         self.missing = [plan for plan in plans if plan.case_id not in self.done]
         self.left = [plan for plan in share.of(plans) if plan.case_id not in self.done]
@@ -114,6 +114,7 @@ class Outlook:
 
 def _source_bytes_per_voxel(cases: CaseLibrary, voxels: Mapping[str, int]) -> float:
     """Estimate bytes per voxel from the labelled cases' files, plus raw confidence; at most those of raw volumes."""
-    files = (path for case in voxels for path in (cases.image_path(case), cases.mask_path(case)))
+    files = (path for case in voxels for path in (*cases.image_paths(case), cases.mask_path(case)))
     taken = sum(path.stat().st_size for path in files)
-    return min(UNCOMPRESSED, taken / sum(voxels.values()) + _CONFIDENCE_BYTES)
+    most = UNCOMPRESSED + FURTHER_CHANNEL * (cases.source.num_channels - 1)
+    return min(most, taken / sum(voxels.values()) + _CONFIDENCE_BYTES)

@@ -13,6 +13,7 @@ from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generate.checks import check_output
 from fcas_nnunet.commands.generate.sources import TOLD
 from fcas_nnunet.commands.generate.workers import Job, finish, generate
+from fcas_nnunet.commands.runtime.channels import generator_channel_faults
 from fcas_nnunet.commands.runtime.label_table import roles_from_json
 from fcas_nnunet.commands.runtime.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.runtime.shares import Share
@@ -98,7 +99,7 @@ def run(argv: Sequence[str]) -> None:
         confidence = from_dict(ConfidenceConfig, drawn["confidence"], f"{path}: confidence.")
         sampling = from_dict(SamplingConfig, drawn["sampling"], f"{path}: sampling.")
         generator = _generator_record(model, confidence, drawn)
-    library = _library(records, shared, generator)
+    library = _library(records, shared, generator, model)
     _check_parents(records, library)
     _name_other_versions(records)
     plans = [CasePlan.from_record(record) for record in records.values()]
@@ -125,7 +126,7 @@ def run(argv: Sequence[str]) -> None:
         write_dataset_json, output, labels, channel_names=library.source.channel_names, roles=roles, description=note,
         more=more,
     )  # fmt: skip
-    finish(plans, Share(), output, describe)
+    finish(plans, Share(), output, describe, library.source.num_channels)
     print(f"done: {len(plans)} cases made again in {output}")
 
 
@@ -192,7 +193,9 @@ def _common(records: Records, keys: Sequence[str], path: Path) -> dict[str, Any]
     return shared
 
 
-def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRecord | None) -> CaseLibrary:
+def _library(
+    records: Records, shared: Mapping[str, Any], generator: GeneratorRecord | None, model: Path | None
+) -> CaseLibrary:
     """Open the references of the lines and the templates of drawn ones, also of other data sets.
 
     The labels are the source's; `generator` is there if lines are of drawn cases.
@@ -205,6 +208,8 @@ def _library(records: Records, shared: Mapping[str, Any], generator: GeneratorRe
     )
     library = make_library(source, references, templates or None, [])
     faults = library.label_faults(draws_surroundings=generator is not None and generator.draws_surroundings)
+    if generator is not None and model is not None:
+        faults += generator_channel_faults(model, generator, source)
     if generator is not None and dict(generator.labels) != dict(source.labels):
         faults.append(
             f"{source.name}: labels must be those that its generator was trained on, got others. Put its "

@@ -156,7 +156,7 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         library = replace(library, templates=learnt_from or source.case_ids)
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
     cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of, request.shares)
-    report_lacking_templates(cases, labels_of, source.labels, record, unit_name(source.channel_name))
+    report_lacking_templates(cases, labels_of, source.labels, record, _unit(request))
     if record is not None:
         learnt = generator_parents(request.model, source, record)
     else:
@@ -227,7 +227,7 @@ def _finish(request: Request, plan: _Plan) -> None:
         description=f"Synthetic, made by fcas_generate from {name}; confidenceTr holds the confidence maps.",
         more={PARENTS_KEY: to_json(plan.parents)},
     )  # fmt: skip
-    if not finish(plan.cases, request.share, request.output, describe):
+    if not finish(plan.cases, request.share, request.output, describe, request.source.num_channels):
         unfinished = f"The last run at work in {request.output} finishes it; if none is, start again"
         print(f"all {len(plan.cases)} cases are there. {unfinished}")
         return
@@ -243,7 +243,7 @@ def _finish(request: Request, plan: _Plan) -> None:
         f"confidence inside structures {np.mean(means):.3f} ± {np.std(means):.3f} over cases, "
         f"± {spread:.3f} over voxels; {redrawn} masks redrawn"
     )
-    for check in check_expected_error(made, unit_name(request.source.channel_name)):
+    for check in check_expected_error(made, _unit(request)):
         fine = check.level == Level.OK
         print(f"{check.title}: {check.value}" if fine else f"warning: {check.title}: {check.value}. {check.advice}")
     if request.draws and spread < FLAT_CONFIDENCE_STD:
@@ -252,3 +252,8 @@ def _finish(request: Request, plan: _Plan) -> None:
             "Look at fcas_report, or take another --confidence."
         )
     print(f"next: fcas_prepare -d {request.output.name} --for {request.args.real or name}")
+
+
+def _unit(request: Request) -> str:
+    """The unit of numbers that concern all channels."""
+    return unit_name(*request.source.channel_names.values())

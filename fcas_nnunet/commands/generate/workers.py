@@ -52,8 +52,10 @@ from fcas_nnunet.machine import available_cores
 logger = logging.getLogger(__name__)
 
 CACHED_CASES, CACHED_BYTES = 8, 1e9
-#: Bytes per voxel: of a cached case (image, mask, surroundings, tissues), and of a case that is made on a CPU.
+#: Bytes per voxel: of a cached case (image, mask, surroundings, tissues), and of a case that is made on a CPU; with one
+#: channel, and more for each further one.
 CASE_BYTES, BYTES_PER_VOXEL = 7.0, 120.0
+CHANNEL_CASE_BYTES, CHANNEL_BYTES_PER_VOXEL = 4.0, 40.0
 POLL_S = 2.0  # interval at which a run that waits for another's cases checks them
 
 _CASE_ID = re.compile(r"fcas_\d{5,}")
@@ -82,6 +84,15 @@ class Job:
     #: Case id → record from which the case is made again.
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of every scan."""
+        return self.cases.source.num_channels
+
+    def has(self, case_id: str) -> bool:
+        """Whether a case's files are there."""
+        return case_is_written(self.output, case_id, self.num_channels)
+
 
 def processes_for(device: torch.device, requested: int | None, cases: CaseLibrary) -> int:
     """Return the number of parallel processes: the requested one, else one on a GPU, or one per core of this process.
@@ -95,11 +106,13 @@ def processes_for(device: torch.device, requested: int | None, cases: CaseLibrar
 
 def kept_cases(cases: CaseLibrary) -> int:
     """Return the number of cases that a process caches."""
-    return max(1, min(CACHED_CASES, int(CACHED_BYTES / (1 + _need(cases).largest_voxels() * CASE_BYTES))))
+    per_voxel = CASE_BYTES + CHANNEL_CASE_BYTES * (cases.source.num_channels - 1)
+    return max(1, min(CACHED_CASES, int(CACHED_BYTES / (1 + _need(cases).largest_voxels() * per_voxel))))
 
 
 def _need(cases: CaseLibrary) -> MemoryNeed:
-    return MemoryNeed.of(map(cases.mask_path, cases.references), BYTES_PER_VOXEL)
+    per_voxel = BYTES_PER_VOXEL + CHANNEL_BYTES_PER_VOXEL * (cases.source.num_channels - 1)
+    return MemoryNeed.of(map(cases.mask_path, cases.references), per_voxel)
 
 
 def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dict[str, Any]:
@@ -107,9 +120,9 @@ def cost_settings(sampling: SamplingConfig, confidence: ConfidenceConfig) -> dic
     return to_dict(sampling) | {"confidence": to_dict(confidence)}
 
 
-def finished_cases(output: Path) -> set[str]:
+def finished_cases(output: Path, num_channels: int) -> set[str]:
     """Return the ids of the complete cases: files and record."""
-    return written_cases(output) & Manifest(output).read().keys()
+    return written_cases(output, num_channels) & Manifest(output).read().keys()
 
 
 def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: int | None) -> int:
@@ -130,20 +143,22 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
     with Workplace(job.output) as workplace:
         refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
         Manifest(job.output).begin()
-        done = finished_cases(job.output)
+        done = finished_cases(job.output, job.num_channels)
         if any(plan.case_id not in done for plan in plans):
             reopen_dataset(job.output)
         numbered = share.of(list(enumerate(plans)))
         missing = [(number, plan) for number, plan in numbered if plan.case_id not in done]
-        _reopen(missing, job.output, workplace)
+        _reopen(missing, job, workplace)
         if len(missing) < len(numbered) and missing:
             logger.info(f"{len(numbered) - len(missing)} of {len(numbered)} cases are already present")
         _make_all(missing, len(numbered), job, num_processes, workplace)
-        done = finished_cases(job.output)
+        done = finished_cases(job.output, job.num_channels)
         return sum(plan.case_id not in done for plan in plans)
 
 
-def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None]) -> bool:
+def finish(
+    plans: Sequence[CasePlan], share: Share, output: Path, describe: Callable[[int], None], num_channels: int
+) -> bool:
     """Finish the data set in a folder whose planned cases are all present, and remove leftovers of other runs.
 
     If it is killed at any moment, calling it again gives the same bytes. `describe` writes dataset.json, given the
@@ -156,9 +171,9 @@ def finish(plans: Sequence[CasePlan], share: Share, output: Path, describe: Call
     with workplace.alone() as alone:
         if not alone or (share.count > 1 and not workplace.has_locks):
             return False
-        complete = finished_cases(output)
+        complete = finished_cases(output, num_channels)
         assert complete.issuperset(plan.case_id for plan in plans), "cases vanished"
-        remove_leftovers(output, complete, _CASE_ID)
+        remove_leftovers(output, complete, _CASE_ID, num_channels)
         Manifest(output).finalise(complete)
         describe(len(training_cases(output)))
         workplace.remove()
@@ -184,34 +199,34 @@ def _make_all(
                     if measurement is not None and job.model is not None and measured < KEPT_PER_RUN:
                         append_measurement(job.model, measurement)
                         measured += 1
-            missing = _wait_for(sorted(taken, key=lambda item: item[0]), job.output, workplace, bar)
+            missing = _wait_for(sorted(taken, key=lambda item: item[0]), job, workplace, bar)
 
 
-def _wait_for(left: list[Numbered], output: Path, workplace: Workplace, bar: tqdm) -> list[Numbered]:
+def _wait_for(left: list[Numbered], job: Job, workplace: Workplace, bar: tqdm) -> list[Numbered]:
     """Wait until other runs have made their cases. Returns the cases left if one released a case unfinished."""
     if left:
         logger.info(f"{len(left)} cases are being made by another run: waiting for them")
     while left:
-        unfinished = [(number, plan) for number, plan in left if not case_is_written(output, plan.case_id)]
+        unfinished = [(number, plan) for number, plan in left if not job.has(plan.case_id)]
         bar.update(len(left) - len(unfinished))
         left = unfinished
         for number, plan in left:
             with workplace.claim(number) as free:
-                if free and not case_is_written(output, plan.case_id):
+                if free and not job.has(plan.case_id):
                     return left
         if left:
             time.sleep(POLL_S)
     return left
 
 
-def _reopen(missing: Sequence[Numbered], output: Path, workplace: Workplace) -> None:
+def _reopen(missing: Sequence[Numbered], job: Job, workplace: Workplace) -> None:
     """Remove the labels of complete cases that have no record, because their manifest was lost."""
-    written = [(number, plan) for number, plan in missing if case_is_written(output, plan.case_id)]
-    records = Manifest(output).read() if written else {}  # read after listing the cases, so that it has their records
+    written = [(number, plan) for number, plan in missing if job.has(plan.case_id)]
+    records = Manifest(job.output).read() if written else {}  # after listing the cases, so that it has their records
     for number, plan in written:
         with workplace.claim(number) as claimed:
             if claimed and plan.case_id not in records:
-                label_path(output, plan.case_id).unlink(missing_ok=True)
+                label_path(job.output, plan.case_id).unlink(missing_ok=True)
 
 
 class _Worker:
@@ -248,12 +263,12 @@ class _Worker:
         with self.workplace.claim(number) as claimed:
             if not claimed:
                 return False, None
-            if case_is_written(self.job.output, plan.case_id):
+            if self.job.has(plan.case_id):
                 return True, None
             start = time.monotonic()
             voxels = self._write(plan)
             seconds = round(time.monotonic() - start, 3)
-        num_bytes = case_bytes(self.job.output, plan.case_id)
+        num_bytes = case_bytes(self.job.output, plan.case_id, self.job.num_channels)
         first, self.is_first = self.is_first, False
         return True, Measurement(*self.circumstances, plan.kind, self.settings, voxels, seconds, num_bytes, first)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.commands.merge.rules import SourceMap, read_map
 from fcas_nnunet.commands.merge.sources import Source, open_source
+from fcas_nnunet.commands.runtime.channels import showing
 from fcas_nnunet.datasets.totalsegmentator import LICENSED, UnusableError, find_command, segment
 from fcas_nnunet.files import file_sha256, is_file_name, temporary_folder
 from fcas_nnunet.integration.dataset.locks import exclusive
@@ -132,7 +133,7 @@ def plan_runs(
         source_map = read_map(Path(path), default) if path else default
         place = (folder or scans.folder / _FOLDER) / task
         runs.append(TaskRun(scans, task, source_map, place, command, tuple(options)))
-    kind = scans.channel_name
+    kind = showing(scans, 0).channel_name
     if not is_ct(kind) and any(not run.task.endswith("_mr") for run in runs):
         logger.warning(
             f"{scans.name}: its scans are {kind}; TotalSegmentator's tasks for MR end in _mr, as total_mr does"

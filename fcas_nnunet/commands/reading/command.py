@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.commands.cli import finite, make_parser, positive, processes
+from fcas_nnunet.commands.runtime.channels import add_channel_argument
 
 _EXAMPLE = """
 fcas_report reading prepare --methods FCaS=902 MAISI=903 --real 901 -n 20 -o reading
@@ -47,6 +48,7 @@ def _add_prepare(parts: Any) -> None:
     part.add_argument(
         "--real", metavar="REAL", help="data set or folder of the real scans, one more method, 'real' in the key"
     )
+    add_channel_argument(part)
     part.add_argument("-n", type=positive, default=20, metavar="N", help="references at most, a bag each (default: 20)")
     part.add_argument("--seed", type=int, metavar="S", help="seed of all shuffling (default: new, recorded in the key)")
     part.add_argument(

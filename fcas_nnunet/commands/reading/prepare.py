@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcas_nnunet.commands.evaluate.images import Scans, open_scans
+from fcas_nnunet.commands.evaluate.scans import Scans, open_scans
 from fcas_nnunet.commands.runtime.case_files import default_workers, grid_faults, run_cases
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.evaluation.reading.page import ShownBag, render_page
@@ -101,7 +101,7 @@ def _prepare(args: argparse.Namespace) -> None:
     """Prepare a reading; the key is written last."""
     key_path, page_path = args.o / KEY_FILE, args.o / PAGE_FILE
     protocol = load_protocol(args.criteria) if args.criteria else Protocol()
-    methods = open_methods(args.methods, args.real)
+    methods = open_methods(args.methods, args.real, args.channel)
     labels = common_labels(methods)
     refuse_named_methods(_texts(protocol, labels), methods)
     seed = secrets.randbits(_SEED_BITS) if args.seed is None else args.seed
@@ -123,6 +123,7 @@ def _prepare(args: argparse.Namespace) -> None:
         "seed": seed,
         "protocol": to_dict(protocol),
         "methods": {name: scans.name for name, scans in methods.items()},
+        "channels": {name: scans.channel_name for name, scans in methods.items()},
         "bags": {bag.bag_id: _key_of(bag, chosen[bag.reference], made[bag.bag_id]) for bag in bags},
         "left_out": left_out,
         "page_sha256": file_sha256(page_path),
@@ -132,8 +133,8 @@ def _prepare(args: argparse.Namespace) -> None:
     _say_what_was_made(page_path, key_path, shown, args.n, len(methods))
 
 
-def open_methods(arguments: Sequence[str], real: str | None) -> dict[str, Scans]:
-    """Open the scans of every method, the real ones last.
+def open_methods(arguments: Sequence[str], real: str | None, channel: int = 0) -> dict[str, Scans]:
+    """Open one channel of the scans of every method, the real ones last.
 
     Raises:
         ValueError: if an argument is no NAME=DATASET, a name is taken, or there are fewer than two.
@@ -155,8 +156,8 @@ def open_methods(arguments: Sequence[str], real: str | None) -> dict[str, Scans]
         faults.append(f"--methods: there must be two to compare, got {', '.join(named)}. Name another, or --real.")
     if faults:
         raise ValueError("\n".join(faults))
-    methods = {name: open_scans(source, "--methods") for name, source in named.items()}
-    return methods | ({REAL: open_scans(real, "--real")} if real else {})
+    methods = {name: open_scans(source, "--methods", channel) for name, source in named.items()}
+    return methods | ({REAL: open_scans(real, "--real", channel)} if real else {})
 
 
 def common_labels(methods: Mapping[str, Scans]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, make_parser, positive, processes
+from fcas_nnunet.commands.runtime.channels import add_channel_argument
 
 _EXAMPLE = """
 fcas_report -d 902                                # Dataset902_HeartFCaS_report.html, opens in any browser
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")
     parser.add_argument("--against", metavar="REAL", help="real data set to compare it with: id, name or folder")
+    add_channel_argument(parser)
     parser.add_argument(
         "-o", type=Path, metavar="FILE.html", help="the page (default: <data set>_report.html in this folder)"
     )

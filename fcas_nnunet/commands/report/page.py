@@ -23,6 +23,7 @@ from fcas_nnunet.commands.report.cases import (
 from fcas_nnunet.commands.report.logs import find_curves
 from fcas_nnunet.commands.report.remake import remake_command, replay_command
 from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases
+from fcas_nnunet.commands.runtime.channels import refuse_other_channels, showing
 from fcas_nnunet.commands.runtime.label_table import say_roles
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.commands.runtime.outputs import Output, check_outputs, is_page
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         FileNotFoundError: if a data set or a result is missing.
         ValueError: if one of them is invalid, or no case can be read.
     """
-    sets = _open(args.d, args.against)
+    sets = _open(args.d, args.against, args.channel)
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
     check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", is_page)])
     say_roles(sets.synthetic.name, sets.synthetic.labels, sets.synthetic.roles)
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     page = render(
         Report(
             name=sets.synthetic.name, real_name=sets.real.name if sets.real else None,
-            made=_made(sets, common, len(synthetic)),
+            made=_made(sets, common, len(synthetic)) + _channel(sets.synthetic),
             checks=_checks(sets, files, synthetic, real, structures, faults),
             labels={name: sets.synthetic.labels[name] for name in names}, structures=structures,
             synthetic=synthetic, real=real, cases=cases, worst=worst, best=best, viewer=viewer,
@@ -126,21 +127,23 @@ def _unit(sets: _Sets) -> str:
     return unit_name(sets.synthetic.channel_name)
 
 
-def _open(synthetic: str, against: str | None) -> _Sets:
-    dataset = open_dataset(synthetic, by="-d", ignore_label=True)
+def _open(synthetic: str, against: str | None, channel: int) -> _Sets:
+    dataset = showing(open_dataset(synthetic, by="-d", ignore_label=True), channel)
     if not dataset.case_ids:
         raise ValueError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
     records = Manifest(dataset.folder).read()
-    real = open_dataset(against, by="--against") if against else None
+    real = open_dataset(against, by="--against").showing(channel) if against else None
     if real is not None and real.folder.resolve() == dataset.folder.resolve():
         raise ValueError(f"--against: must be another data set than -d, got {real.name} for both. Name the real one.")
+    if real is not None:
+        refuse_other_channels(dataset, real)
     source_name = common_fields(records).get("source")
     source = None
     if real is not None and source_name in (None, real.name):
         source = real
     elif source_name:
         try:
-            source = open_dataset(str(source_name))
+            source = open_dataset(str(source_name)).showing(channel)
         except (FileNotFoundError, ValueError):
             source = None  # moved or renamed since: the viewer then shows the synthetic scan alone
     return _Sets(dataset, real, source, records)
@@ -313,6 +316,13 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
     return ", ".join(words) + "."
 
 
+def _channel(shown: RawDataset) -> str:
+    """Say in a sentence which channel the page is about, where there are several."""
+    if shown.num_channels == 1:
+        return ""
+    return f" Channel {shown.shown} ({shown.channel_name}) of {shown.num_channels} is measured and shown."
+
+
 def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int, unit: str) -> str:
     """Say how the pictures were reduced."""
     sides = [max(scan.shape) for scan in scans if scan.shape != scan.frame.sizes]
@@ -334,6 +344,7 @@ def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int, unit
 def _command(args: argparse.Namespace) -> str:
     words = ["fcas_report", "-d", args.d]
     words += ["--against", args.against] if args.against else []
+    words += ["--channel", str(args.channel)] if args.channel else []
     words += ["-o", str(args.o)] if args.o else []
     words += ["--results", *map(str, args.results)] if args.results else []
     return shlex.join(words)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.runtime.pool import as_finished
-from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL
+from fcas_nnunet.integration.dataset.folders import channel_suffix
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
 from fcas_nnunet.integration.environment.checks import nnunet_processes
 from fcas_nnunet.machine import available_cores
@@ -20,8 +20,13 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def case_files(folder: Path) -> dict[str, Path]:
+def case_files(folder: Path, channel: int = 0, num_channels: int = 1) -> dict[str, Path]:
     """Case id → path of every volume in a folder; nnU-Net's channel suffix is not part of the id.
+
+    Args:
+        folder: Folder of label maps or scans.
+        channel: Channel of the scans whose files are listed.
+        num_channels: Channels of the scans; of several, all names have a suffix.
 
     Raises:
         FileNotFoundError: If the folder is missing.
@@ -34,7 +39,10 @@ def case_files(folder: Path) -> dict[str, Path]:
         ending = next((ending for ending in READABLE_FILE_ENDINGS if path.name.endswith(ending)), None)
         if ending is None or path.name.startswith("."):
             continue
-        case_id = path.name.removesuffix(ending).removesuffix(FIRST_CHANNEL)
+        stem, suffix = path.name.removesuffix(ending), channel_suffix(channel)
+        if num_channels > 1 and not stem.endswith(suffix):
+            continue
+        case_id = stem.removesuffix(suffix)
         if case_id in files:
             raise ValueError(
                 f"{folder}: {case_id} must be one file, got {files[case_id].name} and {path.name}. Remove one."

@@ -133,7 +133,8 @@ def phantom_case(
     surroundings = np.where(canvas.codes > len(LABELS), canvas.codes - len(LABELS), 0).astype(np.uint8)
     affine = grid.affine.copy()
     affine[:3, 3] += patient.scan_origin
-    return Case(case_id, image, mask, affine, surroundings=surroundings, scale=IntensityScale.of(image, modality))
+    scales = (IntensityScale.of(image, modality),)
+    return Case(case_id, image[None], mask, affine, surroundings=surroundings, scales=scales)
 
 
 def _middle(heart: Heart, arteries: np.ndarray) -> np.ndarray:

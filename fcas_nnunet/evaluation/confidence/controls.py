@@ -5,7 +5,7 @@ All are confidences: higher means more certain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.ndimage import gaussian_gradient_magnitude
@@ -34,7 +34,7 @@ def control_maps(
 
     Args:
         confidence: Confidence map that they are compared with, [D, H, W].
-        image: Synthetic scan, HU [D, H, W].
+        image: Synthetic scan, HU [C, D, H, W]; what it says is averaged over the channels.
         mask: Label ids, uint8 [D, H, W].
         codes: Codes of labels and surroundings, uint8 [D, H, W].
         spacing_mm: Voxel size along (D, H, W).
@@ -47,14 +47,17 @@ def control_maps(
         label; −prior of each voxel's code.
     """
     shuffled = np.random.default_rng(seed).permutation(confidence.ravel()).reshape(confidence.shape)
-    gradient = gaussian_gradient_magnitude(image.astype(np.float32), GRADIENT_SIGMA_VOXELS)
+    gradient = _mean(
+        gaussian_gradient_magnitude(channel.astype(np.float32), GRADIENT_SIGMA_VOXELS) for channel in image
+    )
+    departure = _mean(np.abs(channel - structure_means(channel, mask)[mask]) for channel in image)
     maps = {
         UNIFORM: np.ones_like(confidence),
         SHUFFLED: shuffled,
         INVERTED: -confidence,
         FOREGROUND: (mask > 0).astype(np.float32),
         GRADIENT: -gradient,
-        DEPARTURE: -np.abs(image - structure_means(image, mask)[mask]).astype(np.float32),
+        DEPARTURE: -departure.astype(np.float32),
         BOUNDARY: boundary_distance(codes, spacing_mm),
     }
     if prior is not None:
@@ -62,3 +65,7 @@ def control_maps(
         lookup[list(prior)] = list(prior.values())
         maps[CLASS_PRIOR] = -lookup[codes]
     return maps
+
+
+def _mean(channels: Iterable[np.ndarray]) -> np.ndarray:
+    return np.mean(list(channels), axis=0)

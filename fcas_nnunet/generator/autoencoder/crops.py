@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING
-from fcas_nnunet.generator.data.variants import IMAGE, REFERENCE, Variant, crop_at, read_crop, stored_shape
+from fcas_nnunet.generator.data.variants import REFERENCE, Variant, crop_at, read_crop, read_image, stored_shape
 from fcas_nnunet.generator.optimisation.batches import Batch, in_turn
 from fcas_nnunet.seeds import derive_seed
 
@@ -26,9 +26,9 @@ class CropBatch(Batch):
     """A batch of crops.
 
     Attributes:
-        images: Images, float16 [B, 1, D, H, W] in [0, 1].
+        images: Images, float16 [B, C, D, H, W] in [0, 1].
         labels: Label ids, uint8 [B, 1, D, H, W].
-        noise: Standard normal noise of the latents, float32 [B, 4, D/4, H/4, W/4].
+        noise: Standard normal noise of the latents, float32 [B, 4 · C, D/4, H/4, W/4].
     """
 
     images: torch.Tensor
@@ -79,9 +79,9 @@ class CropSampler:
             centre = points[rng.integers(len(points))]
         start = [int(np.clip(c - s // 2, 0, n - s)) for c, s, n in zip(centre, self.crop_size, shape, strict=True)]
         crop = crop_at(start, self.crop_size)
-        latent_size = (size // LATENT_DOWNSAMPLING for size in self.crop_size)
-        noise = torch.randn((LATENT_CHANNELS, *latent_size), generator=torch.Generator().manual_seed(item_seed))
-        image = read_crop(self.folder / variant.image_file, IMAGE, crop)[None]
+        image = read_image(self.folder / variant.image_file, crop)
+        latent_size = (len(image) * LATENT_CHANNELS, *(size // LATENT_DOWNSAMPLING for size in self.crop_size))
+        noise = torch.randn(latent_size, generator=torch.Generator().manual_seed(item_seed))
         return image, read_crop(shape_path, REFERENCE, crop)[None], noise
 
 

@@ -14,11 +14,11 @@ from fcas_nnunet.config.generator import LATENT_CHANNELS
 from fcas_nnunet.config.schema import Positive, settings
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
-from fcas_nnunet.generator.data.variants import IMAGE, Variant, read_tensors, save_tensors
+from fcas_nnunet.generator.data.variants import Variant, read_image, read_tensors, save_tensors
 from fcas_nnunet.generator.optimisation.batches import local_share
 
 MEAN, LOG_STD = "mean", "log_std"
-_PER_CHANNEL = Field(min_length=LATENT_CHANNELS, max_length=LATENT_CHANNELS)
+_PER_CHANNEL = Field(min_length=LATENT_CHANNELS)
 
 
 @settings
@@ -28,19 +28,19 @@ class LatentScale:
     MAISI scales by one number; an autoencoder trained on few cases has channels of quite different spread.
 
     Attributes:
-        mean: Mean of the raw latents, [4]; subtracted first.
-        scale_factor: 1 / standard deviation of the raw latents, [4]; multiplied after the subtraction.
+        mean: Mean of the raw latents, [4 · C]; subtracted first.
+        scale_factor: 1 / standard deviation of the raw latents, [4 · C]; multiplied after the subtraction.
     """
 
     mean: Annotated[tuple[float, ...], _PER_CHANNEL] = (0.0,) * LATENT_CHANNELS
     scale_factor: Annotated[tuple[Positive, ...], _PER_CHANNEL] = (1.0,) * LATENT_CHANNELS
 
     def to_scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        """raw latents => scaled latents, [B, 4, d, h, w]."""
+        """raw latents => scaled latents, [B, 4 · C, d, h, w]."""
         return (latents - self._view(self.mean, latents)) * self._view(self.scale_factor, latents)
 
     def to_raw(self, latents: torch.Tensor) -> torch.Tensor:
-        """scaled latents => raw latents, [B, 4, d, h, w]."""
+        """scaled latents => raw latents, [B, 4 · C, d, h, w]."""
         return latents / self._view(self.scale_factor, latents) + self._view(self.mean, latents)
 
     @staticmethod
@@ -50,7 +50,7 @@ class LatentScale:
 
 @torch.inference_mode()
 def cache_latents(
-    autoencoder: Autoencoder, variants: Sequence[Variant], folder: Path, accelerator: Accelerator
+    autoencoder: Autoencoder, variants: Sequence[Variant], folder: Path, accelerator: Accelerator, num_channels: int = 1
 ) -> LatentScale:
     """Encode every variant that has no latents yet: mean and log standard deviation in fp16.
 
@@ -62,27 +62,29 @@ def cache_latents(
         variants: Variants to encode.
         folder: Folder of the variants' images; the latents are written there, too.
         accelerator: Device, precision, processes.
+        num_channels: Of the scans.
 
     Returns:
         The scale over all variants, the same in every process.
     """
     # count, then sums of latents and their squares; in double precision, so that the order does not show
-    sums = torch.zeros(1 + 2 * LATENT_CHANNELS, dtype=torch.float64)
+    latent_channels = LATENT_CHANNELS * num_channels
+    sums = torch.zeros(1 + 2 * latent_channels, dtype=torch.float64)
     for variant in local_share(variants, accelerator, "encoding", "volume"):
         path = folder / variant.latents_file
         if not path.exists():
-            image = read_tensors(folder / variant.image_file)[IMAGE].to(accelerator.device).float()[None, None]
+            image = read_image(folder / variant.image_file).to(accelerator.device).float()[None]
             with accelerator.autocast():
                 mean, std = autoencoder.encode(image, SLAB_ELEMENTS)
             save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
         moments = read_tensors(path)
         latents, variance = moments[MEAN].double().flatten(1), (2 * moments[LOG_STD].double()).exp().flatten(1)
         sums[0] += latents.shape[1]
-        sums[1 : 1 + LATENT_CHANNELS] += latents.sum(dim=1)
-        sums[1 + LATENT_CHANNELS :] += (latents**2 + variance).sum(dim=1)
+        sums[1 : 1 + latent_channels] += latents.sum(dim=1)
+        sums[1 + latent_channels :] += (latents**2 + variance).sum(dim=1)
     accelerator.wait_for_everyone()
     count, total, total_squared = (
-        accelerator.reduce(sums.to(accelerator.device), "sum").cpu().split([1, LATENT_CHANNELS, LATENT_CHANNELS])
+        accelerator.reduce(sums.to(accelerator.device), "sum").cpu().split([1, latent_channels, latent_channels])
     )
     mean = total / count
     std = (total_squared / count - mean**2).clamp_min(1e-12).sqrt()

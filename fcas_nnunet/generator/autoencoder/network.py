@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -47,6 +49,9 @@ class LinearSkip(nn.Module):
 class Autoencoder(nn.Module):
     """MONAI's `AutoencoderKlMaisi`, with voxels optionally folded into channels before it.
 
+    Every channel of a scan goes through it alone, as another scan would, and has four latents of its own: each is as
+    sharp as the one channel of CT, in the same memory, and any number of channels takes the same weights.
+
     Source: MAISI, arXiv 2409.11169.
     """
 
@@ -83,28 +88,31 @@ class Autoencoder(nn.Module):
         The last convolutions run in fp32 also under autocast: bf16 latents would be up to 5 HU off.
 
         Args:
-            images: Images [B, 1, D, H, W] in [0, 1], sizes divisible by 4.
+            images: Images [B, C, D, H, W] in [0, 1], sizes divisible by 4.
             slab_elements: Channels × voxels of a slab, to process one volume slab by slab without gradients: the same
                 result in less memory. None = all at once.
 
         Returns:
-            Mean and standard deviation, each [B, 4, D/4, H/4, W/4], unscaled.
+            Mean and standard deviation, each [B, 4 · C, D/4, H/4, W/4], unscaled.
 
         Raises:
             ValueError: If a size is not divisible by 4.
         """
         if any(size % LATENT_DOWNSAMPLING for size in images.shape[2:]):
             raise ValueError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
-        folded = fold_blocks(images, self.config.patch_size)
+        single = images.flatten(0, 1)[:, None]
+        folded = fold_blocks(single, self.config.patch_size)
         if slab_elements is None:
             features = self.network.encoder(folded)
         else:
-            features = run_in_slabs(self.network.encoder.blocks, folded, slab_elements)  # type: ignore[arg-type]
+            blocks: Any = self.network.encoder.blocks
+            features = torch.cat([run_in_slabs(blocks, one, slab_elements) for one in folded.split(1)])
         with torch.autocast(images.device.type, enabled=False):
             features = features.float()
             mean = self.network.quant_conv_mu(features)
             std = (self.network.quant_conv_log_sigma(features).clamp(*LOG_VARIANCE_RANGE) / 2).exp()
-            return mean if self.skip is None else mean + self.skip.encoder(images.float()), std
+            mean = mean if self.skip is None else mean + self.skip.encoder(single.float())
+            return _of_scans(mean, images.shape[1]), _of_scans(std, images.shape[1])
 
     def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
         """Decode unscaled latents to images.
@@ -112,12 +120,19 @@ class Autoencoder(nn.Module):
         The last norm and convolution run in fp32 also under autocast: a bf16 output would quantise to 7.8 HU.
 
         Args:
-            latents: Unscaled latents, [B, 4, d, h, w].
+            latents: Unscaled latents, [B, 4 · C, d, h, w].
             slab_elements: Channels × voxels of a slab, as in `encode`.
 
         Returns:
-            [B, 1, 4d, 4h, 4w] float32, about [0, 1], not clipped.
+            [B, C, 4d, 4h, 4w] float32, about [0, 1], not clipped.
         """
+        num_channels = latents.shape[1] // LATENT_CHANNELS
+        single = latents.unflatten(1, (num_channels, LATENT_CHANNELS)).flatten(0, 1)
+        parts = [single] if slab_elements is None else single.split(1)
+        return _of_scans(torch.cat([self._decoded(part, slab_elements) for part in parts]), num_channels)
+
+    def _decoded(self, latents: torch.Tensor, slab_elements: int | None) -> torch.Tensor:
+        """Decode single channels, [B, 4, d, h, w] => [B, 1, 4d, 4h, 4w]."""
         x = self.network.post_quant_conv(latents)
         x = run_blocks(self.network.decoder.blocks, x, slab_elements)  # type: ignore[arg-type]
         with torch.autocast(x.device.type, enabled=False):
@@ -129,6 +144,11 @@ class Autoencoder(nn.Module):
         """Encode, sample with standard normal noise, decode: (reconstruction, mean, standard deviation)."""
         mean, std = self.encode(images)
         return self.decode(mean + std * noise), mean, std
+
+
+def _of_scans(single: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """Join the channels of each scan: [B · C, K, D, H, W] => [B, C · K, D, H, W]."""
+    return single.unflatten(0, (-1, num_channels)).flatten(1, 2)
 
 
 def reconstruction_weights(
@@ -154,9 +174,9 @@ def autoencoder_loss(
     weights: torch.Tensor,
     kl_weight: float,
 ) -> torch.Tensor:
-    """Weighted L1 + KL to the standard normal (summed over latent dimensions per voxel, averaged over voxels)."""
+    """Weighted L1 + KL to the standard normal (summed over a channel's latents, averaged over voxels and channels)."""
     l1 = (weights * (images - reconstructions).abs()).mean()
-    kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp_min(1e-6).log() - 1).sum(dim=1).mean()
+    kl = 0.5 * (mean**2 + std**2 - 2 * std.clamp_min(1e-6).log() - 1).sum(dim=1).mean() / images.shape[1]
     return l1 + kl_weight * kl
 
 

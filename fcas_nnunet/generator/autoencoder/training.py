@@ -14,7 +14,7 @@ from fcas_nnunet.generator.autoencoder.network import Autoencoder, autoencoder_l
 from fcas_nnunet.generator.data.training_data import TrainingData, unseen_shape
 from fcas_nnunet.generator.data.variants import Variant, all_variants
 from fcas_nnunet.generator.optimisation.loop import Objective, Training
-from fcas_nnunet.generator.optimisation.progress import Panel
+from fcas_nnunet.generator.optimisation.progress import Panel, channel_panels
 from fcas_nnunet.labels.anatomy import thin_label_ids
 from fcas_nnunet.seeds import derive_seed
 
@@ -101,4 +101,4 @@ def _reconstruction(module: nn.Module, batch: CropBatch) -> list[Panel]:
     back = module.autoencoder.decode(module.autoencoder.encode(image)[0]).float()
     limits = (-SHOWN_DIFFERENCE, SHOWN_DIFFERENCE)
     shown = [("real", image, (0.0, 1.0)), ("reconstruction", back, (0.0, 1.0)), ("difference", back - image, limits)]
-    return [Panel(title, volume[0, 0].cpu().numpy(), window) for title, volume, window in shown]
+    return [panel for title, volume, window in shown for panel in channel_panels(title, volume[0], window)]

@@ -2,8 +2,9 @@
 
 A structure's interior is nearly flat in CT, so that most errors of a drawing show in the drawing itself: as a
 departure from its structure's mean, as texture, as blur along walls. A small network per voxel turns such local
-measures into the expected absolute error after matching contrast. It is fitted on drawings of training cases in new
-shapes, whose real scans are known (`calibrate`), and needs none of the intermediate images of SSV.
+measures into the expected absolute error after matching contrast, the mean over the channels. It is fitted on drawings
+of training cases in new shapes, whose real scans are known (`calibrate`), and needs none of the intermediate images of
+SSV.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from fcas_nnunet.labels.morphology import label_changes
 
 #: Edge lengths of the cubes, in voxels, over which departures, texture and walls are averaged.
 DEPARTURE_CUBES, TEXTURE_CUBES, WALL_CUBES = (3, 7), (3, 7), (3, 5, 9)
-NUM_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE_CUBES) + 1 + len(WALL_CUBES)
+#: Measures of each channel, and those of the mask.
+CHANNEL_MEASURES, MASK_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE_CUBES), 1 + len(WALL_CUBES)
 #: Voxels on either side of a slab that its measures reach: half the largest cube, and one for the walls' neighbours.
 HALO = max(*DEPARTURE_CUBES, *TEXTURE_CUBES, *WALL_CUBES) // 2 + 1
 SLAB_VOXELS = 2**21
@@ -31,9 +33,9 @@ _UNIT_HU, _FLOOR_HU, _USUAL_LOG_HU = 100.0, 5.0, 3.5
 class ErrorModel(nn.Module):
     """Expected absolute error of a drawn image, after matching contrast; `width` features in the hidden layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_channels: int = 1) -> None:
         super().__init__()
-        self.first = nn.Linear(NUM_MEASURES, width)
+        self.first = nn.Linear(num_channels * CHANNEL_MEASURES + MASK_MEASURES, width)
         self.of_code = nn.Embedding(NUM_CODES, width)
         self.second = nn.Linear(width, width)
         self.last = nn.Linear(width, 1)
@@ -55,10 +57,10 @@ class ErrorModel(nn.Module):
         self, image_hu: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
     ) -> torch.Tensor:
         """Expected error of a whole volume in HU, float32 [D, H, W]; see `measured_slabs` for the arguments."""
-        result = torch.empty(image_hu.shape, dtype=torch.float32, device=image_hu.device)
+        result = torch.empty(codes.shape, dtype=torch.float32, device=image_hu.device)
         for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
             logs = self(measures.flatten(1).T, codes[start:stop].flatten().long())
-            result[start:stop] = logs.exp().view(stop - start, *image_hu.shape[1:])
+            result[start:stop] = logs.exp().view(stop - start, *codes.shape[1:])
         return result
 
 
@@ -68,20 +70,20 @@ def measured_slabs(
     """The local measures of a volume, slab by slab along D.
 
     Args:
-        image_hu: Image in HU, [D, H, W].
+        image_hu: Image in HU, [C, D, H, W].
         codes: Mask that it was drawn from, uint8 [D, H, W].
         slab_voxels: Approximate number of voxels to compute at once.
 
     Yields:
         First slice, one past the last, and the measures, float32 [M, d, H, W].
     """
-    means, _ = means_by_code(image_hu.float(), codes)
-    depth = image_hu.shape[0]
-    thickness = max(1, slab_voxels // image_hu[0].numel())
+    means = torch.stack([means_by_code(channel.float(), codes)[0] for channel in image_hu])
+    depth = codes.shape[0]
+    thickness = max(1, slab_voxels // codes[0].numel())
     for start in range(0, depth, thickness):
         stop = min(start + thickness, depth)
         first, last = max(0, start - HALO), min(depth, stop + HALO)
-        measures = local_measures(image_hu[first:last].float(), codes[first:last], means)
+        measures = local_measures(image_hu[:, first:last].float(), codes[first:last], means)
         yield start, stop, measures[:, start - first : stop - first]
 
 
@@ -92,7 +94,7 @@ def measures_at(
 
     `voxels` are flat indices in rising order, int64 [N]; all three tensors lie on one device.
     """
-    area = image_hu[0].numel()
+    area = codes[0].numel()
     parts = []
     for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
         wanted = voxels[(voxels >= start * area) & (voxels < stop * area)] - start * area
@@ -101,20 +103,27 @@ def measures_at(
 
 
 def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """Measure the surroundings of every voxel of an image, given the mean HU of each code over the whole volume, [256].
+    """Measure the surroundings of every voxel of an image.
+
+    Args:
+        image_hu: Image in HU, [C, D, H, W].
+        codes: Mask that it was drawn from, uint8 [D, H, W].
+        means: Mean HU of each code over the whole volume, [C, 256].
 
     Returns:
-        float32 [M, D, H, W]: departure from the structure's mean; logarithms of its absolute value, of that averaged
-        over cubes, of the gradient and of the standard deviation in cubes; whether the label changes here, and how
-        much of the surrounding cubes are such walls.
+        float32 [M, D, H, W]. Of each channel: departure from the structure's mean; logarithms of its absolute value, of
+        that averaged over cubes, of the gradient and of the standard deviation in cubes. Then whether the label changes
+        here, and how much of the surrounding cubes are such walls.
     """
-    departure = image_hu - means[codes.long()]
-    size = departure.abs()
-    gradient = torch.stack([_slope(image_hu, axis) for axis in range(3)]).norm(dim=0)
+    measures = []
+    for channel, of_codes in zip(image_hu, means, strict=True):
+        departure = channel - of_codes[codes.long()]
+        size = departure.abs()
+        gradient = torch.stack([_slope(channel, axis) for axis in range(3)]).norm(dim=0)
+        measures += [departure / _UNIT_HU, _log(size)]
+        measures += [_log(_average(size, cube)) for cube in DEPARTURE_CUBES]
+        measures += [_log(gradient)] + [_log(_deviation(departure, cube)) for cube in TEXTURE_CUBES]
     walls = label_changes(codes).float()
-    measures = [departure / _UNIT_HU, _log(size)]
-    measures += [_log(_average(size, cube)) for cube in DEPARTURE_CUBES]
-    measures += [_log(gradient)] + [_log(_deviation(departure, cube)) for cube in TEXTURE_CUBES]
     measures += [walls] + [_average(walls, cube) for cube in WALL_CUBES]
     return torch.stack(measures)
 

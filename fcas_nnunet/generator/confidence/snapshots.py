@@ -19,7 +19,7 @@ class SnapshotVariance:
     """Variance over the decoded intermediate images; two volumes are held, however many snapshots there are.
 
     Args:
-        decode: Function from scaled latents [1, 4, d, h, w] to an image [4d, 4h, 4w] in [0, 1].
+        decode: Function from scaled latents [1, 4 · C, d, h, w] to an image [C, 4d, 4h, 4w] in [0, 1].
         box: Latents to decode; None = all. The decoder sees nothing beyond the box.
     """
 
@@ -40,16 +40,16 @@ class SnapshotVariance:
             self.update(latents)
 
     def variance(self, shape: torch.Size, structures: np.ndarray) -> torch.Tensor:
-        """Unbiased variance, fp32 of the image's shape.
+        """Unbiased variance, the mean over the channels; fp32.
 
         Args:
-            shape: Shape of the image, [D, H, W].
+            shape: Size of the image, [D, H, W].
             structures: Where the reference structures are, bool [D, H, W].
 
         Returns:
             [D, H, W]; outside the box, the mean over the box's voxels outside structures.
         """
-        inside = self._welford.variance
+        inside = self._welford.variance.mean(dim=0)
         if self._box is None:
             return inside
         voxels = voxel_box(self._box)

@@ -93,17 +93,19 @@ class WorkingGrid:
         return cls.of(case.shape, case.spacing_mm, working_spacing_mm, config.grid_multiple, at_least, orientation)
 
     def image_to_working(self, image: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Turn a stored image [D, H, W], project it onto the working grid's splines and pad it with its border.
+        """Turn a stored image [C, D, H, W], project it onto the working grid's splines and pad it with its border.
 
         Returns:
-            [D', H', W'] float32 of `shape`, on the device.
+            [C, D', H', W'] float32 of `shape`, on the device.
         """
-        turned = self.orientation.turn(image)
-        content = torch.empty(turned.shape).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
-        content = project(content.to(device), self.resampled_shape)
         missing = [s - r for s, r in zip(self.shape, self.resampled_shape, strict=True)]
         padding = [pad for n in reversed(missing) for pad in (0, n)]
-        return F.pad(content[None, None], padding, mode="replicate")[0, 0]
+        channels = []
+        for turned in map(self.orientation.turn, image):
+            content = torch.empty(turned.shape).copy_(torch.from_numpy(np.ascontiguousarray(turned)))
+            content = project(content.to(device), self.resampled_shape)
+            channels.append(F.pad(content[None, None], padding, mode="replicate")[0])
+        return torch.cat(channels)
 
     def labels_to_working(self, labels: np.ndarray, thin: Collection[int] = ()) -> torch.Tensor:
         """Turn a label map, resample it by nearest neighbours and pad it with its border.
@@ -120,11 +122,11 @@ class WorkingGrid:
         return torch.from_numpy(np.pad(content, [(0, n) for n in missing], mode="edge"))
 
     def image_to_native(self, image: torch.Tensor) -> np.ndarray:
-        """Remove an image's padding, project it onto the stored volume's grid and turn it back; float32."""
-        return self._to_native(image, project)
+        """Remove the padding of an image [C, D', H', W'], project it onto the stored grid and turn it back; float32."""
+        return np.stack([self._to_native(channel, project) for channel in image])
 
     def confidence_to_native(self, confidence: torch.Tensor) -> np.ndarray:
-        """As `image_to_native`, but by linear interpolation: a map never leaves its range; float32."""
+        """As `image_to_native` of a map [D', H', W'], but linear: a map never leaves its range; float32 [D, H, W]."""
         return self._to_native(confidence, blend)
 
     def _to_native(

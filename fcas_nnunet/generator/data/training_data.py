@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fcas_nnunet.case import NUM_BITS, NUM_CODES, Case
 from fcas_nnunet.config.generator import PairConfig
+from fcas_nnunet.intensities import CT
 from fcas_nnunet.labels.anatomy import GivenRoles
 from fcas_nnunet.seeds import derive_seed
 
@@ -21,6 +22,7 @@ class TrainingData:
         labels: Label name → id, background included.
         surroundings: Surrounding name → id; empty where there are none.
         roles: Label name → roles that a user has given it.
+        channel_names: Names of the scans' channels, by which their values are normalised.
     """
 
     case_ids: Sequence[str]
@@ -28,6 +30,7 @@ class TrainingData:
     labels: Mapping[str, int]
     surroundings: Mapping[str, int]
     roles: GivenRoles = field(default_factory=dict)
+    channel_names: tuple[str, ...] = (CT,)
 
     def __post_init__(self) -> None:
         codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)

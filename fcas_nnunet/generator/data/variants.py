@@ -70,8 +70,9 @@ def make_variants(
     """Write all variants of a case into a folder, unless all exist.
 
     Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
-    per structure, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser that the
-    template's contrast is the target's. Volumes smaller than a training crop are padded up to it with their border.
+    per structure and channel, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser
+    that the template's contrast is the target's. Volumes smaller than a training crop are padded up to it with their
+    border.
     """
     pairs = config.tcdm.pairs
     if all((folder / variant.image_file).exists() for variant in variants_of(case_id, pairs)):
@@ -85,7 +86,7 @@ def make_variants(
     if case.surroundings is not None:
         surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
     offsets = draw_contrasts(
-        pairs.num_contrasts, num_labels, pairs.contrast_jitter_hu, pairs.surroundings_jitter_hu,
+        pairs.num_contrasts, len(image), num_labels, pairs.contrast_jitter_hu, pairs.surroundings_jitter_hu,
         derive_seed(config.seed, "contrast", case_id),
     )  # fmt: skip
     for shape in range(pairs.num_shapes):
@@ -116,7 +117,7 @@ def in_new_shape(
     roles: LabelRoles,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Deform image (float32), mask and surroundings (uint8 ids) alike, at random; [D, H, W] each."""
+    """Deform image (float32 [C, D, H, W]), mask and surroundings (uint8 ids [D, H, W]) alike, at random."""
     center_mm = mask_center_mm(mask, spacing_mm)
     deformation = draw_deformation(masks, mask.shape, spacing_mm, seed, center_mm=center_mm)
     return (
@@ -158,6 +159,12 @@ def read_crop(path: Path, key: str, crop: Box) -> torch.Tensor:
     with open_tensors(path) as file:
         view = file.get_slice(key)
         return view[crop] if len(view.get_shape()) == 3 else view[(slice(None), *crop)]
+
+
+def read_image(path: Path, crop: Box = (slice(None),) * 3) -> torch.Tensor:
+    """Read a part of a stored image, float16 [C, D, H, W]."""
+    image = read_crop(path, IMAGE, crop)
+    return image if image.ndim == 4 else image[None]  # as earlier versions have cached the only channel
 
 
 def stored_shape(path: Path, key: str) -> tuple[int, int, int]:

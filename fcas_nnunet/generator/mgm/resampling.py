@@ -47,7 +47,7 @@ def deform_labels(
 
 
 def deform_image(image: np.ndarray, deformation: Deformation, spacing_mm: Triple[float]) -> np.ndarray:
-    """Deform an image [D, H, W] by the same field as its mask, float32; outside, the outermost voxels are repeated.
+    """Deform an image [C, D, H, W] by the field of its mask, float32; outside, the outermost voxels are repeated.
 
     Cubic splines are used, since linear interpolation would blur thin vessels away.
     """
@@ -60,19 +60,23 @@ def deform_scan(
     """As `deform_image`, and where the image comes from.
 
     Returns:
-        The image, float32 [D, H, W]; and whether a voxel comes from within the volume, bool [D, H, W].
+        The image, float32 [C, D, H, W]; and whether a voxel comes from within the volume, bool [D, H, W].
     """
     source = np.ascontiguousarray(image, dtype=np.float32)
-    inside = np.ones(image.shape, dtype=bool)
+    shape = triple(image.shape[1:])
+    inside = np.ones(shape, dtype=bool)
     if deformation.is_identity:
         return source.copy(), inside
-    coefficients = spline_filter(np.pad(source, _SPLINE_RIM, mode="edge"), order=3, output=np.float32)
+    splines = [
+        spline_filter(np.pad(channel, _SPLINE_RIM, mode="edge"), order=3, output=np.float32) for channel in source
+    ]
     output = np.empty(image.shape, dtype=np.float32)
-    for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(image.shape)):
+    for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(shape)):
         positions = np.stack([c.numpy() for c in coordinates])
-        inside[slab] = _is_inside(coordinates, image.shape)
+        inside[slab] = _is_inside(coordinates, shape)
         positions += np.float32(_SPLINE_RIM)
-        output[slab] = map_coordinates(coefficients, positions, order=3, mode="nearest", prefilter=False)
+        for channel, spline in zip(output, splines, strict=True):
+            channel[slab] = map_coordinates(spline, positions, order=3, mode="nearest", prefilter=False)
     return output, inside
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 
@@ -56,6 +57,13 @@ class Panel:
     title: str
     volume: np.ndarray
     limits: tuple[float, float] | None = (0.0, 1.0)
+
+
+def channel_panels(title: str, image: torch.Tensor, limits: tuple[float, float] | None = (0.0, 1.0)) -> list[Panel]:
+    """A panel for each channel of an image, [C, D, H, W]; of several, with its number."""
+    volumes = image.float().cpu().numpy()
+    titles = [title] if len(volumes) == 1 else [f"{title}, channel {number}" for number in range(len(volumes))]
+    return [Panel(of_it, volume, limits) for of_it, volume in zip(titles, volumes, strict=True)]
 
 
 class ProgressFolder:

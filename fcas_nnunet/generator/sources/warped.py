@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fcas_nnunet.config.sources import WarpConfig
@@ -19,24 +21,25 @@ def warp_scan(
     spacing_mm: Triple[float],
     config: WarpConfig,
     seed: int,
-    unit: float = 1.0,
+    units: Sequence[float] = (1.0,),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Warp a scan along with its mask.
 
     Args:
-        image: The real scan, [D, H, W] in its own values.
+        image: The real scan, [C, D, H, W] in its own values.
         codes: The new mask, labels first and surroundings after them, uint8 [D, H, W].
         num_labels: Codes 1 … num_labels are labels, those above are surroundings.
         deformation: That gave the new mask from the scan's own.
         spacing_mm: Voxel size along (D, H, W).
         config: How strongly contrasts change.
         seed: Same seed, same contrast.
-        unit: Own values a standard unit, which the contrasts are counted in.
+        units: Own values of each channel a standard unit, which the contrasts are counted in.
 
     Returns:
-        The scan, float32 [D, H, W] in its own values; and whether a voxel comes from within the real scan, bool
+        The scan, float32 [C, D, H, W] in its own values; and whether a voxel comes from within the real scan, bool
         [D, H, W]. The identity without jitter returns the scan as it was.
     """
     warped, inside = deform_scan(image, deformation, spacing_mm)
-    offsets = draw_contrasts(1, num_labels, config.contrast_jitter, config.surroundings_jitter, seed)[0]
-    return add_contrast(warped, codes, offsets * np.float32(unit)), inside
+    jitter = config.contrast_jitter, config.surroundings_jitter
+    offsets = draw_contrasts(1, len(image), num_labels, *jitter, seed)[0]
+    return add_contrast(warped, codes, offsets * np.array(units, np.float32)[:, None]), inside

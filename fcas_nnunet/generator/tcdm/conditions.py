@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fcas_nnunet.case import NUM_BITS, NUM_CODES
-from fcas_nnunet.config.generator import CONDITION_CHANNELS
+from fcas_nnunet.config.generator import MASK_CHANNELS
 from fcas_nnunet.generator.confidence.error_model import means_by_code
 
 #: 0 HU in the range [-1000, 1000].
@@ -27,19 +27,20 @@ def build_condition(
     Args:
         reference_codes: Mask to draw, uint8 [B, 1, D, H, W].
         template_codes: Template's mask with its surroundings, uint8 [B, 1, D, H, W].
-        template_image: Template's image, [B, 1, D, H, W] in [0, 1].
+        template_image: Template's image, [B, C, D, H, W] in [0, 1].
         guess_labels: Number of labels for `transfer_template`, whose guess is appended; 0 = no guess.
-        usual: Intensities of structures that a template lacks, from `usual_intensities`.
+        usual: Intensities of structures that a template lacks, [C, 256] from `usual_intensities`.
 
     Returns:
-        float32 [B, 17, D, H, W], or 18 channels with the guess.
+        float32 [B, 16 + C, D, H, W], or 16 + 2 · C channels with the guess.
 
     Raises:
         ValueError: If the shapes differ.
     """
-    if not reference_codes.shape == template_codes.shape == template_image.shape:
+    shape = (len(template_image), 1, *template_image.shape[2:])
+    if not reference_codes.shape == template_codes.shape == shape:
         raise ValueError(
-            f"condition: reference mask, template mask and template image must have one shape, got "
+            f"condition: reference mask, template mask and template image must have one size, got "
             f"{tuple(reference_codes.shape)}, {tuple(template_codes.shape)}, {tuple(template_image.shape)}."
         )
     # `cat` converts bytes to floats: on a CPU, doing so before costs a tenth of a training step
@@ -47,7 +48,8 @@ def build_condition(
     if guess_labels:
         parts.append(transfer_template(reference_codes, template_codes, template_image, guess_labels, usual))
     condition = torch.cat(parts, dim=1)
-    assert condition.shape[1] == CONDITION_CHANNELS + (guess_labels > 0), "8 + 8 + 1, and 1 for the guess"
+    images = template_image.shape[1] * (1 + (guess_labels > 0))
+    assert condition.shape[1] == MASK_CHANNELS + images, "8 + 8, the image, and the guess at it"
     return condition
 
 
@@ -67,33 +69,49 @@ def transfer_template(
 
     Args and shapes are as in `build_condition`; codes 1 … num_labels are labels, those above surroundings.
     """
-    image = template_image.float()
+    image, num_channels = template_image.float(), template_image.shape[1]
     structures = reference_codes > 0
     surroundings = _filled(image, (template_codes == 0) | (template_codes > num_labels))
-    means, known = means_by_code(image, _bins(template_codes), len(image) * NUM_CODES)
+    means, known = means_by_code(image, _bins(template_codes, num_channels), len(image) * num_channels * NUM_CODES)
     if usual is not None:
-        usual = usual.repeat(len(image))
+        usual = usual.flatten().repeat(len(image))
         means, known = torch.where(known, means, usual), known | ~usual.isnan()
-    bins = _bins(reference_codes)
+    bins = _bins(reference_codes, num_channels)
     return torch.where(structures & known[bins], means[bins], surroundings)
 
 
-def usual_intensities(means_hu: Mapping[int, float], intensity_range_hu: Sequence[float]) -> torch.Tensor:
-    """Map the structures' mean HU over the scans to intensities, float32 [256] in [0, 1]; NaN for other codes."""
-    usual = torch.full((NUM_CODES,), torch.nan)
+def usual_intensities(
+    means_hu: Mapping[int, Sequence[float]], intensity_range_hu: Sequence[float], num_channels: int = 1
+) -> torch.Tensor:
+    """Map the structures' mean HU over the scans to intensities.
+
+    Args:
+        means_hu: Label id → its mean in each channel.
+        intensity_range_hu: HU of 0 and of 1.
+        num_channels: C of the scans.
+
+    Returns:
+        float32 [C, 256] in [0, 1]; NaN for codes without a mean.
+    """
+    usual = torch.full((num_channels, NUM_CODES), torch.nan)
     low, high = intensity_range_hu
-    for label, mean_hu in means_hu.items():
-        usual[label] = min(max((mean_hu - low) / (high - low), 0.0), 1.0)
+    for label, means in means_hu.items():
+        for channel, mean_hu in enumerate(means):
+            usual[channel, label] = min(max((mean_hu - low) / (high - low), 0.0), 1.0)
     return usual
 
 
-def _bins(codes: torch.Tensor) -> torch.Tensor:
-    """Codes with an offset for each volume of the batch; int64."""
-    return codes + torch.arange(len(codes), device=codes.device).view(-1, 1, 1, 1, 1) * NUM_CODES
+def _bins(codes: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """Codes with an offset for each channel of each image of the batch, int64 [B, C, D, H, W]."""
+    volumes = torch.arange(len(codes) * num_channels, device=codes.device).view(-1, num_channels, 1, 1, 1)
+    return codes + volumes * NUM_CODES
 
 
 def _filled(image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Fill an image's invalid voxels from around, coarse to fine; soft tissue where nothing is valid."""
+    """Fill an image's invalid voxels from around, coarse to fine; soft tissue where nothing is valid.
+
+    [B, C, D, H, W], valid bool [B, 1, D, H, W].
+    """
     if min(image.shape[2:]) < 2:
         return torch.where(valid, image, SOFT_TISSUE)
     weight = valid.float()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,19 @@ def read_weights(files: PretrainedFiles) -> MaisiWeights | None:
     if files.controlnet is not None:
         controlnet = on_our_axes(_content(files.controlnet, "controlnet_state_dict")[1])
     return MaisiWeights(_architecture(denoiser, files.denoiser), on_our_axes(denoiser), controlnet, scale, files)
+
+
+def refuse_channels(weights: MaisiWeights, channel_names: Sequence[str]) -> None:
+    """Refuse scans of several channels.
+
+    Raises:
+        ValueError: If there are several; names them.
+    """
+    if len(channel_names) > 1:
+        raise ValueError(
+            f"{weights.files.denoiser}: scans must have one channel, as MAISI's denoiser draws them, got "
+            f"{', '.join(channel_names)}. Leave out --denoiser and --controlnet."
+        )
 
 
 def config_of(weights: MaisiWeights, config: TCDMConfig) -> TCDMConfig:

@@ -14,10 +14,10 @@ from monai.networks.nets.controlnet import ControlNetConditioningEmbedding
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
+from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.config.options import Architecture, Conditioning
 from fcas_nnunet.generator.autoencoder.network import fold_blocks
-from fcas_nnunet.generator.tcdm.prior import PRIOR_CHANNELS, LatentPrior
+from fcas_nnunet.generator.tcdm.prior import LatentPrior
 
 #: Factor on spacings (mm) and regions before MAISI's embeddings.
 SPACING_SCALE = REGION_SCALE = 100.0
@@ -132,6 +132,7 @@ class TCDM(nn.Module):
         self.config = config
         plain = config.architecture == Architecture.PLAIN
         self.register_buffer("spacing_mm", None if plain else torch.tensor([float(s) for s in spacing_mm]))
+        latents = config.latent_channels
         denoiser_options, blocks = _ARCHITECTURES[config.architecture]
         levels: dict[str, Any] = {
             "spatial_dims": 3,
@@ -146,11 +147,9 @@ class TCDM(nn.Module):
         self.condition_embedding: SpaceToDepthEmbedding | None = None
         self.prior = LatentPrior(config) if config.prior else None
         if config.conditioning == Conditioning.CONTROLNET:
-            self.denoiser = Denoiser(
-                in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, **levels, **denoiser_options
-            )
+            self.denoiser = Denoiser(in_channels=latents, out_channels=latents, **levels, **denoiser_options)
             self.controlnet = EmbeddedControlNet(
-                in_channels=LATENT_CHANNELS,
+                in_channels=latents,
                 conditioning_embedding_in_channels=config.condition_channels,
                 use_checkpointing=False,
                 **levels,
@@ -161,7 +160,7 @@ class TCDM(nn.Module):
             self.condition_embedding = SpaceToDepthEmbedding(
                 config.condition_channels, 2 * width, width, zero_init=False
             )
-            self.denoiser = Denoiser(in_channels=LATENT_CHANNELS + width, out_channels=LATENT_CHANNELS, **levels)
+            self.denoiser = Denoiser(in_channels=latents + width, out_channels=latents, **levels)
         if not plain:  # no N × N matrix of attention (8,192² at a clinical crop); MONAI refuses the flag on a CPU
             for child in self.modules():
                 if isinstance(child, SABlock):
@@ -197,8 +196,8 @@ class TCDM(nn.Module):
     def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
         """Embed the condition: the first part of c = E_ctrl(c_raw) (Eq. 1), and the prior where there is one.
 
-        [B, 17 or 18, D, H, W] => [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior, which bf16
-        would blur.
+        [B, 16 + C or 16 + 2 · C, D, H, W] => [B, E, D/4, H/4, W/4], the same for all timesteps; float32 with a prior,
+        which bf16 would blur.
         """
         embedded: torch.Tensor = self._embedding(condition)
         if self.prior is None:
@@ -211,25 +210,30 @@ class TCDM(nn.Module):
         """Predict noise, v, clean latents or flow from scaled noisy latents.
 
         Args:
-            noisy_latents: Scaled noisy latents, [B, 4, d, h, w].
+            noisy_latents: Scaled noisy latents, [B, 4 · C, d, h, w].
             timesteps: Timesteps [B], 0 … num_train_timesteps − 1; for a flow up to num_train_timesteps, also fractions.
             embedded_condition: Result of `embed_condition`, [B, E, d, h, w].
 
         Returns:
-            [B, 4, d, h, w].
+            [B, 4 · C, d, h, w].
         """
         if self.prior is None:
             return self._denoise(noisy_latents, timesteps, embedded_condition)
-        mean, scale = self.prior.around(noisy_latents.float(), timesteps, embedded_condition[:, :PRIOR_CHANNELS])
-        return mean + scale * self._denoise(noisy_latents, timesteps, embedded_condition[:, PRIOR_CHANNELS:]).float()
+        known = self.prior.channels
+        mean, scale = self.prior.around(noisy_latents.float(), timesteps, embedded_condition[:, :known])
+        return mean + scale * self._denoise(noisy_latents, timesteps, embedded_condition[:, known:]).float()
 
     def loss_weights(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedded_condition: torch.Tensor
     ) -> torch.Tensor | None:
-        """Weights of the squared error, mean 1, [B, 4, d, h, w]: the inverse of the prior's scale. None without one."""
+        """Weights of the squared error, [B, 4 · C, d, h, w]: the inverse of the prior's scale. None without one.
+
+        Their mean is 1.
+        """
         if self.prior is None:
             return None
-        _, scale = self.prior.around(noisy_latents.float(), timesteps, embedded_condition[:, :PRIOR_CHANNELS])
+        known = embedded_condition[:, : self.prior.channels]
+        _, scale = self.prior.around(noisy_latents.float(), timesteps, known)
         return (1 / scale) / (1 / scale).mean()
 
     def _denoise(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:

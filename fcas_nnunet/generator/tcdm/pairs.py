@@ -13,7 +13,15 @@ import torch
 from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, PairConfig
 from fcas_nnunet.config.options import ItemsPerEpoch
 from fcas_nnunet.generator.autoencoder.latents import LOG_STD, MEAN
-from fcas_nnunet.generator.data.variants import IMAGE, REFERENCE, TEMPLATE, Variant, crop_at, read_crop, stored_shape
+from fcas_nnunet.generator.data.variants import (
+    REFERENCE,
+    TEMPLATE,
+    Variant,
+    crop_at,
+    read_crop,
+    read_image,
+    stored_shape,
+)
 from fcas_nnunet.generator.optimisation.batches import Batch, in_turn
 from fcas_nnunet.seeds import derive_seed
 
@@ -23,11 +31,11 @@ class PairEnd(Batch):
     """One end of a batch of pairs, in the stored types, so that half the bytes go to the device.
 
     Attributes:
-        mean: Posterior mean of the raw latents, float16 [B, 4, d, h, w].
-        log_std: Logarithm of their standard deviation, float16 [B, 4, d, h, w].
+        mean: Posterior mean of the raw latents, float16 [B, 4 · C, d, h, w].
+        log_std: Logarithm of their standard deviation, float16 [B, 4 · C, d, h, w].
         reference: Mask when this end is drawn, uint8 [B, 1, D, H, W].
         template: Mask when this end is the template, uint8 [B, 1, D, H, W].
-        image: Image, float16 [B, 1, D, H, W] in [0, 1].
+        image: Image, float16 [B, C, D, H, W] in [0, 1].
     """
 
     mean: torch.Tensor
@@ -169,5 +177,5 @@ class PairSampler:
             read_crop(latents_path, LOG_STD, latent_crop),
             read_crop(shape_path, REFERENCE, crop)[None],
             read_crop(shape_path, TEMPLATE, crop)[None],
-            read_crop(self.folder / variant.image_file, IMAGE, crop)[None],
+            read_image(self.folder / variant.image_file, crop),
         ]

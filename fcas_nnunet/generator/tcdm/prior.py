@@ -9,21 +9,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from fcas_nnunet.case import NUM_BITS
-from fcas_nnunet.config.generator import CONDITION_CHANNELS, LATENT_CHANNELS, LATENT_DOWNSAMPLING, TCDMConfig
+from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, MASK_CHANNELS, TCDMConfig
 from fcas_nnunet.generator.autoencoder.network import fold_blocks
 from fcas_nnunet.generator.tcdm.schedulers import diffusion
 
 _BLOCK = LATENT_DOWNSAMPLING**3
 _RIDGE = 1e-4
 _MIN_VARIANCE = 1e-4
-_MIN_ROWS = 4 * _BLOCK
+_ROWS_PER_NUMBER = 4  # at least, of the numbers that a latent is fitted from
 #: Blocks of a sample that the fit uses; a clinical crop has half a million, of 64 numbers each.
 _MAX_ROWS = 2**14
 #: Median of the χ² distribution of one degree of freedom: a Gaussian's median squared residual over its variance.
 _MEDIAN_OF_CHI_SQUARE = 0.4549
 NUM_REGIONS = 3
 INSIDE = 2
-PRIOR_CHANNELS = 2 * LATENT_CHANNELS + 1
 
 
 class LatentPrior(nn.Module):
@@ -49,34 +48,43 @@ class LatentPrior(nn.Module):
 
     def __init__(self, config: TCDMConfig) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(NUM_REGIONS, LATENT_CHANNELS, _BLOCK))
-        self.register_buffer("bias", torch.zeros(NUM_REGIONS, LATENT_CHANNELS))
-        self.register_buffer("variance", torch.ones(NUM_REGIONS, LATENT_CHANNELS))
+        self.latent_channels, self.image_channels = config.latent_channels, config.image_channels
+        self.register_buffer("weight", torch.zeros(NUM_REGIONS, self.latent_channels, self.image_channels * _BLOCK))
+        self.register_buffer("bias", torch.zeros(NUM_REGIONS, self.latent_channels))
+        self.register_buffer("variance", torch.ones(NUM_REGIONS, self.latent_channels))
         self.register_buffer("alphas_cumprod", diffusion(config).alphas_cumprod.clone(), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result: mean and standard deviation of the latents, and the structures."""
+        return 2 * self.latent_channels + 1
 
     @torch.no_grad()
     def fit(self, samples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Fit each region by least squares on samples of (condition [B, 18, D, H, W], scaled latents [B, 4, d, h, w]).
+        """Fit each region by least squares on samples of condition and scaled latents.
 
+        The condition is [B, 16 + 2 · C, D, H, W], the latents are [B, 4 · C, d, h, w].
         The variance comes from the median of the squared residuals: gross errors, where anatomies differ, are left to
         the denoiser and must not be drawn as noise.
         """
-        rows = [_some_rows(regions(condition), _guess_blocks(condition), latents) for condition, latents in samples]
+        rows = [
+            _some_rows(regions(condition), self._guess_blocks(condition), latents) for condition, latents in samples
+        ]
         region_of, blocks, latents = (torch.cat(parts) for parts in zip(*rows, strict=True))
         region_of = region_of[:, 0]
         for region in range(NUM_REGIONS):
             where = region_of == region
-            if where.sum() > _MIN_ROWS:
+            if where.sum() > _ROWS_PER_NUMBER * blocks.shape[1]:
                 weight, bias, variance = _least_squares(blocks[where], latents[where])
                 self.weight[region], self.bias[region], self.variance[region] = weight, bias, variance
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
-        """Mean, standard deviation, and 1 inside of structures: [B, 18, D, H, W] => [B, 9, D/4, H/4, W/4].
+        """Mean, standard deviation, and 1 inside of structures: [B, 16 + 2 · C, D, H, W] => [B, 8 · C + 1, d, h, w].
 
         Computed in fp32 also under autocast: a bf16 mean would be up to 5 HU off.
         """
         with torch.autocast(condition.device.type, enabled=False):
-            means = torch.einsum("rok,bkdhw->rbodhw", self.weight, _guess_blocks(condition))
+            means = torch.einsum("rok,bkdhw->rbodhw", self.weight, self._guess_blocks(condition))
         means = means + self.bias.view(NUM_REGIONS, 1, -1, 1, 1, 1)
         stds = self.variance.sqrt().view(NUM_REGIONS, 1, -1, 1, 1, 1).expand_as(means)
         region = regions(condition)
@@ -86,14 +94,18 @@ class LatentPrior(nn.Module):
     def around(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, prior: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Summand and factor of the denoiser's output, [B, 4, d, h, w] each; `prior` is the result of `forward`."""
-        mean, std, inside = prior.split([LATENT_CHANNELS, LATENT_CHANNELS, 1], dim=1)
+        """Summand and factor of the denoiser's output, [B, 4 · C, d, h, w] each; `prior` is what `forward` returns."""
+        mean, std, inside = prior.split([self.latent_channels, self.latent_channels, 1], dim=1)
         alpha_bar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
         alpha, noise_variance, variance = alpha_bar.sqrt(), 1 - alpha_bar, std**2
         total = alpha_bar * variance + noise_variance
         gain = inside * alpha * variance / total
         scale = torch.where(inside > 0, (variance * noise_variance / total).sqrt(), std)
         return mean + gain * (noisy_latents - alpha * mean), scale
+
+    def _guess_blocks(self, condition: torch.Tensor) -> torch.Tensor:
+        """[B, 16 + 2 · C, D, H, W] => [B, 64 · C, D/4, H/4, W/4]."""
+        return fold_blocks(condition[:, MASK_CHANNELS + self.image_channels :], LATENT_DOWNSAMPLING)
 
 
 def regions(condition: torch.Tensor) -> torch.Tensor:
@@ -106,11 +118,6 @@ def regions(condition: torch.Tensor) -> torch.Tensor:
     return some.long() + (all_ < 0).long()
 
 
-def _guess_blocks(condition: torch.Tensor) -> torch.Tensor:
-    """[B, 18, D, H, W] => [B, 64, D/4, H/4, W/4]."""
-    return fold_blocks(condition[:, CONDITION_CHANNELS:], LATENT_DOWNSAMPLING)
-
-
 def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """[B, C, d, h, w] => [B · d · h · w, C] each; above `_MAX_ROWS`, the same random rows of all."""
     rows = [tensor.movedim(1, -1).flatten(0, -2) for tensor in tensors]
@@ -121,7 +128,7 @@ def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _least_squares(blocks: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weight [4, 64], bias [4] and robust variance of the residuals [4] of latents [N, 4] given blocks [N, 64]."""
+    """Weight [L, M], bias [L] and robust variance of the residuals [L] of latents [N, L] given blocks [N, M]."""
     blocks, latents = blocks.double(), latents.double()
     blocks_mean, latents_mean = blocks.mean(dim=0), latents.mean(dim=0)
     centred = blocks - blocks_mean

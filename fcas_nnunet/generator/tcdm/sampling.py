@@ -79,7 +79,7 @@ def synthesise(
     """
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        return autoencoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+        return autoencoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0].clamp(0, 1)
 
     if confidence is None:
         return Synthesis(decode(sample_latents(tcdm, embedded_condition, sampling, generator)), None)
@@ -88,7 +88,7 @@ def synthesise(
     latents = sample_latents(tcdm, embedded_condition, sampling, generator, snapshots(confidence, seen.update))
     image = decode(latents)
     seen.update_with_image(latents, image)
-    return Synthesis(image, seen.variance(image.shape, structures))
+    return Synthesis(image, seen.variance(image.shape[1:], structures))
 
 
 def snapshots(config: ConfidenceConfig, take: Callable[[torch.Tensor], None]) -> Watch:
@@ -118,10 +118,10 @@ def sample_latents(
         watch: Function to call after every step.
 
     Returns:
-        Clean scaled latents [1, 4, D/4, H/4, W/4].
+        Clean scaled latents [1, 4 · C, D/4, H/4, W/4].
     """
     device = embedded_condition.device
-    shape = (1, 4, *embedded_condition.shape[2:])
+    shape = (1, tcdm.config.latent_channels, *embedded_condition.shape[2:])
     scheduler = sampling_scheduler(tcdm.config, sampling, shape[2:])
     latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise).to(device)
     for index, timestep in enumerate(scheduler.timesteps):
@@ -148,9 +148,10 @@ def _predict_in_windows(
     window = [min(size, largest) for size, largest in zip(latents.shape[2:], sampling.window, strict=True)]
     if window == list(latents.shape[2:]):
         return predict(latents, embedded_condition)
+    count = latents.shape[1]
     output = sliding_window_inference(
-        torch.cat([latents, embedded_condition.float()], dim=1), window, sw_batch_size=1,
-        predictor=lambda inputs: predict(inputs[:, :4], inputs[:, 4:]), overlap=sampling.overlap, mode="gaussian",
+        torch.cat([latents, embedded_condition.float()], dim=1), window, sw_batch_size=1, overlap=sampling.overlap,
+        predictor=lambda inputs: predict(inputs[:, :count], inputs[:, count:]), mode="gaussian",
     )  # fmt: skip
     assert isinstance(output, torch.Tensor), "one predictor, one output"
     return output

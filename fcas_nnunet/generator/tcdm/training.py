@@ -18,7 +18,7 @@ from fcas_nnunet.generator.data.tensors import EMA_FILE, MODEL_FILE, save_weight
 from fcas_nnunet.generator.data.training_data import TrainingData, unseen_shape
 from fcas_nnunet.generator.optimisation.batches import Batch
 from fcas_nnunet.generator.optimisation.loop import Objective, Training
-from fcas_nnunet.generator.optimisation.progress import Panel
+from fcas_nnunet.generator.optimisation.progress import Panel, channel_panels
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
 from fcas_nnunet.generator.tcdm.maisi import MaisiWeights
@@ -40,8 +40,8 @@ class Draws(Batch):
     """Random numbers of the loss: for A@B of every pair, then for B@A of every pair (K = 2; 1 as the ablation).
 
     Attributes:
-        posterior_noise: Standard normal noise to sample the latents from their posterior, float32 [K·B, 4, d, h, w].
-        noise: Noise of the diffusion, float32 [K·B, 4, d, h, w].
+        posterior_noise: Standard normal noise to sample the latents from their posterior, float32 [K·B, 4·C, d, h, w].
+        noise: Noise of the diffusion, float32 [K·B, 4·C, d, h, w].
         timesteps: Timesteps [K·B]; int64 for a diffusion, float32 for a flow.
     """
 
@@ -53,7 +53,7 @@ class Draws(Batch):
     def of(cls, config: TCDMConfig, process: Process, latent_size: Sequence[int], seeds: Sequence[int]) -> Draws:
         """Draw from one seed per pair, so that a pair's numbers do not depend on the others of its batch."""
         directions = 1 if config.pairs.one_direction else 2
-        shape = (directions, 4, *latent_size)
+        shape = (directions, config.latent_channels, *latent_size)
         items = []
         for generator in (torch.Generator().manual_seed(seed) for seed in seeds):
             posterior_noise = torch.randn(shape, generator=generator)
@@ -131,7 +131,7 @@ class TCDMObjective(Objective[PairBatch]):
             self.tcdm.prior.fit((condition, self.scale.to_scaled(mean)) for condition, mean, _ in drawn)
 
     def condition(self, target: PairEnd, template: PairEnd) -> torch.Tensor:
-        """Build the raw condition to draw one end of pairs with the other as the template, [B, 17 or 18, D, H, W]."""
+        """Build the raw condition to draw one end of pairs with the other as the template, [B, 16 + …, D, H, W]."""
         return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
 
     def networks(self) -> list[nn.Module]:
@@ -167,7 +167,7 @@ def train_tcdm(
     scale: LatentScale,
     spacing_mm: Sequence[float],
     autoencoder: Autoencoder,
-    means_hu: Mapping[int, float],
+    means_hu: Mapping[int, Sequence[float]],
     weights: MaisiWeights | None = None,
 ) -> None:
     """Train TCDM on the cached variants and latents; save the last weights and the best averaged ones.
@@ -181,12 +181,12 @@ def train_tcdm(
         scale: Scale between raw and scaled latents.
         spacing_mm: Working spacing along (D, H, W).
         autoencoder: Frozen autoencoder, which decodes the sample pictures.
-        means_hu: Label id → mean HU over the cases, for structures that a template lacks.
+        means_hu: Label id → mean HU of each channel over the cases, for structures that a template lacks.
         weights: MAISI's weights to start from; None = random ones.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
-    usual = usual_intensities(means_hu, config.grid.intensity_range_hu)
+    usual = usual_intensities(means_hu, config.grid.intensity_range_hu, config.tcdm.image_channels)
     objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()), spacing_mm, usual)
     if weights is not None:
         maisi.load_into(objective.tcdm, weights)
@@ -223,10 +223,10 @@ def _drawn_pair(module: nn.Module, batch: PairBatch, autoencoder: Autoencoder, c
     noise = torch.Generator().manual_seed(derive_seed(config.seed, "sample"))
     embedded = module.tcdm.embed_condition(module.condition(batch.a, batch.b))
     latents = sample_latents(module.tcdm, embedded, config.sampling, noise)
-    drawn = autoencoder.decode(module.scale.to_raw(latents), SLAB_ELEMENTS)[0, 0].clamp(0, 1)
+    drawn = autoencoder.decode(module.scale.to_raw(latents), SLAB_ELEMENTS)[0].clamp(0, 1)
     return [
-        Panel("template", batch.b.image[0, 0].float().cpu().numpy()),
+        *channel_panels("template", batch.b.image[0]),
         Panel("reference mask", batch.a.reference[0, 0].cpu().numpy(), limits=None),
-        Panel("drawn", drawn.float().cpu().numpy()),
-        Panel("real", batch.a.image[0, 0].float().cpu().numpy()),
+        *channel_panels("drawn", drawn),
+        *channel_panels("real", batch.a.image[0]),
     ]

@@ -14,7 +14,13 @@ from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, 
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.odd_files import Doubts, reader_faults, spelling_faults
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, IMAGE, LABEL, contents_faults
+from fcas_nnunet.integration.dataset.synthetic_cases import (
+    CONFIDENCE_MAP,
+    CONTENTS,
+    LABEL,
+    contents_faults,
+    image_part,
+)
 from fcas_nnunet.integration.dataset.volumes import (
     CONFIDENCE_TOLERANCE,
     LARGEST_WEIGHT,
@@ -126,16 +132,20 @@ def _case_faults(
     dataset: RawDataset, case_id: str, needs_map: bool, contents: Mapping[str, str], any_grid: bool, doubts: Doubts
 ) -> list[str]:
     faults: list[str] = []
-    names = ["image", *(f"channel {channel}" for channel in range(1, dataset.num_channels))]
-    image, *others = (
-        _read(path, case_id, name, faults) for name, path in zip(names, dataset.image_paths(case_id), strict=False)
-    )
-    for name, other in zip(names[1:], others, strict=False):
-        faults += _grid_faults(case_id, name, other, "image", image)
-    if image is not None:
-        faults += contents_faults(case_id, IMAGE, image.array, contents)
-        faults += _size_faults(case_id, image)
-        doubts.look_at_image(case_id, image.array)
+    image: Volume | None = None
+    for number, (path, kind) in enumerate(
+        zip(dataset.image_paths(case_id), dataset.channel_names.values(), strict=True)
+    ):
+        name = f"channel {number} ({kind})" if number else "image"
+        channel = _read(path, case_id, name, faults)
+        if channel is not None:
+            faults += contents_faults(case_id, image_part(number), channel.array, contents)
+            doubts.look_at_image(case_id, channel.array, kind)
+        if number:
+            faults += _grid_faults(case_id, name, channel, "image", image)
+        elif channel is not None:
+            image = channel
+            faults += _size_faults(case_id, image)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
         faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")

@@ -118,9 +118,9 @@ def _channel_kinds(channels: Any) -> Any:
 
 def _channel_faults(content: dict[str, Any]) -> list[str]:
     channels = content["channel_names"]
-    if isinstance(channels, dict) and len(channels) == 1:
+    if isinstance(channels, dict) and channels and list(channels) == [str(number) for number in range(len(channels))]:
         return []
-    return [f"channel_names must name one channel, got {channels}. Keep one channel: several are not drawn together."]
+    return [f"channel_names must number the channels 0, 1, … in turn, got {channels}. Renumber them."]
 
 
 def _entry_faults(content: dict[str, Any]) -> Iterator[str]:

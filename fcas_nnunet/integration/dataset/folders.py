@@ -13,9 +13,9 @@ _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
 _MAX_ID = 999
 
 #: Folders within a raw data set; "Tr" or "Ts" is appended.
+IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
 #: What nnU-Net adds to a case's name for its first channel.
 FIRST_CHANNEL = "_0000"
-IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
 #: Folder of locks and journals in an unfinished data set.
 WORK_FOLDER = ".fcas_unfinished"
 
@@ -26,6 +26,11 @@ FINAL_CHECKPOINT, LATEST_CHECKPOINT = "checkpoint_final.pth", "checkpoint_latest
 
 #: Beginning of messages about a data set that is named by a file, not by a flag.
 DATA_SET = "data set"
+
+
+def channel_suffix(channel: int) -> str:
+    """What nnU-Net adds to a case's name for one of its channels."""
+    return f"_{channel:04d}"
 
 
 class Root(StrEnum):

@@ -53,7 +53,7 @@ class CaseLibrary:
             if not same_description("channel_names", dataset.channel_names, self.source.channel_names):
                 faults.append(
                     f"{name}: channel_names must be those of {self.source.name}, {self.source.channel_names}, got "
-                    f"{dataset.channel_names}. Name cases of the same modality."
+                    f"{dataset.channel_names}. Name cases of the same channels."
                 )
             try:
                 match_labels(dataset.labels, self.source.labels)
@@ -82,10 +82,10 @@ class CaseLibrary:
         dataset, case_id = self.dataset_and_id(name)
         return self._relabelled(dataset, dataset.load_mask(case_id))
 
-    def image_path(self, name: str) -> Path:
-        """Return the path of a case's scan."""
+    def image_paths(self, name: str) -> list[Path]:
+        """Return the paths of the channels of a case's scan."""
         dataset, case_id = self.dataset_and_id(name)
-        return dataset.image_path(case_id)
+        return dataset.image_paths(case_id)
 
     def mask_path(self, name: str) -> Path:
         """Return the path of a case's label map."""

@@ -63,9 +63,9 @@ class Doubts:
             if path.name.endswith(NIFTI_ENDINGS) and (difference := position_difference(path)):
                 self._apart[f"{path.parent.name}/{path.name}"] = difference
 
-    def look_at_image(self, case_id: str, image: np.ndarray) -> None:
+    def look_at_image(self, case_id: str, image: np.ndarray, channel_name: str) -> None:
         """Note a CT scan without a value below 0; image [D, H, W] as stored."""
-        if is_ct(self._dataset.channel_name) and image.min() >= 0:
+        if is_ct(channel_name) and image.min() >= 0:
             self._without_air.add(case_id)
 
     def report(self) -> None:

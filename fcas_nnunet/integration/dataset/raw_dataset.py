@@ -29,6 +29,7 @@ from fcas_nnunet.integration.dataset.folders import (
     LABELS,
     SURROUNDINGS,
     WORK_FOLDER,
+    channel_suffix,
     is_identifier,
     parse_name,
     resolve_dataset,
@@ -39,6 +40,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     Volume,
     dequantise_confidence,
     quantise_confidence,
+    read_channels,
     read_label_map,
     read_volume,
     write_confidence,
@@ -67,6 +69,7 @@ class RawDataset:
         case_ids: the training cases, sorted.
         file_ending: file ending of images and labels, usually `.nii.gz`.
         roles: label name → roles that `fcas_roles` in `dataset.json` gives it.
+        shown: the channel that is looked at where a command looks at one.
     """
 
     folder: Path
@@ -76,6 +79,7 @@ class RawDataset:
     dataset_json: dict[str, Any] = field(repr=False)
     file_ending: str = FILE_ENDING
     roles: GivenRoles = field(default_factory=dict)
+    shown: int = 0
 
     @classmethod
     def open(cls, folder: Path, *, any_kind: bool = False, ignore_label: bool = False) -> RawDataset:
@@ -83,8 +87,8 @@ class RawDataset:
 
         Args:
             folder: a raw data set folder, as `resolve_dataset` gives it.
-            any_kind: accept every data set that nnU-Net trains on; by default only one channel and plain labels, for
-                which the generator and the scores are made.
+            any_kind: accept every data set that nnU-Net trains on; by default only plain labels, for which the
+                generator and the scores are made.
             ignore_label: accept nnU-Net's ignore label, which a synthetic data set may have.
 
         Raises:
@@ -140,8 +144,8 @@ class RawDataset:
 
     @property
     def channel_name(self) -> str:
-        """The name of the first channel."""
-        return next(iter(self.channel_names.values()))
+        """The name of the channel that is looked at."""
+        return list(self.channel_names.values())[self.shown]
 
     @property
     def num_channels(self) -> int:
@@ -167,13 +171,26 @@ class RawDataset:
         """Return the cases that have a confidence map."""
         return [case_id for case_id in self.case_ids if self.confidence_path(case_id).is_file()]
 
+    def showing(self, channel: int) -> RawDataset:
+        """Return the data set with another channel to look at.
+
+        Raises:
+            ValueError: if it has no such channel.
+        """
+        if not 0 <= channel < self.num_channels:
+            raise ValueError(
+                f"{self.name}: channel to look at must be one of {self.channel_names}, got {channel}. Name one by "
+                "--channel."
+            )
+        return replace(self, shown=channel)
+
     def only(self, case_ids: Sequence[str]) -> RawDataset:
         """Return the data set with some of its cases alone."""
         return replace(self, case_ids=list(case_ids), dataset_json=self.dataset_json | {"numTraining": len(case_ids)})
 
     def image_path(self, case_id: str) -> Path:
-        """Return the path of the case's first channel."""
-        return self.image_paths(case_id)[0]
+        """Return the path of the case's channel that is looked at."""
+        return self.image_paths(case_id)[self.shown]
 
     def image_paths(self, case_id: str) -> list[Path]:
         """Return the paths of the case's channels."""
@@ -181,7 +198,7 @@ class RawDataset:
         if explicit is not None:
             return [self.folder / os.path.expandvars(image) for image in explicit["images"]]
         stem = self.folder / f"{IMAGES}Tr" / case_id
-        return [Path(f"{stem}_{channel:04d}{self.file_ending}") for channel in range(self.num_channels)]
+        return [Path(f"{stem}{channel_suffix(channel)}{self.file_ending}") for channel in range(self.num_channels)]
 
     def mask_path(self, case_id: str) -> Path:
         """Return the path of the case's label map."""
@@ -202,19 +219,19 @@ class RawDataset:
         """Read all volumes of a case.
 
         Returns:
-            Image float32 in its own values with their scale, mask uint8, surroundings uint8 and confidence float32
-            in [0, max_weight] where present.
+            Image float32 in its own values with their scales, all channels; mask uint8, surroundings uint8 and
+            confidence float32 in [0, max_weight] where present.
 
         Raises:
             FileNotFoundError: if image or mask is missing.
             ValueError: if a file is unreadable or the shapes differ.
         """
         path = self.confidence_path(case_id)
-        image = read_volume(self.image_path(case_id)).array
+        channels, names = read_channels(case_id, self.image_paths(case_id)), self.channel_names.values()
         return replace(
             self.load_mask(case_id),
-            image=image.astype(np.float32),
-            scale=IntensityScale.of(image, self.channel_name),
+            image=np.stack(channels, dtype=np.float32, casting="unsafe"),
+            scales=tuple(IntensityScale.of(image, name) for image, name in zip(channels, names, strict=True)),
             confidence=read_confidence(path, self.max_weight).array if path.is_file() else None,
         )
 
@@ -284,7 +301,8 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
         return folder / f"{kind}{split}" / f"{case.case_id}{suffix}{FILE_ENDING}"
 
     if case.image is not None:
-        write_volume(path(IMAGES, FIRST_CHANNEL), case.stored_image, case.affine)
+        for channel, volume in enumerate(case.stored_channels):
+            write_volume(path(IMAGES, channel_suffix(channel)), volume, case.affine)
     if case.surroundings is not None:
         write_labels(path(SURROUNDINGS), case.surroundings, case.affine)
     if case.confidence is not None:

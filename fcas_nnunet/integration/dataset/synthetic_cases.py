@@ -12,7 +12,7 @@ import numpy as np
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.dataset.folders import CONFIDENCE, FIRST_CHANNEL, IMAGES, LABELS
+from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, channel_suffix
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE
 from fcas_nnunet.integration.dataset.volumes import (
     CONFIDENCE_TOLERANCE,
@@ -21,14 +21,13 @@ from fcas_nnunet.integration.dataset.volumes import (
     quantise_confidence,
 )
 
-_LABELS = f"{LABELS}Tr"
-#: Folder → ending of the files that every synthetic case has; the label is the last to be written.
-_PARTS = {f"{IMAGES}Tr": f"{FIRST_CHANNEL}{FILE_ENDING}", f"{CONFIDENCE}Tr": FILE_ENDING, _LABELS: FILE_ENDING}
+_LABELS, _CONFIDENCE, _IMAGES = f"{LABELS}Tr", f"{CONFIDENCE}Tr", f"{IMAGES}Tr"
 
 #: Key of a manifest record: part of the case → SHA-256 of its voxels as they are stored.
 CONTENTS = "contents"
 IMAGE, LABEL, CONFIDENCE_MAP = "image", "label", "confidence"
 
+_Part = tuple[str, str]  # folder, and what its files' names have after the case's id
 _ROUNDING = 1e-3  # what a header's slope and intercept may change
 
 
@@ -49,16 +48,21 @@ def _steps(confidence: np.ndarray) -> np.ndarray:
     return quantise_confidence(confidence, LARGEST_WEIGHT if above else 1)
 
 
+#: Part → its voxels as they are stored; all others are channels.
 _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    IMAGE: _canonical,
     LABEL: lambda labels: labels.astype(np.uint8),
     CONFIDENCE_MAP: _steps,
 }
 
 
-def case_is_written(folder: Path, case_id: str) -> bool:
+def image_part(channel: int) -> str:
+    """Name of a channel among the parts of a case."""
+    return f"{IMAGE}{channel_suffix(channel)}" if channel else IMAGE
+
+
+def case_is_written(folder: Path, case_id: str, num_channels: int) -> bool:
     """Return whether a synthetic case is complete: image, confidence map and labels."""
-    return all(path.is_file() for path in _files(folder, case_id))
+    return all(path.is_file() for path in _files(folder, case_id, num_channels))
 
 
 def label_path(folder: Path, case_id: str) -> Path:
@@ -66,17 +70,17 @@ def label_path(folder: Path, case_id: str) -> Path:
     return folder / _LABELS / f"{case_id}{FILE_ENDING}"
 
 
-def case_bytes(folder: Path, case_id: str) -> int:
+def case_bytes(folder: Path, case_id: str, num_channels: int) -> int:
     """Return the size of a complete synthetic case on disk, in bytes."""
-    return sum(path.stat().st_size for path in _files(folder, case_id))
+    return sum(path.stat().st_size for path in _files(folder, case_id, num_channels))
 
 
-def written_cases(folder: Path) -> set[str]:
+def written_cases(folder: Path, num_channels: int) -> set[str]:
     """Return the ids of all complete cases, as `case_is_written` defines them; lists three folders, not every case."""
-    return set.intersection(*_cases_of_parts(folder).values())
+    return set.intersection(*_cases_of_parts(folder, num_channels).values())
 
 
-def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Pattern[str]) -> None:
+def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Pattern[str], num_channels: int) -> None:
     """Remove the leftovers of killed runs: temporary files, and the files of cases that are not complete.
 
     A killed run leaves no label without the rest of its case, so a case with a label is not a leftover, and stays.
@@ -85,20 +89,23 @@ def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Patter
         folder: the raw data set folder, in which no process is at work.
         complete: ids of the cases to keep.
         pattern: pattern of the ids that this package gives; files of other ids are not removed.
+        num_channels: of the scans.
     """
-    for part in (".", *_PARTS):
+    for part in (".", _IMAGES, _CONFIDENCE, _LABELS):
         remove_strays(folder / part)
-    cases = _cases_of_parts(folder)
-    for part, case_ids in cases.items():
-        for case_id in sorted(case_ids - cases[_LABELS] - set(complete)):
+    cases = _cases_of_parts(folder, num_channels)
+    labelled = cases[_LABELS, FILE_ENDING]
+    for (part, ending), case_ids in cases.items():
+        for case_id in sorted(case_ids - labelled - set(complete)):
             if pattern.fullmatch(case_id):
-                (folder / part / f"{case_id}{_PARTS[part]}").unlink(missing_ok=True)
+                (folder / part / f"{case_id}{ending}").unlink(missing_ok=True)
 
 
 def case_contents(case: Case) -> dict[str, str]:
     """Hash the parts of a case as they will be written: part → SHA-256 of its voxels, not of header or compression."""
+    channels = [] if case.image is None else case.stored_channels
     parts = {
-        IMAGE: None if case.image is None else case.stored_image,
+        **{image_part(number): channel for number, channel in enumerate(channels)},
         LABEL: case.mask,
         CONFIDENCE_MAP: case.confidence,
     }
@@ -119,21 +126,28 @@ def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mappin
     ]
 
 
-def _files(folder: Path, case_id: str) -> list[Path]:
-    return [folder / part / f"{case_id}{ending}" for part, ending in _PARTS.items()]
+def _parts(num_channels: int) -> list[_Part]:
+    """List the files that every synthetic case has; the label is the last to be written."""
+    images = [(_IMAGES, f"{channel_suffix(channel)}{FILE_ENDING}") for channel in range(num_channels)]
+    return [*images, (_CONFIDENCE, FILE_ENDING), (_LABELS, FILE_ENDING)]
 
 
-def _cases_of_parts(folder: Path) -> dict[str, set[str]]:
+def _files(folder: Path, case_id: str, num_channels: int) -> list[Path]:
+    return [folder / part / f"{case_id}{ending}" for part, ending in _parts(num_channels)]
+
+
+def _cases_of_parts(folder: Path, num_channels: int) -> dict[_Part, set[str]]:
     """Part → ids of the cases that have it."""
-    names = {part: os.listdir(folder / part) if (folder / part).is_dir() else [] for part in _PARTS}
+    parts = _parts(num_channels)
+    names = {part: os.listdir(folder / part) if (folder / part).is_dir() else [] for part, _ in parts}
     return {
-        part: {name.removesuffix(_PARTS[part]) for name in listing if name.endswith(_PARTS[part]) and name[0] != "."}
-        for part, listing in names.items()
+        (part, ending): {name.removesuffix(ending) for name in names[part] if name.endswith(ending) and name[0] != "."}
+        for part, ending in parts
     }
 
 
 def _sha256(part: str, array: np.ndarray) -> str:
-    stored = np.ascontiguousarray(_STORED[part](array))
+    stored = np.ascontiguousarray(_STORED.get(part, _canonical)(array))
     digest = hashlib.sha256(str(stored.shape).encode())
     digest.update(stored.data)
     return digest.hexdigest()

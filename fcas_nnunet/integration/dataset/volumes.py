@@ -94,6 +94,18 @@ def label_fault(array: np.ndarray) -> str | None:
     )
 
 
+def read_channels(case_id: str, paths: Sequence[Path]) -> list[np.ndarray]:
+    """Read the channels of a case, [D, H, W] each in its stored data type; raises what `read_volume` does.
+
+    Raises:
+        ValueError: if their shapes differ.
+    """
+    channels = [read_volume(path).array for path in paths]
+    if len(shapes := {channel.shape for channel in channels}) > 1:
+        raise ValueError(f"{case_id}: channels must have one shape, got {sorted(shapes)}. Resample them onto one grid.")
+    return channels
+
+
 def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, bar_from: int = 0) -> list[Result]:
     """Call `work`, which reads a file, for each key in threads, since reading releases the interpreter lock.
 

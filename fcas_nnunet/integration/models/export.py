@@ -167,6 +167,8 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     window = _window(dataset, settings)
     own = {"dataset": dataset.name, **asdict(settings), "window_hu": window and list(window)}
     del own["window"]
+    if dataset.num_channels > 1:
+        own["channel"] = dataset.shown
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         if there != own:
@@ -185,10 +187,11 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
     """Write a case's slices; return their boxes."""
     case = dataset.load_case(case_id)
     assert case.image is not None
-    low, high = _window(dataset, settings) or np.percentile(case.image[case.image != 0], _ROBUST_PERCENT)
+    scan = case.image[dataset.shown]
+    low, high = _window(dataset, settings) or np.percentile(scan[scan != 0], _ROBUST_PERCENT)
     confidence = np.ones(case.shape, np.float32) if case.confidence is None else case.confidence
     axial = int(np.abs(case.affine[2, :3]).argmax())
-    masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, case.image, confidence))
+    masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, scan, confidence))
     boxes = {}
     for number, (mask, image, trust) in enumerate(zip(masks, images, trusts, strict=True)):
         counts = np.bincount(mask.ravel())

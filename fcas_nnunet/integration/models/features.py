@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,16 @@ from torch import nn
 
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
-from fcas_nnunet.integration.models.trained_models import STEP_SIZE, checkpoint_path, open_predictor, preprocess
+from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON
+from fcas_nnunet.integration.models.trained_models import (
+    STEP_SIZE,
+    channel_faults,
+    checkpoint_path,
+    open_predictor,
+    preprocess,
+)
+from fcas_nnunet.intensities import CT
+from fcas_nnunet.json_files import read_json
 
 _SHA256_DIGITS = 12
 
@@ -33,14 +43,17 @@ class BottleneckExtractor:
     encoder: nn.Module
 
     @torch.inference_mode()
-    def features(self, image_path: Path) -> np.ndarray:
+    def features(self, image_paths: Sequence[Path]) -> np.ndarray:
         """Compute the features of one scan with the preprocessing and the windows of nnU-Net's prediction.
+
+        Args:
+            image_paths: All channels of the scan.
 
         Returns:
             float32 [P, C]: a row for each of P windows of the patch size on nnU-Net's grid, steps of half a window; C
             channels of the encoder's last stage, averaged over the window. No mirroring.
         """
-        data = self.preprocess(image_path)
+        data = self.preprocess(image_paths)
         patch_size = self.predictor.configuration_manager.patch_size
         data, _ = pad_nd_image(data, patch_size, "constant", {"value": 0}, True, None)
         rows = []
@@ -49,22 +62,29 @@ class BottleneckExtractor:
             rows.append(stages[-1][0].flatten(1).mean(dim=1).float().cpu())
         return torch.stack(rows).numpy()
 
-    def preprocess(self, image_path: Path) -> torch.Tensor:
-        """Preprocess a scan by the model's preprocessor, to float32 [1, …]."""
-        return preprocess(self.predictor, image_path)[0]
+    def preprocess(self, image_paths: Sequence[Path]) -> torch.Tensor:
+        """Preprocess a scan by the model's preprocessor, to float32 [C, …]."""
+        return preprocess(self.predictor, image_paths)[0]
 
 
 def open_extractor(
-    model: Path, fold: str = "0", checkpoint: str = FINAL_CHECKPOINT, device: torch.device | None = None
+    model: Path,
+    fold: str = "0",
+    checkpoint: str = FINAL_CHECKPOINT,
+    device: torch.device | None = None,
+    channel_names: Sequence[str] = (CT,),
 ) -> BottleneckExtractor:
     """Open a trained nnU-Net as an extractor of features.
 
-    Arguments and errors are those of `open_predictor`, for one fold and without mirroring; `device` None is the CPU.
+    Arguments and errors are those of `open_predictor`, for one fold and without mirroring; `device` None is the CPU,
+    `channel_names` are those of the scans.
 
     Raises:
-        ValueError: also when the architecture has no encoder.
+        ValueError: also when the architecture has no encoder, or takes other channels.
     """
     path = checkpoint_path(model, fold, checkpoint)
+    if faults := channel_faults(read_json(model / DATASET_JSON), channel_names):
+        raise ValueError("\n".join(f"{model}: {fault}" for fault in faults))
     predictor = open_predictor(model, (fold,), checkpoint, device or torch.device("cpu"), use_mirroring=False)
     network = predictor.network
     if not isinstance(getattr(network, "encoder", None), nn.Module):

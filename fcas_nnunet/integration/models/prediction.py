@@ -98,7 +98,7 @@ def outdated_cases(folder: Path, image_sha256: Mapping[str, str], model: Trained
 
 def predict_cases(
     model: TrainedModel,
-    images: Mapping[str, Path],
+    images: Mapping[str, Sequence[Path]],
     image_sha256: Mapping[str, str],
     folder: Path,
     device: torch.device,
@@ -109,8 +109,8 @@ def predict_cases(
 
     Args:
         model: network to predict with.
-        images: case id → scan, one channel.
-        image_sha256: case id → hash of the scan.
+        images: case id → channels of the scan.
+        image_sha256: case id → hash of the scan (`files_sha256`).
         folder: output folder for `<case id><ending>` with the model's label ids, and the journal of their origins.
         device: device to predict on.
 
@@ -136,13 +136,13 @@ def predict_cases(
 
 
 def _preprocessed(
-    predictor: nnUNetPredictor, images: Mapping[str, Path]
+    predictor: nnUNetPredictor, images: Mapping[str, Sequence[Path]]
 ) -> Iterator[tuple[str, torch.Tensor, Properties]]:
     """Yield (case id, preprocessed scan, nnU-Net's properties of its geometry), prepared one case ahead."""
     with ThreadPoolExecutor(1) as reader:
         ready: tuple[str, Future[tuple[torch.Tensor, Properties]]] | None = None
-        for case_id, path in images.items():
-            following = case_id, reader.submit(preprocess, predictor, path)
+        for case_id, paths in images.items():
+            following = case_id, reader.submit(preprocess, predictor, paths)
             if ready is not None:
                 yield ready[0], *ready[1].result()
             ready = following

@@ -13,7 +13,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from fcas_nnunet.integration.dataset.folders import MODEL_FILES, nnunet_variable
+from fcas_nnunet.integration.dataset.description import CT_CHANNEL
+from fcas_nnunet.integration.dataset.folders import MODEL_FILES, PLANS_JSON, nnunet_variable
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.volumes import last_line, read_volume
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
@@ -39,7 +40,7 @@ def open_predictor(
     Raises:
         FileNotFoundError: when folder, fold or checkpoint are missing.
         ValueError: when a checkpoint was not written by nnU-Net, or its network is not supported: a cascade's second
-            stage, several channels.
+            stage.
     """
     paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
     for path in paths:
@@ -61,24 +62,25 @@ def open_predictor(
     return predictor
 
 
-def preprocess(predictor: nnUNetPredictor, image_path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
+def preprocess(predictor: nnUNetPredictor, image_paths: Sequence[Path]) -> tuple[torch.Tensor, dict[str, Any]]:
     """Transpose, crop, normalise and resample a scan by the model's preprocessor.
 
     Returns:
-        The network's input, float32 [1, …], and nnU-Net's properties of the scan's geometry.
+        The network's input, float32 [C, …], and nnU-Net's properties of the scan's geometry.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be read.
     """
-    read_volume(image_path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
+    for path in image_paths:
+        read_volume(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     managers = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
     try:
-        data, _, properties = preprocessor.run_case([str(image_path)], None, *managers)
+        data, _, properties = preprocessor.run_case(list(map(str, image_paths)), None, *managers)
     except RuntimeError as error:
         raise ValueError(
-            f"{image_path}: file must be a scan that nnU-Net reads, got '{last_line(error)}'. Export it again."
+            f"{image_paths[0]}: file must be a scan that nnU-Net reads, got '{last_line(error)}'. Export it again."
         ) from error
     return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
 
@@ -119,19 +121,24 @@ def check_model_files(model: Path) -> None:
         )
 
 
-def channel_faults(description: dict[str, Any]) -> list[str]:
-    """List the reason why a model with this `dataset.json` cannot predict from CT alone; at most one sentence."""
-    channels = description.get("channel_names", {"0": "CT"})
-    if len(channels) == 1:
+def channel_faults(description: dict[str, Any], channel_names: Sequence[str]) -> list[str]:
+    """List the reason why a model with this `dataset.json` cannot predict from scans; at most one sentence.
+
+    Args:
+        description: The model's `dataset.json`.
+        channel_names: Names of the scans' channels; of a single one, the name does not matter.
+    """
+    wanted = list(description.get("channel_names", CT_CHANNEL).values())
+    same = [name.casefold() for name in wanted] == [name.casefold() for name in channel_names]
+    if same or len(wanted) == len(channel_names) == 1:
         return []
-    return [f"scans must have one channel, got {len(channels)}. Name a model trained on CT alone."]
+    return [f"scans must have the model's channels, {', '.join(wanted)}, got {', '.join(channel_names)}. Name another."]
 
 
 def _refuse_unfit(model: Path, configuration: str) -> None:
     """Refuse, before the network is built, a model that needs more input than a scan."""
-    description, plans = (read_json(model / name) for name in MODEL_FILES)
-    faults = channel_faults(description)
+    plans = read_json(model / PLANS_JSON)
     if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
-        faults.append("configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres.")
-    if faults:
-        raise ValueError("\n".join(f"{model}: {fault}" for fault in faults))
+        raise ValueError(
+            f"{model}: configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres."
+        )

@@ -33,7 +33,7 @@ def training_contents(dataset: RawDataset, case_ids: Sequence[str] | None = None
     Only new or changed files are read.
     """
     wanted = dataset.case_ids if case_ids is None else case_ids
-    return _contents(dataset, _TRAINING, {case_id: dataset.image_path(case_id) for case_id in wanted})
+    return _contents(dataset, _TRAINING, {case_id: dataset.image_paths(case_id)[0] for case_id in wanted})
 
 
 def held_out_contents(dataset: RawDataset) -> dict[str, str]:

@@ -51,7 +51,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("nnunet")
     source = write_set(root / "raw" / "Dataset901_Small", [small_case(i) for i in range(4)])
     first, second = small_case(10), small_case(11)
-    again = replace(first, case_id="p10b", image=first.image + np.random.default_rng(0).normal(0, 30, first.shape))
+    again = replace(
+        first, case_id="p10b", image=first.image + np.random.default_rng(0).normal(0, 30, first.image.shape)
+    )
     write_set(root / "raw" / "Dataset904_Others", [first, again, second], {"p10": "p10", "p10b": "p10", "p11": "p11"})
     relabelled = [replace(small_case(n), case_id=new, mask=np.roll(small_case(n).mask, 1)) for n, new in COPIES.items()]
     write_set(root / "raw" / "Dataset905_Copies", relabelled)

@@ -273,7 +273,7 @@ def test_models_and_predictions_that_cannot_serve_are_refused(
     assert (strangers / f"{synthetic.case_ids[0]}.nii.gz").is_file()
     description = json.loads((model / "dataset.json").read_text())
     for change, sentence in (
-        ({"channel_names": {"0": "CT", "1": "PET"}}, "scans must have one channel, got 2"),
+        ({"channel_names": {"0": "CT", "1": "PET"}}, "scans must have the model's channels, CT, PET, got CT"),
         ({"file_ending": ".nrrd"}, "file_ending must be that of Dataset902_HeartFCaS, .nii.gz, got .nrrd"),
         ({"labels": {"background": 0, "heart": [1, 2]}}, "without regions or an ignore label, got ['heart']"),
         ({"labels": {"background": 0, "liver": 1}}, "labels: at least one must match"),

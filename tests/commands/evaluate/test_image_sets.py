@@ -132,7 +132,7 @@ def test_fid_of_sets_without_any_pair(
     mask[5:20, 5:20, 5:20] = 1
     for name, first, shift in (("Dataset901_Heart", 0, 0), ("Dataset902_HeartFCaS", 10, 3)):
         for number in range(2):
-            write_case(tmp_path / name, Case(f"c{number}", scan(first + number), np.roll(mask, shift, 0), AFFINE))
+            write_case(tmp_path / name, Case(f"c{number}", scan(first + number)[None], np.roll(mask, shift, 0), AFFINE))
         write_dataset_json(tmp_path / name, {"background": 0, "aorta": 1}, 2)
     weights = write_keras_resnet50(tmp_path / "RadImageNet-ResNet50_notop.pth")
     options = ["--fid_weights", str(weights), "--fid_size", "32"]
@@ -197,7 +197,7 @@ def test_features_of_a_trained_network(
     report = run("901", "902", tmp_path / "out.json", *options)
     found = report["network_features"]
     network = open_extractor(model, "all")
-    rows = [{i: network.features(d.image_path(i)) for i in d.case_ids} for d in (prepared.real, prepared.synthetic)]
+    rows = [{i: network.features([d.image_path(i)]) for i in d.case_ids} for d in (prepared.real, prepared.synthetic)]
     windows = [np.concatenate(list(cases.values())) for cases in rows]
     cases = [[i for i, features in one.items() for _ in features] for one in rows]
     kid = kernel_distance(*windows, *cases)

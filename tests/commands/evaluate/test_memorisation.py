@@ -43,8 +43,8 @@ def noisy(case: Case, case_id: str) -> Case:
 def moved(case: Case) -> Case:
     """The same scan 3 voxels further on, in a larger volume."""
     assert case.image is not None
-    image, mask = (np.pad(array, [(3, 0), (0, 0), (3, 0)]) for array in (case.image, case.mask))
-    return replace(case, image=image, mask=mask)
+    image, mask = (np.pad(array, [(3, 0), (0, 0), (3, 0)]) for array in (case.image[0], case.mask))
+    return replace(case, image=image[None], mask=mask)
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +176,8 @@ def test_features_of_a_network_count_too(
     assert report["settings"]["features"].startswith(f"Dataset901_Heart/{model.name}, fold 0, checkpoint_final.pth")
     extractor = open_extractor(model, "0", device=CPU)
     images = {path.name[:-12]: path for path in sorted((raw / "Dataset901_Heart" / "imagesTr").iterdir())}
-    own = mean_features(extractor.features(raw / "Dataset902_HeartFCaS" / "imagesTr" / "fcas_0_0000.nii.gz"))
-    found = {case_id: 1 - float(own @ mean_features(extractor.features(path))) for case_id, path in images.items()}
+    own = mean_features(extractor.features([raw / "Dataset902_HeartFCaS" / "imagesTr" / "fcas_0_0000.nii.gz"]))
+    found = {case_id: 1 - float(own @ mean_features(extractor.features([path]))) for case_id, path in images.items()}
     closest = min(found, key=lambda case_id: found[case_id])
     features = report["cases"]["fcas_0"]["features"]
     assert features["nearest"] == closest == "heart_1"

@@ -320,11 +320,11 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pat
     real, synthetic = tmp_path / "Dataset901_Heart", tmp_path / "Dataset902_HeartFCaS"
     masks = {"heart_0": cube(2), "heart_1": np.maximum(cube(5), cube(3, label=2))}
     for seed, (case_id, mask) in enumerate(masks.items()):
-        write_case(real, Case(case_id, scan(seed), mask, AFFINE))
+        write_case(real, Case(case_id, scan(seed)[None], mask, AFFINE))
     write_dataset_json(real, LABELS, 2)
     only_aorta = (masks["heart_1"] == 2).astype(np.uint8)  # the aorta has another id there, and the ventricle none
-    write_case(synthetic, Case("syn_0", scan(1) + 30, only_aorta, AFFINE))
-    write_case(synthetic, Case("syn_1", scan(9), np.roll(only_aorta, 1, axis=0), AFFINE))
+    write_case(synthetic, Case("syn_0", scan(1)[None] + 30, only_aorta, AFFINE))
+    write_case(synthetic, Case("syn_1", scan(9)[None], np.roll(only_aorta, 1, axis=0), AFFINE))
     write_dataset_json(synthetic, {"background": 0, "ascending aorta": 1}, 2)
     for case_id in ("syn_0", "syn_1"):
         Manifest(synthetic).append({"case_id": case_id, "reference": "heart_1"})
@@ -376,10 +376,10 @@ def test_images_without_partners_are_refused(
 ) -> None:
     against = ["images", "-s", "902", "-np", "1", "-r"]
     stranger = tmp_path / "Dataset903_Other"
-    write_case(stranger, Case("other", scan(0), cube(2), AFFINE))
+    write_case(stranger, Case("other", scan(0)[None], cube(2), AFFINE))
     write_dataset_json(stranger, LABELS, 1)
     assert_refused(capsys, [*against, "903"], "cases must have a partner in Dataset903_Other")
-    write_case(stranger, Case("heart_1", scan(0), cube(6), AFFINE))
+    write_case(stranger, Case("heart_1", scan(0)[None], cube(6), AFFINE))
     write_dataset_json(stranger, LABELS, 2)
     assert_refused(
         capsys,

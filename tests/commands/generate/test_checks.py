@@ -31,8 +31,11 @@ def test_templates_that_lack_a_structure_are_named(caplog: pytest.LogCaptureFixt
 
 def test_a_generator_of_an_earlier_version_is_named(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Its record says nothing of how its scans came to the working grid."""
-    record = SimpleNamespace(labels=LABELS, cases={}, images={}, config=short_config(), geometry=1)
-    source = SimpleNamespace(labels=LABELS, case_ids=[])
+    config = short_config()
+    record = SimpleNamespace(
+        labels=LABELS, cases={}, images={}, config=config, geometry=1, tcdm=config.tcdm, channel_names=()
+    )  # fmt: skip
+    source = SimpleNamespace(labels=LABELS, case_ids=[], channel_names={"0": "CT"})
     check_model(record, source, None, None, None, tmp_path)
     assert caplog.messages[0].startswith(f"{tmp_path}: the generator was trained by another version, which resampled ")
     caplog.clear()

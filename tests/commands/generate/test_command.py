@@ -314,7 +314,7 @@ def test_what_is_measured_stays_out_of_the_data_set(home):
     steps = short_config().sampling.num_inference_steps
     assert {(m.masks, m.voxels, m.settings["num_inference_steps"]) for m in measured} == {("mgm", 32**3, steps)}
     folder = home / "nnUNet_raw" / "Dataset902_SmallFCaS"
-    sizes = {case_bytes(folder, case_id) for case_id in RawDataset.open(folder).case_ids}
+    sizes = {case_bytes(folder, case_id, 1) for case_id in RawDataset.open(folder).case_ids}
     assert sizes <= {m.num_bytes for m in measured}
     assert all("seconds" not in record for record in Manifest(folder).read().values())
 

@@ -46,7 +46,10 @@ def lay_out(folder: Path) -> Path:
 
 
 def finish_set(output: Path, share: Share | None = None) -> bool:
-    return finish(PLANS, share or Share(), output, lambda n: write_dataset_json(output, {"background": 0, "x": 1}, n))
+    def describe(count: int) -> None:
+        write_dataset_json(output, {"background": 0, "x": 1}, count)
+
+    return finish(PLANS, share or Share(), output, describe, num_channels=1)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

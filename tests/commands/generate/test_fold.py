@@ -71,7 +71,7 @@ def test_generator_masks_and_templates_are_of_the_folds_training_cases_alone(
     record = load_record(home / "nnUNet_results" / SOURCE / "fcas__tiny__fold_0")
     assert list(record.cases) == TRAINING
     cases = {case_id: RawDataset.open(home / "nnUNet_raw" / SOURCE).load_case(case_id) for case_id in TRAINING}
-    assert record.images == {case_id: image_sha256(case.image, case.affine) for case_id, case in cases.items()}
+    assert record.images == {case_id: image_sha256(case.image[0], case.affine) for case_id, case in cases.items()}
     generate(["-d", "901", "-n", "40", "--fold", "0", "--dry-run", *_settings(home)])
     printed = capsys.readouterr().out
     assert "40 cases into" in printed

@@ -41,7 +41,7 @@ def mri_case(number: int) -> Case:
     case = small_case(number)
     assert case.image is not None
     image = ((case.image + 1000) / 2000).clip(0, 1).astype(np.float32)
-    return replace(case, image=image, scale=IntensityScale.of(image, "MRI"))
+    return replace(case, image=image, scales=(IntensityScale.of(image, "MRI"),))
 
 
 @pytest.fixture

@@ -69,7 +69,8 @@ def test_memory_is_that_of_the_machine_or_of_its_container(tmp_path: Path) -> No
 def test_generation_keeps_few_large_cases_and_starts_few_processes(
     volumes: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = SimpleNamespace(references=["a"], mask_path=lambda name: volumes[1])
+    source = SimpleNamespace(num_channels=1)
+    cases = SimpleNamespace(references=["a"], mask_path=lambda name: volumes[1], source=source)
     assert generation.kept_cases(cases) == 8
     monkeypatch.setattr(MemoryNeed, "largest_voxels", lambda self: 512 * 512 * 256)
     assert generation.kept_cases(cases) == 2  # 0.4 GB each
@@ -79,3 +80,6 @@ def test_generation_keeps_few_large_cases_and_starts_few_processes(
     assert generation.processes_for(cpu, None, cases) == 2  # 8.6 GB each
     assert [generation.processes_for(device, 5, cases) for device in (cpu, gpu)] == [5, 5]
     assert generation.processes_for(gpu, None, cases) == 1
+    source.num_channels = 4
+    assert generation.kept_cases(cases) == 1  # 1.3 GB each
+    assert generation.processes_for(cpu, None, cases) == 1  # 16.6 GB each

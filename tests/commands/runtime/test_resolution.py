@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> RawDataset:
     upright[[2, 1, 0, 3], range(4)] = 0.5, 0.5, 0.5, 1
     for number, axes in enumerate([(0, 1, 2), (1, 2, 0), (2, 0, 1)]):
         turned = mask.transpose(axes)
-        write_case(folder, Case(f"c{number}", turned.astype(np.int16), turned, upright[:, [*axes, 3]]))
+        write_case(folder, Case(f"c{number}", turned.astype(np.int16)[None], turned, upright[:, [*axes, 3]]))
     write_dataset_json(folder, LABELS, 3, description="")
     return RawDataset.open(folder)
 

@@ -18,7 +18,7 @@ from fcas_nnunet.labels.morphology import label_changes
 
 RNG = np.random.default_rng(0)
 CODES = RNG.integers(0, 5, (12, 11, 10)).astype(np.uint8)
-REAL = RNG.normal(200, 30, CODES.shape)
+REAL = RNG.normal(200, 30, (1, *CODES.shape))
 
 
 def test_matched_error_forgives_contrast_alone() -> None:
@@ -29,9 +29,18 @@ def test_matched_error_forgives_contrast_alone() -> None:
 
 def test_matched_error_by_hand() -> None:
     codes = np.array([[[1, 1, 2, 2]]])
-    synthetic, real = np.array([[[10.0, 20, 5, 5]]]), np.array([[[0.0, 0, 1, 3]]])
+    synthetic, real = np.array([[[[10.0, 20, 5, 5]]]]), np.array([[[[0.0, 0, 1, 3]]]])
     # differences 10 20 | 4 2, their means 15 | 3
     assert matched_error(synthetic, real, codes).tolist() == [[[5, 5, 1, 1]]]
+
+
+def test_errors_are_the_mean_over_the_channels() -> None:
+    codes = np.array([[[1, 1, 2, 2]]])
+    synthetic = np.array([[10.0, 20, 5, 5], [100, 98, 0, 0]])[:, None, None]
+    real = np.array([[0.0, 0, 1, 3], [0, 0, 0, 8]])[:, None, None]
+    # of the second channel: differences 100 98 | 0 -8, their means 99 | -4
+    assert matched_error(synthetic, real, codes).tolist() == [[[3, 3, 2.5, 2.5]]]
+    assert raw_error(synthetic, real).tolist() == [[[55, 59, 2, 5]]]
 
 
 def test_several_renderings_are_averaged_after_matching() -> None:
@@ -69,11 +78,13 @@ def test_controls_say_what_they_are_named_after() -> None:
     assert np.array_equal(maps["foreground mask"] == 1, mask > 0)
     assert np.array_equal(maps["class prior"], -np.array([1, 5, 2, 3, 4], dtype=np.float32)[CODES])
     departure = maps["departure from the mean"]
-    assert departure[mask == 1] == pytest.approx(-np.abs(REAL[mask == 1] - REAL[mask == 1].mean()), rel=1e-5)
+    assert departure[mask == 1] == pytest.approx(-np.abs(REAL[0][mask == 1] - REAL[0][mask == 1].mean()), rel=1e-5)
     assert np.array_equal(maps["boundary distance"] == 0, label_changes(CODES))
     step = np.zeros((9, 9, 9))
     step[5:] = 100
-    gradient = control_maps(step, step, mask[:9, :9, :9], step.astype(np.uint8), (1, 1, 1), None, 0)["image gradient"]
+    gradient = control_maps(step, step[None], mask[:9, :9, :9], step.astype(np.uint8), (1, 1, 1), None, 0)[
+        "image gradient"
+    ]
     assert set(np.argwhere(gradient == gradient.min())[:, 0]) == {4, 5}
 
 

@@ -99,7 +99,7 @@ def test_a_map_that_is_the_departure_from_the_mean_knows_nothing_beside_the_cont
     mask = np.zeros((12, 12, 12), dtype=np.uint8)
     mask[2:10, 2:10, 2:10] = 1
     image = (300.0 * mask + rng.normal(0, 40, mask.shape)).astype(np.float32)
-    maps = control_maps(np.ones(mask.shape, np.float32), image, mask, mask, (1, 1, 1), None, 0)
+    maps = control_maps(np.ones(mask.shape, np.float32), image[None], mask, mask, (1, 1, 1), None, 0)
     error = np.abs(maps[DEPARTURE]) + rng.exponential(10, mask.shape)
     errors = {ErrorKind.RAW: error, ErrorKind.MATCHED: error}
     for own, expected in ((maps[DEPARTURE], 0.0), (-error, 1.0)):

@@ -32,8 +32,7 @@ SHAPE = (36, 36, 36)
 
 
 def centred(case: Case, image: np.ndarray | None = None) -> CentredScan:
-    used = case.image if image is None else image
-    assert used is not None
+    used = case.image[0] if image is None else image
     return centre_scan(used, case.mask, case.affine, RANGE)
 
 
@@ -49,7 +48,7 @@ def library(patients: list[Case]) -> list[CentredScan]:
 
 def image_of(case: Case) -> np.ndarray:
     assert case.image is not None
-    return case.image.astype(np.float64)
+    return case.image[0].astype(np.float64)
 
 
 def test_a_noisy_copy_is_near_and_another_patient_is_not(patients: list[Case], library: list[CentredScan]) -> None:

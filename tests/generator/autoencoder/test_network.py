@@ -66,6 +66,42 @@ def test_pickled_code_is_not_run(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize("slab_elements", [None, 500])
+def test_channels_go_through_as_scans_of_their_own(slab_elements):
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(TINY.autoencoder).eval()
+    for parameter in autoencoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    generator = torch.Generator().manual_seed(1)
+    scans = torch.rand(1, 3, 16, 24, 16, generator=generator)
+    with torch.no_grad():
+        mean, std = autoencoder.encode(scans, slab_elements)
+        decoded = autoencoder.decode(mean, slab_elements)
+        assert mean.shape == (1, 12, 4, 6, 4)
+        for channel in range(3):
+            own_mean, own_std = autoencoder.encode(scans[:, channel : channel + 1], slab_elements)
+            latents = slice(4 * channel, 4 * channel + 4)
+            torch.testing.assert_close(mean[:, latents], own_mean)
+            torch.testing.assert_close(std[:, latents], own_std)
+            back = autoencoder.decode(own_mean, slab_elements)
+            torch.testing.assert_close(decoded[:, channel : channel + 1], back)
+        batch = torch.cat([scans.flip(1), scans])
+        torch.testing.assert_close(autoencoder.encode(batch)[0][1:], mean)
+        torch.testing.assert_close(autoencoder.decode(autoencoder.encode(batch)[0])[1:], decoded)
+
+
+def test_the_loss_of_channels_is_the_mean_of_theirs():
+    generator = torch.Generator().manual_seed(0)
+    images, back = torch.rand(2, 2, 2, 8, 8, 8, generator=generator)
+    mean, std = torch.rand(2, 2, 8, 2, 2, 2, generator=generator)
+    weights = 1 + torch.rand(2, 1, 8, 8, 8, generator=generator)
+    alone = [
+        autoencoder_loss(images[:, c : c + 1], back[:, c : c + 1], mean[:, own], std[:, own], weights, 0.5)
+        for c, own in ((0, slice(0, 4)), (1, slice(4, 8)))
+    ]
+    torch.testing.assert_close(autoencoder_loss(images, back, mean, std, weights, 0.5), sum(alone) / 2)
+
+
 @pytest.mark.parametrize(("channels", "patch_size"), [((8, 16, 32), 1), ((16, 32), 2), ((16,), 4)])
 def test_every_fold_compresses_four_times_and_decodes_back(channels, patch_size):
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from fcas_nnunet.config.generator import AutoencoderConfig
 from fcas_nnunet.config.presets import TINY
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
-from fcas_nnunet.generator.autoencoder.slabs import ChannelMoments
+from fcas_nnunet.generator.autoencoder.slabs import ChannelMoments, run_in_slabs
 
 
 def random_autoencoder(**settings):
@@ -84,4 +84,4 @@ def test_moments_of_slabs_are_those_of_the_whole():
 
 def test_two_volumes_at_once_are_refused():
     with pytest.raises(ValueError, match="must hold one volume, got 2"):
-        random_autoencoder().decode(torch.zeros(2, 4, 4, 4, 4), 1)
+        run_in_slabs(random_autoencoder().network.decoder.blocks, torch.zeros(2, 8, 4, 4, 4), 1)

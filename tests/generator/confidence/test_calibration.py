@@ -17,7 +17,7 @@ from fcas_nnunet.generator import calibrate as calibrating
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.calibrate import new_shape, plan_drawings
 from fcas_nnunet.generator.confidence.calibration import Calibration, Curve, Scale, fit_curve
-from fcas_nnunet.generator.confidence.error_model import NUM_MEASURES, ErrorModel
+from fcas_nnunet.generator.confidence.error_model import CHANNEL_MEASURES, MASK_MEASURES, ErrorModel
 from fcas_nnunet.generator.data.tensors import MODEL_FILE
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.drawing import draw_image
@@ -206,7 +206,7 @@ def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: 
     assert shaped.surroundings is None or not (shaped.surroundings[shaped.mask > 0]).any()
     # image and mask move together: each structure keeps its mean HU, about; the vessel is three voxels wide
     for label, tolerance in ((1, 30), (2, 30), (3, 100)):
-        before, after = case.image[case.mask == label].mean(), shaped.image[shaped.mask == label].mean()
+        before, after = case.image[0][case.mask == label].mean(), shaped.image[0][shaped.mask == label].mean()
         assert after == pytest.approx(before, abs=tolerance)
 
 
@@ -227,7 +227,7 @@ def test_labels_that_fill_every_volume_leave_one_scale_for_both(filled: bool) ->
     """And so do structures that resampling has lost."""
     rng = np.random.default_rng(0)
     drawing = {
-        calibrating.MEASURES: torch.from_numpy(rng.normal(size=(500, NUM_MEASURES))),
+        calibrating.MEASURES: torch.from_numpy(rng.normal(size=(500, CHANNEL_MEASURES + MASK_MEASURES))),
         calibrating.CODES: torch.full((500,), int(filled), dtype=torch.uint8),
         calibrating.ERROR: torch.from_numpy(rng.exponential(30.0, 500)),
         calibrating.SPREAD: torch.from_numpy(rng.exponential(10.0, 500)),

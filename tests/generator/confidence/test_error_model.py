@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from fcas_nnunet.config.generator import CalibrationConfig
 from fcas_nnunet.generator.calibrate import CODES, ERROR, MEASURES, fit_error_model
 from fcas_nnunet.generator.confidence.error_model import (
+    CHANNEL_MEASURES,
     HALO,
-    NUM_MEASURES,
+    MASK_MEASURES,
     ErrorModel,
     local_measures,
     measured_slabs,
     measures_at,
 )
 
+NUM_MEASURES = CHANNEL_MEASURES + MASK_MEASURES
 DEPARTURE, LOG_DEPARTURE, LOG_GRADIENT, WALL = 0, 1, 4, 7
 
 
@@ -28,7 +30,7 @@ def volume(seed: int, shape: tuple[int, int, int] = (23, 14, 15)) -> tuple[torch
     generator = torch.Generator().manual_seed(seed)
     codes = torch.zeros(shape, dtype=torch.uint8)
     codes[4:18, 3:11, 2:12], codes[8:13, 5:9, 5:9] = 1, 2
-    return 200.0 * codes + 40 * torch.randn(shape, generator=generator), codes
+    return (200.0 * codes + 40 * torch.randn(shape, generator=generator))[None], codes
 
 
 def whole(image: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -43,7 +45,7 @@ def test_departures_are_from_the_structures_own_means() -> None:
     for code in (0, 1, 2):
         assert measures[DEPARTURE][codes == code].mean().abs() < 1e-5
     inside = codes == 2
-    expected = (image[inside] - image[inside].mean()) / 100
+    expected = (image[0][inside] - image[0][inside].mean()) / 100
     torch.testing.assert_close(measures[DEPARTURE][inside], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(measures[LOG_DEPARTURE], torch.log(100 * measures[DEPARTURE].abs() + 5) - 3.5)
 
@@ -57,11 +59,22 @@ def test_measures_do_not_see_a_structures_contrast() -> None:
     assert np.delete(difference.numpy(), LOG_GRADIENT).max() < 1e-3
 
 
+def test_each_channel_has_measures_of_its_own_and_the_mask_one_set_for_all() -> None:
+    (one, codes), (two, _) = volume(5), volume(6)
+    both = whole(torch.cat([one, 3 * two]), codes)
+    assert torch.equal(both[:CHANNEL_MEASURES], whole(one, codes)[:CHANNEL_MEASURES])
+    assert torch.equal(both[CHANNEL_MEASURES : 2 * CHANNEL_MEASURES], whole(3 * two, codes)[:CHANNEL_MEASURES])
+    assert torch.equal(both[2 * CHANNEL_MEASURES :], whole(one, codes)[CHANNEL_MEASURES:])
+    expected_error = ErrorModel(8, num_channels=2).expected_error(torch.cat([one, two]), codes)
+    assert expected_error.shape == codes.shape
+    assert expected_error.flatten() == pytest.approx(math.exp(3.5), rel=1e-5)
+
+
 def test_walls_and_gradients_by_hand() -> None:
     codes = torch.zeros(1, 1, 6, dtype=torch.uint8)
     codes[..., 3:] = 1
-    image = torch.tensor([[[0.0, 0, 0, 90, 90, 90]]])
-    measures = local_measures(image, codes, torch.zeros(256))
+    image = torch.tensor([[[[0.0, 0, 0, 90, 90, 90]]]])
+    measures = local_measures(image, codes, torch.zeros(1, 256))
     assert measures[WALL].flatten().tolist() == [0, 0, 1, 1, 0, 0]
     assert measures[WALL + 1].flatten() == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1 / 3, 0])  # of 3 voxels in a row
     gradient = torch.exp(measures[LOG_GRADIENT] + 3.5) - 5
@@ -87,9 +100,9 @@ def test_some_voxels_measures_are_the_whole_volumes(slab_voxels: int) -> None:
 
 def test_nothing_beyond_the_halo_is_seen() -> None:
     image, codes = volume(2)
-    means = torch.zeros(256)
+    means = torch.zeros(1, 256)
     changed = image.clone()
-    changed[0] += 1000
+    changed[0, 0] += 1000
     moved = (local_measures(changed, codes, means) - local_measures(image, codes, means)).abs().amax(dim=(0, 2, 3))
     assert torch.nonzero(moved > 1e-4).max() <= HALO - 1
 

@@ -25,7 +25,7 @@ def test_same_spacing_is_lossless():
     volume = np.random.default_rng(0).normal(size=(20, 33, 16)).astype(np.float32)
     grid = WorkingGrid.of(volume.shape, (2, 1, 1), (2, 1, 1), 16)
     assert grid.shape == (32, 48, 16)
-    np.testing.assert_array_equal(grid.image_to_native(grid.image_to_working(volume)), volume)
+    np.testing.assert_array_equal(grid.image_to_native(grid.image_to_working(volume[None]))[0], volume)
     labels = (volume > 0).astype(np.uint8)
     working = grid.labels_to_working(labels)
     np.testing.assert_array_equal(working[:20, :33, :16].numpy(), labels)
@@ -42,9 +42,9 @@ def test_small_volumes_are_padded_up_to_the_crop_with_their_border():
     grid = WorkingGrid.of(volume.shape, (1, 1, 1), (1, 1, 1), 32, at_least=(64, 32, 32))
     assert grid.resampled_shape == volume.shape  # never resized
     assert grid.shape == (64, 96, 32)
-    working = grid.image_to_working(volume)
-    assert (working[20:, :70, :30] == working[19:20, :70, :30]).all()
-    np.testing.assert_array_equal(grid.image_to_native(working), volume)
+    working = grid.image_to_working(np.stack([volume, -volume]))
+    assert (working[:, 20:, :70, :30] == working[:, 19:20, :70, :30]).all()
+    np.testing.assert_array_equal(grid.image_to_native(working), np.stack([volume, -volume]))
 
 
 AXES = list(permutations(range(3)))
@@ -58,21 +58,21 @@ def test_copies_of_a_scan_stored_any_way_round_have_one_working_volume(axes, pre
     rng = np.random.default_rng(0)
     tcdm = PRESETS[preset].tcdm
     image, mask = rng.normal(size=(20, 33, 18)).astype(np.float32), rng.integers(0, 4, (20, 33, 18), np.uint8)
-    plain = Case("a", image, mask, spl_affine(towards))
+    plain = Case("a", image[None], mask, spl_affine(towards))
     working = WorkingGrid.of_case(plain, (1.7, 1.1, 1.3), tcdm)
     assert working.orientation == Orientation()
-    expected_image, expected_mask = working.image_to_working(image), working.labels_to_working(mask)
+    expected_image, expected_mask = working.image_to_working(image[None]), working.labels_to_working(mask)
     for flips in FLIPS:
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
         stored_image, stored_mask = (volume[steps].transpose(axes) for volume in (image, mask))
         affine = spl_affine(np.where(flips, -1, 1) * towards)[:, [*axes, 3]]
-        grid = WorkingGrid.of_case(Case("b", stored_image, stored_mask, affine), (1.7, 1.1, 1.3), tcdm)
-        assert torch.equal(grid.image_to_working(stored_image), expected_image)
+        grid = WorkingGrid.of_case(Case("b", stored_image[None], stored_mask, affine), (1.7, 1.1, 1.3), tcdm)
+        assert torch.equal(grid.image_to_working(stored_image[None]), expected_image)
         assert torch.equal(grid.labels_to_working(stored_mask), expected_mask)
         back = working.image_to_native(expected_image)
-        np.testing.assert_array_equal(grid.image_to_native(expected_image), back[steps].transpose(axes))
-        kept = working.confidence_to_native(expected_image)
-        np.testing.assert_array_equal(grid.confidence_to_native(expected_image), kept[steps].transpose(axes))
+        np.testing.assert_array_equal(grid.image_to_native(expected_image)[0], back[0][steps].transpose(axes))
+        kept = working.confidence_to_native(expected_image[0])
+        np.testing.assert_array_equal(grid.confidence_to_native(expected_image[0]), kept[steps].transpose(axes))
 
 
 def spl_affine(signs):
@@ -92,7 +92,7 @@ def test_a_linear_ramp_survives_resampling(shape, native, working):
     """Physical positions are kept: a ramp over the volume comes back as itself away from the border."""
     grid = WorkingGrid.of(shape, native, (working,) * 3, 16)
     d = np.broadcast_to((np.arange(shape[0]) + 0.5)[:, None, None] / shape[0], shape)
-    back = grid.image_to_native(grid.image_to_working(d))
+    back = grid.image_to_native(grid.image_to_working(d[None]))[0]
     assert back.shape == shape
     inner = slice(shape[0] // 4, -(shape[0] // 4) or None)
     step = max(1 / grid.resampled_shape[0], 1 / shape[0])
@@ -122,7 +122,7 @@ def test_a_thin_vessel_keeps_its_contrast_there_and_back(ratio, place):
     vessel = 300 * np.exp(-((d - place) ** 2 + (h - 0.8 * place) ** 2) / (2 * 0.85**2))
     vessel = np.repeat(vessel[..., None], 4, axis=2).astype(np.float32)
     grid = WorkingGrid.of(vessel.shape, (1, 1, 1), (ratio, ratio, 1), 4)
-    back = grid.image_to_native(grid.image_to_working(vessel))
+    back = grid.image_to_native(grid.image_to_working(vessel[None]))[0]
     assert back.max() / vessel.max() >= 0.9
 
 
@@ -130,10 +130,10 @@ def test_what_a_coarser_grid_cannot_hold_does_not_fold_over_though_another_axis_
     """5 × 0.4 × 0.4 mm to 2 × 1 × 1 mm: stripes of 0 and 100 HU vanish, and noise of 20 HU becomes about 8."""
     grid = WorkingGrid.of((8, 80, 80), (5, 0.4, 0.4), (2, 1, 1), 4)
     stripes = np.tile(100.0 * (np.arange(80) % 2), (8, 80, 1))
-    assert grid.image_to_working(stripes)[:, :, 4:28].std() < 1
-    assert grid.image_to_working(stripes.transpose(0, 2, 1))[:, 4:28].std() < 1
+    assert grid.image_to_working(stripes[None])[0, :, :, 4:28].std() < 1
+    assert grid.image_to_working(stripes.transpose(0, 2, 1)[None])[0, :, 4:28].std() < 1
     noise = np.random.default_rng(0).normal(0, 20, (8, 80, 80))
-    assert 7 < grid.image_to_working(noise)[:20, :32, :32].std() < 10
+    assert 7 < grid.image_to_working(noise[None])[0, :20, :32, :32].std() < 10
 
 
 def test_a_confidence_of_one_stays_one_on_another_grid():

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from channel_cases import two_channels
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, small_case
 from safetensors.torch import load_file
 
 from fcas_nnunet.config.generator import GridConfig
 from fcas_nnunet.config.presets import TINY
-from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes
+from fcas_nnunet.generator.data.contrasts import draw_contrasts
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import (
     IMAGE,
@@ -19,6 +21,7 @@ from fcas_nnunet.generator.data.variants import (
     Variant,
     make_variants,
     read_crop,
+    read_image,
     read_tensors,
     save_tensors,
     stored_shape,
@@ -47,6 +50,7 @@ def test_a_small_volume_is_padded_up_to_the_crop_with_its_border(tmp_path):
     assert {codes.shape for codes, _ in padded} == {(48, 32, 64)}
     as_it_is = [variant for variant in variants_of("p0", TINY.tcdm.pairs)].index(Variant("p0", 0, 0))
     for small, large in zip(own[as_it_is], padded[as_it_is], strict=True):
+        large, small = (volume.view(volume.shape[-3:]) for volume in (large, small))
         assert torch.equal(large[:32, :, :32], small)
         assert torch.equal(large[32:, :, :32], small[31:].expand(16, -1, -1))
         assert torch.equal(large[:32, :, 32:], small[..., 31:].expand(-1, -1, 32))
@@ -96,3 +100,43 @@ def test_a_thin_vessel_is_one_piece_in_every_condition_on_a_coarser_grid(tmp_pat
         assert label_components(stored[key].numpy() == 3)[1] == 1
         drawn = working.labels_to_working(codes, roles.thin)
         assert torch.equal(drawn == 3, stored[key] == 3)
+
+
+def test_each_channel_has_contrasts_of_its_own_and_the_first_those_of_a_single_one():
+    three = draw_contrasts(4, 3, 5, 80.0, 20.0, seed=7)
+    assert three.shape == (4, 3, 256)
+    np.testing.assert_array_equal(three[:, :1], draw_contrasts(4, 1, 5, 80.0, 20.0, seed=7))
+    np.testing.assert_array_equal(three[:2, :2], draw_contrasts(2, 2, 5, 80.0, 20.0, seed=7))
+    correlation = np.corrcoef(three[:, :, 1:].transpose(1, 0, 2).reshape(3, -1))
+    assert np.abs(correlation - np.eye(3)).max() < 0.15
+
+
+def test_shapes_of_all_channels_are_one_and_contrasts_are_not(tmp_path):
+    data = TrainingData(
+        ["p0", "p1"], lambda case_id: two_channels(int(case_id[1])), LABELS, SURROUNDINGS, {}, ("CT", "T2")
+    )
+    make_variants(data, "p0", tmp_path, (2, 2, 2), TINY)
+    images = {
+        variant: read_image(tmp_path / variant.image_file).float() for variant in variants_of("p0", TINY.tcdm.pairs)
+    }
+    assert {image.shape for image in images.values()} == {(2, 32, 32, 32)}
+    plain = two_channels(0)
+    grid = WorkingGrid.of_case(plain, (2, 2, 2), TINY.tcdm)
+    mask = grid.labels_to_working(plain.mask)
+    expected = to_unit_range(grid.image_to_working(plain.standard_image), TINY.grid.intensity_range_hu)
+    torch.testing.assert_close(images[Variant("p0", 0, 0)], expected, atol=1e-3, rtol=0)
+    codes = read_tensors(tmp_path / Variant("p0", 1, 0).shape_file)[REFERENCE]
+    for channel, image in enumerate(images[Variant("p0", 1, 0)]):  # the same field for both
+        inside, before = image[codes == 1].mean(), expected[channel][mask == 1].mean()
+        assert inside == pytest.approx(float(before), abs=0.02)
+    changes = images[Variant("p0", 0, 1)] - images[Variant("p0", 0, 0)]
+    first, second = (float(change[mask == 1].median()) for change in changes)
+    assert abs(first - second) > 0.002
+
+
+def test_an_image_that_an_earlier_version_cached_is_read_as_one_channel(tmp_path):
+    image = torch.rand(4, 5, 6).half()
+    save_tensors({IMAGE: image}, tmp_path / "old.safetensors")
+    assert torch.equal(read_image(tmp_path / "old.safetensors"), image[None])
+    crop = (slice(1, 3), slice(0, 5), slice(2, 4))
+    assert torch.equal(read_image(tmp_path / "old.safetensors", crop), image[None, 1:3, :, 2:4])

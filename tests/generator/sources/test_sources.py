@@ -18,7 +18,7 @@ from fcas_nnunet.generator.generate import CaseMaker, reference_mask
 from fcas_nnunet.generator.mgm.deformation import source_points_mm
 from fcas_nnunet.generator.mgm.recipe import Recipe
 from fcas_nnunet.generator.plan import CasePlan
-from fcas_nnunet.generator.sources.painted import contrast_range, tissues_of
+from fcas_nnunet.generator.sources.painted import contrast_ranges, tissues_of
 from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.labels.anatomy import label_roles
 
@@ -40,7 +40,7 @@ def plan(scan: ScanSource, masks: ReferenceSource = ReferenceSource.MGM, seed: i
 def flat_case(**changes: Any) -> Case:
     """A case whose values follow from its labels, without surroundings."""
     case = small_case(0)
-    return replace(case, image=UNITS[case.mask], surroundings=None, **changes)
+    return replace(case, image=UNITS[case.mask][None], surroundings=None, **changes)
 
 
 def own_values(dtype: str) -> Case:
@@ -49,7 +49,7 @@ def own_values(dtype: str) -> Case:
     low, high = {"float32": (0.0, 1.0), "uint16": (0, 60_000), "int16": (-1000, 1000)}[dtype]
     image = case.image - case.image.min()
     image = (low + image / image.max() * (high - low)).astype(dtype)
-    return replace(case, image=image, scale=IntensityScale.of(image, "MRI"))
+    return replace(case, image=image, scales=(IntensityScale.of(image, "MRI"),))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16", "int16"])
@@ -71,7 +71,7 @@ def test_jitter_is_in_standard_units_and_of_structures_alone() -> None:
     assert made.image is not None
     assert case.image is not None
     assert case.surroundings is not None
-    change = (made.image - case.image) / case.scale.unit
+    change = (made.image - case.image)[0] / case.scales[0].unit
     nothing = (case.mask == 0) & (case.surroundings == 0)
     cube = np.ones((3, 3, 3))
     inside, around = (binary_erosion(where, cube, iterations=3) for where in (case.mask == 1, case.surroundings == 1))
@@ -91,7 +91,7 @@ def test_a_warped_scan_lies_under_its_new_mask() -> None:
     assert (made.mask != source.mask).mean() > 0.02
     inside = binary_erosion(made.mask == 1, iterations=2)
     assert inside.sum() > 100
-    assert made.image[inside] == pytest.approx(100, abs=12)  # splines ring at walls
+    assert made.image[0][inside] == pytest.approx(100, abs=12)  # splines ring at walls
     expected = UNITS[made.mask]
     off, unmoved_off = (np.abs(image - expected).mean() for image in (made.image, source.image))
     assert off < 0.5 * unmoved_off, "the scan moved with its mask"
@@ -136,7 +136,7 @@ def test_a_case_is_made_again_from_its_line(scan: ScanSource) -> None:
 def test_painting_gives_each_label_and_tissue_one_level_and_carries_the_tissues_along() -> None:
     case = flat_case()
     thorax = np.where(np.arange(32)[:, None, None] < 16, -800.0, 50.0) + np.zeros(case.shape, np.float32)
-    case = replace(case, image=np.where(case.mask > 0, case.image, thorax).astype(np.float32))
+    case = replace(case, image=np.where(case.mask > 0, case.image, thorax[None]).astype(np.float32))
     plain = PaintConfig(texture=(0, 0), noise=(0, 0), bias=(0, 0), blur_voxels=(0.3, 0.3), thickness_probability=0)
     masks = MaskConfig(rotation_deg=40.0)
     (painted, record), (other, _) = (
@@ -146,17 +146,17 @@ def test_painting_gives_each_label_and_tissue_one_level_and_carries_the_tissues_
     background = case.mask == 0
     lung, tissue = (background & binary_erosion(thorax == value, iterations=3) for value in (-800, 50))
     places = [case.mask == 1, case.mask == 2, lung, tissue]
-    levels = sorted(float(unmoved.image[where].mean()) for where in places)  # type: ignore[index]
+    levels = sorted(float(unmoved.image[0][where].mean()) for where in places)  # type: ignore[index]
     assert np.diff(levels).min() > 5, "labels and tissues of the background have levels of their own"
     assert painted.image is not None
     assert other.image is not None
-    assert np.abs(painted.image[painted.mask == 1].mean() - other.image[other.mask == 1].mean()) > 5
+    assert np.abs(painted.image[0][painted.mask == 1].mean() - other.image[0][other.mask == 1].mean()) > 5
     deformation = Recipe.from_dict(record["mgm"]).deformation
     spacing = np.array(case.spacing_mm)
     apart = binary_erosion(painted.mask == 0, np.ones((3, 3, 3)), iterations=2, border_value=1)
     voxels = np.argwhere(apart & (painted.confidence == 1))
     heights = (source_points_mm(deformation, voxels * spacing) / spacing)[:, 0]
-    values = painted.image[tuple(voxels.T)]
+    values = painted.image[0][tuple(voxels.T)]
     low, high = values[heights < 12], values[heights > 20]
     assert min(len(low), len(high)) > 500
     assert max(np.ptp(low), np.ptp(high)) <= 2 < abs(int(low[0]) - int(high[0])), (
@@ -166,8 +166,10 @@ def test_painting_gives_each_label_and_tissue_one_level_and_carries_the_tissues_
 
 def test_tissues_of_a_scan_that_labels_fill_are_one() -> None:
     image, mask = np.random.default_rng(0).normal(size=(2, 8, 8, 8))
+    image = image[None]
     assert set(np.unique(tissues_of(image, np.ones((8, 8, 8), np.uint8), 6))) == {0}
     assert tissues_of(image, (mask > 0).astype(np.uint8), 6).max() == 5
-    constant = np.zeros((8, 8, 8), np.float32)
+    constant = np.zeros((1, 8, 8, 8), np.float32)
     assert tissues_of(constant, (mask > 0).astype(np.uint8), 6).max() == 0
-    assert contrast_range(image, np.zeros((8, 8, 8), np.uint8), 0.0) == pytest.approx(np.percentile(image, (0.5, 99.5)))
+    (between,) = contrast_ranges(image, np.zeros((8, 8, 8), np.uint8), 0.0)
+    assert between == pytest.approx(np.percentile(image, (0.5, 99.5)))

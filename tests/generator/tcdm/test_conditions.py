@@ -27,7 +27,7 @@ def test_condition_is_reference_then_template_then_image():
 
 def test_shapes_must_agree():
     codes = torch.zeros(1, 1, 4, 4, 4, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have one size"):
         build_condition(codes, codes, torch.zeros(1, 1, 4, 4, 8))
 
 
@@ -71,10 +71,24 @@ def test_guess_is_the_eighteenth_channel():
     assert torch.equal(condition[:, 17:], transfer_template(reference, template, image, 2))
 
 
+def test_each_channel_is_guessed_as_if_it_were_alone():
+    reference, template, image = left_and_right()
+    images = torch.cat([image, 0.5 * image, 1 - image], dim=1)
+    usual = usual_intensities({2: (250.0, -1000.0, 500.0)}, (-1000, 1000), num_channels=3)
+    assert usual[:, 2].tolist() == [0.625, 0, 0.75]
+    condition = build_condition(reference, template, images, 2, usual)
+    assert torch.equal(condition[:, 16:19], images)
+    for channel in range(3):
+        alone = build_condition(reference, template, images[:, channel : channel + 1], 2, usual[channel : channel + 1])
+        assert torch.equal(condition[:, 19 + channel], alone[:, 17])
+    batch = [torch.cat([part, part.flip(-1)]) for part in (reference, template, images)]
+    assert torch.equal(build_condition(*batch, 2, usual)[:1], condition)
+
+
 def test_a_structure_that_the_template_lacks_is_guessed_at_its_usual_intensity():
     reference, template, image = left_and_right()
-    usual = usual_intensities({2: 250.0}, (-1000, 1000))
-    assert usual[2] == 0.625
+    usual = usual_intensities({2: (250.0,)}, (-1000, 1000))
+    assert usual[0, 2] == 0.625
     assert usual.isnan().sum() == 255
     guess = transfer_template(reference, template, image, 2, usual)
     assert (guess[reference == 2] == 0.625).all()

@@ -300,3 +300,13 @@ def test_a_random_denoiser_is_not_frozen(tmp_path):
     config = replace(config, grid=replace(config.grid, crop_size=(32, 32, 32)))
     with pytest.raises(ValueError, match="frozen_denoiser: must be off where no denoiser is loaded"):
         train_generator(training_data(), config, tmp_path / "run", Accelerator(cpu=True))
+
+
+def test_a_denoiser_of_maisis_is_refused_for_several_channels(tmp_path):
+    files = files_of(tmp_path, "ddpm", controlnet=False)
+    data = replace(training_data(), channel_names=("T1", "T2"))
+    match = r"diff_unet_3d_ddpm-ct.pt: scans must have one channel, as MAISI's denoiser draws them, got T1, T2\. Leave"
+    with pytest.raises(ValueError, match=match):
+        train_generator(data, short_config(), tmp_path / "run", Accelerator(cpu=True), files)
+    with pytest.raises(ValueError, match=r"image_channels: must be 1 where the denoiser is MAISI's or frozen, got 2"):
+        replace(maisi.config_of(maisi.read_weights(files), PAPER.tcdm), image_channels=2)

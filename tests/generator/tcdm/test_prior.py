@@ -10,7 +10,7 @@ from fcas_nnunet.config.options import PredictionType
 from fcas_nnunet.config.presets import TINY
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
-from fcas_nnunet.generator.tcdm.prior import INSIDE, PRIOR_CHANNELS, LatentPrior
+from fcas_nnunet.generator.tcdm.prior import INSIDE, LatentPrior
 from fcas_nnunet.generator.tcdm.sampling import sample_latents
 
 CONFIG = replace(TINY.tcdm, multi_resolution_noise=0.0)
@@ -132,10 +132,29 @@ def test_bf16_leaves_the_prior_as_it_is():
         expected = model.embed_condition(condition)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             embedded = model.embed_condition(condition)
-    assert torch.equal(embedded[:, :PRIOR_CHANNELS], expected[:, :PRIOR_CHANNELS])
-    assert not torch.equal(embedded[:, PRIOR_CHANNELS:], expected[:, PRIOR_CHANNELS:]), "the rest is bf16's"
+    assert torch.equal(embedded[:, :9], expected[:, :9])
+    assert not torch.equal(embedded[:, 9:], expected[:, 9:]), "the rest is bf16's"
 
 
 def test_prior_needs_a_model_that_predicts_clean_latents():
     with pytest.raises(ValueError, match="prediction_type: must be sample where prior is on"):
         replace(CONFIG, prediction_type=PredictionType.EPSILON)
+
+
+def test_channels_have_a_map_for_all_their_latents_from_all_their_guesses():
+    """Latents of the second channel that follow from the first one's guess are found, too."""
+    prior = LatentPrior(replace(CONFIG, image_channels=2))
+    assert prior.channels == 17
+
+    def both(seed):
+        first, second = condition_of(seed), condition_of(seed + 50)
+        condition = torch.cat([first[:, :17], second[:, 16:17], first[:, 17:], second[:, 17:]], dim=1)
+        own, other = latents_of(first, (0, 0))[0], latents_of(second, (0, 0))[0]
+        return condition, torch.cat([own, 0.5 * own + other], dim=1)
+
+    prior.fit(both(seed) for seed in range(12))
+    condition, latents = both(99)
+    mean, _, inside = prior(condition).split([8, 8, 1], dim=1)
+    assert (mean - latents).square().mean().sqrt() < 0.1
+    assert latents.std() > 0.5
+    assert torch.equal(inside[..., 4:].unique(), torch.ones(1))

@@ -92,12 +92,12 @@ def test_streamed_variance_is_that_of_the_stored_snapshots(networks, solver, sou
     stored = []
     with torch.inference_mode():
         last = sample_latents(tcdm, condition, sampling, seeded(), snapshots(confidence, stored.append))
-        images = torch.stack([autoencoder.decode(scale.to_raw(z))[0, 0].clamp(0, 1) for z in [*stored, last]])
-    structures = np.ones(images.shape[1:], dtype=bool)
+        images = torch.stack([autoencoder.decode(scale.to_raw(z))[0].clamp(0, 1) for z in [*stored, last]])
+    structures = np.ones(images.shape[2:], dtype=bool)
     synthesis = synthesise(tcdm, autoencoder, scale, condition, structures, sampling, confidence, seeded())
     assert len(images) == 4
     torch.testing.assert_close(synthesis.image, images[-1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(synthesis.variance, images.var(dim=0), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(synthesis.variance, images.var(dim=0)[0], atol=1e-6, rtol=1e-4)
     assert synthesis.variance.max() > 1e-3
 
 

@@ -39,7 +39,12 @@ def _drop(key: str) -> Callable[[dict], dict]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c | {"channel_names": {"0": "CT", "1": "PET"}}, "channel_names must name one channel"),
+        (
+            lambda c: c | {"channel_names": {"1": "CT", "0": "PET"}},
+            "must number the channels 0, 1, … in turn, got .'1'",
+        ),
+        (lambda c: c | {"channel_names": {}}, "must number the channels 0, 1, … in turn, got {}"),
+        (lambda c: c | {"channel_names": ["CT"]}, "must number the channels 0, 1, … in turn, got .'CT'"),
         (lambda c: c | {"fcas_roles": ["LCA"]}, "fcas_roles must be an object of label name and list of roles"),
         (lambda c: c | {"fcas_roles": {"LCA": ["thin"]}}, "fcas_roles must name labels of the data set, got LCA"),
         (
@@ -86,7 +91,7 @@ def test_an_ignore_label_is_for_synthetic_sets_alone(dataset: RawDataset) -> Non
 
 
 def test_nnunets_other_kinds_are_opened_on_request(dataset: RawDataset) -> None:
-    """Regions, an ignore label and several channels: for the trainers, not for the generator."""
+    """Regions and an ignore label: for the trainers, not for the generator."""
     path = dataset.folder / "dataset.json"
     labels = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
     changed = {"labels": labels, "regions_class_order": [1, 2], "channel_names": {"0": "CT", "1": "PET"}}
@@ -95,7 +100,7 @@ def test_nnunets_other_kinds_are_opened_on_request(dataset: RawDataset) -> None:
     assert opened.labels == {"background": 0, "core": 2}
     assert opened.label_ids == [0, 1, 2, 3]
     assert [p.name for p in opened.image_paths("a")] == ["a_0000.nii.gz", "a_0001.nii.gz"]
-    with pytest.raises(ValueError, match="a: channel 1 must exist, got no file"):
+    with pytest.raises(ValueError, match=r"a: channel 1 \(PET\) must exist, got no file"):
         check_dataset(opened)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"regions_class_order": None}))
     with pytest.raises(ValueError, match=r"labels must be what nnU-Net's dataset_format\.md describes, got"):

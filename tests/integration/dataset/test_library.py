@@ -67,8 +67,8 @@ def test_a_case_is_read_under_the_generators_labels(source: RawDataset) -> None:
     around[0, 0, :] = 0  # no spine here
     np.testing.assert_array_equal(case.surroundings, around)
     np.testing.assert_array_equal(library.load_mask(f"{OTHER}:p7").mask, case.mask)
-    assert library.image_path(f"{OTHER}:p0").parent.parent.name == OTHER
-    assert library.image_path("p0").parent.parent.name == SOURCE
+    assert library.image_paths(f"{OTHER}:p0")[0].parent.parent.name == OTHER
+    assert library.image_paths("p0")[0].parent.parent.name == SOURCE
 
 
 def test_of_a_fold_every_case_of_its_data_set_can_still_be_named(source: RawDataset) -> None:

@@ -90,7 +90,7 @@ def test_quantised_confidence_returns_itself() -> None:
 
 def test_hu_are_rounded_and_clipped_to_int16(tmp_path: Path) -> None:
     image = np.array([[[-1e6, -0.6, 0.4, 1e6]]])
-    write_case(tmp_path, Case("a", image, np.ones(image.shape, np.uint8), np.eye(4)))
+    write_case(tmp_path, Case("a", image[None], np.ones(image.shape, np.uint8), np.eye(4)))
     volume = read_volume(tmp_path / "imagesTr/a_0000.nii.gz")
     assert volume.array.dtype == np.int16
     assert volume.array.ravel().tolist() == [-32768, -1, 0, 32767]
@@ -172,7 +172,7 @@ def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
     moved[0, 3] += 2
     write_labels(folder / "labelsTr/f.nii.gz", cases["f"].mask, moved)
     assert cases["g"].image is not None
-    broken = cases["g"].image.astype(np.float32).copy()
+    broken = cases["g"].image[0].astype(np.float32).copy()
     broken[0, 0, 0], broken[1, 1, 1] = np.nan, np.inf
     write_volume(folder / "imagesTr/g_0000.nii.gz", broken, cases["g"].affine)
     write_labels(folder / "labelsTr/h.nii.gz", cases["h"].mask * 7, cases["h"].affine)
@@ -210,7 +210,7 @@ def test_every_fault_is_listed_at_once(dataset: RawDataset) -> None:
 def test_a_case_with_nan_is_not_written_at_all(tmp_path: Path, what: str) -> None:
     case = random_case("a", 0, confidence=True)
     volume = getattr(case, what).astype(np.float32)
-    volume[3, 4, 5], volume[6, 7, 8] = np.nan, np.inf
+    volume[..., 3, 4, 5], volume[..., 6, 7, 8] = np.nan, np.inf
     called: list[str] = []
     with pytest.raises(ValueError, match=f"a: every voxel of the {what} must be finite, got 2 that are not"):
         write_case(
@@ -267,7 +267,7 @@ def test_sizes_that_no_scan_has_are_named(raw: Path) -> None:
         ("stamp", (2, 2, 2), 4.4),
     ):
         mask = np.ones(shape, np.uint8)
-        write_case(folder, Case(case_id, mask.astype(np.float32), mask, np.diag([spacing_mm] * 3 + [1])))
+        write_case(folder, Case(case_id, mask.astype(np.float32)[None], mask, np.diag([spacing_mm] * 3 + [1])))
     write_json(folder, LABELS, 3)
     with pytest.raises(ValueError, match="image must") as caught:
         check_dataset(RawDataset.open(folder))

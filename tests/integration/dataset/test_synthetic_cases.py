@@ -44,14 +44,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_case_is_whole_with_image_confidence_and_labels(folder: Path) -> None:
-    assert written_cases(folder) == {"fcas_1"}
-    assert [case_is_written(folder, case_id) for case_id in ("fcas_1", "fcas_2", "mine")] == [True, False, False]
-    assert case_bytes(folder, "fcas_1") == 27 + 26 + 22
-    assert written_cases(folder / "absent") == set()
+    assert written_cases(folder, 1) == {"fcas_1"}
+    assert [case_is_written(folder, case_id, 1) for case_id in ("fcas_1", "fcas_2", "mine")] == [True, False, False]
+    assert case_bytes(folder, "fcas_1", 1) == 27 + 26 + 22
+    assert written_cases(folder / "absent", 1) == set()
+
+
+def test_a_case_of_several_channels_is_whole_with_all_of_them(folder: Path) -> None:
+    assert written_cases(folder, 2) == set()
+    for case_id in ("fcas_1", "fcas_2", "mine"):
+        (folder / f"imagesTr/{case_id}_0001.nii.gz").write_text("second")
+    assert written_cases(folder, 2) == {"fcas_1"}
+    assert case_is_written(folder, "fcas_1", 2)
+    assert not case_is_written(folder, "fcas_1", 3)
+    assert case_bytes(folder, "fcas_1", 2) == 27 + 6 + 26 + 22
+    remove_leftovers(folder, written_cases(folder, 2), re.compile(r"fcas_\d+"), 2)
+    left = sorted(path.name for path in (folder / "imagesTr").glob("*_0001.nii.gz"))
+    assert left == ["fcas_1_0001.nii.gz", "mine_0001.nii.gz"]
 
 
 def test_leftovers_are_removed_and_nothing_else(folder: Path) -> None:
-    remove_leftovers(folder, written_cases(folder), re.compile(r"fcas_\d+"))
+    remove_leftovers(folder, written_cases(folder, 1), re.compile(r"fcas_\d+"), 1)
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert left == [
         ".notes.txt.part", "confidenceTr/fcas_1.nii.gz", "imagesTr/fcas_1_0000.nii.gz",
@@ -67,7 +80,7 @@ def twin(case_id: str, seed: int) -> Case:
     """A case of one shape and place, so that nothing but the voxels tells it from another."""
     case, rng = random_case("place", 0, confidence=True), np.random.default_rng(seed)
     mask = rng.integers(0, 3, case.shape).astype(np.uint8)
-    return Case(case_id, rng.normal(0, 99, case.shape), mask, case.affine, confidence=rng.random(case.shape))
+    return Case(case_id, rng.normal(0, 99, (1, *case.shape)), mask, case.affine, confidence=rng.random(case.shape))
 
 
 @pytest.fixture
@@ -109,7 +122,9 @@ def test_another_data_type_and_compression_are_no_change(synthetic: RawDataset) 
 def test_scans_of_other_units_have_contents_too(image: np.ndarray) -> None:
     def contents(image: np.ndarray) -> str:
         scale = IntensityScale.of(image, "MRI")
-        return case_contents(Case("a", image, np.ones(image.shape, np.uint8), np.eye(4), scale=scale))["image"]
+        return case_contents(Case("a", image[None], np.ones(image.shape, np.uint8), np.eye(4), scales=(scale,)))[
+            "image"
+        ]
 
     assert contents(image) == contents(image.astype(np.float32))
     assert contents(image) != contents(image * np.array([1, 1, 0.5]))

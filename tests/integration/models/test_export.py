@@ -100,7 +100,7 @@ def test_a_slice_is_the_volumes_own(prepared: Prepared, tmp_path: Path) -> None:
     dataset = prepared.synthetic
     case = dataset.load_case(dataset.case_ids[0])
     axial = int(np.abs(case.affine[2, :3]).argmax())
-    mask, image, confidence = (np.moveaxis(v, axial, 0) for v in (case.mask, case.image, case.confidence))
+    mask, image, confidence = (np.moveaxis(v, axial, 0) for v in (case.mask, case.image[0], case.confidence))
     size = max(mask.shape[1:])
     export_slices(dataset, tmp_path, SliceSettings(size=size, window=(0, 500), min_pixels=1))
     number = int(np.argmax((mask > 0).sum(axis=(1, 2))))

@@ -20,6 +20,7 @@ from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
 from fcas_nnunet.integration.models.features import open_extractor, window_slices
+from fcas_nnunet.integration.models.trained_models import channel_faults
 from fcas_nnunet.integration.preprocessing.plans import read_plans
 
 
@@ -69,7 +70,7 @@ def test_features_are_those_of_nnunets_own_forward_pass(
     assert EXT_TRAINER_VARIABLE not in os.environ
     assert capsys.readouterr().out == ""
     image_path = prepared.real.image_path(prepared.real.case_ids[0])
-    found = extractor.features(image_path)
+    found = extractor.features([image_path])
     predictor = predictor_of(model, "all", monkeypatch)
     wanted = hooked_features(predictor, image_path)
     channels = predictor.configuration_manager.network_arch_init_kwargs["features_per_stage"][-1]
@@ -77,7 +78,7 @@ def test_features_are_those_of_nnunets_own_forward_pass(
     assert found.shape == wanted.shape == (len(wanted), channels)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert found.std() > 0
-    np.testing.assert_array_equal(extractor.features(image_path), found)
+    np.testing.assert_array_equal(extractor.features([image_path]), found)
 
 
 def test_the_name_says_which_weights(model: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_2d_model_of_a_numbered_fold_goes_slice_by_slice(prepared: Prepared, m
     plans = read_plans(prepared.real, PLANS) | {"continue_training": False}
     model = save(nnUNetTrainer(plans, "2d", 1, prepared.real.dataset_json, CPU))
     image_path = prepared.real.image_path(prepared.real.case_ids[1])
-    found = open_extractor(model, "1").features(image_path)
+    found = open_extractor(model, "1").features([image_path])
     np.testing.assert_allclose(
         found, hooked_features(predictor_of(model, 1, monkeypatch), image_path), rtol=1e-5, atol=1e-6
     )
@@ -121,7 +122,7 @@ def test_what_is_missing_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must be one of checkpoint_final\.pth, got checkpoint_best\.pth"):
         open_extractor(model, "all", "checkpoint_best.pth")
     with pytest.raises(FileNotFoundError, match=r"none\.nii\.gz: file must exist"):
-        open_extractor(model, "all").features(tmp_path / "none.nii.gz")
+        open_extractor(model, "all").features([tmp_path / "none.nii.gz"])
 
 
 def test_a_checkpoint_that_runs_code_is_refused(model: Path, tmp_path: Path) -> None:
@@ -147,12 +148,21 @@ def test_a_model_that_cannot_serve_is_refused(model: Path, tmp_path: Path) -> No
     torch.save(read_checkpoint(path) | {"trainer_name": "nnUNetTrainerNobodyHas"}, path)
     with pytest.raises(ValueError, match="network must be one that nnU-Net loads, got 'Could not find requested"):
         open_extractor(copy, "all")
-    for name, change in (
-        ("dataset.json", lambda content: content.update(channel_names={"0": "CT", "1": "CT"})),
-        ("plans.json", lambda content: content["configurations"]["3d_fullres"].update(previous_stage="3d_lowres")),
-    ):
-        content = json.loads((copy / name).read_text())
-        change(content)
-        (copy / name).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"one channel, got 2\.(.|\n)*no second stage of a cascade, got one"):
+    content = json.loads((copy / "plans.json").read_text())
+    content["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    (copy / "plans.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"no second stage of a cascade, got one"):
         open_extractor(copy, "all")
+    with pytest.raises(ValueError, match=r"scans must have the model's channels, CT, got CT, PET\. Name another"):
+        open_extractor(copy, "all", channel_names=["CT", "PET"])
+
+
+@pytest.mark.parametrize(
+    ("names", "scans", "fits"),
+    [(["CT"], ["MRI"], True), (["T1", "T2"], ["t1", "T2"], True), (["T1", "T2"], ["T2", "T1"], False),
+     (["T1", "T2"], ["T1"], False)],
+)  # fmt: skip
+def test_a_model_takes_the_channels_it_has_learnt_from(names: list[str], scans: list[str], fits: bool) -> None:
+    faults = channel_faults({"channel_names": {str(i): name for i, name in enumerate(names)}}, scans)
+    assert bool(faults) != fits
+    assert all(f"{', '.join(names)}, got {', '.join(scans)}" in fault for fault in faults)

@@ -34,7 +34,7 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RawDataset:
 
 def test_hashes_are_of_what_the_files_hold(dataset: RawDataset) -> None:
     cases = [dataset.load_case(case_id) for case_id in ("p0", "p1")]
-    own = {case.case_id: image_sha256(case.image, case.affine) for case in cases}
+    own = {case.case_id: image_sha256(case.image[0], case.affine) for case in cases}
     assert training_contents(dataset) == own
     assert held_out_contents(dataset) == {"t0_0000.nii.gz": own["p1"]}
 

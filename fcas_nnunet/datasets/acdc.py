@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fcas_nnunet.datasets.layout import MRI, TEST, TRAINING, Layout, Place, PublicSet, Split, find_scans, patient_folds
+from fcas_nnunet.datasets.layout import (
+    MRI,
+    TEST,
+    TRAINING,
+    Layout,
+    Place,
+    PublicSet,
+    Scan,
+    Split,
+    find_scans,
+    patient_folds,
+)
+from fcas_nnunet.listing import listed
 
 ACDC = PublicSet.of_structures(
     {1: "right_ventricle", 2: "left_myocardium", 3: "left_ventricle"},
@@ -18,6 +30,10 @@ ACDC = PublicSet.of_structures(
     licence="CC BY-NC-SA 4.0",
 )
 
+#: Keys of a manifest's record.
+PHASE, GROUP = "phase", "group"
+
+_INFO = "Info.cfg"
 _LAST_TRAINING_PATIENT = 100
 _SEED = 1234  # nnU-Net's
 
@@ -35,7 +51,27 @@ def find(source: Path) -> Layout:
     pattern = r"(?:^|/)patient(\d{3})_frame(\d+)(_gt)?\.nii(?:\.gz)?$"
     form = "training/patient001/patient001_frame01.nii.gz, patient001_frame01_gt.nii.gz, ..."
     layout = find_scans(source, pattern, _place, form)
-    return replace(layout, folds=_folds, folds_origin="patients, shuffled as nnU-Net's own converter of ACDC does")
+    scans = [replace(scan, about=_about(scan)) for scan in layout.scans]
+    other = [scan.case_id for scan in scans if scan.about and PHASE not in scan.about]
+    notes = [f"neither end-diastole nor end-systole by {_INFO}: {listed(other)}"] if other else []
+    origin = "patients, shuffled as nnU-Net's own converter of ACDC does"
+    return replace(layout, scans=scans, folds=_folds, folds_origin=origin, notes=[*layout.notes, *notes])
+
+
+def _about(scan: Scan) -> dict[str, str]:
+    """Phase of the heart and group of the patient (NOR, MINF, DCM, HCM, RV) by the patient's Info.cfg, if it is there.
+
+    Its lines are "ED: 1", "ES: 12", "Group: DCM" and others.
+    """
+    path = scan.image.with_name(_INFO)
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    frame = str(int(scan.case_id.rpartition("frame")[2]))
+    phase = next((name for name in ("ED", "ES") if info.get(name, "").lstrip("0") == frame), None)
+    about = {PHASE: phase, GROUP: info.get("Group")}
+    return {key: value for key, value in about.items() if value}
 
 
 def _place(match: re.Match[str]) -> Place:

@@ -81,6 +81,7 @@ class Scan:
         split: "Tr", or "Ts" for the published test part.
         patient: What the scans of one patient share; the case id where each patient has one scan.
         spacing_mm: Voxel size along (D, H, W) that is to replace the header's, on the user's word.
+        about: What the publishers' files say of the case besides, for the manifest.
     """
 
     case_id: str
@@ -89,6 +90,7 @@ class Scan:
     split: str
     patient: str
     spacing_mm: Triple[float] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

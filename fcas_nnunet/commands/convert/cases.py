@@ -70,6 +70,7 @@ class Job:
             "offset": self.offset,
             "spacing_mm": None if scan.spacing_mm is None else list(scan.spacing_mm),
             "values": {str(value): label_id for value, label_id in self.public.values.items()},
+            **scan.about,
         }
 
     def files(self) -> list[Path]:

@@ -340,7 +340,9 @@ def test_acdc(raw: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> No
             save(folder / f"patient{number:03d}_frame{frame:02d}.nii.gz", scan, spacing=(1.5, 1.5, 10))
             save(folder / f"patient{number:03d}_frame{frame:02d}_gt.nii.gz", labels(number + frame, [1, 2, 3]),
                  spacing=(1.5, 1.5, 10))  # fmt: skip
-        (folder / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {frames[1]}\nGroup: DCM\n")
+        end_systole = frames[1] + (number == 2)  # of one patient, the labelled frame is another
+        if number != 4:
+            (folder / "Info.cfg").write_text(f"ED: {frames[0]}\nES: {end_systole}\nGroup: DCM\nWeight: 80.0\n")
         save(folder / f"patient{number:03d}_4d.nii.gz", np.zeros((2, *SHAPE), np.int16)[0])
         (folder / "MANDATORY_CITATION.md").write_text("cite")
     convert("acdc", source, "-d", "915")
@@ -358,8 +360,13 @@ def test_acdc(raw: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> No
     for fold in folds:
         sides = [{case.partition("_")[0] for case in fold[key]} for key in ("train", "val")]
         assert not sides[0] & sides[1] and len(fold["train"]) + len(fold["val"]) == 12
-    assert Manifest(written).read()["patient003_frame15"]["patient"] == "patient003"
+    records = Manifest(written).read()
+    assert records["patient003_frame15"]["patient"] == "patient003"
+    said = {case_id: (record.get("phase"), record.get("group")) for case_id, record in records.items()}
+    assert (said["patient003_frame01"], said["patient003_frame15"]) == (("ED", "DCM"), ("ES", "DCM"))
+    assert (said["patient002_frame11"], said["patient004_frame01"]) == ((None, "DCM"), (None, None))
     text = capsys.readouterr().out
+    assert "neither end-diastole nor end-systole by Info.cfg: patient002_frame11" in text
     assert "7 volumes that are neither scan nor label of this layout: testing/patient101/patient101_4d.nii.gz" in text
     assert "5 folds of patients, shuffled as nnU-Net's own converter of ACDC does" in text
 

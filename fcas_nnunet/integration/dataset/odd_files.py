@@ -32,16 +32,26 @@ def spelling_faults(dataset: RawDataset) -> Iterator[str]:
 
 
 def reader_faults(dataset: RawDataset, case_id: str) -> Iterator[str]:
-    """List files that ITK reads, and the reader that nnU-Net takes for this data set does not."""
+    """List files that ITK reads, and the reader that nnU-Net takes for this data set does not, or reads elsewhere."""
     reader = reader_name(dataset.dataset_json)
     if reader not in NIBABEL_READERS:
         return
-    for path in (*dataset.image_paths(case_id), dataset.mask_path(case_id)):
+    label, confidence = dataset.mask_path(case_id), dataset.confidence_path(case_id)
+    maps = [confidence] if confidence.is_file() else []
+    for path in (*dataset.image_paths(case_id), label, *maps):
         size = nibabel_dimensions(path)
         if size is not None and len(size) != 3:
             yield (
                 f"{case_id}: {path.name} must have three dimensions for nnU-Net's {reader}, got "
                 f"{' × '.join(map(str, size))}. Save it without the dimensions of one."
+            )
+    affines = [nibabel_affine(path) for path in (label, *maps)]
+    if len(affines) == 2 and affines[0] is not None and affines[1] is not None:
+        shape = nibabel_dimensions(label)
+        if shape is not None and len(shape) == 3 and not same_grid(affines[0], affines[1], shape[::-1]):
+            yield (
+                f"{case_id}: affine of confidence must be that of the label for nnU-Net's {reader}, got another sform "
+                "or qform. Copy the label's header."
             )
 
 

@@ -172,3 +172,22 @@ def test_the_reader_is_the_one_that_nnunet_takes(ending: str, named: str | None)
     assert reader_name(content) == reader.__name__
     fits = ending in reader.supported_file_endings
     assert (description_faults(content) == []) == fits
+
+
+def test_a_confidence_map_lies_on_the_label_for_nnunets_reader_too(raw: Path) -> None:
+    """ITK takes the qform of both, nibabel the sform, which is moved in the map alone."""
+    files = {"a": (nifti(SCAN), nifti(MASK))}
+    dataset = write_set(raw, files, ".nii")
+    dataset.confidence_path("a").parent.mkdir()
+    nib.save(nifti(MASK.astype(np.float32)), dataset.confidence_path("a"))
+    assert dataset_faults(dataset) == []
+    moved = nifti(MASK.astype(np.float32))
+    moved.set_sform(ELSEWHERE, 2)
+    nib.save(moved, dataset.confidence_path("a"))
+    assert dataset_faults(dataset) == [
+        "a: affine of confidence must be that of the label for nnU-Net's NibabelIO, got another sform or qform. Copy "
+        "the label's header."
+    ]
+    flat = nib.Nifti1Image(MASK.astype(np.float32)[..., None], PLACE)
+    nib.save(flat, dataset.confidence_path("a"))
+    assert [fault for fault in dataset_faults(dataset) if "a.nii must have three dimensions" in fault]

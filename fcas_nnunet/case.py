@@ -21,12 +21,14 @@ class Case:
     Attributes:
         case_id: Case identifier of nnU-Net, without channel suffix or file ending.
         image: Values as in the data set, [C, D, H, W] of a type that holds those of all channels; None for a bare mask.
-        mask: Label ids of `dataset.json`, uint8.
+        mask: Label ids of `dataset.json`, uint8; 0 where it is ignored.
         affine: [4, 4] float64, array index (d, h, w, 1) → LPS position in mm.
         surroundings: Ids of `surroundings.json` (0 = none), uint8; None if the data set has none.
         confidence: Confidence of each voxel, float32 in [0, 1], or weights above where the data set allows them; None
             for a case without a map.
         scales: Conversion between the values of each channel and standard units, C of them.
+        ignored: True where nnU-Net's ignore label says that no one has labelled the voxel; None if the data set has no
+            such label.
     """
 
     case_id: str
@@ -36,10 +38,11 @@ class Case:
     surroundings: np.ndarray | None = None
     confidence: np.ndarray | None = None
     scales: tuple[IntensityScale, ...] = (IntensityScale(),)
+    ignored: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shapes = {"image": (len(self.scales), *self.mask.shape)}
-        for name in ("image", "surroundings", "confidence"):
+        for name in ("image", "surroundings", "confidence", "ignored"):
             array, shape = getattr(self, name), shapes.get(name, self.mask.shape)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{self.case_id}: shape of {name} must be {shape}, got {array.shape}.")

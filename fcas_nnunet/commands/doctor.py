@@ -81,12 +81,10 @@ def dataset_findings(identifier: str) -> Iterator[Finding]:
     """Check a raw data set; each fault is a finding."""
     from fcas_nnunet.commands.runtime.label_table import role_lines
     from fcas_nnunet.integration.dataset.checks import dataset_faults, stray_maps
-    from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
+    from fcas_nnunet.integration.dataset.raw_dataset import open_dataset
 
     try:
-        dataset = open_dataset(identifier, by="-d", ignore_label=True)
-        if not dataset.has_confidence:  # a real one, on which a generator is trained
-            dataset = RawDataset.open(dataset.folder)
+        dataset = open_dataset(identifier, by="-d")
         if faults := [*dataset_faults(dataset), *stray_maps(dataset)]:
             raise ValueError("\n".join(faults))
     except (ValueError, FileNotFoundError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from fcas_nnunet.case import Case
+from fcas_nnunet.case import NUM_CODES, Case
 from fcas_nnunet.config.generator import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceChoice
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
@@ -20,8 +20,9 @@ from fcas_nnunet.generator.confidence.calibration import Calibration, Scale, fit
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save_tensors
+from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save_tensors, shape_of
 from fcas_nnunet.generator.drawing import draw_on_grid
+from fcas_nnunet.generator.mgm.resampling import deform_labels
 from fcas_nnunet.generator.optimisation.batches import local_share
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.intensities import IntensityScale
@@ -32,6 +33,7 @@ from fcas_nnunet.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 HELD_OUT_EVERY = 4
+_IGNORED = np.uint16(NUM_CODES)  # in place of a code: a voxel that the data set ignores
 MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error_hu", "spread_hu"
 
 
@@ -178,8 +180,12 @@ def _draw(
     scan = drawn.grid.image_to_working(real.standard_image).numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]
     structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()
+    chosen_from = drawn.codes.cpu().numpy()
+    if real.ignored is not None:  # what is there has no label, so its errors are nobody's
+        ignored = drawn.grid.labels_to_working(real.ignored.astype(np.uint8), ()).numpy() > 0
+        structures, chosen_from = (np.where(ignored, _IGNORED, of) for of in (structures, chosen_from))
     error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
-    voxels = _chosen_voxels(drawn.codes.cpu().numpy(), config.num_voxels, derive_seed(seed, "voxels"))
+    voxels = _chosen_voxels(chosen_from, config.num_voxels, derive_seed(seed, "voxels"))
     there = voxels.to(accelerator.device)
     save_tensors(
         {
@@ -198,14 +204,22 @@ def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
         case.standard_image, case.mask, case.surroundings, case.spacing_mm, record.config.masks,
         label_roles(record.labels, record.roles), seed,
     )  # fmt: skip
+    ignored = case.ignored
+    if ignored is not None:
+        ignored = deform_labels(
+            ignored, shape_of(case.mask, case.spacing_mm, record.config.masks, seed), case.spacing_mm
+        )
+        mask = np.where(ignored, np.uint8(0), mask)
     if around is not None:
         around = np.where(mask > 0, 0, around).astype(np.uint8)
-    return Case(case.case_id, image, mask, case.affine, surroundings=around, scales=(IntensityScale(),) * len(image))
+    scales = (IntensityScale(),) * len(image)
+    return Case(case.case_id, image, mask, case.affine, surroundings=around, scales=scales, ignored=ignored)
 
 
 def _chosen_voxels(codes: np.ndarray, count: int, seed: int) -> torch.Tensor:
     """Draw flat indices in rising order: half inside structures, or as many as there are, and half outside."""
     rng = np.random.default_rng(seed)
-    parts = [np.flatnonzero(codes.ravel() > 0), np.flatnonzero(codes.ravel() == 0)]
+    flat = codes.ravel()
+    parts = [np.flatnonzero((flat > 0) & (flat != _IGNORED)), np.flatnonzero(flat == 0)]
     chosen = [rng.choice(part, min(count // 2, len(part)), replace=False) for part in parts]
     return torch.from_numpy(np.sort(np.concatenate(chosen)))

@@ -216,8 +216,10 @@ def is_maisi_file(path: Path) -> bool:
 
 
 def case_sha256(case: Case) -> str:
-    """Hash a case's content: image, mask, surroundings and affine."""
+    """Hash a case's content: image, mask, surroundings, affine, and ignored voxels where the data set has them."""
     digest = hashlib.sha256()
     for array in (case.image, case.mask, case.surroundings, case.affine):
         digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    if case.ignored is not None:
+        digest.update(np.packbits(case.ignored).tobytes())
     return digest.hexdigest()

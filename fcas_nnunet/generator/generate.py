@@ -132,10 +132,15 @@ class CaseMaker:
         """A case and its record, from its mask and the record of `reference_mask`."""
         deformation = Recipe.from_dict(mask_record).deformation if mask_record else IDENTITY
         real = self._real_case(plan.reference)
+        ignored = moved_ignored(real.case, mask_record)
+        if ignored is not None:  # no structure is drawn there
+            mask = np.where(ignored, np.uint8(0), mask)
         ways = {ScanSource.DRAWN: self._drawn, ScanSource.WARPED: self._warped, ScanSource.PAINTED: self._painted}
         case, more = ways[plan.scan](plan, mask, deformation)
         assert case.confidence is not None, "every way gives it"
-        inside = case.confidence[mask > 0]
+        confidence = case.confidence if ignored is None else np.where(ignored, np.float32(0), case.confidence)
+        case = replace(case, confidence=confidence, ignored=ignored)
+        inside = confidence[mask > 0]
         return case, {
             **plan.to_record(),
             SCAN: str(plan.scan),
@@ -245,6 +250,16 @@ def reference_mask(
     except NoMaskError as error:
         raise NoMaskError(f"{plan.reference}: {error}") from error
     return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
+
+
+def moved_ignored(reference: Case, mask_record: Mapping[str, Any]) -> np.ndarray | None:
+    """The voxels of a new mask that are ignored, bool [D, H, W]: the reference's, moved as the mask; None without any.
+
+    `mask_record` is the result of `reference_mask`.
+    """
+    if reference.ignored is None or not mask_record:
+        return reference.ignored
+    return deform_labels(reference.ignored, Recipe.from_dict(mask_record).deformation, reference.spacing_mm)
 
 
 def replayed_mask(record: Mapping[str, Any], reference: Case, roles: LabelRoles) -> np.ndarray:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 from fcas_nnunet.labels.names import Term, make_up, name_key, term_of, whole_terms
 
@@ -76,8 +77,12 @@ class LabelMatch:
 
 
 def id_table(becomes: Mapping[int, int]) -> np.ndarray:
-    """Table [256 or more] that turns label ids into others by indexing, uint8; ids that are not named become 0."""
-    table = np.zeros(max([256, *(label + 1 for label in becomes)]), dtype=np.uint8)
+    """Table [257 or more] that turns label ids into others by indexing; ids that are not named become 0.
+
+    uint8, or uint16 where an id is above 255.
+    """
+    dtype = np.uint8 if max(becomes.values(), default=0) < NUM_CODES else np.uint16
+    table = np.zeros(max([NUM_CODES + 1, *(label + 1 for label in becomes)]), dtype)
     for label, other in becomes.items():
         table[label] = other
     return table

@@ -110,9 +110,10 @@ def open_all(
 def _cases(
     dataset: RawDataset, becomes: dict[int, int], records: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Cases:
+    known = dataset.with_ignored(becomes)
     files = {
         i: CentredFiles(
-            dataset.image_path(i), dataset.mask_path(i), becomes, dataset.channel_name, tuple(dataset.image_paths(i))
+            dataset.image_path(i), dataset.mask_path(i), known, dataset.channel_name, tuple(dataset.image_paths(i))
         )
         for i in dataset.case_ids
     }
@@ -138,10 +139,11 @@ def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int
             "Name a data set, or a folder like imagesTs."
         )
     masks, names = case_files(masks_folder), list(training.channel_names.values())
+    known = training.with_ignored(unchanged)
     by_channel = [case_files(folder, number, len(names)) for number in range(len(names))]
     files = {
         i: CentredFiles(
-            image, masks.get(i, masks_folder / i), unchanged, training.channel_name,
+            image, masks.get(i, masks_folder / i), known, training.channel_name,
             tuple(images.get(i, folder / i) for images in by_channel),
         )
         for i, image in by_channel[training.shown].items()

@@ -89,10 +89,11 @@ def evaluate_drawing(job: DrawingJob) -> tuple[CaseEvaluation, PicturedCase]:
         images = [drawing.image, *(_draw(generator, case, job, seed).image for seed in seeds)]
         maps[ENSEMBLE.format(job.num_ensemble)] = -np.std(images, axis=0, ddof=1).mean(axis=0)
     known = [name for name in KNOWN if name in maps]
-    result = evaluate_case(maps, errors, case.mask, JUDGED, known, job.seed)
+    result = evaluate_case(maps, errors, case.mask, JUDGED, known, job.seed, case.ignored)
     if job.random_weights:  # the control that nothing was learnt: against the error of its own scan
         other = _draw(_untrained(generator, job.seed), case, job, job.seed)
-        own = evaluate_case({SPREAD: -_spread(other)}, _errors(other, reals, codes), case.mask, SPREAD, [], job.seed)
+        spread, others = {SPREAD: -_spread(other)}, _errors(other, reals, codes)
+        own = evaluate_case(spread, others, case.mask, SPREAD, [], job.seed, case.ignored)
         for kind, by_region in own.scores.items():
             for region, scores in by_region.items():
                 result.scores[kind][region][RANDOM_WEIGHTS] = scores[SPREAD]

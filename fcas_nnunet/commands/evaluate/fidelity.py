@@ -21,6 +21,7 @@ from fcas_nnunet.evaluation.results import SEGMENTATIONS, header, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.files import files_sha256
+from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
@@ -28,6 +29,7 @@ from fcas_nnunet.integration.models.prediction import TrainedModel, find_model, 
 from fcas_nnunet.integration.models.trained_models import channel_faults
 from fcas_nnunet.integration.provenance.parents import derived_cases, learnt_cases
 from fcas_nnunet.labels.matching import compare_labels, match_labels
+from fcas_nnunet.labels.regions import single_ids
 
 PREDICTIONS_FOLDER = "fcas_predictions"
 WORST_CASES = 10
@@ -62,12 +64,12 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
             predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
     masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
-    to_synthetic = match_labels(model.dataset_json["labels"], synthetic.labels)
+    to_synthetic = match_labels(known_labels(model), synthetic.labels)
     scores = segmentations.evaluate_segmentations(
         masks[synthetic.case_ids[0]].parent, predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
         overlap_only=args.overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
         reference_ids={label: label if label in labels.values() else 0 for label in synthetic.labels.values()},
-        reference_files=masks,
+        reference_files=masks, ignore_id=synthetic.ignore_id,
     )  # fmt: skip
     return _report(synthetic, model, labels, real, scores)
 
@@ -75,7 +77,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, int]:
     """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set."""
     description = model.folder / "dataset.json"
-    shared = set(match_labels(segmentations.read_labels(description), synthetic.labels).values()) - {0}
+    segmentations.read_labels(description)  # refuses a broken one
+    shared = set(match_labels(known_labels(model), synthetic.labels).values()) - {0}
     channels = list(synthetic.channel_names.values())
     faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json, channels)]
     ending = model.dataset_json.get("file_ending")
@@ -91,6 +94,11 @@ def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, in
     if faults:
         raise ValueError("\n".join(faults))
     return {name: label for name, label in synthetic.labels.items() if label in shared}
+
+
+def known_labels(model: TrainedModel) -> dict[str, int]:
+    """Name → id of the labels, or of the single ids of the regions, that a model predicts."""
+    return single_ids(model.dataset_json["labels"], model.dataset_json.get(NAMES))
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ def _report(
         dice = [entry["dice"] for entry in entries]
         verdict = judge_structure(name, dice, measured.get(name), flattered=compared.flattered, roles=synthetic.roles)
         judged[name] = _label_entry(verdict, entries, compared.cases)
-    known = model.dataset_json["labels"]
+    known = known_labels(model)
     to_synthetic = match_labels(known, synthetic.labels)
     return {
         "synthetic": synthetic.name,

@@ -140,7 +140,8 @@ def real_intensity_range(argument: str, workers: int, channel: int = 0) -> quali
             "State it: --range LOW HIGH, in HU for CT."
         )
     dataset = dataset.showing(channel)
-    histograms = _of_cases(partial(_foreground_histogram, dataset.channel_name), dataset, "intensity range", workers)
+    counting = partial(_foreground_histogram, dataset.channel_name, dataset.ignore_id)
+    histograms = _of_cases(counting, dataset, "intensity range", workers)
     return quality.foreground_range(histograms, dataset.name)
 
 
@@ -160,6 +161,8 @@ def _find_pairs(real: Scans, synthetic: Scans) -> tuple[dict[str, _Pair], dict[s
     if real.dataset and synthetic.dataset:
         theirs, ours = real.dataset.labels, synthetic.dataset.labels
         becomes = compare_labels(theirs, ours).with_incomplete().ids(theirs, ours)  # as --unmatched background does
+        if real.dataset.ignore_id is not None:
+            becomes[real.dataset.ignore_id] = synthetic.dataset.ignore_id or 0
     pairs: dict[str, _Pair] = {}
     left_out: dict[str, str] = {}
     faults: list[str] = []
@@ -219,8 +222,9 @@ def _structure_histograms(
     return structure_histograms(image, id_table(becomes)[mask], labels)
 
 
-def _foreground_histogram(channel_name: str, paths: tuple[Path, Path]) -> np.ndarray:
+def _foreground_histogram(channel_name: str, ignore_id: int | None, paths: tuple[Path, Path]) -> np.ndarray:
     image, mask = read_scan(paths[0], channel_name).array, read_label_map(paths[1]).array
+    mask = mask * (mask != ignore_id)
     if image.shape != mask.shape:
         raise ValueError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
     return quality.foreground_histogram(image, mask)

@@ -57,7 +57,7 @@ def open_scans(argument: str, by: str, channel: int = 0) -> Scans:
             )
         channels = {case_id: [files[case_id] for files in by_channel] for case_id in by_channel[0]}
         return Scans(str(folder), by_channel[channel], names[channel], channels, names)
-    dataset = showing(open_dataset(argument, by=by, ignore_label=True), channel)
+    dataset = showing(open_dataset(argument, by=by), channel)
     files = {case_id: dataset.image_path(case_id) for case_id in dataset.case_ids}
     channels = {case_id: dataset.image_paths(case_id) for case_id in dataset.case_ids}
     names = list(dataset.channel_names.values())

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.integration.dataset.description import read_roles
 from fcas_nnunet.integration.dataset.volumes import read_label_map
 from fcas_nnunet.json_files import read_json
-from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
+from fcas_nnunet.labels.anatomy import IGNORE, GivenRoles
 from fcas_nnunet.labels.matching import id_table
+from fcas_nnunet.labels.regions import Entries, ids_of
 
 BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
 
@@ -45,37 +46,47 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
         )
-    labels, roles = read_labels(description), read_roles(description)
+    (labels, ignore_id), roles = read_labels(description), read_roles(description)
     say_roles(str(args.r), labels, roles)
     return evaluate_segmentations(
         args.r, args.p, labels, radii=sorted(set(args.radii)), tolerance_mm=args.tolerance_mm,
-        overlap_only=args.overlap_only, workers=workers, roles=roles,
+        overlap_only=args.overlap_only, workers=workers, roles=roles, ignore_id=ignore_id,
     )  # fmt: skip
 
 
-def read_labels(description: Path) -> dict[str, int]:
-    """Read label name → id from a `dataset.json`.
+def read_labels(description: Path) -> tuple[Entries, int | None]:
+    """Read label name → id, or ids of a region, from a `dataset.json`; and the id of its ignore label, if it has one.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is broken, or has regions or an ignore label.
+        ValueError: if it is broken.
     """
     labels = read_json(description, "Mend it.").get("labels")
     if not isinstance(labels, dict):
         raise ValueError(f"{description}: labels must be a JSON object of names and ids, got {labels!r}. Mend it.")
-    wrong = [name for name, label in labels.items() if type(label) is not int or label < 0 or name == "ignore"]
-    if wrong or not any(labels.values()):
+    wrong = [
+        name
+        for name, entry in labels.items()
+        if not _is_id(entry)
+        and (name == IGNORE or not isinstance(entry, list) or not entry or not all(map(_is_id, entry)))
+    ]
+    scored = {name: entry for name, entry in labels.items() if name != IGNORE}
+    if wrong or not any(i for entry in scored.values() for i in ids_of(entry)):
         raise ValueError(
-            f"{description}: labels must be whole numbers from 0, without regions or an ignore label, "
-            f"got {wrong or 'background only'}. Those are not evaluated yet."
+            f"{description}: labels must be whole numbers from 0, or lists of such (regions), got "
+            f"{wrong or 'background only'}. Mend it."
         )
-    return labels
+    return scored, labels.get(IGNORE)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def evaluate_segmentations(
     references: Path,
     predictions: Path,
-    labels: Mapping[str, int],
+    labels: Entries,
     *,
     radii: Sequence[int],
     workers: int,
@@ -85,13 +96,14 @@ def evaluate_segmentations(
     reference_ids: Mapping[int, int] | None = None,
     prediction_ids: Mapping[int, int] | None = None,
     reference_files: Mapping[str, Path] | None = None,
+    ignore_id: int | None = None,
 ) -> dict[str, Any]:
     """Score every reference's prediction.
 
     Args:
         references: Folder of label maps.
         predictions: Folder of label maps with the same case ids.
-        labels: Name → id, with or without background.
+        labels: Name → id, or ids of a region, which is scored as one; with or without background.
         radii: Radii of RDice's dilation, in voxels.
         workers: Largest number of processes.
         tolerance_mm: Tolerance of the surface Dice.
@@ -100,6 +112,7 @@ def evaluate_segmentations(
         reference_ids: Id in the references' files → id in `labels`, or 0; None where they are the same.
         prediction_ids: The same for the predictions' files.
         reference_files: Case id → label map; None takes those in `references`.
+        ignore_id: Id in the references' files of voxels that are not scored: they count as background in both.
 
     Raises:
         FileNotFoundError: if a folder is missing.
@@ -109,7 +122,7 @@ def evaluate_segmentations(
     pairs = _pairs(reference_files, prediction_files, predictions)
     scoring = partial(overlap.score_case, labels=labels, radii=radii, tolerance_mm=tolerance_mm, roles=roles)
     found = run_cases(
-        partial(_score, scoring, overlap_only, reference_ids, prediction_ids), pairs, workers=workers,
+        partial(_score, scoring, overlap_only, reference_ids, prediction_ids, ignore_id), pairs, workers=workers,
         description="segmentations", need=MemoryNeed.of(reference_files.values(), BYTES_PER_VOXEL),
     )  # fmt: skip
     return {
@@ -117,19 +130,17 @@ def evaluate_segmentations(
         "predictions": str(predictions),
         "settings": {
             "labels": {name: label for name, label in labels.items() if label},
+            **({} if ignore_id is None else {"ignored": ignore_id}),
             "rdice_radii_voxels": list(radii),
             "rdice_structuring_element": "ball",
             "surface_dice_tolerance_mm": tolerance_mm,
             "overlap_only": overlap_only,
-            "vessels": [name for name, label in labels.items() if label in label_roles(labels, roles).vessels],
+            "vessels": overlap.vessel_names(labels, roles),
             "empty_masks": overlap.EMPTY_MASK_POLICY,
         },
         "references_sha256": {case_id: sha256 for case_id, (_, sha256) in found.items()},
         "summary": _summary(overlap.summarise_labels([scores for scores, _ in found.values()]), radii),
-        "cases": {
-            case_id: {name: {**vars(scores), "rdice": _by_name(scores.rdice)} for name, scores in case.items()}
-            for case_id, (case, _) in found.items()
-        },
+        "cases": {case_id: _case_entry(case) for case_id, (case, _) in found.items()},
         "ignored_predictions": sorted(set(prediction_files) - set(reference_files)),
     }
 
@@ -155,10 +166,14 @@ def _score(
     overlap_only: bool,
     reference_ids: Mapping[int, int] | None,
     prediction_ids: Mapping[int, int] | None,
+    ignore_id: int | None,
     pair: tuple[Path, Path],
 ) -> tuple[dict[str, overlap.LabelScores], str]:
     """Score every label; return a hash of the reference beside the scores."""
     reference, prediction = map(read_label_map, pair)
+    if ignore_id is not None:
+        scored = reference.array != ignore_id
+        reference, prediction = (replace(volume, array=volume.array * scored) for volume in (reference, prediction))
     masks = (
         translate_labels(reference.array, reference_ids, "reference"),
         translate_labels(prediction.array, prediction_ids, "prediction"),
@@ -195,6 +210,10 @@ def translate_labels(
             f"{name}: values must be label ids {sorted({0, *becomes})}, got {unknown[:5]} as well. {remedy}"
         )
     return id_table(becomes)[labels if labels.dtype == np.uint8 else labels.astype(np.intp)]
+
+
+def _case_entry(case: Mapping[str, overlap.LabelScores]) -> dict[str, dict[str, Any]]:
+    return {name: {**vars(scores), "rdice": _by_name(scores.rdice)} for name, scores in case.items()}
 
 
 def _by_name(of_radii: Mapping[int, Any]) -> dict[str, Any]:
@@ -257,6 +276,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     """Lines below the printed table."""
     ignored = len(report["ignored_predictions"])
     notes = [f"empty masks: {report['settings']['empty_masks']}"]
+    regions = [name for name, entry in report["settings"]["labels"].items() if isinstance(entry, list)]
+    notes += [f"regions are scored whole, as nnU-Net does: {', '.join(regions)}"] if regions else []
+    if "ignored" in report["settings"]:
+        notes.append("voxels that the reference ignores count as background in both, also for surfaces and pieces")
     return notes + ([f"{ignored} predictions without a reference ignored"] if ignored else [])
 
 

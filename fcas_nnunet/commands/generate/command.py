@@ -14,7 +14,7 @@ from fcas_nnunet.commands.cli import Parser, command, make_parser, processes
 from fcas_nnunet.commands.generate.sampling_settings import add_sampling_arguments, confidence_config
 from fcas_nnunet.commands.generate.sources import add_source_arguments, shares_of
 from fcas_nnunet.commands.masks.settings import add_mask_arguments
-from fcas_nnunet.commands.runtime.label_table import open_target, settled_roles, written_labels
+from fcas_nnunet.commands.runtime.label_table import WrittenLabels, settled_roles, written_labels
 from fcas_nnunet.commands.runtime.shares import Share, share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder
 from fcas_nnunet.config.generator import FCaSConfig
@@ -120,8 +120,7 @@ class Request:
     real: RawDataset | None
     output: Path
     model: Path  # folder of the generator
-    labels: Mapping[str, int]  # labels of the data set to write, name → id
-    label_map: Mapping[int, int]  # label id of the source → id to write
+    labels: WrittenLabels  # of the data set to write
     library: CaseLibrary  # an existing generator may replace its templates; none where no scan is drawn
     shares: Mapping[ScanSource, float]  # of the scans' sources, each above 0
 
@@ -138,7 +137,7 @@ def _requested(args: argparse.Namespace) -> Request:
     config = generator_config(args)
     confidence_config(config.confidence, args)  # raises if the flags are wrong
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
-    real = open_target(args.real) if args.real else None
+    real = RawDataset.open(resolve_dataset(args.real, by="--for")) if args.real else None
     if real and not same_description("channel_names", real.channel_names, source.channel_names):
         raise ValueError(
             f"--for: channel_names of {real.name} must be those of {source.name}, {source.channel_names}, whose scans "
@@ -152,17 +151,18 @@ def _requested(args: argparse.Namespace) -> Request:
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
-    labels, label_map = written_labels(source, real, args.unmatched)
+    labels = written_labels(source, real, args.unmatched)
     settled_roles(source, config.roles)  # raises if they are wrong
     library = make_library(source, args.references, args.templates, source.case_ids if draws else [])
     if output.name in library.others:
         raise ValueError(
             f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
         )
+    labels = labels.ignoring(library.dataset_and_id(name)[0] for name in library.references)
     needs_surroundings = draws and config.tcdm.pairs.reference_surroundings
     check_library(library, draws_surroundings=needs_surroundings, min_cases=2 if draws else 1)
     model = model_folder(source, config, args.fold)
-    return Request(args, share, config, source, real, output, model, labels, label_map, library, shares)
+    return Request(args, share, config, source, real, output, model, labels, library, shares)
 
 
 if __name__ == "__main__":

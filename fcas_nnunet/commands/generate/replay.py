@@ -14,7 +14,7 @@ from fcas_nnunet.commands.generate.checks import check_output
 from fcas_nnunet.commands.generate.sources import TOLD
 from fcas_nnunet.commands.generate.workers import Job, finish, generate
 from fcas_nnunet.commands.runtime.channels import generator_channel_faults
-from fcas_nnunet.commands.runtime.label_table import roles_from_json
+from fcas_nnunet.commands.runtime.label_table import OF_LABELS, roles_from_json
 from fcas_nnunet.commands.runtime.leaks import drawing_parents, generator_parents
 from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
@@ -30,7 +30,8 @@ from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Journal, Man
 from fcas_nnunet.integration.dataset.ownership import GENERATE, refuse_foreign_cases
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset, write_dataset_json
 from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, from_json, merged, to_json
-from fcas_nnunet.labels.anatomy import GivenRoles
+from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
+from fcas_nnunet.labels.regions import Entries
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
@@ -109,19 +110,20 @@ def run(argv: Sequence[str]) -> None:
         masks=from_dict(MaskConfig, shared["mask_config"], f"{path}: mask_config."),
         warp=from_dict(WarpConfig, of_scan.get(ScanSource.WARPED, {}).get("warp", {}), f"{path}: warp."),
         paint=from_dict(PaintConfig, of_scan.get(ScanSource.PAINTED, {}).get("paint", {}), f"{path}: paint."),
-        label_map={int(source): target for source, target in shared["label_map"].items()},
+        label_map={int(source): target for source, target in shared["label_map"].items() if source != IGNORE},
+        ignore_id=shared["label_map"].get(IGNORE),
         roles=roles_from_json(shared["roles"]), device_name=args.device if drawn else "cpu",
         shared=shared | {"versions": versions()}, replayed=records,
     )  # fmt: skip
     check_output(plans, job)
     generate(plans, Share(), job, args.np)
-    labels, roles = _labels(path, library.source, job)
+    labels, roles, of_labels = _labels(path, library.source, job)
     learnt = from_json(library.source.dataset_json) or []
     if model is not None and generator is not None:
         learnt = generator_parents(model, library.source, generator)
     parents = merged([*learnt, *drawing_parents(library)])
     note = f"Synthetic, made again by fcas_generate --replay from {path.name} of {path.parent.name}."
-    more = {PARENTS_KEY: to_json(parents)}
+    more = {**of_labels, PARENTS_KEY: to_json(parents)}
     describe = partial(
         write_dataset_json, output, labels, channel_names=library.source.channel_names, roles=roles, description=note,
         more=more,
@@ -267,13 +269,17 @@ def _name_other_versions(records: Records) -> None:
         logger.warning(f"packages are of other versions, so that scans may differ in places: {'; '.join(other)}")
 
 
-def _labels(path: Path, source: RawDataset, job: Job) -> tuple[dict[str, int], GivenRoles]:
-    """Return labels and roles to write: the original set's, else the source's names and roles with the written ids."""
+def _labels(path: Path, source: RawDataset, job: Job) -> tuple[Entries, GivenRoles, dict[str, Any]]:
+    """Return labels, roles and further entries to write: the original set's, else the source's names and roles with
+    the written ids."""
     if (path.parent / DATASET_JSON).is_file():
-        original = RawDataset.open(path.parent, ignore_label=True)
-        return original.dataset_json["labels"], original.roles
+        original = RawDataset.open(path.parent)
+        content = original.dataset_json
+        return content["labels"], original.roles, {key: content[key] for key in OF_LABELS if key in content}
     written = {name: job.label_map[label] for name, label in source.labels.items() if label and job.label_map[label]}
-    return {"background": 0, **written}, {name: given for name, given in job.roles.items() if name in written}
+    ignored = {} if job.ignore_id is None else {IGNORE: job.ignore_id}
+    roles = {name: given for name, given in job.roles.items() if name in written}
+    return {BACKGROUND: 0, **written, **ignored}, roles, {}
 
 
 def _default_name(path: Path, source: str) -> str:

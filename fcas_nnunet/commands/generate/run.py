@@ -206,13 +206,14 @@ def _job(
         cases=library, model=request.model if record is not None else None, output=request.output,
         sampling=plan.sampling, confidence=plan.confidence, masks=plan.masks, warp=plan.warp, paint=plan.paint,
         bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]),
-        label_map=request.label_map, roles=plan.roles, device_name=_device(request), of_scan=of_scan,
+        label_map=request.labels.becomes, ignore_id=request.labels.ignore_id,
+        roles=plan.roles, device_name=_device(request), of_scan=of_scan,
         shared={
             "source": library.source.name, "for": real.name if real else None, "fold": args.fold,
             **{key: entries and list(entries) for key, entries in named.items()},
             "run_seed": args.seed, "mask_config": to_dict(plan.masks), **shares_record(request.shares),
             "preset": (record.config if record else request.config).preset,
-            "label_map": {str(key): value for key, value in request.label_map.items()},
+            "label_map": request.labels.to_record(),
             "roles": roles_to_json(plan.roles), "versions": versions(),
         },
     )  # fmt: skip
@@ -222,10 +223,10 @@ def _finish(request: Request, plan: _Plan) -> None:
     """Finish the data set, whose cases are all present, and report."""
     real, name = request.real, request.source.name
     describe = partial(
-        write_dataset_json, request.output, request.labels, channel_names=request.source.channel_names,
+        write_dataset_json, request.output, request.labels.entries, channel_names=request.source.channel_names,
         roles=plan.roles if real is None else real.roles,
         description=f"Synthetic, made by fcas_generate from {name}; confidenceTr holds the confidence maps.",
-        more={PARENTS_KEY: to_json(plan.parents)},
+        more={**request.labels.more, PARENTS_KEY: to_json(plan.parents)},
     )  # fmt: skip
     if not finish(plan.cases, request.share, request.output, describe, request.source.num_channels):
         unfinished = f"The last run at work in {request.output} finishes it; if none is, start again"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -77,6 +78,7 @@ class Job:
     paint: PaintConfig
     bounds_ml: Mapping[int, tuple[float, float]]  # source label id → believable volumes of new masks
     label_map: Mapping[int, int]  # source label id → written label id
+    ignore_id: int | None  # written id of voxels that a reference ignores
     roles: GivenRoles  # roles that a user gave the source's labels
     device_name: str
     shared: Mapping[str, Any]  # entries of every manifest record
@@ -291,7 +293,11 @@ class _Worker:
             case, record = self._made(plan)
         else:
             case, record = self.maker.remake(replayed)
-        written = replace(case, mask=id_table(self.job.label_map)[case.mask])
+        mask = id_table(self.job.label_map)[case.mask]
+        if case.ignored is not None:
+            assert self.job.ignore_id is not None, "a reference's data set has the label"
+            mask = np.where(case.ignored, np.uint16(self.job.ignore_id), mask)
+        written = replace(case, mask=mask)
         line = {
             **record,
             **self.job.shared,

@@ -9,7 +9,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcas_nnunet.case import Case
+import numpy as np
+
+from fcas_nnunet.case import Case, spacing_of
 from fcas_nnunet.commands.cli import command, fold_number, make_parser, processes
 from fcas_nnunet.commands.masks.settings import (
     add_mask_arguments,
@@ -29,7 +31,7 @@ from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.ownership import COMMAND, MASKS, sole_writer
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, read_label_map, write_volume
+from fcas_nnunet.integration.dataset.volumes import FILE_ENDING, read_label_map, write_labels
 from fcas_nnunet.integration.preprocessing.splits import training_fold
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.machine import available_cores
@@ -58,6 +60,7 @@ class _Job:
     config: MaskConfig
     roles: LabelRoles
     bounds_ml: Mapping[int, tuple[float, float]]
+    ignore_id: int | None
     shared: Mapping[str, Any]
 
 
@@ -109,7 +112,9 @@ def _write_masks(args: argparse.Namespace, config: MaskConfig, source: RawDatase
     volumes = [dict(zip(labels.values(), sample.volumes_ml, strict=True)) for sample in given.values()]
     shared = {"source": source.name, "fold": args.fold, "mask_config": to_dict(config),
               "roles": roles_to_json(given_roles), "versions": versions()}  # fmt: skip
-    job = _Job(source.folder, source.case_ids, args.o, config, roles, volume_bounds_ml(volumes), shared)
+    job = _Job(
+        source.folder, source.case_ids, args.o, config, roles, volume_bounds_ml(volumes), source.ignore_id, shared
+    )
     plans = plan_cases(args.n, source.case_ids, source.case_ids, args.masks, args.seed)
     refuse_hopeless_ranges(config, plans, source.case_ids, source.load_mask, source.labels, roles)
     records = Manifest(args.o).read()
@@ -131,13 +136,17 @@ def _given_samples(source: RawDataset, labels: Mapping[str, int]) -> dict[str, M
 
 def _make(job: _Job, plan: CasePlan) -> dict[str, Any]:
     """Write one mask; returns its manifest record."""
-    from fcas_nnunet.generator.generate import reference_mask
+    from fcas_nnunet.generator.generate import moved_ignored, reference_mask
     from fcas_nnunet.generator.substitutes import make_with_substitutes
 
     def make(plan: CasePlan) -> dict[str, Any]:
         case, source = _source(job.source, plan.reference, job.roles)
         mask, record = reference_mask(plan, case, job.config, job.roles, job.bounds_ml, source)
-        write_volume(_path(job.output, plan.case_id), mask, case.affine)
+        ignored = moved_ignored(case, record)
+        if ignored is not None:
+            assert job.ignore_id is not None, "the data set has the label"
+            mask = np.where(ignored, np.uint16(job.ignore_id), mask)
+        write_labels(_path(job.output, plan.case_id), mask, case.affine)
         return {**plan.to_record(), "mgm": record, **job.shared, COMMAND: MASKS}
 
     return make_with_substitutes(plan, job.references, make, narrowing(job.config))
@@ -197,8 +206,8 @@ def _sample(label_ids: Sequence[int], job: tuple[Path, str]) -> MaskSample:
 
     path, source = job
     volume = read_label_map(path)
-    case = Case(path.name, None, volume.array, volume.affine)
-    return sample_mask(case.mask, case.spacing_mm, label_ids, source)
+    mask = np.where(np.isin(volume.array, label_ids), volume.array, 0).astype(np.uint8)  # without what is ignored
+    return sample_mask(mask, spacing_of(volume.affine), label_ids, source)
 
 
 def _cell(summary: Mapping[str, float | None]) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 
 from fcas_nnunet.config.files import read_yaml
 from fcas_nnunet.datasets.totalsegmentator import CLASSES
-from fcas_nnunet.labels.anatomy import BACKGROUND, GivenRoles
+from fcas_nnunet.integration.dataset.description import NAMES
+from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
 from fcas_nnunet.labels.merging import Part, Structure, usual_priority
+from fcas_nnunet.labels.regions import single_ids
 from fcas_nnunet.listing import listed
 
 EVERYTHING = "*"
@@ -164,23 +166,18 @@ def names_of_dataset(path: Path) -> dict[int, str]:
     """Id → name of a `dataset.json`.
 
     Raises:
-        ValueError: when it is none, or an id of it stands for several structures.
+        ValueError: when it is none.
     """
     try:
-        labels: Any = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        pairs = [(int(value), str(name)) for name, value in labels.items() if not isinstance(value, list)]
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        labels = content["labels"]
+        named = {**single_ids(labels, content.get(NAMES)), **{name: labels[name] for name in labels if name == IGNORE}}
+        return {int(value): str(name) for name, value in named.items() if int(value)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: it must be a dataset.json with labels, got an error: {error!r}. Correct it, or say with `names` "
             "and `structures` of a map.yaml what the ids are."
         ) from error
-    regions = [name for name, value in labels.items() if isinstance(value, list)]
-    if regions:
-        raise ValueError(
-            f"{path}: labels must be plain ids, got regions {listed(regions)}, which do not say what a single id is. "
-            "Give every id a name under `structures` of a map.yaml, with `names: {}` in it."
-        )
-    return {value: name for value, name in pairs if value}
 
 
 def _rules(path: Path, structures: Any, faults: list[str]) -> list[Rule]:

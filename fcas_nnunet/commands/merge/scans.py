@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.case import NUM_CODES
-from fcas_nnunet.integration.dataset.description import ROLES, description_faults, given_roles
+from fcas_nnunet.integration.dataset.description import NAMES, ROLES, description_faults, given_roles
 from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, WORK_FOLDER, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, SURROUNDINGS_JSON, RawDataset
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 from fcas_nnunet.labels.merging import Part, assign_ids
+from fcas_nnunet.labels.regions import single_ids
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
     case_ids = sorted(content["dataset"]) if content.get("dataset") else scans
     if not case_ids:
         raise ValueError(f"{folder}: {IMAGES}Tr must hold scans, CASE{suffix}, got none. Put them there.")
-    labels = {name: i for name, i in content["labels"].items() if isinstance(i, int) and name != IGNORE}
+    labels = single_ids(content["labels"], content.get(NAMES))
     return RawDataset(
         folder=folder,
         labels=labels,
@@ -110,7 +111,8 @@ class Target:
         """The `dataset.json` to write."""
         content = dict(self.scans.dataset_json)
         if self.is_new:
-            content = {key: value for key, value in content.items() if key not in ("dataset", "regions_class_order")}
+            of_the_old = ("dataset", "regions_class_order", NAMES)
+            content = {key: value for key, value in content.items() if key not in of_the_old}
             content["name"] = self.folder.name
         labels = {BACKGROUND: 0, **self.ids[Part.LABELS]}
         content |= {"labels": dict(sorted(labels.items(), key=lambda item: item[1])), "numTraining": num_training}
@@ -166,8 +168,8 @@ def _existing_faults(scans: RawDataset, names: Sequence[str], anew: bool) -> lis
             f"{scans.name}: {DATASET_JSON} must not list files, into which labels would go, got a list. {remedy}"
         )
     if scans.regions:
-        faults.append(f"{scans.name}: labels must be plain ids, got regions {listed(scans.regions)}. {remedy}")
-    if scans.ignored_ids and not anew and set(names) - scans.labels.keys() - {IGNORE}:
+        faults.append(f"{scans.name}: labels must be plain ids, got regions {listed(list(scans.regions))}. {remedy}")
+    if scans.ignore_id is not None and not anew and set(names) - scans.labels.keys() - {IGNORE}:
         faults.append(
             f"{scans.name}: ignore must keep the highest id, got new labels "
             f"{listed(sorted(set(names) - scans.labels.keys()))} beside it. {remedy}"

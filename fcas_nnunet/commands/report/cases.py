@@ -53,7 +53,7 @@ class PackJob:
 
 def synthetic_files(dataset: RawDataset) -> dict[str, CaseFiles]:
     """The cases of a data set under its own labels."""
-    ids = {label: label for label in dataset.labels.values()} | dict.fromkeys(dataset.ignored_ids, 0)
+    ids = dataset.with_ignored({label: label for label in dataset.labels.values()})
     named = {name: label for name, label in dataset.labels.items() if label}
     return {
         case_id: CaseFiles(
@@ -70,7 +70,7 @@ def real_files(real: RawDataset, labels: Mapping[str, int]) -> dict[str, CaseFil
     Raises:
         ValueError: when no label matches.
     """
-    becomes = match_labels(real.labels, labels)
+    becomes = real.with_ignored(match_labels(real.labels, labels))
     named = {name: label for name, label in labels.items() if label in set(becomes.values()) - {0}}
     return {
         case_id: CaseFiles(

@@ -128,7 +128,7 @@ def _unit(sets: _Sets) -> str:
 
 
 def _open(synthetic: str, against: str | None, channel: int) -> _Sets:
-    dataset = showing(open_dataset(synthetic, by="-d", ignore_label=True), channel)
+    dataset = showing(open_dataset(synthetic, by="-d"), channel)
     if not dataset.case_ids:
         raise ValueError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
     records = Manifest(dataset.folder).read()

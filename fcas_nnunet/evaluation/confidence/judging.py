@@ -90,6 +90,7 @@ def evaluate_case(
     judged: str,
     known: Sequence[str],
     seed: int = 0,
+    ignored: np.ndarray | None = None,
 ) -> CaseEvaluation:
     """Score every map of a drawn case.
 
@@ -100,10 +101,12 @@ def evaluate_case(
         judged: Name of the map whose partial correlation, mean and spread are taken.
         known: Names of the controls whose knowledge is taken out.
         seed: Seed of the sample of voxels.
+        ignored: True where nothing is judged, since no one has labelled the voxel; bool [D, H, W] or None.
     """
     scores: dict[str, dict[str, dict[str, MapScores]]] = {kind: {} for kind in errors}
     partial = {}
-    for region, where in regions(mask).items():
+    for region, voxels_of in regions(mask).items():
+        where = voxels_of if ignored is None else voxels_of & ~ignored
         if not where.any():
             continue
         voxels = sampled_voxels(where, seed, CASE_VOXELS)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.evaluation.statistics.means import summarise
 
 #: Range of 12-bit CT; what lies outside is counted at its ends.
 LOWEST_HU, HIGHEST_HU = -1024, 3071
+_SLICES = 32  # that are counted at once
 _HU = np.arange(LOWEST_HU, HIGHEST_HU + 1)
 
 
@@ -49,13 +51,14 @@ def structure_histograms(image: np.ndarray, mask: np.ndarray, labels: Mapping[st
         mask: Label ids [D, H, W].
         labels: Name → id; the background is left out.
     """
-    bins = np.rint(np.clip(image, LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
-    histograms = {}
-    for name, label in labels.items():
-        inside = bins[mask == label] if label else bins[:0]
-        if inside.size:
-            histograms[name] = np.bincount(inside.ravel(), minlength=len(_HU)) / inside.size
-    return histograms
+    counts = np.zeros((NUM_CODES, len(_HU)), dtype=np.int64)
+    for start in range(0, len(mask), _SLICES):  # less memory
+        part = slice(start, start + _SLICES)
+        bins = np.rint(np.clip(image[part], LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
+        cells = mask[part].astype(np.int64) * len(_HU) + bins
+        counts += np.bincount(cells.ravel(), minlength=counts.size).reshape(counts.shape)
+    voxels = counts.sum(axis=1)
+    return {name: counts[label] / voxels[label] for name, label in labels.items() if label and voxels[label]}
 
 
 def compare_intensities(

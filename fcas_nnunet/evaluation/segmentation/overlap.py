@@ -10,7 +10,7 @@ improves a mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import edt
@@ -20,7 +20,8 @@ from scipy import ndimage
 from fcas_nnunet.evaluation.segmentation.surfaces import hausdorff_95_mm, surface_dice, surface_distances
 from fcas_nnunet.evaluation.segmentation.vessels import centreline_dice, topology_errors
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
-from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
+from fcas_nnunet.labels.anatomy import GivenRoles, Role, roles_of
+from fcas_nnunet.labels.regions import Entries, ids_of
 
 RDICE_RADII_VOXELS = (1, 2, 3)
 TOLERANCE_MM = 1.0
@@ -62,7 +63,7 @@ class LabelSummary:
 def score_case(
     reference: np.ndarray,
     prediction: np.ndarray,
-    labels: Mapping[str, int],
+    labels: Entries,
     radii: Sequence[int] = RDICE_RADII_VOXELS,
     spacing_mm: Sequence[float] | None = None,
     tolerance_mm: float = TOLERANCE_MM,
@@ -73,7 +74,7 @@ def score_case(
     Args:
         reference: Label ids [D, H, W], Q.
         prediction: Label ids on the same grid, P.
-        labels: Name → id; 0 is the background and not scored.
+        labels: Name → id, or ids of a region, which is scored as one; 0 is the background and not scored.
         radii: Radii in voxels of the ball that dilates Q for RDice.
         spacing_mm: Voxel size along (D, H, W); None = Dice and RDice alone.
         tolerance_mm: Tolerance of the surface Dice.
@@ -82,25 +83,28 @@ def score_case(
     Raises:
         ValueError: if the shapes differ, or a value is no label id; all such faults at once.
     """
-    faults = label_map_faults(reference, prediction, labels)
+    known = {i for entry in labels.values() for i in ids_of(entry)}
+    faults = label_map_faults(reference, prediction, known)
     if faults:
         raise ValueError("\n".join(faults))
-    confusion = confusion_matrix(reference, prediction, max(labels.values()) + 1)
+    confusion = confusion_matrix(reference, prediction, max(known) + 1)
     reference_voxels, prediction_voxels = confusion.sum(axis=1), confusion.sum(axis=0)
-    boxes = ndimage.find_objects(reference.astype(np.int32, copy=False))
-    vessels = label_roles(labels, roles).vessels
+    boxes = [ndimage.find_objects(volume.astype(np.int32, copy=False)) for volume in (reference, prediction)]
+    vessels = vessel_names(labels, roles)
+    worst_mm = math.nan if spacing_mm is None else worst_distance_mm(reference.shape, spacing_mm)
     scores = {}
-    for name, label in labels.items():
-        if label == 0:
+    for name, entry in labels.items():
+        ids = [i for i in ids_of(entry) if i]
+        if not ids:
             continue
-        q, p = int(reference_voxels[label]), int(prediction_voxels[label])
-        box = boxes[label - 1] if label <= len(boxes) else None
-        near = _voxels_near(reference, prediction, label, box, radii)
-        overlap = int(confusion[label, label])
+        q, p = int(reference_voxels[ids].sum()), int(prediction_voxels[ids].sum())
+        box = _box_around(ids, boxes, max(radii, default=0), reference.shape)
+        masks = (np.isin(reference[box], ids), np.isin(prediction[box], ids))
+        near = _voxels_near(*masks, radii)
+        overlap = int(confusion[np.ix_(ids, ids)].sum())
         further = {}
         if spacing_mm is not None:
-            masks = (reference == label, prediction == label)
-            further = _further_scores(*masks, spacing_mm, tolerance_mm, label in vessels)
+            further = _further_scores(*masks, spacing_mm, tolerance_mm, worst_mm, name in vessels)
         scores[name] = LabelScores(
             dice=_dice(overlap, p, q),
             rdice={radius: _dice(overlap, near[radius], q) if p and q else _dice(0, p, q) for radius in radii},
@@ -109,6 +113,11 @@ def score_case(
             **further,
         )
     return scores
+
+
+def vessel_names(labels: Iterable[str], roles: GivenRoles | None = None) -> list[str]:
+    """The labels and regions that are vessels, which have further scores."""
+    return [name for name in labels if {Role.THIN, Role.WIDE} & set(roles_of(name, roles))]
 
 
 def confusion_matrix(reference: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
@@ -120,8 +129,8 @@ def confusion_matrix(reference: np.ndarray, prediction: np.ndarray, num_labels: 
     return counts.reshape(num_labels, num_labels)
 
 
-def label_map_faults(reference: np.ndarray, prediction: np.ndarray, labels: Mapping[str, int]) -> list[str]:
-    """List what keeps two label maps from being compared, a sentence each."""
+def label_map_faults(reference: np.ndarray, prediction: np.ndarray, known: Collection[int]) -> list[str]:
+    """List what keeps two label maps of known ids from being compared, a sentence each."""
     faults = []
     if reference.shape != prediction.shape:
         faults.append(
@@ -129,10 +138,10 @@ def label_map_faults(reference: np.ndarray, prediction: np.ndarray, labels: Mapp
             "Compare on the reference's grid."
         )
     for name, volume in (("reference", reference), ("prediction", prediction)):
-        unknown = _values_beside(volume, {0, *labels.values()})
+        unknown = _values_beside(volume, {0, *known})
         if unknown:
             faults.append(
-                f"{name}: values must be label ids {sorted({0, *labels.values()})}, got {unknown} as well. "
+                f"{name}: values must be label ids {sorted({0, *known})}, got {unknown} as well. "
                 "Give the dataset.json that describes it."
             )
     return faults
@@ -159,14 +168,14 @@ def summarise_labels(cases: Sequence[Mapping[str, LabelScores]]) -> dict[str, La
 
 
 def _further_scores(
-    q: np.ndarray, p: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float, vessel: bool
+    q: np.ndarray, p: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float, worst_mm: float, vessel: bool
 ) -> dict[str, float]:
     """FURTHER_MEASURES of one label."""
     one_empty = bool(q.any()) != bool(p.any())
     distances = surface_distances(q, p, spacing_mm)
     topology = topology_errors(q, p)
     return {
-        "hd95_mm": worst_distance_mm(q.shape, spacing_mm) if one_empty else hausdorff_95_mm(distances),
+        "hd95_mm": worst_mm if one_empty else hausdorff_95_mm(distances),
         "surface_dice": 0.0 if one_empty else surface_dice(distances, tolerance_mm),
         "centreline_dice": centreline_dice(q, p) if vessel else math.nan,
         "pieces_error": topology.pieces,
@@ -183,26 +192,27 @@ def _dice(overlap: int, p: int, q: int) -> float:
     return 2 * overlap / (p + q) if p + q else math.nan
 
 
-def _voxels_near(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    label: int,
-    box: tuple[slice, ...] | None,
-    radii: Sequence[int],
-) -> dict[int, int]:
+def _box_around(
+    ids: Sequence[int], boxes: Sequence[Sequence[tuple[slice, ...] | None]], margin: int, shape: Sequence[int]
+) -> tuple[slice, ...]:
+    """The box around all ids in both volumes, and a margin in voxels; one voxel where none occurs."""
+    found = [box for of in boxes for i in ids if i <= len(of) and (box := of[i - 1]) is not None]
+    if not found:
+        return tuple(slice(0, 1) for _ in shape)
+    low = [max(min(side.start for side in sides) - margin, 0) for sides in zip(*found, strict=True)]
+    high = [max(side.stop for side in sides) + margin for sides in zip(*found, strict=True)]
+    return tuple(slice(a, min(b, length)) for a, b, length in zip(low, high, shape, strict=True))
+
+
+def _voxels_near(q: np.ndarray, p: np.ndarray, radii: Sequence[int]) -> dict[int, int]:
     """|P′| = |P ∩ Q′| for every radius; Q′ is Q dilated by a ball: all voxels within `radius` of one of Q.
 
     Source: paper Eq. 15, which names no radius and no structuring element.
     """
-    if box is None or not radii:
+    if not radii or not q.any():
         return dict.fromkeys(radii, 0)
-    grown = tuple(
-        slice(max(side.start - max(radii), 0), min(side.stop + max(radii), length))
-        for side, length in zip(box, reference.shape, strict=True)
-    )
-    squared_distance = edt.edtsq(np.ascontiguousarray(reference[grown] != label))  # in voxels, 0 inside Q
-    predicted = prediction[grown] == label
-    return {radius: int(np.count_nonzero(predicted & (squared_distance <= radius * radius))) for radius in radii}
+    squared_distance = edt.edtsq(np.ascontiguousarray(~q))  # in voxels, 0 inside Q
+    return {radius: int(np.count_nonzero(p & (squared_distance <= radius * radius))) for radius in radii}
 
 
 def _values_beside(volume: np.ndarray, known: set[int]) -> list[float]:

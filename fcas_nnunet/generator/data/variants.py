@@ -19,7 +19,7 @@ from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.contrasts import add_contrast, draw_contrasts
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.mgm.deformation import draw_deformation, mask_center_mm
+from fcas_nnunet.generator.mgm.deformation import Deformation, draw_deformation, mask_center_mm
 from fcas_nnunet.generator.mgm.masks import deform_mask
 from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
 from fcas_nnunet.geometry import Box, triple
@@ -118,13 +118,18 @@ def in_new_shape(
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Deform image (float32 [C, D, H, W]), mask and surroundings (uint8 ids [D, H, W]) alike, at random."""
-    center_mm = mask_center_mm(mask, spacing_mm)
-    deformation = draw_deformation(masks, mask.shape, spacing_mm, seed, center_mm=center_mm)
+    deformation = shape_of(mask, spacing_mm, masks, seed)
     return (
         deform_image(image, deformation, spacing_mm),
         deform_mask(mask, deformation, spacing_mm, roles),
         None if surroundings is None else deform_labels(surroundings, deformation, spacing_mm),
     )
+
+
+def shape_of(mask: np.ndarray, spacing_mm: tuple[float, float, float], masks: MaskConfig, seed: int) -> Deformation:
+    """The deformation of `in_new_shape`."""
+    center_mm = mask_center_mm(mask, spacing_mm)
+    return draw_deformation(masks, triple(mask.shape), spacing_mm, seed, center_mm=center_mm)
 
 
 @contextmanager

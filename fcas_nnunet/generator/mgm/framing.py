@@ -12,6 +12,7 @@ from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.labels.morphology import erode_box3
 
 _VIEW_POINTS = 600  # per class, besides the outermost
+_MOST_POINTS = 15_000  # of all classes; up to twenty of them have fewer
 _POLAR, _AZIMUTH = np.meshgrid(np.linspace(0.0, np.pi, 9), np.linspace(0.0, 2 * np.pi, 16, endpoint=False))
 _DIRECTIONS = np.stack(
     [np.cos(_POLAR), np.sin(_POLAR) * np.cos(_AZIMUTH), np.sin(_POLAR) * np.sin(_AZIMUTH)], axis=-1
@@ -25,12 +26,14 @@ def surface_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Some points of each class's surface, mm [N, 3], and the faces that the class does not touch, bool [N, 3, 2]."""
     points, keeps_off = [], []
-    for label, box in class_boxes(mask).items():
+    boxes = class_boxes(mask)
+    for label, box in boxes.items():
         binary = mask[box] == label
         surface = np.argwhere(binary & ~erode_box3(binary))
         surface_mm = (surface + [s.start for s in box]) * np.array(spacing_mm)
         outermost = np.unique((surface_mm @ _DIRECTIONS.T).argmax(axis=0))  # the affine part keeps them outermost
         some = np.concatenate([surface_mm[outermost], surface_mm[:: -(-len(surface) // _VIEW_POINTS)]])
+        some = some[:: -(-len(some) * len(boxes) // _MOST_POINTS)]
         points.append(some)
         free = np.array([face not in source[label].touched_faces for face in FACES]).reshape(1, 3, 2)
         keeps_off.append(free.repeat(len(some), axis=0))

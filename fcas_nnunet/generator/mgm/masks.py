@@ -170,8 +170,9 @@ def _draw(source: SourceMask, config: MaskConfig, seed: int, strength: float) ->
         config, triple(source.mask.shape), source.spacing_mm, seed,
         center_mm=mask_center_mm(changed.mask, source.spacing_mm), strength=strength,
     )  # fmt: skip
-    framed = shift_into_view(deformation, *changed.surface, source.mask.shape, source.spacing_mm)
-    return Recipe(changes, framed), changed
+    if not source.fills:
+        deformation = shift_into_view(deformation, *changed.surface, source.mask.shape, source.spacing_mm)
+    return Recipe(changes, deformation), changed
 
 
 def _attempt(
@@ -183,7 +184,9 @@ def _attempt(
         return None, [f"the field's smallest Jacobian is {smallest_jacobian:.3f}, at most {config.min_jacobian}"]
     mask = deform_mask(changed.mask, recipe.deformation, source.spacing_mm, source=changed)
     candidate = describe_mask(mask, source.roles.vessels, source.roles.roots)
-    faults = topology_faults(source.topology, candidate, config, source.spacing_mm, bounds_ml)
+    faults = topology_faults(
+        source.topology, candidate, config, source.spacing_mm, bounds_ml, fills=source.fills
+    )  # fmt: skip
     for label in sorted(source.roles.thin & candidate.keys()):
         predicted = changed.vessels[label].predicted_voxels(recipe.deformation, source.spacing_mm)
         ratio = candidate[label].num_voxels / predicted

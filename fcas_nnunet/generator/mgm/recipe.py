@@ -13,7 +13,7 @@ from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.generator.mgm.deformation import Deformation
 from fcas_nnunet.generator.mgm.framing import surface_points
 from fcas_nnunet.generator.mgm.local_changes import LocalChange, LocalKind
-from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes, describe_mask
+from fcas_nnunet.generator.mgm.topology import ClassTopology, class_boxes, describe_mask, fills_volume
 from fcas_nnunet.generator.mgm.vessels import Vessel
 from fcas_nnunet.geometry import Box, Triple
 from fcas_nnunet.labels.anatomy import LabelRoles
@@ -60,6 +60,11 @@ class SourceMask:
     def topology(self) -> dict[int, ClassTopology]:
         """Pieces, tunnels and contacts of each class."""
         return describe_mask(self.mask, self.roles.vessels, self.roles.roots)
+
+    @cached_property
+    def fills(self) -> bool:
+        """Whether labels fill the volume."""
+        return fills_volume(self.mask)
 
     @cached_property
     def surface(self) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from fcas_nnunet.geometry import Box, grown, triple
 from fcas_nnunet.labels.components import count_tunnels, label_components
 from fcas_nnunet.labels.morphology import dilate_box3
 
+_FILLED = 0.99  # of a volume
 FACES = ("first D", "last D", "first H", "last H", "first W", "last W")
 
 
@@ -67,6 +68,11 @@ def describe_mask(
 def class_boxes(mask: np.ndarray) -> dict[int, Box]:
     """Bounding box of each label but the background."""
     return {label: box for label, box in enumerate(ndimage.find_objects(mask), start=1) if box is not None}
+
+
+def fills_volume(mask: np.ndarray) -> bool:
+    """Return whether labels leave hardly any background."""
+    return bool(np.count_nonzero(mask) > _FILLED * mask.size)
 
 
 def union_box(boxes: Iterable[Box]) -> Box:

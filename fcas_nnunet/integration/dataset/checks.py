@@ -148,9 +148,10 @@ def _case_faults(
             faults += _size_faults(case_id, image)
     mask = _read(dataset.mask_path(case_id), case_id, "label", faults)
     if mask is not None:
-        faults += _id_faults(case_id, "label", mask.array, dataset.label_ids, "dataset.json")
+        values = np.unique(mask.array).tolist()
+        faults += _id_faults(case_id, "label", mask.array, values, dataset.label_ids, "dataset.json")
         faults += contents_faults(case_id, LABEL, mask.array, contents)
-        if not mask.array.any():
+        if not any(i not in (0, dataset.ignore_id) for i in values):
             faults.append(f"{case_id}: label must mark at least one voxel, got an empty mask. Annotate or remove it.")
     faults += _grid_faults(case_id, "label", mask, "image", image)
     reference = mask or image
@@ -160,7 +161,8 @@ def _case_faults(
         surroundings = _read(dataset.surroundings_path(case_id), case_id, SURROUNDINGS, faults)
         if surroundings is not None:
             known = [0, *dataset.surroundings.values()]
-            faults += _id_faults(case_id, SURROUNDINGS, surroundings.array, known, "surroundings.json")
+            values = np.unique(surroundings.array).tolist()
+            faults += _id_faults(case_id, SURROUNDINGS, surroundings.array, values, known, "surroundings.json")
             faults += _grid_faults(case_id, SURROUNDINGS, surroundings, "label", reference)
     if needs_map or dataset.confidence_path(case_id).is_file():
         confidence = _read(dataset.confidence_path(case_id), case_id, CONFIDENCE, faults)
@@ -205,10 +207,12 @@ def _size_faults(case_id: str, image: Volume) -> Iterator[str]:
         )
 
 
-def _id_faults(case_id: str, what: str, array: np.ndarray, known: Collection[int], source: str) -> Iterator[str]:
+def _id_faults(
+    case_id: str, what: str, array: np.ndarray, values: Collection[int], known: Collection[int], source: str
+) -> Iterator[str]:
     if fault := label_fault(array):
         yield f"{case_id}: {what}: {fault}"
-    elif unknown := sorted(set(np.unique(array).tolist()) - set(known)):
+    elif unknown := sorted(set(values) - set(known)):
         yield (
             f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
             f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from fcas_nnunet.integration.dataset.volumes import LARGEST_WEIGHT, READABLE_FIL
 from fcas_nnunet.intensities import CT
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
+from fcas_nnunet.labels.regions import ids_of, regions_of, roles_of_regions, single_ids
 
 #: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
 ROLES = "fcas_roles"
@@ -28,17 +29,16 @@ READER_ENDINGS: dict[str, tuple[str, ...]] = {
     "NaturalImage2DIO": (".png", ".bmp", ".tif"),
 }
 MAX_LABEL_ID = 255
-#: How to pretrain for a data set with regions, whose single ids have no names.
-REGIONS_REMEDY = (
-    "write a dataset.json with a name for every single id into a data set of its own, generate with --for that one, "
-    "then copy labels and regions_class_order into the dataset.json of what was generated."
-)
+#: A further one: name → id, for ids of regions that have no name of their own.
+NAMES = "fcas_names"
+#: How to name the single ids of regions, by which structures are matched.
+NAMES_REMEDY = f'Name its single ids in its dataset.json: "{NAMES}": {{"left_atrium": 1, ...}}.'
 
 
-def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignore_label: bool = False) -> list[str]:
+def description_faults(content: dict[str, Any], *, any_kind: bool = False) -> list[str]:
     """List the faults of a `dataset.json`, a sentence each, without the file's name.
 
-    The flags are those of `RawDataset.open`.
+    `any_kind` is that of `RawDataset.open`.
     """
     missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
     if missing:
@@ -48,8 +48,13 @@ def description_faults(content: dict[str, Any], *, any_kind: bool = False, ignor
     labels = content["labels"]
     if not isinstance(labels, dict):
         return [*faults, f"labels must be an object of name and id, got a {type(labels).__name__}. Fix the file."]
-    faults += _any_label_faults(content) if any_kind else _label_faults(labels, ignore_label)
-    return [*faults, *_role_faults(content.get(ROLES, {}), labels)]
+    if label_faults := list(_label_faults(content, any_kind)):
+        return [*faults, *label_faults]
+    names = content.get(NAMES, {})
+    if name_faults := list(_name_faults(names, labels)):
+        return [*faults, *name_faults]
+    known = [*labels, *single_ids(labels, names)]
+    return [*faults, *_role_faults(content.get(ROLES, {}), known)]
 
 
 def reader_name(content: dict[str, Any]) -> str:
@@ -79,33 +84,56 @@ def _ending_faults(content: dict[str, Any]) -> Iterator[str]:
 
 
 def read_roles(dataset_json: Path) -> GivenRoles:
-    """Read the roles that a `dataset.json` gives its labels.
+    """Read the roles that a `dataset.json` gives its labels and regions, and those of the single ids of regions.
 
     Raises:
         ValueError: if the file is broken, or names unknown roles or labels that it does not have.
     """
     content = read_json(dataset_json)
-    roles = content.get(ROLES, {})
-    if faults := list(_role_faults(roles, content["labels"])):
+    roles, labels = content.get(ROLES, {}), content["labels"]
+    if faults := list(_role_faults(roles, [*labels, *single_ids(labels, content.get(NAMES))])):
         raise ValueError("\n".join(f"{dataset_json}: {fault}" for fault in faults))
-    return given_roles(content)
+    return {**{name: tuple(map(Role, given)) for name, given in roles.items()}, **given_roles(content)}
 
 
 def given_roles(content: dict[str, Any]) -> GivenRoles:
-    """Return the roles of a `dataset.json` without faults."""
-    return {name: tuple(map(Role, roles)) for name, roles in content.get(ROLES, {}).items()}
+    """Return the roles of the single ids of a `dataset.json` without faults."""
+    labels = content["labels"]
+    given = {name: tuple(map(Role, roles)) for name, roles in content.get(ROLES, {}).items()}
+    return roles_of_regions(given, labels, single_ids(labels, content.get(NAMES)))
+
+
+def read_surroundings(path: Path) -> dict[str, int]:
+    """Read name → id of a `surroundings.json`, without 0; empty where there is no such file.
+
+    Raises:
+        ValueError: if it is broken.
+    """
+    if not path.is_file():
+        return {}
+    labels = read_json(path, "Fix the file.").get("labels")
+    if not isinstance(labels, dict) or not all(
+        type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
+    ):
+        raise ValueError(
+            f'{path}: content must be {{"labels": {{"background": 0, "lungs": 1, ...}}}} with ids up to '
+            f"{MAX_LABEL_ID}, got labels {labels}. Fix the file."
+        )
+    return {name: label_id for name, label_id in labels.items() if label_id != 0}
 
 
 def same_description(key: str, synthetic: Any, real: Any) -> bool:
     """Return whether a key of `dataset.json` means the same to a network in a synthetic and in a real data set.
 
-    nnU-Net's ignore label does not count, since a network has no output for it; channel names are compared as nnU-Net
-    reads them. A value is None where the key is missing.
+    nnU-Net's ignore label does not count, since a network has no output for it; outputs for regions follow the order of
+    the labels; channel names are compared as nnU-Net reads them. A value is None where the key is missing.
     """
 
     def learnt(value: Any) -> Any:
         if key == "labels" and isinstance(value, dict):
-            return {name: i for name, i in value.items() if name != IGNORE}
+            learnt = {name: entry for name, entry in value.items() if name != IGNORE}
+            has_regions = any(isinstance(entry, list) and len(entry) > 1 for entry in learnt.values())
+            return list(learnt.items()) if has_regions else learnt
         return _channel_kinds(value) if key == "channel_names" else value
 
     return bool(learnt(synthetic) == learnt(real))
@@ -144,42 +172,59 @@ def _weight_faults(max_weight: Any) -> Iterator[str]:
         yield f"{MAX_WEIGHT} must be a number from 1 to {LARGEST_WEIGHT}, got {max_weight!r}. Correct it."
 
 
-def _any_label_faults(content: dict[str, Any]) -> list[str]:
-    """List the faults that nnU-Net finds in the labels; regions and an ignore label are accepted."""
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-    try:
-        LabelManager(content["labels"], content.get("regions_class_order"))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return [f"labels must be what nnU-Net's dataset_format.md describes, got '{reason}'. Fix the file."]
-    return []
-
-
-def _label_faults(labels: dict[str, Any], ignore_label: bool) -> list[str]:
-    regions = [name for name, label_id in labels.items() if isinstance(label_id, list)]
-    if regions:
-        return [
-            f"labels must be plain ids, got regions for {', '.join(regions)}. "
-            "The generator draws labels: give it a data set with one id per label."
-        ]
-    if IGNORE in labels and not ignore_label:
-        return ["labels must not have an ignore label, got one. The generator needs every voxel annotated."]
-    ids = list(labels.values())
-    wanted = list(range(len(ids)))
-    if not all(type(label_id) is int for label_id in ids) or sorted(ids) != wanted:
-        return [f"label ids must be 0, 1, 2, ... without gaps, got {ids}. Renumber them."]
+def _label_faults(content: dict[str, Any], any_kind: bool) -> Iterator[str]:
+    """List what nnU-Net does not accept in the labels, and what does not fit into 8 bits."""
+    labels = content["labels"]
+    entries = [i for entry in labels.values() for i in (entry if isinstance(entry, list) and entry else [entry])]
+    if unfit := [i for i in entries if type(i) is not int or i < 0]:
+        yield f"label ids must be whole numbers from 0, or lists of such (regions), got {unfit}. Renumber them."
+        return
     if labels.get(BACKGROUND) != 0:
-        return [f"label 0 must be called {BACKGROUND}, got {labels}. Rename it."]
-    if not 1 < len(ids) <= MAX_LABEL_ID + 1:
-        return [f"labels must name 1 to {MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."]
-    if IGNORE in labels and labels[IGNORE] != len(ids) - 1:
-        return [f"ignore must have the highest label id, {len(ids) - 1}, got {labels[IGNORE]}. Renumber them."]
-    return []
+        yield f"label 0 must be called {BACKGROUND}, got {labels}. Rename it."
+        return
+    regions, ignore = regions_of(labels), labels.get(IGNORE)
+    ids = sorted({i for name, entry in labels.items() if name != IGNORE for i in ids_of(entry)})
+    whole = ids if ignore is None else [*ids, ignore]
+    if ignore is not None and ignore != ids[-1] + 1:
+        highest = ids[-1] if type(ignore) is int and ignore < ids[-1] else ids[-1] + 1
+        yield f"ignore must have the highest label id, {highest}, got {ignore}. Renumber them."
+    elif not regions and ids != list(range(len(ids))):
+        yield f"label ids must be 0, 1, 2, ... without gaps, got {whole}. Renumber them."
+    if not any_kind and not 1 < len(ids) <= MAX_LABEL_ID + 1:
+        yield f"labels must name 1 to {MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."
+    elif ids[-1] > MAX_LABEL_ID and not any_kind:
+        yield f"label ids must be at most {MAX_LABEL_ID}, got {ids[-1]}. Renumber them."
+    if regions:
+        yield from _order_faults(labels, content.get("regions_class_order"))
 
 
-def _role_faults(roles: Any, labels: dict[str, Any]) -> Iterator[str]:
-    """List the faults of the roles that a user has given."""
+def _order_faults(labels: dict[str, Any], order: Any) -> Iterator[str]:
+    """List why nnU-Net does not accept the ids in which it writes overlapping regions."""
+    names = [name for name, entry in labels.items() if name != IGNORE and ids_of(entry) != [0]]
+    if not isinstance(order, list) or len(order) != len(names) or not all(type(i) is int for i in order):
+        yield (
+            f"regions_class_order must list an id for each of the {len(names)} regions and labels, "
+            f"{', '.join(names)}, got {order}. Write it as nnU-Net's region_based_training.md describes."
+        )
+
+
+def _name_faults(names: Any, labels: dict[str, Any]) -> Iterator[str]:
+    """List the faults of names that a user has given to single ids."""
+    if not isinstance(names, dict) or not all(type(i) is int for i in names.values()):
+        yield f"{NAMES} must be an object of name and id, got {names}. Fix the file."
+        return
+    held = {i for ids in regions_of(labels).values() for i in ids}
+    if unknown := [i for i in names.values() if i not in held]:
+        yield f"{NAMES} must name ids of regions, {sorted(held)}, got {unknown}. Correct it."
+    if len(set(names.values())) < len(names):
+        yield f"{NAMES} must give an id one name, got {names}. Correct it."
+    taken = [n for n, i in names.items() if n == IGNORE or (n in labels and ids_of(labels[n]) != [i])]
+    if taken:
+        yield f"{NAMES} must give names that labels does not use otherwise, got {', '.join(taken)}. Rename them."
+
+
+def _role_faults(roles: Any, labels: Collection[str]) -> Iterator[str]:
+    """List the faults of the roles that a user has given to labels."""
     if not isinstance(roles, dict):
         yield f"{ROLES} must be an object of label name and list of roles, got {roles}. Fix the file."
         return

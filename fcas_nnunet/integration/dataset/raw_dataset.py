@@ -15,11 +15,12 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.description import (
     CT_CHANNEL,
-    MAX_LABEL_ID,
     MAX_WEIGHT,
+    NAMES,
     ROLES,
     description_faults,
     given_roles,
+    read_surroundings,
 )
 from fcas_nnunet.integration.dataset.folders import (
     CONFIDENCE,
@@ -50,6 +51,7 @@ from fcas_nnunet.integration.dataset.volumes import (
 from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
+from fcas_nnunet.labels.regions import Entries, ids_of, regions_of, single_ids
 
 DATASET_JSON = "dataset.json"
 SURROUNDINGS_JSON = "surroundings.json"
@@ -64,7 +66,8 @@ class RawDataset:
 
     Attributes:
         folder: `$nnUNet_raw/DatasetNNN_Name`.
-        labels: name → id, background 0 included; without regions, which have several ids, and the ignore label.
+        labels: name → id of every single id of the label map, background 0 included, without the ignore label. Ids of
+            regions have names of their own (`labels.regions.single_ids`).
         surroundings: name → id of the structures in `surroundingsTr`, without 0; empty when there is none.
         case_ids: the training cases, sorted.
         file_ending: file ending of images and labels, usually `.nii.gz`.
@@ -82,14 +85,12 @@ class RawDataset:
     shown: int = 0
 
     @classmethod
-    def open(cls, folder: Path, *, any_kind: bool = False, ignore_label: bool = False) -> RawDataset:
+    def open(cls, folder: Path, *, any_kind: bool = False) -> RawDataset:
         """Read a data set's description and list its cases; `check_dataset` reads the volumes.
 
         Args:
             folder: a raw data set folder, as `resolve_dataset` gives it.
-            any_kind: accept every data set that nnU-Net trains on; by default only plain labels, for which the
-                generator and the scores are made.
-            ignore_label: accept nnU-Net's ignore label, which a synthetic data set may have.
+            any_kind: accept every data set that nnU-Net trains on; by default only 8-bit labels, which can be drawn.
 
         Raises:
             FileNotFoundError: if `dataset.json` is missing.
@@ -97,14 +98,14 @@ class RawDataset:
         """
         parse_name(folder.name)
         content = read_json(folder / DATASET_JSON, _ADVICE)
-        faults = description_faults(content, any_kind=any_kind, ignore_label=ignore_label)
+        faults = description_faults(content, any_kind=any_kind)
         if faults:
             raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
         ending = content["file_ending"]
         return cls(
             folder=folder,
-            labels={name: i for name, i in content["labels"].items() if isinstance(i, int) and name != IGNORE},
-            surroundings=_read_surroundings(folder),
+            labels=single_ids(content["labels"], content.get(NAMES)),
+            surroundings=read_surroundings(folder / SURROUNDINGS_JSON),
             case_ids=_case_ids(folder, content, ending),
             dataset_json=content,
             file_ending=ending,
@@ -124,18 +125,22 @@ class RawDataset:
     @property
     def label_ids(self) -> list[int]:
         """Every id that a label map may contain: ids of labels, of regions and of the ignore label."""
-        ids = self.dataset_json["labels"].values()
-        return sorted({i for entry in ids for i in (entry if isinstance(entry, list) else [entry])})
+        return sorted({i for entry in self.dataset_json["labels"].values() for i in ids_of(entry)})
 
     @property
-    def regions(self) -> list[str]:
-        """Names of the labels that stand for several ids."""
-        return [name for name, entry in self.dataset_json["labels"].items() if isinstance(entry, list)]
+    def regions(self) -> dict[str, list[int]]:
+        """Name → ids of the labels that stand for several ids."""
+        return regions_of(self.dataset_json["labels"])
 
     @property
-    def ignored_ids(self) -> list[int]:
+    def ignore_id(self) -> int | None:
         """The id of nnU-Net's ignore label, if there is one."""
-        return [i for name, i in self.dataset_json["labels"].items() if name == IGNORE]
+        found: int | None = self.dataset_json["labels"].get(IGNORE)
+        return found
+
+    def with_ignored(self, becomes: Mapping[int, int]) -> dict[int, int]:
+        """Add the ignore label to a translation of the label ids: it becomes background."""
+        return {**becomes} if self.ignore_id is None else {**becomes, self.ignore_id: 0}
 
     @property
     def channel_names(self) -> dict[str, str]:
@@ -219,8 +224,8 @@ class RawDataset:
         """Read all volumes of a case.
 
         Returns:
-            Image float32 in its own values with their scales, all channels; mask uint8, surroundings uint8 and
-            confidence float32 in [0, max_weight] where present.
+            Image float32 in its own values with their scales, all channels; mask uint8 (0 where it is to be ignored),
+            surroundings uint8, confidence float32 in [0, max_weight] and ignored voxels where present.
 
         Raises:
             FileNotFoundError: if image or mask is missing.
@@ -239,23 +244,25 @@ class RawDataset:
         """Read the mask alone, and the surroundings where present: no image, no confidence."""
         mask = read_label_map(self.mask_path(case_id))
         path = self.surroundings_path(case_id)
+        ignored = None if self.ignore_id is None else mask.array == self.ignore_id
         return Case(
             case_id=case_id,
             image=None,
-            mask=mask.array,
+            mask=mask.array if ignored is None else np.where(ignored, 0, mask.array).astype(np.uint8),
             affine=mask.affine,
+            ignored=ignored,
             surroundings=read_label_map(path).array if path.is_file() else None,
         )
 
 
-def open_dataset(argument: str, *, by: str = DATA_SET, ignore_label: bool = False) -> RawDataset:
+def open_dataset(argument: str, *, by: str = DATA_SET) -> RawDataset:
     """Open the data set that an id, a full name or the path of its folder names; ids and names have priority.
 
     Raises what `resolve_dataset` and `RawDataset.open` raise; `by` is the flag that named it, for messages.
     """
     by_path = Path(argument).is_dir() and not is_identifier(argument)
     found = Path(argument).resolve() if by_path else resolve_dataset(argument, by=by, also="folder")
-    return RawDataset.open(found, ignore_label=ignore_label)
+    return RawDataset.open(found)
 
 
 def bare_folder(argument: str) -> Path | None:
@@ -282,7 +289,8 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
 
     Args:
         folder: the raw data set folder.
-        case: image (stored by its scale), mask, surroundings, confidence; those that are None are not written.
+        case: image (stored by its scale), mask with the ids to write, surroundings, confidence; those that are None are
+            not written.
         split: "Tr" for training cases, "Ts" for held-out ones.
         before_label: called when all else is written; saves what every complete case must have.
 
@@ -314,7 +322,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
 
 def write_dataset_json(
     folder: Path,
-    labels: Mapping[str, int],
+    labels: Entries,
     num_training: int,
     *,
     channel_names: Mapping[str, str] = CT_CHANNEL,
@@ -329,7 +337,8 @@ def write_dataset_json(
 
     Args:
         folder: the raw data set folder, `DatasetNNN_Name`.
-        labels: name → id, background 0 included.
+        labels: name → id, or ids of a region; background 0 included. Without regions they are sorted by id; with
+            regions nnU-Net's outputs follow their order, and `more` has `regions_class_order`.
         num_training: number of training cases.
         channel_names: number of a channel → its name.
         surroundings: name → id for `surroundings.json`; None or empty when there are none.
@@ -342,7 +351,7 @@ def write_dataset_json(
         atomic_write_json(folder / SURROUNDINGS_JSON, {"labels": {BACKGROUND: 0} | named})
     content: dict[str, Any] = {
         "channel_names": dict(channel_names),
-        "labels": dict(sorted(labels.items(), key=lambda item: item[1])),
+        "labels": dict(labels if regions_of(labels) else sorted(labels.items(), key=lambda item: ids_of(item[1]))),
         "numTraining": num_training,
         "file_ending": FILE_ENDING,
         "name": folder.name,
@@ -355,7 +364,7 @@ def write_dataset_json(
     earlier = next((path for name in (DATASET_JSON, _PUT_ASIDE) if (path := folder / name).is_file()), None)
     if earlier is not None:
         content |= {key: value for key, value in read_json(earlier, _ADVICE).items() if key not in content}
-    faults = description_faults(content, ignore_label=True)
+    faults = description_faults(content)
     if faults:
         raise ValueError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
     atomic_write_json(folder / DATASET_JSON, content)
@@ -367,21 +376,6 @@ def reopen_dataset(folder: Path) -> None:
     (folder / WORK_FOLDER).mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # it was unfinished before, or another process does the same
         os.replace(folder / DATASET_JSON, folder / _PUT_ASIDE)
-
-
-def _read_surroundings(folder: Path) -> dict[str, int]:
-    path = folder / SURROUNDINGS_JSON
-    if not path.is_file():
-        return {}
-    labels = read_json(path, "Fix the file.").get("labels")
-    if not isinstance(labels, dict) or not all(
-        type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
-    ):
-        raise ValueError(
-            f'{path}: content must be {{"labels": {{"background": 0, "lungs": 1, ...}}}} with ids up to '
-            f"{MAX_LABEL_ID}, got labels {labels}. Fix the file."
-        )
-    return {name: label_id for name, label_id in labels.items() if label_id != 0}
 
 
 def training_cases(folder: Path) -> list[str]:

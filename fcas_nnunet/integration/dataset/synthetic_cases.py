@@ -18,6 +18,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     CONFIDENCE_TOLERANCE,
     FILE_ENDING,
     LARGEST_WEIGHT,
+    compact_labels,
     quantise_confidence,
 )
 
@@ -50,7 +51,7 @@ def _steps(confidence: np.ndarray) -> np.ndarray:
 
 #: Part → its voxels as they are stored; all others are channels.
 _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    LABEL: lambda labels: labels.astype(np.uint8),
+    LABEL: compact_labels,
     CONFIDENCE_MAP: _steps,
 }
 

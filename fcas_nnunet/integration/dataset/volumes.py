@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from fcas_nnunet.case import spacing_of
+from fcas_nnunet.case import NUM_CODES, spacing_of
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataset.headers import NIFTI_ENDINGS, lps_affine, reading_fault
 from fcas_nnunet.integration.dataset.whole_files import file_fault
@@ -196,8 +196,13 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
 
 
 def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
-    """Write label ids as uint8."""
-    write_volume(path, labels.astype(np.uint8, casting="same_kind"), affine)
+    """Write label ids as uint8, or as uint16 where 255 labels and the ignore label need it."""
+    write_volume(path, compact_labels(labels), affine)
+
+
+def compact_labels(labels: np.ndarray) -> np.ndarray:
+    """Label ids as they are stored: uint8, or uint16 where an id is above 255."""
+    return labels.astype(np.uint8 if labels.max(initial=0) < NUM_CODES else np.uint16)
 
 
 def write_confidence(path: Path, confidence: np.ndarray, affine: np.ndarray) -> None:

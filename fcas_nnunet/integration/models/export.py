@@ -190,6 +190,8 @@ def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: Slice
     scan = case.image[dataset.shown]
     low, high = _window(dataset, settings) or np.percentile(scan[scan != 0], _ROBUST_PERCENT)
     confidence = np.ones(case.shape, np.float32) if case.confidence is None else case.confidence
+    if case.ignored is not None:  # its mask says background there
+        confidence = np.where(case.ignored, np.float32(0), confidence)
     axial = int(np.abs(case.affine[2, :3]).argmax())
     masks, images, trusts = (np.moveaxis(volume, axial, 0) for volume in (case.mask, scan, confidence))
     boxes = {}

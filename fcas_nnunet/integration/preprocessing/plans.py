@@ -14,7 +14,6 @@ import numpy as np
 from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.dataset.description import (
     READER_ENDINGS,
-    REGIONS_REMEDY,
     reader_name,
     same_description,
 )
@@ -88,8 +87,8 @@ def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
     if synthetic.name == real.name:
         return [f"{synthetic.name}: synthetic and real data set must differ, got one for both. Fix -d or --for."]
     for key, rule, advice in (
-        ("labels", "those", f"{real.name} has regions: {REGIONS_REMEDY}" if real.regions else remedy),
-        ("regions_class_order", "that", "Copy it."),
+        ("labels", "those", remedy),
+        ("regions_class_order", "that", remedy),
         ("channel_names", "those", "nnU-Net normalises by that name: write the same into both dataset.json."),
     ):
         got, wanted = (dataset.dataset_json.get(key) for dataset in (synthetic, real))

@@ -94,7 +94,7 @@ def _scan_paths(dataset: RawDataset) -> list[Path]:
 
 def _digest(dataset: RawDataset, paths: Sequence[Path], more: Mapping[str, Any]) -> str:
     states = [(path.parent.name, path.name, *file_state(path)) for path in paths]
-    names = {"labels": dataset.labels, "channels": dataset.dataset_json["channel_names"]}
+    names = {"labels": dataset.dataset_json["labels"], "channels": dataset.dataset_json["channel_names"]}
     return digest_of({"files": states} | names | dict(more))
 
 

@@ -275,7 +275,11 @@ def test_models_and_predictions_that_cannot_serve_are_refused(
     for change, sentence in (
         ({"channel_names": {"0": "CT", "1": "PET"}}, "scans must have the model's channels, CT, PET, got CT"),
         ({"file_ending": ".nrrd"}, "file_ending must be that of Dataset902_HeartFCaS, .nii.gz, got .nrrd"),
-        ({"labels": {"background": 0, "heart": [1, 2]}}, "without regions or an ignore label, got ['heart']"),
+        (
+            {"labels": {"background": 0, "heart": [1, 2]}},
+            "labels: at least one must match between ['background', 'heart_1',",
+        ),
+        ({"labels": {"background": 0, "heart": [1, "2"]}}, "or lists of such (regions), got ['heart']"),
         ({"labels": {"background": 0, "liver": 1}}, "labels: at least one must match"),
     ):
         atomic_write_json(model / "dataset.json", description | change)

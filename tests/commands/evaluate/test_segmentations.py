@@ -285,8 +285,8 @@ def test_unknown_values_are_listed_for_every_case(
 def test_labels_are_looked_for_and_checked(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["segmentations", "-r", str(folders[0]), "-p", str(folders[1])]
     description = folders[0].parent / "dataset.json"
-    description.write_text(json.dumps({"labels": {"background": 0, "heart": [1, 2]}}))
-    assert_refused(capsys, arguments, "without regions or an ignore label, got ['heart']")
+    description.write_text(json.dumps({"labels": {"background": 0, "heart": [1, -2], "valve": [], "ignore": [3]}}))
+    assert_refused(capsys, arguments, "or lists of such (regions), got ['heart', 'valve', 'ignore']")
     description.write_text("{")
     assert_refused(capsys, arguments, "dataset.json: content must be JSON, got an error")
     description.write_text(json.dumps({"labels": ["background", "heart"]}))

@@ -135,29 +135,16 @@ def test_labels_under_another_data_sets_ids(home, capsys, caplog):
     ):
         assert line in caplog.text
     raw = home / "nnUNet_raw"
-    ours = RawDataset.open(raw / "Dataset905_ForReal", ignore_label=True)
+    ours = RawDataset.open(raw / "Dataset905_ForReal")
     all_labels = RawDataset.open(raw / "Dataset902_SmallFCaS")
     check_dataset(ours)
     assert ours.dataset_json["labels"] == wanted
     assert pair_faults(ours, RawDataset.open(real, any_kind=True)) == []
     assert ours.roles == {"LV": (Role.WALL,)}
     case, original = ours.load_case("fcas_00001"), all_labels.load_case("fcas_00001")
-    np.testing.assert_array_equal(case.mask, np.array([0, 1, 4, 4])[original.mask])
+    np.testing.assert_array_equal(case.mask, original.mask == 1)
+    np.testing.assert_array_equal(case.ignored, original.mask > 1)
     np.testing.assert_array_equal(case.image, original.image)
-    with pytest.raises(ValueError, match="must not have an ignore label, got one"):
-        RawDataset.open(ours.folder)
-
-
-def test_regions_have_no_names_to_match_and_the_message_says_what_to_do(home, capsys):
-    real = home / "nnUNet_raw" / "Dataset951_Regions"
-    write_dataset_json(real, {"background": 0, "LV": 1}, 0)
-    content = json.loads((real / "dataset.json").read_text())
-    regions = {"labels": {"background": 0, "heart": [1, 2], "LV": [2]}, "regions_class_order": [1, 2]}
-    (real / "dataset.json").write_text(json.dumps(content | regions))
-    message = refused(capsys, generate, command(home, "Dataset912_ForRegions", "--for", "951"))
-    assert "--for: labels of Dataset951_Regions must be plain ids" in message
-    assert "got regions heart, LV. Do so: write a dataset.json with a name for every single id" in message
-    assert not (home / "nnUNet_raw" / "Dataset912_ForRegions").exists()
 
 
 def test_scans_of_another_modality_do_not_mix_with_the_generators(home, capsys):

@@ -180,12 +180,9 @@ def test_wrong_maps_are_refused_with_all_that_is_wrong(home: Path, capsys: pytes
         assert part in said
 
 
-def test_names_of_regions_do_not_say_what_an_id_is(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_of_regions_are_named_after_them(home: Path) -> None:
     Path("predictions/dataset.json").write_text('{"labels": {"background": 0, "heart": [1, 2], "LV": 2}}')
-    assert "predictions/dataset.json: labels must be plain ids, got regions heart" in refused(
-        capsys, "--masks", "predictions"
-    )
-    Path("map.yaml").write_text("names: {}\nstructures: {1: RV, 2: LV}")
+    Path("map.yaml").write_text("structures: {heart_1: RV}")
     run("--masks", "predictions:map.yaml")
     assert RawDataset.open(FOLDER).labels == {"background": 0, "RV": 1, "LV": 2}
 

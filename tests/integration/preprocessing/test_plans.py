@@ -44,7 +44,7 @@ def test_data_sets_that_fit_have_no_faults(prepared: Prepared) -> None:
     ours, theirs = (with_json(dataset, **regions) for dataset in (prepared.synthetic, prepared.real))
     assert pair_faults(ours, theirs) == []
     faults = pair_faults(prepared.synthetic, theirs)
-    assert "has regions: write a dataset.json with a name for every single id" in faults[0]
+    assert faults[0].endswith("Generate it with `fcas_generate --for 901`.")
     assert "regions_class_order must be that of" in faults[1]
 
 

@@ -44,7 +44,7 @@ def ball_case(case_id: str, seed: int) -> Case:
     mask = (2 * (radius < 8) - (radius < 5)).astype(np.uint8)
     image = np.array([-80, 350, 120])[mask] + rng.normal(0, 20, shape)
     confidence = np.where(mask > 0, 0.5, 1).astype(np.float32)
-    return Case(case_id, image.round(), mask, affine_of((1.5, 1.4, 1.6), seed), confidence=confidence)
+    return Case(case_id, image.round()[None], mask, affine_of((1.5, 1.4, 1.6), seed), confidence=confidence)
 
 
 @pytest.fixture(scope="module")

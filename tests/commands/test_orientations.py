@@ -121,7 +121,7 @@ def test_drawn_scans_come_back_from_the_working_grid_to_where_they_were(
     first_to_fourth = (indices[labels == 4].mean(axis=0) - indices[labels == 1].mean(axis=0)) * (2.1, 1.9, 2.0)
     tilted = ORIENTATIONS[case_id][2] is not None
     assert first_to_fourth == pytest.approx([24, -13, -4], abs=15 if tilted else 1), "to the head, back and left"
-    for number, found in enumerate((grid.image_to_native(working), grid.confidence_to_native(working))):
+    for number, found in enumerate((grid.image_to_native(working)[0], grid.confidence_to_native(working[0]))):
         path = tmp_path / f"{number}.nii.gz"
         write_volume(path, found, case.affine)
         assert largest_offset(path, places(path, BALLS), BALLS) < VOXEL
@@ -130,7 +130,7 @@ def test_drawn_scans_come_back_from_the_working_grid_to_where_they_were(
 def landmark_confidence(case: Case) -> np.ndarray:
     """Confidence that falls from 1 to 0.1 in every ball."""
     assert case.image is not None
-    return (1 - 0.9 * (case.image - DARK) / (BRIGHT - DARK)).clip(0, 1).astype(np.float32)
+    return (1 - 0.9 * (case.image[0] - DARK) / (BRIGHT - DARK)).clip(0, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize(

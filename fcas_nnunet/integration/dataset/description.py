@@ -43,7 +43,10 @@ def description_faults(content: dict[str, Any], *, any_kind: bool = False) -> li
     missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
     if missing:
         return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
-    faults = [] if any_kind else _channel_faults(content)
+    channels = content["channel_names"]
+    if not isinstance(channels, dict) or not channels or not all(isinstance(name, str) for name in channels.values()):
+        return [f'channel_names must be an object of number and name, {{"0": "CT"}} say, got {channels}. Fix the file.']
+    faults = [] if any_kind else _channel_faults(channels)
     faults += [*_ending_faults(content), *_entry_faults(content), *_weight_faults(content.get(MAX_WEIGHT, 1))]
     labels = content["labels"]
     if not isinstance(labels, dict):
@@ -144,9 +147,8 @@ def _channel_kinds(channels: Any) -> Any:
     return {k: str(v).casefold() for k, v in channels.items()} if isinstance(channels, dict) else channels
 
 
-def _channel_faults(content: dict[str, Any]) -> list[str]:
-    channels = content["channel_names"]
-    if isinstance(channels, dict) and channels and list(channels) == [str(number) for number in range(len(channels))]:
+def _channel_faults(channels: dict[str, str]) -> list[str]:
+    if list(channels) == [str(number) for number in range(len(channels))]:
         return []
     return [f"channel_names must number the channels 0, 1, … in turn, got {channels}. Renumber them."]
 

@@ -50,8 +50,8 @@ def _drop(key: str) -> Callable[[dict], dict]:
             lambda c: c | {"channel_names": {"1": "CT", "0": "PET"}},
             "must number the channels 0, 1, … in turn, got .'1'",
         ),
-        (lambda c: c | {"channel_names": {}}, "must number the channels 0, 1, … in turn, got {}"),
-        (lambda c: c | {"channel_names": ["CT"]}, "must number the channels 0, 1, … in turn, got .'CT'"),
+        (lambda c: c | {"channel_names": {}}, "must be an object of number and name, .*, got {}"),
+        (lambda c: c | {"channel_names": ["CT"]}, "must be an object of number and name, .*, got .'CT'"),
         (lambda c: c | {"fcas_roles": ["LCA"]}, "fcas_roles must be an object of label name and list of roles"),
         (lambda c: c | {"fcas_roles": {"LCA": ["thin"]}}, "fcas_roles must name labels of the data set, got LCA"),
         (

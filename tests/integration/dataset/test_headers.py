@@ -164,6 +164,28 @@ def test_a_nrrd_without_directions_has_voxels_of_a_millimetre(tmp_path: Path) ->
     np.testing.assert_array_equal(read_volume(path).array, VALUES.T)
 
 
+MHA = "ObjectType = Image\nNDims = {}\nDimSize = {}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+
+
+def test_an_mha_without_spacing_has_voxels_of_a_millimetre_and_has_three_dimensions(tmp_path: Path) -> None:
+    plain, more = tmp_path / "plain.mha", tmp_path / "more.mha"
+    plain.write_bytes(MHA.format(3, "9 8 7").encode() + VALUES.T.tobytes())
+    more.write_bytes(MHA.format(4, "9 8 7 1").encode() + VALUES.T.tobytes())
+    np.testing.assert_allclose(read_volume(plain).affine, np.eye(4)[:, [2, 1, 0, 3]])
+    np.testing.assert_array_equal(read_volume(plain).array, VALUES.T)
+    with pytest.raises(ValueError, match="more.mha: volume must have three dimensions, got 9 × 8 × 7 × 1"):
+        read_volume(more)
+
+
+def test_links_are_followed_and_a_dead_one_is_named(tmp_path: Path) -> None:
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(saved(tmp_path, nifti()))
+    np.testing.assert_array_equal(read_volume(link).array, VALUES.T)
+    (tmp_path / "scan.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="link.nii.gz: file must exist"):
+        read_volume(link)
+
+
 @pytest.mark.parametrize(
     ("image", "read", "millimetres"),
     [

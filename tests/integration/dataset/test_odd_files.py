@@ -162,6 +162,15 @@ def test_endings_and_readers_that_do_not_fit_are_refused(entries: dict[str, str]
     assert message in fault
 
 
+@pytest.mark.parametrize("any_kind", [True, False])
+@pytest.mark.parametrize("channels", [5, ["CT"], {}, {"0": 5}, None])
+def test_channels_that_are_no_names_are_refused_for_every_command(channels: object, any_kind: bool) -> None:
+    (fault,) = description_faults(CONTENT | {"channel_names": channels}, any_kind=any_kind)
+    assert (
+        fault == f'channel_names must be an object of number and name, {{"0": "CT"}} say, got {channels}. Fix the file.'
+    )
+
+
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".gipl"])
 @pytest.mark.parametrize("named", [None, "None", "NibabelIOWithReorient", "SimpleITKIOWithReorient"])
 def test_the_reader_is_the_one_that_nnunet_takes(ending: str, named: str | None) -> None:

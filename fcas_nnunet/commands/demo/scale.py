@@ -15,6 +15,8 @@ from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIA
 PRETRAIN_EPOCHS_VARIABLE, REAL_EPOCHS_VARIABLE = "FCAS_DEMO_PRETRAIN_EPOCHS", "FCAS_DEMO_REAL_EPOCHS"
 #: Variable for the seed of weights and batches; if unset, they are random, as in nnU-Net.
 SEED_VARIABLE = "FCAS_DEMO_SEED"
+#: Variable for the number of iterations in an epoch.
+ITERATIONS_VARIABLE = "FCAS_DEMO_ITERATIONS"
 ITERATIONS_PER_EPOCH = 25
 
 

@@ -11,6 +11,7 @@ import torch
 
 from fcas_nnunet.commands.demo.scale import (
     ITERATIONS_PER_EPOCH,
+    ITERATIONS_VARIABLE,
     PRETRAIN_EPOCHS_VARIABLE,
     REAL_EPOCHS_VARIABLE,
     SEED_VARIABLE,
@@ -41,8 +42,8 @@ class _DemoSize(GuardedTrainer):
         device: torch.device = DEFAULT_DEVICE,
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = self._epochs()
-        self.num_iterations_per_epoch = ITERATIONS_PER_EPOCH
+        self.num_epochs = _count(self.EPOCHS_VARIABLE, 8)
+        self.num_iterations_per_epoch = _count(ITERATIONS_VARIABLE, ITERATIONS_PER_EPOCH)
         self.num_val_iterations_per_epoch = 2
         self.save_every = 1
         threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -68,12 +69,6 @@ class _DemoSize(GuardedTrainer):
             np.random.seed(seed)
             torch.manual_seed(seed)
 
-    def _epochs(self) -> int:
-        name, value = self.EPOCHS_VARIABLE, os.environ.get(self.EPOCHS_VARIABLE, "8")
-        if not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"{name}: number of epochs must be a positive integer, got {value}. Set or unset it.")
-        return int(value)
-
     def on_epoch_end(self) -> None:
         """End the epoch as nnU-Net does, but draw pictures after the last alone: they take as long as four steps."""
         if self.current_epoch + 1 < self.num_epochs:
@@ -84,6 +79,14 @@ class _DemoSize(GuardedTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Do nothing: the demo predicts held-out cases afterwards."""
         self.print_to_log_file("Demo size: training cases are not predicted, held-out ones are afterwards.")
+
+
+def _count(name: str, default: int) -> int:
+    """A number that a variable of the environment sets."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"{name}: number must be a positive integer, got {value}. Set or unset it.")
+    return int(value)
 
 
 class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):

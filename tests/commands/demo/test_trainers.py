@@ -20,7 +20,7 @@ def test_demo_sizes_follow_their_variables(prepared: Prepared, monkeypatch: pyte
     assert [trainer.num_epochs for trainer in built] == [3, 2, 2]
     assert {(t.num_iterations_per_epoch, t.num_val_iterations_per_epoch) for t in built} == {(25, 2)}
     monkeypatch.setenv("FCAS_DEMO_REAL_EPOCHS", "two")
-    with pytest.raises(ValueError, match="FCAS_DEMO_REAL_EPOCHS: number of epochs must be a positive integer, got two"):
+    with pytest.raises(ValueError, match="FCAS_DEMO_REAL_EPOCHS: number must be a positive integer, got two"):
         build(prepared, names[1])
 
 

@@ -1,0 +1,332 @@
+"""Read an experiment, and lay it out as stages: data, generator, synthetic sets, and every arm's network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from network import model_folder
+from sets import CONFIGURATION, WEIGHINGS
+from stages import Stage
+
+from fcas_nnunet.commands.demo.scale import (
+    ITERATIONS_VARIABLE,
+    PRETRAIN_EPOCHS_VARIABLE,
+    REAL_EPOCHS_VARIABLE,
+    SEED_VARIABLE,
+)
+from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
+
+HERE = Path(__file__).parent
+PLANS = "nnUNetPlansBench"
+#: Raised when trainings learn differently by a change that their commands do not show.
+TRAINING = "1"
+_GENERATOR = ("fcas_nnunet/generator", "fcas_nnunet/labels", "fcas_nnunet/config")
+_SOURCE = ("fcas_nnunet/commands/generate", *_GENERATOR)
+_PREPARE = ("fcas_nnunet/integration/preprocessing", "fcas_nnunet/integration/dataset")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What the first phase of a network's training sees; the second sees the labelled scans.
+
+    Attributes:
+        source: of its synthetic scans, by `fcas_generate --source`; None = the labelled scans in both phases.
+        confidence: of drawn scans, by `fcas_generate --confidence`.
+        weights: instead of the scans' own confidence.
+        augmentation: of nnU-Net; "" is its default.
+        joint: labelled and synthetic scans together, for as many steps as both phases have.
+    """
+
+    source: str | None = None
+    confidence: str = "own"
+    weights: str = "own"
+    augmentation: str = ""
+    joint: bool = False
+
+    @property
+    def made(self) -> str:
+        """Name of the set that `fcas_generate` makes for it."""
+        return f"{self.source}" if self.confidence == "own" else f"{self.source}_{self.confidence}"
+
+    @property
+    def dataset(self) -> str:
+        """Name of the set that its network is trained on first."""
+        weighed = self.made if self.weights == "own" else f"{self.made}_{self.weights}"
+        return f"{weighed}_joint" if self.joint else weighed
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of an experiment: what a machine can do."""
+
+    device: str
+    labelled: Mapping[int, Sequence[str]]  # patients with labels → arms
+    seeds: Sequence[int]
+    preset: str  # of the generator
+    synthetic: int  # scans of each set
+    features: Sequence[int]  # of nnU-Net, per stage
+    patch: Sequence[int]
+    batch: int
+    iterations: int  # of an epoch
+    epochs: tuple[int, int]  # of the two phases
+    step_size: float  # of nnU-Net's sliding window, over the held-out scans
+    config: str = ""  # of the generator instead of the preset, a file in generators/
+    phantoms: Mapping[str, Any] | None = None  # instead of the experiment's own scans
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of every network."""
+        return self.iterations * sum(self.epochs)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment at a scale."""
+
+    name: str
+    title: str
+    bank: str  # folder of the scans, a raw data set with imagesTs and labelsTs
+    patient: str  # pattern of a patient's name in ids
+    arms: Mapping[str, Arm]
+    planned: Sequence[tuple[str, str]]  # comparisons that were decided before the runs: less, of
+    scale_name: str
+    scale: Scale
+
+    @classmethod
+    def read(cls, name: str, scale: str) -> Experiment:
+        """Read `experiments/NAME.yaml`.
+
+        Raises:
+            ValueError: listing what is wrong in it, one a line.
+        """
+        path = HERE / "experiments" / f"{name}.yaml"
+        if not path.is_file():
+            raise ValueError(f"--experiment: must be one of {', '.join(experiment_names())}, got {name}.")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if scale not in content["scales"]:
+            raise ValueError(f"--scale: must be one of {', '.join(content['scales'])}, got {scale}.")
+        arms = {key: Arm(**(values or {})) for key, values in content["arms"].items()}
+        settings = content["scales"][scale]
+        unknown = settings.keys() - {entry.name for entry in fields(Scale)}
+        faults = [f"{path}: scale {scale} must not name {key}. Remove it." for key in sorted(unknown)]
+        planned = [tuple(pair) for pair in content["planned"]]
+        named = [*(arm for pair in planned for arm in pair), *(a for s in settings["labelled"].values() for a in s)]
+        faults += [f"{path}: arms must have {arm}, got {', '.join(arms)}." for arm in set(named) - arms.keys()]
+        for key, arm in arms.items():
+            if arm.source not in (None, *ScanSource) or arm.weights not in ("own", *WEIGHINGS):
+                faults.append(f"{path}: {key} must have a known source and weights, got {arm}.")
+        if faults:
+            raise ValueError("\n".join(faults))
+        settings["epochs"] = tuple(settings["epochs"])
+        return cls(
+            name, content["title"], content["bank"], content.get("patient", ".+"), arms, planned, scale,
+            Scale(**settings),
+        )  # fmt: skip
+
+
+def experiment_names() -> list[str]:
+    """The experiments that there are."""
+    return sorted(path.stem for path in (HERE / "experiments").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network: an arm, trained on so many patients with a seed."""
+
+    labelled: int
+    arm: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of its stages' folder."""
+        return f"n{self.labelled}/seed{self.seed}/{self.arm}"
+
+
+class Layout:
+    """Where an experiment's data sets and results lie, and the stages that make them."""
+
+    def __init__(self, experiment: Experiment, folder: Path, scans: Path | None) -> None:
+        self.experiment, self.scale, self.folder = experiment, experiment.scale, folder
+        self.raw, self.results = folder / "nnUNet_raw", folder / "nnUNet_results"
+        self.bank = folder / "bank" / experiment.bank if self.scale.phantoms else (scans or Path()) / experiment.bank
+
+    def runs(self) -> list[Run]:
+        """All networks: every arm with the first seed first, so that the table is whole early."""
+        return [
+            Run(count, arm, seed)
+            for seed in self.scale.seeds
+            for count, arms in self.scale.labelled.items()
+            for arm in arms
+        ]
+
+    def scores(self, run: Run) -> Path:
+        """The scores of a network's segmentations of the held-out scans."""
+        return self.folder / "scores" / f"{run.key}.json"
+
+    def real(self, count: int) -> str:
+        """Name of the data set of so many patients."""
+        return f"Dataset{self._first_id(count):03d}_Real{count}"
+
+    def dataset(self, run: Run, name: str) -> str:
+        """Name of a synthetic data set."""
+        arms = self.scale.labelled[run.labelled]
+        names = list(dict.fromkeys(
+            part for key in arms if (arm := self.experiment.arms[key]).source
+            for part in (arm.made, Arm(arm.source, arm.confidence, arm.weights).dataset, arm.dataset)
+        ))  # fmt: skip
+        number = self._first_id(run.labelled) + 1 + names.index(name) + self.scale.seeds.index(run.seed) * len(names)
+        return f"Dataset{number:03d}_{re.sub('[^A-Za-z]', '', name.title())}"
+
+    def stages(self) -> list[Stage]:
+        """All stages in an order in which they can run, without repetition."""
+        found = {stage.name: stage for run in self.runs() for stage in self._of_run(run)}
+        return list(found.values())
+
+    def _of_run(self, run: Run) -> Iterator[Stage]:
+        arm, scale = self.experiment.arms[run.arm], self.scale
+        yield from self._real_stages(run.labelled)
+        real, first = self.real(run.labelled), self.real(run.labelled)
+        plans, data = PLANS, f"n{run.labelled}/preprocess"
+        if arm.source:
+            yield from self._set_stages(run, arm)
+            first = self.dataset(run, arm.dataset)
+            plans, data = f"{PLANS}From{real[7:10]}", f"n{run.labelled}/seed{run.seed}/prepare_{arm.dataset}"
+        kind = "CAL" if arm.source else arm.augmentation
+        begin = f"nnUNetTrainer{kind}_demo" if kind == "CAL" else f"nnUNetTrainer{kind}_bench" if kind else _BASELINE
+        end = f"nnUNetTrainer{arm.augmentation}Finetune_bench" if arm.augmentation else "nnUNetTrainerCALFinetune_demo"
+        networks = self.folder / "networks" / run.key
+        epochs = (sum(scale.epochs), 0) if arm.joint else scale.epochs
+        environment = {
+            "nnUNet_results": str(networks), SEED_VARIABLE: str(run.seed), ITERATIONS_VARIABLE: str(scale.iterations),
+            "FCAS_BENCH_TRAINING": TRAINING,
+        }  # fmt: skip
+        device = ("-device", scale.device)
+
+        def train(name: str, dataset: str, plans: str, trainer: str, epochs: int, *more: str, needs: str) -> Stage:
+            variables = {PRETRAIN_EPOCHS_VARIABLE: str(epochs), REAL_EPOCHS_VARIABLE: str(epochs)}
+            return Stage(
+                f"{run.key}/{name}", name, 300,
+                ("python", str(HERE / "network.py"), str(networks), dataset, plans, trainer, *device, *more),
+                (model_folder(networks, dataset, plans, trainer),), (needs,), environment=environment | variables,
+            )  # fmt: skip
+
+        last = train("phase1", first, plans, begin, epochs[0], needs=data)
+        yield last
+        if epochs[1]:
+            weights = str(last.makes[0] / "fold_all" / FINAL_CHECKPOINT)
+            last = train(
+                "phase2", real, PLANS, end, epochs[1], "-pretrained_weights", weights, needs=f"{run.key}/phase1"
+            )
+            yield last
+        predictions = self.folder / "predictions" / run.key
+        yield Stage(
+            f"{run.key}/predict", "predict", 120,
+            ("nnUNetv2_predict_from_modelfolder", "-i", str(self.bank / "imagesTs"), "-o", str(predictions),
+             "-m", str(last.makes[0]), "-f", "all", *device, "--disable_tta", "-step_size", str(scale.step_size),
+             "--continue_prediction", "-npp", "1", "-nps", "1"),
+            (predictions,), (last.name,), environment=environment,
+        )  # fmt: skip
+        yield Stage(
+            f"{run.key}/score", "score", 30,
+            ("fcas_evaluate", "segmentations", "-r", str(self.bank / "labelsTs"), "-p", str(predictions), "-o",
+             str(self.scores(run)), "-np", "1", "--labels", str(self.raw / real / "dataset.json")),
+            (self.scores(run),), (f"{run.key}/predict",), code=("fcas_nnunet/evaluation/segmentation",),
+        )  # fmt: skip
+
+    def _real_stages(self, count: int) -> Iterator[Stage]:
+        """The labelled scans, nnU-Net's plans for them, and their preprocessing."""
+        scale, real = self.scale, self.real(count)
+        needs: tuple[str, ...] = ()
+        if scale.phantoms:
+            flags = [word for key, value in scale.phantoms.items() for word in (f"--{key}", *map(str, _listed(value)))]
+            name = self.experiment.bank
+            yield Stage(
+                "bank", "bank", 60,
+                ("fcas_phantom", "-d", name, *(flag.replace("--n", "-n") if flag == "--n" else flag for flag in flags),
+                 "-np", "1"),
+                (self.bank,), code=("fcas_nnunet/datasets/phantom",), environment={"nnUNet_raw": str(self.bank.parent)},
+            )  # fmt: skip
+            needs = ("bank",)
+        reads = () if scale.phantoms else (self.bank / "imagesTr", self.bank / "labelsTr")
+        sets = str(HERE / "sets.py")
+        yield Stage(
+            f"n{count}/labelled", "labelled", 5,
+            ("python", sets, "labelled", str(self.bank), str(self.raw / real), "-n", str(count), "--patient",
+             self.experiment.patient),
+            (self.raw / real,), needs, reads,
+        )  # fmt: skip
+        numbers = [*map(str, scale.features), "--patch", *map(str, scale.patch), "--batch", str(scale.batch)]
+        prepared = self.folder / "nnUNet_preprocessed" / real
+        yield Stage(
+            f"n{count}/plans", "plans", 20,
+            ("python", sets, "plans", real, "--name", PLANS, "--features", *numbers),
+            (prepared / f"{PLANS}.json",), (f"n{count}/labelled",), code=_PREPARE,
+        )  # fmt: skip
+        yield Stage(
+            f"n{count}/preprocess", "preprocess", 20,
+            ("nnUNetv2_preprocess", "-d", real[7:10], "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "1"),
+            (prepared / f"nnUNetPlans_{CONFIGURATION}",), (f"n{count}/plans",),
+        )  # fmt: skip
+
+    def _set_stages(self, run: Run, arm: Arm) -> Iterator[Stage]:
+        """The generator, if scans are drawn; the arm's synthetic set; and its preprocessing."""
+        scale, real, prefix = self.scale, self.real(run.labelled), f"n{run.labelled}"
+        config = HERE / "generators" / scale.config
+        model = ("--config", str(config)) if scale.config else ("--preset", scale.preset)
+        needs, reads = [f"{prefix}/labelled"], (config,) if scale.config else ()
+        if arm.source in (ScanSource.DRAWN, ScanSource.MIXED):
+            yield Stage(
+                f"{prefix}/generator", "generator", 600,
+                ("fcas_train", "-d", real, *model, "-device", scale.device), (self.results / real,), tuple(needs),
+                reads, _GENERATOR,
+            )  # fmt: skip
+            needs.append(f"{prefix}/generator")
+        made = self.dataset(run, arm.made)
+        chosen = () if arm.confidence == "own" else ("--confidence", arm.confidence)
+        prefix = f"{prefix}/seed{run.seed}"
+        yield Stage(
+            f"{prefix}/generate_{arm.made}", f"generate {arm.source}", 200,
+            ("fcas_generate", "-d", real, "-o", made, "-n", str(scale.synthetic), "--seed", str(run.seed), "--source",
+             str(arm.source), *chosen, *model, "-device", scale.device, "-np", "1"),
+            (self.raw / made,), tuple(needs), reads, _SOURCE,
+        )  # fmt: skip
+        last, name = f"{prefix}/generate_{arm.made}", made
+        sets = str(HERE / "sets.py")
+        if arm.weights != "own":
+            weighed = self.dataset(run, Arm(arm.source, arm.confidence, arm.weights).dataset)
+            yield Stage(
+                f"{prefix}/weigh_{weighed[11:]}", "weigh", 20,
+                ("python", sets, "weigh", str(self.raw / name), str(self.raw / weighed), "--weights", arm.weights),
+                (self.raw / weighed,), (last,),
+            )  # fmt: skip
+            last, name = f"{prefix}/weigh_{weighed[11:]}", weighed
+        if arm.joint:
+            joined = self.dataset(run, arm.dataset)
+            yield Stage(
+                f"{prefix}/join_{joined[11:]}", "join", 5,
+                ("python", sets, "join", str(self.raw / real), str(self.raw / name), str(self.raw / joined)),
+                (self.raw / joined,), (last, f"n{run.labelled}/labelled"),
+            )  # fmt: skip
+            last, name = f"{prefix}/join_{joined[11:]}", joined
+        yield Stage(
+            f"{prefix}/prepare_{arm.dataset}", "prepare", 60,
+            ("fcas_prepare", "-d", name, "--for", real, "-c", CONFIGURATION, "-p", PLANS, "-np", "1"),
+            (self.folder / "nnUNet_preprocessed" / name,), (last, f"n{run.labelled}/preprocess"), code=_PREPARE,
+        )  # fmt: skip
+
+    def _first_id(self, count: int) -> int:
+        return 500 + 120 * list(self.scale.labelled).index(count)
+
+
+_BASELINE = "nnUNetTrainer_fcasDemo"
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

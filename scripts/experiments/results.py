@@ -1,0 +1,144 @@
+"""Results of an experiment: a JSON line per arm, seed and case; the tables and figures of docs/results.md from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plan import Experiment, Layout, Run
+from stages import Stage, Store
+
+from fcas_nnunet.evaluation.statistics.comparison import holm
+from fcas_nnunet.evaluation.statistics.crossed import CrossedMean, crossed_mean
+from fcas_nnunet.files import atomic_write_text
+
+RDICE_RADIUS = "2"
+#: (labelled, arm) → (seed, case) → a measure in %.
+Means = dict[tuple[int, str], dict[tuple[int, str], float]]
+
+
+def collect(experiment: Experiment, layout: Layout, store: Store) -> list[dict[str, Any]]:
+    """A record for every network, held-out case and label that was scored."""
+    stages = {stage.name: stage for stage in layout.stages()}
+    records = []
+    for run in layout.runs():
+        if not store.stamp(f"{run.key}/score") or not layout.scores(run).is_file():
+            continue
+        arm = experiment.arms[run.arm]
+        facts = {
+            "experiment": experiment.name, "scale": experiment.scale_name, "arm": run.arm, "seed": run.seed,
+            "labelled": run.labelled, "synthetic": experiment.scale.synthetic if arm.source else 0,
+            "steps": experiment.scale.steps, "seconds": round(_seconds(stages, store, f"{run.key}/score")),
+        }  # fmt: skip
+        for case_id, labels in json.loads(layout.scores(run).read_text())["cases"].items():
+            for label, scores in labels.items():
+                measures = {"dice": scores["dice"], "rdice": scores["rdice"][RDICE_RADIUS]}
+                further = {name: scores.get(name) for name in ("hd95_mm", "pieces_error")}
+                records.append(facts | {"case": case_id, "label": label} | measures | further)
+    return records
+
+
+def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as JSON lines."""
+    atomic_write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def case_means(records: Sequence[Mapping[str, Any]], measure: str) -> Means:
+    """Mean of a measure over the labels of every case."""
+    values: dict[tuple[int, str], dict[tuple[int, str], list[float]]] = {}
+    for record in records:
+        of_arm = values.setdefault((record["labelled"], record["arm"]), {})
+        of_arm.setdefault((record["seed"], record["case"]), []).append(record[measure])
+    return {
+        arm: {key: 100 * float(np.nanmean(scores)) for key, scores in cases.items()} for arm, cases in values.items()
+    }
+
+
+def compared(first: Mapping[tuple[int, str], float], second: Mapping[tuple[int, str], float]) -> CrossedMean | None:
+    """First less second, over the seeds and cases of both; None where two seeds are not there yet."""
+    seeds = sorted({seed for seed, _ in first} & {seed for seed, _ in second})
+    cases = sorted({case for _, case in first} & {case for _, case in second})
+    table = [[first[seed, case] - second[seed, case] for case in cases] for seed in seeds]
+    return crossed_mean(np.array(table)) if len(seeds) > 1 and len(cases) > 1 else None
+
+
+def report(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
+    """The experiment's section of docs/results.md."""
+    lines = [f"## {experiment.title}", ""]
+    dice, rdice = case_means(records, "dice"), case_means(records, "rdice")
+    for count in experiment.scale.labelled:
+        arms = [arm for arm in experiment.arms if (count, arm) in dice]
+        if not arms:
+            continue
+        lines += [
+            f"### {count} labelled patients", "",
+            "| arm | labelled scans seen | synthetic scans seen | steps | seconds | seeds × scans | Dice % | RDice % |",
+            "|---|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for arm in arms:
+            of_arm = [record for record in records if (record["labelled"], record["arm"]) == (count, arm)]
+            seeds = {record["seed"] for record in of_arm}
+            cases = {record["case"] for record in of_arm}
+            seconds = np.mean([record["seconds"] for record in of_arm])
+            lines.append(
+                f"| {arm} | {count} | {of_arm[0]['synthetic']} | {of_arm[0]['steps']} | {seconds:.0f} | "
+                f"{len(seeds)} × {len(cases)} | {_spread(dice[count, arm])} | {_spread(rdice[count, arm])} |"
+            )
+        lines += ["", *_planned(experiment, count, dice, rdice), ""]
+    return "\n".join(lines)
+
+
+def _planned(experiment: Experiment, count: int, dice: Means, rdice: Means) -> list[str]:
+    """The planned comparisons that the records allow, corrected for their number."""
+    pairs = [pair for pair in experiment.planned if all((count, arm) in dice for arm in pair)]
+    found = {pair: compared(dice[count, pair[0]], dice[count, pair[1]]) for pair in pairs}
+    ready = {pair: result for pair, result in found.items() if result is not None}
+    if not ready:
+        return ["Comparisons follow with the second seed."]
+    corrected = dict(zip(ready, holm([result.p_value for result in ready.values()]), strict=True))
+    lines = [
+        "| first less second | Dice | 95 % | p, Holm | detectable | SD seeds / scans / rest | RDice | 95 % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for pair, result in ready.items():
+        other = compared(rdice[count, pair[0]], rdice[count, pair[1]])
+        assert other is not None, "both measures have the same cases"
+        parts = f"{result.seed_std:.1f} / {result.case_std:.1f} / {result.rest_std:.1f}"
+        lines.append(
+            f"| {pair[0]} − {pair[1]} | {result.mean:+.1f} | {_range(result)} | {corrected[pair]:.3f} | "
+            f"{result.detectable:.1f} | {parts} | {other.mean:+.1f} | {_range(other)} |"
+        )
+    return lines
+
+
+def _spread(values: Mapping[Any, float]) -> str:
+    scores = np.array(list(values.values()))
+    return f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}" if scores.size > 1 else f"{scores.mean():.1f}"
+
+
+def _range(result: CrossedMean) -> str:
+    return f"{result.interval[0]:+.1f} … {result.interval[1]:+.1f}"
+
+
+def _seconds(stages: Mapping[str, Stage], store: Store, name: str) -> float:
+    """Seconds of a stage and of all that it needs."""
+    found, waiting = set(), [name]
+    while waiting:
+        stage = stages[waiting.pop()]
+        if stage.name not in found:
+            found.add(stage.name)
+            waiting += stage.needs
+    return sum(store.stamp(each).get("seconds", 0.0) for each in found)
+
+
+def all_runs(records: Sequence[Mapping[str, Any]]) -> set[Run]:
+    """The networks that records are of."""
+    return {Run(record["labelled"], record["arm"], record["seed"]) for record in records}

@@ -1,0 +1,187 @@
+"""Run an experiment: does pretraining on synthetic scans help, from n labelled scans and nothing else?
+
+    python scripts/experiments/run.py --list
+    python scripts/experiments/run.py --experiment left_atrium --scale smoke
+    python scripts/experiments/run.py --experiment left_atrium --scale cpu --scans DATA --forecast
+    python scripts/experiments/run.py --experiment left_atrium --scale cpu --scans DATA --only 'n8/*'
+
+DATA holds the real data sets in nnU-Net's raw format; FCAS_BENCH_SCANS names it as well. Killed and started again, the
+same command goes on; what nothing has changed for is not run again. Results are lines of JSON in the run's folder; with
+--record they are copied beside the experiments, and docs/results.md is written from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from fnmatch import fnmatch
+from pathlib import Path
+from queue import SimpleQueue
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from plan import HERE, Experiment, Layout, experiment_names
+from results import collect, read_lines, report, write_lines
+from stages import Stage, StageFailedError, Store
+
+from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.environment.checks import cpu_settings
+from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
+from fcas_nnunet.machine import available_cores
+
+RECORDS = HERE / "records"
+PAGE = HERE.parents[1] / "docs" / "results.md"
+_HEAD = """# Results
+Written by `scripts/experiments/run.py` from the lines in `scripts/experiments/records`; do not edit.
+
+Every network of an experiment is nnU-Net's, with the same plans, number of optimiser steps, schedule and, for a seed,
+initial weights. The first phase of training sees the arm's scans, the second the labelled scans. Generator, masks and
+templates have seen the labelled scans alone. Dice and RDice are means over labels, ± the standard deviation over scans
+and seeds. Differences are paired by scan and seed; their 95 % intervals are for other seeds *and* other scans (two-way
+random effects); p values are corrected over the planned comparisons of a table (Holm). *Detectable* is the difference
+that would be found with a probability of 80 %.
+"""
+
+logger = logging.getLogger("bench")
+
+
+def main() -> int:
+    """Run what is asked for."""
+    args = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if args.list:
+        for name in experiment_names():
+            print(f"{name:<14}{Experiment.read(name, 'smoke').title}")
+        return 0
+    experiment = Experiment.read(args.experiment, args.scale)
+    if not experiment.scale.phantoms and not args.scans:
+        raise ValueError(f"--scans: folder of {experiment.bank} must be given, got none.")
+    folder = (args.o / experiment.name / experiment.scale_name).resolve()
+    layout = Layout(experiment, folder, args.scans and args.scans.resolve())
+    store = Store(folder, _environment(folder))
+    stages = _wanted(layout.stages(), args.only)
+    if args.forecast:
+        todo = [stage for stage in stages if not store.stamp(stage.name)]
+        print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / args.jobs:.1f} h")
+        return 0
+    with exclusive(folder):
+        for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (folder / root).mkdir(parents=True, exist_ok=True)
+        failed = _run(stages, store, args.jobs)
+        records = collect(experiment, layout, store)
+        write_lines(folder / "results.jsonl", records)
+        print(report(experiment, records))
+        if args.record:
+            RECORDS.mkdir(exist_ok=True)
+            shutil.copy(folder / "results.jsonl", RECORDS / f"{experiment.name}.jsonl")
+            write_page(args.scale)
+    for name, error in failed.items():
+        print(f"{name} failed: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write_page(scale: str) -> None:
+    """Write docs/results.md from all records."""
+    sections = [report(Experiment.read(path.stem, scale), read_lines(path)) for path in sorted(RECORDS.glob("*.jsonl"))]
+    atomic_write_text(PAGE, "\n".join([_HEAD, *sections]))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="name the experiments and stop")
+    parser.add_argument("--experiment", default="left_atrium", metavar="NAME")
+    parser.add_argument("--scale", default="smoke", choices=("smoke", "cpu", "gpu"))
+    parser.add_argument("--scans", type=Path, default=os.environ.get("FCAS_BENCH_SCANS"), metavar="DIR")
+    parser.add_argument("-o", type=Path, default=Path("bench"), metavar="DIR", help="work folder (./bench)")
+    parser.add_argument("--only", metavar="PATTERN", help="networks to make, as n8/seed0/warped; * is any")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="stages at once (one per core)")
+    parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
+    parser.add_argument("--record", action="store_true", help="keep the results beside the experiments")
+    args = parser.parse_args()
+    args.scans = Path(args.scans) if args.scans else None
+    return args
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    roots = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    shims = [*all_shim_folders(), HERE / "nnunet_ext"]
+    return {
+        **roots, **cpu_settings(), EXT_TRAINER_VARIABLE: ext_trainer_value(folders=shims), "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+def _wanted(stages: Sequence[Stage], pattern: str | None) -> list[Stage]:
+    """The stages of networks that a pattern names, and all that they need."""
+    if pattern is None:
+        return list(stages)
+    by_name = {stage.name: stage for stage in stages}
+    waiting = [stage.name for stage in stages if fnmatch(stage.name.rsplit("/", 1)[0], pattern)]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += by_name[name].needs
+    return [stage for stage in stages if stage.name in found]
+
+
+def _run(stages: Sequence[Stage], store: Store, jobs: int) -> dict[str, str]:
+    """Run stages, as many at once as there are jobs, each tied to a core; returns name → message of what failed."""
+    ended: set[str] = set()
+    failed: dict[str, str] = {}
+    waiting = list(stages)
+    cores: SimpleQueue[int | None] = SimpleQueue()
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None] * jobs
+    for number in range(jobs):
+        cores.put(usable[number % len(usable)] if jobs > 1 else None)
+
+    def work(stage: Stage) -> None:
+        core = cores.get()
+        try:
+            if not store.is_done(stage):
+                start = time.monotonic()
+                store.run(stage, core)
+                left = store.seconds_of([other for other in stages if other.name not in ended | {stage.name}])
+                logger.info(
+                    f"{len(ended) + 1}/{len(stages)} {stage.name} ({time.monotonic() - start:.0f} s); at most "
+                    f"{left / jobs / 60:.0f} min left"
+                )
+        finally:
+            cores.put(core)
+
+    running: dict[Future[None], Stage] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            for stage in list(waiting):
+                if failed.keys() & set(stage.needs):
+                    failed[stage.name] = "what it needs failed"
+                    waiting.remove(stage)
+                elif set(stage.needs) <= ended and len(running) < jobs:
+                    waiting.remove(stage)
+                    running[pool.submit(work, stage)] = stage
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                stage = running.pop(future)
+                try:
+                    future.result()
+                    ended.add(stage.name)
+                except StageFailedError as error:
+                    failed[stage.name] = str(error)
+                    logger.error(str(error))
+    return failed
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

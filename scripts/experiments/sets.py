@@ -1,0 +1,149 @@
+"""Data sets of an experiment: the n labelled scans, the same drawings under other maps, real and synthetic joined.
+
+python sets.py labelled BANK DATASET -n 8 [--patient REGEX]
+python sets.py plans DATASET --name PLANS --features 8 16 32 --patch 32 48 48 --batch 2
+python sets.py weigh SYNTHETIC DATASET --weights uniform|mean|shuffled
+python sets.py join REAL SYNTHETIC DATASET
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.integration.dataset.folders import resolve_dataset
+from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, case_contents
+from fcas_nnunet.integration.dataset.volumes import write_confidence
+from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
+from fcas_nnunet.json_files import read_json
+from fcas_nnunet.seeds import derive_seed
+
+CONFIGURATION = "3d_fullres"
+Weighing = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+
+
+def shuffled(confidence: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The map's values, shuffled inside the structures and outside: the same weights on either side."""
+    result = confidence.copy()
+    for where in (mask > 0, mask == 0):
+        result[where] = rng.permutation(result[where])
+    return result
+
+
+def averaged(confidence: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The map's mean, inside the structures and outside: the map's weights without its knowledge."""
+    result = np.empty_like(confidence)
+    for where in (mask > 0, mask == 0):
+        result[where] = confidence[where].mean() if where.any() else 1.0
+    return result
+
+
+def uniform(confidence: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Full confidence."""
+    return np.ones_like(confidence)
+
+
+WEIGHINGS: dict[str, Weighing] = {"uniform": uniform, "mean": averaged, "shuffled": shuffled}
+
+
+def labelled(bank: Path, folder: Path, count: int, patient: str) -> None:
+    """Copy the scans of the first patients of a data set; a patient's scans stay together.
+
+    Args:
+        bank: raw data set.
+        folder: raw data set to write.
+        count: number of patients.
+        patient: pattern whose match in a case's id names its patient.
+    """
+    source = RawDataset.open(bank, any_kind=True)
+    patients = {case_id: re.search(patient, case_id) for case_id in source.case_ids}
+    if unknown := [case_id for case_id, match in patients.items() if match is None]:
+        raise SystemExit(f"{bank}: ids must hold {patient}, got {', '.join(unknown)}.")
+    names = sorted({match[0] for match in patients.values() if match})[:count]
+    if len(names) < count:
+        raise SystemExit(f"{bank}: must hold {count} patients, got {len(names)}.")
+    taken = [case_id for case_id, match in patients.items() if match and match[0] in names]
+    for case_id in taken:
+        for path in (*source.image_paths(case_id), source.mask_path(case_id)):
+            (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / path.parent.name / path.name)
+    atomic_write_json(folder / "dataset.json", source.dataset_json | {"numTraining": len(taken), "name": folder.name})
+
+
+def weigh(source: Path, folder: Path, weights: str) -> None:
+    """Copy a synthetic data set, its scans and labels the same, under other confidence maps."""
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("dataset.json", "fcas_manifest*"))
+    dataset, manifest = RawDataset.open(source, any_kind=True), Manifest(folder)
+    manifest.begin()
+    for case_id, record in Manifest(source).read().items():
+        case = dataset.load_case(case_id)
+        assert case.confidence is not None, "synthetic cases have maps"
+        rng = np.random.default_rng(derive_seed(0, "weights", case_id))
+        confidence = WEIGHINGS[weights](case.confidence, case.mask, rng).astype(np.float32)
+        write_confidence(folder / "confidenceTr" / f"{case_id}.nii.gz", confidence, case.affine)
+        hashes = case_contents(replace(case, confidence=confidence))
+        manifest.append(record | {CONTENTS: record[CONTENTS] | {CONFIDENCE_MAP: hashes[CONFIDENCE_MAP]}})
+    manifest.finalise()
+    atomic_write_json(folder / "dataset.json", read_json(source / "dataset.json") | {"name": folder.name})
+
+
+def join(real: Path, synthetic: Path, folder: Path) -> None:
+    """Put the real scans, fully trusted, into a copy of a synthetic data set."""
+    shutil.copytree(synthetic, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("dataset.json"))
+    scans = RawDataset.open(real, any_kind=True)
+    for case_id in scans.case_ids:
+        for path in (*scans.image_paths(case_id), scans.mask_path(case_id)):
+            shutil.copy(path, folder / path.parent.name / path.name)
+    content = read_json(synthetic / "dataset.json")
+    number = content["numTraining"] + len(scans.case_ids)
+    atomic_write_json(folder / "dataset.json", content | {"numTraining": number, "name": folder.name})
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("labelled")
+    one.add_argument("bank", type=Path)
+    one.add_argument("folder", type=Path)
+    one.add_argument("-n", type=int, required=True)
+    one.add_argument("--patient", default=".+")
+    one = commands.add_parser("plans")
+    one.add_argument("dataset")
+    one.add_argument("--name", required=True)
+    for name in ("--features", "--patch"):
+        one.add_argument(name, type=int, nargs="+", required=True)
+    one.add_argument("--batch", type=int, required=True)
+    one = commands.add_parser("weigh")
+    one.add_argument("source", type=Path)
+    one.add_argument("folder", type=Path)
+    one.add_argument("--weights", choices=WEIGHINGS, required=True)
+    one = commands.add_parser("join")
+    for name in ("real", "synthetic", "folder"):
+        one.add_argument(name, type=Path)
+    args = parser.parse_args()
+    if args.command == "labelled":
+        labelled(args.bank, args.folder, args.n, args.patient)
+    elif args.command == "weigh":
+        weigh(args.source, args.folder, args.weights)
+    elif args.command == "join":
+        join(args.real, args.synthetic, args.folder)
+    else:
+        dataset = RawDataset.open(resolve_dataset(args.dataset), any_kind=True)
+        ensure_narrow_plans(
+            dataset, args.name, CONFIGURATION, features_per_stage=args.features, patch_size=args.patch,
+            batch_size=args.batch,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -205,3 +205,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]
             sys.exit(130)
 
     return wrapper
+
+
+def add_channel_argument(parser: argparse._ActionsContainer) -> None:
+    """Add the channel that is looked at where a command looks at one."""
+    parser.add_argument(
+        "--channel", type=count, default=0, metavar="N",
+        help="of scans with several channels, look at this one, by its number in dataset.json (default: 0)",
+    )  # fmt: skip

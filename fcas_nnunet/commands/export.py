@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import command, finite, make_parser, positive
-from fcas_nnunet.commands.runtime.channels import add_channel_argument, showing
+from fcas_nnunet.commands.cli import add_channel_argument, command, finite, make_parser, positive
+from fcas_nnunet.commands.runtime.channels import showing
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 

@@ -6,8 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import Parser, count, finite, make_parser, not_negative, positive, processes
-from fcas_nnunet.commands.runtime.channels import add_channel_argument
+from fcas_nnunet.commands.cli import (
+    Parser,
+    add_channel_argument,
+    count,
+    finite,
+    make_parser,
+    not_negative,
+    positive,
+    processes,
+)
 from fcas_nnunet.commands.train import add_generator_choice
 from fcas_nnunet.config.options import ConfidenceChoice
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT

@@ -8,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import finite, make_parser, positive, processes
-from fcas_nnunet.commands.runtime.channels import add_channel_argument
+from fcas_nnunet.commands.cli import add_channel_argument, finite, make_parser, positive, processes
 
 _EXAMPLE = """
 fcas_report reading prepare --methods FCaS=902 MAISI=903 --real 901 -n 20 -o reading

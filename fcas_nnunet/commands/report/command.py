@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import command, make_parser, positive, processes
-from fcas_nnunet.commands.runtime.channels import add_channel_argument
+from fcas_nnunet.commands.cli import add_channel_argument, command, make_parser, positive, processes
 
 _EXAMPLE = """
 fcas_report -d 902                                # Dataset902_HeartFCaS_report.html, opens in any browser

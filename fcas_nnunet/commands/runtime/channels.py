@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +12,6 @@ if TYPE_CHECKING:
     from fcas_nnunet.generator.checkpoint import GeneratorRecord
 
 logger = logging.getLogger(__name__)
-
-
-def add_channel_argument(parser: argparse._ActionsContainer) -> None:
-    """Add the channel that is looked at where a command looks at one."""
-    parser.add_argument(
-        "--channel", type=int, default=0, metavar="N",
-        help="of scans with several channels, look at this one, by its number in dataset.json (default: 0)",
-    )  # fmt: skip
 
 
 def showing(dataset: RawDataset, channel: int) -> RawDataset:

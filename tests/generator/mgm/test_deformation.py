@@ -131,7 +131,7 @@ def test_the_identity_returns_labels_and_image_bit_for_bit() -> None:
     identity = draw_deformation(MaskConfig(), SHAPE, SPACING_MM, 5, strength=0.0)
     assert identity.is_identity
     np.testing.assert_array_equal(deform_labels(labels, identity, SPACING_MM), labels)
-    np.testing.assert_array_equal(deform_image(image, identity, SPACING_MM), image)
+    np.testing.assert_array_equal(deform_image(image[None], identity, SPACING_MM), image[None])
 
 
 def test_labels_follow_a_shift_of_whole_voxels() -> None:
@@ -144,7 +144,7 @@ def test_labels_follow_a_shift_of_whole_voxels() -> None:
 
 def test_an_image_repeats_its_border() -> None:
     ramp = np.broadcast_to(np.arange(20, dtype=np.float32) * 10, SHAPE).copy()  # 10 HU a voxel of 2 mm along W
-    moved = deform_image(ramp, dataclasses.replace(IDENTITY, translation_mm=(0.0, 0.0, 5.0)), SPACING_MM)[4, 4]
+    moved = deform_image(ramp[None], dataclasses.replace(IDENTITY, translation_mm=(0.0, 0.0, 5.0)), SPACING_MM)[0, 4, 4]
     np.testing.assert_allclose(moved, np.maximum(np.arange(20) - 2.5, 0) * 10, atol=1)  # the spline bends at the ends
     np.testing.assert_allclose(moved[8:16], (np.arange(8, 16) - 2.5) * 10, atol=1e-2)
 
@@ -154,7 +154,7 @@ def test_a_thin_vessel_keeps_its_contrast_under_a_shift_of_half_a_voxel() -> Non
     profile = np.exp(-0.5 * ((np.arange(20) - 9.5) / 0.85) ** 2).astype(np.float32)
     image = np.broadcast_to(300 * profile, SHAPE).copy()
     shift = dataclasses.replace(IDENTITY, translation_mm=(0.0, 0.0, SPACING_MM[2] / 2))
-    peak = deform_image(image, shift, SPACING_MM)[4, 4].max()
+    peak = deform_image(image[None], shift, SPACING_MM)[0, 4, 4].max()
     wanted = 300.0  # the vessel's axis now lies on a voxel
     linear = image[4, 4, 9:11].mean()
     assert abs(peak - wanted) < 0.3 * abs(linear - wanted)
@@ -167,7 +167,7 @@ def test_image_and_labels_move_with_the_same_field() -> None:
     deformation = drawn(3)
     labels = deform_labels(np.rint(image).astype(np.int16), deformation, SPACING_MM)
     gradient = 1 + sum(np.abs(g).max() for g in np.gradient(image)) / 2  # half a voxel of nearest sampling
-    assert np.abs(labels - deform_image(image, deformation, SPACING_MM)).max() <= gradient
+    assert np.abs(labels - deform_image(image[None], deformation, SPACING_MM)[0]).max() <= gradient
 
 
 @settings(deadline=None, max_examples=10)
@@ -193,7 +193,7 @@ def test_the_number_of_threads_changes_no_byte() -> None:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             results.append(
-                (deform_labels(labels, deformation, spacing_mm), deform_image(image, deformation, spacing_mm))
+                (deform_labels(labels, deformation, spacing_mm), deform_image(image[None], deformation, spacing_mm))
             )
     finally:
         torch.set_num_threads(before)

@@ -59,7 +59,7 @@ def test_every_network_sees_the_same_scans_for_as_many_iterations(tmp_path, monk
         monkeypatch.setenv(name, value)
     for number, name in ((901, "Phantoms"), (902, "Drawn"), (903, "Warped"), (904, "Painted")):
         folder = tmp_path / "nnUNet_raw" / f"Dataset{number}_{name}"
-        write_case(folder, replace(small_case(0), image=np.zeros((32, 32, 32), np.int16)))
+        write_case(folder, replace(small_case(0), image=np.zeros((1, 32, 32, 32), np.int16)))
         write_dataset_json(folder, LABELS, 1)
     epochs, real_scans, threads = Counter(), set(), set()
 
@@ -140,7 +140,7 @@ def test_quick_demo_runs_through(tmp_path):
 
 def test_pictures_show_the_head_up_however_a_scan_is_stored():
     stored = replace(small_case(0), surroundings=None)  # D to the left, H to the back, W to the head
-    image, mask = stored.image.transpose(2, 1, 0), stored.mask.transpose(2, 1, 0)
+    image, mask = stored.image.transpose(0, 3, 2, 1), stored.mask.transpose(2, 1, 0)
     upright = replace(stored, image=image, mask=mask, affine=stored.affine[:, [2, 1, 0, 3]])
     drawn = []
     for case in (stored, upright):

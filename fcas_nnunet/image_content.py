@@ -7,7 +7,7 @@ import hashlib
 import nibabel
 import numpy as np
 
-_DECIMALS = 3  # decimals of HU; rounding by a header's slope and intercept changes later ones
+_DECIMALS = 3  # decimals of a stored value; rounding by a header's slope and intercept changes later ones
 
 
 def image_sha256(image: np.ndarray, affine: np.ndarray) -> str:

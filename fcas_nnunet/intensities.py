@@ -15,7 +15,7 @@ UNITS_PER_DEVIATION = 200.0
 
 #: As nnU-Net reads a channel's name: whatever its case.
 CT = "CT"
-HU = "HU"
+CT_UNIT = "HU"
 _RESCALED, _COLOUR = "rescale_to_0_1", "rgb_to_0_1"
 _COLOUR_RANGE = (0.0, 255.0)  # nnU-Net refuses other values
 _MOST_SAMPLES = 2**20
@@ -29,7 +29,7 @@ def is_ct(channel_name: str) -> bool:
 
 def unit_name(*channel_names: str) -> str:
     """The unit that follows a number in standard units of these channels where users read it."""
-    return HU if all(map(is_ct, channel_names)) else "units"
+    return CT_UNIT if all(map(is_ct, channel_names)) else "units"
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,8 @@ def drawn(generator: Generator, case: Case, template: Case, seed: int) -> tuple[
     for name, choice in choices.items():
         confidence, _ = drawing_confidence(generator, drawing, choice.for_generator(True))
         maps[name] = drawing.grid.confidence_to_native(torch.from_numpy(confidence))
-    low, high = generator.record.config.grid.intensity_range_hu
-    image = np.clip(drawing.grid.image_to_native(drawing.image_hu), low, high)
+    low, high = generator.record.config.grid.intensity_range
+    image = np.clip(drawing.grid.image_to_native(drawing.image), low, high)
     if case.image is not None:
         structures = label_codes(case, max(generator.record.labels.values()))[1]
         error = matched_error(image, case.image.clip(low, high), structures)

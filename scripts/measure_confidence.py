@@ -33,7 +33,7 @@ from fcas_nnunet.evaluation.confidence.sparsification import ause, sampled_voxel
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.confidence.ssv import Welford, confidence_map, snapshot_steps
-from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_hu
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range
 from fcas_nnunet.generator.drawing import embedded_condition
 from fcas_nnunet.generator.tcdm.sampling import Step, sample_latents
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
@@ -113,7 +113,7 @@ def measure(
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, np.ndarray]]]:
     """Draw a case once; its error, its mask, and the variance of every estimator, on its own grid."""
     record = generator.record
-    low, high = record.config.grid.intensity_range_hu
+    low, high = record.config.grid.intensity_range
     case = dataset.load_case(renderings[0])
     reference = Case(case.case_id, None, case.mask, case.affine)
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
@@ -140,7 +140,7 @@ def measure(
 
     noise = torch.Generator().manual_seed(derive_seed(0, "measure confidence", renderings[0]))
     image = decode(sample_latents(generator.tcdm, embedded, sampling, noise, watch))
-    native = np.clip(grid.image_to_native(to_hu(image, (low, high))), low, high)
+    native = np.clip(grid.image_to_native(to_standard_range(image, (low, high))), low, high)
     codes = label_codes(case, max(dataset.labels.values()))[1]
     reals = [np.clip(scan, low, high) for scan in (dataset.load_case(c).image for c in renderings) if scan is not None]
     error = mean_matched_error(native, reals, codes)

@@ -27,7 +27,7 @@ from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.datasets.phantom import LABELS, patient_seed, phantom_case
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
-from fcas_nnunet.generator.data.grid import WorkingGrid, to_hu, to_unit_range
+from fcas_nnunet.generator.data.grid import WorkingGrid, to_standard_range, to_unit_range
 from fcas_nnunet.generator.drawing import draw_image
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -122,13 +122,13 @@ def measure(generator: Generator, patients: list[Case], templates: list[Case], p
 def round_trip(generator: Generator, case: Case) -> np.ndarray:
     """A scan encoded and decoded, in HU."""
     assert case.image is not None
-    intensity_range = generator.record.config.grid.intensity_range_hu
+    intensity_range = generator.record.config.grid.intensity_range
     record = generator.record
     grid = WorkingGrid.of_case(case, record.working_spacing_mm, record.tcdm)
     unit = to_unit_range(grid.image_to_working(case.image), intensity_range)[None]
     with torch.inference_mode():
         decoded = generator.autoencoder.decode(generator.autoencoder.encode(unit)[0])[0]
-    return grid.image_to_native(to_hu(decoded, intensity_range))[0]
+    return grid.image_to_native(to_standard_range(decoded, intensity_range))[0]
 
 
 def synthesised(generator: Generator, patient: Case, template: Case, seed: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def class_means(source: RawDataset) -> np.ndarray:
 
 def clipped(case: Case, generator: Generator) -> np.ndarray:
     """The scan within the generator's range of HU."""
-    return np.clip(_only(case), *generator.record.config.grid.intensity_range_hu).astype(np.float32)
+    return np.clip(_only(case), *generator.record.config.grid.intensity_range).astype(np.float32)
 
 
 def label_means(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -164,7 +164,7 @@ def _error_model(device: torch.device) -> Found:
     voxels = torch.arange(0, codes.numel(), 7, device=device)
     measures = measures_at(image, codes, voxels, slab_voxels=2**11)
     fitted = fit_error_model(
-        [{"measures": measures.cpu(), "codes": codes.flatten()[voxels].cpu(), "error_hu": measures[:, 0].abs().cpu()}],
+        [{"measures": measures.cpu(), "codes": codes.flatten()[voxels].cpu(), "error": measures[:, 0].abs().cpu()}],
         CalibrationConfig(width=8, num_steps=3, batch_voxels=64), seed=0,
     )  # fmt: skip
     return {"measures": measures, "expected": model.to(device).expected_error(image, codes, 2**11),
@@ -198,7 +198,7 @@ def _generator(device: torch.device) -> Found:
     (plan,) = plan_cases(1, cases, cases, ReferenceSource.GIVEN, seed=0)
     case, record = CaseMaker.of_generator(Drawer(generator, device, torch.float32), load_small_case).make(plan)
     assert case.image is not None
-    return {"confidence": record["mean_confidence_in_structures"], "mean_hu": case.image.mean() / 100}
+    return {"confidence": record["mean_confidence_in_structures"], "mean": case.image.mean() / 100}
 
 
 def _trainers(device: torch.device) -> Found:

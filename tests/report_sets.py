@@ -74,7 +74,7 @@ def record(case_id: str, number: int, **more: Any) -> dict[str, Any]:
         "case_id": case_id, "seed": derive_seed(7, "case", number), "reference": f"real_{number}", "template": "real_0",
         "masks": "mgm", "mgm": {"rejections": ["seed 1, try 1: it folded"] if number == 0 else []},
         **SETTINGS, "run_seed": 7, "label_map": {"0": 0, "1": 1, "2": 2, "3": 3},
-        "expected_error_hu": {"mean": 50.0, "at_confidence_1": 20.0, "at_confidence_0": 110.0},
+        "expected_error": {"mean": 50.0, "at_confidence_1": 20.0, "at_confidence_0": 110.0},
         "preset": "tiny", "source": REAL, "weights_sha256": "ab" * 32, "versions": {"fcas-nnunet": "0.1.0"},
     } | more  # fmt: skip
 
@@ -118,14 +118,14 @@ def write_sets(
 def image_quality(num_cases: int = 3) -> dict[str, Any]:
     """What `fcas_evaluate images -o` writes, with SSIM 0.8, 0.7, …."""
     cases = {
-        f"fcas_{n:05d}": {"reference": f"real_{n}", "ssim": 0.8 - 0.1 * n, "rmse": 0.1, "rmse_hu": 40.0 + n}
+        f"fcas_{n:05d}": {"reference": f"real_{n}", "ssim": 0.8 - 0.1 * n, "rmse": 0.1, "rmse_units": 40.0 + n}
         for n in range(num_cases)
     }
     summary = {name: {"mean": value, "std": 0.1, "count": num_cases} for name, value in
-               (("ssim", 0.7), ("rmse", 0.1), ("rmse_hu", 41.0))}  # fmt: skip
+               (("ssim", 0.7), ("rmse", 0.1), ("rmse_units", 41.0))}  # fmt: skip
     return {
         "schema": "fcas-nnunet/image-quality", "schema_version": 1, "real": REAL, "synthetic": NAME,
-        "settings": {"intensity_range": {"low_hu": -100, "high_hu": 500, "source": "stated"}, "ssim": {"sigma": 1.5}},
+        "settings": {"intensity_range": {"low": -100, "high": 500, "source": "stated"}, "ssim": {"sigma": 1.5}},
         "summary": summary, "cases": cases, "structures": {}, "left_out": {}, "versions": {},
     }  # fmt: skip
 

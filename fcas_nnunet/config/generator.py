@@ -63,14 +63,14 @@ class GridConfig:
             vessels, whatever the scans' spacing.
         crop_size: Voxels along (D, H, W) of a training crop, multiples of `FCaSConfig.grid_multiple`; smaller volumes
             are padded with their border.
-        intensity_range_hu: HU mapped to [0, 1]; values outside are clipped.
+        intensity_range: Standard units mapped to [0, 1]; values outside are clipped.
     """
 
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     max_voxels: Count = 128**3
     min_voxels: CountOrZero = 0
     crop_size: Crop = (64, 64, 64)
-    intensity_range_hu: IntensityRange = (-1000.0, 1000.0)
+    intensity_range: IntensityRange = (-1000.0, 1000.0)
 
     def __post_init__(self) -> None:
         check(self, (self.min_voxels <= self.max_voxels, "min_voxels", f"in [0, max_voxels = {self.max_voxels}]"))
@@ -170,8 +170,9 @@ class PairConfig:
             paper's pairs of different cases.
         num_shapes: Shapes per case: the original and deformed ones.
         num_contrasts: Contrasts per shape: the original and jittered ones.
-        contrast_jitter_hu: Standard deviation of the HU offset a contrast adds to each labelled structure.
-        surroundings_jitter_hu: The same for each surrounding structure.
+        contrast_jitter: Standard deviation of the offset, in standard units, that a contrast adds to each
+            labelled structure.
+        surroundings_jitter: The same for each surrounding structure.
         items_per_epoch: Items of an epoch of TCDM's training: `pairs`, every pair of cases once; or `cases`, as many
             items as there are cases, each of which is either end of a pair of different cases equally often.
         one_direction: Train only B@A instead of both directions of Eq. 4 (an ablation).
@@ -181,8 +182,8 @@ class PairConfig:
     self_pair_probability: Share = 1.0
     num_shapes: Variants = 2
     num_contrasts: Variants = 8
-    contrast_jitter_hu: NotNegative = 80.0
-    surroundings_jitter_hu: NotNegative = 20.0
+    contrast_jitter: NotNegative = 80.0
+    surroundings_jitter: NotNegative = 20.0
     items_per_epoch: ItemsPerEpoch = ItemsPerEpoch.PAIRS
     one_direction: bool = False
     reference_surroundings: bool = False

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_t
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from fcas_nnunet.earlier_names import RENAMED
+
 T = TypeVar("T")
 
 
@@ -121,14 +123,15 @@ def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
 
     Args:
         config_type: Class decorated with `settings`.
-        values: Values read from YAML or JSON; missing ones take their defaults, and removed ones are dropped.
+        values: Values read from YAML or JSON; missing ones take their defaults, and those of earlier
+            versions are renamed or dropped.
         where: Prefix of every fault: the file, or the dotted name of the block.
 
     Raises:
         ValueError: If a setting is unknown, missing or wrong; the message names every one, a line each.
     """
     try:
-        text = json.dumps(without_removed(config_type, values), default=str)
+        text = json.dumps(up_to_date(config_type, values), default=str)
     except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, a block that holds itself
         raise ValueError(f"{where}settings: must be plain names and values, got an error: {error}.") from error
     try:
@@ -137,15 +140,20 @@ def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
         raise ValueError("\n".join(where + sentence for sentence in _sentences(error))) from None
 
 
-def without_removed(config_type: Any, values: Any) -> Any:
-    """Drop the settings of earlier versions that a class, or the class of one of its blocks, names in `REMOVED`."""
+def up_to_date(config_type: Any, values: Any) -> Any:
+    """Bring settings of earlier versions up to date, in all blocks: rename them, and drop those in `REMOVED`.
+
+    Where a file holds a setting under both names, the earlier one is left, and is refused as unknown.
+    """
     block = next((kind for kind in (config_type, *get_args(config_type)) if dataclasses.is_dataclass(kind)), None)
     if block is None or not isinstance(values, dict):
         return values
     removed, kinds = getattr(block, "REMOVED", {}), get_type_hints(block)
+    renamed = {old: new for old, new in RENAMED.items() if new in kinds and new not in values}
+    present: dict[Any, Any] = {renamed.get(name, name): value for name, value in values.items()}
     return {
-        name: without_removed(kinds.get(name), value)
-        for name, value in values.items()
+        name: up_to_date(kinds.get(name), value)
+        for name, value in present.items()
         if name not in removed or (removed[name] is not None and value not in removed[name])
     }
 

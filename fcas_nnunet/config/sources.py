@@ -11,7 +11,7 @@ from fcas_nnunet.config.schema import Interval, NotNegative, Share, check, setti
 
 @settings
 class WarpConfig:
-    """Ranges of warping a scan. Units are HU for CT, and 1/200 of the scan's standard deviation for other modalities.
+    """Ranges of warping a scan. Intensities are in standard units.
 
     Attributes:
         contrast_jitter: Standard deviation of the offset that each labelled structure gets.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.earlier_names import present_names
 from fcas_nnunet.files import atomic_path, atomic_write_json, free_path
 from fcas_nnunet.json_files import SCHEMA, SCHEMA_VERSION, check_schema, read_json
 
@@ -72,4 +73,4 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
     if isinstance(schema, str) and schema in schemas:  # a result of the same part may be overwritten
         advice = f"Make it again with this version of fcas_evaluate: fcas_evaluate {parts[schema]} ... -o {path}"
     check_schema(path, content, {schema: VERSIONS[schema] for schema in schemas}, advice)
-    return content
+    return dict(present_names(content))

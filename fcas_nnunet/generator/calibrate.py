@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from fcas_nnunet.case import NUM_CODES, Case
 from fcas_nnunet.config.generator import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceChoice
+from fcas_nnunet.earlier_names import RENAMED
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.confidence.calibration import Calibration, Scale, fit_curve
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_EVERY = 4
 _IGNORED = np.uint16(NUM_CODES)  # in place of a code: a voxel that the data set ignores
-MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error_hu", "spread_hu"
+MEASURES, CODES, ERROR, SPREAD = "measures", "codes", "error", "spread"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class PlannedDrawing:
     def path(self, cache: Path) -> Path:
         """File of the drawing's tensors in the folder `cache`."""
         return cache / f"drawing_{self.number:04d}.safetensors"
+
+    def read(self, cache: Path) -> dict[str, torch.Tensor]:
+        """The drawing's tensors: `MEASURES`, `CODES`, `ERROR` and `SPREAD`."""
+        return {RENAMED.get(name, name): tensor for name, tensor in read_tensors(self.path(cache)).items()}
 
 
 def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[PlannedDrawing]:
@@ -85,11 +90,11 @@ def calibrate(
             _draw(generator, data, drawing, config, path, accelerator)
     accelerator.wait_for_everyone()
     record = generator.record
-    learnt = [read_tensors(drawing.path(cache)) for drawing in planned if not drawing.held_out]
+    learnt = [drawing.read(cache) for drawing in planned if not drawing.held_out]
     seed = derive_seed(record.config.seed, "error model")
     model = fit_error_model(learnt, config, seed, record.tcdm.image_channels)
     held_out = [drawing for drawing in planned if drawing.held_out]
-    inside, outside = _scales(model, [read_tensors(drawing.path(cache)) for drawing in held_out], config)
+    inside, outside = _scales(model, [drawing.read(cache) for drawing in held_out], config)
     calibration = Calibration(
         config=config,
         sampling=record.config.sampling.for_model(record.tcdm.prediction_type),
@@ -107,7 +112,7 @@ def fit_error_model(
     """Fit the error model to drawings' voxels, by the likelihood of Laplace-distributed errors.
 
     Its scale parameter is the expected absolute error: minimising log b + |e| / b makes b the mean of |e|. A drawing
-    has `measures` [N, M], `codes` [N] and `error_hu` [N].
+    has `measures` [N, M], `codes` [N] and `error` [N].
     """
     measures, codes, error = (torch.cat([drawing[key] for drawing in drawings]) for key in (MEASURES, CODES, ERROR))
     measures, codes = measures.float(), codes.long()
@@ -172,11 +177,11 @@ def _draw(
     real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
     reference = replace(real, image=None)
     template = data.load_case(drawing.template)
-    low, high = record.config.grid.intensity_range_hu
+    low, high = record.config.grid.intensity_range
     precision = drawing_precision(accelerator.device)
     noise_seed = derive_seed(seed, "noise")
     drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
-    assert drawn.spread_hu is not None, "SSV was requested"
+    assert drawn.spread is not None, "SSV was requested"
     scan = drawn.grid.image_to_working(real.standard_image).numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]
     structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()
@@ -184,15 +189,15 @@ def _draw(
     if real.ignored is not None:  # what is there has no label, so its errors are nobody's
         ignored = drawn.grid.labels_to_working(real.ignored.astype(np.uint8), ()).numpy() > 0
         structures, chosen_from = (np.where(ignored, _IGNORED, of) for of in (structures, chosen_from))
-    error = torch.from_numpy(matched_error(drawn.image_hu.cpu().numpy(), scan, structures))
+    error = torch.from_numpy(matched_error(drawn.image.cpu().numpy(), scan, structures))
     voxels = _chosen_voxels(chosen_from, config.num_voxels, derive_seed(seed, "voxels"))
     there = voxels.to(accelerator.device)
     save_tensors(
         {
-            MEASURES: measures_at(drawn.image_hu, drawn.codes, there).half().cpu(),
+            MEASURES: measures_at(drawn.image, drawn.codes, there).half().cpu(),
             CODES: drawn.codes.flatten()[there].cpu(),
             ERROR: error.flatten()[voxels],
-            SPREAD: drawn.spread_hu.flatten()[there].cpu(),
+            SPREAD: drawn.spread.flatten()[there].cpu(),
         },
         path,
     )

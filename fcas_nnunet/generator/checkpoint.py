@@ -49,8 +49,8 @@ class GeneratorRecord:
         cases: Case id → hash of image, mask, surroundings and affine; all cases used in training or validation.
         validation_cases: Cases held out for validation.
         images: Case id → hash of the scan alone, whatever its labels; empty in generators of earlier versions.
-        means_hu: Label id → mean HU over the cases, of several channels one each; empty in generators of earlier
-            versions.
+        means: Label id → mean over the cases in standard units, of several channels one each; empty in generators of
+            earlier versions.
         geometry: Version of the resampling to the working grid (`grid.GEOMETRY`).
         roles: Label name → roles that a user has given it.
         channel_names: Names of the scans' channels; empty in generators of earlier versions, which have one.
@@ -66,15 +66,15 @@ class GeneratorRecord:
     cases: dict[str, str]
     validation_cases: tuple[str, ...]
     images: dict[str, str] = field(default_factory=dict)
-    means_hu: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+    means: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     geometry: int = 1
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
 
     @property
-    def label_means_hu(self) -> dict[int, tuple[float, ...]]:
-        """`means_hu` with ids as numbers, and a mean for each channel."""
-        return {int(label): mean if isinstance(mean, tuple) else (mean,) for label, mean in self.means_hu.items()}
+    def label_means(self) -> dict[int, tuple[float, ...]]:
+        """`means` with ids as numbers, and a mean for each channel."""
+        return {int(label): mean if isinstance(mean, tuple) else (mean,) for label, mean in self.means.items()}
 
     @property
     def draws_surroundings(self) -> bool:

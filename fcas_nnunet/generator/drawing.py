@@ -12,7 +12,7 @@ from fcas_nnunet.config.generator import ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceNorm
 from fcas_nnunet.generator.checkpoint import Generator
 from fcas_nnunet.generator.confidence.ssv import confidence_map
-from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_hu, to_unit_range
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range, to_unit_range
 from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
 from fcas_nnunet.generator.tcdm.sampling import synthesise
 from fcas_nnunet.labels.anatomy import label_roles
@@ -23,16 +23,16 @@ class Drawing:
     """A drawn scan, on its mask's voxel grid; all float32 [D, H, W], but for the image.
 
     Attributes:
-        image: Intensities in HU, within the generator's range, [C, D, H, W].
+        image: Standard units, within the generator's range, [C, D, H, W].
         confidence: Confidence in [0, 1].
-        spread_hu: Standard deviation of SSV's intermediate images; None where none were decoded.
-        expected_error_hu: Expected absolute error after matching contrast; None without calibration.
+        spread: Standard deviation of SSV's intermediate images; None where none were decoded.
+        expected_error: Expected absolute error after matching contrast; None without calibration.
     """
 
     image: np.ndarray
     confidence: np.ndarray
-    spread_hu: np.ndarray | None
-    expected_error_hu: np.ndarray | None
+    spread: np.ndarray | None
+    expected_error: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class GridDrawing:
     """As `Drawing`, on the working grid and on the device that drew it; `codes` is the mask, uint8 [D, H, W]."""
 
     grid: WorkingGrid
-    image_hu: torch.Tensor
+    image: torch.Tensor
     codes: torch.Tensor
-    spread_hu: torch.Tensor | None
+    spread: torch.Tensor | None
 
 
 def draw_image(
@@ -74,11 +74,11 @@ def draw_image(
     ssv = config if config.needs_spread or with_spread else None
     drawn = draw_on_grid(generator, reference, template, seed, device, precision, ssv)
     confidence, expected = drawing_confidence(generator, drawn, config)
-    image = drawn.grid.image_to_native(drawn.image_hu)
+    image = drawn.grid.image_to_native(drawn.image)
     return Drawing(
-        np.clip(image, *record.config.grid.intensity_range_hu),
+        np.clip(image, *record.config.grid.intensity_range),
         drawn.grid.confidence_to_native(torch.from_numpy(confidence)),
-        None if drawn.spread_hu is None else drawn.grid.confidence_to_native(drawn.spread_hu),
+        None if drawn.spread is None else drawn.grid.confidence_to_native(drawn.spread),
         None if expected is None else drawn.grid.confidence_to_native(torch.from_numpy(expected)),
     )
 
@@ -111,29 +111,29 @@ def draw_on_grid(
             generator.tcdm, generator.autoencoder, record.latent_scale, embedded, codes.numpy() > 0,
             record.config.sampling, ssv, torch.Generator().manual_seed(seed),
         )  # fmt: skip
-    low, high = record.config.grid.intensity_range_hu
+    low, high = record.config.grid.intensity_range
     spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)
-    return GridDrawing(grid, to_hu(synthesis.image.float(), (low, high)), codes.to(device), spread)
+    return GridDrawing(grid, to_standard_range(synthesis.image.float(), (low, high)), codes.to(device), spread)
 
 
 def drawing_confidence(
     generator: Generator, drawn: GridDrawing, config: ConfidenceConfig
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Compute a drawing's confidence, and its expected error in HU where that is calibrated; float32 [D, H, W].
+    """Compute a drawing's confidence, and its expected error where that is calibrated; float32 [D, H, W].
 
     `config` is filled in (`for_generator`); where it needs SSV, the drawing has a spread.
     """
     structures = drawn.codes.cpu().numpy() > 0
     if config.norm != ConfidenceNorm.CALIBRATED:
-        assert drawn.spread_hu is not None, "SSV has decoded the intermediate images"
-        low, high = generator.record.config.grid.intensity_range_hu
-        variance = (drawn.spread_hu.cpu().numpy() / (high - low)) ** 2
+        assert drawn.spread is not None, "SSV has decoded the intermediate images"
+        low, high = generator.record.config.grid.intensity_range
+        variance = (drawn.spread.cpu().numpy() / (high - low)) ** 2
         return confidence_map(variance, structures, config), None
     calibrated = generator.calibrated
     assert calibrated is not None and config.estimator is not None, "filled in for this generator"
-    doubt = drawn.spread_hu
+    doubt = drawn.spread
     if not config.needs_spread:
-        doubt = calibrated.error_model.expected_error(drawn.image_hu, drawn.codes)
+        doubt = calibrated.error_model.expected_error(drawn.image, drawn.codes)
     assert doubt is not None, "SSV has decoded the intermediate images"
     expected = calibrated.calibration.expected_error(config.estimator, doubt.cpu().numpy(), structures)
     return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
@@ -169,16 +169,16 @@ def embedded_condition(
     template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
     template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1], thin)
     template_image = to_unit_range(
-        template_grid.image_to_working(template.standard_image, device), record.config.grid.intensity_range_hu
+        template_grid.image_to_working(template.standard_image, device), record.config.grid.intensity_range
     )
     condition = build_condition(
         to_draw[None, None].to(device),
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
         _centred(template_image, template_grid.resampled_shape, grid)[None],
         guess_labels=num_labels if record.tcdm.prior else 0,
-        usual=usual_intensities(
-            record.label_means_hu, record.config.grid.intensity_range_hu, record.tcdm.image_channels
-        ).to(device),
+        usual=usual_intensities(record.label_means, record.config.grid.intensity_range, record.tcdm.image_channels).to(
+            device
+        ),
     )
     return generator.tcdm.embed_condition(condition), codes
 

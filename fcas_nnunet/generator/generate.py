@@ -148,7 +148,7 @@ class CaseMaker:
             "parents_sha256": {"reference": real.sha256, "template": self._real_case(plan.template).sha256},
             "mean_confidence_in_structures": round(float(inside.mean()), 6) if inside.size else 1.0,
             "std_confidence_in_structures": round(float(inside.std()), 6) if inside.size else 0.0,
-            "expected_error_hu": None,
+            "expected_error": None,
             **more,
         }
 
@@ -171,7 +171,7 @@ class CaseMaker:
         return case, {
             "sampling": to_dict(record.config.sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(record.config.confidence.for_generator(generator.calibrated is not None)),
-            "expected_error_hu": _error_record(generator, drawing, mask),
+            "expected_error": _error_record(generator, drawing, mask),
         }
 
     def _warped(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
@@ -206,13 +206,13 @@ def _to_own(image: np.ndarray, real: Case) -> np.ndarray:
 
 
 def _error_record(generator: Generator, drawing: Drawing, mask: np.ndarray) -> dict[str, float] | None:
-    """Scale of the confidence inside the structures, in HU; None where it has no such scale."""
-    if drawing.expected_error_hu is None:
+    """Scale of the confidence inside the structures, in standard units; None where it has no such scale."""
+    if drawing.expected_error is None:
         return None
     assert generator.calibrated is not None, "the expected error comes from it"
     scale = generator.calibrated.calibration.inside
-    mean = float(drawing.expected_error_hu[mask > 0].mean())
-    values = {"mean": mean, "at_confidence_1": scale.certain_hu, "at_confidence_0": scale.uncertain_hu}
+    mean = float(drawing.expected_error[mask > 0].mean())
+    values = {"mean": mean, "at_confidence_1": scale.certain, "at_confidence_0": scale.uncertain}
     return {name: round(value, 3) for name, value in values.items()}
 
 

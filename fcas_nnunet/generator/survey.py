@@ -26,14 +26,14 @@ class SurveyedCase:
         spacing_mm: Voxel size along the turned axes.
         sha256: Hash of image, mask, surroundings and affine (`case_sha256`).
         image_sha256: Hash of the scan's first channel alone.
-        means_hu: Label id → mean HU of each channel.
+        means: Label id → mean of each channel in standard units.
     """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     sha256: str
     image_sha256: str
-    means_hu: dict[int, tuple[float, ...]]
+    means: dict[int, tuple[float, ...]]
 
 
 def survey(data: TrainingData, accelerator: Accelerator, towards: str) -> dict[str, SurveyedCase]:
@@ -63,11 +63,11 @@ def case_hashes(cases: Mapping[str, SurveyedCase]) -> dict[str, str]:
     return {case_id: case.sha256 for case_id, case in cases.items()}
 
 
-def usual_hu(cases: Iterable[SurveyedCase]) -> dict[int, tuple[float, ...]]:
-    """Label id → average of its mean HU over the cases that have it, in each channel."""
+def usual_means(cases: Iterable[SurveyedCase]) -> dict[int, tuple[float, ...]]:
+    """Label id → average of its means over the cases that have it, in each channel."""
     found: dict[int, list[tuple[float, ...]]] = {}
     for case in cases:
-        for label, means in case.means_hu.items():
+        for label, means in case.means.items():
             found.setdefault(label, []).append(means)
     return {
         label: tuple(float(np.mean(of_channel)) for of_channel in zip(*means, strict=True))

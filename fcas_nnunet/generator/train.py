@@ -25,7 +25,7 @@ from fcas_nnunet.generator.data.variants import all_variants, make_variants
 from fcas_nnunet.generator.networks import check_networks
 from fcas_nnunet.generator.optimisation.batches import Shares, local_share
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, read_run, run_faults
-from fcas_nnunet.generator.survey import case_hashes, survey, usual_hu
+from fcas_nnunet.generator.survey import case_hashes, survey, usual_means
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.training import train_tcdm
@@ -148,7 +148,7 @@ class _Training:
         _check_settings(self.config, data, accelerator, loaded=self.weights is not None)
         self.cases = survey(data, accelerator, orientation_known_to(self.config.tcdm))
         self.spacing = working_spacing([(case.shape, case.spacing_mm) for case in self.cases.values()], config.grid)
-        self.means_hu = usual_hu(self.cases.values())
+        self.means = usual_means(self.cases.values())
         self.origin: dict[str, Any] = {
             "config": config, "labels": dict(data.labels), "surroundings": dict(data.surroundings),
             "cases": case_hashes(self.cases), "geometry": GEOMETRY,
@@ -202,7 +202,7 @@ class _Training:
             scale = maisi.checked_scale(self.weights, scale)
         train_tcdm(
             self.data, self.config, self.cache, self.folder / checkpoint.TCDM_FOLDER, self.accelerator, scale,
-            self.spacing, autoencoder, self.means_hu, self.weights,
+            self.spacing, autoencoder, self.means, self.weights,
         )  # fmt: skip
         return scale
 
@@ -212,7 +212,7 @@ class _Training:
             **self.origin, autoencoder=autoencoder.config, tcdm=self.config.tcdm, latent_scale=scale,
             working_spacing_mm=triple(self.spacing), validation_cases=tuple(self.data.split()[1]),
             images={case_id: case.image_sha256 for case_id, case in self.cases.items()},
-            means_hu={str(label): _rounded(means) for label, means in self.means_hu.items()},
+            means={str(label): _rounded(means) for label, means in self.means.items()},
         )  # fmt: skip
 
     def _saved(self, autoencoder: Autoencoder) -> Autoencoder:

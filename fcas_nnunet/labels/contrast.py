@@ -27,13 +27,13 @@ def matched_error(synthetic: np.ndarray, real: np.ndarray, codes: np.ndarray) ->
     """|synthetic − real| after every structure's mean difference is taken out: what contrast does not explain.
 
     Args:
-        synthetic: HU [C, D, H, W].
-        real: HU [C, D, H, W] on the same grid.
+        synthetic: Standard units [C, D, H, W].
+        real: Standard units [C, D, H, W] on the same grid.
         codes: Structure of every voxel, whole numbers from 0; the background, and each surrounding structure where
             they are labelled, count as structures.
 
     Returns:
-        float32 [D, H, W] in HU, the mean over the channels.
+        float32 [D, H, W] in standard units, the mean over the channels.
     """
     total = np.zeros(codes.shape)
     for ours, theirs in zip(synthetic, real, strict=True):

@@ -46,7 +46,7 @@ def changed(path, value):
         ("tcdm.num_head_channels", [0, 32], "must be one per level, got (0, 32)"),
         ("tcdm.attention_levels", [True], "must be one per level, got (True,)"),
         ("tcdm.beta_end", 0.001, "must be above beta_start (0.0015), got 0.001"),
-        ("tcdm.pairs.contrast_jitter_hu", -5, "must be at least 0, got -5"),
+        ("tcdm.pairs.contrast_jitter", -5, "must be at least 0, got -5"),
         ("tcdm.pairs.num_shapes", 1, "must be at least 2 where self-pairs are drawn, got 1"),
         ("tcdm.condition_embedding_channels", [1, 2], "must be one number or three, got (1, 2)"),
         ("autoencoder.crop_size", [30, 32, 32], "must be multiples of 4, got (30, 32, 32)"),

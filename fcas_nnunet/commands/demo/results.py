@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.evaluation.statistics.comparison import compare
-from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, WINDOW_HU, label_map
+from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, HEART_WINDOW, label_map
 from fcas_nnunet.evaluation.viewing.pictures import middle, planes_of
 from fcas_nnunet.files import atomic_path, atomic_write_json, atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -112,12 +112,12 @@ def _draw_case(case: Case, axes: np.ndarray, colours: ListedColormap) -> None:
     assert case.image is not None, "the picture shows a scan"
     turn = Orientation.of(case.affine).turn
     centre = middle(turn(case.mask))
-    images, masks = (planes_of(turn(volume), centre) for volume in (case.image[0], case.mask))
+    images, masks = (planes_of(turn(volume), centre) for volume in (case.standard_image[0], case.mask))
     trust = None if case.confidence is None else planes_of(turn(case.confidence), centre)
     for plane, (image, mask) in enumerate(zip(images, masks, strict=True)):
         plain, overlay, confident = axes[3 * plane : 3 * plane + 3]
         for axis in (plain, overlay):
-            axis.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
+            axis.imshow(image, cmap="gray", vmin=HEART_WINDOW[0], vmax=HEART_WINDOW[1])
         overlay.imshow(np.ma.masked_equal(mask, 0), cmap=colours, vmin=1, vmax=colours.N, alpha=0.6)
         if trust is None:
             confident.axis("off")

@@ -80,7 +80,7 @@ def _add_images(part: Parser) -> None:
     )
     add_channel_argument(part)
     part.add_argument(
-        "--range", help="HU that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)", **_RANGE
+        "--range", help="values that become 0 and 1 (default: 0.5 and 99.5 %% of REAL's labelled voxels)", **_RANGE
     )
     group = part.add_argument_group(
         "networks", "Weights come from files that you name; nothing is downloaded, and what has no network is left out."
@@ -141,7 +141,7 @@ def _add_memorisation(part: Parser) -> None:
     add_channel_argument(part)
     part.add_argument(
         "--range", **_RANGE,
-        help="HU that scans are clipped to (default: 0.5 and 99.5 %% of the training set's labelled voxels)",
+        help="values that scans are clipped to (default: 0.5 and 99.5 %% of the training set's labelled voxels)",
     )  # fmt: skip
     part.add_argument("--pictures", help="write a picture of every flagged case here", **_FOLDER)
     part.idle("-f", "-chk", without="-m")

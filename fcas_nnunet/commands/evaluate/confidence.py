@@ -80,13 +80,14 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     cases = {name: case for name, (case, _) in drawn.items()}
     summary = summarise_cases(list(cases.values()), [jobs[n].renderings[0] for n in cases], JUDGED, EXPECTED)
     own = {EXPECTED} if confidence.estimator == ConfidenceEstimator.ERROR_MODEL else {EXPECTED, SPREAD}
+    unit = unit_name(*source.channel_names.values())
     if args.picture:
-        write_confidence_picture(args.picture, _best_and_worst(drawn))
+        write_confidence_picture(args.picture, _best_and_worst(drawn), unit)
     return {
         "source": source.name,
         "held_out": held_out.name,
         "settings": {
-            "unit": unit_name(*source.channel_names.values()),
+            "unit": unit,
             "confidence": to_dict(confidence),
             "sampling": to_dict(sampling),
             "draws": args.draws,
@@ -204,7 +205,7 @@ def _best_and_worst(drawn: Mapping[str, tuple[CaseEvaluation, PicturedCase]]) ->
 
 
 def _case_entry(case: CaseEvaluation, job: DrawingJob) -> dict[str, Any]:
-    measures = ("mean_confidence", "std_confidence", "mean_error_hu", "partial_spearman")
+    measures = ("mean_confidence", "std_confidence", "mean_error", "partial_spearman")
     return {
         "case_id": job.renderings[0],
         "renderings": list(job.renderings),
@@ -250,7 +251,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "AUSE: 0 = the error's own order, 0.5 = a random one; ρ: rank correlation of doubt and error; both against the "
         "error after matching contrast, but the last two columns",
         f"confidence inside structures {summary['mean_confidence']['mean']:.3f}, spread "
-        f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error_hu']['mean']:.0f} {unit}",
+        f"{summary['std_confidence']['mean']:.3f}; mean error {summary['mean_error']['mean']:.0f} {unit}",
         f"ρ inside structures without what {', '.join(KNOWN)} know: {partial_rho:.3f}",
     ]
     reliability = summary["reliability"]

@@ -81,8 +81,8 @@ def evaluate_drawing(job: DrawingJob) -> tuple[CaseEvaluation, PicturedCase]:
     drawing = _draw(generator, case, job, job.seed)
     errors = _errors(drawing, reals, codes)
     maps = {JUDGED: drawing.confidence, SPREAD: -_spread(drawing)}
-    if drawing.expected_error_hu is not None:
-        maps[EXPECTED] = -drawing.expected_error_hu
+    if drawing.expected_error is not None:
+        maps[EXPECTED] = -drawing.expected_error
     maps |= control_maps(drawing.confidence, drawing.image, case.mask, codes, case.spacing_mm, job.prior, job.seed)
     if job.num_ensemble > 1:
         seeds = [derive_seed(job.seed, "ensemble", number) for number in range(1, job.num_ensemble)]
@@ -134,8 +134,8 @@ def _template(source: Path, case_id: str) -> Case:
 
 
 def _spread(drawing: Drawing) -> np.ndarray:
-    assert drawing.spread_hu is not None, "it was requested"
-    return drawing.spread_hu
+    assert drawing.spread is not None, "it was requested"
+    return drawing.spread
 
 
 @lru_cache(1)
@@ -152,7 +152,7 @@ def _generator(job: DrawingJob) -> Generator:
 
 
 def _load(job: DrawingJob, generator: Generator) -> tuple[Case, np.ndarray, list[np.ndarray]]:
-    """The case, its structures (surroundings included), and all real scans of it within the generator's range of HU."""
+    """The case, its structures (surroundings included), and all real scans of it within the generator's range."""
     dataset = RawDataset.open(job.held_out)
     case = dataset.load_case(job.renderings[0])
     reals = []
@@ -162,5 +162,5 @@ def _load(job: DrawingJob, generator: Generator) -> tuple[Case, np.ndarray, list
                 f"{other.case_id}: mask must be that of {case.case_id}, the same patient's by the manifest, got "
                 "another. Take one of them out with --cases."
             )
-        reals.append(np.clip(other.standard_image, *generator.record.config.grid.intensity_range_hu).astype(np.float32))
+        reals.append(np.clip(other.standard_image, *generator.record.config.grid.intensity_range).astype(np.float32))
     return case, label_codes(case, max(dataset.labels.values()))[1], reals

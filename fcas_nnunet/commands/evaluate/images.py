@@ -38,7 +38,7 @@ SSIM_SETTINGS = {
     "sigma_voxels": quality.SSIM_SIGMA_VOXELS,
     "window_voxels": quality.SSIM_WINDOW_VOXELS,
 }
-MEASURES = ("ssim", "rmse", "rmse_hu")
+MEASURES = ("ssim", "rmse", "rmse_units")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def real_intensity_range(argument: str, workers: int, channel: int = 0) -> quali
     else:
         raise ValueError(
             f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
-            "State it: --range LOW HIGH, in HU for CT."
+            "State it: --range LOW HIGH, in standard units."
         )
     dataset = dataset.showing(channel)
     counting = partial(_foreground_histogram, dataset.channel_name, dataset.ignore_id)
@@ -245,13 +245,13 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     summary, unit = report["summary"], report["settings"]["unit"]
     rows = [
         [title, *(f"{summary[name][key]:.{digits}f}" for key in ("mean", "std")), str(summary[name]["count"])]
-        for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_hu", f"RMSE ({unit})", 1))
+        for name, title, digits in (("ssim", "SSIM", 4), ("rmse", "RMSE", 4), ("rmse_units", f"RMSE ({unit})", 1))
         if summary[name]["count"]
     ]
     rows += image_set_table.table_rows(report)
     rows += [
-        [f"{name}: {unit} real → synthetic", f"{e['real']['mean_hu']:.0f} → {e['synthetic']['mean_hu']:.0f}",
-         f"moved by {e['wasserstein_hu']:.0f}", f"{e['real']['count']}, {e['synthetic']['count']}"]
+        [f"{name}: {unit} real → synthetic", f"{e['real']['mean']:.0f} → {e['synthetic']['mean']:.0f}",
+         f"moved by {e['wasserstein']:.0f}", f"{e['real']['count']}, {e['synthetic']['count']}"]
         for name, e in report["structures"].items()
     ]  # fmt: skip
     return ["measure", "mean", "std", "pairs"], rows
@@ -262,7 +262,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines = []
     used, unit = report["settings"]["intensity_range"], report["settings"]["unit"]
     if used:
-        lines.append(f"RMSE and SSIM on [{used['low_hu']:g}, {used['high_hu']:g}] {unit} → [0, 1] ({used['source']})")
+        lines.append(f"RMSE and SSIM on [{used['low']:g}, {used['high']:g}] {unit} → [0, 1] ({used['source']})")
     else:
         lines.append(f"SSIM, RMSE: not computed: {report['summary']['ssim'][NOT_COMPUTED]}")
     if report["left_out"]:
@@ -270,7 +270,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines + image_set_table.notes(report)
 
 
-CSV_COLUMNS = f"case_id,reference,{','.join(MEASURES)}(,lpips)?"
+CSV_COLUMNS = r"case_id,reference,ssim,rmse,rmse_(units|hu)(,lpips)?"
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:

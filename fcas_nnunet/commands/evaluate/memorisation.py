@@ -24,12 +24,13 @@ from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 from fcas_nnunet.generator.optimisation.progress import PIXELS_PER_INCH, Panel, plot_panels
+from fcas_nnunet.intensities import unit_name
 
 BYTES_PER_VOXEL = 24.0  # a scan as it is read and its mask, twice over while converted
 HELD_OUT, LEAVE_ONE_OUT = "held-out", "leave-one-out"
 #: Cube in which a copy is shown: that of the comparison, twice as fine.
 PICTURE_VOXELS, PICTURE_STEP_MM = 2 * GRID_VOXELS, GRID_MM / 2
-DIFFERENCE_HU = 200.0
+DIFFERENCE = 200.0
 
 _FLAGGED_SHOWN = 10
 
@@ -88,17 +89,19 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         if measure is not Measure.FEATURES or features
     }
     cases: dict[str, Any] = {}
+    unit = unit_name(training.channel_names[args.channel])
     for case_id, scan in _stream(synthetic, intensity_range, workers):
         found = library.nearest(scan, synthetic.files[case_id].image)
         cases[case_id] = entry = _case_entry(found, thresholds, scan, library, synthetic.records.get(case_id, {}))
         if args.pictures and entry["flagged_by"]:
-            _draw(args.pictures, case_id, entry, synthetic, training, intensity_range, thresholds)
+            _draw(args.pictures, case_id, entry, synthetic, training, intensity_range, thresholds, unit)
     cases = {case_id: cases[case_id] for case_id in synthetic.files}
     return {
         "synthetic": synthetic.name,
         "training": training.name,
         "settings": {
             **({"channel": training.channel_names[args.channel]} if len(training.channel_names) > 1 else {}),
+            "unit": unit,
             "intensity_range": vars(intensity_range),
             "grid": {"voxels": GRID_VOXELS, "step_mm": GRID_MM, "margin_mm": MARGIN_MM},
             "features": extractor.name if extractor else None,
@@ -173,7 +176,7 @@ def _case_entry(
     for measure, closest in found.items():
         entry[measure] = {"nearest": closest.case_id, "distance": closest.distance}
     twin = found[Measure.IMAGE].case_id
-    entry[Measure.IMAGE]["rmse_hu"] = copies.rmse_hu(scan, library.scans[twin]) if twin else math.nan
+    entry[Measure.IMAGE]["rmse_units"] = copies.rmse_units(scan, library.scans[twin]) if twin else math.nan
     return entry
 
 
@@ -185,11 +188,12 @@ def _draw(
     training: Cases,
     intensity_range: IntensityRange,
     thresholds: Mapping[Measure, Threshold],
+    unit: str,
 ) -> None:
     """A flagged scan, the training scan it is nearest to by the first measure in its flags, and their difference."""
     closest = entry[entry["flagged_by"][0]]["nearest"]
     reasons = [f"{name} {entry[name]['distance']:.3f} < {thresholds[name].value:.3f}" for name in entry["flagged_by"]]
-    limits = intensity_range.low_hu, intensity_range.high_hu
+    limits = intensity_range.low, intensity_range.high
     first, second = (
         centred_image(*files.read(), intensity_range, PICTURE_VOXELS, PICTURE_STEP_MM)[::-1]  # head up
         for files in (synthetic.files[case_id], training.files[closest])
@@ -197,7 +201,7 @@ def _draw(
     panels = [
         Panel("synthetic", np.nan_to_num(first, nan=limits[0]), limits),
         Panel("nearest training scan", np.nan_to_num(second, nan=limits[0]), limits),
-        Panel(f"difference, ±{DIFFERENCE_HU:g} HU", np.nan_to_num(first - second), (-DIFFERENCE_HU, DIFFERENCE_HU)),
+        Panel(f"difference, ±{DIFFERENCE:g} {unit}", np.nan_to_num(first - second), (-DIFFERENCE, DIFFERENCE)),
     ]
     figure = plot_panels(panels, "\n".join([f"{case_id} and {closest}", *reasons]))
     with atomic_path(folder / f"{case_id}.png") as temporary:
@@ -295,7 +299,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines + ([f"and {more} more: see the result (-o) or the pictures (--pictures)"] if more > 0 else [])
 
 
-CSV_COLUMNS = rf"case_id,template,reference,flagged_by(,({'|'.join(Measure)})_(nearest|distance))+,rmse_hu"
+CSV_COLUMNS = rf"case_id,template,reference,flagged_by(,({'|'.join(Measure)})_(nearest|distance))+,rmse_(units|hu)"
 
 
 def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -304,8 +308,8 @@ def csv_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     columns = [(measure, what) for measure in measures for what in ("nearest", "distance")]
     rows = [
         [case_id, entry["template"], entry["reference"], " ".join(entry["flagged_by"]),
-         *(entry[measure][what] for measure, what in columns), entry[Measure.IMAGE]["rmse_hu"]]
+         *(entry[measure][what] for measure, what in columns), entry[Measure.IMAGE]["rmse_units"]]
         for case_id, entry in report["cases"].items()
     ]  # fmt: skip
     named = [f"{measure}_{what}" for measure, what in columns]
-    return ["case_id", "template", "reference", "flagged_by", *named, "rmse_hu"], rows
+    return ["case_id", "template", "reference", "flagged_by", *named, "rmse_units"], rows

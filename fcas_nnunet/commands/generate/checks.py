@@ -20,7 +20,7 @@ from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, is_dataset
 from fcas_nnunet.integration.dataset.synthetic_cases import label_path
 from fcas_nnunet.integration.provenance.contents import training_contents
-from fcas_nnunet.intensities import HU
+from fcas_nnunet.intensities import CT_UNIT
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def report_lacking_templates(
     labels_of: Mapping[str, Collection[int]],
     labels: Mapping[str, int],
     record: GeneratorRecord | None,
-    unit: str = HU,
+    unit: str = CT_UNIT,
 ) -> None:
     """Warn of structures that a mask has but its template lacks, so that their appearance comes from elsewhere.
 
@@ -43,8 +43,8 @@ def report_lacking_templates(
             continue
         usual = "its mean over the training cases"
         if record is not None:
-            mean_hu = record.label_means_hu.get(label) if record.tcdm.prior else None
-            usual = "no example" if mean_hu is None else f"{usual}, {_shown(mean_hu)} {unit}"
+            mean = record.label_means.get(label) if record.tcdm.prior else None
+            usual = "no example" if mean is None else f"{usual}, {_shown(mean)} {unit}"
         templates = listed(sorted({plan.template for plan in lacking}))
         logger.warning(
             f"{len(lacking)} of {len(plans)} cases have {name}, which their templates ({templates}) lack: it is drawn "

@@ -35,7 +35,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overlap", type=finite, metavar="SHARE", help="overlap of windows, in [0, 1)")
     group.add_argument(
         "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice),
-        help="where confidence comes from: error_model, fitted with the generator, says how many HU a voxel is off; "
+        help="where confidence comes from: error_model, fitted with the generator, says how far a voxel is off; "
         "ssv is the spread of intermediate images, scaled within each case; ssv_calibrated is that on the scale of "
         "expected error; paper is Eq. 7 as a variance (default: own, the error model where there is one, else ssv; "
         "ssv with either of the next two)",

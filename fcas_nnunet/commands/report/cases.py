@@ -25,7 +25,7 @@ from fcas_nnunet.integration.dataset.volumes import (
 from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.labels.matching import id_table, match_labels
 
-_AIR_HU = -1024
+_AIR = -1024
 
 
 @dataclass(frozen=True)
@@ -152,4 +152,4 @@ def _finite(array: np.ndarray) -> np.ndarray:
     """NaN and infinity, which are named elsewhere, shown as air."""
     if array.dtype.kind != "f" or math.isfinite(float(array.sum(dtype=np.float64))):
         return array
-    return np.nan_to_num(array, nan=_AIR_HU, posinf=_AIR_HU, neginf=_AIR_HU)
+    return np.nan_to_num(array, nan=_AIR, posinf=_AIR, neginf=_AIR)

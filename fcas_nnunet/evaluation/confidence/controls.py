@@ -34,7 +34,7 @@ def control_maps(
 
     Args:
         confidence: Confidence map that they are compared with, [D, H, W].
-        image: Synthetic scan, HU [C, D, H, W]; what it says is averaged over the channels.
+        image: Synthetic scan, standard units [C, D, H, W]; what it says is averaged over the channels.
         mask: Label ids, uint8 [D, H, W].
         codes: Codes of labels and surroundings, uint8 [D, H, W].
         spacing_mm: Voxel size along (D, H, W).

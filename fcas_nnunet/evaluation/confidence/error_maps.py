@@ -17,7 +17,7 @@ _CUBE = np.ones((3, 3, 3), dtype=bool)
 
 
 def raw_error(synthetic: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """|synthetic − real| in HU, the mean over the channels, [C, D, H, W] => float32 [D, H, W]."""
+    """|synthetic − real| in standard units, the mean over the channels, [C, D, H, W] => float32 [D, H, W]."""
     return np.abs(synthetic.astype(np.float32) - real.astype(np.float32)).mean(axis=0)
 
 

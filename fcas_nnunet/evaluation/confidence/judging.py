@@ -60,7 +60,7 @@ class CaseEvaluation:
             controls know.
         mean_confidence: Mean confidence inside the structures.
         std_confidence: Standard deviation over the same voxels.
-        mean_error_hu: Mean matched error inside the structures.
+        mean_error: Mean matched error inside the structures.
         pooled_maps: Map → float32 [N], a sample of the structures' voxels.
         pooled_error: float32 [N], the matched error of the same voxels.
     """
@@ -69,7 +69,7 @@ class CaseEvaluation:
     partial_spearman: dict[str, float]
     mean_confidence: float
     std_confidence: float
-    mean_error_hu: float
+    mean_error: float
     pooled_maps: dict[str, np.ndarray]
     pooled_error: np.ndarray
 
@@ -96,7 +96,7 @@ def evaluate_case(
 
     Args:
         maps: Name → confidence [D, H, W]; higher is more certain.
-        errors: Kind → HU [D, H, W].
+        errors: Kind → standard units [D, H, W].
         mask: Label ids [D, H, W].
         judged: Name of the map whose partial correlation, mean and spread are taken.
         known: Names of the controls whose knowledge is taken out.
@@ -125,7 +125,7 @@ def evaluate_case(
         partial_spearman=partial,
         mean_confidence=float(maps[judged][inside].mean()),
         std_confidence=float(maps[judged][inside].std()),
-        mean_error_hu=float(errors[ErrorKind.MATCHED][inside].mean()),
+        mean_error=float(errors[ErrorKind.MATCHED][inside].mean()),
         pooled_maps={name: values.ravel()[pooled].astype(np.float32) for name, values in maps.items()},
         pooled_error=errors[ErrorKind.MATCHED].ravel()[pooled].astype(np.float32),
     )
@@ -143,7 +143,7 @@ def summarise_cases(
         cases: Evaluations with the same maps.
         patients: Patient of each case.
         judged: Name of the map that stands for the confidence.
-        expecting: Name of the map that is minus the expected error in HU, where there is one.
+        expecting: Name of the map that is minus the expected error in standard units, where there is one.
 
     Returns:
         JSON-able but for NaN.
@@ -184,7 +184,7 @@ def summarise_cases(
         "reliability": asdict(reliability(pooled[judged], error, -pooled[expecting] if expecting in pooled else None)),
         **{
             name: over_patients({n: getattr(case, name) for n, case in enumerate(cases)})
-            for name in ("mean_confidence", "std_confidence", "mean_error_hu")
+            for name in ("mean_confidence", "std_confidence", "mean_error")
         },
     }
 

@@ -10,12 +10,14 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, WINDOW_HU
+from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, HEART_WINDOW
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
+from fcas_nnunet.intensities import CT_UNIT
 
-ERROR_HU = 150.0
+LARGEST_ERROR = 150.0
 DOTS_PER_INCH = 130
 _PANEL_INCHES = 2.9
+_WINDOW_PERCENT = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class PicturedCase:
     """One slice of a drawn case through the middle of its heart; float32 [H, W] each."""
 
     title: str
-    synthetic: np.ndarray  # HU
-    real: np.ndarray  # HU, the real scan of the same mask
-    error: np.ndarray  # contrast-matched, HU
+    synthetic: np.ndarray  # standard units
+    real: np.ndarray  # standard units, the real scan of the same mask
+    error: np.ndarray  # contrast-matched, standard units
     confidence: np.ndarray  # in [0, 1]
     mask: np.ndarray  # label ids
     aspect: float  # height of a pixel over its width
@@ -47,22 +49,26 @@ class PicturedCase:
         return cls(title, a, b, c, d, e, aspect=spacing_mm[1] / spacing_mm[2])
 
 
-def write_confidence_picture(path: Path, cases: Sequence[PicturedCase]) -> None:
+def write_confidence_picture(path: Path, cases: Sequence[PicturedCase], unit: str) -> None:
     """Write a picture with a row per case: synthetic, real, error, confidence.
 
     Args:
         path: PNG file.
         cases: Cases from top to bottom.
+        unit: Name of the unit of intensities (`unit_name`). CT is shown in the window of hearts, other scans between
+            percentiles of the real one.
     """
     figure = Figure(figsize=(4 * _PANEL_INCHES + 0.8, len(cases) * (_PANEL_INCHES + 0.45)), layout="constrained")
     FigureCanvasAgg(figure)
     for part, case in zip(figure.subfigures(len(cases), 1, squeeze=False)[:, 0], cases, strict=True):
         part.suptitle(case.title, fontsize=11, x=0.01, ha="left")
         axes = part.subplots(1, 4)
+        low, high = np.percentile(case.real, _WINDOW_PERCENT)
+        window = HEART_WINDOW if unit == CT_UNIT else (float(low), float(high))
         panels = (
-            ("synthetic", case.synthetic, WINDOW_HU, "gray"),
-            ("real", case.real, WINDOW_HU, "gray"),
-            ("error after matching contrast, HU", case.error, (0.0, ERROR_HU), "inferno"),
+            ("synthetic", case.synthetic, window, "gray"),
+            ("real", case.real, window, "gray"),
+            (f"error after matching contrast, {unit}", case.error, (0.0, LARGEST_ERROR), "inferno"),
             ("confidence", case.confidence, (0.0, 1.0), CONFIDENCE_MAP),
         )
         for axis, (title, values, (low, high), colours) in zip(axes, panels, strict=True):

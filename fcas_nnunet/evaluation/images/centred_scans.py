@@ -25,17 +25,17 @@ class CentredScan:
     """A scan reduced for comparison: two volumes [96, 96, 96] of 2 mm about the heart's centroid.
 
     Attributes:
-        image: HU clipped to the intensity range, float16; NaN outside the scan.
+        image: Standard units clipped to the intensity range, float16; NaN outside the scan.
         texture: The image minus its structure's mean, float16; NaN outside the structures, and in their outermost voxel
             layer, whose values follow from where the outline runs.
         near: Bool; the heart and `MARGIN_MM` around it, within the scan.
-        means_hu: Label id → mean of the structure.
+        means: Label id → mean of the structure.
     """
 
     image: np.ndarray
     texture: np.ndarray
     near: np.ndarray
-    means_hu: Mapping[int, float]
+    means: Mapping[int, float]
 
 
 def centre_scan(
@@ -44,7 +44,7 @@ def centre_scan(
     """Reduce a scan for comparison.
 
     Args:
-        image: HU [D, H, W].
+        image: Standard units [D, H, W].
         mask: Label ids on the same grid; the heart is all that is labelled.
         affine: [4, 4], array index (d, h, w, 1) → LPS position in mm.
         intensity_range: One range for all scans that are compared.
@@ -61,7 +61,7 @@ def centre_scan(
         image=grey.astype(np.float16),
         texture=_texture(grey, labels).astype(np.float16),
         near=(away_mm <= MARGIN_MM) & ~np.isnan(grey),
-        means_hu=_means_hu(image, mask, intensity_range),
+        means=_structure_means(image, mask, intensity_range),
     )
 
 
@@ -79,7 +79,7 @@ def centred_image(
     keeps finer detail from folding over (antialiasing).
 
     Args:
-        image: HU [D, H, W].
+        image: Standard units [D, H, W].
         mask: Label ids on the same grid.
         affine: [4, 4], array index → LPS mm.
         intensity_range: Range that the scan is clipped to first.
@@ -87,7 +87,7 @@ def centred_image(
         step_mm: Edge of a voxel.
 
     Returns:
-        float32 [voxels, voxels, voxels] in HU, NaN outside the scan.
+        float32 [voxels, voxels, voxels] in standard units, NaN outside the scan.
     """
     orientation = Orientation.of(affine)
     turned, centre = orientation.turn(image), heart_centre(orientation.turn(mask))
@@ -96,7 +96,7 @@ def centred_image(
         for size, spacing, middle in zip(turned.shape, orientation.spacing_mm(affine), centre, strict=True)
     ]
     used = tuple(_used_part(matrix) for matrix in weights)
-    volume = np.clip(turned[used], intensity_range.low_hu, intensity_range.high_hu).astype(np.float32)
+    volume = np.clip(turned[used], intensity_range.low, intensity_range.high).astype(np.float32)
     inside_d, inside_h, inside_w = (np.flatnonzero(matrix.any(axis=1)) for matrix in weights)
     for axis, (matrix, part) in enumerate(zip(weights, used, strict=True)):
         volume = np.moveaxis(np.tensordot(matrix[:, part], volume, axes=(1, axis)), 0, axis)
@@ -121,9 +121,9 @@ def _used_part(weights: np.ndarray) -> slice:
     return slice(int(used[0]), int(used[-1]) + 1)
 
 
-def _means_hu(image: np.ndarray, mask: np.ndarray, intensity_range: IntensityRange) -> dict[int, float]:
+def _structure_means(image: np.ndarray, mask: np.ndarray, intensity_range: IntensityRange) -> dict[int, float]:
     """Mean of every label on the scan's own grid, so that thin vessels do not fade into what is around them."""
-    planes = (np.clip(plane, intensity_range.low_hu, intensity_range.high_hu) for plane in image)
+    planes = (np.clip(plane, intensity_range.low, intensity_range.high) for plane in image)
     return {label: mean for label, mean in means_by_code(planes, mask).items() if label}
 
 

@@ -20,7 +20,7 @@ from fcas_nnunet.evaluation.images.slice_extractor import SliceExtractor
 SPACING_MM = 1.0
 SIZE = 512  # voxels along each axis
 MIDDLE_SHARE = 0.4
-LIMIT_HU = 1000.0
+LIMIT = 1000.0
 MEAN = (0.406, 0.456, 0.485)  # ImageNet's, in the order B, G, R
 #: Plane → the axis of [X, Y, Z] that its slices follow.
 PLANES = {"xy": 2, "yz": 0, "zx": 1}
@@ -86,9 +86,9 @@ def prepared_volume(image: np.ndarray, affine: np.ndarray, size: int) -> torch.T
         [
             Orientation("RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacing((SPACING_MM,) * 3, mode="bilinear"),
-            SpatialPad((size,) * 3, mode="constant", value=-LIMIT_HU),
+            SpatialPad((size,) * 3, mode="constant", value=-LIMIT),
             CenterSpatialCrop((size,) * 3),
-            ScaleIntensityRange(-LIMIT_HU, LIMIT_HU, -LIMIT_HU, LIMIT_HU, clip=True),
+            ScaleIntensityRange(-LIMIT, LIMIT, -LIMIT, LIMIT, clip=True),
         ]
     )
     return steps(volume).as_tensor()[0].float()

@@ -12,18 +12,18 @@ from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.evaluation.statistics.means import summarise
 
 #: Range of 12-bit CT; what lies outside is counted at its ends.
-LOWEST_HU, HIGHEST_HU = -1024, 3071
+LOWEST, HIGHEST = -1024, 3071
 _SLICES = 32  # that are counted at once
-_HU = np.arange(LOWEST_HU, HIGHEST_HU + 1)
+_VALUES = np.arange(LOWEST, HIGHEST + 1)
 
 
 @dataclass(frozen=True)
 class Intensities:
     """One structure over a set of scans, every scan with equal weight."""
 
-    mean_hu: float  # mean of the scans' means
-    std_hu: float  # spread of voxels over all scans
-    between_cases_hu: float  # spread of the scans' means: how differently patients are enhanced
+    mean: float  # mean of the scans' means
+    std: float  # spread of voxels over all scans
+    between_cases: float  # spread of the scans' means: how differently patients are enhanced
     count: int  # number of scans that show the structure
 
 
@@ -34,28 +34,28 @@ class IntensityComparison:
     Attributes:
         real: Intensities in the real scans.
         synthetic: Intensities in the synthetic ones.
-        wasserstein_hu: Distance in HU that intensities have to be moved, on average, to turn one distribution into
-            the other.
+        wasserstein: Distance in standard units that intensities have to be moved, on average, to turn one distribution
+            into the other.
     """
 
     real: Intensities
     synthetic: Intensities
-    wasserstein_hu: float
+    wasserstein: float
 
 
 def structure_histograms(image: np.ndarray, mask: np.ndarray, labels: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Share of a structure's voxels at each whole HU from −1024 to 3071; no entry for what is not there.
+    """Share of a structure's voxels at each whole standard unit from −1024 to 3071; no entry for what is not there.
 
     Args:
-        image: HU [D, H, W].
+        image: Standard units [D, H, W].
         mask: Label ids [D, H, W].
         labels: Name → id; the background is left out.
     """
-    counts = np.zeros((NUM_CODES, len(_HU)), dtype=np.int64)
+    counts = np.zeros((NUM_CODES, len(_VALUES)), dtype=np.int64)
     for start in range(0, len(mask), _SLICES):  # less memory
         part = slice(start, start + _SLICES)
-        bins = np.rint(np.clip(image[part], LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
-        cells = mask[part].astype(np.int64) * len(_HU) + bins
+        bins = np.rint(np.clip(image[part], LOWEST, HIGHEST)).astype(np.int64) - LOWEST
+        cells = mask[part].astype(np.int64) * len(_VALUES) + bins
         counts += np.bincount(cells.ravel(), minlength=counts.size).reshape(counts.shape)
     voxels = counts.sum(axis=1)
     return {name: counts[label] / voxels[label] for name, label in labels.items() if label and voxels[label]}
@@ -81,7 +81,7 @@ def compare_intensities(
 
 
 def _intensities(histograms: np.ndarray) -> Intensities:
-    means = summarise((histograms @ _HU).tolist())
+    means = summarise((histograms @ _VALUES).tolist())
     shares = histograms.mean(axis=0)
-    variance = float(shares @ _HU**2 - (shares @ _HU) ** 2)
+    variance = float(shares @ _VALUES**2 - (shares @ _VALUES) ** 2)
     return Intensities(means.mean, variance**0.5, means.std, means.count)

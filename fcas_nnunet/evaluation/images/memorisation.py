@@ -32,7 +32,7 @@ class Measure(StrEnum):
     structures alone, after each structure's mean was taken away on both sides and without the outlines: a scan is not
     near by this measure for having a training scan's contrasts, or for being drawn under its mask. FEATURES is
     1 − cosine of a network's mean features. CONTRAST is the root mean square difference of the structures' means, in
-    HU; a scan that follows another's contrasts is no copy of it.
+    standard units; a scan that follows another's contrasts is no copy of it.
     """
 
     IMAGE = "image"
@@ -103,18 +103,18 @@ def distances(query: CentredScan, library: Sequence[CentredScan]) -> dict[Measur
     return {
         Measure.IMAGE: np.array([by_image.distance(scan.image) for scan in library]),
         Measure.CONTRAST_MATCHED: np.array([by_texture.distance(scan.texture) for scan in library]),
-        Measure.CONTRAST: np.array([contrast_distance_hu(query.means_hu, scan.means_hu) for scan in library]),
+        Measure.CONTRAST: np.array([contrast_distance(query.means, scan.means) for scan in library]),
     }
 
 
-def rmse_hu(query: CentredScan, other: CentredScan) -> float:
-    """Root mean square difference in the query's heart and margin, in HU; NaN where they share no voxel."""
+def rmse_units(query: CentredScan, other: CentredScan) -> float:
+    """Root mean square difference in the query's heart and margin, in standard units; NaN where they share no voxel."""
     difference = query.image[query.near].astype(np.float64) - other.image[query.near]
     present = difference[~np.isnan(difference)]
     return float(np.sqrt(np.mean(np.square(present)))) if present.size else math.nan
 
 
-def contrast_distance_hu(first: Mapping[int, float], second: Mapping[int, float]) -> float:
+def contrast_distance(first: Mapping[int, float], second: Mapping[int, float]) -> float:
     """Root mean square difference of structures' means over the structures that both have; NaN without one."""
     shared = sorted(first.keys() & second.keys())
     if not shared:

@@ -77,8 +77,8 @@ class PerceptualDistance:
         """Compute LPIPS over slices in the middle of a pair.
 
         Args:
-            real: HU [D, H, W].
-            synthetic: HU on the same grid.
+            real: Standard units [D, H, W].
+            synthetic: The same on the same grid.
             intensity_range: Range that becomes [−1, 1], as LPIPS requires; values outside are clipped.
             slices_per_plane: Largest number of slices per plane, spread evenly over the middle 40 % of each axis.
 

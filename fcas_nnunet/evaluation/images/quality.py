@@ -15,27 +15,27 @@ from skimage.metrics import structural_similarity
 SSIM_SIGMA_VOXELS = 1.5
 SSIM_WINDOW_VOXELS = 11  # width of the gaussian, cut off at 3.5 sigma
 FOREGROUND_PERCENTILES = (0.5, 99.5)  # nnU-Net's percentiles for CT
-_LOWEST_HU, _HIGHEST_HU = -(2**15), 2**15 - 1
+_LOWEST, _HIGHEST = -(2**15), 2**15 - 1
 
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """HU range that becomes [0, 1]; values outside are clipped."""
+    """Range of standard units that becomes [0, 1]; values outside are clipped."""
 
-    low_hu: float  # becomes 0
-    high_hu: float  # becomes 1
+    low: float  # becomes 0
+    high: float  # becomes 1
     source: str = "stated"  # origin of the two, for the reader of a result
 
     def __post_init__(self) -> None:
-        if not self.low_hu < self.high_hu:
+        if not self.low < self.high:
             raise ValueError(
-                f"intensity range: low must be below high, got {self.low_hu} and {self.high_hu}. "
+                f"intensity range: low must be below high, got {self.low} and {self.high}. "
                 "State one with --range LOW HIGH."
             )
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
-        """HU → [0, 1], float32, clipped."""
-        scaled = (image.astype(np.float32) - self.low_hu) / (self.high_hu - self.low_hu)
+        """Standard units → [0, 1], float32, clipped."""
+        scaled = (image.astype(np.float32) - self.low) / (self.high - self.low)
         return np.clip(scaled, 0.0, 1.0, dtype=np.float32)
 
 
@@ -45,11 +45,11 @@ class ImageScores:
 
     ssim: float  # structural similarity of the normalised scans, at most 1
     rmse: float  # root mean square error of the normalised scans, in [0, 1]
-    rmse_hu: float  # root mean square error of the scans as they are, in HU, not clipped
+    rmse_units: float  # root mean square error of the scans as they are, in standard units, not clipped
 
 
 def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: IntensityRange) -> ImageScores:
-    """Compute SSIM and RMSE of a pair of scans, HU [D, H, W] on one grid.
+    """Compute SSIM and RMSE of a pair of scans, standard units [D, H, W] on one grid.
 
     Raises:
         ValueError: see `image_faults`.
@@ -98,9 +98,9 @@ def image_faults(real: np.ndarray, synthetic: np.ndarray) -> list[str]:
 
 
 def foreground_histogram(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Share of a scan's labelled voxels at each whole HU from −32768 to 32767; all zero without labelled voxels."""
-    foreground = np.rint(np.clip(image[mask > 0], _LOWEST_HU, _HIGHEST_HU)).astype(np.int64)
-    counts = np.bincount(foreground - _LOWEST_HU, minlength=_HIGHEST_HU - _LOWEST_HU + 1)
+    """Share of a scan's labelled voxels at each whole standard unit from −32768 to 32767; all zero without labels."""
+    foreground = np.rint(np.clip(image[mask > 0], _LOWEST, _HIGHEST)).astype(np.int64)
+    counts = np.bincount(foreground - _LOWEST, minlength=_HIGHEST - _LOWEST + 1)
     return counts / max(foreground.size, 1)
 
 
@@ -118,5 +118,5 @@ def foreground_range(histograms: Iterable[np.ndarray], source: str) -> Intensity
     if not np.any(total):
         raise ValueError(f"{source}: at least one voxel must be labelled, got none. State the range: --range LOW HIGH.")
     share = np.cumsum(total) / np.sum(total)
-    low, high = (int(np.searchsorted(share, percent / 100)) + _LOWEST_HU for percent in FOREGROUND_PERCENTILES)
+    low, high = (int(np.searchsorted(share, percent / 100)) + _LOWEST for percent in FOREGROUND_PERCENTILES)
     return IntensityRange(low, high, f"0.5 and 99.5 % of the labelled voxels of {source}")

@@ -13,7 +13,7 @@ from fcas_nnunet.evaluation.viewing.atlas import Atlas
 from fcas_nnunet.evaluation.viewing.colours import label_colours
 from fcas_nnunet.evaluation.viewing.templates import page_environment
 from fcas_nnunet.geometry import Triple
-from fcas_nnunet.intensities import HU
+from fcas_nnunet.intensities import CT_UNIT
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ShownBag:
 
 
 def render_page(
-    protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int], unit: str = HU
+    protocol: Protocol, reading_id: str, bags: Sequence[ShownBag], labels: Mapping[str, int], unit: str = CT_UNIT
 ) -> str:
     """Render the page as HTML: bags in the order in which they are read, labels (name → id) without the background."""
     data = {
@@ -41,7 +41,7 @@ def render_page(
         "schema_version": SCORES_VERSION,
         "reading_id": reading_id,
         "protocol": to_dict(protocol),
-        "greyHu": GREYS.hu,
+        "greyKnots": GREYS.knots,
         "greyValues": GREYS.values,
         "unit": unit,
         "labels": [

@@ -13,9 +13,9 @@ from skimage.transform import resize
 
 from fcas_nnunet.evaluation.viewing.atlas import GreyScale
 
-#: Grey values in steps of 5.9 HU; the page's windows lie within.
-GREYS = GreyScale(hu=(-500.0, 1000.0), values=(0.0, 255.0))
-#: WebP quality; its errors are 7 to 10 HU on CT and phantoms at 0.8 mm, less than their noise.
+#: Grey values in steps of 5.9 units; the page's windows lie within.
+GREYS = GreyScale(knots=(-500.0, 1000.0), values=(0.0, 255.0))
+#: WebP quality; its errors are 7 to 10 units on CT and phantoms at 0.8 mm, less than their noise.
 QUALITY = 90
 #: Size at that quality of scans without much noise (0.6 to 1.8 measured); base64 adds a third.
 BITS_PER_VOXEL = 1.0
@@ -48,5 +48,5 @@ def enough_voxels(voxels: int, num_volumes: int) -> int:
 
 
 def shown_image(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Resample a scan [Z, Y, X] in HU to another shape, coded by `GREYS`; it is smoothed before it gets coarser."""
+    """Resample a scan of standard units [Z, Y, X] to another shape, coded by `GREYS`; smoothed where coarser."""
     return GREYS.codes(resize(image.astype(np.float32), shape, order=1, anti_aliasing=True))

@@ -10,17 +10,17 @@ from typing import Any
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.evaluation.report.measures import Spread, StructureSummary
 from fcas_nnunet.evaluation.report.provenance import drawn_records
-from fcas_nnunet.intensities import HU
+from fcas_nnunet.intensities import CT_UNIT
 from fcas_nnunet.listing import listed
 
 # Limits of the verdicts; docs/report.md gives the reasons. The first of two makes "look", the second "bad".
 FEW_CASES = (50, 10)
 FLAT_CONFIDENCE = (FLAT_CONFIDENCE_STD, 0.02)  # standard deviation inside the structures: below, CAL is plain nnU-Net
 LOW_CONFIDENCE = (0.5, 0.2)  # mean inside the structures: below, most of the loss is switched off
-EXPECTED_ERROR_HU = (80.0, 120.0)  # mean inside the structures, after matching contrast
+EXPECTED_ERROR = (80.0, 120.0)  # mean inside the structures, after matching contrast
 SCALE_RATIO = (1.5, 1.2)  # expected error at confidence 0 over that at confidence 1
 LOW_WEIGHT = (0.3, 0.1)  # mean inside one structure: below, CAL hardly looks at it
-MOVED_HU = (60.0, 150.0)  # Wasserstein distance of a structure
+MOVED = (60.0, 150.0)  # Wasserstein distance of a structure
 VARIETY = (0.5, 0.25)  # spread between cases, synthetic / real
 VOLUME_RATIO = (1.5, 2.5)  # synthetic over real mean volume, or the other way round
 REJECTED_PER_MASK = (1.0, 4.0)
@@ -66,7 +66,7 @@ def verdict(checks: Sequence[Check]) -> Verdict:
 def all_checks(
     num_cases: int, records: Mapping[str, Mapping[str, Any]], inside: Spread | None, without_map: Sequence[str],
     structures: Sequence[StructureSummary], real_name: str | None, num_real: int | None, faults: Sequence[str],
-    unit: str = HU,
+    unit: str = CT_UNIT,
 ) -> list[Check]:  # fmt: skip
     """Run every check that the data allow; the arguments are those of the single checks."""
     found = [
@@ -127,7 +127,7 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str], weighs: 
     return checks
 
 
-def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = HU) -> list[Check]:
+def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = CT_UNIT) -> list[Check]:
     """Check the expected error of the scans, in standard units, and how confidence 1 and 0 differ in it.
 
     The maps themselves do not show it: a calibrated confidence lies between two percentiles of the generator's own
@@ -137,7 +137,7 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = H
     drawn = drawn_records(records)
     if not drawn:
         return []
-    known = [record["expected_error_hu"] for record in drawn if record.get("expected_error_hu")]
+    known = [record["expected_error"] for record in drawn if record.get("expected_error")]
     if len(known) < len(drawn):
         advice = (
             f"Nothing says how many {unit} these scans are off: calibrate the generator with fcas_train --calibrate, "
@@ -145,11 +145,11 @@ def check_expected_error(records: Mapping[str, Mapping[str, Any]], unit: str = H
         )
         return [Check("Expected error", Level.LOOK, f"not known in {unit}", advice)]
     mean = sum(entry["mean"] for entry in known) / len(known)
-    error = _above(mean, EXPECTED_ERROR_HU)
+    error = _above(mean, EXPECTED_ERROR)
     advice = (
         "Beside the noise of the scans, which is part of it, structures look as they should."
         if error == Level.OK
-        else f"Over {EXPECTED_ERROR_HU[0]:g} {unit}: the scans are crude. Train the generator longer, or on more scans."
+        else f"Over {EXPECTED_ERROR[0]:g} {unit}: the scans are crude. Train the generator longer, or on more scans."
     )
     ratios = [entry["at_confidence_0"] / max(entry["at_confidence_1"], 1e-6) for entry in known]
     ratio, scale = min(ratios), _below(min(ratios), SCALE_RATIO)
@@ -184,9 +184,9 @@ def check_weights(structures: Sequence[StructureSummary]) -> Check | None:
     return Check("Confidence by structure", level, f"{means[name]:.2f} at least: {_words(name)}", advice)
 
 
-def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit: str = HU) -> list[Check]:
+def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit: str = CT_UNIT) -> list[Check]:
     """Check contrast, variety and volumes against the real set."""
-    moved = {s.name: s.contrast.wasserstein_hu for s in structures if s.contrast is not None}
+    moved = {s.name: s.contrast.wasserstein for s in structures if s.contrast is not None}
     variety = {s.name: s.variety for s in structures if s.variety is not None}
     volumes = {
         s.name: s.volume_ml.mean / s.volume_ml_real.mean
@@ -195,13 +195,13 @@ def check_contrast(structures: Sequence[StructureSummary], real_name: str, unit:
     }
     checks = []
     if moved:
-        level, worst = _worst({name: _above(value, MOVED_HU) for name, value in moved.items()})
+        level, worst = _worst({name: _above(value, MOVED) for name, value in moved.items()})
         name = max(moved, key=lambda key: moved[key])
         advice = (
             f"Structures have the grey values of {real_name}."
             if level == Level.OK
-            else f"Over {MOVED_HU[0]:g} {unit}: {_names(worst)}. Train the generator longer, or check that both "
-            f"sets are {'HU' if unit == HU else 'scans'} of the same contrast phase."
+            else f"Over {MOVED[0]:g} {unit}: {_names(worst)}. Train the generator longer, or check that both "
+            "sets are scans of the same contrast phase."
         )
         checks.append(Check("Contrast", level, f"{moved[name]:.0f} {unit} off at worst: {_words(name)}", advice))
     if variety:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fcas_nnunet.case import NUM_CODES
-from fcas_nnunet.evaluation.images.intensities import HIGHEST_HU, LOWEST_HU, IntensityComparison, compare_intensities
+from fcas_nnunet.evaluation.images.intensities import HIGHEST, LOWEST, IntensityComparison, compare_intensities
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
 from fcas_nnunet.geometry import triple
 
 CONFIDENCE_LEVELS = 256
-_BINS = HIGHEST_HU - LOWEST_HU + 1
+_BINS = HIGHEST - LOWEST + 1
 _CONFIDENCE = np.arange(CONFIDENCE_LEVELS) / (CONFIDENCE_LEVELS - 1)
 
 
@@ -26,8 +26,8 @@ class CaseMeasures:
         shape: Number of voxels along (D, H, W).
         spacing_mm: Voxel size along (D, H, W).
         voxels: Structure → number of labelled voxels; 0 where it is not shown.
-        intensities: Structure → share of its voxels at each whole HU from −1024 to 3071, float32; no entry for what is
-            not shown.
+        intensities: Structure → share of its voxels at each whole standard unit from −1024 to 3071, float32; no entry
+            for what is not shown.
         confidence: Structure → share of its voxels at each confidence k/255, float32; empty without a map.
     """
 
@@ -77,8 +77,8 @@ class StructureSummary:
         shown_real: Number of real cases that show it; None without a real set.
         volume_ml: Volume over the synthetic cases that show it.
         volume_ml_real: Volume over the real cases that show it; None without a real set.
-        mean_hu: Mean of the synthetic cases' means; NaN where none shows it.
-        std_hu: Standard deviation of voxels over all synthetic cases.
+        mean: Mean of the synthetic cases' means; NaN where none shows it.
+        std: Standard deviation of voxels over all synthetic cases.
         contrast: Intensities in both sets; None without a real set, or where one of both does not show it.
         confidence: Spread of its confidence; None without maps.
     """
@@ -88,17 +88,17 @@ class StructureSummary:
     shown_real: int | None
     volume_ml: Summary
     volume_ml_real: Summary | None
-    mean_hu: float
-    std_hu: float
+    mean: float
+    std: float
     contrast: IntensityComparison | None
     confidence: Spread | None
 
     @property
     def variety(self) -> float | None:
-        """Spread of the cases' mean HU, synthetic over real; None unless both have at least two cases."""
-        if self.contrast is None or not self.contrast.real.between_cases_hu > 0:
+        """Spread of the cases' means, synthetic over real; None unless both have at least two cases."""
+        if self.contrast is None or not self.contrast.real.between_cases > 0:
             return None
-        ratio = self.contrast.synthetic.between_cases_hu / self.contrast.real.between_cases_hu
+        ratio = self.contrast.synthetic.between_cases / self.contrast.real.between_cases
         return None if math.isnan(ratio) else ratio
 
 
@@ -112,7 +112,7 @@ def measure_case(
     """Count a case's voxels, a slice at a time.
 
     Args:
-        image: HU [D, H, W].
+        image: Standard units [D, H, W].
         mask: Label ids below `NUM_CODES` [D, H, W].
         confidence: Confidence in [0, 1] [D, H, W], or None.
         labels: Structure → id; the background is left out.
@@ -122,7 +122,7 @@ def measure_case(
     rows = max(named.values(), default=0) + 1
     row_of = np.zeros(NUM_CODES, dtype=np.int64)
     row_of[list(named.values())] = list(named.values())
-    hu = np.zeros((rows, _BINS), dtype=np.int64)
+    counts = np.zeros((rows, _BINS), dtype=np.int64)
     trust = np.zeros((rows, CONFIDENCE_LEVELS), dtype=np.int64)
     for index in range(len(mask)):
         inside = row_of[mask[index]]
@@ -130,18 +130,18 @@ def measure_case(
         label = inside[marked]
         if not label.size:
             continue
-        bins = np.rint(np.clip(image[index][marked], LOWEST_HU, HIGHEST_HU)).astype(np.int64) - LOWEST_HU
-        hu += np.bincount(label * _BINS + bins, minlength=hu.size).reshape(hu.shape)
+        bins = np.rint(np.clip(image[index][marked], LOWEST, HIGHEST)).astype(np.int64) - LOWEST
+        counts += np.bincount(label * _BINS + bins, minlength=counts.size).reshape(counts.shape)
         if confidence is not None:
             steps = np.rint(np.clip(confidence[index][marked], 0, 1) * (CONFIDENCE_LEVELS - 1)).astype(np.int64)
             trust += np.bincount(label * CONFIDENCE_LEVELS + steps, minlength=trust.size).reshape(trust.shape)
-    voxels = {name: int(hu[label].sum()) for name, label in named.items()}
+    voxels = {name: int(counts[label].sum()) for name, label in named.items()}
     shown = {name: label for name, label in named.items() if voxels[name]}
     return CaseMeasures(
         shape=triple(mask.shape),
         spacing_mm=spacing_mm,
         voxels=voxels,
-        intensities=_shares(hu, shown, voxels),
+        intensities=_shares(counts, shown, voxels),
         confidence={} if confidence is None else _shares(trust, shown, voxels),
     )
 
@@ -163,8 +163,8 @@ def summarise_structures(
             shown_real=None if real is None else _shown(real, name),
             volume_ml=_volume(synthetic, name),
             volume_ml_real=None if real is None else _volume(real, name),
-            mean_hu=own[name].synthetic.mean_hu if name in own else math.nan,
-            std_hu=own[name].synthetic.std_hu if name in own else math.nan,
+            mean=own[name].synthetic.mean if name in own else math.nan,
+            std=own[name].synthetic.std if name in own else math.nan,
             contrast=contrasts.get(name),
             confidence=confidence_spread([c.confidence[name] for c in synthetic if name in c.confidence]),
         )

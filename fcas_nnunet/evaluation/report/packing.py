@@ -16,8 +16,8 @@ from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
 from fcas_nnunet.geometry import Triple
 from fcas_nnunet.labels.resampling import ThinStructure, reduce_labels, shares, thin_structures
 
-#: Fine steps (4.2 HU) where hearts and contrast lie.
-GREYS = GreyScale(hu=(-1024.0, -200.0, 600.0, 2000.0), values=(0.0, 32.0, 224.0, 255.0))
+#: Fine steps (4.2 units) where hearts and contrast lie.
+GREYS = GreyScale(knots=(-1024.0, -200.0, 600.0, 2000.0), values=(0.0, 32.0, 224.0, 255.0))
 #: (longest side in voxels, WebP quality), finest first; quality 0 = PNG, without loss.
 LADDER = ((160, 0), (160, 85), (160, 75), (144, 75), (128, 75), (112, 70), (96, 65), (80, 60), (64, 50), (48, 40))
 _PROBED = 8  # step between the slices that predict the size of a volume
@@ -86,7 +86,7 @@ def pack_scan(
     """Reduce a scan until its atlases take at most `budget` bytes.
 
     Args:
-        image: HU [D, H, W].
+        image: Standard units [D, H, W].
         mask: Label ids, the same grid.
         confidence: Confidence in [0, 1], the same grid; None for a real scan.
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.

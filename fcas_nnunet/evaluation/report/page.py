@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from fcas_nnunet.evaluation.images.intensities import LOWEST_HU
+from fcas_nnunet.evaluation.images.intensities import LOWEST
 from fcas_nnunet.evaluation.report.checks import Check, Level, verdict
 from fcas_nnunet.evaluation.report.curves import Curves
 from fcas_nnunet.evaluation.report.measures import CaseMeasures, StructureSummary, mean_shares
 from fcas_nnunet.evaluation.report.packing import GREYS
 from fcas_nnunet.evaluation.report.results import ShownResult
 from fcas_nnunet.evaluation.viewing.charts import confidence_chart, intensity_chart, strip_chart
-from fcas_nnunet.evaluation.viewing.colours import WINDOW_HU, confidence_colours, label_colours
+from fcas_nnunet.evaluation.viewing.colours import HEART_WINDOW, confidence_colours, label_colours
 from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.evaluation.viewing.templates import page_environment
-from fcas_nnunet.intensities import HU
+from fcas_nnunet.intensities import CT_UNIT
 
-#: Name → low and high in HU.
-WINDOWS = {"heart": WINDOW_HU, "soft tissue": (-160, 240), "wide": (-1000, 1000)}
+#: Name → low and high in standard units.
+WINDOWS = {"heart": HEART_WINDOW, "soft tissue": (-160, 240), "wide": (-1000, 1000)}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Report:
     records: Mapping[str, str]  # case id → its whole record as text
     faults: Sequence[str] = field(default_factory=tuple)  # faults of manifest and files, a sentence each
     command: str = "fcas_report"  # the command that made this page
-    unit: str = HU  # what intensities are counted in
+    unit: str = CT_UNIT  # what intensities are counted in
 
 
 def render(report: Report) -> str:
@@ -124,7 +124,7 @@ def _intensity_charts(report: Report, colours: Mapping[str, str]) -> dict[str, M
         synthetic = mean_shares([case.intensities for case in report.synthetic.values()], name)
         real = None if report.real is None else mean_shares([case.intensities for case in report.real], name)
         title = f"Intensities of {_words(name)} in {report.unit}, synthetic{'' if real is None else ' and real'}"
-        charts[name] = intensity_chart(synthetic, real, LOWEST_HU, colours[name], title)
+        charts[name] = intensity_chart(synthetic, real, LOWEST, colours[name], title)
     return charts
 
 
@@ -148,7 +148,7 @@ def _viewer_data(report: Report, colours: Mapping[str, str]) -> dict[str, Any]:
     return {
         "labels": [{"id": label, "name": _words(name), "key": name, "colour": colours[name]}
                    for name, label in report.labels.items()],
-        "greyHu": GREYS.hu,
+        "greyKnots": GREYS.knots,
         "greyValues": GREYS.values,
         "unit": report.unit,
         "confidenceColours": confidence_colours(256),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from fcas_nnunet.evaluation.images import set_table as image_set_table
 from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY, SEGMENTATIONS, VERSIONS
 from fcas_nnunet.evaluation.statistics.means import summarise
-from fcas_nnunet.intensities import HU
+from fcas_nnunet.intensities import CT_UNIT
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def _comparison(content: Mapping[str, Any]) -> ShownResult:
 
 
 def _image_quality(content: Mapping[str, Any]) -> ShownResult:
-    unit = content["settings"].get("unit", HU)
-    titles = {"ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "rmse_hu": (f"RMSE {unit}", 1)}
+    unit = content["settings"].get("unit", CT_UNIT)
+    titles = {"ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "rmse_units": (f"RMSE {unit}", 1)}
     rows = [[titles[m][0], _number(s["mean"], 1, titles[m][1]), _number(s["std"], 1, titles[m][1]), str(s["count"])]
             for m, s in content["summary"].items() if m in titles and s["count"]]  # fmt: skip
     used = content["settings"]["intensity_range"]
     if used is not None:
-        notes = [f"On {used['low_hu']:g} {unit} to {used['high_hu']:g} {unit} ({used['source']})"]
+        notes = [f"On {used['low']:g} {unit} to {used['high']:g} {unit} ({used['source']})"]
     else:
         notes = [f"SSIM, RMSE: not computed: {content['summary']['ssim']['not_computed']}"]
     if content.get("left_out"):
@@ -144,7 +144,7 @@ def _image_quality(content: Mapping[str, Any]) -> ShownResult:
 
 def _confidence(content: Mapping[str, Any]) -> ShownResult:
     """A row per map inside the structures and around their walls, and what errors go with what confidence."""
-    summary, unit = content["summary"], content["settings"].get("unit", HU)
+    summary, unit = content["summary"], content["settings"].get("unit", CT_UNIT)
     matched = summary["scores"]["matched"]
     places = {"structures": "inside structures", "shell": "around walls", "volume": "everywhere"}
     header = ["map", *(f"{measure} {place}" for place in places.values() for measure in ("AUSE", "ρ"))]

@@ -16,14 +16,14 @@ _BLOCK = 16  # WebP's: tiles that start on a block do not bleed into each other
 
 @dataclass(frozen=True)
 class GreyScale:
-    """HU ↔ grey value of a page, linear between knots."""
+    """Standard units ↔ grey value of a page, linear between knots."""
 
-    hu: tuple[float, ...]  # knots, increasing; what lies beyond the ends is clipped
+    knots: tuple[float, ...]  # standard units, increasing; what lies beyond the ends is clipped
     values: tuple[float, ...]  # grey values at the knots, from 0 to 255
 
     def codes(self, image: np.ndarray) -> np.ndarray:
-        """HU → uint8."""
-        return np.rint(np.interp(image, self.hu, self.values)).astype(np.uint8)
+        """Standard units → uint8."""
+        return np.rint(np.interp(image, self.knots, self.values)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,14 @@ def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:
 
 
 def intensity_chart(
-    synthetic: np.ndarray | None, real: np.ndarray | None, lowest_hu: int, colour: str, title: str
+    synthetic: np.ndarray | None, real: np.ndarray | None, lowest: int, colour: str, title: str
 ) -> Markup:
     """Draw a structure's intensities: the synthetic set as an area, the real one as a line over it.
 
     Args:
-        synthetic: Share of voxels at each whole HU; None where it is not shown.
+        synthetic: Share of voxels at each whole standard unit; None where it is not shown.
         real: The same of the real set, or None.
-        lowest_hu: HU of the first bin.
+        lowest: Standard units of the first bin.
         colour: Colour of the area.
         title: Title for readers who do not see the chart.
     """
@@ -57,7 +57,7 @@ def intensity_chart(
     first = max(0, min(first, len(present[0]) - width))
     bars = [None if s is None else s[first : first + width].reshape(_BARS, -1).sum(axis=1) for s in (synthetic, real)]
     top = max(float(b.max()) for b in bars if b is not None)
-    low, high = lowest_hu + first, lowest_hu + first + width
+    low, high = lowest + first, lowest + first + width
     shapes = []
     if bars[0] is not None:
         shapes.append(Markup('<path class="area" d="{}" style="fill:{};stroke:{}"/>').format(

@@ -17,8 +17,8 @@ STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#D55E00", "#009E73", "#0072B2", "#CC
 #: For labels beyond the eight structures.
 OTHER_COLOURS = ("#A6761D", "#B3B3B3", "#66C2A5", "#FB9A99", "#1B9E77", "#BEAED4", "#FDC086", "#386CB0")
 CONFIDENCE_MAP = "viridis"
-#: The window in which hearts are shown.
-WINDOW_HU = (-200.0, 600.0)
+#: The window in which hearts are shown: standard units, which of CT are chosen for contrast.
+HEART_WINDOW = (-200.0, 600.0)
 
 
 def label_colours(labels: Mapping[str, int]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from fcas_nnunet.evaluation.viewing.colours import WINDOW_HU, confidence_colours
+from fcas_nnunet.evaluation.viewing.colours import HEART_WINDOW, confidence_colours
 from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
 
 _STRIP_PIXELS, _STILL_PIXELS = 180, 220
@@ -35,7 +35,7 @@ def case_pictures(
     """Draw a case's middle slices; the patient's right is on the left, the front or the head on top.
 
     Args:
-        image: HU [D, H, W].
+        image: Standard units [D, H, W].
         mask: Label ids, the same grid.
         confidence: Confidence in [0, 1], the same grid, or None.
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
@@ -82,7 +82,7 @@ def _extents_mm(frame: Frame) -> list[tuple[float, float]]:
 
 
 def _windowed(plane: np.ndarray) -> np.ndarray:
-    low, high = WINDOW_HU
+    low, high = HEART_WINDOW
     grey = np.rint(255 * np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
 

@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
     def encode(self, images: torch.Tensor, slab_elements: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode images to the posterior of their latents.
 
-        The last convolutions run in fp32 also under autocast: bf16 latents would be up to 5 HU off.
+        The last convolutions run in fp32 also under autocast: bf16 latents would be up to 5 units of 2000 off.
 
         Args:
             images: Images [B, C, D, H, W] in [0, 1], sizes divisible by 4.
@@ -117,7 +117,7 @@ class Autoencoder(nn.Module):
     def decode(self, latents: torch.Tensor, slab_elements: int | None = None) -> torch.Tensor:
         """Decode unscaled latents to images.
 
-        The last norm and convolution run in fp32 also under autocast: a bf16 output would quantise to 7.8 HU.
+        The last norm and convolution run in fp32 also under autocast: a bf16 output has steps of 7.8 units of 2000.
 
         Args:
             latents: Unscaled latents, [B, 4 · C, d, h, w].

@@ -1,4 +1,4 @@
-"""Map doubt to expected error in HU, and that to confidence, on one scale for all cases of a generator."""
+"""Map doubt to expected error in standard units, and that to confidence, on one scale for all cases of a generator."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class Curve:
     """A monotone curve from an estimator's doubt to the mean error it goes with, straight between its knots.
 
     Attributes:
-        doubt: Knots, increasing: SSV's spread or the error model's prediction, in HU.
-        error_hu: Mean absolute error after matching contrast, never falling.
+        doubt: Knots, increasing: SSV's spread or the error model's prediction, in standard units.
+        error: Mean absolute error after matching contrast, never falling.
     """
 
     doubt: Annotated[tuple[float, ...], Field(min_length=1)]
-    error_hu: Annotated[tuple[NotNegative, ...], Field(min_length=1)]
+    error: Annotated[tuple[NotNegative, ...], Field(min_length=1)]
 
     def __post_init__(self) -> None:
-        knots = len(self.doubt), len(self.error_hu)
-        check(self, (knots[0] == knots[1], "doubt, error_hu", "of one length", knots))
+        knots = len(self.doubt), len(self.error)
+        check(self, (knots[0] == knots[1], "doubt, error", "of one length", knots))
 
     def __call__(self, doubt: np.ndarray) -> np.ndarray:
-        """Expected error in HU, float32; constant beyond the ends."""
-        return np.interp(doubt, self.doubt, self.error_hu).astype(np.float32)
+        """Expected error in standard units, float32; constant beyond the ends."""
+        return np.interp(doubt, self.doubt, self.error).astype(np.float32)
 
 
 @settings
@@ -43,25 +43,25 @@ class Scale:
     Attributes:
         ssv: Curve of SSV's spread.
         error_model: Curve of the error model's prediction.
-        certain_hu: Expected error at and below which confidence is 1.
-        uncertain_hu: Expected error at and above which confidence is 0.
+        certain: Expected error at and below which confidence is 1.
+        uncertain: Expected error at and above which confidence is 0.
     """
 
     ssv: Curve
     error_model: Curve
-    certain_hu: NotNegative
-    uncertain_hu: NotNegative
+    certain: NotNegative
+    uncertain: NotNegative
 
     def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray) -> np.ndarray:
-        """Expected error in HU, float32, the shape of the doubt."""
+        """Expected error in standard units, float32, the shape of the doubt."""
         return (self.error_model if estimator == ConfidenceEstimator.ERROR_MODEL else self.ssv)(doubt)
 
-    def to_confidence(self, error_hu: np.ndarray) -> np.ndarray:
-        """Expected error in HU => confidence in [0, 1], float32; a straight line between the two ends of the scale."""
-        span = self.uncertain_hu - self.certain_hu
+    def to_confidence(self, error: np.ndarray) -> np.ndarray:
+        """Expected error => confidence in [0, 1], float32; a straight line between the two ends of the scale."""
+        span = self.uncertain - self.certain
         if not span > 0:
-            return np.ones_like(error_hu, dtype=np.float32)
-        return np.clip((self.uncertain_hu - error_hu) / span, 0, 1).astype(np.float32)
+            return np.ones_like(error, dtype=np.float32)
+        return np.clip((self.uncertain - error) / span, 0, 1).astype(np.float32)
 
 
 @settings
@@ -85,14 +85,14 @@ class Calibration:
     held_out: tuple[str, ...]
 
     def expected_error(self, estimator: ConfidenceEstimator, doubt: np.ndarray, structures: np.ndarray) -> np.ndarray:
-        """Expected absolute error after matching contrast, from an estimator's doubt; both HU [D, H, W]."""
+        """Expected absolute error after matching contrast, from an estimator's doubt; both standard units [D, H, W]."""
         inside, outside = (scale.expected_error(estimator, doubt) for scale in (self.inside, self.outside))
         return np.where(structures, inside, outside)
 
-    def to_confidence(self, error_hu: np.ndarray, structures: np.ndarray, own_scale_outside: bool) -> np.ndarray:
+    def to_confidence(self, error: np.ndarray, structures: np.ndarray, own_scale_outside: bool) -> np.ndarray:
         """Expected error => confidence, float32 [D, H, W] in [0, 1], on one scale or on two."""
         outside = self.outside if own_scale_outside else self.inside
-        return np.where(structures, self.inside.to_confidence(error_hu), outside.to_confidence(error_hu))
+        return np.where(structures, self.inside.to_confidence(error), outside.to_confidence(error))
 
     def fits(self, confidence: ConfidenceConfig, sampling: SamplingConfig) -> str | None:
         """The calibrated settings that differ from others, which are filled in; None if the calibration applies."""
@@ -105,11 +105,11 @@ class Calibration:
         return None
 
 
-def fit_curve(doubt: np.ndarray, error_hu: np.ndarray) -> Curve:
+def fit_curve(doubt: np.ndarray, error: np.ndarray) -> Curve:
     """Fit a monotone curve to doubts and errors [N]: isotonic regression over bins of equal size."""
     parts = np.array_split(np.argsort(doubt, kind="stable"), min(MAX_KNOTS, len(doubt)))
     knots = np.array([doubt[part].mean(dtype=np.float64) for part in parts])
-    errors = np.array([error_hu[part].mean(dtype=np.float64) for part in parts])
+    errors = np.array([error[part].mean(dtype=np.float64) for part in parts])
     fitted = IsotonicRegression().fit_transform(knots, errors, sample_weight=[len(part) for part in parts])
     distinct = np.append(True, np.diff(knots) > 0)
     return Curve(tuple(knots[distinct].tolist()), tuple(np.asarray(fitted)[distinct].tolist()))

@@ -26,8 +26,8 @@ CHANNEL_MEASURES, MASK_MEASURES = 1 + 1 + len(DEPARTURE_CUBES) + 1 + len(TEXTURE
 HALO = max(*DEPARTURE_CUBES, *TEXTURE_CUBES, *WALL_CUBES) // 2 + 1
 SLAB_VOXELS = 2**21
 
-#: HU per unit of the network; summand before a logarithm, about the noise of CT; usual value of that logarithm.
-_UNIT_HU, _FLOOR_HU, _USUAL_LOG_HU = 100.0, 5.0, 3.5
+#: Standard units per unit of the network; summand before a logarithm, about CT's noise; usual value of that logarithm.
+_UNIT, _FLOOR, _USUAL_LOG = 100.0, 5.0, 3.5
 
 
 class ErrorModel(nn.Module):
@@ -48,47 +48,45 @@ class ErrorModel(nn.Module):
         return self.second.in_features
 
     def forward(self, measures: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the expected error in HU, [N], from `local_measures` [N, M] and codes, int64 [N]."""
+        """Logarithm of the expected error in standard units, [N], from `local_measures` [N, M] and codes, int64 [N]."""
         hidden = F.silu(self.first(measures) + self.of_code(codes))
-        return self.last(F.silu(self.second(hidden)))[:, 0] + _USUAL_LOG_HU
+        return self.last(F.silu(self.second(hidden)))[:, 0] + _USUAL_LOG
 
     @torch.no_grad()
-    def expected_error(
-        self, image_hu: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
-    ) -> torch.Tensor:
-        """Expected error of a whole volume in HU, float32 [D, H, W]; see `measured_slabs` for the arguments."""
-        result = torch.empty(codes.shape, dtype=torch.float32, device=image_hu.device)
-        for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
+    def expected_error(self, image: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS) -> torch.Tensor:
+        """Expected error of a whole volume, float32 [D, H, W]; see `measured_slabs` for the arguments."""
+        result = torch.empty(codes.shape, dtype=torch.float32, device=image.device)
+        for start, stop, measures in measured_slabs(image, codes, slab_voxels):
             logs = self(measures.flatten(1).T, codes[start:stop].flatten().long())
             result[start:stop] = logs.exp().view(stop - start, *codes.shape[1:])
         return result
 
 
 def measured_slabs(
-    image_hu: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
+    image: torch.Tensor, codes: torch.Tensor, slab_voxels: int = SLAB_VOXELS
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
     """The local measures of a volume, slab by slab along D.
 
     Args:
-        image_hu: Image in HU, [C, D, H, W].
+        image: Image in standard units, [C, D, H, W].
         codes: Mask that it was drawn from, uint8 [D, H, W].
         slab_voxels: Approximate number of voxels to compute at once.
 
     Yields:
         First slice, one past the last, and the measures, float32 [M, d, H, W].
     """
-    means = torch.stack([means_by_code(channel.float(), codes)[0] for channel in image_hu])
+    means = torch.stack([means_by_code(channel.float(), codes)[0] for channel in image])
     depth = codes.shape[0]
     thickness = max(1, slab_voxels // codes[0].numel())
     for start in range(0, depth, thickness):
         stop = min(start + thickness, depth)
         first, last = max(0, start - HALO), min(depth, stop + HALO)
-        measures = local_measures(image_hu[:, first:last].float(), codes[first:last], means)
+        measures = local_measures(image[:, first:last].float(), codes[first:last], means)
         yield start, stop, measures[:, start - first : stop - first]
 
 
 def measures_at(
-    image_hu: torch.Tensor, codes: torch.Tensor, voxels: torch.Tensor, slab_voxels: int = SLAB_VOXELS
+    image: torch.Tensor, codes: torch.Tensor, voxels: torch.Tensor, slab_voxels: int = SLAB_VOXELS
 ) -> torch.Tensor:
     """The local measures of some voxels, float32 [N, M], without those of the whole volume in memory at once.
 
@@ -96,19 +94,19 @@ def measures_at(
     """
     area = codes[0].numel()
     parts = []
-    for start, stop, measures in measured_slabs(image_hu, codes, slab_voxels):
+    for start, stop, measures in measured_slabs(image, codes, slab_voxels):
         wanted = voxels[(voxels >= start * area) & (voxels < stop * area)] - start * area
         parts.append(measures.flatten(1)[:, wanted].T)
     return torch.cat(parts)
 
 
-def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+def local_measures(image: torch.Tensor, codes: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """Measure the surroundings of every voxel of an image.
 
     Args:
-        image_hu: Image in HU, [C, D, H, W].
+        image: Image in standard units, [C, D, H, W].
         codes: Mask that it was drawn from, uint8 [D, H, W].
-        means: Mean HU of each code over the whole volume, [C, 256].
+        means: Mean of each code over the whole volume, [C, 256].
 
     Returns:
         float32 [M, D, H, W]. Of each channel: departure from the structure's mean; logarithms of its absolute value, of
@@ -116,11 +114,11 @@ def local_measures(image_hu: torch.Tensor, codes: torch.Tensor, means: torch.Ten
         here, and how much of the surrounding cubes are such walls.
     """
     measures = []
-    for channel, of_codes in zip(image_hu, means, strict=True):
+    for channel, of_codes in zip(image, means, strict=True):
         departure = channel - of_codes[codes.long()]
         size = departure.abs()
         gradient = torch.stack([_slope(channel, axis) for axis in range(3)]).norm(dim=0)
-        measures += [departure / _UNIT_HU, _log(size)]
+        measures += [departure / _UNIT, _log(size)]
         measures += [_log(_average(size, cube)) for cube in DEPARTURE_CUBES]
         measures += [_log(gradient)] + [_log(_deviation(departure, cube)) for cube in TEXTURE_CUBES]
     walls = label_changes(codes).float()
@@ -142,8 +140,8 @@ def means_by_code(
     return (sums / counts.clamp_min(1)).float(), counts > 0
 
 
-def _log(values_hu: torch.Tensor) -> torch.Tensor:
-    return torch.log(values_hu + _FLOOR_HU) - _USUAL_LOG_HU
+def _log(values: torch.Tensor) -> torch.Tensor:
+    return torch.log(values + _FLOOR) - _USUAL_LOG
 
 
 def _average(values: torch.Tensor, cube: int) -> torch.Tensor:

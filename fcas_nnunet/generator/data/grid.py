@@ -157,15 +157,15 @@ def orientation_known_to(config: TCDMConfig) -> str:
     return SPL if config.architecture == Architecture.PLAIN else SAR
 
 
-def to_unit_range(image_hu: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
-    """HU => [0, 1], clipped."""
-    low, high = intensity_range_hu
-    return ((image_hu - low) / (high - low)).clamp(0, 1)
+def to_unit_range(image: torch.Tensor, intensity_range: Sequence[float]) -> torch.Tensor:
+    """Standard units => [0, 1], clipped."""
+    low, high = intensity_range
+    return ((image - low) / (high - low)).clamp(0, 1)
 
 
-def to_hu(image: torch.Tensor, intensity_range_hu: Sequence[float]) -> torch.Tensor:
-    """[0, 1] => HU, clipped to the range."""
-    low, high = intensity_range_hu
+def to_standard_range(image: torch.Tensor, intensity_range: Sequence[float]) -> torch.Tensor:
+    """[0, 1] => standard units, clipped to the range."""
+    low, high = intensity_range
     return image.clamp(0, 1) * (high - low) + low
 
 

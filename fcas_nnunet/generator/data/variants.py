@@ -69,7 +69,7 @@ def make_variants(
 ) -> None:
     """Write all variants of a case into a folder, unless all exist.
 
-    Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one HU offset
+    Every shape is the case under one deformation, image, mask and surroundings alike; every contrast adds one offset
     per structure and channel, the same on all shapes, so that a pair of shapes under one contrast shows the denoiser
     that the template's contrast is the target's. Volumes smaller than a training crop are padded up to it with their
     border.
@@ -86,7 +86,7 @@ def make_variants(
     if case.surroundings is not None:
         surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
     offsets = draw_contrasts(
-        pairs.num_contrasts, len(image), num_labels, pairs.contrast_jitter_hu, pairs.surroundings_jitter_hu,
+        pairs.num_contrasts, len(image), num_labels, pairs.contrast_jitter, pairs.surroundings_jitter,
         derive_seed(config.seed, "contrast", case_id),
     )  # fmt: skip
     for shape in range(pairs.num_shapes):
@@ -94,7 +94,7 @@ def make_variants(
         if shape > 0:
             seed = derive_seed(config.seed, "shape", case_id, shape)
             shaped = in_new_shape(*shaped, triple(working_spacing_mm), config.masks, roles, seed)
-        image_hu, shaped_mask, around = shaped
+        shaped_image, shaped_mask, around = shaped
         reference, template = label_codes(Case(case_id, None, shaped_mask, np.eye(4), around), num_labels)
         if pairs.reference_surroundings:
             reference = template
@@ -103,8 +103,8 @@ def make_variants(
             folder / Variant(case_id, shape, 0).shape_file,
         )
         for contrast in range(pairs.num_contrasts):
-            in_contrast = add_contrast(image_hu, template, offsets[contrast]) if contrast else image_hu
-            unit = to_unit_range(torch.from_numpy(in_contrast), config.grid.intensity_range_hu)
+            in_contrast = add_contrast(shaped_image, template, offsets[contrast]) if contrast else shaped_image
+            unit = to_unit_range(torch.from_numpy(in_contrast), config.grid.intensity_range)
             save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)
 
 

@@ -11,7 +11,7 @@ from fcas_nnunet.case import NUM_BITS, NUM_CODES
 from fcas_nnunet.config.generator import MASK_CHANNELS
 from fcas_nnunet.generator.confidence.error_model import means_by_code
 
-#: 0 HU in the range [-1000, 1000].
+#: 0 standard units in the range [-1000, 1000].
 SOFT_TISSUE = 0.5
 
 
@@ -81,23 +81,23 @@ def transfer_template(
 
 
 def usual_intensities(
-    means_hu: Mapping[int, Sequence[float]], intensity_range_hu: Sequence[float], num_channels: int = 1
+    label_means: Mapping[int, Sequence[float]], intensity_range: Sequence[float], num_channels: int = 1
 ) -> torch.Tensor:
-    """Map the structures' mean HU over the scans to intensities.
+    """Map the structures' means over the scans to intensities.
 
     Args:
-        means_hu: Label id → its mean in each channel.
-        intensity_range_hu: HU of 0 and of 1.
+        label_means: Label id → its mean in each channel.
+        intensity_range: Standard units of 0 and of 1.
         num_channels: C of the scans.
 
     Returns:
         float32 [C, 256] in [0, 1]; NaN for codes without a mean.
     """
     usual = torch.full((num_channels, NUM_CODES), torch.nan)
-    low, high = intensity_range_hu
-    for label, means in means_hu.items():
-        for channel, mean_hu in enumerate(means):
-            usual[channel, label] = min(max((mean_hu - low) / (high - low), 0.0), 1.0)
+    low, high = intensity_range
+    for label, means in label_means.items():
+        for channel, mean in enumerate(means):
+            usual[channel, label] = min(max((mean - low) / (high - low), 0.0), 1.0)
     return usual
 
 

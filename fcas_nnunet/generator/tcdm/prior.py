@@ -81,7 +81,7 @@ class LatentPrior(nn.Module):
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         """Mean, standard deviation, and 1 inside of structures: [B, 16 + 2 · C, D, H, W] => [B, 8 · C + 1, d, h, w].
 
-        Computed in fp32 also under autocast: a bf16 mean would be up to 5 HU off.
+        Computed in fp32 also under autocast: a bf16 mean would be up to 5 units of 2000 off.
         """
         with torch.autocast(condition.device.type, enabled=False):
             means = torch.einsum("rok,bkdhw->rbodhw", self.weight, self._guess_blocks(condition))

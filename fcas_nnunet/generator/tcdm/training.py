@@ -167,7 +167,7 @@ def train_tcdm(
     scale: LatentScale,
     spacing_mm: Sequence[float],
     autoencoder: Autoencoder,
-    means_hu: Mapping[int, Sequence[float]],
+    label_means: Mapping[int, Sequence[float]],
     weights: MaisiWeights | None = None,
 ) -> None:
     """Train TCDM on the cached variants and latents; save the last weights and the best averaged ones.
@@ -181,12 +181,12 @@ def train_tcdm(
         scale: Scale between raw and scaled latents.
         spacing_mm: Working spacing along (D, H, W).
         autoencoder: Frozen autoencoder, which decodes the sample pictures.
-        means_hu: Label id → mean HU of each channel over the cases, for structures that a template lacks.
+        label_means: Label id → mean of each channel over the cases, for structures that a template lacks.
         weights: MAISI's weights to start from; None = random ones.
     """
     training, validation = (PairItems(sampler, config.tcdm) for sampler in _pair_samplers(data, config, cache))
     torch.manual_seed(derive_seed(config.seed, "tcdm weights"))
-    usual = usual_intensities(means_hu, config.grid.intensity_range_hu, config.tcdm.image_channels)
+    usual = usual_intensities(label_means, config.grid.intensity_range, config.tcdm.image_channels)
     objective = TCDMObjective(config.tcdm, scale, max(data.labels.values()), spacing_mm, usual)
     if weights is not None:
         maisi.load_into(objective.tcdm, weights)

@@ -16,7 +16,8 @@ from fcas_nnunet import __version__
 from fcas_nnunet.config.confidence import ConfidenceConfig
 from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.config.options import ScanSource
-from fcas_nnunet.config.schema import without_removed
+from fcas_nnunet.config.schema import up_to_date
+from fcas_nnunet.earlier_names import RENAMED
 from fcas_nnunet.files import atomic_write_text, is_file_name
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
@@ -100,15 +101,15 @@ class Journal:
         whole = self.path.read_bytes().split(b"\n")[:-1]  # a record ends with its line break
         for number, line in enumerate(whole, start=1):
             try:
-                record = json.loads(line)
+                record = {RENAMED.get(key, key): value for key, value in json.loads(line).items()}
                 case_id = record[CASE_ID]
                 if not is_file_name(case_id):
                     raise ValueError(f"{case_id!r} cannot name a file")
                 for name in _SETTINGS.keys() & record.keys():
-                    record[name] = without_removed(_SETTINGS[name], record[name])
+                    record[name] = up_to_date(_SETTINGS[name], record[name])
                 ScanSource.of(record)
                 records[case_id] = record
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r} "
                     f"({error}). Remove that line; its case is then made again."

@@ -16,6 +16,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from scipy.ndimage import zoom
 from tqdm import tqdm
 
+from fcas_nnunet.earlier_names import present_names
 from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, MODEL_FILES
 from fcas_nnunet.integration.dataset.locks import exclusive
@@ -83,7 +84,7 @@ def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint | {"trainer_name": PLAIN_TRAINER, "logging": log}
 
 
-CT_WINDOW_HU = (-160.0, 640.0)
+CT_WINDOW = (-160.0, 640.0)
 _ROBUST_PERCENT = (0.5, 99.5)  # as MedSAM takes them for MR
 
 
@@ -96,7 +97,7 @@ class SliceSettings:
     """
 
     size: int = 256  # pixels along both edges; 1024 for MedSAM's ViT-B, 256 for LiteMedSAM
-    #: Own values mapped to [0, 1]; None = `CT_WINDOW_HU`, or 0.5 and 99.5 % of what is not 0 for other modalities.
+    #: Own values mapped to [0, 1]; None = `CT_WINDOW`, or 0.5 and 99.5 % of what is not 0 for other modalities.
     window: tuple[float, float] | None = None
     min_pixels: int = 10
 
@@ -165,12 +166,12 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     """Claim the folder for this export, or check that it belongs to it."""
     path = target / EXPORT_FILE
     window = _window(dataset, settings)
-    own = {"dataset": dataset.name, **asdict(settings), "window_hu": window and list(window)}
+    own = {"dataset": dataset.name, **asdict(settings), "mapped": window and list(window)}
     del own["window"]
     if dataset.num_channels > 1:
         own["channel"] = dataset.shown
     if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = present_names(json.loads(path.read_text(encoding="utf-8")))
         if there != own:
             raise ValueError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
     atomic_write_json(path, own)
@@ -180,7 +181,7 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
 
 def _window(dataset: RawDataset, settings: SliceSettings) -> tuple[float, float] | None:
     """The window of all cases; None when each has its own."""
-    return settings.window or (CT_WINDOW_HU if is_ct(dataset.channel_name) else None)
+    return settings.window or (CT_WINDOW if is_ct(dataset.channel_name) else None)
 
 
 def _write_case(dataset: RawDataset, case_id: str, target: Path, settings: SliceSettings) -> Boxes:

@@ -156,7 +156,7 @@ def test_fid_of_sets_without_any_pair(
     assert f"FID 2.5D: {network.name}" in printed
     table = tmp_path / "out.csv"
     run("901", "902", tmp_path / "out.json", "--csv", str(table))  # the structures alone
-    assert table.read_text().splitlines() == ["case_id,reference,ssim,rmse,rmse_hu"]
+    assert table.read_text().splitlines() == ["case_id,reference,ssim,rmse,rmse_units"]
 
 
 def test_bare_folders_without_pairs_need_no_range(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_copies_are_flagged_with_pictures_and_others_are_not(
         assert case["flagged_by"] == ["image", "contrast_matched"]
         assert case["image"]["nearest"] == case["contrast_matched"]["nearest"] == twin
         assert case["image"]["distance"] < 0.01
-        assert case["image"]["rmse_hu"] < 15  # of the noise, averaged over a voxel and more
+        assert case["image"]["rmse_units"] < 15  # of the noise, averaged over a voxel and more
     for case_id in ("fcas_2", "fcas_3"):  # other patients: no nearer than chance has it
         assert report["cases"][case_id]["image"]["distance"] > 0.1
         assert report["cases"][case_id]["contrast_matched"]["distance"] > 0.5
@@ -155,7 +155,7 @@ def test_template_copy_rates_are_those_of_the_manifest(raw: Path, tmp_path: Path
 
 def test_without_held_out_scans_training_scans_are_held_against_one_another(raw: Path, tmp_path: Path) -> None:
     report = evaluate(tmp_path, "--range", "-200", "800")
-    assert report["settings"]["intensity_range"] == {"low_hu": -200, "high_hu": 800, "source": "stated"}
+    assert report["settings"]["intensity_range"] == {"low": -200, "high": 800, "source": "stated"}
     assert report["settings"]["real_scans"] == {
         "kind": "leave-one-out", "source": "Dataset901_Heart", "count": NUM_TRAINING,
     }  # fmt: skip

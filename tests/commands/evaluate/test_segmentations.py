@@ -342,17 +342,17 @@ def test_images_pair_by_the_manifest_under_equal_masks(
     assert (report["schema"], report["schema_version"]) == ("fcas-nnunet/image-quality", 1)
     assert list(report["cases"]) == ["syn_0"]
     assert report["cases"]["syn_0"]["reference"] == "heart_1"
-    assert report["cases"]["syn_0"]["rmse_hu"] == pytest.approx(30.0)
+    assert report["cases"]["syn_0"]["rmse_units"] == pytest.approx(30.0)
     assert "its mask is not its reference's" in report["left_out"]["syn_1"]
     assert_shown_by_the_report(out)
     used = report["settings"]["intensity_range"]
     assert "labelled voxels of Dataset901_Heart" in used["source"]
-    assert -50 < used["low_hu"] < 60 < 340 < used["high_hu"] < 450
+    assert -50 < used["low"] < 60 < 340 < used["high"] < 450
     assert list(report["structures"]) == ["aorta"]  # what both label, matched by structure
     aorta = report["structures"]["aorta"]
     assert (aorta["real"]["count"], aorta["synthetic"]["count"]) == (1, 2)  # over all cases, syn_1 as well
-    assert 0 < aorta["wasserstein_hu"] < 100
-    assert (tmp_path / "q.csv").read_text().splitlines()[0] == "case_id,reference,ssim,rmse,rmse_hu"
+    assert 0 < aorta["wasserstein"] < 100
+    assert (tmp_path / "q.csv").read_text().splitlines()[0] == "case_id,reference,ssim,rmse,rmse_units"
     printed = capsys.readouterr().out
     assert "30.0" in printed
     assert "1 synthetic cases left out" in printed
@@ -367,7 +367,7 @@ def test_images_in_bare_folders_pair_by_id(tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "out.json"
     main([*arguments, "--range", "-1000", "1000", "-o", str(out)])
     case = json.loads(out.read_text())["cases"]["a"]
-    assert case["rmse_hu"] == pytest.approx(10.0)
+    assert case["rmse_units"] == pytest.approx(10.0)
     assert case["rmse"] == pytest.approx(10 / 2000, rel=1e-4)
 
 

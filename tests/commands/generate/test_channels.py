@@ -157,7 +157,7 @@ def test_a_generator_of_other_channels_is_refused(
     record = load_record(folder)
     assert record.channel_names == ("CT", "T2")
     assert (record.tcdm.image_channels, len(record.latent_scale.mean)) == (2, 8)
-    assert {len(mean) for mean in record.label_means_hu.values()} == {2}
+    assert {len(mean) for mean in record.label_means.values()} == {2}
     description = home / "nnUNet_raw" / SOURCE / "dataset.json"
     before = description.read_text()
     description.write_text(json.dumps(json.loads(before) | {"channel_names": {"0": "CT", "1": "T1"}}))

@@ -86,7 +86,7 @@ def test_a_set_without_a_generator(raw: Path, tmp_path: Path, source: str, capsy
         assert -3 < np.asanyarray(image.dataobj).min() < np.asanyarray(image.dataobj).max() < 4
         np.testing.assert_array_equal(np.asanyarray(mask.dataobj), nib.load(made.mask_path(case_id)).dataobj)
         record = records[case_id]
-        assert (record["scan"], record["template"], record["expected_error_hu"]) == (source, record["reference"], None)
+        assert (record["scan"], record["template"], record["expected_error"]) == (source, record["reference"], None)
         assert not {"weights_sha256", "sampling", "confidence", "shares"} & record.keys()
         assert record["mean_confidence_in_structures"] == pytest.approx(
             made.load_case(case_id).confidence[made.load_case(case_id).mask > 0].mean(), abs=1e-3

@@ -65,7 +65,7 @@ def test_the_page_names_no_method_case_or_folder(reading: Prepared, folders: dic
     assert not re.search(r"\breal\b", without_pictures)
     (data,) = re.findall(r'id="data">(.*?)</script>', without_pictures)
     assert set(json.loads(data)) == {
-        "schema", "schema_version", "reading_id", "protocol", "greyHu", "greyValues", "unit", "labels", "bags",
+        "schema", "schema_version", "reading_id", "protocol", "greyKnots", "greyValues", "unit", "labels", "bags",
     }  # fmt: skip
     assert {name for bag in json.loads(data)["bags"] for name in bag} == {
         "id", "shape", "spacing_mm", "letters", "atlases",

@@ -91,7 +91,7 @@ def test_a_page_with_everything(sets: tuple[Path, Path], tmp_path: Path, capsys:
 
 
 def test_a_set_without_a_scale_in_hu_is_looked_at(tmp_path: Path) -> None:
-    synthetic, _ = write_sets(tmp_path, expected_error_hu=None)
+    synthetic, _ = write_sets(tmp_path, expected_error=None)
     main(["-d", str(synthetic), "-o", str(tmp_path / "page.html"), "-np", "1", "--cases", "1"])
     found = checks((tmp_path / "page.html").read_text())
     assert found["Expected error"] == ("look", "not known in HU")

@@ -33,9 +33,9 @@ HEADERS = {
     "segmentations": "case_id,label,dice,rdice_1,rdice_12,reference_voxels,prediction_voxels,hd95_mm,surface_dice,"
     "centreline_dice,pieces_error,tunnels_error",
     "compare": "label,first_mean,second_mean,difference,low,high,p_value,holm_p_value,count,first_missed,second_missed",
-    "images": "case_id,reference,ssim,rmse,rmse_hu,lpips",
+    "images": "case_id,reference,ssim,rmse,rmse_units,lpips",
     "memorisation": "case_id,template,reference,flagged_by,image_nearest,image_distance,contrast_matched_nearest,"
-    "contrast_matched_distance,rmse_hu",
+    "contrast_matched_distance,rmse_units",
     "confidence": "drawing,error,region,map,ause,spearman",
     "reading": "reader,bag_id,reference,method,case_id,letter,realism,noise,total,rank",
 }

@@ -82,7 +82,7 @@ def test_texture_is_what_is_left_without_means_and_outlines() -> None:
     # Of the 20 × 20 × 10 voxels of each structure, the outermost layer does not count: 18 × 18 × 8 are left.
     left = ~np.isnan(scan.texture)
     assert np.count_nonzero(left) == 2 * 18 * 18 * 8
-    assert scan.means_hu == pytest.approx({1: 300 + 64 / (20 * 20 * 10), 2: 400})
+    assert scan.means == pytest.approx({1: 300 + 64 / (20 * 20 * 10), 2: 400})
     assert scan.texture[48, 48, 43] == pytest.approx(64 - 64 / (18 * 18 * 8), abs=0.05)
     assert np.nanmax(np.abs(np.where(scan.texture > 60, np.nan, scan.texture))) < 0.1
 

@@ -13,7 +13,7 @@ from fcas_nnunet.evaluation.images.centred_scans import CentredScan, centre_scan
 from fcas_nnunet.evaluation.images.memorisation import (
     Measure,
     Nearest,
-    contrast_distance_hu,
+    contrast_distance,
     distances,
     feature_distances,
     held_out_threshold,
@@ -21,7 +21,7 @@ from fcas_nnunet.evaluation.images.memorisation import (
     nearer_share,
     nearest,
     parent_copy_rate,
-    rmse_hu,
+    rmse_units,
     without,
 )
 from fcas_nnunet.evaluation.images.quality import IntensityRange
@@ -84,7 +84,7 @@ def test_following_contrast_or_outlines_alone_is_no_copy_by_the_contrast_matched
     image = image_of(patient)
     drawn = np.full(SHAPE, image[patient.mask == 0].mean())
     for label in np.unique(patient.mask[patient.mask > 0]):
-        drawn[patient.mask == label] = library[0].means_hu[int(label)]
+        drawn[patient.mask == label] = library[0].means[int(label)]
     drawn += np.random.default_rng(1).normal(0, 20, SHAPE)
     found = distances(centred(patient, drawn), library)
     assert found[Measure.CONTRAST][0] < 5 < np.delete(found[Measure.CONTRAST], 0).min()
@@ -119,13 +119,13 @@ def test_correlation_by_hand_and_where_too_little_is_shared() -> None:
     found = distances(query, others)[Measure.IMAGE]
     # the same but for gain; the reverse; unrelated; constant; one of four voxels shared (NaN); two of four: enough
     np.testing.assert_allclose(found, [0, 2, 1, 1, nan, 0], atol=1e-6)
-    assert rmse_hu(query, others[0]) == pytest.approx(math.sqrt((1 + 4 + 9 + 16) / 4))
-    assert rmse_hu(query, others[4]) == 3
+    assert rmse_units(query, others[0]) == pytest.approx(math.sqrt((1 + 4 + 9 + 16) / 4))
+    assert rmse_units(query, others[4]) == 3
 
 
 def test_contrast_distance_is_over_shared_structures() -> None:
-    assert contrast_distance_hu({1: 100, 2: 300}, {1: 103, 2: 304, 7: 9}) == pytest.approx(math.sqrt((9 + 16) / 2))
-    assert math.isnan(contrast_distance_hu({1: 100}, {2: 100}))
+    assert contrast_distance({1: 100, 2: 300}, {1: 103, 2: 304, 7: 9}) == pytest.approx(math.sqrt((9 + 16) / 2))
+    assert math.isnan(contrast_distance({1: 100}, {2: 100}))
 
 
 def test_feature_distance_is_one_minus_the_cosine_of_means() -> None:

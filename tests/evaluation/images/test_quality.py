@@ -35,7 +35,7 @@ def test_ssim_of_two_constants() -> None:
 def test_ssim_of_a_volume_with_itself_is_one() -> None:
     real, _ = noisy_pair(0)
     assert score_pair(real, real, RANGE).ssim == pytest.approx(1.0)
-    assert score_pair(real, real, RANGE).rmse == score_pair(real, real, RANGE).rmse_hu == 0.0
+    assert score_pair(real, real, RANGE).rmse == score_pair(real, real, RANGE).rmse_units == 0.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -54,7 +54,7 @@ def test_rmse_in_hu_and_on_the_range() -> None:
     synthetic = real.copy()
     synthetic[::2] += 50  # half of the voxels: √(50²/2)
     scores = score_pair(real, synthetic, RANGE)
-    assert scores.rmse_hu == pytest.approx(50 / np.sqrt(2))
+    assert scores.rmse_units == pytest.approx(50 / np.sqrt(2))
     assert scores.rmse == pytest.approx(50 / np.sqrt(2) / 1000, rel=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_range_equals_percentiles_of_the_labelled_voxels() -> None:
     mask = (generator.random(image.shape) < 0.4).astype(np.uint8)
     found = foreground_range([foreground_histogram(image, mask)], "Dataset901_Heart")
     expected = np.percentile(image[mask > 0], [0.5, 99.5], method="inverted_cdf")
-    assert [found.low_hu, found.high_hu] == expected.tolist()
+    assert [found.low, found.high] == expected.tolist()
     assert "Dataset901_Heart" in found.source
 
 
@@ -83,7 +83,7 @@ def test_every_case_weighs_the_same_in_the_range() -> None:
     small, large = np.full((2, 2, 2), 500), np.full((40, 40, 40), 100)
     histograms = [foreground_histogram(volume, np.ones_like(volume)) for volume in (small, large)]
     found = foreground_range(histograms, "two cases")
-    assert (found.low_hu, found.high_hu) == (100, 500)
+    assert (found.low, found.high) == (100, 500)
 
 
 def test_range_without_labelled_voxels_is_refused() -> None:

@@ -116,10 +116,10 @@ def test_other_criteria_leave_the_rest_as_it_is(tmp_path: Path) -> None:
 
 
 def test_hu_survive_the_way_to_the_page() -> None:
-    low_hu, high_hu = GREYS.hu
-    ramp = np.linspace(low_hu - 200, high_hu + 200, 40).reshape(40, 1, 1) * np.ones((1, 32, 32))
+    low, high = GREYS.knots
+    ramp = np.linspace(low - 200, high + 200, 40).reshape(40, 1, 1) * np.ones((1, 32, 32))
     shown = shown_image(ramp, ramp.shape)
-    expected = np.clip((ramp - low_hu) / (high_hu - low_hu), 0, 1) * 255
+    expected = np.clip((ramp - low) / (high - low), 0, 1) * 255
     assert np.abs(shown - expected).max() <= 0.51
 
 

@@ -84,11 +84,11 @@ def test_structures_over_two_sets() -> None:
     synthetic, real = [measured(0), measured(30)], [measured(0), measured(60)]
     summary = {s.name: s for s in summarise_structures(synthetic, real, NAMES)}["coronary_arteries"]
     assert summary.contrast is not None
-    assert (summary.contrast.synthetic.mean_hu, summary.contrast.real.mean_hu) == (
+    assert (summary.contrast.synthetic.mean, summary.contrast.real.mean) == (
         pytest.approx(365),
         pytest.approx(380),
     )
-    assert summary.contrast.wasserstein_hu == pytest.approx(15, abs=1e-3)  # half of the voxels are moved by 30
+    assert summary.contrast.wasserstein == pytest.approx(15, abs=1e-3)  # half of the voxels are moved by 30
     assert summary.variety == pytest.approx(0.5)
     assert (summary.shown, summary.shown_real) == (2, 2)
     assert summary.volume_ml.mean == pytest.approx(0.045)
@@ -164,8 +164,8 @@ def drawn_by(factor: float) -> tuple[Spread, dict[str, dict[str, Any]]]:
     scale = Scale(LINE, LINE, *np.percentile(errors, (5, 95)))
     shares = [np.bincount(np.rint(255 * scale.to_confidence(case)).astype(int), minlength=256) / 500 for case in errors]
     records = {
-        f"c{number}": {"expected_error_hu": {"mean": float(case.mean()), "at_confidence_1": scale.certain_hu,
-                                             "at_confidence_0": scale.uncertain_hu}}
+        f"c{number}": {"expected_error": {"mean": float(case.mean()), "at_confidence_1": scale.certain,
+                                             "at_confidence_0": scale.uncertain}}
         for number, case in enumerate(errors)
     }  # fmt: skip
     spread = confidence_spread(shares)
@@ -186,15 +186,15 @@ def test_a_generator_made_worse_lowers_the_verdict() -> None:
 
 def test_a_generator_that_is_126_hu_off_is_not_worth_training_on() -> None:
     entry = {"mean": 126.0, "at_confidence_1": 40.0, "at_confidence_0": 300.0}
-    error, scale = check_expected_error({"a": {"expected_error_hu": entry}})
+    error, scale = check_expected_error({"a": {"expected_error": entry}})
     assert (error.level, error.value) == (Level.BAD, "126 HU inside the structures")
     assert (scale.level, scale.value) == (Level.OK, "1 = 40 HU, 0 = 300 HU")
 
 
 def test_a_scale_without_a_difference_and_none_at_all() -> None:
     entry = {"mean": 60.0, "at_confidence_1": 55.0, "at_confidence_0": 65.0}
-    assert check_expected_error({"a": {"expected_error_hu": entry}})[1].level == Level.BAD
-    (unknown,) = check_expected_error({"a": {"expected_error_hu": entry}, "b": {"expected_error_hu": None}})
+    assert check_expected_error({"a": {"expected_error": entry}})[1].level == Level.BAD
+    (unknown,) = check_expected_error({"a": {"expected_error": entry}, "b": {"expected_error": None}})
     assert (unknown.level, unknown.value) == (Level.LOOK, "not known in HU")
     assert check_expected_error({}) == []
 

@@ -15,9 +15,9 @@ def image_quality(**more: Any) -> dict[str, Any]:
     summary = {"mean": 0.9, "std": 0.1, "count": 1}
     return {
         "schema": "fcas-nnunet/image-quality", "real": "R", "synthetic": "S",
-        "settings": {"intensity_range": {"low_hu": -100, "high_hu": 800, "source": "stated"}},
-        "summary": {"ssim": summary, "rmse": summary, "rmse_hu": summary},
-        "cases": {"a": {"ssim": 0.9, "rmse": 0.9, "rmse_hu": 0.9}}, **more,
+        "settings": {"intensity_range": {"low": -100, "high": 800, "source": "stated"}},
+        "summary": {"ssim": summary, "rmse": summary, "rmse_units": summary},
+        "cases": {"a": {"ssim": 0.9, "rmse": 0.9, "rmse_units": 0.9}}, **more,
     }  # fmt: skip
 
 

@@ -50,16 +50,16 @@ def test_curve_is_the_mean_error_by_doubt_and_never_falls() -> None:
     curve = fit_curve(doubt, error)
     at = np.array([1.0, 5.0, 9.0])
     assert curve(at) == pytest.approx(5 + 3 * at, rel=0.05)
-    assert (np.diff(curve.error_hu) >= 0).all()
+    assert (np.diff(curve.error) >= 0).all()
     falling = fit_curve(doubt, rng.exponential(40 - 3 * doubt))
-    assert falling.error_hu == pytest.approx([25] * len(falling.error_hu), rel=0.02)  # the best monotone one is flat
+    assert falling.error == pytest.approx([25] * len(falling.error), rel=0.02)  # the best monotone one is flat
     assert fit_curve(np.ones(1000), np.full(1000, 7.0))(np.array([0.0, 1.0, 2.0])).tolist() == [7, 7, 7]
 
 
 def test_confidence_is_a_straight_line_of_expected_error() -> None:
-    scale = Scale(LINE, LINE, certain_hu=20, uncertain_hu=120)
+    scale = Scale(LINE, LINE, certain=20, uncertain=120)
     assert scale.to_confidence(np.array([0.0, 20, 70, 120, 400])) == pytest.approx([1, 1, 0.5, 0, 0])
-    flat = Scale(LINE, LINE, certain_hu=50, uncertain_hu=50)
+    flat = Scale(LINE, LINE, certain=50, uncertain=50)
     assert flat.to_confidence(np.array([0.0, 50, 100])).tolist() == [1, 1, 1]
 
 
@@ -105,7 +105,7 @@ def test_training_ends_with_a_calibration(calibrated: Path) -> None:
     scale = generator.calibrated.calibration
     assert scale.held_out == ("p3",)  # the validation case
     for part in (scale.inside, scale.outside):
-        assert 0 < part.certain_hu < part.uncertain_hu
+        assert 0 < part.certain < part.uncertain
     assert scale.sampling.solver == Solver.DPMSOLVER
     assert not (calibrated / "cache").exists()
 
@@ -133,15 +133,15 @@ def test_default_confidence_is_the_error_models(calibrated: Path) -> None:
     template = load_small_case("p1")
     reference = replace(load_small_case("p3"), image=None, surroundings=None)
     drawing = draw_image(generator, reference, template, 1, CPU, torch.float32)
-    assert drawing.spread_hu is None  # no intermediate image was decoded
+    assert drawing.spread is None  # no intermediate image was decoded
     assert 0 <= drawing.confidence.min() < drawing.confidence.max() <= 1
     by_ssv = with_confidence(generator, ConfidenceChoice.SSV_CALIBRATED)
     other = draw_image(by_ssv, reference, template, 1, CPU, torch.float32)
     assert np.array_equal(drawing.image, other.image)  # how confidence is found does not change what is drawn
-    assert other.spread_hu is not None
+    assert other.spread is not None
     seen = draw_image(generator, reference, template, 1, CPU, torch.float32, with_spread=True)
     assert np.array_equal(seen.confidence, drawing.confidence)
-    assert seen.spread_hu == pytest.approx(other.spread_hu)
+    assert seen.spread == pytest.approx(other.spread)
 
 
 def test_a_case_says_where_its_confidence_comes_from(calibrated: Path) -> None:
@@ -151,14 +151,14 @@ def test_a_case_says_where_its_confidence_comes_from(calibrated: Path) -> None:
     assert record["confidence"]["estimator"] == "error_model"
     inside = case.confidence[case.mask > 0]
     assert record["std_confidence_in_structures"] == pytest.approx(inside.std(), abs=1e-5)
-    scale, error = generator.calibrated.calibration.inside, record["expected_error_hu"]
-    ends = scale.certain_hu, scale.uncertain_hu
+    scale, error = generator.calibrated.calibration.inside, record["expected_error"]
+    ends = scale.certain, scale.uncertain
     assert (error["at_confidence_1"], error["at_confidence_0"]) == pytest.approx(ends, abs=1e-3)
     # where the confidence is neither 0 nor 1, it is a line of the expected error between these two
     assert ends[0] < error["mean"]
     by_ssv = with_confidence(generator, ConfidenceChoice.SSV)
     assert (
-        CaseMaker.of_generator(Drawer(by_ssv, CPU, torch.float32), load_small_case).make(plan)[1]["expected_error_hu"]
+        CaseMaker.of_generator(Drawer(by_ssv, CPU, torch.float32), load_small_case).make(plan)[1]["expected_error"]
         is None
     )
 

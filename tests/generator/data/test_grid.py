@@ -14,7 +14,7 @@ from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.generator.data.grid import (
     WorkingGrid,
     label_codes,
-    to_hu,
+    to_standard_range,
     to_unit_range,
     working_spacing,
 )
@@ -148,7 +148,7 @@ def test_hu_and_unit_range():
     hu = torch.tensor([-2000.0, -1000, 0, 1000, 3000])
     unit = to_unit_range(hu, (-1000, 1000))
     assert unit.tolist() == [0, 0, 0.5, 1, 1]
-    assert to_hu(unit, (-1000, 1000)).tolist() == [-1000, -1000, 0, 1000, 1000]
+    assert to_standard_range(unit, (-1000, 1000)).tolist() == [-1000, -1000, 0, 1000, 1000]
 
 
 def test_surroundings_come_after_the_labels_and_never_cover_them():

@@ -123,7 +123,7 @@ def test_shapes_of_all_channels_are_one_and_contrasts_are_not(tmp_path):
     plain = two_channels(0)
     grid = WorkingGrid.of_case(plain, (2, 2, 2), TINY.tcdm)
     mask = grid.labels_to_working(plain.mask)
-    expected = to_unit_range(grid.image_to_working(plain.standard_image), TINY.grid.intensity_range_hu)
+    expected = to_unit_range(grid.image_to_working(plain.standard_image), TINY.grid.intensity_range)
     torch.testing.assert_close(images[Variant("p0", 0, 0)], expected, atol=1e-3, rtol=0)
     codes = read_tensors(tmp_path / Variant("p0", 1, 0).shape_file)[REFERENCE]
     for channel, image in enumerate(images[Variant("p0", 1, 0)]):  # the same field for both

@@ -61,7 +61,7 @@ def test_a_scan_that_is_not_deformed_and_keeps_its_contrast_is_the_scan(dtype: s
     np.testing.assert_array_equal(made.image, case.image)
     np.testing.assert_array_equal(made.mask, case.mask)
     assert (made.confidence == 1).all()
-    assert (record["mean_confidence_in_structures"], record["expected_error_hu"]) == (1.0, None)
+    assert (record["mean_confidence_in_structures"], record["expected_error"]) == (1.0, None)
 
 
 def test_jitter_is_in_standard_units_and_of_structures_alone() -> None:

@@ -127,8 +127,8 @@ function toggleContours() {
 function prepareTools() {
   segments($("planes"), "plane", PLANES, (plane) => viewer.setPlane(plane));
   segments($("windows"), "window", WINDOWS, ({ level, width }) => viewer.setWindow(level, width));
-  Object.assign($("level"), { min: data.greyHu[0], max: data.greyHu[1] });
-  Object.assign($("width"), { min: 50, max: data.greyHu[1] - data.greyHu[0] });
+  Object.assign($("level"), { min: data.greyKnots[0], max: data.greyKnots[1] });
+  Object.assign($("width"), { min: 50, max: data.greyKnots[1] - data.greyKnots[0] });
   $("slice").addEventListener("input", (event) => viewer.goTo(Number(event.target.value)));
   $("level").addEventListener("input", (event) => viewer.setWindow(Number(event.target.value), viewer.width));
   $("width").addEventListener("input", (event) => viewer.setWindow(viewer.level, Number(event.target.value)));

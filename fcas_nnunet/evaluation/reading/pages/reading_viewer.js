@@ -25,7 +25,7 @@ class Viewer {
     this.width = WINDOWS[0].width;
     this.contours = false;
     this.volumes = new Map(); // bag id → promise of name → voxels
-    this.hu = huOfGreys(data);
+    this.intensities = intensitiesOfGreys(data);
     this.colours = new Map(data.labels.map(({ id, colour }) => [id, colour]));
     this.resetZoom();
     new ResizeObserver(() => this.draw()).observe(panels);
@@ -93,7 +93,7 @@ class Viewer {
   }
 
   setWindow(level, width) {
-    const [low, high] = this.data.greyHu;
+    const [low, high] = this.data.greyKnots;
     this.level = clamp(Math.round(level), low, high);
     this.width = clamp(Math.round(width), 50, high - low);
     this.change();
@@ -122,7 +122,7 @@ class Viewer {
 
   draw() {
     if (!this.shown) return;
-    const palette = greyPalette(this.hu, this.level - this.width / 2, this.level + this.width / 2);
+    const palette = greyPalette(this.intensities, this.level - this.width / 2, this.level + this.width / 2);
     const slice = (name) => cutSlice(this.shown.get(name), this.bag.shape, this.plane, this.slice);
     const paths = this.contours && this.hasMask ? contoursOf(slice("mask")) : new Map();
     for (const figure of this.panels.children) {

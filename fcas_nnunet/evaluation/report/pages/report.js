@@ -7,7 +7,7 @@
   const labelOf = new Map(data.labels.map((label) => [label.id, { ...label, visible: true }]));
   const confidencePalette = Uint32Array.from(data.confidenceColours, (colour) => pixelOf(rgbOf(colour)));
   const labelPalette = Uint32Array.from({ length: 256 }, (_, id) => (labelOf.has(id) ? pixelOf(rgbOf(labelOf.get(id).colour)) : 0));
-  const greyToHu = huOfGreys(data);
+  const intensities = intensitiesOfGreys(data);
   const state = {
     index: -1, scan: null, other: null, position: [0, 0, 0], low: data.windows.heart[0], high: data.windows.heart[1],
     mask: true, outline: true, maskOpacity: 0.8, confidence: false, inside: false, confidenceOpacity: 0.65,
@@ -91,7 +91,7 @@
     view.canvas.dataset.place = [place.left, place.top, place.su, place.sv].join(" ");
 
     const slice = (volume) => cutSlice(volume, scan.shape, view, position[view.axis]);
-    paintSlice(context, slice(scan.grey), greyPalette(greyToHu, state.low, state.high), place);
+    paintSlice(context, slice(scan.grey), greyPalette(intensities, state.low, state.high), place);
     const mask = slice(scan.mask);
     if (state.confidence && scan.confidence) {
       const trust = slice(scan.confidence);
@@ -142,7 +142,7 @@
     });
     const step = strides(scan.shape);
     const index = position.reduce((sum, p, axis) => sum + p * step[axis], 0);
-    const parts = [`<b>${signed(greyToHu[scan.grey[index]])} ${data.unit}</b>`];
+    const parts = [`<b>${signed(intensities[scan.grey[index]])} ${data.unit}</b>`];
     const label = labelOf.get(scan.mask[index]);
     parts.push(label ? escapeText(label.name) : "background");
     if (scan.confidence) parts.push(`confidence <b>${(scan.confidence[index] / 255).toFixed(2)}</b>`);

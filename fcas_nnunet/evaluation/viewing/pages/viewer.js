@@ -37,12 +37,12 @@ async function decodeVolume(base64, { type, columns, tile }, [depth, height, wid
   return voxels;
 }
 
-// HU of every grey value, linear between the knots of the page's scale.
-function huOfGreys({ greyHu: hu, greyValues: values }) {
+// Intensity of every grey value, linear between the knots of the page's scale.
+function intensitiesOfGreys({ greyKnots: knots, greyValues: values }) {
   return Float32Array.from({ length: 256 }, (_, grey) => {
     let i = 0;
     while (i < values.length - 2 && grey > values[i + 1]) i += 1;
-    return hu[i] + ((grey - values[i]) / (values[i + 1] - values[i])) * (hu[i + 1] - hu[i]);
+    return knots[i] + ((grey - values[i]) / (values[i + 1] - values[i])) * (knots[i + 1] - knots[i]);
   });
 }
 
@@ -50,8 +50,8 @@ function huOfGreys({ greyHu: hu, greyValues: values }) {
 const pixelOf = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 const rgbOf = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 
-function greyPalette(hu, low, high) {
-  const greys = Uint8ClampedArray.from(hu, (value) => (255 * (value - low)) / (high - low));
+function greyPalette(intensities, low, high) {
+  const greys = Uint8ClampedArray.from(intensities, (value) => (255 * (value - low)) / (high - low));
   return Uint32Array.from(greys, (grey) => pixelOf([grey, grey, grey]));
 }
 

@@ -80,7 +80,7 @@ def _write_regions(folder: Path) -> None:
         mask[-6:] = IGNORED
         assert case.image is not None
         signal = np.random.default_rng(number).normal(0.2 + 0.2 * mask, 0.02).astype(np.float32)
-        for channel, image in enumerate((case.image, signal)):
+        for channel, image in enumerate((case.image[0], signal)):
             write_volume(folder / "imagesTr" / f"p{number}_{channel:04d}.nii.gz", image, case.affine)
         write_labels(folder / "labelsTr" / f"p{number}.nii.gz", mask, case.affine)
     labels = {"background": 0, "chambers": [1, 2, 3], "ventricles": [2, 3], "right_ventricle": 3, "ignore": IGNORED}

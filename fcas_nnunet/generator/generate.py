@@ -24,6 +24,7 @@ from fcas_nnunet.generator.mgm.quality import Bounds
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
 from fcas_nnunet.generator.mgm.resampling import deform_labels, within_volume
 from fcas_nnunet.generator.plan import CasePlan
+from fcas_nnunet.generator.sources.cut_out import cut_out, filled
 from fcas_nnunet.generator.sources.painted import contrast_ranges, paint_scan, tissues_of
 from fcas_nnunet.generator.sources.warped import warp_scan
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
@@ -54,9 +55,21 @@ class _RealCase:
         return case_sha256(self.case)
 
     @cached_property
+    def outside(self) -> np.ndarray | None:
+        """What was cut out of each channel, but for structures, bool [C, D, H, W]; None where nothing was."""
+        found = None if self.case.image is None else cut_out(self.case.image)
+        return None if found is None else found & (self.case.mask == 0)
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """The scan, continued into what was cut out of it, in its own values."""
+        assert self.case.image is not None, "references have scans"
+        return filled(self.case.image, self.outside)
+
+    @cached_property
     def palette(self) -> tuple[np.ndarray, list[tuple[float, float]]]:
         """Tissue of every voxel, uint8 [D, H, W]; and the range of each channel's contrasts, in standard units."""
-        image, mask = self.case.standard_image, self.case.mask
+        image, mask = replace(self.case, image=self.whole).standard_image, self.case.mask
         between = contrast_ranges(image, mask, self.config.contrast_margin)
         return tissues_of(image, mask, self.config.num_tissues), between
 
@@ -139,7 +152,8 @@ class CaseMaker:
         case, more = ways[plan.scan](plan, mask, deformation)
         assert case.confidence is not None, "every way gives it"
         confidence = case.confidence if ignored is None else np.where(ignored, np.float32(0), case.confidence)
-        case = replace(case, confidence=confidence, ignored=ignored)
+        image = self._with_cut_out(case, plan, deformation)
+        case = replace(case, image=image, confidence=confidence, ignored=ignored)
         inside = confidence[mask > 0]
         return case, {
             **plan.to_record(),
@@ -151,6 +165,19 @@ class CaseMaker:
             "expected_error": None,
             **more,
         }
+
+    def _with_cut_out(self, case: Case, plan: CasePlan, deformation: Deformation) -> np.ndarray:
+        """A case's image, 0 where its reference's and template's scans were cut out, but not in a structure."""
+        assert case.image is not None, "every way gives it"
+        real, template = self._real_case(plan.reference), self._real_case(plan.template)
+        if real.outside is None or template.outside is None:
+            return case.image
+        image = case.image.copy()
+        for channel, part, theirs in zip(image, real.outside, template.outside, strict=True):
+            if part.any() and theirs.any():
+                moved = deform_labels(part, deformation, case.spacing_mm)
+                channel[moved & (case.mask == 0)] = 0
+        return image
 
     def _drawn(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
         """The scan that the generator draws, and what its record holds besides."""
@@ -176,14 +203,13 @@ class CaseMaker:
 
     def _warped(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
         """The reference's scan under the deformation of its mask."""
-        source = self._real_case(plan.reference).case
-        assert source.image is not None, "references have scans"
-        around = source.surroundings
+        real = self._real_case(plan.reference)
+        source, around = real.case, real.case.surroundings
         if around is not None:
             around = deform_labels(around, deformation, source.spacing_mm)
         new = Case(plan.case_id, None, mask, source.affine, around, scales=source.scales)
         image, inside = warp_scan(
-            source.image, label_codes(new, self.num_labels)[1], self.num_labels, deformation, source.spacing_mm,
+            real.whole, label_codes(new, self.num_labels)[1], self.num_labels, deformation, source.spacing_mm,
             self.warp, derive_seed(plan.seed, "contrast"), [scale.unit for scale in source.scales],
         )  # fmt: skip
         image = np.stack(replace(new, image=image).stored_channels)

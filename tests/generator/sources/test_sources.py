@@ -46,7 +46,7 @@ def flat_case(**changes: Any) -> Case:
 def own_values(dtype: str) -> Case:
     """A case of another modality with values that fit a data type, and surroundings."""
     case = small_case(0)
-    low, high = {"float32": (0.0, 1.0), "uint16": (0, 60_000), "int16": (-1000, 1000)}[dtype]
+    low, high = {"float32": (0.05, 1.0), "uint16": (100, 60_000), "int16": (-1000, 1000)}[dtype]
     image = case.image - case.image.min()
     image = (low + image / image.max() * (high - low)).astype(dtype)
     return replace(case, image=image, scales=(IntensityScale.of(image, "MRI"),))

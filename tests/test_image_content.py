@@ -47,3 +47,14 @@ def test_other_scans_are_told_apart() -> None:
     one_voxel[3, 4, 5] += 1
     others = [one_voxel, SCAN[:, :, 1:], SCAN + 1, SCAN[::-1]]
     assert len({HASH, *(image_sha256(other, CASE.affine) for other in others)}) == 5
+
+
+@pytest.mark.parametrize("unit", [1e-3, 3e-7, 1e-12])
+def test_scans_of_small_values_are_told_apart(unit: float) -> None:
+    scan = SCAN.astype(np.float32) / 2000 * unit
+    first = image_sha256(scan, CASE.affine)
+    assert image_sha256(scan.astype(np.float64), CASE.affine) == first
+    assert image_sha256(scan[:, :, ::-1] * 0.9, CASE.affine) != first
+    one_voxel = scan.copy()
+    one_voxel[3, 4, 5] += 0.01 * unit
+    assert image_sha256(one_voxel, CASE.affine) != first

@@ -325,11 +325,11 @@ def weighted_commands(real: RawDataset, plans_name: str, configuration: str, fol
 
 def _shell_lines() -> list[str]:
     """Return the lines that every shell needs before it trains or predicts."""
-    lines = ["# In every shell and job script, before steps 1 to 4:"]
+    lines = ["# In every shell and job script, before these steps:"]
     if _device_flag():
         variables = " ".join(f"{name}={value}" for name, value in cpu_settings().items())
         lines += [f"# (no GPU here; {PLANNING_NOTE})", f"export {variables}"]
-    return [*lines, 'eval "$(fcas_env)"  # lets nnU-Net find the two trainers of steps 1 and 2']
+    return [*lines, 'eval "$(fcas_env)"  # lets nnU-Net find the trainers of these steps']
 
 
 def _device_flag() -> str:

@@ -34,13 +34,15 @@ _ROUNDING = 1e-3  # what a header's slope and intercept may change
 
 def _canonical(image: np.ndarray) -> np.ndarray:
     """The values of a scan in one data type, whatever they are stored in: int16, int32 where that is too small, or
-    float32 where they are not whole numbers."""
+    float32 where they are not whole numbers, span less than 1, or exceed int32."""
     whole = np.rint(image)
-    if np.abs(whole - image).max(initial=0) > _ROUNDING:
+    low, high = float(whole.min(initial=0)), float(whole.max(initial=0))
+    if np.abs(whole - image).max(initial=0) > _ROUNDING or low == high == 0:
         return image.astype(np.float32)
-    limits = np.iinfo(np.int16)
-    small = limits.min <= whole.min(initial=0) and whole.max(initial=0) <= limits.max
-    return whole.astype(np.int16 if small else np.int32)
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return whole.astype(kind)
+    return image.astype(np.float32)
 
 
 def _steps(confidence: np.ndarray) -> np.ndarray:

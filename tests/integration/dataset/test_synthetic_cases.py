@@ -118,7 +118,14 @@ def test_another_data_type_and_compression_are_no_change(synthetic: RawDataset) 
     check_dataset(synthetic)
 
 
-@pytest.mark.parametrize("image", [np.array([[[0.25, 0.5, 1.0]]]), np.array([[[0, 7, 60_000]]])])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.array([[[0.25, 0.5, 1.0]]]), np.array([[[0, 7, 60_000]]]), np.array([[[1e-7, 2e-7, 4e-7]]]),
+        np.array([[[0, 2**31, 2**32 - 256]]], np.uint32), np.array([[[0, 1, 1e30]]]),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_scans_of_other_units_have_contents_too(image: np.ndarray) -> None:
     def contents(image: np.ndarray) -> str:
         scale = IntensityScale.of(image, "MRI")

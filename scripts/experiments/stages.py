@@ -109,7 +109,7 @@ class Store:
         try:
             self._call(stage, core)
         finally:
-            seconds = round(known["seconds"] + time.monotonic() - start, 1)
+            seconds = round(known["seconds"] + time.monotonic() - start, 3)
             atomic_write_json(begun, known | {"seconds": seconds})
         missing = [str(path) for path in stage.makes if not path.exists()]
         if missing:

@@ -258,7 +258,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for name, entry in report["summary"]["labels"].items():
         measures = [entry["dice"], *(entry["rdice"][str(radius)] for radius in radii)]
         counts = [entry["dice"]["count"], *(entry[f"{which}_empty"] for which in _EMPTY)]
-        cells = [f"{100 * m['mean']:.2f} ± {100 * m['std']:.2f}" for m in measures]
+        cells = [_mean_and_spread(m["mean"], m["std"]) for m in measures]
         cells += [f"{_number(entry[m]['mean'], *how)} ({entry[m]['count']})" for m, (_, *how) in columns.items()]
         rows.append([name, *cells, *map(str, counts)])
     mean = report["summary"]["foreground_mean"]
@@ -266,6 +266,11 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     cells += [_number(mean[measure], *how) for measure, (_, *how) in columns.items()]
     rows.append(["mean of labels", *cells, "", "", "", ""])
     return header, rows
+
+
+def _mean_and_spread(mean: float, std: float) -> str:
+    """In %; a label that one case has has no spread, and one that none has no mean."""
+    return _number(mean, 100, 2) if math.isnan(std) else f"{100 * mean:.2f} ± {100 * std:.2f}"
 
 
 def _number(value: float, factor: int, decimals: int) -> str:

@@ -387,3 +387,10 @@ def test_images_without_partners_are_refused(
         "masks must be those of Dataset903_Other, got 2 others",
     )
     assert_refused(capsys, [*against, "999"], "999")
+
+
+def test_what_one_case_or_none_has_is_printed_without_nan() -> None:
+    said = evaluate_segmentations._mean_and_spread
+    assert said(0.5, 0.25) == "50.00 ± 25.00"
+    assert said(0.5, float("nan")) == "50.00"
+    assert said(float("nan"), float("nan")) == "–"

@@ -21,7 +21,7 @@ import numpy as np
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import MaskConfig
-from fcas_nnunet.generator.data.variants import in_new_shape
+from fcas_nnunet.generator.data.variants import in_new_shape, new_shape_of
 from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.folders import Root, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
@@ -51,9 +51,11 @@ def main() -> None:
 def in_another_shape(case: Case, dataset: RawDataset, number: int) -> Case:
     """The case, deformed as a whole."""
     assert case.image is not None, "a checked data set has images"
+    seed = derive_seed(0, "leave one patient out", case.case_id, number)
     image, mask, around = in_new_shape(
-        case.image.astype(np.float32), case.mask, case.surroundings, case.spacing_mm, MaskConfig(),
-        label_roles(dataset.labels, dataset.roles), derive_seed(0, "leave one patient out", case.case_id, number),
+        case.image.astype(np.float32), case.mask, case.surroundings,
+        new_shape_of(case.mask, case.spacing_mm, MaskConfig(), seed), case.spacing_mm,
+        label_roles(dataset.labels, dataset.roles),
     )  # fmt: skip
     return replace(case, case_id=f"{case.case_id}_copy{number + 1}", image=image, mask=mask, surroundings=around)
 

@@ -103,3 +103,15 @@ def fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)  # before the next module's fixtures, too
+
+
+@pytest.fixture
+def blur_without_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's blur times two implementations and takes the faster; they differ in the last bit."""
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform, blur_dimension
+
+    monkeypatch.setattr(
+        GaussianBlurTransform,
+        "_benchmark_wrapper",
+        lambda self, image, sigma, dim: blur_dimension(image, sigma, dim, force_use_fft=False),
+    )

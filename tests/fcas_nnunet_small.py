@@ -55,8 +55,9 @@ def write_small_set(folder: Path, num_cases: int) -> None:
 
 
 def set_roots(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """nnU-Net's environment variables for the folders of `write_small_set`."""
+    """nnU-Net's environment variables for its three folders, which are made where they are missing."""
     for name in ROOTS:
+        (folder / name).mkdir(exist_ok=True)
         patch.setenv(name, str(folder / name))
 
 

@@ -21,7 +21,7 @@ from fcas_nnunet.generator.confidence.calibration import Calibration, Scale, fit
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.data.variants import in_new_shape, read_tensors, save_tensors, shape_of
+from fcas_nnunet.generator.data.variants import in_new_shape, new_shape_of, read_tensors, save_tensors
 from fcas_nnunet.generator.drawing import draw_on_grid
 from fcas_nnunet.generator.mgm.resampling import deform_labels
 from fcas_nnunet.generator.optimisation.batches import local_share
@@ -205,15 +205,14 @@ def _draw(
 
 def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
     """Deform a training case, in standard units, to a shape that training has not seen: all of it alike."""
+    deformation = new_shape_of(case.mask, case.spacing_mm, record.config.masks, seed)
     image, mask, around = in_new_shape(
-        case.standard_image, case.mask, case.surroundings, case.spacing_mm, record.config.masks,
-        label_roles(record.labels, record.roles), seed,
+        case.standard_image, case.mask, case.surroundings, deformation, case.spacing_mm,
+        label_roles(record.labels, record.roles),
     )  # fmt: skip
     ignored = case.ignored
     if ignored is not None:
-        ignored = deform_labels(
-            ignored, shape_of(case.mask, case.spacing_mm, record.config.masks, seed), case.spacing_mm
-        )
+        ignored = deform_labels(ignored, deformation, case.spacing_mm)
         mask = np.where(ignored, np.uint8(0), mask)
     if around is not None:
         around = np.where(mask > 0, 0, around).astype(np.uint8)

@@ -1,6 +1,6 @@
 """Train one phase of an arm's network with nnU-Net's own command; a training that was killed goes on.
 
-python network.py RESULTS DATASET PLANS TRAINER [nnUNetv2_train's further flags]
+python network.py MODEL DATASET PLANS TRAINER DEVICE [nnUNetv2_train's further flags, to begin with]
 """
 
 from __future__ import annotations
@@ -9,29 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, LATEST_CHECKPOINT
-
-CONFIGURATION = "3d_fullres"
-
-
-def model_folder(results: Path, dataset: str, plans: str, trainer: str) -> Path:
-    """The folder that nnU-Net gives a trained model."""
-    return results / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
+from fcas_nnunet.commands.demo.arms import training_line
 
 
 def main() -> int:
     """Train, unless the training has ended."""
-    results, dataset, plans, trainer, *more = sys.argv[1:]
-    fold = model_folder(Path(results), dataset, plans, trainer) / "fold_all"
-    if (fold / FINAL_CHECKPOINT).is_file():
+    model, dataset, plans, trainer, device, *start = sys.argv[1:]
+    line = training_line(Path(model), dataset, plans, trainer, device, *start)
+    if line is None:
         return 0
-    if (fold / LATEST_CHECKPOINT).is_file():
-        if "-pretrained_weights" in more:
-            at = more.index("-pretrained_weights")
-            del more[at : at + 2]
-        more.append("--c")
-    command = str(Path(sys.executable).with_name("nnUNetv2_train"))
-    return subprocess.call([command, dataset, CONFIGURATION, "all", "-p", plans, "-tr", trainer, *more])
+    program, *arguments = map(str, line)
+    return subprocess.call([str(Path(sys.executable).with_name(program)), *arguments])
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from network import model_folder
-from sets import CONFIGURATION, WEIGHINGS
+from sets import WEIGHINGS
 from stages import Stage
 
+from fcas_nnunet.commands.demo.arms import BASELINE, CONFIGURATION, FINETUNE, PRETRAIN, model_folder
 from fcas_nnunet.commands.demo.scale import (
     ITERATIONS_VARIABLE,
     PRETRAIN_EPOCHS_VARIABLE,
@@ -198,23 +198,23 @@ class Layout:
             yield from self._set_stages(run, arm)
             first = self.dataset(run, arm.dataset)
             plans, data = f"{PLANS}From{real[7:10]}", f"n{run.labelled}/seed{run.seed}/prepare_{arm.dataset}"
-        kind = "CAL" if arm.source else arm.augmentation
-        begin = f"nnUNetTrainer{kind}_demo" if kind == "CAL" else f"nnUNetTrainer{kind}_bench" if kind else _BASELINE
-        end = f"nnUNetTrainer{arm.augmentation}Finetune_bench" if arm.augmentation else "nnUNetTrainerCALFinetune_demo"
+        begin, end = PRETRAIN if arm.source else BASELINE, FINETUNE
+        if arm.augmentation:
+            begin, end = (f"nnUNetTrainer{arm.augmentation}{phase}_bench" for phase in ("", "Finetune"))
         networks = self.folder / "networks" / run.key
         epochs = (sum(scale.epochs), 0) if arm.joint else scale.epochs
         environment = {
             "nnUNet_results": str(networks), SEED_VARIABLE: str(run.seed), ITERATIONS_VARIABLE: str(scale.iterations),
             "FCAS_BENCH_TRAINING": TRAINING,
         }  # fmt: skip
-        device = ("-device", scale.device)
 
         def train(name: str, dataset: str, plans: str, trainer: str, epochs: int, *more: str, needs: str) -> Stage:
             variables = {PRETRAIN_EPOCHS_VARIABLE: str(epochs), REAL_EPOCHS_VARIABLE: str(epochs)}
+            model = model_folder(networks, dataset, plans, trainer)
             return Stage(
                 f"{run.key}/{name}", name, 300,
-                ("python", str(HERE / "network.py"), str(networks), dataset, plans, trainer, *device, *more),
-                (model_folder(networks, dataset, plans, trainer),), (needs,), environment=environment | variables,
+                ("python", str(HERE / "network.py"), str(model), dataset, plans, trainer, scale.device, *more),
+                (model,), (needs,), environment=environment | variables,
             )  # fmt: skip
 
         last = train("phase1", first, plans, begin, epochs[0], needs=data)
@@ -229,8 +229,8 @@ class Layout:
         yield Stage(
             f"{run.key}/predict", "predict", 120,
             ("nnUNetv2_predict_from_modelfolder", "-i", str(self.bank / "imagesTs"), "-o", str(predictions),
-             "-m", str(last.makes[0]), "-f", "all", *device, "--disable_tta", "-step_size", str(scale.step_size),
-             "--continue_prediction", "-npp", "1", "-nps", "1"),
+             "-m", str(last.makes[0]), "-f", "all", "-device", scale.device, "--disable_tta",
+             "-step_size", str(scale.step_size), "--continue_prediction", "-npp", "1", "-nps", "1"),
             (predictions,), (last.name,), environment=environment,
         )  # fmt: skip
         yield Stage(
@@ -245,12 +245,13 @@ class Layout:
         scale, real = self.scale, self.real(count)
         needs: tuple[str, ...] = ()
         if scale.phantoms:
-            flags = [word for key, value in scale.phantoms.items() for word in (f"--{key}", *map(str, _listed(value)))]
-            name = self.experiment.bank
+            flags = [
+                word for key, value in scale.phantoms.items()
+                for word in (f"-{key}" if key == "n" else f"--{key}", *map(str, _listed(value)))
+            ]  # fmt: skip
             yield Stage(
                 "bank", "bank", 60,
-                ("fcas_phantom", "-d", name, *(flag.replace("--n", "-n") if flag == "--n" else flag for flag in flags),
-                 "-np", "1"),
+                ("fcas_phantom", "-d", self.experiment.bank, *flags, "-np", "1"),
                 (self.bank,), code=("fcas_nnunet/datasets/phantom",), environment={"nnUNet_raw": str(self.bank.parent)},
             )  # fmt: skip
             needs = ("bank",)
@@ -323,9 +324,6 @@ class Layout:
 
     def _first_id(self, count: int) -> int:
         return 500 + 120 * list(self.scale.labelled).index(count)
-
-
-_BASELINE = "nnUNetTrainer_fcasDemo"
 
 
 def _listed(value: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plan import Experiment, Layout, Run
+from plan import Experiment, Layout
 from stages import Stage, Store
 
 from fcas_nnunet.evaluation.statistics.comparison import holm
@@ -137,8 +137,3 @@ def _seconds(stages: Mapping[str, Stage], store: Store, name: str) -> float:
             found.add(stage.name)
             waiting += stage.needs
     return sum(store.stamp(each).get("seconds", 0.0) for each in found)
-
-
-def all_runs(records: Sequence[Mapping[str, Any]]) -> set[Run]:
-    """The networks that records are of."""
-    return {Run(record["labelled"], record["arm"], record["seed"]) for record in records}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fcas_nnunet.commands.demo.arms import CONFIGURATION
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -27,7 +28,6 @@ from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.seeds import derive_seed
 
-CONFIGURATION = "3d_fullres"
 Weighing = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 

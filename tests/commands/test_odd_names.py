@@ -53,8 +53,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("a home") / "Ärzte & Söhne (100%)"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (folder / name).mkdir()
         set_roots(patch, folder)
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)

@@ -43,8 +43,6 @@ TOLERATED = {"given": VOXEL, "mgm": 3.5 * VOXEL}  # nearest-neighbour masks of s
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("turned")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (home / name).mkdir()
         set_roots(patch, home)
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)

@@ -28,8 +28,6 @@ def test_sets_of_two_formats_are_prepared_together(
 ) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
     set_roots(monkeypatch, tmp_path)
     raw, preprocessed = tmp_path / "nnUNet_raw", tmp_path / "nnUNet_preprocessed"
     real = raw / "Dataset901_Real"

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform, blur_dimension
 from nnunet_cases import make_root, random_case
 from nnunet_commands import needs_torchvision
 from nnunetv2.evaluation.find_best_configuration import find_best_configuration_entry_point
@@ -82,7 +81,7 @@ KINDS = {
 
 
 @pytest.fixture
-def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blur_without_a_race: None) -> Iterator[Path]:
     """nnU-Net's folders, three short epochs for every trainer, and a blur that does not depend on timing."""
     needs_torchvision()
     make_root(tmp_path)
@@ -91,11 +90,6 @@ def nnunet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, value in (("nnUNet_n_proc_DA", "0"), ("nnUNet_def_n_proc", "1"), ("nnUNet_compile", "f")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_extTrainer", ext_trainer_value())
-    monkeypatch.setattr(
-        GaussianBlurTransform,
-        "_benchmark_wrapper",
-        lambda self, image, sigma, dim: blur_dimension(image, sigma, dim, force_use_fft=False),
-    )
     initialize = nnUNetTrainer.initialize
 
     def short(self: nnUNetTrainer) -> None:

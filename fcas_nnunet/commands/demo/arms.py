@@ -122,11 +122,9 @@ def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
 
     def train(dataset_id: int, plans: str, trainer: str, *more: object) -> Path:
         """Run one training; returns the model's folder."""
-        model = results / names.dataset(dataset_id).name / f"{trainer}__{plans}__{CONFIGURATION}"
-        if not (model / "fold_all" / FINAL_CHECKPOINT).is_file():
-            flags = ("--c",) if (model / "fold_all" / LATEST_CHECKPOINT).is_file() else more
-            run("nnUNetv2_train", dataset_id, CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", "cpu",
-                *flags)  # fmt: skip
+        model = model_folder(results, names.dataset(dataset_id).name, plans, trainer)
+        if (line := training_line(model, dataset_id, plans, trainer, "cpu", *more)) is not None:
+            run(*line)
         return model
 
     if arm.pretrained_on is None:
@@ -140,6 +138,22 @@ def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
         "-m", model, "-f", "all", "-device", "cpu", "--disable_tta", "-step_size", 1, "--continue_prediction",
         "-npp", 1, "-nps", 1,
     )  # fmt: skip
+
+
+def model_folder(results: Path, dataset: str, plans: str, trainer: str) -> Path:
+    """The folder that nnU-Net gives a trained model."""
+    return results / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
+
+
+def training_line(
+    model: Path, dataset: object, plans: str, trainer: str, device: str, *start: object
+) -> list[object] | None:
+    """nnU-Net's command that begins a training, with the flags `start`, or goes on with it; None if it has ended."""
+    fold = model / "fold_all"
+    if (fold / FINAL_CHECKPOINT).is_file():
+        return None
+    flags = ("--c",) if (fold / LATEST_CHECKPOINT).is_file() else start
+    return ["nnUNetv2_train", dataset, CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", device, *flags]
 
 
 def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, progress: tqdm[Any]) -> None:

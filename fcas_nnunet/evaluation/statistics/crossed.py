@@ -62,8 +62,7 @@ def crossed_mean(differences: np.ndarray) -> CrossedMean:
     if variance == 0:
         return CrossedMean(float(mean), (float(mean),) * 2, 1.0 if mean == 0 else 0.0, 0.0, 0.0, 0.0, 0.0, seeds, cases)
     used = [(between_seeds if seed_part else 0.0, seeds - 1), (between_cases if case_part else 0.0, cases - 1)]
-    sign = -1.0 if seed_part and case_part else 0.0 if seed_part or case_part else 1.0
-    used.append((sign * within, (seeds - 1) * (cases - 1)))
+    used.append(((1 - (seed_part > 0) - (case_part > 0)) * within, (seeds - 1) * (cases - 1)))
     freedom = sum(square for square, _ in used) ** 2 / sum(square**2 / number for square, number in used)
     error = math.sqrt(variance)
     reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, freedom))

@@ -93,7 +93,8 @@ def make_variants(
         shaped = image, mask, surroundings
         if shape > 0:
             seed = derive_seed(config.seed, "shape", case_id, shape)
-            shaped = in_new_shape(*shaped, triple(working_spacing_mm), config.masks, roles, seed)
+            spacing_mm = triple(working_spacing_mm)
+            shaped = in_new_shape(*shaped, new_shape_of(mask, spacing_mm, config.masks, seed), spacing_mm, roles)
         shaped_image, shaped_mask, around = shaped
         reference, template = label_codes(Case(case_id, None, shaped_mask, np.eye(4), around), num_labels)
         if pairs.reference_surroundings:
@@ -112,13 +113,11 @@ def in_new_shape(
     image: np.ndarray,
     mask: np.ndarray,
     surroundings: np.ndarray | None,
+    deformation: Deformation,
     spacing_mm: tuple[float, float, float],
-    masks: MaskConfig,
     roles: LabelRoles,
-    seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Deform image (float32 [C, D, H, W]), mask and surroundings (uint8 ids [D, H, W]) alike, at random."""
-    deformation = shape_of(mask, spacing_mm, masks, seed)
+    """Deform image (float32 [C, D, H, W]), mask and surroundings (uint8 ids [D, H, W]) alike."""
     return (
         deform_image(image, deformation, spacing_mm),
         deform_mask(mask, deformation, spacing_mm, roles),
@@ -126,8 +125,8 @@ def in_new_shape(
     )
 
 
-def shape_of(mask: np.ndarray, spacing_mm: tuple[float, float, float], masks: MaskConfig, seed: int) -> Deformation:
-    """The deformation of `in_new_shape`."""
+def new_shape_of(mask: np.ndarray, spacing_mm: tuple[float, float, float], masks: MaskConfig, seed: int) -> Deformation:
+    """A random deformation of a whole case, about the middle of its mask."""
     center_mm = mask_center_mm(mask, spacing_mm)
     return draw_deformation(masks, triple(mask.shape), spacing_mm, seed, center_mm=center_mm)
 

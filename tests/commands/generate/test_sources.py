@@ -47,8 +47,6 @@ def mri_case(number: int) -> Case:
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three MR scans that no generator was trained on."""
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
     set_roots(monkeypatch, tmp_path)
     source = tmp_path / "nnUNet_raw" / "Dataset931_Heart"
     for number in range(3):

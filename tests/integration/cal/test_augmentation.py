@@ -11,7 +11,6 @@ import blosc2
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform, blur_dimension
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -27,15 +26,7 @@ from fcas_nnunet.integration.cal.transforms import unpack_confidence, with_doubt
 from fcas_nnunet.integration.preprocessing.confidence_store import preprocessed_confidence_path, write_index
 from fcas_nnunet.integration.preprocessing.plans import read_plans, shrink_plans
 
-
-@pytest.fixture(autouse=True)
-def blur_without_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    """nnU-Net's blur times two implementations and takes the faster; they differ in the last bit."""
-    monkeypatch.setattr(
-        GaussianBlurTransform,
-        "_benchmark_wrapper",
-        lambda self, image, sigma, dim: blur_dimension(image, sigma, dim, force_use_fft=False),
-    )
+pytestmark = pytest.mark.usefixtures("blur_without_a_race")
 
 
 def seed_everything(seed: int) -> None:

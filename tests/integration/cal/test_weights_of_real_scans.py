@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform, blur_dimension
 from nnunet_cases import CPU, PLANS, REAL, Prepared, quick_nnunet
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
@@ -26,15 +25,7 @@ from fcas_nnunet.integration.cal.transforms import unpack_confidence
 from fcas_nnunet.integration.dataset.volumes import Volume, read_volume, write_volume
 from fcas_nnunet.integration.preprocessing.plans import read_plans, shrink_plans
 
-
-@pytest.fixture(autouse=True)
-def blur_without_a_race(monkeypatch: pytest.MonkeyPatch) -> None:
-    """nnU-Net's blur times two implementations and takes the faster; they differ in the last bit."""
-    monkeypatch.setattr(
-        GaussianBlurTransform,
-        "_benchmark_wrapper",
-        lambda self, image, sigma, dim: blur_dimension(image, sigma, dim, force_use_fft=False),
-    )
+pytestmark = pytest.mark.usefixtures("blur_without_a_race")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
-#: Fewer zeros are values like others: those of CT at 0 HU, say.
+#: Fewer zeros are values like others: that of water in CT, say.
 _SMALLEST_PART = 0.01
 
 

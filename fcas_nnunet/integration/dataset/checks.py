@@ -33,6 +33,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     same_grid,
     shear_fault,
 )
+from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ def _case_faults(
         channel = _read(path, case_id, name, faults)
         if channel is not None:
             faults += contents_faults(case_id, image_part(number), channel.array, contents)
+            faults += _grey_faults(case_id, name, path, channel.array, kind)
             doubts.look_at_image(case_id, channel.array, kind)
         if number:
             faults += _grid_faults(case_id, name, channel, "image", image)
@@ -205,6 +207,32 @@ def _size_faults(case_id: str, image: Volume) -> Iterator[str]:
             f"{case_id}: image must be {low:g} to {high:g} mm long along its longest axis, got {shown} mm. "
             "Correct the spacing in its header."
         )
+
+
+def _grey_faults(case_id: str, name: str, path: Path, array: np.ndarray, kind: str) -> Iterator[str]:
+    """Name a channel without contrast, and one whose contrast float32 cannot hold beside its offset."""
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        yield (
+            f"{case_id}: {name} must have more than one grey value, got {low:g} in every voxel of {path}. Export it "
+            "again, or remove the case."
+        )
+    elif math.isfinite(low) and math.isfinite(high) and _loses_contrast(array, max(-low, high), kind):
+        yield (
+            f"{case_id}: {name} must keep its contrast in float32, in which nnU-Net computes, got values from {low:g} "
+            f"to {high:g} in {array.dtype} in {path}. Subtract their offset."
+        )
+
+
+def _loses_contrast(array: np.ndarray, largest: float, kind: str) -> bool:
+    """Return whether float32 changes a value by more than a standard unit; all are looked at only where it could."""
+    if np.can_cast(array.dtype, np.float32):
+        return False
+    unit = IntensityScale.of(array, kind).unit
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.spacing(np.float32(largest)) / 2 <= unit:
+            return False
+        return bool(np.abs(array - array.astype(np.float32)).max() > unit)
 
 
 def _id_faults(

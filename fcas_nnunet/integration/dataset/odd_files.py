@@ -94,7 +94,7 @@ class Doubts:
             logger.warning(
                 f"{name}: {len(self._without_air)} CT scan(s) have no value below 0, as fat, lung and air have in HU: "
                 f"{listed(sorted(self._without_air))}. If they hold HU + 1024, subtract 1024; if they are no CT, "
-                "correct channel_names."
+                "correct channel_names, or the channel's number in their file names."
             )
 
 

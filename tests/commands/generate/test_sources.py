@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from fcas_nnunet.commands.generate.command import build_parser
 from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.generate.sources import shares_of
 from fcas_nnunet.commands.masks.command import main as make_masks
+from fcas_nnunet.commands.prepare import main as prepare
 from fcas_nnunet.commands.report.command import main as report
 from fcas_nnunet.commands.report.remake import differing_settings, remake_command, replay_command
 from fcas_nnunet.commands.train import generator_config
+from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.evaluation.report.provenance import common_fields
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -53,6 +56,32 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_case(source, mri_case(number))
     write_dataset_json(source, LABELS, 3, surroundings=SURROUNDINGS, channel_names={"0": "MRI"})
     return source.parent
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (train, ["--preset", "tiny"]),
+        (generate, ["-n", "5", "--source", "warped"]),
+        (generate, ["-n", "5", "--source", "painted"]),
+        (prepare, []),
+    ],
+)
+def test_a_scan_without_contrast_is_refused_before_anything_is_made(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], None],
+    arguments: list[str],
+) -> None:  # fmt: skip
+    source = raw / "Dataset931_Heart"
+    write_case(source, replace(mri_case(0), confidence=np.ones((32, 32, 32), np.float32)))  # for fcas_prepare
+    scan = RawDataset.open(source).image_path("p1")
+    blank = nib.load(scan)
+    nib.save(nib.Nifti1Image(np.full(blank.shape, 0.5, np.float32), blank.affine), scan)
+    with pytest.raises(SystemExit, match="^2$"):
+        command(["-d", "931", *arguments])
+    message = capsys.readouterr().err
+    assert f"p1: image must have more than one grey value, got 0.5 in every voxel of {scan}. Export it" in message
+    made = [path for path in tmp_path.rglob("*") if path.is_file() and source not in path.parents]
+    assert [path for path in made if not path.name.startswith(".")] == []
 
 
 def hashes(folder: Path) -> dict[str, str]:

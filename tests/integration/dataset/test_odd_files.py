@@ -81,10 +81,70 @@ def test_ct_without_a_value_below_0_is_doubted_once(raw: Path, caplog: pytest.Lo
     assert "in HU: a, b, c. If they hold HU + 1024, subtract 1024" in record.message
 
 
+def test_an_mr_that_was_swapped_with_its_ct_is_doubted(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mr = nifti(MASK.astype(np.uint16) * 300)
+    dataset = write_set(raw, {"a": (nifti(SCAN), nifti(MASK))}, channel_names={"0": "CT", "1": "T2"})
+    ct_path, mr_path = dataset.image_paths("a")
+    nib.save(mr, mr_path)
+    check_dataset(dataset)
+    assert caplog.text == ""
+    nib.save(mr, ct_path)
+    nib.save(nifti(SCAN), mr_path)
+    check_dataset(dataset)
+    assert "HU: a. If they hold HU + 1024" in caplog.text
+    assert "if they are no CT, correct channel_names, or the channel's number in their file names." in caplog.text
+
+
 def test_mr_without_a_value_below_0_is_not_doubted(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
     stored = nifti((SCAN + 1024).astype(np.uint16))
     check_dataset(write_set(raw, {"a": (stored, nifti(MASK))}, channel_names={"0": "MRI"}))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("grey", [np.int16(-1024), np.float32(0), np.float32(0.25)])
+def test_a_scan_of_one_grey_value_is_refused(raw: Path, grey: np.generic) -> None:
+    dataset = write_set(raw, {"a": (nifti(np.full_like(MASK, grey, grey.dtype)), nifti(MASK))})
+    assert dataset_faults(dataset) == [
+        f"a: image must have more than one grey value, got {grey:g} in every voxel of {dataset.image_path('a')}. "
+        "Export it again, or remove the case."
+    ]
+
+
+def test_an_empty_channel_is_refused_by_its_name(raw: Path) -> None:
+    dataset = write_set(raw, {"a": (nifti(SCAN), nifti(MASK))}, channel_names={"0": "CT", "1": "T2"})
+    nib.save(nifti(SCAN * 0), dataset.image_paths("a")[1])
+    (fault,) = dataset_faults(dataset)
+    assert fault.startswith("a: channel 1 (T2) must have more than one grey value, got 0 in every voxel of /")
+
+
+_RAMP = np.arange(MASK.size, dtype=np.float64).reshape(MASK.shape)
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint32", "int64", "float64"])
+@pytest.mark.parametrize("channel", ["CT", "MRI"])
+def test_contrast_that_float32_loses_beside_its_offset_is_refused(raw: Path, kind: str, channel: str) -> None:
+    values = (2.0**30 + _RAMP).astype(kind)
+    values[0] = 0  # cut out
+    image = nib.Nifti1Image(values, PLACE, dtype=kind)
+    dataset = write_set(raw, {"a": (image, nifti(MASK))}, channel_names={"0": channel})
+    assert dataset_faults(dataset) == [
+        "a: image must keep its contrast in float32, in which nnU-Net computes, got values from 0 to "
+        f"1.07374e+09 in {kind} in {dataset.image_path('a')}. Subtract their offset."
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (2**24 - MASK.size + _RAMP).astype(np.int32),  # whole numbers that float32 holds, in steps above a unit
+        (2**20 * _RAMP).astype(np.int32),  # float32 rounds, but by nothing beside the contrast
+        2.0**30 + _RAMP,  # as float32: what is lost was lost in the file
+    ],
+)
+def test_large_values_whose_contrast_float32_holds_are_accepted(raw: Path, values: np.ndarray) -> None:
+    stored = values.astype(np.float32) if values.dtype == np.float64 else values
+    dataset = write_set(raw, {"a": (nifti(stored), nifti(MASK))}, channel_names={"0": "MRI"})
+    assert dataset_faults(dataset) == []
 
 
 @pytest.mark.parametrize(

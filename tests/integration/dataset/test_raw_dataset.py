@@ -149,9 +149,10 @@ def test_a_tilted_grid_is_named_before_anything_is_drawn_on_it(raw: Path) -> Non
         "endian: little\nspace directions: (1,0,0) (0,1,0) (0,0.17,0.98)\n"
         "kinds: domain domain domain\nspace origin: (0,0,0)\n\n"
     )
+    voxels = np.arange(4 * 5 * 6) % 3
     for path, kind, dtype in (("imagesTr/a_0000", "short", np.int16), ("labelsTr/a", "uchar", np.uint8)):
         (folder / path).parent.mkdir(parents=True)
-        (folder / f"{path}.nrrd").write_bytes(header.format(kind).encode() + np.ones((4, 5, 6), dtype).tobytes())
+        (folder / f"{path}.nrrd").write_bytes(header.format(kind).encode() + voxels.astype(dtype).tobytes())
     write_json(folder, LABELS, 1)
     content = json.loads((folder / "dataset.json").read_text()) | {"file_ending": ".nrrd"}
     (folder / "dataset.json").write_text(json.dumps(content))
@@ -267,7 +268,8 @@ def test_sizes_that_no_scan_has_are_named(raw: Path) -> None:
         ("stamp", (2, 2, 2), 4.4),
     ):
         mask = np.ones(shape, np.uint8)
-        write_case(folder, Case(case_id, mask.astype(np.float32)[None], mask, np.diag([spacing_mm] * 3 + [1])))
+        image = np.arange(mask.size, dtype=np.float32).reshape(1, *shape)
+        write_case(folder, Case(case_id, image, mask, np.diag([spacing_mm] * 3 + [1])))
     write_json(folder, LABELS, 3)
     with pytest.raises(ValueError, match="image must") as caught:
         check_dataset(RawDataset.open(folder))

@@ -18,6 +18,8 @@ SEED_VARIABLE = "FCAS_DEMO_SEED"
 #: Variable for the number of iterations in an epoch.
 ITERATIONS_VARIABLE = "FCAS_DEMO_ITERATIONS"
 ITERATIONS_PER_EPOCH = 25
+#: Variable that lets a CPU compute in bf16.
+BF16_VARIABLE = "FCAS_DEMO_BF16"
 
 
 class DemoSize(StrEnum):

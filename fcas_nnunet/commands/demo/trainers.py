@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fcas_nnunet.commands.demo.scale import (
+    BF16_VARIABLE,
     ITERATIONS_PER_EPOCH,
     ITERATIONS_VARIABLE,
     PRETRAIN_EPOCHS_VARIABLE,
     REAL_EPOCHS_VARIABLE,
     SEED_VARIABLE,
 )
+from fcas_nnunet.generator.optimisation.precision import compute_in_bf16, supports_bf16
 from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedTrainer
 from fcas_nnunet.integration.cal.schedules import WarmupPolyLR
 from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
@@ -27,7 +30,8 @@ class _DemoSize(GuardedTrainer):
 
     AdamW replaces nnU-Net's SGD, with which a network hardly learns in so few iterations. OMP_NUM_THREADS sets the
     number of threads, where nnU-Net on a CPU takes one for every core, so that several trainings can share the cores.
-    The variable FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs.
+    The variable FCAS_DEMO_SEED makes a training repeatable, also one that was killed between two epochs; FCAS_DEMO_BF16
+    lets a CPU compute in bf16 (1) or not (0, the default).
     """
 
     EPOCHS_VARIABLE = REAL_EPOCHS_VARIABLE
@@ -50,6 +54,23 @@ class _DemoSize(GuardedTrainer):
         if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
             torch.set_num_threads(int(threads))
         self._seed("weights")
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        inputs: int,
+        outputs: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build nnU-Net's network, for training and for inference."""
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, inputs, outputs, enable_deep_supervision
+        )
+        if _bf16_is_wanted():
+            compute_in_bf16(network)
+        return network
 
     def on_epoch_start(self) -> None:
         """Start the epoch as nnU-Net does, with a seed for the epoch."""
@@ -87,6 +108,16 @@ def _count(name: str, default: int) -> int:
     if not value.isdecimal() or int(value) < 1:
         raise ValueError(f"{name}: number must be a positive integer, got {value}. Set or unset it.")
     return int(value)
+
+
+def _bf16_is_wanted() -> bool:
+    """Whether the variable FCAS_DEMO_BF16 asks for bf16 on a CPU."""
+    value = os.environ.get(BF16_VARIABLE, "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"{BF16_VARIABLE}: must be 0 or 1, got {value}. Set or unset it.")
+    if value == "1" and not supports_bf16(torch.device("cpu")):
+        raise ValueError(f"{BF16_VARIABLE}: CPU must compute in bf16 (AVX512), got one that does not. Unset it.")
+    return value == "1"
 
 
 class nnUNetTrainerCAL_demo(_DemoSize, nnUNetTrainerCAL):

@@ -64,3 +64,37 @@ def test_the_demos_trainers_differ_in_what_they_compare_only(prepared: Prepared)
     assert max(rates[0]) == rates[0][1] == 2e-3
     assert type(plain).train_step is nnUNetTrainer.train_step
     assert type(plain)._build_loss is nnUNetTrainer._build_loss
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer_fcasDemo", "nnUNetTrainerCAL_demo"])
+def test_bf16_is_computed_where_it_is_asked_for_and_leaves_weights_and_outputs_float32(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("FCAS_DEMO_SEED", "0")
+    images = torch.randn(1, 1, 16, 16, 16)
+
+    def outputs(asked: str, supported: bool = True) -> tuple[list[torch.Tensor], set[torch.dtype], list[str]]:
+        monkeypatch.setenv("FCAS_DEMO_BF16", asked)
+        monkeypatch.setattr("fcas_nnunet.commands.demo.trainers.supports_bf16", lambda device: supported)
+        trainer = build(prepared, name, real=name != "nnUNetTrainerCAL_demo")
+        trainer.initialize()
+        first = next(module for module in trainer.network.modules() if isinstance(module, torch.nn.Conv3d))
+        computed: set[torch.dtype] = set()
+        first.register_forward_hook(lambda module, given, made: computed.add(made.dtype))
+        made = trainer.network(images)
+        sum(output.square().mean() for output in made).backward()
+        assert first.weight.grad is not None
+        assert first.weight.grad.dtype == torch.float32
+        return made, computed, list(trainer.network.state_dict())
+
+    plain, in_float32, weights = outputs("0")
+    fast, in_bf16, same_weights = outputs("1")
+    assert (in_float32, in_bf16) == ({torch.float32}, {torch.bfloat16})
+    assert weights == same_weights
+    for one, other in zip(plain, fast, strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < (one - other).abs().max() < 0.05 * one.abs().max()
+    with pytest.raises(ValueError, match="FCAS_DEMO_BF16: must be 0 or 1, got yes"):
+        outputs("yes")
+    with pytest.raises(ValueError, match="FCAS_DEMO_BF16: CPU must compute in bf16"):
+        outputs("1", supported=False)

@@ -10,7 +10,7 @@ import torch
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceNorm
-from fcas_nnunet.generator.checkpoint import Generator
+from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.confidence.ssv import confidence_map
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range, to_unit_range
 from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
@@ -139,21 +139,47 @@ def drawing_confidence(
     return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
 
 
+def prior_image(generator: Generator, reference: Case, template: Case, device: torch.device) -> np.ndarray:
+    """Bring a template onto a mask without drawing: the first guess that the denoiser of a generator starts from.
+
+    Args are as in `draw_image`; the generator's denoiser is given a prior.
+
+    Returns:
+        Standard units, float32 [C, D, H, W] on the reference's voxel grid.
+
+    Raises:
+        ValueError: As `condition_on_grid`.
+    """
+    record = generator.record
+    assert record.tcdm.prior, "the denoiser is given one"
+    grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
+    condition, _ = condition_on_grid(generator.record, reference, template, grid, device)
+    prior = condition[0, -record.tcdm.image_channels :].float()
+    return grid.image_to_native(to_standard_range(prior, record.config.grid.intensity_range))
+
+
 def embedded_condition(
     generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embed the condition on the reference's working grid, and return it with the reference's labels there.
+    """As `condition_on_grid`, embedded: the result of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4]."""
+    condition, codes = condition_on_grid(generator.record, reference, template, grid, device)
+    return generator.tcdm.embed_condition(condition), codes
+
+
+def condition_on_grid(
+    record: GeneratorRecord, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Build the condition on the reference's working grid, and return it with the reference's labels there.
 
     A template of another size is laid over the reference's grid from the centre, cropped or continued by its border.
     The masks go to the device as bytes and become channels there.
 
     Returns:
-        Result of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4], and the labels alone, uint8 [D, H, W] on the CPU.
+        Result of `build_condition`, and the labels alone, uint8 [D, H, W] on the CPU.
 
     Raises:
         ValueError: If the generator draws surroundings and the reference has none.
     """
-    record = generator.record
     num_labels = max(record.labels.values())
     thin = label_roles(record.labels, record.roles).thin
     codes = grid.labels_to_working(reference.mask, thin)
@@ -180,7 +206,7 @@ def embedded_condition(
             device
         ),
     )
-    return generator.tcdm.embed_condition(condition), codes
+    return condition, codes
 
 
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:

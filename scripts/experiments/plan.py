@@ -20,7 +20,7 @@ from fcas_nnunet.commands.demo.scale import (
     SEED_VARIABLE,
 )
 from fcas_nnunet.config.options import ScanSource
-from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, model_name
 
 HERE = Path(__file__).parent
 PLANS = "nnUNetPlansBench"
@@ -41,6 +41,8 @@ class Arm:
         weights: instead of the scans' own confidence.
         augmentation: of nnU-Net; "" is its default.
         joint: labelled and synthetic scans together, for as many steps as both phases have.
+        prior: drawn scans as they are before they are drawn: the template, brought onto the mask.
+        length: of its training, as a share of the other arms'; for the learning curve.
     """
 
     source: str | None = None
@@ -48,6 +50,8 @@ class Arm:
     weights: str = "own"
     augmentation: str = ""
     joint: bool = False
+    prior: bool = False
+    length: float = 1.0
 
     @property
     def made(self) -> str:
@@ -57,8 +61,14 @@ class Arm:
     @property
     def dataset(self) -> str:
         """Name of the set that its network is trained on first."""
-        weighed = self.made if self.weights == "own" else f"{self.made}_{self.weights}"
-        return f"{weighed}_joint" if self.joint else weighed
+        return f"{self.weighed}_joint" if self.joint else self.weighed
+
+    @property
+    def weighed(self) -> str:
+        """Name of the set that it, or labelled scans and it joined, are trained on first."""
+        if self.prior:
+            return f"{self.made}_prior"
+        return self.made if self.weights == "own" else f"{self.made}_{self.weights}"
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,14 @@ class Scale:
     config: str = ""  # of the generator instead of the preset, a file in generators/
     phantoms: Mapping[str, Any] | None = None  # instead of the experiment's own scans
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of every network."""
-        return self.iterations * sum(self.epochs)
+    def epochs_of(self, arm: Arm) -> tuple[int, int]:
+        """Epochs of the two phases of an arm's training; the second is empty where both learn from the same scans."""
+        first, second = (max(1, round(arm.length * number)) for number in self.epochs)
+        return (first + second, 0) if arm.joint else (first, second)
+
+    def steps_of(self, arm: Arm) -> int:
+        """Optimiser steps of an arm's networks."""
+        return self.iterations * sum(self.epochs_of(arm))
 
 
 @dataclass(frozen=True)
@@ -179,7 +193,7 @@ class Layout:
         arms = self.scale.labelled[run.labelled]
         names = list(dict.fromkeys(
             part for key in arms if (arm := self.experiment.arms[key]).source
-            for part in (arm.made, Arm(arm.source, arm.confidence, arm.weights).dataset, arm.dataset)
+            for part in (arm.made, arm.weighed, arm.dataset)
         ))  # fmt: skip
         number = self._first_id(run.labelled) + 1 + names.index(name) + self.scale.seeds.index(run.seed) * len(names)
         return f"Dataset{number:03d}_{re.sub('[^A-Za-z]', '', name.title())}"
@@ -202,7 +216,7 @@ class Layout:
         if arm.augmentation:
             begin, end = (f"nnUNetTrainer{arm.augmentation}{phase}_bench" for phase in ("", "Finetune"))
         networks = self.folder / "networks" / run.key
-        epochs = (sum(scale.epochs), 0) if arm.joint else scale.epochs
+        epochs = scale.epochs_of(arm)
         environment = {
             "nnUNet_results": str(networks), SEED_VARIABLE: str(run.seed), ITERATIONS_VARIABLE: str(scale.iterations),
             "FCAS_BENCH_TRAINING": TRAINING,
@@ -300,14 +314,23 @@ class Layout:
         )  # fmt: skip
         last, name = f"{prefix}/generate_{arm.made}", made
         sets = str(HERE / "sets.py")
-        if arm.weights != "own":
-            weighed = self.dataset(run, Arm(arm.source, arm.confidence, arm.weights).dataset)
+        if arm.weighed != arm.made:
+            weighed = self.dataset(run, arm.weighed)
+            change = (
+                "prior",
+                "--real",
+                str(self.raw / real),
+                "--generator",
+                str(self.results / real / model_name(scale.preset, None)),
+            )
+            if not arm.prior:
+                change = ("weigh", "--weights", arm.weights)
             yield Stage(
-                f"{prefix}/weigh_{weighed[11:]}", "weigh", 20,
-                ("python", sets, "weigh", str(self.raw / name), str(self.raw / weighed), "--weights", arm.weights),
-                (self.raw / weighed,), (last,),
+                f"{prefix}/{change[0]}_{weighed[11:]}", change[0], 20,
+                ("python", sets, change[0], str(self.raw / name), str(self.raw / weighed), *change[1:]),
+                (self.raw / weighed,), (last, *needs), code=_GENERATOR if arm.prior else (),
             )  # fmt: skip
-            last, name = f"{prefix}/weigh_{weighed[11:]}", weighed
+            last, name = f"{prefix}/{change[0]}_{weighed[11:]}", weighed
         if arm.joint:
             joined = self.dataset(run, arm.dataset)
             yield Stage(

@@ -8,20 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plan import Experiment, Layout
+from plan import Experiment, Layout, Run
 from stages import Stage, Store
 
 from fcas_nnunet.evaluation.statistics.comparison import holm
 from fcas_nnunet.evaluation.statistics.crossed import CrossedMean, crossed_mean
 from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.provenance.parents import parents_of
 
 RDICE_RADIUS = "2"
 #: (labelled, arm) → (seed, case) → a measure in %.
 Means = dict[tuple[int, str], dict[tuple[int, str], float]]
 
 
-def collect(experiment: Experiment, layout: Layout, store: Store) -> list[dict[str, Any]]:
-    """A record for every network, held-out case and label that was scored."""
+def network_of(record: Mapping[str, Any]) -> tuple[str, int, str, int]:
+    """What names a record's network: (scale, labelled, arm, seed)."""
+    return record["scale"], record["labelled"], record["arm"], record["seed"]
+
+
+def joined(earlier: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All records, of earlier runs those alone whose networks were not scored again."""
+    again = {network_of(record) for record in records}
+    kept = [record for record in earlier if network_of(record) not in again]
+    return sorted([*kept, *records], key=lambda record: (*network_of(record), record["case"], record["label"]))
+
+
+def collect(experiment: Experiment, layout: Layout, store: Store, version: str) -> list[dict[str, Any]]:
+    """A record for every network, held-out case and label that was scored; `version` is that of the code."""
     stages = {stage.name: stage for stage in layout.stages()}
     records = []
     for run in layout.runs():
@@ -30,8 +44,10 @@ def collect(experiment: Experiment, layout: Layout, store: Store) -> list[dict[s
         arm = experiment.arms[run.arm]
         facts = {
             "experiment": experiment.name, "scale": experiment.scale_name, "arm": run.arm, "seed": run.seed,
-            "labelled": run.labelled, "synthetic": experiment.scale.synthetic if arm.source else 0,
-            "steps": experiment.scale.steps, "seconds": round(_seconds(stages, store, f"{run.key}/score")),
+            "labelled": run.labelled, "scans": len(_scans_seen(layout, run)), "version": version,
+            "synthetic": experiment.scale.synthetic if arm.source else 0,
+            "steps": experiment.scale.steps_of(arm),
+            "cpu_seconds": round(_cpu_seconds(stages, store, f"{run.key}/score")),
         }  # fmt: skip
         for case_id, labels in json.loads(layout.scores(run).read_text())["cases"].items():
             for label, scores in labels.items():
@@ -80,16 +96,16 @@ def report(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
             continue
         lines += [
             f"### {count} labelled patients", "",
-            "| arm | labelled scans seen | synthetic scans seen | steps | seconds | seeds × scans | Dice % | RDice % |",
+            "| arm | labelled scans | synthetic scans | steps | CPU s | seeds × held-out scans | Dice % | RDice % |",
             "|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for arm in arms:
             of_arm = [record for record in records if (record["labelled"], record["arm"]) == (count, arm)]
             seeds = {record["seed"] for record in of_arm}
             cases = {record["case"] for record in of_arm}
-            seconds = np.mean([record["seconds"] for record in of_arm])
+            seconds = np.mean([record["cpu_seconds"] for record in of_arm])
             lines.append(
-                f"| {arm} | {count} | {of_arm[0]['synthetic']} | {of_arm[0]['steps']} | {seconds:.0f} | "
+                f"| {arm} | {of_arm[0]['scans']} | {of_arm[0]['synthetic']} | {of_arm[0]['steps']} | {seconds:.0f} | "
                 f"{len(seeds)} × {len(cases)} | {_spread(dice[count, arm])} | {_spread(rdice[count, arm])} |"
             )
         lines += ["", *_planned(experiment, count, dice, rdice), ""]
@@ -128,12 +144,31 @@ def _range(result: CrossedMean) -> str:
     return f"{result.interval[0]:+.1f} … {result.interval[1]:+.1f}"
 
 
-def _seconds(stages: Mapping[str, Stage], store: Store, name: str) -> float:
-    """Seconds of a stage and of all that it needs."""
+def _scans_seen(layout: Layout, run: Run) -> set[str]:
+    """The real scans that a network has learnt from, its synthetic scans' parents among them.
+
+    Raises:
+        ValueError: when a parent is none of the labelled scans.
+    """
+    labelled = RawDataset.open(layout.raw / layout.real(run.labelled), any_kind=True)
+    seen = set(labelled.case_ids)
+    arm = layout.experiment.arms[run.arm]
+    if arm.source:
+        synthetic = RawDataset.open(layout.raw / layout.dataset(run, arm.weighed), any_kind=True)
+        foreign = {parent.case_id for parent in parents_of(synthetic) if parent.dataset != labelled.name} | {
+            parent.case_id for parent in parents_of(synthetic)
+        } - seen
+        if foreign:
+            raise ValueError(f"{run.key}: parents must be labelled scans, got {', '.join(sorted(foreign))}.")
+    return seen
+
+
+def _cpu_seconds(stages: Mapping[str, Stage], store: Store, name: str) -> float:
+    """Seconds of CPU of a stage and of all that it needs, whatever else needs them too."""
     found, waiting = set(), [name]
     while waiting:
         stage = stages[waiting.pop()]
         if stage.name not in found:
             found.add(stage.name)
             waiting += stage.needs
-    return sum(store.stamp(each).get("seconds", 0.0) for each in found)
+    return sum(store.stamp(each).get("cpu_seconds", 0.0) for each in found)

@@ -7,7 +7,8 @@
 
 DATA holds the real data sets in nnU-Net's raw format; FCAS_BENCH_SCANS names it as well. Killed and started again, the
 same command goes on; what nothing has changed for is not run again. Results are lines of JSON in the run's folder; with
---record they are copied beside the experiments, and docs/results.md is written from them.
+--record they are joined to those beside the experiments, and docs/results.md is written from them. In a new folder,
+--missing leaves out the networks whose results were recorded.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,11 +27,14 @@ from queue import SimpleQueue
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from plan import HERE, Experiment, Layout, experiment_names
-from results import collect, read_lines, report, write_lines
+from results import collect, joined, network_of, read_lines, report, write_lines
 from stages import Stage, StageFailedError, Store
 
+from fcas_nnunet.commands.demo.scale import BF16_VARIABLE
 from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.generator.optimisation.precision import supports_bf16
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.environment.checks import cpu_settings
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
@@ -66,7 +70,11 @@ def main() -> int:
     folder = (args.o / experiment.name / experiment.scale_name).resolve()
     layout = Layout(experiment, folder, args.scans and args.scans.resolve())
     store = Store(folder, _environment(folder))
-    stages = _wanted(layout.stages(), args.only)
+    kept = RECORDS / f"{experiment.name}.jsonl"
+    earlier = read_lines(kept) if kept.is_file() else []
+    done = {"/".join((f"n{labelled}", f"seed{seed}", arm)) for scale, labelled, arm, seed in map(network_of, earlier)
+            if scale == args.scale} if args.missing else set()  # fmt: skip
+    stages = _wanted(layout, args.only, done)
     if args.forecast:
         todo = [stage for stage in stages if not store.stamp(stage.name)]
         print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / args.jobs:.1f} h")
@@ -75,12 +83,12 @@ def main() -> int:
         for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (folder / root).mkdir(parents=True, exist_ok=True)
         failed = _run(stages, store, args.jobs)
-        records = collect(experiment, layout, store)
+        records = collect(experiment, layout, store, _version())
         write_lines(folder / "results.jsonl", records)
         print(report(experiment, records))
         if args.record:
             RECORDS.mkdir(exist_ok=True)
-            shutil.copy(folder / "results.jsonl", RECORDS / f"{experiment.name}.jsonl")
+            write_lines(kept, joined(earlier, records))
             write_page(args.scale)
     for name, error in failed.items():
         print(f"{name} failed: {error}", file=sys.stderr)
@@ -103,10 +111,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="PATTERN", help="networks to make, as n8/seed0/warped; * is any")
     parser.add_argument("--jobs", type=int, default=available_cores(), help="stages at once (one per core)")
     parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
+    parser.add_argument("--missing", action="store_true", help="leave out networks whose results were kept before")
     parser.add_argument("--record", action="store_true", help="keep the results beside the experiments")
     args = parser.parse_args()
     args.scans = Path(args.scans) if args.scans else None
     return args
+
+
+def _version() -> str:
+    """The commit of the code, with a + if files were changed since."""
+    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -114,16 +129,16 @@ def _environment(folder: Path) -> dict[str, str]:
     shims = [*all_shim_folders(), HERE / "nnunet_ext"]
     return {
         **roots, **cpu_settings(), EXT_TRAINER_VARIABLE: ext_trainer_value(folders=shims), "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
+        BF16_VARIABLE: str(int(supports_bf16(torch.device("cpu")))), "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
 
 
-def _wanted(stages: Sequence[Stage], pattern: str | None) -> list[Stage]:
-    """The stages of networks that a pattern names, and all that they need."""
-    if pattern is None:
-        return list(stages)
+def _wanted(layout: Layout, pattern: str | None, done: Collection[str]) -> list[Stage]:
+    """The stages of the networks that a pattern names (None = all) and that are not done, and all that they need."""
+    stages = layout.stages()
     by_name = {stage.name: stage for stage in stages}
-    waiting = [stage.name for stage in stages if fnmatch(stage.name.rsplit("/", 1)[0], pattern)]
+    keys = [run.key for run in layout.runs() if run.key not in done and (not pattern or fnmatch(run.key, pattern))]
+    waiting = [f"{key}/score" for key in keys]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()

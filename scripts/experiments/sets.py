@@ -1,8 +1,10 @@
-"""Data sets of an experiment: the n labelled scans, the same drawings under other maps, real and synthetic joined.
+"""Data sets of an experiment: the n labelled scans; the same drawings under other maps, or before they were drawn;
+real and synthetic scans joined.
 
 python sets.py labelled BANK DATASET -n 8 [--patient REGEX]
 python sets.py plans DATASET --name PLANS --features 8 16 32 --patch 32 48 48 --batch 2
 python sets.py weigh SYNTHETIC DATASET --weights uniform|mean|shuffled
+python sets.py prior SYNTHETIC DATASET --real DATASET --generator FOLDER
 python sets.py join REAL SYNTHETIC DATASET
 """
 
@@ -11,19 +13,23 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from fcas_nnunet.case import Case
 from fcas_nnunet.commands.demo.arms import CONFIGURATION
 from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.generator.checkpoint import load_generator
+from fcas_nnunet.generator.drawing import prior_image
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
-from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
-from fcas_nnunet.integration.dataset.synthetic_cases import CONFIDENCE_MAP, CONTENTS, case_contents
-from fcas_nnunet.integration.dataset.volumes import write_confidence
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case
+from fcas_nnunet.integration.dataset.synthetic_cases import CONTENTS, case_contents
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.seeds import derive_seed
@@ -79,21 +85,46 @@ def labelled(bank: Path, folder: Path, count: int, patient: str) -> None:
     atomic_write_json(folder / "dataset.json", source.dataset_json | {"numTraining": len(taken), "name": folder.name})
 
 
-def weigh(source: Path, folder: Path, weights: str) -> None:
-    """Copy a synthetic data set, its scans and labels the same, under other confidence maps."""
+def rewritten(source: Path, folder: Path, change: Callable[[Case, Mapping[str, Any]], Case]) -> None:
+    """Copy a synthetic data set, and change its cases; `change` also gets a case's manifest record."""
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("dataset.json", "fcas_manifest*"))
     dataset, manifest = RawDataset.open(source, any_kind=True), Manifest(folder)
     manifest.begin()
     for case_id, record in Manifest(source).read().items():
-        case = dataset.load_case(case_id)
-        assert case.confidence is not None, "synthetic cases have maps"
-        rng = np.random.default_rng(derive_seed(0, "weights", case_id))
-        confidence = WEIGHINGS[weights](case.confidence, case.mask, rng).astype(np.float32)
-        write_confidence(folder / "confidenceTr" / f"{case_id}.nii.gz", confidence, case.affine)
-        hashes = case_contents(replace(case, confidence=confidence))
-        manifest.append(record | {CONTENTS: record[CONTENTS] | {CONFIDENCE_MAP: hashes[CONFIDENCE_MAP]}})
+        case = change(dataset.load_case(case_id), record)
+        write_case(folder, case)
+        manifest.append(record | {CONTENTS: case_contents(case)})
     manifest.finalise()
     atomic_write_json(folder / "dataset.json", read_json(source / "dataset.json") | {"name": folder.name})
+
+
+def weigh(source: Path, folder: Path, weights: str) -> None:
+    """Copy a synthetic data set, its scans and labels the same, under other confidence maps."""
+
+    def change(case: Case, record: Mapping[str, Any]) -> Case:
+        assert case.confidence is not None, "synthetic cases have maps"
+        rng = np.random.default_rng(derive_seed(0, "weights", case.case_id))
+        return replace(case, confidence=WEIGHINGS[weights](case.confidence, case.mask, rng).astype(np.float32))
+
+    rewritten(source, folder, change)
+
+
+def prior(source: Path, folder: Path, real: Path, generator: Path) -> None:
+    """Copy a set of drawn scans, each replaced by what its drawing began from: the template brought onto the mask.
+
+    The confidence is 1: there is no model of these scans' errors.
+    """
+    cpu = torch.device("cpu")
+    loaded, scans = load_generator(generator, cpu), RawDataset.open(real, any_kind=True)
+
+    def change(case: Case, record: Mapping[str, Any]) -> Case:
+        template = scans.load_case(record["template"])
+        image = prior_image(loaded, replace(case, image=None, confidence=None), template, cpu)
+        low, high = loaded.record.config.grid.intensity_range
+        own = [scale.to_own(channel) for scale, channel in zip(template.scales, image.clip(low, high), strict=True)]
+        return replace(case, image=np.stack(own), scales=template.scales, confidence=np.ones(case.shape, np.float32))
+
+    rewritten(source, folder, change)
 
 
 def join(real: Path, synthetic: Path, folder: Path) -> None:
@@ -127,6 +158,11 @@ def main() -> None:
     one.add_argument("source", type=Path)
     one.add_argument("folder", type=Path)
     one.add_argument("--weights", choices=WEIGHINGS, required=True)
+    one = commands.add_parser("prior")
+    for name in ("source", "folder"):
+        one.add_argument(name, type=Path)
+    for name in ("--real", "--generator"):
+        one.add_argument(name, type=Path, required=True)
     one = commands.add_parser("join")
     for name in ("real", "synthetic", "folder"):
         one.add_argument(name, type=Path)
@@ -135,6 +171,8 @@ def main() -> None:
         labelled(args.bank, args.folder, args.n, args.patient)
     elif args.command == "weigh":
         weigh(args.source, args.folder, args.weights)
+    elif args.command == "prior":
+        prior(args.source, args.folder, args.real, args.generator)
     elif args.command == "join":
         join(args.real, args.synthetic, args.folder)
     else:

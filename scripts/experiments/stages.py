@@ -65,7 +65,7 @@ class Store:
     environment: Mapping[str, str]
 
     def stamp(self, name: str) -> dict[str, Any]:
-        """What is known of a stage that was done: key, digest of its products, seconds; empty if there is none."""
+        """What is known of a stage: key, digest of its products, seconds, seconds of CPU; empty if it was not done."""
         path = self._path("stamps", name, ".json")
         return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -96,9 +96,10 @@ class Store:
             StageFailedError: if the command fails, or does not make what it should.
         """
         key, begun = self.key(stage), self._path("begun", stage.name, ".json")
-        known = json.loads(begun.read_text()) if begun.is_file() else {"key": None, "seconds": 0.0}
+        fresh = {"key": key, "seconds": 0.0, "cpu_seconds": 0.0}
+        known = json.loads(begun.read_text()) if begun.is_file() else {"key": None}
         if known["key"] != key:
-            known = {"key": key, "seconds": 0.0}
+            known = fresh
             self._path("stamps", stage.name, ".json").unlink(missing_ok=True)
             for path in stage.makes:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -107,16 +108,16 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
-            self._call(stage, core)
+            known["cpu_seconds"] += self._call(stage, core)
         finally:
-            seconds = round(known["seconds"] + time.monotonic() - start, 3)
-            atomic_write_json(begun, known | {"seconds": seconds})
+            known["seconds"] += time.monotonic() - start
+            atomic_write_json(begun, known)
         missing = [str(path) for path in stage.makes if not path.exists()]
         if missing:
             raise StageFailedError(
                 f"{stage.name}: must make {', '.join(missing)}, got none. See {self.log(stage.name)}."
             )
-        stamp = {"key": key, "kind": stage.kind, "seconds": seconds, "products": digest_of(stage.makes)}
+        stamp = known | {"kind": stage.kind, "products": digest_of(stage.makes)}
         atomic_write_json(self._path("stamps", stage.name, ".json"), stamp)
         begun.unlink()
 
@@ -129,7 +130,8 @@ class Store:
         means = {kind: sum(seconds) / len(seconds) for kind, seconds in measured.items()}
         return sum(means.get(stage.kind, stage.guess_s) for stage in stages)
 
-    def _call(self, stage: Stage, core: int | None) -> None:
+    def _call(self, stage: Stage, core: int | None) -> float:
+        """Run a stage's command; returns the seconds of CPU that it and its own processes took."""
         program, *arguments = stage.command
         executable = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
         log = self.log(stage.name)
@@ -143,14 +145,16 @@ class Store:
             if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
             try:
-                code = process.wait()
+                _, status, usage = os.wait4(process.pid, 0)
             except BaseException:
                 process.terminate()
                 process.wait()
                 raise
+            process.returncode = code = os.waitstatus_to_exitcode(status)
         if code != 0:
             end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
             raise StageFailedError(f"{stage.name}: must succeed, got exit code {code}. The end of {log}:\n{end}")
+        return usage.ru_utime + usage.ru_stime
 
     def _path(self, kind: str, name: str, ending: str) -> Path:
         path = self.folder / kind / f"{name}{ending}"

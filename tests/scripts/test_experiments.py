@@ -99,7 +99,8 @@ def test_every_experiment_names_what_there_is_and_gives_all_arms_the_same_steps(
                     stages[f"{run.key}/{phase}"] for phase in ("phase1", "phase2") if f"{run.key}/{phase}" in stages
                 ]
                 epochs = sum(int(phase.environment["FCAS_DEMO_REAL_EPOCHS"]) for phase in phases)
-                assert epochs * experiment.scale.iterations == experiment.scale.steps
+                steps = experiment.scale.iterations * sum(experiment.scale.epochs)
+                assert epochs * experiment.scale.iterations == steps * experiment.arms[run.arm].length
             assert not experiment.scale.config or (HERE / "generators" / experiment.scale.config).is_file()
     with pytest.raises(ValueError, match="--experiment: must be one of .*left_atrium.*, got lungs"):
         Experiment.read("lungs", "cpu")

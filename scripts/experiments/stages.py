@@ -76,8 +76,8 @@ class Store:
     def key(self, stage: Stage) -> str:
         """The key of a stage whose `needs` are done."""
         parts = {
-            "command": [word.replace(str(self.folder), "") for word in stage.command],
-            "environment": {name: value.replace(str(self.folder), "") for name, value in stage.environment.items()},
+            "command": [self._anywhere(word) for word in stage.command],
+            "environment": {name: self._anywhere(value) for name, value in stage.environment.items()},
             "products": {name: self.stamp(name)["products"] for name in stage.needs},
             "reads": {path.name: digest_of([path]) for path in stage.reads},
             "code": digest_of([ROOT / path for path in stage.code], only=".py"),
@@ -155,6 +155,10 @@ class Store:
             end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
             raise StageFailedError(f"{stage.name}: must succeed, got exit code {code}. The end of {log}:\n{end}")
         return usage.ru_utime + usage.ru_stime
+
+    def _anywhere(self, text: str) -> str:
+        """Text without the places of the run and of the repository."""
+        return text.replace(str(self.folder), "RUN").replace(str(ROOT), "REPOSITORY")
 
     def _path(self, kind: str, name: str, ending: str) -> Path:
         path = self.folder / kind / f"{name}{ending}"

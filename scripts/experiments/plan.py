@@ -24,6 +24,8 @@ from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, model_name
 
 HERE = Path(__file__).parent
 PLANS = "nnUNetPlansBench"
+#: Ids that are kept for the synthetic sets of a seed, so that a further arm or seed leaves those of the others.
+_SETS = 39
 #: Raised when trainings learn differently by a change that their commands do not show.
 TRAINING = "1"
 _GENERATOR = ("fcas_nnunet/generator", "fcas_nnunet/labels", "fcas_nnunet/config")
@@ -190,12 +192,10 @@ class Layout:
 
     def dataset(self, run: Run, name: str) -> str:
         """Name of a synthetic data set."""
-        arms = self.scale.labelled[run.labelled]
         names = list(dict.fromkeys(
-            part for key in arms if (arm := self.experiment.arms[key]).source
-            for part in (arm.made, arm.weighed, arm.dataset)
+            part for arm in self.experiment.arms.values() if arm.source for part in (arm.made, arm.weighed, arm.dataset)
         ))  # fmt: skip
-        number = self._first_id(run.labelled) + 1 + names.index(name) + self.scale.seeds.index(run.seed) * len(names)
+        number = self._first_id(run.labelled) + 1 + names.index(name) + _SETS * self.scale.seeds.index(run.seed)
         return f"Dataset{number:03d}_{re.sub('[^A-Za-z]', '', name.title())}"
 
     def stages(self) -> list[Stage]:
@@ -346,7 +346,7 @@ class Layout:
         )  # fmt: skip
 
     def _first_id(self, count: int) -> int:
-        return 500 + 120 * list(self.scale.labelled).index(count)
+        return 100 + 200 * list(self.scale.labelled).index(count)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ Each row is a real data set and its synthetic sets, made with the same seed, so 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", metavar="REAL:SYN,SYN,...", help="a real data set and its synthetic sets")
     parser.add_argument("--number", type=int, default=0, help="which synthetic case of each set (0)")
+    parser.add_argument(
+        "--titles", nargs="+", metavar="TITLE", help="of the synthetic sets of each row (their sources)"
+    )
     parser.add_argument("-o", required=True, type=Path, metavar="FILE.png")
     args = parser.parse_args()
-    rows = [_panels(*row.split(":"), args.number) for row in args.rows]
+    rows = [_panels(*row.split(":"), args.number, args.titles) for row in args.rows]
     columns = max(map(len, rows))
     figure = Figure(figsize=(columns * _PANEL_INCHES, len(rows) * (_PANEL_INCHES + 0.2)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,11 +61,12 @@ def main() -> None:
         figure.savefig(temporary, dpi=_DOTS_PER_INCH, format="png", metadata=PICTURE_METADATA)
 
 
-def _panels(real_name: str, synthetic_names: str, number: int) -> list[tuple]:
+def _panels(real_name: str, synthetic_names: str, number: int, titles: Sequence[str] | None) -> list[tuple]:
     """Title, image [H, W], mask [H, W] and the mask's colours, None where it is an outline, of a row's panels."""
     real = RawDataset.open(resolve_dataset(real_name))
     panels, first = [], None
-    for name in synthetic_names.split(","):
+    names = synthetic_names.split(",")
+    for name, title in zip(names, titles or [None] * len(names), strict=True):
         dataset = RawDataset.open(resolve_dataset(name))
         case_id = dataset.case_ids[number]
         record = Manifest(dataset.folder).read()[case_id]
@@ -77,7 +82,7 @@ def _panels(real_name: str, synthetic_names: str, number: int) -> list[tuple]:
         if not np.array_equal(mask.array, first):
             raise SystemExit(f"{dataset.name}: masks must be those of the row's first set. Take the same seed.")
         image = read_volume(dataset.image_paths(case_id)[0]).array
-        panels.append((str(ScanSource.of(record)), upright(image)[height], upright(mask.array)[height], None))
+        panels.append((title or str(ScanSource.of(record)), upright(image)[height], upright(mask.array)[height], None))
     return panels
 
 

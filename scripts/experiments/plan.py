@@ -90,6 +90,7 @@ class Scale:
     step_size: float  # of nnU-Net's sliding window, over the held-out scans
     config: str = ""  # of the generator instead of the preset, a file in generators/
     phantoms: Mapping[str, Any] | None = None  # instead of the experiment's own scans
+    pictures: Sequence[str] = ()  # arms whose scans of one mask are pictured beside each other
 
     def epochs_of(self, arm: Arm) -> tuple[int, int]:
         """Epochs of the two phases of an arm's training; the second is empty where both learn from the same scans."""
@@ -128,11 +129,13 @@ class Experiment:
         if scale not in content["scales"]:
             raise ValueError(f"--scale: must be one of {', '.join(content['scales'])}, got {scale}.")
         arms = {key: Arm(**(values or {})) for key, values in content["arms"].items()}
-        settings = content["scales"][scale]
+        sizes = yaml.safe_load((HERE / "scales.yaml").read_text(encoding="utf-8"))[scale]
+        settings = sizes | content["scales"][scale]
         unknown = settings.keys() - {entry.name for entry in fields(Scale)}
         faults = [f"{path}: scale {scale} must not name {key}. Remove it." for key in sorted(unknown)]
         planned = [tuple(pair) for pair in content["planned"]]
         named = [*(arm for pair in planned for arm in pair), *(a for s in settings["labelled"].values() for a in s)]
+        named += settings.get("pictures", [])
         faults += [f"{path}: arms must have {arm}, got {', '.join(arms)}." for arm in set(named) - arms.keys()]
         for key, arm in arms.items():
             if arm.source not in (None, *ScanSource) or arm.weights not in ("own", *WEIGHINGS):
@@ -201,7 +204,32 @@ class Layout:
     def stages(self) -> list[Stage]:
         """All stages in an order in which they can run, without repetition."""
         found = {stage.name: stage for run in self.runs() for stage in self._of_run(run)}
+        found |= {stage.name: stage for count in self.scale.labelled for stage in self._picture_stages(count)}
         return list(found.values())
+
+    def picture(self, count: int) -> Path:
+        """The picture of one mask's scans."""
+        return self.folder / "pictures" / f"n{count}.png"
+
+    def _picture_stages(self, count: int) -> Iterator[Stage]:
+        """The picture of one mask's scans, and what it needs."""
+        arms = {key: self.experiment.arms[key] for key in self.scale.pictures}
+        if not arms:
+            return
+        yield from self._real_stages(count)
+        sets = []
+        for key, arm in arms.items():
+            run = Run(count, key, self.scale.seeds[0])
+            *before, _ = self._set_stages(run, arm)
+            yield from before
+            sets.append((self.dataset(run, arm.weighed), before[-1].name))
+        script = HERE.parent / "picture_sources.py"
+        names = ",".join(name for name, _ in sets)
+        yield Stage(
+            f"n{count}/picture", "picture", 10,
+            ("python", str(script), f"{self.real(count)}:{names}", "--titles", *arms, "-o", str(self.picture(count))),
+            (self.picture(count),), tuple(needed for _, needed in sets), (script,),
+        )  # fmt: skip
 
     def _of_run(self, run: Run) -> Iterator[Stage]:
         arm, scale = self.experiment.arms[run.arm], self.scale

@@ -69,20 +69,22 @@ def main() -> int:
         raise ValueError(f"--scans: folder of {experiment.bank} must be given, got none.")
     folder = (args.o / experiment.name / experiment.scale_name).resolve()
     layout = Layout(experiment, folder, args.scans and args.scans.resolve())
-    store = Store(folder, _environment(folder))
+    device = experiment.scale.device
+    store = Store(folder, _environment(folder, device))
     kept = RECORDS / f"{experiment.name}.jsonl"
     earlier = read_lines(kept) if kept.is_file() else []
     done = {"/".join((f"n{labelled}", f"seed{seed}", arm)) for scale, labelled, arm, seed in map(network_of, earlier)
             if scale == args.scale} if args.missing else set()  # fmt: skip
     stages = _wanted(layout, args.only, done)
+    jobs = args.jobs or (available_cores() if device == "cpu" else 1)
     if args.forecast:
         todo = [stage for stage in stages if not store.stamp(stage.name)]
-        print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / args.jobs:.1f} h")
+        print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / jobs:.1f} h")
         return 0
     with exclusive(folder):
         for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             (folder / root).mkdir(parents=True, exist_ok=True)
-        failed = _run(stages, store, args.jobs)
+        failed = _run(stages, store, jobs, device)
         records = collect(experiment, layout, store, _version())
         write_lines(folder / "results.jsonl", records)
         print(report(experiment, records))
@@ -109,7 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scans", type=Path, default=os.environ.get("FCAS_BENCH_SCANS"), metavar="DIR")
     parser.add_argument("-o", type=Path, default=Path("bench"), metavar="DIR", help="work folder (./bench)")
     parser.add_argument("--only", metavar="PATTERN", help="networks to make, as n8/seed0/warped; * is any")
-    parser.add_argument("--jobs", type=int, default=available_cores(), help="stages at once (one per core)")
+    parser.add_argument("--jobs", type=int, help="stages at once (one per core, each tied to its own; 1 on a GPU)")
     parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
     parser.add_argument("--missing", action="store_true", help="leave out networks whose results were kept before")
     parser.add_argument("--record", action="store_true", help="keep the results beside the experiments")
@@ -124,13 +126,14 @@ def _version() -> str:
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, device: str) -> dict[str, str]:
     roots = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     shims = [*all_shim_folders(), HERE / "nnunet_ext"]
-    return {
-        **roots, **cpu_settings(), EXT_TRAINER_VARIABLE: ext_trainer_value(folders=shims), "OMP_NUM_THREADS": "1",
-        BF16_VARIABLE: str(int(supports_bf16(torch.device("cpu")))), "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
+    common = {**roots, EXT_TRAINER_VARIABLE: ext_trainer_value(folders=shims), "PYTHONUNBUFFERED": "1"}
+    if device != "cpu":
+        return common
+    fast = {BF16_VARIABLE: str(int(supports_bf16(torch.device("cpu"))))}
+    return common | cpu_settings() | fast | {"OMP_NUM_THREADS": "1"}
 
 
 def _wanted(layout: Layout, pattern: str | None, done: Collection[str]) -> list[Stage]:
@@ -139,6 +142,7 @@ def _wanted(layout: Layout, pattern: str | None, done: Collection[str]) -> list[
     by_name = {stage.name: stage for stage in stages}
     keys = [run.key for run in layout.runs() if run.key not in done and (not pattern or fnmatch(run.key, pattern))]
     waiting = [f"{key}/score" for key in keys]
+    waiting += [name for name in by_name if name.endswith("/picture") and (not pattern or fnmatch(name, pattern))]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -148,7 +152,7 @@ def _wanted(layout: Layout, pattern: str | None, done: Collection[str]) -> list[
     return [stage for stage in stages if stage.name in found]
 
 
-def _run(stages: Sequence[Stage], store: Store, jobs: int) -> dict[str, str]:
+def _run(stages: Sequence[Stage], store: Store, jobs: int, device: str) -> dict[str, str]:
     """Run stages, as many at once as there are jobs, each tied to a core; returns name → message of what failed."""
     ended: set[str] = set()
     failed: dict[str, str] = {}
@@ -156,7 +160,7 @@ def _run(stages: Sequence[Stage], store: Store, jobs: int) -> dict[str, str]:
     cores: SimpleQueue[int | None] = SimpleQueue()
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None] * jobs
     for number in range(jobs):
-        cores.put(usable[number % len(usable)] if jobs > 1 else None)
+        cores.put(usable[number % len(usable)] if device == "cpu" else None)
 
     def work(stage: Stage) -> None:
         core = cores.get()

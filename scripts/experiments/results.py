@@ -1,4 +1,4 @@
-"""Results of an experiment: a JSON line per arm, seed and case; the tables and figures of docs/results.md from them."""
+"""Results of an experiment: a JSON line per network, case and label; means and differences of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from plan import Experiment, Layout, Run
 from stages import Stage, Store
 
-from fcas_nnunet.evaluation.statistics.comparison import holm
 from fcas_nnunet.evaluation.statistics.crossed import CrossedMean, crossed_mean
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -86,64 +85,6 @@ def compared(first: Mapping[tuple[int, str], float], second: Mapping[tuple[int, 
     return crossed_mean(np.array(table)) if len(seeds) > 1 and len(cases) > 1 else None
 
 
-def report(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
-    """The experiment's section of docs/results.md."""
-    lines = [f"## {experiment.title}", ""]
-    dice, rdice = case_means(records, "dice"), case_means(records, "rdice")
-    for count in experiment.scale.labelled:
-        arms = [arm for arm in experiment.arms if (count, arm) in dice]
-        if not arms:
-            continue
-        lines += [
-            f"### {count} labelled patients", "",
-            "| arm | labelled scans | synthetic scans | steps | CPU s | seeds × held-out scans | Dice % | RDice % |",
-            "|---|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        for arm in arms:
-            of_arm = [record for record in records if (record["labelled"], record["arm"]) == (count, arm)]
-            seeds = {record["seed"] for record in of_arm}
-            cases = {record["case"] for record in of_arm}
-            seconds = np.mean([record["cpu_seconds"] for record in of_arm])
-            lines.append(
-                f"| {arm} | {of_arm[0]['scans']} | {of_arm[0]['synthetic']} | {of_arm[0]['steps']} | {seconds:.0f} | "
-                f"{len(seeds)} × {len(cases)} | {_spread(dice[count, arm])} | {_spread(rdice[count, arm])} |"
-            )
-        lines += ["", *_planned(experiment, count, dice, rdice), ""]
-    return "\n".join(lines)
-
-
-def _planned(experiment: Experiment, count: int, dice: Means, rdice: Means) -> list[str]:
-    """The planned comparisons that the records allow, corrected for their number."""
-    pairs = [pair for pair in experiment.planned if all((count, arm) in dice for arm in pair)]
-    found = {pair: compared(dice[count, pair[0]], dice[count, pair[1]]) for pair in pairs}
-    ready = {pair: result for pair, result in found.items() if result is not None}
-    if not ready:
-        return ["Comparisons follow with the second seed."]
-    corrected = dict(zip(ready, holm([result.p_value for result in ready.values()]), strict=True))
-    lines = [
-        "| first less second | Dice | 95 % | p, Holm | detectable | SD seeds / scans / rest | RDice | 95 % |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for pair, result in ready.items():
-        other = compared(rdice[count, pair[0]], rdice[count, pair[1]])
-        assert other is not None, "both measures have the same cases"
-        parts = f"{result.seed_std:.1f} / {result.case_std:.1f} / {result.rest_std:.1f}"
-        lines.append(
-            f"| {pair[0]} − {pair[1]} | {result.mean:+.1f} | {_range(result)} | {corrected[pair]:.3f} | "
-            f"{result.detectable:.1f} | {parts} | {other.mean:+.1f} | {_range(other)} |"
-        )
-    return lines
-
-
-def _spread(values: Mapping[Any, float]) -> str:
-    scores = np.array(list(values.values()))
-    return f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}" if scores.size > 1 else f"{scores.mean():.1f}"
-
-
-def _range(result: CrossedMean) -> str:
-    return f"{result.interval[0]:+.1f} … {result.interval[1]:+.1f}"
-
-
 def _scans_seen(layout: Layout, run: Run) -> set[str]:
     """The real scans that a network has learnt from, its synthetic scans' parents among them.
 
@@ -155,9 +96,8 @@ def _scans_seen(layout: Layout, run: Run) -> set[str]:
     arm = layout.experiment.arms[run.arm]
     if arm.source:
         synthetic = RawDataset.open(layout.raw / layout.dataset(run, arm.weighed), any_kind=True)
-        foreign = {parent.case_id for parent in parents_of(synthetic) if parent.dataset != labelled.name} | {
-            parent.case_id for parent in parents_of(synthetic)
-        } - seen
+        named = {(parent.dataset, parent.case_id) for parent in parents_of(synthetic)}
+        foreign = {case_id for dataset, case_id in named if dataset != labelled.name or case_id not in seen}
         if foreign:
             raise ValueError(f"{run.key}: parents must be labelled scans, got {', '.join(sorted(foreign))}.")
     return seen

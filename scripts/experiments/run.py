@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from plan import HERE, Experiment, Layout, experiment_names
-from results import collect, joined, network_of, read_lines, report, write_lines
+from results import collect, joined, network_of, read_lines, write_lines
 from stages import Stage, StageFailedError, Store
+from tables import draw, report, short_report
 
 from fcas_nnunet.commands.demo.scale import BF16_VARIABLE
 from fcas_nnunet.files import atomic_write_text
@@ -41,7 +42,8 @@ from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIA
 from fcas_nnunet.machine import available_cores
 
 RECORDS = HERE / "records"
-PAGE = HERE.parents[1] / "docs" / "results.md"
+DOCS = HERE.parents[1] / "docs"
+_BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
 _HEAD = """# Results
 Written by `scripts/experiments/run.py` from the lines in `scripts/experiments/records`; do not edit.
 
@@ -91,16 +93,28 @@ def main() -> int:
         if args.record:
             RECORDS.mkdir(exist_ok=True)
             write_lines(kept, joined(earlier, records))
-            write_page(args.scale)
+            write_pages(args.scale)
     for name, error in failed.items():
         print(f"{name} failed: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def write_page(scale: str) -> None:
-    """Write docs/results.md from all records."""
-    sections = [report(Experiment.read(path.stem, scale), read_lines(path)) for path in sorted(RECORDS.glob("*.jsonl"))]
-    atomic_write_text(PAGE, "\n".join([_HEAD, *sections]))
+def write_pages(scale: str) -> None:
+    """Write docs/results.md, its figures, and README's short form, from all records of a scale."""
+    sections, lines = [], []
+    for path in sorted(RECORDS.glob("*.jsonl")):
+        records = [record for record in read_lines(path) if record["scale"] == scale]
+        experiment = Experiment.read(path.stem, scale)
+        figure = DOCS / "images" / f"results_{path.stem}.png"
+        draw(experiment, records, figure)
+        sections.append(report(experiment, records, str(figure.relative_to(DOCS))))
+        lines.append(short_report(experiment, records))
+    atomic_write_text(DOCS / "results.md", "\n".join([_HEAD, *sections]))
+    readme = DOCS.parent / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(_BEGIN)
+    after = rest.split(_END)[1]
+    table = "\n".join(["| experiment | arm | Dice % | less real only [95 %] |", "|---|---|---|---|", *lines])
+    atomic_write_text(readme, f"{before}{_BEGIN}\n{table}\n{_END}{after}")
 
 
 def _arguments() -> argparse.Namespace:

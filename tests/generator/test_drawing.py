@@ -8,7 +8,7 @@ import torch
 from fcas_nnunet_small import small_case
 
 from fcas_nnunet.generator import checkpoint, drawing
-from fcas_nnunet.generator.drawing import draw_image
+from fcas_nnunet.generator.drawing import draw_image, prior_image
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 
 CPU = torch.device("cpu")
@@ -52,3 +52,17 @@ def test_a_structure_that_the_template_lacks_is_guessed_at_its_mean(trained, mon
     lacking = replace(case, mask=np.where(case.mask == 3, 0, case.mask))
     draw_image(generator, small_case(0), lacking, 0, CPU, torch.float32)
     assert guesses[0].mean() == pytest.approx((expected + 1000) / 2000, abs=1e-3)
+
+
+def test_the_prior_is_the_template_under_the_mask_without_a_drawing(trained):
+    """Structures at their means in the template, the template's own scan elsewhere, on the mask's voxels."""
+    generator = checkpoint.load_generator(trained, CPU)
+    reference, template = small_case(0), small_case(1)
+    prior = prior_image(generator, replace(reference, image=None), template, CPU)
+    assert prior.shape == (1, *reference.shape)
+    inside = reference.mask == 1
+    expected = template.image[0][template.mask == 1].mean()
+    assert np.median(prior[0][inside]) == pytest.approx(expected, abs=20)
+    other = prior_image(generator, replace(reference, image=None), replace(template, image=template.image + 300), CPU)
+    assert np.median((other - prior)[0][inside]) == pytest.approx(300, abs=20)
+    np.testing.assert_array_equal(prior, prior_image(generator, reference, template, CPU))

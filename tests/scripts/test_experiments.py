@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +21,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "experiments"
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield
-    for name in ("stages", "plan", "results", "sets", "network"):
+    for name in ("stages", "plan", "results", "sets", "network", "tables", "run"):
         sys.modules.pop(name, None)
 
 
@@ -126,6 +130,116 @@ def test_comparisons_are_paired_by_seed_and_scan() -> None:
     assert result.interval[1] - result.interval[0] < 0.2, "the scans' own difficulty cancels"
     only_one = {key: value for key, value in means[8, "real"].items() if key[0] == 0}
     assert compared(means[8, "warped"], only_one) is None
+
+
+def scores(arm: str, seed: int, gain: float, steps: int = 900, cases: int = 12) -> list[dict[str, object]]:
+    """Records of a network whose Dice lies so much above that of real only, at n = 8."""
+    rng = np.random.default_rng(3)
+    hard = rng.normal(0.8, 0.05, cases)
+    noise = np.random.default_rng([seed, len(arm)]).normal(0, 0.002, cases)
+    noise -= noise.mean()
+    return [
+        {
+            "experiment": "left_atrium", "scale": "cpu", "arm": arm, "seed": seed, "labelled": 8, "scans": 8,
+            "version": "v", "synthetic": 48, "steps": steps, "cpu_seconds": 400, "case": f"c{number}", "label": "a",
+            "dice": float(hard[number] + gain + noise[number]), "rdice": 0.9,
+        }
+        for number in range(cases)
+    ]  # fmt: skip
+
+
+def test_earlier_results_stay_until_their_network_is_scored_again() -> None:
+    from results import joined
+
+    earlier = [*scores("real", 0, 0.0), *scores("warped", 0, 0.02)]
+    again = scores("warped", 0, 0.05, cases=5)
+    both = joined(earlier, [*again, *scores("warped", 1, 0.03)])
+    assert [record for record in both if record["arm"] == "real"] == sorted(
+        earlier[:12], key=lambda record: record["case"]
+    )
+    assert [record["dice"] for record in both if (record["arm"], record["seed"]) == ("warped", 0)] == [
+        record["dice"] for record in again
+    ]
+    assert len(both) == 12 + 5 + 12
+
+
+def test_tables_hold_what_was_measured_and_correct_for_all_that_was_planned(tmp_path: Path) -> None:
+    from plan import Experiment
+    from tables import draw, report, short_report
+
+    experiment = Experiment.read("left_atrium", "cpu")
+    one = [*scores("real", 0, 0.0), *scores("warped", 0, 0.02), *scores("real_half", 0, -0.05, steps=450)]
+    assert "| +2.0 (one seed) |" in report(experiment, one)
+    assert "Comparisons follow with the second seed." in report(experiment, one)
+    records = [*one, *scores("real", 1, 0.0), *scores("warped", 1, 0.02)]
+    lines = report(experiment, records).splitlines()
+    row = next(line for line in lines if line.startswith("| warped |"))
+    assert row.startswith("| warped | 8 | 48 | 900 | 400 | 2 × 12 | ")
+    assert "+2.0 [" in row
+    planned = next(line for line in lines if line.startswith("| warped − real |")).split(" | ")
+    from results import case_means, compared
+
+    means = case_means(records, "dice")
+    p_value = compared(means[8, "warped"], means[8, "real"]).p_value
+    assert float(planned[3]) == pytest.approx(min(1.0, len(experiment.planned) * p_value), abs=6e-4)
+    assert "real_half" not in short_report(experiment, records)
+    assert "| warped | " in short_report(experiment, records)
+    draw(experiment, records, tmp_path / "images" / "results.png")
+    assert (tmp_path / "images" / "results.png").stat().st_size > 5000
+
+
+def test_changed_sets_keep_what_they_do_not_change(small_home: Path) -> None:
+    from sets import join, prior, weigh
+
+    from fcas_nnunet.integration.dataset.manifest import Manifest
+    from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+    from fcas_nnunet.integration.dataset.synthetic_cases import CONTENTS
+
+    raw = small_home / "nnUNet_raw"
+    real, drawn = sorted(raw.iterdir())
+    made = {name: raw / f"Dataset91{number}_{name}" for number, name in enumerate(("Shuffled", "Prior", "Joined"))}
+    weigh(drawn, made["Shuffled"], "shuffled")
+    generator = small_home / "nnUNet_results" / real.name / "fcas__tiny"
+    prior(drawn, made["Prior"], real, generator)
+    join(real, made["Prior"], made["Joined"])
+    sets = {name: RawDataset.open(folder, any_kind=True) for name, folder in made.items()}
+    before = RawDataset.open(drawn, any_kind=True)
+    records = Manifest(drawn).read()
+    for case_id in before.case_ids:
+        old, shuffled, first = (
+            dataset.load_case(case_id) for dataset in (before, sets["Shuffled"], sets["Prior"])
+        )  # fmt: skip
+        for other in (shuffled, first):
+            np.testing.assert_array_equal(other.mask, old.mask)
+        np.testing.assert_array_equal(shuffled.image, old.image)
+        assert (shuffled.confidence != old.confidence).any()
+        assert (first.confidence == 1).all()
+        template = RawDataset.open(real).load_case(records[case_id]["template"])
+        label = int(np.bincount(old.mask[old.mask > 0]).argmax())
+        inside = np.median(first.image[0][old.mask == label])
+        assert abs(inside - template.image[0][template.mask == label].mean()) < 25
+    for name in ("Shuffled", "Prior"):
+        changed = Manifest(made[name]).read()
+        for case_id, record in records.items():
+            assert changed[case_id] | {CONTENTS: 0} == record | {CONTENTS: 0}
+    assert sets["Joined"].case_ids == sorted([*before.case_ids, *RawDataset.open(real).case_ids])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    line = [sys.executable, str(SCRIPTS / "run.py"), "--experiment", "cta", "--scale", "smoke", "-o", str(tmp_path)]
+    stamps = tmp_path / "cta" / "smoke" / "stamps"
+    with subprocess.Popen(line, start_new_session=True) as process:
+        while not (stamps / "n2" / "labelled.json").is_file():
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    before = {path: path.stat().st_mtime_ns for path in stamps.rglob("*.json")}
+    assert subprocess.run(line, check=False).returncode == 0
+    after = {path: path.stat().st_mtime_ns for path in stamps.rglob("*.json")}
+    assert len(before) < len(after) == 5
+    assert before.items() <= after.items(), "what was done is not done again"
+    assert (tmp_path / "cta" / "smoke" / "pictures" / "n2.png").is_file()
 
 
 def test_weights_keep_their_sum_inside_and_outside() -> None:

@@ -32,6 +32,11 @@ def unit_name(*channel_names: str) -> str:
     return CT_UNIT if all(map(is_ct, channel_names)) else "units"
 
 
+def sample_of(image: np.ndarray) -> np.ndarray:
+    """Voxels at even steps, about a million at most, from which percentiles of an image are taken."""
+    return image.reshape(-1)[:: max(1, -(-image.size // _MOST_SAMPLES))]
+
+
 @dataclass(frozen=True)
 class IntensityScale:
     """Conversion between a scan's stored values and standard units."""
@@ -54,7 +59,7 @@ class IntensityScale:
         """
         if is_ct(channel_name):
             return cls()
-        values = image.reshape(-1)[:: -(-image.size // _MOST_SAMPLES)].astype(np.float64)
+        values = sample_of(image).astype(np.float64)
         values = values[np.isfinite(values)]
         nonzero = values[values != 0]
         values = nonzero if nonzero.size and np.ptp(nonzero) else values  # of a mask as a channel, all voxels count

@@ -29,6 +29,7 @@ from fcas_nnunet.evaluation.reading.protocol import (
 )
 from fcas_nnunet.evaluation.reading.shown import MARGIN_MM, QUALITY, enough_voxels, shown_image, voxels_per_volume
 from fcas_nnunet.evaluation.viewing.atlas import Atlas, atlas_of
+from fcas_nnunet.evaluation.viewing.colours import window_of
 from fcas_nnunet.evaluation.viewing.frame import frame_of
 from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
 from fcas_nnunet.integration.dataset.library import name_in
@@ -298,12 +299,12 @@ def _make(job: _Job) -> _Made:
     mask = None if job.choice.mask is None else _read_mask(job.choice.mask)
     frame = frame_of(np.broadcast_to(False, full) if mask is None else mask, affine, MARGIN_MM)
     shape = frame.even_shape(job.voxels)
-    images = {
-        letter: atlas_of(shown_image(frame.upright(read_scan(case.image, case.channel_name).array), shape), QUALITY)
-        for letter, case in cases.items()
-    }
+    scans = {letter: frame.upright(read_scan(case.image, case.channel_name).array) for letter, case in cases.items()}
+    images = {letter: atlas_of(shown_image(scan, shape), QUALITY) for letter, scan in scans.items()}
     shown_mask = None if mask is None else atlas_of(nearest_labels(frame.upright(mask), shape))
-    shown = ShownBag(job.bag.bag_id, shape, frame.spacing_at(shape), images, shown_mask)
+    windows = [window_of(scan, unit_name(cases[letter].channel_name)) for letter, scan in scans.items()]
+    low, high = np.median(windows, axis=0).tolist()
+    shown = ShownBag(job.bag.bag_id, shape, frame.spacing_at(shape), images, shown_mask, (low, high))
     return _Made(shown, {letter: file_sha256(case.image) for letter, case in cases.items()})
 
 

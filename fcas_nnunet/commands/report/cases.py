@@ -22,7 +22,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     read_volume,
     same_grid,
 )
-from fcas_nnunet.intensities import IntensityScale
+from fcas_nnunet.intensities import IntensityScale, unit_name
 from fcas_nnunet.labels.matching import id_table, match_labels
 
 _AIR = -1024
@@ -130,8 +130,9 @@ def pack(job: PackJob) -> tuple[PackedScan, Pictures | None]:
     labels = _translated(mask.array, files.becomes)
     confidence = None if files.confidence is None else _finite(read_volume(files.confidence).array)
     values = _finite(image.array)
-    scan = pack_scan(values, labels, confidence, mask.affine, budget=job.budget, thin=job.thin)
-    return scan, case_pictures(values, labels, confidence, mask.affine, job.colours) if job.colours else None
+    unit = unit_name(files.channel_name)
+    scan = pack_scan(values, labels, confidence, mask.affine, budget=job.budget, thin=job.thin, unit=unit)
+    return scan, case_pictures(values, labels, confidence, mask.affine, job.colours, unit) if job.colours else None
 
 
 def _translated(mask: np.ndarray, becomes: Mapping[int, int]) -> np.ndarray:

@@ -35,8 +35,8 @@ from fcas_nnunet.evaluation.report.measures import (
     confidence_spread,
     summarise_structures,
 )
-from fcas_nnunet.evaluation.report.packing import PackedScan
-from fcas_nnunet.evaluation.report.page import Card, CaseRow, Companion, Report, ViewerCase, render
+from fcas_nnunet.evaluation.report.packing import PackedScan, grey_scale
+from fcas_nnunet.evaluation.report.page import Card, CaseRow, Companion, Report, ViewerCase, render, windows_for
 from fcas_nnunet.evaluation.report.provenance import common_fields, flat_fields, run_seed
 from fcas_nnunet.evaluation.report.results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import FIDELITY, MEMORISATION, read_result
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     worst, best = _cards(shown, {row.case_id: packed[f"synthetic {row.case_id}"][1] for row in shown})
 
     # Write
+    scans = [scan for scan, _ in packed.values()]
     common = common_fields(sets.records)
     curves, curves_note = find_curves(common, [sets.synthetic.name] + ([sets.real.name] if sets.real else []))
     page = render(
@@ -103,9 +104,9 @@ def run(args: argparse.Namespace) -> None:
             checks=_checks(sets, files, synthetic, real, structures, faults),
             labels={name: sets.synthetic.labels[name] for name in names}, structures=structures,
             synthetic=synthetic, real=real, cases=cases, worst=worst, best=best, viewer=viewer,
-            scans=[json.dumps(scan.to_json()) for scan, _ in packed.values()],
-            reduction=_reduction([scan for scan, _ in packed.values()], len(shown), len(cases), _unit(sets)),
-            results=results, curves=curves,
+            scans=[json.dumps(scan.to_json()) for scan in scans],
+            reduction=_reduction(scans, len(shown), len(cases), _unit(sets)),
+            windows=windows_for([scan.window for scan in scans], _unit(sets)), results=results, curves=curves,
             curves_note=curves_note, provenance=flat_fields(common) if common else [],
             replay=replay_command(sets.synthetic.name, sets.records),
             remake=remake_command(sets.synthetic.name, sets.records),
@@ -327,9 +328,12 @@ def _reduction(scans: Sequence[PackedScan], num_shown: int, num_cases: int, unit
     """Say how the pictures were reduced."""
     sides = [max(scan.shape) for scan in scans if scan.shape != scan.frame.sizes]
     lossy = sum(scan.quality > 0 for scan in scans)
+    greys = grey_scale(unit)
+    low, high = (f"{knot:g}".replace("-", "−") for knot in greys.knots[1:3])
+    step = round((greys.knots[2] - greys.knots[1]) / (greys.values[2] - greys.values[1]))
     text = (
         f"{num_shown} of {num_cases} cases can be opened. Scans are cropped to the heart with a margin of 12 mm and "
-        f"hold 256 grey values, 4 {unit} apart between −200 and 600 {unit} and coarser outside."
+        f"hold 256 grey values, {step} {unit} apart between {low} and {high} {unit} and coarser outside."
     )
     if sides:
         longest = f"{min(sides)} to {max(sides)}" if min(sides) < max(sides) else str(max(sides))

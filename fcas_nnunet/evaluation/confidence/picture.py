@@ -10,14 +10,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, HEART_WINDOW
+from fcas_nnunet.evaluation.viewing.colours import CONFIDENCE_MAP, window_of
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
-from fcas_nnunet.intensities import CT_UNIT
 
 LARGEST_ERROR = 150.0
 DOTS_PER_INCH = 130
 _PANEL_INCHES = 2.9
-_WINDOW_PERCENT = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,14 @@ def write_confidence_picture(path: Path, cases: Sequence[PicturedCase], unit: st
     Args:
         path: PNG file.
         cases: Cases from top to bottom.
-        unit: Name of the unit of intensities (`unit_name`). CT is shown in the window of hearts, other scans between
-            percentiles of the real one.
+        unit: Name of the unit of intensities (`unit_name`). Both scans are shown in the window of the real one.
     """
     figure = Figure(figsize=(4 * _PANEL_INCHES + 0.8, len(cases) * (_PANEL_INCHES + 0.45)), layout="constrained")
     FigureCanvasAgg(figure)
     for part, case in zip(figure.subfigures(len(cases), 1, squeeze=False)[:, 0], cases, strict=True):
         part.suptitle(case.title, fontsize=11, x=0.01, ha="left")
         axes = part.subplots(1, 4)
-        low, high = np.percentile(case.real, _WINDOW_PERCENT)
-        window = HEART_WINDOW if unit == CT_UNIT else (float(low), float(high))
+        window = window_of(case.real, unit)
         panels = (
             ("synthetic", case.synthetic, window, "gray"),
             ("real", case.real, window, "gray"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.evaluation.reading.protocol import Protocol
 from fcas_nnunet.evaluation.reading.scores import SCORES_SCHEMA, SCORES_VERSION
-from fcas_nnunet.evaluation.reading.shown import GREYS
+from fcas_nnunet.evaluation.reading.shown import GREYS, windows_for
 from fcas_nnunet.evaluation.viewing.atlas import Atlas
-from fcas_nnunet.evaluation.viewing.colours import label_colours
+from fcas_nnunet.evaluation.viewing.colours import HEART_WINDOW, label_colours
 from fcas_nnunet.evaluation.viewing.templates import page_environment
 from fcas_nnunet.geometry import Triple
 from fcas_nnunet.intensities import CT_UNIT
@@ -25,6 +25,7 @@ class ShownBag:
     spacing_mm: Triple[float]  # voxel size of that grid
     images: dict[str, Atlas]  # letter → volume
     mask: Atlas | None  # the label map that all share, where there is one
+    window: tuple[float, float] = HEART_WINDOW  # low and high of the window to show it in
 
     @property
     def atlases(self) -> dict[str, Atlas]:
@@ -44,6 +45,7 @@ def render_page(
         "greyKnots": GREYS.knots,
         "greyValues": GREYS.values,
         "unit": unit,
+        "windows": windows_for([bag.window for bag in bags], unit),
         "labels": [
             {"id": labels[name], "name": name.replace("_", " "), "colour": colour}
             for name, colour in label_colours(labels).items()

@@ -9,6 +9,7 @@ from typing import Any
 
 from fcas_nnunet.evaluation.reading.protocol import Bag, Key, Protocol
 from fcas_nnunet.json_files import check_schema, read_json
+from fcas_nnunet.listing import listed
 
 SCORES_SCHEMA, SCORES_VERSION = "fcas-nnunet/reading-scores", 1
 
@@ -80,7 +81,7 @@ def load_readers(key: Key, paths: Sequence[Path], *, partial: bool = False) -> l
         if reader.incomplete and not partial:
             faults.append(
                 f"{path}: all {len(key.bags)} bags must be complete, got {len(reader.incomplete)} that are not: "
-                f"{', '.join(reader.incomplete)}. Let {reader.name} finish them, or pass --partial."
+                f"{listed(reader.incomplete)}. Let {reader.name} finish them, or pass --partial."
             )
         readers.append(reader)
     if faults:
@@ -119,7 +120,7 @@ def _load_reader(key: Key, path: Path) -> Reader:
         entries, faults = {}, [*faults, "bags must be an object, got none. Take the file as it was saved."]
     unknown = sorted(set(entries) - {bag.bag_id for bag in key.bags})
     if unknown:
-        faults.append(f"bags must be those of the key, got {', '.join(unknown)}. Take the file as it was saved.")
+        faults.append(f"bags must be those of the key, got {listed(unknown)}. Take the file as it was saved.")
     images: list[ScoredImage] = []
     incomplete, comments = [], {}
     for bag in key.bags:

@@ -241,7 +241,7 @@ def check_structures(structures: Sequence[StructureSummary], num_cases: int, num
         return Check("Structures", Level.OK, f"all {len(structures)} shown", "No structure is missing.")
     level, worst = _worst(levels)
     shown = {structure.name: structure.shown for structure in structures}
-    value = ", ".join(f"{_words(name)} in {shown[name]} of {num_cases}" for name in worst)
+    value = listed(f"{_words(name)} in {shown[name]} of {num_cases}" for name in worst)
     return Check(
         "Structures", level, value,
         "nnU-Net cannot learn what is not there: look at the reference masks and at --for's names.",
@@ -297,4 +297,4 @@ def _words(name: str) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(_words(name) for name in names)
+    return listed(_words(name) for name in names)

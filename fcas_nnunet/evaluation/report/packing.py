@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.evaluation.viewing.atlas import Atlas, GreyScale, atlas_of
+from fcas_nnunet.evaluation.viewing.colours import window_of
 from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
 from fcas_nnunet.geometry import Triple
+from fcas_nnunet.intensities import CT_UNIT
 from fcas_nnunet.labels.resampling import ThinStructure, reduce_labels, shares, thin_structures
 
-#: Fine steps (4.2 units) where hearts and contrast lie.
+#: Of CT: fine steps (4.2 units) where hearts and contrast lie.
 GREYS = GreyScale(knots=(-1024.0, -200.0, 600.0, 2000.0), values=(0.0, 32.0, 224.0, 255.0))
+#: Of other modalities: fine steps (6.2 units) within three standard deviations below the mean and four above.
+OTHER_GREYS = GreyScale(knots=(-1024.0, -600.0, 800.0, 2000.0), values=(0.0, 12.0, 236.0, 255.0))
 #: (longest side in voxels, WebP quality), finest first; quality 0 = PNG, without loss.
 LADDER = ((160, 0), (160, 85), (160, 75), (144, 75), (128, 75), (112, 70), (96, 65), (80, 60), (64, 50), (48, 40))
 _PROBED = 8  # step between the slices that predict the size of a volume
@@ -28,6 +32,7 @@ class PackedScan:
     """A scan as the page stores it."""
 
     frame: Frame  # place of the crop in its file
+    window: tuple[float, float]  # low and high of the window to show it in
     shape: Triple[int]  # reduced voxels along (Z, Y, X)
     quality: int  # WebP quality of image and confidence; 0 = without loss
     label_step: int  # the mask's atlas holds id × step
@@ -52,6 +57,11 @@ class PackedScan:
                 for name, atlas in (("grey", self.image), ("mask", self.mask), ("confidence", self.confidence)) if atlas
             },
         }  # fmt: skip
+
+
+def grey_scale(unit: str) -> GreyScale:
+    """How the page stores the grey values of scans of a unit."""
+    return GREYS if unit == CT_UNIT else OTHER_GREYS
 
 
 def average_down(volume: np.ndarray, shape: Triple[int]) -> Iterator[np.ndarray]:
@@ -82,6 +92,7 @@ def pack_scan(
     *,
     budget: int,
     thin: Collection[int] = (),
+    unit: str = CT_UNIT,
 ) -> PackedScan:
     """Reduce a scan until its atlases take at most `budget` bytes.
 
@@ -92,7 +103,9 @@ def pack_scan(
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
         budget: Bytes; the coarsest rung of `LADDER` is taken where even that is larger.
         thin: Ids of thin structures.
+        unit: Name of the image's unit (`unit_name`), which decides grey values and window.
     """
+    greys = grey_scale(unit)
     frame = frame_of(mask, affine)
     image, mask = frame.upright(image), frame.upright(mask)
     confidence = None if confidence is None else frame.upright(confidence)
@@ -100,34 +113,34 @@ def pack_scan(
     for rung, (longest, quality) in enumerate(LADDER):
         last = rung == len(LADDER) - 1
         shape = frame.reduced_shape(longest)
-        if not last and _too_large(image, shape, quality, budget):
+        if not last and _too_large(image, greys, shape, quality, budget):
             continue
-        packed = _pack(frame, image, mask, confidence, shape, quality, structures)
+        packed = _pack(frame, image, greys, mask, confidence, shape, quality, structures, window_of(image, unit))
         if last or packed.num_bytes <= budget:
             return packed
     raise AssertionError("the last rung is always taken")
 
 
 def _pack(
-    frame: Frame, image: np.ndarray, mask: np.ndarray, confidence: np.ndarray | None, shape: Triple[int],
-    quality: int, thin: Sequence[ThinStructure],
+    frame: Frame, image: np.ndarray, greys: GreyScale, mask: np.ndarray, confidence: np.ndarray | None,
+    shape: Triple[int], quality: int, thin: Sequence[ThinStructure], window: tuple[float, float],
 ) -> PackedScan:  # fmt: skip
-    greys = np.stack([GREYS.codes(part) for part in average_down(image, shape)])
+    grey = np.stack([greys.codes(part) for part in average_down(image, shape)])
     labels = reduce_labels(mask, shape, thin)
     step = 255 // max(1, int(labels.max(initial=0)))
     trust = None
     if confidence is not None:
         trust = np.stack([np.rint(255 * np.clip(p, 0, 1)).astype(np.uint8) for p in average_down(confidence, shape)])
     return PackedScan(
-        frame, shape, quality, step, atlas_of(greys, quality), atlas_of(labels * np.uint8(step)),
+        frame, window, shape, quality, step, atlas_of(grey, quality), atlas_of(labels * np.uint8(step)),
         None if trust is None else atlas_of(trust, quality),
     )  # fmt: skip
 
 
-def _too_large(image: np.ndarray, shape: Triple[int], quality: int, budget: int) -> bool:
+def _too_large(image: np.ndarray, greys: GreyScale, shape: Triple[int], quality: int, budget: int) -> bool:
     """Return whether the image alone exceeds the budget, predicted from some of its slices."""
     if shape[0] < 4 * _PROBED:
         return False
     coarse = image[:: max(1, image.shape[0] // (shape[0] // _PROBED))]
-    slices = np.stack([GREYS.codes(p) for p in average_down(coarse, (min(len(coarse), shape[0]), *shape[1:]))])
+    slices = np.stack([greys.codes(p) for p in average_down(coarse, (min(len(coarse), shape[0]), *shape[1:]))])
     return len(atlas_of(slices, quality).data) * shape[0] / len(slices) > budget

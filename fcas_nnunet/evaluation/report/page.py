@@ -15,7 +15,7 @@ from fcas_nnunet.evaluation.images.intensities import LOWEST
 from fcas_nnunet.evaluation.report.checks import Check, Level, verdict
 from fcas_nnunet.evaluation.report.curves import Curves
 from fcas_nnunet.evaluation.report.measures import CaseMeasures, StructureSummary, mean_shares
-from fcas_nnunet.evaluation.report.packing import GREYS
+from fcas_nnunet.evaluation.report.packing import grey_scale
 from fcas_nnunet.evaluation.report.results import ShownResult
 from fcas_nnunet.evaluation.viewing.charts import confidence_chart, intensity_chart, strip_chart
 from fcas_nnunet.evaluation.viewing.colours import HEART_WINDOW, confidence_colours, label_colours
@@ -23,8 +23,10 @@ from fcas_nnunet.evaluation.viewing.pictures import Pictures
 from fcas_nnunet.evaluation.viewing.templates import page_environment
 from fcas_nnunet.intensities import CT_UNIT
 
-#: Name → low and high in standard units.
-WINDOWS = {"heart": HEART_WINDOW, "soft tissue": (-160, 240), "wide": (-1000, 1000)}
+Windows = Mapping[str, tuple[float, float]]
+
+#: Of CT: name → low and high.
+WINDOWS: Windows = {"heart": HEART_WINDOW, "soft tissue": (-160, 240), "wide": (-1000, 1000)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,20 @@ class Report:
     faults: Sequence[str] = field(default_factory=tuple)  # faults of manifest and files, a sentence each
     command: str = "fcas_report"  # the command that made this page
     unit: str = CT_UNIT  # what intensities are counted in
+    windows: Windows = field(default_factory=lambda: WINDOWS)  # to choose from, the first at first
+
+
+def windows_for(shown: Sequence[tuple[float, float]], unit: str) -> Windows:
+    """The windows to choose from: of CT those of its tissues, else one for all scans, and a wide one.
+
+    Args:
+        shown: Low and high of each scan's own window.
+        unit: Name of the scans' unit (`unit_name`).
+    """
+    if unit == CT_UNIT:
+        return WINDOWS
+    low, high = np.rint(np.median(shown, axis=0)).tolist()
+    return {"scan": (low, high), "wide": WINDOWS["wide"]}
 
 
 def render(report: Report) -> str:
@@ -148,11 +164,11 @@ def _viewer_data(report: Report, colours: Mapping[str, str]) -> dict[str, Any]:
     return {
         "labels": [{"id": label, "name": _words(name), "key": name, "colour": colours[name]}
                    for name, label in report.labels.items()],
-        "greyKnots": GREYS.knots,
-        "greyValues": GREYS.values,
+        "greyKnots": grey_scale(report.unit).knots,
+        "greyValues": grey_scale(report.unit).values,
         "unit": report.unit,
         "confidenceColours": confidence_colours(256),
-        "windows": WINDOWS,
+        "windows": report.windows,
         "cases": [
             {
                 "id": case.case_id, "scan": case.scan,

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, to_hex
 
+from fcas_nnunet.intensities import CT_UNIT, sample_of
 from fcas_nnunet.labels.anatomy import Structure, structure_of
 
 #: One colour per structure, by its place in `Structure`: Okabe and Ito's seven and a violet. Any two stay apart
@@ -17,8 +18,9 @@ STRUCTURE_COLOURS = ("#E69F00", "#56B4E9", "#D55E00", "#009E73", "#0072B2", "#CC
 #: For labels beyond the eight structures.
 OTHER_COLOURS = ("#A6761D", "#B3B3B3", "#66C2A5", "#FB9A99", "#1B9E77", "#BEAED4", "#FDC086", "#386CB0")
 CONFIDENCE_MAP = "viridis"
-#: The window in which hearts are shown: standard units, which of CT are chosen for contrast.
+#: The window in which hearts of CT are shown.
 HEART_WINDOW = (-200.0, 600.0)
+_WINDOW_PERCENT = (0.5, 99.5)
 
 
 def label_colours(labels: Mapping[str, int]) -> dict[str, str]:
@@ -36,6 +38,19 @@ def label_map(labels: Mapping[str, int]) -> ListedColormap:
     """The same colours for matplotlib, one for each id from 1 to the highest; draw with `vmin=1, vmax=map.N`."""
     by_id = {labels[name]: colour for name, colour in label_colours(labels).items()}
     return ListedColormap([by_id.get(label, "none") for label in range(1, max(by_id) + 1)])
+
+
+def window_of(image: np.ndarray, unit: str) -> tuple[float, float]:
+    """Low and high of the window in which to show an image of standard units: of CT the heart's, else all but extremes.
+
+    Args:
+        image: What is shown, any shape.
+        unit: Name of its unit (`unit_name`).
+    """
+    if unit == CT_UNIT:
+        return HEART_WINDOW
+    low, high = (float(value) for value in np.percentile(sample_of(image), _WINDOW_PERCENT))
+    return low, max(high, low + 1)
 
 
 def confidence_colours(count: int) -> list[str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from fcas_nnunet.evaluation.viewing.colours import HEART_WINDOW, confidence_colours
+from fcas_nnunet.evaluation.viewing.colours import confidence_colours, window_of
 from fcas_nnunet.evaluation.viewing.frame import Frame, frame_of
+from fcas_nnunet.intensities import CT_UNIT
 
 _STRIP_PIXELS, _STILL_PIXELS = 180, 220
 _MASK_OPACITY = 0.5
@@ -31,6 +32,7 @@ def case_pictures(
     confidence: np.ndarray | None,
     affine: np.ndarray,
     colours: Mapping[int, str],
+    unit: str = CT_UNIT,
 ) -> Pictures:
     """Draw a case's middle slices; the patient's right is on the left, the front or the head on top.
 
@@ -40,12 +42,15 @@ def case_pictures(
         confidence: Confidence in [0, 1], the same grid, or None.
         affine: [4, 4], array index (d, h, w, 1) → LPS mm.
         colours: Label id → "#rrggbb".
+        unit: Name of the image's unit (`unit_name`), which decides the window.
     """
     frame = frame_of(mask, affine)
     upright = frame.upright(mask)
     centre = middle(upright)
     labels = planes_of(upright, centre)
-    greys = [_windowed(plane) for plane in planes_of(frame.upright(image), centre)]
+    heart = frame.upright(image)
+    window = window_of(heart, unit)
+    greys = [_windowed(plane, *window) for plane in planes_of(heart, centre)]
     painted = [_painted(grey, label, colours) for grey, label in zip(greys, labels, strict=True)]
     rows = [greys, painted]
     if confidence is not None:
@@ -81,8 +86,7 @@ def _extents_mm(frame: Frame) -> list[tuple[float, float]]:
     return [(y, x), (z, x), (z, y)]
 
 
-def _windowed(plane: np.ndarray) -> np.ndarray:
-    low, high = HEART_WINDOW
+def _windowed(plane: np.ndarray, low: float, high: float) -> np.ndarray:
     grey = np.rint(255 * np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
 

@@ -7,7 +7,9 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from fcas_nnunet.evaluation.reading import results as reading_results
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
-from fcas_nnunet.integration.dataset.volumes import write_volume
+from fcas_nnunet.integration.dataset.volumes import read_scan, write_volume
 
 METHODS = list(SHIFTS)
 PAYLOAD = re.compile(r'<script type="text/plain" id="([\w-]+)">([A-Za-z0-9+/=]+)</script>')
@@ -65,7 +67,8 @@ def test_the_page_names_no_method_case_or_folder(reading: Prepared, folders: dic
     assert not re.search(r"\breal\b", without_pictures)
     (data,) = re.findall(r'id="data">(.*?)</script>', without_pictures)
     assert set(json.loads(data)) == {
-        "schema", "schema_version", "reading_id", "protocol", "greyKnots", "greyValues", "unit", "labels", "bags",
+        "schema", "schema_version", "reading_id", "protocol", "greyKnots", "greyValues", "unit", "windows", "labels",
+        "bags",
     }  # fmt: skip
     assert {name for bag in json.loads(data)["bags"] for name in bag} == {
         "id", "shape", "spacing_mm", "letters", "atlases",
@@ -210,6 +213,32 @@ def test_folders_of_scans_pair_by_id_and_have_no_contours(folders: dict[str, Pat
     made = Prepared(tmp_path)
     assert sorted(bag["reference"] for bag in made.key["bags"].values()) == ["patient_0", "patient_1", "patient_2"]
     assert len(PAYLOAD.findall(made.page.read_text())) == 3 * 2
+
+
+def test_scans_without_hu_are_read_in_a_window_of_their_own(
+    folders: dict[str, Path], tmp_path: Path, reading: Prepared
+) -> None:
+    def windows(made: Prepared) -> list[dict[str, Any]]:
+        (data,) = re.findall(r'id="data">(.*?)</script>', made.page.read_text())
+        return json.loads(data)["windows"]
+
+    assert windows(reading) == [
+        {"name": "Cardiac CTA", "level": 200, "width": 800},
+        {"name": "Vessels", "level": 350, "width": 1000},
+        {"name": "Soft tissue", "level": 50, "width": 400},
+    ]
+    scans = []
+    for folder in folders.values():
+        shutil.copytree(folder, tmp_path / folder.name)
+        path = tmp_path / folder.name / "dataset.json"
+        path.write_text(path.read_text().replace('"CT"', '"MRI"'))
+        scans += [read_scan(RawDataset.open(path.parent).image_path(i), "MRI").array
+                  for i in RawDataset.open(path.parent).case_ids]  # fmt: skip
+    (window,) = windows(prepare({m: tmp_path / f.name for m, f in folders.items()}, tmp_path / "mr", "--seed", "11"))
+    low, high = np.median([np.percentile(scan, (0.5, 99.5)) for scan in scans], axis=0)
+    assert window["name"] == "Scan"
+    assert window["level"] - window["width"] / 2 == pytest.approx(low, abs=20)  # the pages crop to the heart
+    assert window["level"] + window["width"] / 2 == pytest.approx(high, abs=20)
 
 
 def test_noisy_scans_get_coarser_to_keep_the_page_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

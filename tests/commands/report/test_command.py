@@ -90,6 +90,29 @@ def test_a_page_with_everything(sets: tuple[Path, Path], tmp_path: Path, capsys:
     assert "https://" not in page
 
 
+def test_a_page_of_mr_has_the_windows_of_its_scans(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """The same numbers, called MR: 200 units are a standard deviation of the scan."""
+    page = report(tmp_path)
+    assert list(viewer_data(page)["windows"]) == ["heart", "soft tissue", "wide"]
+    assert "256 grey values, 4 HU apart between −200 and 600 HU and coarser" in page
+    for folder in sets:
+        path = folder / "dataset.json"
+        path.write_text(path.read_text().replace('"CT"', '"MRI"'))
+    image, mask = heart()
+    lows, highs = [], []
+    for brighter in (0, 10, 20, 0, 20, 40):  # of each synthetic and each real scan
+        scan = image + brighter * (mask > 0)
+        drawn_in = np.clip(scan, *np.percentile(scan, (0.5, 99.5)))
+        low, high = np.percentile(scan[0:24, 0:24, 0:30], (0.5, 99.5))
+        lows.append((low - drawn_in.mean()) / drawn_in.std() * 200)
+        highs.append((high - drawn_in.mean()) / drawn_in.std() * 200)
+    page = report(tmp_path)
+    data = viewer_data(page)
+    assert data["windows"] == {"scan": [round(np.median(lows)), round(np.median(highs))], "wide": [-1000, 1000]}
+    assert data["greyKnots"] == [-1024, -600, 800, 2000]
+    assert "256 grey values, 6 units apart between −600 and 800 units and coarser" in page
+
+
 def test_a_set_without_a_scale_in_hu_is_looked_at(tmp_path: Path) -> None:
     synthetic, _ = write_sets(tmp_path, expected_error=None)
     main(["-d", str(synthetic), "-o", str(tmp_path / "page.html"), "-np", "1", "--cases", "1"])

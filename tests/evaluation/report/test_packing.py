@@ -12,7 +12,7 @@ from PIL import Image
 from report_sets import LABELS, SHAPE, heart, turned_affine
 
 from fcas_nnunet.commands.report.page import REAL_SHARE, SCANS_BUDGET
-from fcas_nnunet.evaluation.report.packing import GREYS, LADDER, average_down, pack_scan
+from fcas_nnunet.evaluation.report.packing import GREYS, LADDER, OTHER_GREYS, average_down, pack_scan
 from fcas_nnunet.evaluation.viewing.atlas import Atlas
 
 THIN = [LABELS["coronary_arteries"]]
@@ -49,6 +49,16 @@ def test_a_small_scan_is_packed_without_loss() -> None:
     np.testing.assert_array_equal(decoded(packed.mask, SHAPE), 85 * mask)
     assert packed.confidence is not None
     np.testing.assert_array_equal(decoded(packed.confidence, SHAPE), np.rint(mask / 4 * 255))
+
+
+def test_a_dark_mr_keeps_its_steps() -> None:
+    """Three standard deviations below the mean, where the grey values of CT are 26 units apart."""
+    image, mask = heart()
+    dark = image - 480
+    packed = pack_scan(dark, mask, None, turned_affine((0, 1, 2), (False,) * 3), budget=10**6, unit="units")
+    back = np.interp(decoded(packed.image, SHAPE), OTHER_GREYS.values, OTHER_GREYS.knots)
+    assert np.abs(back - dark).max() <= 1400 / 224 / 2 + 1e-9
+    assert packed.window == tuple(np.percentile(dark, (0.5, 99.5)))
 
 
 def noisy_heart(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

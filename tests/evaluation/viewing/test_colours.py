@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from skimage.color import rgb2lab
 
-from fcas_nnunet.evaluation.viewing.colours import STRUCTURE_COLOURS, label_colours, label_map
+from fcas_nnunet.evaluation.viewing.colours import HEART_WINDOW, STRUCTURE_COLOURS, label_colours, label_map, window_of
 
 #: Machado et al. 2009, severity 1, on linear RGB.
 DEFICIENCIES = {
@@ -40,3 +40,11 @@ def test_pictures_and_pages_agree_on_colours() -> None:
     colours = label_map(labels)
     assert {name: to_hex(colours(labels[name] - 1)).upper() for name in ("aorta", "LV")} == label_colours(labels)
     assert colours(1)[3] == 0  # no label has the id 2
+
+
+def test_only_ct_is_shown_in_the_window_of_ct() -> None:
+    image = np.arange(-1000.0, 1001.0).reshape(3, 667, 1)
+    assert window_of(image, "HU") == HEART_WINDOW
+    assert window_of(image, "units") == (-990.0, 990.0)
+    low, high = window_of(np.zeros((2, 2, 2)), "units")
+    assert low < high, "a width that can be divided by"

@@ -16,6 +16,18 @@ def picture(address: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(address.removeprefix("data:image/webp;base64,"))))
 
 
+def test_what_is_dark_in_an_mr_is_not_black() -> None:
+    """Structures far below the mean of a scan, all of them below the window of CT."""
+    image, mask = heart()
+    affine, colours = turned_affine((0, 1, 2), (False,) * 3), {1: "#000000", 2: "#000000", 3: "#000000"}
+    shown = case_pictures(image - 1000, mask, None, affine, colours, "units")
+    greys = np.asarray(picture(shown.still).convert("L")).astype(int)[:220, :220]
+    assert picture(shown.still).size == (660, 440)
+    middle = greys[110, 110]
+    assert 60 < middle < 120, "100 between -100 and 500"
+    assert greys.max() > 200
+
+
 def test_pictures_show_the_plane_they_name() -> None:
     image, mask = heart()
     axes, flips = (2, 0, 1), (True, False, True)

@@ -104,7 +104,7 @@ function segments(root, name, items, onPick) {
 function showTools() {
   $("planes").querySelectorAll("input").forEach((input, i) => { input.checked = PLANES[i] === viewer.plane; });
   $("windows").querySelectorAll("input").forEach((input, i) => {
-    input.checked = WINDOWS[i].level === viewer.level && WINDOWS[i].width === viewer.width;
+    input.checked = data.windows[i].level === viewer.level && data.windows[i].width === viewer.width;
   });
   $("slice").max = viewer.count - 1;
   $("slice").value = viewer.slice;
@@ -126,7 +126,7 @@ function toggleContours() {
 
 function prepareTools() {
   segments($("planes"), "plane", PLANES, (plane) => viewer.setPlane(plane));
-  segments($("windows"), "window", WINDOWS, ({ level, width }) => viewer.setWindow(level, width));
+  segments($("windows"), "window", data.windows, ({ level, width }) => viewer.setWindow(level, width));
   Object.assign($("level"), { min: data.greyKnots[0], max: data.greyKnots[1] });
   Object.assign($("width"), { min: 50, max: data.greyKnots[1] - data.greyKnots[0] });
   $("slice").addEventListener("input", (event) => viewer.goTo(Number(event.target.value)));
@@ -278,8 +278,8 @@ const KEYS = {
   m: toggleContours, r: () => { viewer.resetZoom(); viewer.change(); },
   "+": () => viewer.setZoom(viewer.zoom * 1.5), "-": () => viewer.setZoom(viewer.zoom / 1.5),
   w: () => {
-    const at = WINDOWS.findIndex(({ level, width }) => level === viewer.level && width === viewer.width);
-    const { level, width } = WINDOWS[(at + 1) % WINDOWS.length];
+    const at = data.windows.findIndex(({ level, width }) => level === viewer.level && width === viewer.width);
+    const { level, width } = data.windows[(at + 1) % data.windows.length];
     viewer.setWindow(level, width);
   },
   n: () => showBag(state.current + 1, true), p: () => showBag(state.current - 1, true),

@@ -1,10 +1,5 @@
 // The images of a bag, their slices in step.
 
-const WINDOWS = [
-  { name: "Cardiac CTA", level: 200, width: 800 },
-  { name: "Vessels", level: 350, width: 1000 },
-  { name: "Soft tissue", level: 50, width: 400 },
-];
 // Some browsers answer with noise when a page reads a canvas.
 function canvasIsHonest() {
   const canvas = document.createElement("canvas");
@@ -21,8 +16,8 @@ class Viewer {
     this.panels = panels;
     this.onChange = onChange;
     this.plane = PLANES[0];
-    this.level = WINDOWS[0].level;
-    this.width = WINDOWS[0].width;
+    this.level = data.windows[0].level;
+    this.width = data.windows[0].width;
     this.contours = false;
     this.volumes = new Map(); // bag id → promise of name → voxels
     this.intensities = intensitiesOfGreys(data);

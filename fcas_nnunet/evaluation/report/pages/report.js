@@ -8,8 +8,9 @@
   const confidencePalette = Uint32Array.from(data.confidenceColours, (colour) => pixelOf(rgbOf(colour)));
   const labelPalette = Uint32Array.from({ length: 256 }, (_, id) => (labelOf.has(id) ? pixelOf(rgbOf(labelOf.get(id).colour)) : 0));
   const intensities = intensitiesOfGreys(data);
+  const [[firstLow, firstHigh]] = Object.values(data.windows);
   const state = {
-    index: -1, scan: null, other: null, position: [0, 0, 0], low: data.windows.heart[0], high: data.windows.heart[1],
+    index: -1, scan: null, other: null, position: [0, 0, 0], low: firstLow, high: firstHigh,
     mask: true, outline: true, maskOpacity: 0.8, confidence: false, inside: false, confidenceOpacity: 0.65,
     crosshair: true, axis: 0,
     beside: matchMedia("(min-width: 68rem)").matches ? "template" : "none", // a phone decodes it when asked to

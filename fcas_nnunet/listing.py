@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MOST_LISTED = 5
+MOST_NAMES = 20  # where names are what a line is for
 _SUBJECT = re.compile(r"[^:\n]+: (?!must )")  # a rule that begins with must is about its subject alone, a setting say
 _OF_A_CASE = re.compile(r"\S*[\d/]\S*\s?")  # numbers and paths differ from case to case
 
 
-def listed(words: Sequence[str], most: int = MOST_LISTED) -> str:
-    """Join words with commas; of more than `most`, the first ones and the number of the rest."""
-    rest = len(words) - most
-    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
+def listed(words: Iterable[object], most: int = MOST_LISTED, *, separator: str = ", ") -> str:
+    """Join words, or what stands for words; of more than `most`, the first ones and the number of the rest."""
+    shown = [str(word) for word in words]
+    rest = len(shown) - most
+    return separator.join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def few_of_a_kind(faults: Sequence[str], most: int = MOST_LISTED) -> list[str]:

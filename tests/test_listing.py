@@ -8,6 +8,8 @@ from fcas_nnunet.listing import few_of_a_kind, listed
 def test_words_are_counted_behind_the_first_ones() -> None:
     assert listed(list("abcde")) == "a, b, c, d, e"
     assert listed(list("abcdefg")) == "a, b, c, d, e and 2 more"
+    assert listed(range(9), 2, separator="; ") == "0; 1 and 7 more"
+    assert listed(word for word in ()) == ""
 
 
 def test_faults_that_differ_in_case_numbers_and_paths_are_of_one_kind() -> None:

@@ -74,7 +74,7 @@ def _read_spacings(path: Path) -> Mapping[str, Triple[float]]:
         reader = csv.DictReader(stream)
         if tuple(name.strip().lower() for name in reader.fieldnames or ()) != _COLUMNS:
             raise ValueError(
-                f"{path}: columns must be {', '.join(_COLUMNS)}, got {', '.join(reader.fieldnames or ['none'])}. "
+                f"{path}: columns must be {', '.join(_COLUMNS)}, got {listed(reader.fieldnames or ['none'])}. "
                 "Correct its first line."
             )
         rows = [[(value or "").strip() for value in row.values() if not isinstance(value, list)] for row in reader]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fcas_nnunet.labels.names import term_of
+from fcas_nnunet.listing import MOST_NAMES, listed
 
 
 class Structure(StrEnum):
@@ -103,6 +104,6 @@ def describe_roles(labels: Mapping[str, int], given: GivenRoles | None = None) -
     """List the labels of each role: one line for each role, and one for the labels without any."""
     names = [name for name, label_id in labels.items() if label_id]
     players = {role: [name for name in names if role in roles_of(name, given)] for role in Role}
-    lines = [f"  {role:<8}{', '.join(players[role])}" for role in Role if players[role]]
+    lines = [f"  {role:<8}{listed(players[role], MOST_NAMES)}" for role in Role if players[role]]
     without = [name for name in names if not roles_of(name, given)]
-    return lines + ([f"  no role {', '.join(without)}"] if without else [])
+    return lines + ([f"  no role {listed(without, MOST_NAMES)}"] if without else [])

@@ -11,6 +11,7 @@ import numpy as np
 from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 from fcas_nnunet.labels.names import Term, make_up, name_key, term_of, whole_terms
+from fcas_nnunet.listing import MOST_NAMES, listed
 
 Key = Callable[[str], Hashable | None]
 
@@ -50,14 +51,14 @@ class LabelMatch:
         sources: dict[str, list[str]] = {}
         for name, target in self.names.items():
             sources.setdefault(target, []).append(name)
-        lines = [f"  {target} <- {', '.join(names)}" for target, names in sources.items() if names != [target]]
-        lines += [f"  {rest} <- {', '.join(self.unmatched)}"] if self.unmatched else []
+        lines = [f"  {target} <- {listed(names)}" for target, names in sources.items() if names != [target]]
+        lines += [f"  {rest} <- {listed(self.unmatched, MOST_NAMES)}"] if self.unmatched else []
         missing = [name + self._why_missing(name) for name in self.missing]
-        return lines + ([f"  nothing stands for {', '.join(missing)}"] if missing else [])
+        return lines + ([f"  nothing stands for {listed(missing, MOST_NAMES)}"] if missing else [])
 
     def describe_missing(self) -> str:
         """List the target labels that no source label stands for, with related source labels."""
-        return ", ".join(
+        return listed(
             name + (f" (part of {whole})" if whole else self._why_missing(name)) for name, whole in self.missing.items()
         )
 
@@ -149,15 +150,16 @@ def labels_to_write(
     if match.missing and unmatched == Unmatched.REFUSE:
         raise ValueError(
             f"--for: every label must have a counterpart among those of -d, got none for {match.describe_missing()}; "
-            f"-d has {', '.join(name for name in source if name != BACKGROUND)}. Rename in dataset.json what means "
-            "the same, or choose what pretraining learns where they may be: --unmatched ignore (nothing) or background."
+            f"-d has {listed((name for name in source if name != BACKGROUND), MOST_NAMES)}. Rename in dataset.json "
+            "what means the same, or choose what pretraining learns where they may be: --unmatched ignore (nothing) or "
+            "background."
         )
     if not match.missing or unmatched == Unmatched.BACKGROUND:
         return dict(target), match.with_incomplete().ids(source, target)
     nowhere = [name for name in match.missing if not _may_hide(name, match)]
     if nowhere:
         raise ValueError(
-            f"--unmatched: ignore must find the labels of -d that hold {', '.join(nowhere)}, got none. Choose "
+            f"--unmatched: ignore must find the labels of -d that hold {listed(nowhere)}, got none. Choose "
             "background, or label them in -d."
         )
     ignore = max(target.values()) + 1
@@ -166,7 +168,7 @@ def labels_to_write(
 
 def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> ValueError:
     return ValueError(
-        f"labels: at least one must match between {sorted(source)} and {sorted(target)}, got none. "
+        f"labels: at least one must match between {listed(sorted(source))} and {listed(sorted(target))}, got none. "
         "Rename them in dataset.json to standard structure names."
     )
 

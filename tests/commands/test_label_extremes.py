@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,18 @@ from fcas_nnunet.commands.evaluate.command import main as evaluate
 from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.masks.command import main as make_masks
 from fcas_nnunet.commands.report.command import main as report
+from fcas_nnunet.commands.runtime.label_table import settled_roles
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.config.presets import TINY
+from fcas_nnunet.evaluation.segmentation.overlap import label_map_faults
+from fcas_nnunet.evaluation.statistics.comparison import compare as compare_results
+from fcas_nnunet.generator.mgm.masks import NoMaskError, generate_mask
 from fcas_nnunet.integration.dataset.checks import check_dataset
+from fcas_nnunet.integration.dataset.description import description_faults
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.labels.anatomy import describe_roles
 from fcas_nnunet.labels.components import label_components
+from fcas_nnunet.labels.matching import Unmatched, compare_labels, labels_to_write
 
 SIZE = 32
 GRID = np.stack(np.meshgrid(*[np.arange(SIZE)] * 3, indexing="ij"), axis=-1)
@@ -48,6 +56,49 @@ def lesions(seed: int) -> np.ndarray:
 
 def ball(seed: int) -> np.ndarray:
     return (np.linalg.norm(GRID - SIZE / 2, axis=-1) < 9 + seed).astype(np.uint8)
+
+
+#: Three hundred names, each so long that all of them fill pages.
+NAMES = {"background": 0} | {f"a_structure_of_number_{number}": number for number in range(1, 301)}
+
+
+def said_of_many_labels() -> Iterator[str]:
+    """Messages about label maps and descriptions of `NAMES`, from all over the package."""
+    described = {"channel_names": {"0": "CT"}, "labels": NAMES | {"last": 400}, "numTraining": 1, "file_ending": ".nii"}
+    yield from description_faults(described, any_kind=True)
+    yield from describe_roles(NAMES)
+    yield from label_map_faults(np.array([[[500]]]), np.array([[[0]]]), NAMES.values())
+    yield from compare_labels(NAMES, {"background": 0, "a_structure_of_number_7": 2}).describe()
+    dataset = RawDataset(Path("Dataset001_Many"), NAMES, {}, [], {"labels": NAMES})
+    more = NAMES | {f"another_{number}": 300 + number for number in range(1, 301)}
+    for refuse in (
+        lambda: settled_roles(dataset, {"nobody": ()}),
+        lambda: compare_labels(NAMES, {"background": 0, "liver": 1}),
+        lambda: labels_to_write(NAMES, more, Unmatched.REFUSE),
+        lambda: labels_to_write(NAMES, more, Unmatched.IGNORE),
+        lambda: compare_results({name: [1.0] for name in NAMES}, {name: [1.0] for name in more}),
+    ):
+        with pytest.raises(ValueError, match="must") as caught:
+            refuse()
+        yield str(caught.value)
+
+
+def test_messages_do_not_grow_with_the_number_of_labels() -> None:
+    said = list(said_of_many_labels())
+    assert len(said) >= 9
+    for message in said:
+        assert len(message) < 1100, message
+        assert " more" in message
+
+
+def test_rejections_do_not_grow_with_the_number_of_labels(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    strict = replace(TINY.masks, volume_ratio_range=(0.9999, 1.0), max_tries=1)
+    with pytest.raises(NoMaskError, match="draws must be made as its source is") as caught:
+        generate_mask(parcels(220, 0), (1.0, 1.0, 1.0), seed=0, config=strict)
+    (rejected,) = [record.getMessage() for record in caplog.records if "mask rejected" in record.getMessage()]
+    assert " more" in rejected
+    assert max(len(rejected), len(str(caught.value))) < 800
 
 
 KINDS: dict[str, tuple[Any, int]] = {

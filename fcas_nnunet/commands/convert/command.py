@@ -14,6 +14,7 @@ from fcas_nnunet.datasets import acdc, asoca, imagealcapa, imagecas, imagechd, l
 from fcas_nnunet.datasets.layout import Layout, PublicSet
 from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
+from fcas_nnunet.listing import MOST_NAMES, listed
 from fcas_nnunet.machine import available_cores
 
 _EXAMPLE = """
@@ -148,7 +149,7 @@ def _spacing(words: Sequence[str] | None) -> Triple[float] | Path | None:
 def _unmapped(layout: Layout) -> str:
     """Why ImageALCAPA cannot be converted without a label map, with the values that the user has to name."""
     label = next(scan.label for scan in layout.scans if scan.label is not None)
-    values = ", ".join(map(str, label_values(label)))
+    values = listed(label_values(label), MOST_NAMES)
     return (
         f"--label-map: a YAML file must say which value is which structure, got none. {label.name} holds {values}; the "
         f"publishers name {', '.join(imagealcapa.STRUCTURES)}, and no public source says which is which. Look at a "

@@ -88,7 +88,7 @@ def _doubts(public: PublicSet, records: Records) -> list[str]:
             if key in record:
                 same[record[key]].append(case_id)
         doubts += [
-            f"{' and '.join(ids)} have the same {what}: keep them on one side of every split."
+            f"{listed(ids, separator=' and ')} have the same {what}: keep them on one side of every split."
             for ids in same.values()
             if len(ids) > 1
         ]

@@ -11,6 +11,7 @@ from typing import Any
 from fcas_nnunet.evaluation.results import SEGMENTATIONS, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import FURTHER_MEASURES
 from fcas_nnunet.evaluation.statistics.comparison import BOOTSTRAP_SAMPLES, CONFIDENCE_LEVEL, compare
+from fcas_nnunet.listing import listed
 
 RDICE = "rdice"
 #: Settings that a measure depends on, besides the labels and the policy for empty masks.
@@ -75,7 +76,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     unequal = [name for name, e in report["labels"].items() if e["first_missed"] != e["second_missed"]]
     if settings["measure"] in _LENIENT and unequal:
         lines.append(
-            f"one result misses {', '.join(unequal)} more often: by {settings['measure']} a miss may count less than "
+            f"one result misses {listed(unequal)} more often: by {settings['measure']} a miss may count less than "
             "a poor segmentation. Read dice or hd95_mm beside it"
         )
     return lines
@@ -118,16 +119,24 @@ def _differences(paths: Sequence[Path], results: Sequence[Mapping[str, Any]], me
     names, remedy = f"{paths[0]}, {paths[1]}", "Score both against the same references with the same settings."
     first, second = (_relevant(result, measure) for result in results)
     faults = [
-        f"{names}: {key} must be the same, got {first[key]} and {second[key]}. {remedy}"
+        f"{names}: {key} must be the same, got {_beside(first[key], second[key])} and "
+        f"{_beside(second[key], first[key])}. {remedy}"
         for key in first
         if first[key] != second[key]
     ]
     ours, theirs = (result["references_sha256"] for result in results)
     if alone := sorted(ours.keys() ^ theirs.keys()):
-        faults.append(f"{names}: cases must be the same, got {', '.join(alone)} in one only. {remedy}")
+        faults.append(f"{names}: cases must be the same, got {listed(alone)} in one only. {remedy}")
     if other := sorted(case for case in ours.keys() & theirs.keys() if ours[case] != theirs[case]):
-        faults.append(f"{names}: references must be the same, got others for {', '.join(other)}. {remedy}")
+        faults.append(f"{names}: references must be the same, got others for {listed(other)}. {remedy}")
     return faults
+
+
+def _beside(value: Any, other: Any) -> str:
+    """A setting in short: of labels those that the other side lacks or means otherwise."""
+    if not isinstance(value, dict) or not isinstance(other, dict):
+        return str(value)
+    return listed(f"{name} {entry}" for name, entry in value.items() if other.get(name) != entry) or "none besides"
 
 
 def _scores(pair: Sequence[Mapping[str, Any]], measure: str) -> list[float]:

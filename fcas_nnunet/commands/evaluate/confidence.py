@@ -143,7 +143,7 @@ def held_out_patients(
     """
     missing = [case_id for case_id in chosen if case_id not in held_out.case_ids]
     if missing:
-        raise ValueError(f"{held_out.name}: cases must be its own, got {', '.join(missing)}. Name others with --cases.")
+        raise ValueError(f"{held_out.name}: cases must be its own, got {listed(missing)}. Name others with --cases.")
     if held_out.labels != record.labels or held_out.surroundings != record.surroundings:
         raise ValueError(
             f"{held_out.name}: labels and surroundings must be those of the generator, got others. Map them first."

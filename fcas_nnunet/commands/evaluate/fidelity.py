@@ -30,6 +30,7 @@ from fcas_nnunet.integration.models.trained_models import channel_faults
 from fcas_nnunet.integration.provenance.parents import derived_cases, learnt_cases
 from fcas_nnunet.labels.matching import compare_labels, match_labels
 from fcas_nnunet.labels.regions import single_ids
+from fcas_nnunet.listing import MOST_NAMES, listed
 
 PREDICTIONS_FOLDER = "fcas_predictions"
 WORST_CASES = 10
@@ -160,7 +161,7 @@ def real_dice(
         matches = compare_labels(theirs, labels).names
     except ValueError as error:
         raise ValueError(
-            f"--real_scores: labels must be some of {sorted(labels)}, got {sorted(theirs)}. "
+            f"--real_scores: labels must be some of {listed(sorted(labels))}, got {listed(sorted(theirs))}. "
             f"Score the same network's segmentations of real scans. ({error})"
         ) from error
     of_one = [name for name, count in Counter(matches.values()).items() if count == 1]  # parts have no common Dice
@@ -281,7 +282,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"Dice in real scans over {settings['real_cases']} cases")
     missing = report["not_compared"]["unknown_to_the_model"]
     if missing:
-        lines.append(f"not judged, for the model does not know them: {', '.join(missing)}")
+        lines.append(f"not judged, for the model does not know them: {listed(missing, MOST_NAMES)}")
     for row in report["worst_cases"][:_WORST_SHOWN]:
         lines.append(
             f"worst: {row['case_id']}: mean Dice {100 * row['mean_dice']:.2f} %, "

@@ -25,6 +25,7 @@ from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import IGNORE, GivenRoles
 from fcas_nnunet.labels.matching import id_table
 from fcas_nnunet.labels.regions import Entries, ids_of
+from fcas_nnunet.listing import MOST_NAMES, listed
 
 BYTES_PER_VOXEL = 26.0  # measured: 0.42 GB at 256³
 
@@ -207,7 +208,8 @@ def translate_labels(
     unknown = [value for value in values.tolist() if value and value not in becomes]
     if unknown:
         raise ValueError(
-            f"{name}: values must be label ids {sorted({0, *becomes})}, got {unknown[:5]} as well. {remedy}"
+            f"{name}: values must be label ids [{listed(sorted({0, *becomes}))}], got [{listed(unknown)}] as well. "
+            f"{remedy}"
         )
     return id_table(becomes)[labels if labels.dtype == np.uint8 else labels.astype(np.intp)]
 
@@ -282,7 +284,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     ignored = len(report["ignored_predictions"])
     notes = [f"empty masks: {report['settings']['empty_masks']}"]
     regions = [name for name, entry in report["settings"]["labels"].items() if isinstance(entry, list)]
-    notes += [f"regions are scored whole, as nnU-Net does: {', '.join(regions)}"] if regions else []
+    notes += [f"regions are scored whole, as nnU-Net does: {listed(regions, MOST_NAMES)}"] if regions else []
     if "ignored" in report["settings"]:
         notes.append("voxels that the reference ignores count as background in both, also for surfaces and pieces")
     return notes + ([f"{ignored} predictions without a reference ignored"] if ignored else [])

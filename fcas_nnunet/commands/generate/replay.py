@@ -151,7 +151,7 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path}: cases must be in it, got none. Name a set that fcas_generate made.")
     if unknown:
         raise ValueError(
-            f"{path}: cases must be in it, got {', '.join(unknown)}. Name some of its {len(records)}: "
+            f"{path}: cases must be in it, got {listed(unknown)}. Name some of its {len(records)}: "
             f"{listed(list(records))}."
         )
     chosen = {case_id: records[case_id] for case_id in dict.fromkeys(cases or records)}
@@ -255,7 +255,7 @@ def _check_parents(records: Records, library: CaseLibrary) -> None:
     if changed:
         raise ValueError(
             f"{library.source.name}: scans and masks must be those that the cases were made from, got other content "
-            f"for {', '.join(sorted(changed))}. Put the originals back."
+            f"for {listed(sorted(changed))}. Put the originals back."
         )
 
 

@@ -240,12 +240,12 @@ class _Reader:
         unknown = sorted(values - layer.table.keys() - {0})
         if layer.single and len(unknown) > 1:
             raise ValueError(
-                f"{layer.path}: a mask must hold 0 and one other value, got {listed(list(map(str, unknown)))}. A "
+                f"{layer.path}: a mask must hold 0 and one other value, got {listed(unknown)}. A "
                 "label map of several structures must lie in the folder itself, as CASE.nii.gz."
             )
         if unknown and layer.rest is None:
             raise ValueError(
-                f"{layer.path}: values must be named, got {listed(list(map(str, unknown)))} without a name. Name them "
+                f"{layer.path}: values must be named, got {listed(unknown)} without a name. Name them "
                 f'under structures of a map.yaml, "{unknown[0]}: aorta" say, or "{unknown[0]}: {Part.IGNORED}".'
             )
         found = sorted(values - {0})

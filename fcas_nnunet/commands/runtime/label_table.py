@@ -12,6 +12,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role, describe_roles, roles_of
 from fcas_nnunet.labels.matching import Unmatched, compare_labels, labels_to_write
 from fcas_nnunet.labels.regions import Entries, ids_of, roles_of_regions
+from fcas_nnunet.listing import MOST_NAMES, listed
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> 
     unknown = sorted(configured.keys() - set(known))
     if unknown:
         raise ValueError(
-            f"roles: must name labels of {dataset.name}, {', '.join(known)}, got {', '.join(unknown)}. "
+            f"roles: must name labels of {dataset.name}, {listed(known, MOST_NAMES)}, got {listed(unknown)}. "
             "Correct the configuration."
         )
     return {**dataset.roles, **roles_of_regions(configured, dataset.dataset_json["labels"], dataset.labels)}

@@ -22,6 +22,7 @@ from fcas_nnunet.evaluation.segmentation.vessels import centreline_dice, topolog
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
 from fcas_nnunet.labels.anatomy import GivenRoles, Role, roles_of
 from fcas_nnunet.labels.regions import Entries, ids_of
+from fcas_nnunet.listing import listed
 
 RDICE_RADII_VOXELS = (1, 2, 3)
 TOLERANCE_MM = 1.0
@@ -141,7 +142,7 @@ def label_map_faults(reference: np.ndarray, prediction: np.ndarray, known: Colle
         unknown = _values_beside(volume, {0, *known})
         if unknown:
             faults.append(
-                f"{name}: values must be label ids {sorted({0, *known})}, got {unknown} as well. "
+                f"{name}: values must be label ids [{listed(sorted({0, *known}))}], got [{listed(unknown)}] as well. "
                 "Give the dataset.json that describes it."
             )
     return faults

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import wilcoxon
 
+from fcas_nnunet.listing import listed
+
 BOOTSTRAP_SAMPLES = 10_000
 CONFIDENCE_LEVEL = 0.95
 
@@ -42,13 +44,13 @@ def compare(
     """
     if first.keys() != second.keys() or any(len(first[label]) != len(second[label]) for label in first):
         raise ValueError(
-            f"comparison: both results must have the same labels and cases, got {sorted(first)} and {sorted(second)}. "
-            "Score them against the same references."
+            f"comparison: both results must have the same labels and cases, got {listed(sorted(first))} and "
+            f"{listed(sorted(second))}. Score them against the same references."
         )
     lopsided = [label for label in first if np.any(np.isnan(first[label]) != np.isnan(second[label]))]
     if lopsided:
         raise ValueError(
-            f"comparison: each case must have a score in both results or in neither, got one alone for {lopsided}. "
+            f"comparison: each case must have a score in both results or in neither, got one alone for {listed(lopsided)}. "
             "Compare another measure."
         )
     plain = {label: _compare(np.asarray(first[label]), np.asarray(second[label]), seed) for label in first}

@@ -126,4 +126,4 @@ def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> 
         if needed[key].shape != state[key].shape
     ]
     if faults:
-        raise ValueError(f"{path}: weights must fit the network, got: {'; '.join(sorted(faults))}.")
+        raise ValueError(f"{path}: weights must fit the network, got: {listed(sorted(faults), separator='; ')}.")

@@ -40,6 +40,7 @@ from fcas_nnunet.labels.anatomy import LabelRoles
 from fcas_nnunet.labels.components import absorb_specks, bounding_box, label_components
 from fcas_nnunet.labels.homotopy import HomotopicObject
 from fcas_nnunet.labels.morphology import close_box2
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def generate_mask(
         if candidate is not None and not faults:
             return GeneratedMask(candidate, recipe, rejections)
         found += faults
-        rejections.append(f"seed {seed}, try {attempt + 1}: {'; '.join(faults)}")
+        rejections.append(f"seed {seed}, try {attempt + 1}: {listed(faults, separator='; ')}")
         logger.info("mask rejected: %s", rejections[-1])
     raise NoMaskError(
         f"mask: one of {config.max_tries} draws must be made as its source is, got none (seed {seed}): "

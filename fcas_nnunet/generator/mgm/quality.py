@@ -15,6 +15,7 @@ from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.generator.mgm.topology import ClassTopology, describe_mask, fills_volume
 from fcas_nnunet.geometry import Triple
 from fcas_nnunet.labels.anatomy import LabelRoles
+from fcas_nnunet.listing import listed
 
 Bounds = Mapping[int, tuple[float, float]]
 
@@ -82,7 +83,7 @@ def topology_faults(
             faults.append(f"class {label} is newly cut by the border at {', '.join(cut)}")
         lost = sorted(before.touched_roots - after.touched_roots)
         if lost:
-            faults.append(f"class {label} no longer touches class {', '.join(map(str, lost))}")
+            faults.append(f"class {label} no longer touches class {listed(lost)}")
         at_border = fills and bool(before.touched_faces | after.touched_faces)
         rounding = 0 if is_vessel else _ROUNDING_VOXELS
         if at_border or abs(after.num_voxels - before.num_voxels) <= rounding:

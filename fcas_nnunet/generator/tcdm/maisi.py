@@ -23,6 +23,7 @@ from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.data.tensors import FileIdentity, as_state, file_sha256, load_state, read_content
 from fcas_nnunet.generator.data.tensors import check_fit as weights_fit
 from fcas_nnunet.generator.tcdm.network import TCDM
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ def _embedding_widths(weights: MaisiWeights, config: TCDMConfig) -> tuple[int, .
     missing = [key for key in keys if key not in weights.controlnet]
     if missing:
         raise ValueError(
-            f"{weights.files.controlnet}: must be MAISI's ControlNet, got none of {', '.join(missing)}. Check the file."
+            f"{weights.files.controlnet}: must be MAISI's ControlNet, got none of {listed(missing)}. Check the file."
         )
     return tuple(weights.controlnet[key].shape[0] for key in keys)
 

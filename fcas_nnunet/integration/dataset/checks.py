@@ -242,8 +242,8 @@ def _id_faults(
         yield f"{case_id}: {what}: {fault}"
     elif unknown := sorted(set(values) - set(known)):
         yield (
-            f"{case_id}: {what} values must be those that {source} names, {sorted(known)}, got "
-            f"{listed(list(map(str, unknown)))}. Name them there or correct the mask."
+            f"{case_id}: {what} values must be those that {source} names, [{listed(sorted(known))}], got "
+            f"{listed(unknown)}. Name them there or correct the mask."
         )
 
 

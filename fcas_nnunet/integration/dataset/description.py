@@ -12,6 +12,7 @@ from fcas_nnunet.intensities import CT
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
 from fcas_nnunet.labels.regions import ids_of, regions_of, roles_of_regions, single_ids
+from fcas_nnunet.listing import MOST_NAMES, listed
 
 #: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
 ROLES = "fcas_roles"
@@ -42,7 +43,7 @@ def description_faults(content: dict[str, Any], *, any_kind: bool = False) -> li
     """
     missing = [key for key in ("channel_names", "labels", "numTraining", "file_ending") if key not in content]
     if missing:
-        return [f"keys {', '.join(missing)} must be present, got {', '.join(content)}. Add them."]
+        return [f"keys {', '.join(missing)} must be present, got {listed(content)}. Add them."]
     channels = content["channel_names"]
     if not isinstance(channels, dict) or not channels or not all(isinstance(name, str) for name in channels.values()):
         return [f'channel_names must be an object of number and name, {{"0": "CT"}} say, got {channels}. Fix the file.']
@@ -159,7 +160,7 @@ def _entry_faults(content: dict[str, Any]) -> Iterator[str]:
     if not isinstance(entries, dict):
         yield f"dataset must be an object of case and files, got a {type(entries).__name__}. Fix the file."
         return
-    if unfit := ", ".join(repr(key) for key in entries if not is_file_name(key)):
+    if unfit := listed(repr(key) for key in entries if not is_file_name(key)):
         yield (f"dataset must name cases as files are named, without folders, got {unfit}. Rename them.")
     for key, entry in entries.items():
         files = entry if isinstance(entry, dict) else {}
@@ -179,10 +180,12 @@ def _label_faults(content: dict[str, Any], any_kind: bool) -> Iterator[str]:
     labels = content["labels"]
     entries = [i for entry in labels.values() for i in (entry if isinstance(entry, list) and entry else [entry])]
     if unfit := [i for i in entries if type(i) is not int or i < 0]:
-        yield f"label ids must be whole numbers from 0, or lists of such (regions), got {unfit}. Renumber them."
+        got = listed(map(repr, unfit))
+        yield f"label ids must be whole numbers from 0, or lists of such (regions), got [{got}]. Renumber them."
         return
     if labels.get(BACKGROUND) != 0:
-        yield f"label 0 must be called {BACKGROUND}, got {labels}. Rename it."
+        got = listed(name for name, entry in labels.items() if entry == 0) or "none"
+        yield f"label 0 must be called {BACKGROUND}, got {got}. Rename it."
         return
     regions, ignore = regions_of(labels), labels.get(IGNORE)
     ids = sorted({i for name, entry in labels.items() if name != IGNORE for i in ids_of(entry)})
@@ -191,7 +194,7 @@ def _label_faults(content: dict[str, Any], any_kind: bool) -> Iterator[str]:
         highest = ids[-1] if type(ignore) is int and ignore < ids[-1] else ids[-1] + 1
         yield f"ignore must have the highest label id, {highest}, got {ignore}. Renumber them."
     elif not regions and ids != list(range(len(ids))):
-        yield f"label ids must be 0, 1, 2, ... without gaps, got {whole}. Renumber them."
+        yield f"label ids must be 0, 1, 2, ... without gaps, got [{listed(whole, MOST_NAMES)}]. Renumber them."
     if not any_kind and not 1 < len(ids) <= MAX_LABEL_ID + 1:
         yield f"labels must name 1 to {MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."
     elif ids[-1] > MAX_LABEL_ID and not any_kind:
@@ -206,7 +209,7 @@ def _order_faults(labels: dict[str, Any], order: Any) -> Iterator[str]:
     if not isinstance(order, list) or len(order) != len(names) or not all(type(i) is int for i in order):
         yield (
             f"regions_class_order must list an id for each of the {len(names)} regions and labels, "
-            f"{', '.join(names)}, got {order}. Write it as nnU-Net's region_based_training.md describes."
+            f"{listed(names)}, got {order}. Write it as nnU-Net's region_based_training.md describes."
         )
 
 
@@ -217,12 +220,12 @@ def _name_faults(names: Any, labels: dict[str, Any]) -> Iterator[str]:
         return
     held = {i for ids in regions_of(labels).values() for i in ids}
     if unknown := [i for i in names.values() if i not in held]:
-        yield f"{NAMES} must name ids of regions, {sorted(held)}, got {unknown}. Correct it."
+        yield f"{NAMES} must name ids of regions, [{listed(sorted(held))}], got [{listed(unknown)}]. Correct it."
     if len(set(names.values())) < len(names):
         yield f"{NAMES} must give an id one name, got {names}. Correct it."
     taken = [n for n, i in names.items() if n == IGNORE or (n in labels and ids_of(labels[n]) != [i])]
     if taken:
-        yield f"{NAMES} must give names that labels does not use otherwise, got {', '.join(taken)}. Rename them."
+        yield f"{NAMES} must give names that labels does not use otherwise, got {listed(taken)}. Rename them."
 
 
 def _role_faults(roles: Any, labels: Collection[str]) -> Iterator[str]:

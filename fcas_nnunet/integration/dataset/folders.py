@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+from fcas_nnunet.listing import MOST_NAMES, listed
+
 _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
 _MAX_ID = 999
 
@@ -89,7 +91,7 @@ def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> P
     dataset_id = int(full_name.group(1)) if full_name else _parse_id(identifier, by, also)
     name = identifier if full_name else _name_of_id(dataset_id)
     if name is None or not (raw / name).is_dir():
-        known = ", ".join(sorted(path.name for path in raw.glob("Dataset*") if path.is_dir())) or "nothing"
+        known = listed(sorted(path.name for path in raw.glob("Dataset*") if path.is_dir()), MOST_NAMES) or "nothing"
         raise FileNotFoundError(
             f"{by} {identifier}: it must be a folder in {Root.RAW}={raw}, which holds {known}. "
             "Give the id or the full name of one of them, or put the data set there."

@@ -16,6 +16,7 @@ from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import is_identifier, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.matching import compare_labels, id_table, match_labels
+from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class CaseLibrary:
             lacking = sorted(set(self.source.surroundings) - set(dataset.surroundings))
             if lacking and any(self.dataset_and_id(case)[0] is dataset for case in needy):
                 faults.append(
-                    f"{name}: surroundings must be those that the generator knows, got none for {', '.join(lacking)}. "
+                    f"{name}: surroundings must be those that the generator knows, got none for {listed(lacking)}. "
                     "Add them to surroundingsTr, or name cases of another data set."
                 )
         return faults
@@ -185,15 +186,15 @@ def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: st
     named, lines = [], _lines(entries)
     if not lines:
         raise ValueError(
-            f"{', '.join(entries)}: list must name at least one data set or case, got none. Fill it, or leave out the "
+            f"{listed(entries)}: list must name at least one data set or case, got none. Fill it, or leave out the "
             "option."
         )
     for line in lines:
-        identifier, separator, listed = line.partition(_SEPARATOR)
+        identifier, separator, cases = line.partition(_SEPARATOR)
         folder = resolve_dataset(identifier, by=by, also="text file")
         if folder.name not in opened:
             opened[folder.name] = RawDataset.open(folder)
-        named.append(f"{folder.name}{separator}{listed}")
+        named.append(f"{folder.name}{separator}{cases}")
     return tuple(named)
 
 
@@ -203,15 +204,15 @@ def _cases(
     """Return the names of the cases that entries stand for, each once; missing ones are added to `faults`."""
     names: list[str] = []
     for entry in entries:
-        dataset_name, separator, listed = entry.partition(_SEPARATOR)
+        dataset_name, separator, of_entry = entry.partition(_SEPARATOR)
         own = dataset_name == source.name
         dataset = RawDataset.open(source.folder) if own else opened[dataset_name]  # the source with all its cases
-        named = [case_id for word in listed.split(",") if (case_id := word.strip())]
+        named = [case_id for word in of_entry.split(",") if (case_id := word.strip())]
         case_ids = named if separator else dataset.case_ids
         missing = sorted(set(case_ids) - set(dataset.case_ids))
         if missing or not case_ids:
             faults.append(
-                f"{entry}: cases must be in {dataset_name}, got {', '.join(missing) or 'none'}. "
+                f"{entry}: cases must be in {dataset_name}, got {listed(missing) or 'none'}. "
                 f"Name some of its {len(dataset.case_ids)}."
             )
         names += [case_id if own else f"{dataset_name}{_SEPARATOR}{case_id}" for case_id in case_ids]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fcas_nnunet.listing import listed
+
 
 def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) -> dict[str, Any]:
     """Load an nnU-Net checkpoint with the needed keys to the CPU. nnU-Net itself would run any code in the file.
@@ -30,7 +32,7 @@ def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) ->
     if not isinstance(content, dict) or not content.keys() >= set(needed):
         keys = content.keys() if isinstance(content, dict) else [f"a {type(content).__name__}"]
         missing = ", ".join(sorted(set(needed) - set(keys)))
-        found = ", ".join(sorted(map(str, keys))) or "nothing"
+        found = listed(sorted(map(str, keys))) or "nothing"
         raise ValueError(f"{path}: checkpoint must hold {missing}, got {found}. Name one of nnU-Net's.")
     return content
 

@@ -20,6 +20,7 @@ from fcas_nnunet.integration.dataset.description import (
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, Root, nnunet_variable, root_folder
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset
 from fcas_nnunet.json_files import read_json
+from fcas_nnunet.listing import listed
 
 DEFAULT_PLANS = "nnUNetPlans"
 FINGERPRINT = "dataset_fingerprint.json"
@@ -70,7 +71,7 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
     }
     unfit = [f"{key} {name!r}" for key, name in named.items() if not is_file_name(name)]
     if unfit:  # nnU-Net clears the folder of that name before it writes
-        raise ValueError(f"{path}: names must be those of files or folders there, got {', '.join(unfit)}. Fix them.")
+        raise ValueError(f"{path}: names must be those of files or folders there, got {listed(unfit)}. Fix them.")
     return plans
 
 

@@ -197,7 +197,7 @@ def test_verdicts_are_relative_to_what_the_network_finds_in_real_scans(
     real["settings"] = {"labels": {"liver": 1}}
     scores.write_text(json.dumps(real))
     arguments = ["-d", synthetic.name, "-m", str(model), *more]
-    assert_refused(capsys, arguments, "--real_scores: labels must be some of", "got ['liver']")
+    assert_refused(capsys, arguments, "--real_scores: labels must be some of", "got liver")
 
 
 def test_scans_made_from_what_the_network_knows_are_held_against_what_it_knows(
@@ -277,7 +277,7 @@ def test_models_and_predictions_that_cannot_serve_are_refused(
         ({"file_ending": ".nrrd"}, "file_ending must be that of Dataset902_HeartFCaS, .nii.gz, got .nrrd"),
         (
             {"labels": {"background": 0, "heart": [1, 2]}},
-            "labels: at least one must match between ['background', 'heart_1',",
+            "labels: at least one must match between background, heart_1,",
         ),
         ({"labels": {"background": 0, "heart": [1, "2"]}}, "or lists of such (regions), got ['heart']"),
         ({"labels": {"background": 0, "liver": 1}}, "labels: at least one must match"),

@@ -217,7 +217,7 @@ def later_version(result: dict[str, Any]) -> None:
         (other_tolerance, "surface_dice_tolerance_mm must be the same, got 1.0 and 3.0. Score both against the same"),
         (other_reference, "references must be the same, got others for b"),
         (other_cases, "cases must be the same, got b in one only"),
-        (other_ids, "labels must be the same, got {'left_ventricle': 1, 'aorta': 2} and"),
+        (other_ids, "labels must be the same, got left_ventricle 1, aorta 2 and "),
         (other_policy, "empty_masks must be the same"),
         (overlap_alone, "must be one of dice, rdice.1, rdice.2, rdice.3 of"),
         (later_version, "schema_version of fcas-nnunet/segmentations must be 2, got 7"),

@@ -22,6 +22,13 @@ def test_a_wrong_identifier_is_named(dataset: RawDataset, identifier: str, kind:
         resolve_dataset(identifier)
 
 
+def test_of_many_data_sets_some_are_named(dataset: RawDataset) -> None:
+    for number in range(300, 600):
+        (dataset.folder.parent / f"Dataset{number}_Study").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds Dataset300_Study, .*, Dataset319_Study and 281 more\. Give"):
+        resolve_dataset("902")
+
+
 def test_an_id_with_two_names_is_refused(dataset: RawDataset) -> None:
     (dataset.folder.parents[1] / "results" / "Dataset901_Old").mkdir()
     with pytest.raises(ValueError, match="got Dataset901_Heart, Dataset901_Old"):

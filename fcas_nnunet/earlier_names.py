@@ -27,8 +27,18 @@ RENAMED = {
 }
 
 
-def present_names(content: Any) -> Any:
-    """Give the keys of plain content, in all its dicts and lists, their present names; what has them is unchanged."""
+#: Keys of objects whose own keys are users' names of cases and labels.
+_OF_USERS = ("cases", "labels", "left_out", "structures")
+
+
+def present_names(content: Any, *, of_users: bool = False) -> Any:
+    """Give the keys of plain content, in all its dicts and lists, their present names; what has them is unchanged.
+
+    Ids of cases and names of labels stay as they are; `of_users` says that the content's own keys are such.
+    """
     if isinstance(content, dict):
-        return {RENAMED.get(key, key): present_names(value) for key, value in content.items()}
+        return {
+            key if of_users else RENAMED.get(key, key): present_names(value, of_users=not of_users and key in _OF_USERS)
+            for key, value in content.items()
+        }
     return [present_names(value) for value in content] if isinstance(content, list) else content

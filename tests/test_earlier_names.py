@@ -19,13 +19,14 @@ from fcas_nnunet.config.files import load_config, save_config, to_dict
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.schema import from_dict
 from fcas_nnunet.earlier_names import RENAMED, present_names
-from fcas_nnunet.evaluation.results import IMAGE_QUALITY, VERSIONS, read_result, write_result
+from fcas_nnunet.evaluation.results import IMAGE_QUALITY, SEGMENTATIONS, VERSIONS, read_result, write_result
 from fcas_nnunet.generator.calibrate import ERROR, SPREAD, PlannedDrawing
 from fcas_nnunet.generator.checkpoint import GeneratorRecord
 from fcas_nnunet.generator.confidence.calibration import Curve, Scale
 from fcas_nnunet.generator.data.variants import save_tensors
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, generator_faults, read_run, run_faults
 from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.labels.anatomy import Role
 
 PACKAGE = Path(fcas_nnunet.__file__).parent
 #: Where CT has a branch of its own, or what CT is called is said.
@@ -126,6 +127,30 @@ def test_results_of_earlier_versions(tmp_path: Path) -> None:
     assert read["settings"] == {"intensity_range": {"low": -100, "high": 500}}
     of_aorta = {"mean": 300.0, "std": 20.0, "between_cases": 5.0, "count": 2}
     assert read["structures"] == {"aorta": {"real": of_aorta, "wasserstein": 7.0}}
+
+
+def test_cases_and_labels_keep_their_names_whatever_they_are(tmp_path: Path) -> None:
+    """A user may have called a patient or a structure as a field was called."""
+    path = tmp_path / "result.json"
+    score = {"reference": "rmse_hu", "rmse": 0.1, "rmse_units": 40.0}
+    quality = {
+        "schema": IMAGE_QUALITY, "schema_version": VERSIONS[IMAGE_QUALITY],
+        "cases": {name: score for name in (*RENAMED, "cases")}, "left_out": {"low_hu": "no partner"},
+        "perceptual": {"cases": {"rmse_hu": {"lpips": 0.2}}}, "structures": {"mean_hu": {"wasserstein": 7.0}},
+    }  # fmt: skip
+    write_result(path, quality)
+    assert read_result(path) == quality
+    scores = {name: {"dice": 0.5} for name in RENAMED}
+    segmentations = {
+        "schema": SEGMENTATIONS, "schema_version": VERSIONS[SEGMENTATIONS], "cases": {"std_hu": scores},
+        "settings": {"labels": {name: 1 for name in RENAMED}}, "references_sha256": {"std_hu": "ab"},
+        "summary": {"labels": scores},
+    }  # fmt: skip
+    write_result(path, segmentations)
+    assert read_result(path) == segmentations
+    run = Run(changed_config(), {"mean_hu": 1}, {"low_hu": 1}, {"rmse_hu": "ab"}, {}, roles={"mean_hu": (Role.WALL,)})
+    save_config(run, tmp_path / RUN_FILE)
+    assert read_run(tmp_path) == run
 
 
 @pytest.mark.parametrize("ending", ["hu", "units"])

@@ -26,6 +26,8 @@ SCHEMAS = {
 }  # fmt: skip
 #: Schema → version; it rises when a field changes its meaning or goes away (docs/evaluation.md lists the changes).
 VERSIONS = {SEGMENTATIONS: 2, COMPARISON: 1, IMAGE_QUALITY: 1, CONFIDENCE: 2, FIDELITY: 2, MEMORISATION: 2}
+#: Those with fields that earlier versions named otherwise.
+_RENAMED = (IMAGE_QUALITY, CONFIDENCE, MEMORISATION)
 
 
 def header(schema: str) -> dict[str, Any]:
@@ -73,4 +75,4 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
     if isinstance(schema, str) and schema in schemas:  # a result of the same part may be overwritten
         advice = f"Make it again with this version of fcas_evaluate: fcas_evaluate {parts[schema]} ... -o {path}"
     check_schema(path, content, {schema: VERSIONS[schema] for schema in schemas}, advice)
-    return dict(present_names(content))
+    return dict(present_names(content)) if content[SCHEMA] in _RENAMED else content

@@ -27,6 +27,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder,
 from fcas_nnunet.integration.dataset.volumes import read_label_map, read_scan
 from fcas_nnunet.intensities import is_ct, unit_name
 from fcas_nnunet.labels.matching import compare_labels, id_table
+from fcas_nnunet.listing import listed
 
 Result = TypeVar("Result")
 
@@ -89,8 +90,9 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         why = _why_no_pairs(real, left_out)
         if not structures and isinstance(networks.slices, str) and isinstance(networks.bottleneck, str):
             raise ValueError(
-                f"{synthetic.name}: {why}. Name the real data set that the masks came from, generate with --masks "
-                "given, or measure the sets without pairs: --network MODEL_FOLDER, --fid_weights FILE."
+                f"{synthetic.name}: {why}. Name the data set that the masks came from by -r, generate with --masks "
+                "given (by default fcas_generate deforms masks), or measure the sets without pairs: --network "
+                "MODEL_FOLDER, --fid_weights FILE."
             )
         summary = {name: entry | {NOT_COMPUTED: why} for name, entry in summary.items()}
     paths = {case_id: (pairs[case_id].real, pairs[case_id].synthetic) for case_id in cases}
@@ -187,9 +189,12 @@ def _find_pairs(real: Scans, synthetic: Scans) -> tuple[dict[str, _Pair], dict[s
 
 
 def _why_no_pairs(real: Scans, left_out: Mapping[str, str]) -> str:
-    others = sum(reason == OTHER_MASK for reason in left_out.values())
+    others = sorted(case_id for case_id, reason in left_out.items() if reason == OTHER_MASK)
     if others:
-        return f"masks must be those of {real.name}, got {others} others"
+        return (
+            f"at least one mask must equal that of its reference in {real.name}, voxel by voxel, got none: the masks "
+            f"of {listed(others)} are deformed or labelled otherwise"
+        )
     return f"cases must have a partner in {real.name} (the manifest's reference, or the same id), got none"
 
 

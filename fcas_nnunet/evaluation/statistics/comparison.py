@@ -50,8 +50,8 @@ def compare(
     lopsided = [label for label in first if np.any(np.isnan(first[label]) != np.isnan(second[label]))]
     if lopsided:
         raise ValueError(
-            f"comparison: each case must have a score in both results or in neither, got one alone for {listed(lopsided)}. "
-            "Compare another measure."
+            f"comparison: each case must have a score in both results or in neither, got one alone for "
+            f"{listed(lopsided)}. Compare another measure."
         )
     plain = {label: _compare(np.asarray(first[label]), np.asarray(second[label]), seed) for label in first}
     corrected = holm([c.p_value for c in plain.values()])

@@ -146,7 +146,10 @@ def test_fid_of_sets_without_any_pair(
     assert fid["name"] == network.name
     assert (fid["size_voxels"], fid["real_slices"], fid["synthetic_cases"]) == (32, 26, 2)
     assert report["cases"] == {}
-    why = "masks must be those of Dataset901_Heart, got 2 others"
+    why = (
+        "at least one mask must equal that of its reference in Dataset901_Heart, voxel by voxel, got none: the masks "
+        "of c0, c1 are deformed or labelled otherwise"
+    )
     assert report["summary"]["ssim"] == {"mean": None, "std": None, "count": 0, "not_computed": why}
     assert report["settings"]["intensity_range"] is None
     assert report["perceptual"]["not_computed"].startswith("no weights of the trunk")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from channel_cases import CHANNELS, two_channels
 from fcas_nnunet_small import LABELS, small_case
 
 from fcas_nnunet.image_content import image_sha256
@@ -37,6 +38,19 @@ def test_hashes_are_of_what_the_files_hold(dataset: RawDataset) -> None:
     own = {case.case_id: image_sha256(case.image[0], case.affine) for case in cases}
     assert training_contents(dataset) == own
     assert held_out_contents(dataset) == {"t0_0000.nii.gz": own["p1"]}
+
+
+def test_of_several_channels_the_first_counts(tmp_path: Path) -> None:
+    """As docs/cal.md says; the hashes are stored in users' files, so they stay what they are."""
+    case = replace(two_channels(0), case_id="a", surroundings=None)
+    hashes = []
+    for name, order in ((NAME, [0, 1]), ("Dataset902_Other", [0, 0]), ("Dataset903_Swapped", [1, 0])):
+        ordered = replace(case, image=case.image[order], scales=tuple(case.scales[i] for i in order))
+        write_case(tmp_path / "raw" / name, ordered)
+        write_dataset_json(tmp_path / "raw" / name, LABELS, 1, channel_names=CHANNELS)
+        hashes.append(training_contents(RawDataset.open(tmp_path / "raw" / name))["a"])
+    loaded = RawDataset.open(tmp_path / "raw" / NAME).load_case("a")
+    assert hashes == [*[image_sha256(loaded.image[0], case.affine)] * 2, image_sha256(loaded.image[1], case.affine)]
 
 
 def test_a_file_is_read_once_and_again_when_it_changes(dataset: RawDataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from fcas_nnunet.intensities import CT
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role
 from fcas_nnunet.labels.regions import ids_of, regions_of, roles_of_regions, single_ids
-from fcas_nnunet.listing import MOST_NAMES, listed
+from fcas_nnunet.listing import listed
 
 #: A key of `dataset.json` that nnU-Net does not read: label name → roles (`anatomy.Role`) that its name does not say.
 ROLES = "fcas_roles"
@@ -189,12 +189,12 @@ def _label_faults(content: dict[str, Any], any_kind: bool) -> Iterator[str]:
         return
     regions, ignore = regions_of(labels), labels.get(IGNORE)
     ids = sorted({i for name, entry in labels.items() if name != IGNORE for i in ids_of(entry)})
-    whole = ids if ignore is None else [*ids, ignore]
     if ignore is not None and ignore != ids[-1] + 1:
         highest = ids[-1] if type(ignore) is int and ignore < ids[-1] else ids[-1] + 1
         yield f"ignore must have the highest label id, {highest}, got {ignore}. Renumber them."
     elif not regions and ids != list(range(len(ids))):
-        yield f"label ids must be 0, 1, 2, ... without gaps, got [{listed(whole, MOST_NAMES)}]. Renumber them."
+        gap = next(place for place, label_id in enumerate(ids) if place != label_id)
+        yield f"label ids must be 0, 1, 2, ... without gaps, got {ids[gap]} after {ids[gap - 1]}. Renumber them."
     if not any_kind and not 1 < len(ids) <= MAX_LABEL_ID + 1:
         yield f"labels must name 1 to {MAX_LABEL_ID} structures besides the background, got {len(ids) - 1}."
     elif ids[-1] > MAX_LABEL_ID and not any_kind:
@@ -207,9 +207,10 @@ def _order_faults(labels: dict[str, Any], order: Any) -> Iterator[str]:
     """List why nnU-Net does not accept the ids in which it writes overlapping regions."""
     names = [name for name, entry in labels.items() if name != IGNORE and ids_of(entry) != [0]]
     if not isinstance(order, list) or len(order) != len(names) or not all(type(i) is int for i in order):
+        got = f"{len(order)}: {listed(order)}" if isinstance(order, list) else order
         yield (
             f"regions_class_order must list an id for each of the {len(names)} regions and labels, "
-            f"{listed(names)}, got {order}. Write it as nnU-Net's region_based_training.md describes."
+            f"{listed(names)}, got {got}. Write it as nnU-Net's region_based_training.md describes."
         )
 
 
@@ -221,8 +222,8 @@ def _name_faults(names: Any, labels: dict[str, Any]) -> Iterator[str]:
     held = {i for ids in regions_of(labels).values() for i in ids}
     if unknown := [i for i in names.values() if i not in held]:
         yield f"{NAMES} must name ids of regions, [{listed(sorted(held))}], got [{listed(unknown)}]. Correct it."
-    if len(set(names.values())) < len(names):
-        yield f"{NAMES} must give an id one name, got {names}. Correct it."
+    if twice := [name for name, i in names.items() if list(names.values()).count(i) > 1]:
+        yield f"{NAMES} must give an id one name, got {listed(twice)} for the same. Correct it."
     taken = [n for n, i in names.items() if n == IGNORE or (n in labels and ids_of(labels[n]) != [i])]
     if taken:
         yield f"{NAMES} must give names that labels does not use otherwise, got {listed(taken)}. Rename them."

@@ -70,7 +70,7 @@ def _drop(key: str) -> Callable[[dict], dict]:
         (lambda c: c | REGIONS | {"fcas_names": {"b": 1, "c": 1}}, "fcas_names must give an id one name"),
         (lambda c: c | REGIONS | {"fcas_names": {"core": 1}}, "must give names that labels does not use otherwise"),
         (lambda c: c | REGIONS | {"fcas_names": [1]}, "fcas_names must be an object of name and id"),
-        (lambda c: c | {"labels": {"background": 0, "a": 2}}, "without gaps, got"),
+        (lambda c: c | {"labels": {"background": 0, "a": 2}}, "without gaps, got 2 after 0."),
         (lambda c: c | {"labels": {"bg": 0, "a": 1}}, "label 0 must be called background"),
         (lambda c: c | {"labels": {"background": 0}}, "must name 1 to 255 structures besides the background, got 0"),
         (
@@ -179,7 +179,7 @@ def test_plain_labels_with_gaps_crash_nnunets_training() -> None:
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
         DC_and_CE_loss({}, {})(torch.zeros(1, 3, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 3.0))
     assert description_faults(CONTENT | {"labels": labels}, any_kind=True) == [
-        "label ids must be 0, 1, 2, ... without gaps, got [0, 1, 3]. Renumber them."
+        "label ids must be 0, 1, 2, ... without gaps, got 3 after 1. Renumber them."
     ]
 
 

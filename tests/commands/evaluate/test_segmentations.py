@@ -385,7 +385,7 @@ def test_images_without_partners_are_refused(
         capsys,
         [*against, "903"],
         "Dataset902_HeartFCaS: at least one mask must equal that of its reference in Dataset903_Other, voxel by voxel, "
-        "got none: the masks of heart_1, heart_2 are deformed or labelled otherwise. Name the data set that the masks "
+        "got none: the masks of syn_0, syn_1 are deformed or labelled otherwise. Name the data set that the masks "
         "came from by -r, generate with --masks given",
     )
     assert_refused(capsys, [*against, "999"], "999")

@@ -108,6 +108,7 @@ class Experiment:
 
     name: str
     title: str
+    short: str  # title, for a column
     bank: str  # folder of the scans, a raw data set with imagesTs and labelsTs
     patient: str  # pattern of a patient's name in ids
     arms: Mapping[str, Arm]
@@ -144,8 +145,8 @@ class Experiment:
             raise ValueError("\n".join(faults))
         settings["epochs"] = tuple(settings["epochs"])
         return cls(
-            name, content["title"], content["bank"], content.get("patient", ".+"), arms, planned, scale,
-            Scale(**settings),
+            name, content["title"], content["short"], content["bank"], content.get("patient", ".+"), arms, planned,
+            scale, Scale(**settings),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Results of an experiment: a JSON line per network, case and label; means and differences of them."""
+"""Results of an experiment: a JSON line per arm, seed and case; means and differences of them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def joined(earlier: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]])
     """All records, of earlier runs those alone whose networks were not scored again."""
     again = {network_of(record) for record in records}
     kept = [record for record in earlier if network_of(record) not in again]
-    return sorted([*kept, *records], key=lambda record: (*network_of(record), record["case"], record["label"]))
+    return sorted([*kept, *records], key=lambda record: (*network_of(record), record["case"]))
 
 
-def collect(experiment: Experiment, layout: Layout, store: Store, version: str) -> list[dict[str, Any]]:
-    """A record for every network, held-out case and label that was scored; `version` is that of the code."""
+def collect(experiment: Experiment, layout: Layout, store: Store) -> list[dict[str, Any]]:
+    """A record for every network and held-out case that was scored."""
     stages = {stage.name: stage for stage in layout.stages()}
     records = []
     for run in layout.runs():
@@ -43,17 +43,21 @@ def collect(experiment: Experiment, layout: Layout, store: Store, version: str) 
         arm = experiment.arms[run.arm]
         facts = {
             "experiment": experiment.name, "scale": experiment.scale_name, "arm": run.arm, "seed": run.seed,
-            "labelled": run.labelled, "scans": len(_scans_seen(layout, run)), "version": version,
+            "labelled": run.labelled, "scans": len(_scans_seen(layout, run)),
+            "version": store.stamp(f"{run.key}/score")["version"],
             "synthetic": experiment.scale.synthetic if arm.source else 0,
             "steps": experiment.scale.steps_of(arm),
             "cpu_seconds": round(_cpu_seconds(stages, store, f"{run.key}/score")),
         }  # fmt: skip
         for case_id, labels in json.loads(layout.scores(run).read_text())["cases"].items():
-            for label, scores in labels.items():
-                measures = {"dice": scores["dice"], "rdice": scores["rdice"][RDICE_RADIUS]}
-                further = {name: scores.get(name) for name in ("hd95_mm", "pieces_error")}
-                records.append(facts | {"case": case_id, "label": label} | measures | further)
+            records.append(facts | {"case": case_id, "labels": {name: _measures(labels[name]) for name in labels}})
     return records
+
+
+def _measures(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """What is kept of the scores of a label."""
+    kept = {"dice": scores["dice"], "rdice": scores["rdice"][RDICE_RADIUS], "hd95_mm": scores.get("hd95_mm")}
+    return {name: None if value is None else round(value, 4) for name, value in kept.items()}
 
 
 def write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -68,13 +72,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def case_means(records: Sequence[Mapping[str, Any]], measure: str) -> Means:
     """Mean of a measure over the labels of every case."""
-    values: dict[tuple[int, str], dict[tuple[int, str], list[float]]] = {}
+    means: Means = {}
     for record in records:
-        of_arm = values.setdefault((record["labelled"], record["arm"]), {})
-        of_arm.setdefault((record["seed"], record["case"]), []).append(record[measure])
-    return {
-        arm: {key: 100 * float(np.nanmean(scores)) for key, scores in cases.items()} for arm, cases in values.items()
-    }
+        values = [np.nan if scores[measure] is None else scores[measure] for scores in record["labels"].values()]
+        of_arm = means.setdefault((record["labelled"], record["arm"]), {})
+        of_arm[record["seed"], record["case"]] = 100 * float(np.nanmean(values))
+    return means
 
 
 def compared(first: Mapping[tuple[int, str], float], second: Mapping[tuple[int, str], float]) -> CrossedMean | None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -83,17 +82,19 @@ def main() -> int:
         todo = [stage for stage in stages if not store.stamp(stage.name)]
         print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / jobs:.1f} h")
         return 0
-    with exclusive(folder):
-        for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (folder / root).mkdir(parents=True, exist_ok=True)
-        failed = _run(stages, store, jobs, device)
-        records = collect(experiment, layout, store, _version())
-        write_lines(folder / "results.jsonl", records)
-        print(report(experiment, records))
-        if args.record:
-            RECORDS.mkdir(exist_ok=True)
-            write_lines(kept, joined(earlier, records))
-            write_pages(args.scale)
+    failed = {}
+    if not args.report:
+        with exclusive(folder):
+            for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+                (folder / root).mkdir(parents=True, exist_ok=True)
+            failed = _run(stages, store, jobs, device)
+    records = collect(experiment, layout, store)
+    write_lines(folder / "results.jsonl", records)
+    print(report(experiment, records))
+    if args.record:
+        RECORDS.mkdir(exist_ok=True)
+        write_lines(kept, joined(earlier, records))
+        write_pages(args.scale)
     for name, error in failed.items():
         print(f"{name} failed: {error}", file=sys.stderr)
     return 1 if failed else 0
@@ -128,16 +129,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="stages at once (one per core, each tied to its own; 1 on a GPU)")
     parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
     parser.add_argument("--missing", action="store_true", help="leave out networks whose results were kept before")
+    parser.add_argument("--report", action="store_true", help="run nothing; also while another run is at work")
     parser.add_argument("--record", action="store_true", help="keep the results beside the experiments")
     args = parser.parse_args()
     args.scans = Path(args.scans) if args.scans else None
     return args
-
-
-def _version() -> str:
-    """The commit of the code, with a + if files were changed since."""
-    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def _environment(folder: Path, device: str) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Store:
     environment: Mapping[str, str]
 
     def stamp(self, name: str) -> dict[str, Any]:
-        """What is known of a stage: key, digest of its products, seconds, seconds of CPU; empty if it was not done."""
+        """What is known of a stage: key, digest of its products, seconds and the like; empty if it was not done."""
         path = self._path("stamps", name, ".json")
         return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -117,7 +117,7 @@ class Store:
             raise StageFailedError(
                 f"{stage.name}: must make {', '.join(missing)}, got none. See {self.log(stage.name)}."
             )
-        stamp = known | {"kind": stage.kind, "products": digest_of(stage.makes)}
+        stamp = known | {"kind": stage.kind, "version": _version(), "products": digest_of(stage.makes)}
         atomic_write_json(self._path("stamps", stage.name, ".json"), stamp)
         begun.unlink()
 
@@ -164,6 +164,12 @@ class Store:
         path = self.folder / kind / f"{name}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _version() -> str:
+    """The commit of the code, with a + if files were changed since."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def digest_of(paths: Sequence[Path], only: str = "") -> str:

@@ -54,7 +54,7 @@ def short_report(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -
     """The experiment's lines of the table in README."""
     dice = case_means(records, "dice")
     return "\n".join(
-        f"| {experiment.title}, n = {count} | {arm} | {_spread(dice[count, arm])} | {_to_baseline(dice, count, arm)} |"
+        f"| {experiment.short}, n = {count} | {arm} | {_spread(dice[count, arm])} | {_to_baseline(dice, count, arm)} |"
         for count in experiment.scale.labelled for arm in experiment.arms if (count, arm) in dice
         if experiment.arms[arm].length == 1
     )  # fmt: skip

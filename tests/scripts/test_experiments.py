@@ -110,6 +110,22 @@ def test_every_experiment_names_what_there_is_and_gives_all_arms_the_same_steps(
         Experiment.read("lungs", "cpu")
 
 
+def test_on_a_gpu_every_computation_goes_there_one_after_the_other(tmp_path: Path) -> None:
+    import run
+    from plan import Experiment, Layout
+
+    stages = Layout(Experiment.read("left_atrium", "gpu"), tmp_path, tmp_path).stages()
+    networks = [stage for stage in stages if stage.command[0] == "python" and stage.command[1].endswith("network.py")]
+    others = [stage for stage in stages if "-device" in stage.command]
+    assert len(networks) == 8
+    assert {stage.command[6] for stage in networks} == {"cuda"}
+    assert {stage.command[stage.command.index("-device") + 1] for stage in others} == {"cuda"}
+    assert {stage.kind.split()[0] for stage in others} == {"generator", "generate", "predict"}
+    assert not {"OMP_NUM_THREADS", "nnUNet_n_proc_DA"} & run._environment(tmp_path, "cuda").keys()
+    on_cpu = run._environment(tmp_path, "cpu")
+    assert (on_cpu["OMP_NUM_THREADS"], on_cpu["nnUNet_n_proc_DA"]) == ("1", "0")
+
+
 def test_comparisons_are_paired_by_seed_and_scan() -> None:
     from results import case_means, compared
 
@@ -119,11 +135,8 @@ def test_comparisons_are_paired_by_seed_and_scan() -> None:
         for case in range(20):
             hard = rng.normal(0.8, 0.1)
             for arm, gain in (("real", 0.0), ("warped", 0.02)):
-                for label in ("a", "b"):
-                    dice = hard + gain + rng.normal(0, 0.001)
-                    records.append(
-                        {"labelled": 8, "arm": arm, "seed": seed, "case": f"c{case}", "label": label, "dice": dice}
-                    )
+                labels = {label: {"dice": hard + gain + rng.normal(0, 0.001)} for label in ("a", "b")}
+                records.append({"labelled": 8, "arm": arm, "seed": seed, "case": f"c{case}", "labels": labels})
     means = case_means(records, "dice")
     result = compared(means[8, "warped"], means[8, "real"])
     assert result.mean == pytest.approx(2.0, abs=0.1)
@@ -141,8 +154,8 @@ def scores(arm: str, seed: int, gain: float, steps: int = 900, cases: int = 12) 
     return [
         {
             "experiment": "left_atrium", "scale": "cpu", "arm": arm, "seed": seed, "labelled": 8, "scans": 8,
-            "version": "v", "synthetic": 48, "steps": steps, "cpu_seconds": 400, "case": f"c{number}", "label": "a",
-            "dice": float(hard[number] + gain + noise[number]), "rdice": 0.9,
+            "version": "v", "synthetic": 48, "steps": steps, "cpu_seconds": 400, "case": f"c{number}",
+            "labels": {"a": {"dice": float(hard[number] + gain + noise[number]), "rdice": 0.9}},
         }
         for number in range(cases)
     ]  # fmt: skip
@@ -157,8 +170,8 @@ def test_earlier_results_stay_until_their_network_is_scored_again() -> None:
     assert [record for record in both if record["arm"] == "real"] == sorted(
         earlier[:12], key=lambda record: record["case"]
     )
-    assert [record["dice"] for record in both if (record["arm"], record["seed"]) == ("warped", 0)] == [
-        record["dice"] for record in again
+    assert [record["labels"] for record in both if (record["arm"], record["seed"]) == ("warped", 0)] == [
+        record["labels"] for record in again
     ]
     assert len(both) == 12 + 5 + 12
 

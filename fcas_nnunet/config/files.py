@@ -18,7 +18,18 @@ _ANY = TypeAdapter(Any)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, for which 1e-3 is a number, as in YAML 1.2, and not a text."""
+    """PyYAML's safe loader, as YAML 1.2 wants it: 1e-3 is a number and no text, and a key may be there once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that comes twice, of which PyYAML takes the last one without a word."""
+        names: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                name = self.construct_object(key)  # type: ignore[no-untyped-call]
+                if name in names:
+                    raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice", key.start_mark)
+                names.add(name)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

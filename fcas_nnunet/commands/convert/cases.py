@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     read_volume,
     same_grid,
     shear_fault,
+    without_rounding,
     write_labels,
     write_volume,
 )
@@ -37,6 +38,8 @@ _SKIP = "leave the case out with --skip"
 _MOST_OUTSIDE = 0.1  # of a label's voxels, before its header and the scan's contradict each other
 _AIR_HU = (-1000, -200)  # between air and soft tissue: every scan of a chest holds some of it
 _MOST_AIR = 0.01
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,7 @@ def check_case(job: Job) -> None:
     Raises:
         ValueError: Listing what is wrong.
     """
-    try:
-        shape, affine = read_grid(job.scan.image)
-    except ValueError as error:
-        raise ValueError(f"{error} Or {_SKIP}.") from error
+    shape, affine = _read(read_grid, job.scan.image)
     if fault := shear_fault(affine):
         raise ValueError(f"{job.scan.image}: {fault}")
     if job.scan.label is not None:
@@ -125,7 +125,7 @@ def write_case(job: Job) -> dict[str, Any]:
     Raises:
         ValueError: If a file is damaged, or its intensities contradict what is known of the set.
     """
-    volume = read_volume(job.scan.image)
+    volume = _read(read_volume, job.scan.image)
     if bad := count_non_finite(job.scan.image, volume.array):
         raise ValueError(
             f"{job.scan.image}: voxels must be numbers, got {bad} NaN or infinite ones. Replace them, or {_SKIP}."
@@ -187,10 +187,14 @@ def read_labels(job: Job, path: Path, shape: tuple[int, ...], affine: np.ndarray
         affine: Of the scan, as stored.
 
     Raises:
-        ValueError: If values are unknown, nothing is labelled, or the label lies outside the scan.
+        ValueError: If it cannot be read, values are unknown, nothing is labelled, or the label lies outside the scan.
     """
-    volume = read_volume(path)
-    stored = volume.array
+    volume = _read(read_volume, path)
+    if bad := count_non_finite(path, volume.array):
+        raise ValueError(
+            f"{path}: label values must be numbers, got {bad} NaN or infinite ones. Correct the file, or {_SKIP}."
+        )
+    stored = without_rounding(volume.array)
     ids, known = np.zeros(stored.shape, np.uint8), np.zeros(stored.shape, bool)
     misprints = {}
     for value, label_id in job.public.values.items():
@@ -229,6 +233,14 @@ def label_values(path: Path) -> list[int | float]:
     """The values of a label file besides 0."""
     values: list[int | float] = np.unique(read_volume(path).array).tolist()
     return [value for value in values if value]
+
+
+def _read(read: Callable[[Path], Content], path: Path) -> Content:
+    """Read a file; if that is impossible, the message says, too, how to go on without the case."""
+    try:
+        return read(path)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{error} Or {_SKIP}.") from error
 
 
 def _outside(ids: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> float:

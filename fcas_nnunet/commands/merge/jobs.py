@@ -21,6 +21,7 @@ from fcas_nnunet.files import atomic_path, file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.manifest import CASE_ID
 from fcas_nnunet.integration.dataset.volumes import (
     FILE_ENDING,
+    WHOLE_TOLERANCE,
     count_non_finite,
     read_grid,
     read_volume,
@@ -35,7 +36,6 @@ from fcas_nnunet.listing import listed
 FINGERPRINT, SHA256, VOXELS, MET, COVERED = "fingerprint", "sha256", "voxels", "met", "covered"
 BYTES_PER_VOXEL = 24.0
 
-_WHOLE_TOLERANCE = 1e-3  # of labels stored as floats, or scaled
 _LARGEST_TABLE = 1 << 16
 _Grid = tuple[tuple[int, ...], np.ndarray]
 
@@ -292,7 +292,7 @@ def _whole_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if np.issubdtype(array.dtype, np.integer):
         return array, volume.affine
     whole = np.rint(array)
-    if count_non_finite(path, array) or float(np.abs(array - whole).max()) > _WHOLE_TOLERANCE:
+    if count_non_finite(path, array) or float(np.abs(array - whole).max()) > WHOLE_TOLERANCE:
         raise ValueError(f"{path}: labels must be whole numbers, got others. Take a label map, not probabilities.")
     return whole.astype(np.int32), volume.affine
 

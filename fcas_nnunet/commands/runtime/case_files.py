@@ -119,11 +119,13 @@ def stream_cases(
 
 
 def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str, Any, str | None]:
-    """Return a case's id, and its result or the text of its ValueError."""
+    """Return a case's id, and its result or the text of its ValueError; that a file is missing is one, too."""
     case_id, job = item
     try:
         return case_id, work(job), None
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the operating system's, in whose words there is
+            raise  # nothing for users: the command finds some
         return case_id, None, str(error)
 
 

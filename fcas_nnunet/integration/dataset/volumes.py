@@ -30,6 +30,8 @@ CONFIDENCE_STEPS = 255
 LARGEST_WEIGHT = 100
 #: Distance beyond its limits that confidence may have, from rounding in float32. It is clipped wherever it is used.
 CONFIDENCE_TOLERANCE = 1e-4
+#: Distance from a whole number that labels may have which are stored as floats, or scaled.
+WHOLE_TOLERANCE = 1e-3
 
 _COMPRESSION_LEVEL = 3
 _MAX_SHEAR = 1e-4
@@ -94,6 +96,14 @@ def label_fault(array: np.ndarray) -> str | None:
     )
 
 
+def without_rounding(labels: np.ndarray) -> np.ndarray:
+    """Return label values with those that miss a whole number by rounding alone, as scaled floats do, set to it."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return labels
+    whole = np.rint(labels)
+    return np.where(np.abs(labels - whole) <= WHOLE_TOLERANCE, whole, labels)
+
+
 def read_channels(case_id: str, paths: Sequence[Path]) -> list[np.ndarray]:
     """Read the channels of a case, [D, H, W] each in its stored data type; raises what `read_volume` does.
 
@@ -149,6 +159,12 @@ def _opened(path: Path, read: Callable[[], _Opened]) -> _Opened:
     """Return what ITK reads of a 3D file, or raise a sentence."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: file must exist, got none. Put it there or fix the path.")
+    try:  # before ITK, which takes such a file for a damaged one
+        path.open("rb").close()
+    except PermissionError as error:
+        raise ValueError(
+            f"{path}: file must be yours to read, got '{error.strerror}'. Have its rights changed."
+        ) from error
     try:
         image = read()
     except RuntimeError as error:

@@ -140,6 +140,33 @@ def test_float_labels_of_whole_values_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(on_scan(job(tmp_path)).ids, labels(1, [1]))
 
 
+def test_labels_that_scaling_has_moved_a_little_are_whole_numbers(tmp_path: Path) -> None:
+    save(tmp_path / "image.nii.gz", ct(1))
+    save(tmp_path / "label.nii.gz", labels(1, [1], np.float32) * np.float32(1.0000153))
+    found = on_scan(job(tmp_path))
+    assert found.others == {}
+    np.testing.assert_array_equal(found.ids, labels(1, [1]))
+
+
+def test_labels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "image.nii.gz", ct(1))
+    holes = labels(1, [1], np.float32)
+    holes[1, 1, :2] = np.nan  # which ITK reads as 0
+    save(tmp_path / "label.nii.gz", holes)
+    with pytest.raises(ValueError, match="label values must be numbers, got 2 NaN or infinite ones. .* with --skip"):
+        check_case(job(tmp_path))
+
+
+@pytest.mark.parametrize("lost", ["image", "label"])
+def test_a_link_to_nothing_is_a_fault_of_its_case(tmp_path: Path, lost: str) -> None:
+    save(tmp_path / "image.nii.gz", ct(1))
+    save(tmp_path / "label.nii.gz", labels(1, [1]))
+    (tmp_path / f"{lost}.nii.gz").unlink()
+    (tmp_path / f"{lost}.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    with pytest.raises(ValueError, match=f"{lost}.nii.gz: file must exist, got none. .* Or leave the case out with"):
+        check_case(job(tmp_path))
+
+
 def test_what_became_background_and_what_was_misprinted_is_counted(tmp_path: Path) -> None:
     save(tmp_path / "image.nii.gz", ct(1))
     stored = np.ones(SHAPE, np.int16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from fcas_nnunet.integration.dataset import whole_files
-from fcas_nnunet.integration.dataset.volumes import Volume, read_volume, write_confidence, write_volume
+from fcas_nnunet.integration.dataset.volumes import Volume, read_grid, read_volume, write_confidence, write_volume
 
 SHAPE = (12, 20, 24)
 
@@ -130,3 +131,17 @@ def test_what_is_written_needs_no_second_decompression(tmp_path: Path, monkeypat
     volume = read_volume(tmp_path / "scan.nii.gz")
     assert isinstance(volume, Volume)
     assert np.array_equal(volume.array, noise())
+
+
+def test_a_file_without_the_right_to_read_it_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, ".nii.gz", True, noise())
+
+    def refused(*_: object) -> None:  # tests may run as root, who may read all
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    for read in (read_volume, read_grid):
+        with pytest.raises(ValueError, match="scan.nii.gz: file must be yours to read, got 'Permission denied'"):
+            read(path)

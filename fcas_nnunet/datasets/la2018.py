@@ -26,7 +26,7 @@ def find(source: Path) -> Layout:
         FileNotFoundError: If there is no such folder.
         ValueError: If no case is there.
     """
-    pattern = r"(?:^|/)(?:[^/]*?(train|test)ing[ _]?set/)?([^/]+)/(lgemri|laendo)\.nrrd$"
+    pattern = r"(?:^|/)(?:[^/]*?(train|test)ing[ _]?set/(?:.*/)?)?([^/]+)/(lgemri|laendo)\.nrrd$"
     return find_scans(source, pattern, _place, "Training Set/<id>/lgemri.nrrd, Training Set/<id>/laendo.nrrd, ...")
 
 

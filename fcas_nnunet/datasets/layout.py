@@ -21,7 +21,8 @@ TRAINING, TEST = "Tr", "Ts"
 
 #: A case in several files of one kind: what a second download adds to the name of a file or folder.
 _COPY_MARK = re.compile(r" ?\(\d+\)(?=[/.]|$)")
-_ARCHIVE = re.compile(r"\.(zip|change2zip|z\d\d|rar|7z|tar|tgz|tar\.gz)$")
+_ARCHIVE = re.compile(r"\.(zip|change2zip|z\d\d|rar|7z|tar|tgz|tar\.gz)$", re.IGNORECASE)
+_RAW_DATA_SET = re.compile(r"Dataset\d{3}_.+")
 _VOLUME = re.compile(r"\.(nii|nii\.gz|nrrd|mha|mhd)$")
 _FEWEST_PATIENTS = 5
 
@@ -125,7 +126,7 @@ class Layout:
         """The layout without cases that the user leaves out.
 
         Raises:
-            ValueError: If there is no such case.
+            ValueError: If there is no such case, or no case is left.
         """
         unknown = sorted(set(case_ids) - {scan.case_id for scan in self.scans})
         if unknown:
@@ -134,6 +135,8 @@ class Layout:
                 f"{listed(unknown)}. Correct the names."
             )
         kept = [scan for scan in self.scans if scan.case_id not in case_ids]
+        if not kept:
+            raise ValueError(f"{flag}: a case must be left to be converted, got all of them. Name fewer.")
         skipped = {**self.skipped, f"left out by {flag}": sorted(case_ids)} if case_ids else self.skipped
         return replace(self, scans=kept, skipped=skipped)
 
@@ -156,19 +159,22 @@ def find_scans(source: Path, pattern: str, place: Callable[[re.Match[str]], Plac
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If no case is there, or a case has two different files; all such cases are listed.
+        ValueError: If no case is there, a case has two different files, or a file's ending is not read; all such files
+            are listed.
     """
     if not source.is_dir():
-        raise FileNotFoundError(f"{source}: SRC must be a folder, got none. Name the folder of the data set.")
+        got, remedy = ("a file", "Unpack it, and name") if source.exists() else ("none", "Name")
+        raise FileNotFoundError(f"{source}: SRC must be a folder, got {got}. {remedy} the folder of the data set.")
     files: dict[tuple[str, bool], list[Path]] = defaultdict(list)
     places: dict[Path, Place] = {}
     skipped: dict[str, list[str]] = defaultdict(list)
+    top = "/".join(dict.fromkeys([Path(os.path.abspath(source)).name, source.resolve().name]))  # they differ for a link
     archives = []
     for path in _walk(source):
         name = path.relative_to(source).as_posix()
         if path.name.startswith("._") or "__MACOSX" in path.parts:
             skipped["macOS' own files"].append(name)
-        elif match := re.search(pattern, _COPY_MARK.sub("", f"{source.resolve().name}/{name}"), re.IGNORECASE):
+        elif match := re.search(pattern, _COPY_MARK.sub("", f"{top}/{name}"), re.IGNORECASE):
             if found := place(match):
                 files[found.case_id, found.is_label].append(path)
                 places[path] = found
@@ -178,6 +184,11 @@ def find_scans(source: Path, pattern: str, place: Callable[[re.Match[str]], Plac
             archives.append(name)
     faults: list[str] = []
     chosen = [_one_of(source, paths, skipped, faults) for paths in files.values()]
+    faults += [
+        f"{path}: name must end as volumes are called, .nii.gz say, in small letters, got {path.name}. Rename it."
+        for path in chosen
+        if not _VOLUME.search(path.name)
+    ]
     if faults:
         raise ValueError("\n".join(faults))
     scans = _paired(source, {path: places[path] for path in chosen}, skipped)
@@ -206,16 +217,24 @@ def patient_folds(case_ids: Sequence[str], patient_of: Callable[[str], str], see
 
 
 def _walk(source: Path) -> Iterator[Path]:
-    """Every file below a folder, sorted; links to folders are followed, each folder once."""
+    """Every file below a folder, sorted; links to folders are followed, each folder once.
+
+    nnU-Net's data sets in it, whose files may be called as those of a public set, are passed over.
+    """
     seen: set[str] = set()
-    for folder, folders, names in os.walk(source, followlinks=True):
+    for folder, folders, names in os.walk(source, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not _RAW_DATA_SET.fullmatch(name))
         yield from (Path(folder, name) for name in sorted(names))
+
+
+def _refuse(error: OSError) -> None:
+    """Stop at a folder that cannot be listed, whose cases would be missing without a word."""
+    raise error
 
 
 def _one_of(source: Path, paths: Sequence[Path], skipped: dict[str, list[str]], faults: list[str]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from nnunetv2.dataset_conversion.Dataset027_ACDC import create_ACDC_split
 
+from fcas_nnunet.datasets import la2018
 from fcas_nnunet.datasets.layout import TEST, Layout, Place, PublicSet, find_scans, patient_folds
 
 PATTERN = r"(?:^|/)(train|test)_(\d+)_(image|label)\.nii(?:\.gz)?$"
@@ -88,14 +91,34 @@ def test_copies_that_differ_are_refused_all_at_once(tmp_path: Path) -> None:
 
 
 def test_nothing_to_convert_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="SRC must be a folder, got none"):
+    with pytest.raises(FileNotFoundError, match="SRC must be a folder, got none. Name the folder"):
         find(tmp_path / "missing")
     touch(tmp_path, "train_1_image.nii.gz")
+    with pytest.raises(FileNotFoundError, match="SRC must be a folder, got a file. Unpack it, and name the folder"):
+        find(tmp_path / "train_1_image.nii.gz")
     with pytest.raises(ValueError, match="SRC must hold train_1_image.nii.gz, .*got none. Name the folder"):
         find(tmp_path)  # a scan without its label is no case
-    touch(tmp_path, "1-200.change2zip", "1-200.z01")
-    with pytest.raises(ValueError, match="Unpack 1-200.change2zip, 1-200.z01 first; .change2zip has to be renamed"):
+    touch(tmp_path, "1-200.change2zip", "1-200.Z01")
+    with pytest.raises(ValueError, match="Unpack 1-200.Z01, 1-200.change2zip first; .change2zip has to be renamed"):
         find(tmp_path)
+
+
+def test_endings_that_no_reader_knows_are_refused_all_at_once(tmp_path: Path) -> None:
+    touch(tmp_path, "train_1_image.nii.gz", "train_1_label.NII.GZ", "train_2_image.Nii", "train_2_label.nii (1)")
+    with pytest.raises(ValueError, match="got train_1_label.NII.GZ. Rename it") as error:
+        find(tmp_path)
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
+        str(tmp_path / name) for name in ("train_1_label.NII.GZ", "train_2_image.Nii", "train_2_label.nii (1)")
+    ]
+
+
+def test_what_was_converted_before_is_no_source(tmp_path: Path) -> None:
+    kinds = ("image", "label")
+    touch(tmp_path, *(f"ACDC/train_1_{kind}.nii.gz" for kind in kinds))
+    touch(tmp_path, *(f"nnUNet_raw/Dataset915_ACDC/labelsTr/train_{n}_{kind}.nii.gz" for n in (1, 2) for kind in kinds))
+    layout = find(tmp_path)
+    assert found(layout, tmp_path) == {"case_1": ("ACDC/train_1_image.nii.gz", "ACDC/train_1_label.nii.gz", "Tr")}
+    assert layout.skipped == {}
 
 
 def test_links_are_followed_and_circles_are_not(tmp_path: Path) -> None:
@@ -118,6 +141,29 @@ def test_the_folder_named_counts_as_part_of_the_path(tmp_path: Path) -> None:
     assert [scan.case_id for scan in layout.scans] == ["1"]
 
 
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        touch(tmp_path, f"{number}/train_{number}_image.nii.gz", f"{number}/train_{number}_label.nii.gz")
+    scandir = os.scandir
+
+    def refused(folder: str) -> object:
+        if os.path.basename(folder) == "2":
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="Permission denied: .*2"):
+        find(tmp_path)
+
+
+def test_the_name_of_a_link_counts_as_well_as_that_of_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "unpacked/a/lgemri.nrrd", "unpacked/a/laendo.nrrd")
+    (tmp_path / "Testing Set").symlink_to(tmp_path / "unpacked")
+    (tmp_path / "link").symlink_to(tmp_path / "unpacked")
+    for name, split in (("Testing Set", "Ts"), ("link", "Tr")):
+        assert [scan.split for scan in la2018.find(tmp_path / name).scans] == [split]
+
+
 def test_cases_are_left_out_by_name(tmp_path: Path) -> None:
     touch(tmp_path, *(f"train_{n}_{kind}.nii.gz" for n in (1, 2) for kind in ("image", "label")))
     layout = find(tmp_path).without(["case_2"], "--skip")
@@ -127,6 +173,8 @@ def test_cases_are_left_out_by_name(tmp_path: Path) -> None:
         ValueError, match="--skip: cases must be among those that were found, case_1, case_2, got case_7"
     ):
         find(tmp_path).without(["case_7"], "--skip")
+    with pytest.raises(ValueError, match="--skip: a case must be left to be converted, got all of them"):
+        find(tmp_path).without(["case_1", "case_2"], "--skip")
 
 
 def test_values_of_one_name_become_one_label() -> None:
@@ -154,3 +202,10 @@ def test_folds_are_those_of_nnunets_converter_of_acdc(tmp_path: Path) -> None:
 
 def test_fewer_patients_than_folds_have_none() -> None:
     assert patient_folds(["a_1", "a_2", "b_1", "c_1", "d_1"], lambda case: case[0], 1234) == []
+
+
+def test_la2018_knows_a_test_case_in_whatever_folder_of_its_part(tmp_path: Path) -> None:
+    for folder in ("Training Set/a", "Testing Set/b", "Testing Set/unpacked/c", "d"):
+        touch(tmp_path, f"{folder}/lgemri.nrrd", f"{folder}/laendo.nrrd")
+    parts = {scan.case_id: scan.split for scan in la2018.find(tmp_path).scans}
+    assert parts == {"la2018_a": "Tr", "la2018_b": "Ts", "la2018_c": "Ts", "la2018_d": "Tr"}

@@ -28,7 +28,11 @@ def imagealcapa(label_map: Path) -> PublicSet:
     faults = [
         f"{label_map}: entries must be a whole number from 1 and a name, got {value!r}: {name!r}. Correct it."
         for value, name in content.items()
-        if type(value) is not int or value < 1 or not isinstance(name, str) or not name.strip() or name == IGNORE
+        if type(value) is not int
+        or value < (name != BACKGROUND)
+        or not isinstance(name, str)
+        or not name.strip()
+        or name == IGNORE
     ]
     if not faults and set(content.values()) <= {BACKGROUND}:
         faults.append(f"{label_map}: map must name a structure, got none. Add entries.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fcas_nnunet.datasets.layout import CT, Layout, Place, PublicSet, find_scans
+from fcas_nnunet.datasets.workbook import read_table
 from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.listing import listed
 
@@ -70,17 +70,12 @@ def _read_spacings(path: Path) -> Mapping[str, Triple[float]]:
     """Case id → voxel size in mm along (D, H, W), of a table in the files' own order x, y, z."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: --spacing must name a table or be three numbers, got no file. Fix the path.")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if tuple(name.strip().lower() for name in reader.fieldnames or ()) != _COLUMNS:
-            raise ValueError(
-                f"{path}: columns must be {', '.join(_COLUMNS)}, got {listed(reader.fieldnames or ['none'])}. "
-                "Correct its first line."
-            )
-        rows = [[(value or "").strip() for value in row.values() if not isinstance(value, list)] for row in reader]
+    header, *rows = [[cell.strip() for cell in row] for row in read_table(path, "")] or [["none"]]
+    if tuple(map(str.lower, header)) != _COLUMNS:
+        raise ValueError(f"{path}: columns must be {', '.join(_COLUMNS)}, got {listed(header)}. Correct them.")
     table: dict[str, Triple[float]] = {}
     faults = []
-    for number, (case, *sizes) in enumerate(rows, start=2):
+    for case, *sizes in rows:
         name = re.fullmatch(r"(?:ct_|imagechd_)?(\d+)(?:_image(?:\.nii\.gz)?)?", case)
         try:
             x, y, z = map(float, sizes)
@@ -88,11 +83,11 @@ def _read_spacings(path: Path) -> Mapping[str, Triple[float]]:
             x = y = z = float("nan")
         if name is None or not all(0 < size < LARGEST_VOXEL_MM for size in (x, y, z)):
             faults.append(
-                f"{path}: line {number} must be a case and three voxel sizes in mm, got {', '.join([case, *sizes])}. "
+                f"{path}: a line must be a case and three voxel sizes in mm, got {', '.join([case, *sizes])}. "
                 "Correct it."
             )
         elif table.setdefault(f"imagechd_{name[1]}", triple((z, y, x))) != (z, y, x):
-            faults.append(f"{path}: case {case} must be there once, got another size in line {number}. Remove one.")
+            faults.append(f"{path}: case {case} must be there once, got {', '.join(sizes)} besides. Remove one.")
     if faults:
         raise ValueError("\n".join(faults))
     return table

@@ -149,7 +149,7 @@ def _spacing(words: Sequence[str] | None) -> Triple[float] | Path | None:
 def _unmapped(layout: Layout) -> str:
     """Why ImageALCAPA cannot be converted without a label map, with the values that the user has to name."""
     label = next(scan.label for scan in layout.scans if scan.label is not None)
-    values = listed(label_values(label), MOST_NAMES)
+    values = listed([f"{value:g}" for value in label_values(label)], MOST_NAMES)
     return (
         f"--label-map: a YAML file must say which value is which structure, got none. {label.name} holds {values}; the "
         f"publishers name {', '.join(imagealcapa.STRUCTURES)}, and no public source says which is which. Look at a "

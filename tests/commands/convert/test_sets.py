@@ -176,9 +176,10 @@ def test_imagechd_with_one_voxel_size_for_all_and_with_the_headers(raw: Path, so
     ("table", "said"),
     [
         ("id,x,y,z\n1001,1,1,1\n", "columns must be case, x, y, z, got id, x, y, z"),
-        ("case,x,y,z\n1001,1,0,1\n", "line 2 must be a case and three voxel sizes in mm, got 1001, 1, 0, 1"),
-        ("case,x,y,z\n1001,1,1\n", "line 2 must be a case and three voxel sizes in mm, got 1001, 1, 1"),
-        ("case,x,y,z\nct_1001,1,1,1\n1001,1,1,2\n", "case 1001 must be there once, got another size in line 3"),
+        ("case,x,y,z\n1001,1,0,1\n", "a line must be a case and three voxel sizes in mm, got 1001, 1, 0, 1"),
+        ("case,x,y,z\n1001,1,5,1,5,2,5\n", "three voxel sizes in mm, got 1001, 1, 5, 1, 5, 2, 5"),
+        ("case,x,y,z\nct_1001,1,1,1\n1001,1,1,2\n", "case 1001 must be there once, got 1, 1, 2 besides"),
+        ("case,x,y,z\n1001,1,1,\xbd\n", "sizes.csv: file must be a table, .xlsx or .csv, got an error: 'utf-8'"),
     ],
 )
 def test_a_table_of_voxel_sizes_that_is_at_fault_is_refused(
@@ -187,7 +188,7 @@ def test_a_table_of_voxel_sizes_that_is_at_fault_is_refused(
     save(source / "ct_1001_image.nii.gz", ct(1, offset=1024))
     save(source / "ct_1001_label.nii.gz", labels(1, range(1, 8)))
     sizes = source.parent / "sizes.csv"
-    sizes.write_text(table)
+    sizes.write_text(table, encoding="latin-1")
     assert said in fails(capsys, "imagechd", source, "-d", "911", "--spacing", sizes)
     assert names(raw) == []
 
@@ -218,7 +219,9 @@ def test_imagealcapa_needs_the_users_label_map(raw: Path, source: Path, capsys: 
     )
     assert names(raw) == []
     label_map = source.parent / "labels.yaml"
-    label_map.write_text("1: myocardium\n2: left_coronary_artery\n3: left_coronary_artery\n9: background\n")
+    label_map.write_text(
+        "{0: background, 1: myocardium, 2: left_coronary_artery, 3: left_coronary_artery, 9: background}"
+    )
     convert("imagealcapa", source, "-d", "912", "--label-map", label_map)
     folder = raw / "Dataset912_ImageALCAPA"
     assert description(folder)["labels"] == {"background": 0, "myocardium": 1, "left_coronary_artery": 2}

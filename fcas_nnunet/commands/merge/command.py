@@ -101,7 +101,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = new_dataset_folder(args.o, default_name=f"{parse_name(scans.name)[1]}Merged", by="-o")
         if folder == scans.folder:
             raise ValueError("-o: must be another data set than -d, got the same. Leave -o out to write into -d.")
-    options = shlex.split(args.totalsegmentator_options)
+    try:
+        options = shlex.split(args.totalsegmentator_options)
+    except ValueError as error:
+        raise ValueError(
+            f"--totalsegmentator_options: must be options as a shell takes them, got {args.totalsegmentator_options!r} "
+            f"({error}). Correct it."
+        ) from error
     runs = plan_runs(scans, args.totalsegmentator, args.totalsegmentator_folder, options)
     sources = open_sources(scans, args.masks)
     if runs and sources:  # seen before hours of TotalSegmentator

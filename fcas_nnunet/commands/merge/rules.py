@@ -23,6 +23,7 @@ _KEYS = ("names", "into", "priority", "structures")
 _RULE_KEYS = ("name", "into", "priority")
 _PATTERN = frozenset("*?[")
 _ID = re.compile(r"-?\d+")
+_RESERVED = (BACKGROUND, IGNORE, Part.IGNORED)
 _ENDINGS = (".yaml", ".yml")
 
 
@@ -124,7 +125,7 @@ class SourceMap:
 def split_argument(argument: str) -> tuple[Path, Path | None]:
     """`DIR` or `DIR:map.yaml` as (folder, map)."""
     folder, colon, last = argument.rpartition(":")
-    if colon and not Path(argument).is_dir() and last.endswith(_ENDINGS):
+    if colon and not Path(argument).is_dir() and last.lower().endswith(_ENDINGS):
         return Path(folder), Path(last)
     return Path(argument), None
 
@@ -184,12 +185,14 @@ def _rules(path: Path, structures: Any, faults: list[str]) -> list[Rule]:
     if not isinstance(structures, dict):
         faults.append(f"{path}: structures must be a mapping of ids or names, got {structures}. Write `1: aorta`.")
         return []
-    rules = []
+    rules: list[Rule] = []
     for key, said in structures.items():
         text = str(key)
         if not isinstance(key, (int, str)) or isinstance(key, bool) or not text:
             faults.append(f"{path}: structures must be ids or names, got {key!r}. Put a name between quotes.")
             continue
+        if any(rule.key == text for rule in rules):
+            faults.append(f"{path}: {text} must be there once under structures, got it twice. Remove one.")
         given = said if isinstance(said, dict) else {} if said is None else {"name": said}
         wrong = [str(name) for name in given if name not in _RULE_KEYS]
         if wrong:
@@ -198,9 +201,11 @@ def _rules(path: Path, structures: Any, faults: list[str]) -> list[Rule]:
         if name is not None and (not isinstance(name, str) or not name.strip()):
             faults.append(f"{path}: name of {text} must be text, got {name!r}. Write `{text}: aorta`.")
             continue
+        if name is not None and (meant := name.strip().lower()) in _RESERVED and meant != name:
+            faults.append(f"{path}: name of {text} must be written {meant}, got {name!r}. Correct it.")
         rules.append(
             Rule(
-                text, name, _part(path, f"into of {text}", given.get("into"), faults),
+                text, name and name.strip(), _part(path, f"into of {text}", given.get("into"), faults),
                 _priority(path, f"priority of {text}", given.get("priority"), faults),
             )
         )  # fmt: skip

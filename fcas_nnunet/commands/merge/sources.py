@@ -61,7 +61,7 @@ class Source:
         """What a case does not have here, in words; a label map need not hold every structure."""
         files = self.files.get(case_id, ())
         if not files:
-            return [f"a label map in {self.name}"]
+            return [f"label map in {self.name}"]
         if files[0].structure is None:
             return []
         here = {file.structure for file in files}

@@ -38,7 +38,6 @@ class TaskRun:
         task: of TotalSegmentator.
         map: what becomes of its structures.
         folder: of its results, `<case>.nii.gz`.
-        command: where TotalSegmentator is.
         options: further ones of it.
     """
 
@@ -46,7 +45,6 @@ class TaskRun:
     task: str
     map: SourceMap
     folder: Path
-    command: str
     options: tuple[str, ...]
 
     @property
@@ -79,7 +77,7 @@ class TaskRun:
                 faults.append(f"{case_id}: scan must exist, got no file {image}. Add it or remove the case.")
                 continue
             record = {CASE_ID: case_id, "image_sha256": file_sha256(image), "options": list(self.options)}
-            if self._result(case_id).is_file() and records.get(case_id, record) == record:
+            if self.result(case_id).is_file() and records.get(case_id, record) == record:
                 continue
             try:
                 self._run(case_id, image)
@@ -95,15 +93,16 @@ class TaskRun:
         if faults:
             raise ValueError("\n".join(faults))
 
-    def _result(self, case_id: str) -> Path:
+    def result(self, case_id: str) -> Path:
+        """Where the result for a case is, or will be."""
         return self.folder / f"{case_id}{FILE_ENDING}"
 
     def _run(self, case_id: str, image: Path) -> None:
-        result = self._result(case_id)
+        command, result = find_command(f"{FLAG} {self.task}"), self.result(case_id)
         log = self.folder / f"{case_id}.log"
         with temporary_folder(result) as folder:
             scan = _plainly_named(image, folder)
-            segment(self.command, self.task, scan, folder / f"labels{FILE_ENDING}", self.options, log)
+            segment(command, self.task, scan, folder / f"labels{FILE_ENDING}", self.options, log)
             (folder / f"labels{FILE_ENDING}").replace(result)
         log.unlink()
 
@@ -127,12 +126,13 @@ def plan_runs(
         task, _, path = argument.partition(":")
         if not is_file_name(task):
             raise ValueError(f"{FLAG} {argument}: it must be a task, or TASK:map.yaml, got neither. Name one: total.")
-        command = find_command(f"{FLAG} {task}")
         into = Part.LABELS if task in LICENSED else Part.SURROUNDINGS
         default = SourceMap(f"{FLAG} {task}", into=into, roles=scans.roles)
         source_map = read_map(Path(path), default) if path else default
         place = (folder or scans.folder / _FOLDER) / task
-        runs.append(TaskRun(scans, task, source_map, place, command, tuple(options)))
+        runs.append(TaskRun(scans, task, source_map, place, tuple(options)))
+        if not all(runs[-1].result(case_id).is_file() for case_id in scans.case_ids):
+            find_command(f"{FLAG} {task}")
     kind = showing(scans, 0).channel_name
     if not is_ct(kind) and any(not run.task.endswith("_mr") for run in runs):
         logger.warning(

@@ -160,10 +160,11 @@ def test_more_structures_than_a_byte_holds_are_refused(home: Path, capsys: pytes
 def test_wrong_maps_are_refused_with_all_that_is_wrong(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("wrong.yaml").write_text(
         "labels: {1: a}\ninto: label\npriority: high\nnames: totally\n"
-        "structures: {1: 5, 2: {name: b, where: c}, 3: {into: nowhere}, 4: {name: b, priority: 1.5}, 2.5: b}\n"
+        "structures: {1: 5, 2: {name: b, where: c}, 3: {into: nowhere}, 4: {name: b, priority: 1.5}, 2.5: b, "
+        "'2': c, 6: Ignored}\n"
     )
     Path("typo.yaml").write_text("structures: {lung_*: lungs, left_ventricle: LV}")
-    said = refused(capsys, "--masks", "predictions:wrong.yaml", "predictions:typo.yaml", "predictions:gone.yaml")
+    said = refused(capsys, "--masks", "predictions:wrong.yaml", "predictions:typo.yaml", "predictions:gone.YAML")
     for part in (
         "wrong.yaml: keys must be of names, into, priority, structures, got labels",
         "wrong.yaml: into must be one of labels, surroundings, ignored, got 'label'",
@@ -174,8 +175,10 @@ def test_wrong_maps_are_refused_with_all_that_is_wrong(home: Path, capsys: pytes
         "wrong.yaml: into of 3 must be one of",
         "wrong.yaml: priority of 4 must be a whole number, got 1.5",
         "wrong.yaml: structures must be ids or names, got 2.5",
+        "wrong.yaml: 2 must be there once under structures, got it twice",
         "typo.yaml: structures must be ids or names that the source has, RV, left_ventricle, got lung_*",
-        "gone.yaml: the file must exist",
+        "wrong.yaml: name of 6 must be written ignored, got 'Ignored'",
+        "gone.YAML: the file must exist",
     ):
         assert part in said
 

@@ -75,6 +75,20 @@ def test_a_scan_that_changed_is_done_again_and_results_of_others_are_taken(state
     assert calls(state) == ["body c_0000.nii.gz fast=False"]
 
 
+def test_results_that_are_there_need_no_command(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case_id in CASES:
+        write_map(RESULTS / "total" / f"{case_id}.nii.gz", np.full((6, 7, 8), 10))
+    Path("total.yaml").write_text("names: total")
+    monkeypatch.setenv("PATH", "")
+    run("--masks", "predictions", "--totalsegmentator", "total:total.yaml")
+    assert (read(FOLDER / "surroundingsTr" / "a.nii.gz")[read(FOLDER / "labelsTr" / "a.nii.gz") == 0] == 10).all()
+    (RESULTS / "total" / "c.nii.gz").unlink()
+    said = refused(capsys, "--masks", "predictions", "--totalsegmentator", "total:total.yaml")
+    assert "--totalsegmentator total: the command TotalSegmentator must be on the PATH, got none" in said
+
+
 def test_licensed_tasks_come_first_and_go_into_the_labels(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("chambers.yaml").write_text("structures: {heart_ventricle_left: left_ventricle}")
     flags = ["--totalsegmentator", "total", "heartchambers_highres:chambers.yaml"]
@@ -116,6 +130,8 @@ def test_wrong_sources_are_seen_before_it_is_run(state: Path, capsys: pytest.Cap
     said = refused(capsys, "--masks", "predictions", "--totalsegmentator", "total")
     assert "a: every source must have the case" in said
     assert "it must be a task, or TASK:map.yaml" in refused(capsys, "--totalsegmentator", "../total")
+    said = refused(capsys, "--totalsegmentator", "total", "--totalsegmentator_options=--device 'cpu")
+    assert '--totalsegmentator_options: must be options as a shell takes them, got "--device \'cpu"' in said
     assert calls(state) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,15 +22,21 @@ GENERATE, MASKS, PHANTOM, CONVERT = "fcas_generate", "fcas_masks", "fcas_phantom
 def sole_writer(folder: Path, command: str) -> Iterator[None]:
     """Lock a folder of cases for a command that does not share its work with other runs; these wait.
 
-    The folder and its manifest are created if needed.
+    The folder and its manifest are created if needed, and removed again if nothing is written.
 
     Raises:
         ValueError: when it is no folder, or belongs to another command.
     """
     with exclusive(folder, refuse=partial(refuse_foreign_cases, folder, command)):
-        Manifest(folder).begin()
+        manifest = Manifest(folder)
+        manifest.begin()
         remove_strays(folder, deep=True)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if _visible(folder) == [MANIFEST_FILE] and not manifest.path.stat().st_size:
+                    manifest.path.unlink()
 
 
 def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
@@ -43,7 +49,7 @@ def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: must be a folder, or be new, got a file. Choose another folder.")
-    there = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
+    there = _visible(folder) if folder.is_dir() else []
     if there and mark not in there:
         raise ValueError(
             f"{folder}: must be new, empty or begun by {command}, got other files: {listed(there, 3)}. "
@@ -73,3 +79,7 @@ def refuse_foreign_cases(folder: Path, command: str) -> None:
             f"{folder}: must be new, empty or begun by {command}, got cases of {', '.join(others)}. "
             "Choose another folder or id."
         )
+
+
+def _visible(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))

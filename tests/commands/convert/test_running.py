@@ -156,7 +156,7 @@ def test_every_fault_is_named_before_anything_is_written(
     assert f"{FRAMES[0]}: " in message and "label values must be 0, 1, 2, 3, got 4 (" in message
     assert f"{FRAMES[5]}: " in message and "got 7 (" in message
     assert f"{FRAMES[2]}: " in message and "file must be a readable volume" in message
-    assert list((raw / "Dataset901_ACDC").rglob("*.nii.gz")) == []
+    assert list(raw.iterdir()) == []
 
 
 def test_a_damaged_scan_keeps_the_set_unfinished_until_it_is_left_out(

@@ -60,6 +60,15 @@ def test_other_grids_are_refused_all_at_once(home: Path, capsys: pytest.CaptureF
     assert "--resample" in said
 
 
+def test_scans_that_are_links_to_nothing_are_all_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for case_id in CASES:
+        (FOLDER / f"imagesTr/{case_id}_0000.nii.gz").unlink()
+        (FOLDER / f"imagesTr/{case_id}_0000.nii.gz").symlink_to("nowhere.nii.gz")
+    said = refused(capsys, "--masks", "predictions")
+    assert all(f"{case_id}: {(FOLDER / 'imagesTr').resolve() / case_id}_0000.nii.gz: file must exist" in said
+               for case_id in CASES)  # fmt: skip
+
+
 def test_headers_that_differ_by_rounding_are_one_grid(home: Path) -> None:
     write_map(Path("predictions/a.nii.gz"), LV, shifted(0.05))
     run("--masks", "predictions")

@@ -44,6 +44,7 @@ class Arm:
         augmentation: of nnU-Net; "" is its default.
         joint: labelled and synthetic scans together, for as many steps as both phases have.
         prior: drawn scans as they are before they are drawn: the template, brought onto the mask.
+        registered: instead of drawn scans, their templates, registered to the reference and brought onto the mask.
         length: of its training, as a share of the other arms'; for the learning curve.
     """
 
@@ -53,6 +54,7 @@ class Arm:
     augmentation: str = ""
     joint: bool = False
     prior: bool = False
+    registered: bool = False
     length: float = 1.0
 
     @property
@@ -68,8 +70,8 @@ class Arm:
     @property
     def weighed(self) -> str:
         """Name of the set that it, or labelled scans and it joined, are trained on first."""
-        if self.prior:
-            return f"{self.made}_prior"
+        if self.prior or self.registered:
+            return f"{self.made}_prior" if self.prior else "registered"
         return self.made if self.weights == "own" else f"{self.made}_{self.weights}"
 
 
@@ -357,7 +359,7 @@ class Layout:
             yield Stage(
                 f"{prefix}/{change[0]}_{weighed[11:]}", change[0], 20,
                 ("python", sets, change[0], str(self.raw / name), str(self.raw / weighed), *change[1:]),
-                (self.raw / weighed,), (last, *needs), code=_GENERATOR if arm.prior else (),
+                (self.raw / weighed,), (last, *needs), code=_GENERATOR if arm.prior or arm.registered else (),
             )  # fmt: skip
             last, name = f"{prefix}/{change[0]}_{weighed[11:]}", weighed
         if arm.joint:

@@ -5,7 +5,7 @@ Everything is elementwise arithmetic in a fixed order, so any number of threads 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 
 import numpy as np
@@ -33,13 +33,13 @@ def deform_labels(
     Returns:
         Labels of the same type, in the region's shape.
     """
-    region = region or _whole(labels.shape)
+    region = region or whole_box(labels.shape)
     if deformation.is_identity:
         return labels[region].copy()
     _, h, w = labels.shape
     flat = torch.from_numpy(np.ascontiguousarray(labels)).reshape(-1)
     output = torch.empty([s.stop - s.start for s in region], dtype=flat.dtype)
-    for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, region):
+    for slab, coordinates in coordinate_slabs(deformation, spacing_mm, region):
         nearest = [c.round_() for c in coordinates]
         i, j, k = (index.clamp_(0, size - 1).to(torch.int64) for index, size in zip(nearest, labels.shape, strict=True))
         output[slab] = flat[((i * h + j) * w + k)]
@@ -67,35 +67,44 @@ def deform_scan(
     inside = np.ones(shape, dtype=bool)
     if deformation.is_identity:
         return source.copy(), inside
-    splines = [
-        spline_filter(np.pad(channel, _SPLINE_RIM, mode="edge"), order=3, output=np.float32) for channel in source
-    ]
+    splines = spline_coefficients(source)
     output = np.empty(image.shape, dtype=np.float32)
-    for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(shape)):
+    for slab, coordinates in coordinate_slabs(deformation, spacing_mm, whole_box(shape)):
         positions = np.stack([c.numpy() for c in coordinates])
-        inside[slab] = _is_inside(coordinates, shape)
-        positions += np.float32(_SPLINE_RIM)
-        for channel, spline in zip(output, splines, strict=True):
-            channel[slab] = map_coordinates(spline, positions, order=3, mode="nearest", prefilter=False)
+        inside[slab] = is_inside(positions, shape)
+        output[:, slab] = spline_values(splines, positions)
     return output, inside
+
+
+def spline_coefficients(image: np.ndarray) -> list[np.ndarray]:
+    """Cubic splines through the voxels of each channel of an image [C, D, H, W], for `spline_values`."""
+    return [spline_filter(np.pad(channel, _SPLINE_RIM, mode="edge"), order=3, output=np.float32) for channel in image]
+
+
+def spline_values(splines: Sequence[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """Values of splines at indices [3, ...] of the volume, float32 [C, ...]; beyond it, its outermost voxels repeat."""
+    positions = indices + np.float32(_SPLINE_RIM)
+    return np.stack(
+        [map_coordinates(spline, positions, order=3, mode="nearest", prefilter=False) for spline in splines]
+    )
 
 
 def within_volume(shape: Triple[int], deformation: Deformation, spacing_mm: Triple[float]) -> np.ndarray:
     """Whether each voxel comes from within the volume of this shape, bool [D, H, W]: as `deform_scan` says."""
     inside = np.ones(shape, dtype=bool)
     if not deformation.is_identity:
-        for slab, coordinates in _coordinate_slabs(deformation, spacing_mm, _whole(shape)):
-            inside[slab] = _is_inside(coordinates, shape)
+        for slab, coordinates in coordinate_slabs(deformation, spacing_mm, whole_box(shape)):
+            inside[slab] = is_inside([c.numpy() for c in coordinates], shape)
     return inside
 
 
-def _is_inside(coordinates: Sequence[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
-    """Whether indices lie on voxels of a volume, bool [d, h, w]."""
-    along = [(c.numpy() > -0.5) & (c.numpy() < size - 0.5) for c, size in zip(coordinates, shape, strict=True)]
+def is_inside(indices: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Whether indices, three arrays of one shape, lie on voxels of a volume; bool of that shape."""
+    along = [(index > -0.5) & (index < size - 0.5) for index, size in zip(indices, shape, strict=True)]
     return along[0] & along[1] & along[2]
 
 
-def _coordinate_slabs(
+def coordinate_slabs(
     deformation: Deformation, spacing_mm: Triple[float], region: Box
 ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
     """Source indices of the region, slab by slab along D: (slab within the region, three float32 [d, h, w])."""
@@ -143,5 +152,5 @@ def _expand(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: 
     return reduce(torch.Tensor.add_, terms)
 
 
-def _whole(shape: tuple[int, ...]) -> Box:
+def whole_box(shape: tuple[int, ...]) -> Box:
     return triple(slice(0, size) for size in shape)

@@ -20,7 +20,7 @@ from fcas_nnunet.generator.mgm.deformation import (
     output_points_mm,
     source_points_mm,
 )
-from fcas_nnunet.generator.mgm.resampling import _coordinate_slabs, deform_image, deform_labels
+from fcas_nnunet.generator.mgm.resampling import coordinate_slabs, deform_image, deform_labels
 
 SHAPE, SPACING_MM = (24, 30, 20), (1.5, 0.7, 2.0)
 SEEDS = st.integers(0, 2**32)
@@ -30,7 +30,7 @@ IDENTITY = Deformation(ZEROS, (1.0, 1.0, 1.0), ZEROS, ZEROS, ZEROS, 1.0, (4, 4, 
 
 def sampling_coordinates(deformation: Deformation, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Where each output voxel is sampled, as indices of the source: float32 [3, D, H, W]."""
-    slabs = _coordinate_slabs(deformation, spacing_mm, tuple(slice(0, size) for size in shape))
+    slabs = coordinate_slabs(deformation, spacing_mm, tuple(slice(0, size) for size in shape))
     return np.concatenate([np.stack(coordinates) for _, coordinates in slabs], axis=1)
 
 

@@ -90,10 +90,11 @@ class ReferenceSource(StrEnum):
 
 
 class ScanSource(StrEnum):
-    """How the scan of a mask is made: by the generator, from the real scan, or at random; `mixed` is of a set alone."""
+    """How the scan of a mask is made: by the generator, from a real scan, or at random; `mixed` is of a set alone."""
 
     DRAWN = "drawn"
     WARPED = "warped"
+    REGISTERED = "registered"
     PAINTED = "painted"
     MIXED = "mixed"
 
@@ -101,6 +102,11 @@ class ScanSource(StrEnum):
     def of(cls, record: Mapping[str, Any]) -> ScanSource:
         """The source of a manifest record's scan; records of earlier versions do not name it, and are of drawn ones."""
         return cls(record.get(SCAN, cls.DRAWN))
+
+    @property
+    def has_template(self) -> bool:
+        """Whether a scan shows a template under the mask of a reference, not the reference alone."""
+        return self in (ScanSource.DRAWN, ScanSource.REGISTERED)
 
 
 class Precision(StrEnum):

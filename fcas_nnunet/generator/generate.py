@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,20 @@ from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import SCAN, ReferenceSource, ScanSource
 from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import Generator, case_sha256
+from fcas_nnunet.generator.data.contrasts import add_contrast
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.drawing import Drawing, draw_image
 from fcas_nnunet.generator.mgm.deformation import IDENTITY, Deformation
 from fcas_nnunet.generator.mgm.masks import NoMaskError, apply_recipe, generate_mask
 from fcas_nnunet.generator.mgm.quality import Bounds
 from fcas_nnunet.generator.mgm.recipe import Recipe, SourceMask
-from fcas_nnunet.generator.mgm.resampling import deform_labels, within_volume
+from fcas_nnunet.generator.mgm.resampling import deform_labels, deform_scan, within_volume
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.sources.cut_out import cut_out, filled
 from fcas_nnunet.generator.sources.painted import contrast_ranges, paint_scan, tissues_of
-from fcas_nnunet.generator.sources.warped import warp_scan
+from fcas_nnunet.generator.sources.registered import bring, mend
+from fcas_nnunet.generator.sources.registration import REGISTRATION, Registration, register
+from fcas_nnunet.generator.sources.warped import warp_offsets, warp_scan
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.seeds import derive_seed
 
@@ -85,6 +90,7 @@ class CaseMaker:
         warp: How scans are warped.
         paint: How scans are painted.
         drawer: Where some are drawn.
+        registrations: Folder where registrations of pairs are kept for other processes; None = nowhere.
         kept: How many references and templates are kept after they were read.
     """
 
@@ -98,10 +104,12 @@ class CaseMaker:
         paint: PaintConfig,
         drawer: Drawer | None = None,
         kept: int = 1,
+        registrations: Path | None = None,
     ) -> None:
         self.num_labels, self.roles = max(labels.values()), label_roles(labels, roles)
         self.load_case, self.masks, self.warp, self.paint, self.drawer = load_case, masks, warp, paint, drawer
         self._real_case = lru_cache(max(2, kept))(self._read)  # a reference and its template
+        self.registrations = registrations
 
     @classmethod
     def of_generator(cls, drawer: Drawer, load_case: LoadCase, kept: int = 1) -> CaseMaker:
@@ -148,7 +156,10 @@ class CaseMaker:
         ignored = moved_ignored(real.case, mask_record)
         if ignored is not None:  # no structure is drawn there
             mask = np.where(ignored, np.uint8(0), mask)
-        ways = {ScanSource.DRAWN: self._drawn, ScanSource.WARPED: self._warped, ScanSource.PAINTED: self._painted}
+        ways = {
+            ScanSource.DRAWN: self._drawn, ScanSource.WARPED: self._warped, ScanSource.REGISTERED: self._registered,
+            ScanSource.PAINTED: self._painted,
+        }  # fmt: skip
         case, more = ways[plan.scan](plan, mask, deformation)
         assert case.confidence is not None, "every way gives it"
         confidence = case.confidence if ignored is None else np.where(ignored, np.float32(0), case.confidence)
@@ -204,16 +215,40 @@ class CaseMaker:
     def _warped(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
         """The reference's scan under the deformation of its mask."""
         real = self._real_case(plan.reference)
-        source, around = real.case, real.case.surroundings
-        if around is not None:
-            around = deform_labels(around, deformation, source.spacing_mm)
-        new = Case(plan.case_id, None, mask, source.affine, around, scales=source.scales)
+        source = real.case
+        new = _with_surroundings(plan, mask, source, deformation)
         image, inside = warp_scan(
             real.whole, label_codes(new, self.num_labels)[1], self.num_labels, deformation, source.spacing_mm,
             self.warp, derive_seed(plan.seed, "contrast"), [scale.unit for scale in source.scales],
         )  # fmt: skip
         image = np.stack(replace(new, image=image).stored_channels)
         return replace(new, image=image, confidence=inside.astype(np.float32), surroundings=None), {}
+
+    def _registered(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
+        """The template's scan, registered to the reference, under the deformation of the mask."""
+        real, template = self._real_case(plan.reference), self._real_case(plan.template)
+        source = replace(real.case, image=real.whole)
+        theirs = replace(template.case, image=template.whole)
+        new = _with_surroundings(plan, mask, source, deformation)
+        codes = label_codes(new, self.num_labels)[1]
+        brought = bring(source, deformation, theirs, self._registration(real, template), self.num_labels)
+        own, inside = deform_scan(source.standard_image, deformation, source.spacing_mm)
+        offsets = warp_offsets(self.warp, len(own), self.num_labels, derive_seed(plan.seed, "contrast"))
+        image = _to_own(add_contrast(mend(brought, codes, own), codes, offsets), theirs)
+        confidence = (inside | brought.inside).astype(np.float32)
+        return replace(new, image=image, scales=theirs.scales, confidence=confidence, surroundings=None), {}
+
+    def _registration(self, reference: _RealCase, template: _RealCase) -> Registration:
+        """The map from a reference to a template, found once for each pair of scans."""
+        name = hashlib.sha256(f"{REGISTRATION} {reference.sha256} {template.sha256}".encode()).hexdigest()
+        path = None if self.registrations is None else self.registrations / f"{name}.npz"
+        if path is not None and path.is_file():
+            return Registration.load(path)
+        found = register(reference.case, template.case, self.num_labels)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found.save(path)
+        return found
 
     def _painted(self, plan: CasePlan, mask: np.ndarray, deformation: Deformation) -> tuple[Case, dict[str, Any]]:
         """The mask, and the tissues of the reference's scan around it, in random contrasts."""
@@ -224,6 +259,14 @@ class CaseMaker:
         confidence = within_volume(mask.shape, deformation, source.spacing_mm).astype(np.float32)
         image = _to_own(image, source)
         return Case(plan.case_id, image, mask, source.affine, confidence=confidence, scales=source.scales), {}
+
+
+def _with_surroundings(plan: CasePlan, mask: np.ndarray, source: Case, deformation: Deformation) -> Case:
+    """The case of a new mask, without a scan, with its source's surroundings under the mask's deformation."""
+    around = source.surroundings
+    if around is not None:
+        around = deform_labels(around, deformation, source.spacing_mm)
+    return Case(plan.case_id, None, mask, source.affine, around, scales=source.scales)
 
 
 def _to_own(image: np.ndarray, real: Case) -> np.ndarray:

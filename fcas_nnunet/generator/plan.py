@@ -40,7 +40,7 @@ class CasePlan:
 
     def of_reference(self, reference: str) -> CasePlan:
         """The plan with another reference."""
-        template = self.template if self.scan == ScanSource.DRAWN else reference
+        template = self.template if self.scan.has_template else reference
         return replace(self, reference=reference, template=template)
 
     def to_record(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def plan_cases(
     Args:
         num_cases: Number of cases.
         references: Cases whose masks are drawn.
-        templates: Training cases that guide the drawing.
+        templates: Cases that guide the drawing, or whose scans are registered.
         masks: Source of the masks. `given`: unchanged masks, with another case as the template; `mgm`: deformed ones;
             `both`: given ones in the first round, then deformed ones.
         seed: Seed of the run.
@@ -86,8 +86,9 @@ def plan_cases(
         reference = references[int(order[place])]
         given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
         case_seed, template = derive_seed(seed, "case", number), reference
-        if scan == ScanSource.DRAWN:
-            others = ([t for t in templates if t != reference] if given else []) or list(templates)
+        if scan.has_template:  # a registered scan of the reference itself would be a warped one
+            another = given or scan == ScanSource.REGISTERED
+            others = ([t for t in templates if t != reference] if another else []) or list(templates)
             if labels_of is not None:
                 lacking = [len(set(labels_of[reference]).difference(labels_of[t])) for t in others]
                 others = [t for t, count in zip(others, lacking, strict=True) if count == min(lacking)]

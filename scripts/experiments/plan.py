@@ -44,7 +44,7 @@ class Arm:
         augmentation: of nnU-Net; "" is its default.
         joint: labelled and synthetic scans together, for as many steps as both phases have.
         prior: drawn scans as they are before they are drawn: the template, brought onto the mask.
-        registered: instead of drawn scans, their templates, registered to the reference and brought onto the mask.
+        shares: of the sources of mixed scans, by `fcas_generate --shares`.
         length: of its training, as a share of the other arms'; for the learning curve.
     """
 
@@ -54,7 +54,7 @@ class Arm:
     augmentation: str = ""
     joint: bool = False
     prior: bool = False
-    registered: bool = False
+    shares: Sequence[str] = ()
     length: float = 1.0
 
     @property
@@ -70,8 +70,8 @@ class Arm:
     @property
     def weighed(self) -> str:
         """Name of the set that it, or labelled scans and it joined, are trained on first."""
-        if self.prior or self.registered:
-            return f"{self.made}_prior" if self.prior else "registered"
+        if self.prior:
+            return f"{self.made}_prior"
         return self.made if self.weights == "own" else f"{self.made}_{self.weights}"
 
 
@@ -336,6 +336,7 @@ class Layout:
             needs.append(f"{prefix}/generator")
         made = self.dataset(run, arm.made)
         chosen = () if arm.confidence == "own" else ("--confidence", arm.confidence)
+        chosen += ("--shares", *arm.shares) if arm.shares else ()
         prefix = f"{prefix}/seed{run.seed}"
         yield Stage(
             f"{prefix}/generate_{arm.made}", f"generate {arm.source}", 200,
@@ -347,19 +348,14 @@ class Layout:
         sets = str(HERE / "sets.py")
         if arm.weighed != arm.made:
             weighed = self.dataset(run, arm.weighed)
-            change = (
-                "prior",
-                "--real",
-                str(self.raw / real),
-                "--generator",
-                str(self.results / real / model_name(scale.preset, None)),
-            )
-            if not arm.prior:
-                change = ("weigh", "--weights", arm.weights)
+            change: tuple[str, ...] = ("weigh", "--weights", arm.weights)
+            if arm.prior:
+                generator = self.results / real / model_name(scale.preset, None)
+                change = ("prior", "--real", str(self.raw / real), "--generator", str(generator))
             yield Stage(
                 f"{prefix}/{change[0]}_{weighed[11:]}", change[0], 20,
                 ("python", sets, change[0], str(self.raw / name), str(self.raw / weighed), *change[1:]),
-                (self.raw / weighed,), (last, *needs), code=_GENERATOR if arm.prior or arm.registered else (),
+                (self.raw / weighed,), (last, *needs), code=_GENERATOR if arm.prior else (),
             )  # fmt: skip
             last, name = f"{prefix}/{change[0]}_{weighed[11:]}", weighed
         if arm.joint:

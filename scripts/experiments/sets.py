@@ -5,7 +5,6 @@ python sets.py labelled BANK DATASET -n 8 [--patient REGEX]
 python sets.py plans DATASET --name PLANS --features 8 16 32 --patch 32 48 48 --batch 2
 python sets.py weigh SYNTHETIC DATASET --weights uniform|mean|shuffled
 python sets.py prior SYNTHETIC DATASET --real DATASET --generator FOLDER
-python sets.py registered SYNTHETIC DATASET --real DATASET
 python sets.py join REAL SYNTHETIC DATASET
 """
 
@@ -16,7 +15,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +25,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.commands.demo.arms import CONFIGURATION
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.generator.checkpoint import load_generator
-from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.drawing import prior_image
-from fcas_nnunet.generator.mgm.deformation import IDENTITY
-from fcas_nnunet.generator.mgm.recipe import Recipe
-from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
-from fcas_nnunet.generator.sources.registered import bring, mend
-from fcas_nnunet.generator.sources.registration import register
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case
@@ -135,32 +127,6 @@ def prior(source: Path, folder: Path, real: Path, generator: Path) -> None:
     rewritten(source, folder, change)
 
 
-def registered(source: Path, folder: Path, real: Path) -> None:
-    """Copy a set of drawn scans, each replaced by its template, registered to the reference and brought onto the mask.
-
-    The confidence is 1.
-    """
-    scans = RawDataset.open(real, any_kind=True)
-    num_labels = max(scans.labels.values())
-    load = lru_cache(None)(scans.load_case)
-    found = lru_cache(None)(lambda one, other: register(load(one), load(other), num_labels))
-
-    def change(case: Case, record: Mapping[str, Any]) -> Case:
-        reference, template = load(record["reference"]), load(record["template"])
-        deformation = Recipe.from_dict(record["mgm"]).deformation if record["mgm"] else IDENTITY
-        brought = bring(reference, deformation, template, found(record["reference"], record["template"]), num_labels)
-        around = None
-        if reference.surroundings is not None:
-            around = deform_labels(reference.surroundings, deformation, reference.spacing_mm)
-        codes = label_codes(replace(case, surroundings=around), num_labels)[1]
-        own = deform_image(reference.standard_image, deformation, reference.spacing_mm)
-        image = mend(brought, codes, own)
-        stored = [scale.to_own(channel) for scale, channel in zip(template.scales, image, strict=True)]
-        return replace(case, image=np.stack(stored), scales=template.scales, confidence=np.ones(case.shape, np.float32))
-
-    rewritten(source, folder, change)
-
-
 def join(real: Path, synthetic: Path, folder: Path) -> None:
     """Put the real scans, fully trusted, into a copy of a synthetic data set."""
     shutil.copytree(synthetic, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("dataset.json"))
@@ -192,12 +158,11 @@ def main() -> None:
     one.add_argument("source", type=Path)
     one.add_argument("folder", type=Path)
     one.add_argument("--weights", choices=WEIGHINGS, required=True)
-    for command, names in {"prior": ("--real", "--generator"), "registered": ("--real",)}.items():
-        one = commands.add_parser(command)
-        for name in ("source", "folder"):
-            one.add_argument(name, type=Path)
-        for name in names:
-            one.add_argument(name, type=Path, required=True)
+    one = commands.add_parser("prior")
+    for name in ("source", "folder"):
+        one.add_argument(name, type=Path)
+    for name in ("--real", "--generator"):
+        one.add_argument(name, type=Path, required=True)
     one = commands.add_parser("join")
     for name in ("real", "synthetic", "folder"):
         one.add_argument(name, type=Path)
@@ -208,8 +173,6 @@ def main() -> None:
         weigh(args.source, args.folder, args.weights)
     elif args.command == "prior":
         prior(args.source, args.folder, args.real, args.generator)
-    elif args.command == "registered":
-        registered(args.source, args.folder, args.real)
     elif args.command == "join":
         join(args.real, args.synthetic, args.folder)
     else:

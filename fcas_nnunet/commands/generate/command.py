@@ -36,6 +36,7 @@ fcas_generate -d Dataset901_Heart -n 400 --masks both --seed 1
 fcas_generate -d 901 -o 903 --for 900      # labels under the ids and names of data set 900
 fcas_generate -d 901 -o 904 --references 905 --templates 906:case_a,case_b   # masks and templates of other cases
 fcas_generate -d 901 -o 908 --source warped        # real scans deformed with their masks; needs no generator
+fcas_generate -d 901 -o 910 --source registered          # other patients' scans on new masks, without training
 fcas_generate -d 901 -o 909 --source mixed --shares drawn=2 warped=1 painted=1   # half of them drawn
 fcas_generate --replay 902 -o 907 fcas_00007      # that case again, from its line in 902's manifest
 fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
@@ -75,7 +76,8 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--templates", nargs="+", metavar="ID[:CASE,...]",
-        help="guide the drawing by these cases, named as for --references (default: the generator's training cases)",
+        help="guide the drawing by these cases, or register their scans; named as for --references (default: the "
+        "generator's training cases, or all of -d)",
     )  # fmt: skip
     add_mask_arguments(parser, 40, "synthetic cases")
     add_generator_arguments(parser)
@@ -133,7 +135,7 @@ class Request:
 def _requested(args: argparse.Namespace) -> Request:
     """Open what the command line names; a ValueError lists what does not fit, or must not be written into."""
     share, shares = share_of(args.part, os.environ), shares_of(args)
-    draws = ScanSource.DRAWN in shares
+    draws, has_templates = ScanSource.DRAWN in shares, any(scan.has_template for scan in shares)
     config = generator_config(args)
     confidence_config(config.confidence, args)  # raises if the flags are wrong
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
@@ -153,14 +155,14 @@ def _requested(args: argparse.Namespace) -> Request:
     refuse_foreign_cases(output, GENERATE)
     labels = written_labels(source, real, args.unmatched)
     settled_roles(source, config.roles)  # raises if they are wrong
-    library = make_library(source, args.references, args.templates, source.case_ids if draws else [])
+    library = make_library(source, args.references, args.templates, source.case_ids if has_templates else [])
     if output.name in library.others:
         raise ValueError(
             f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
         )
     labels = labels.ignoring(library.dataset_and_id(name)[0] for name in library.references)
     needs_surroundings = draws and config.tcdm.pairs.reference_surroundings
-    check_library(library, draws_surroundings=needs_surroundings, min_cases=2 if draws else 1)
+    check_library(library, draws_surroundings=needs_surroundings, min_cases=2 if has_templates else 1)
     model = model_folder(source, config, args.fold)
     return Request(args, share, config, source, real, output, model, labels, library, shares)
 

@@ -101,7 +101,7 @@ class Outlook:
     def _plan_lines(self) -> list[str]:
         lines = [
             f"  {plan.case_id}: mask of {plan.reference} ({plan.masks}), "
-            + (f"template {plan.template}" if plan.scan == ScanSource.DRAWN else str(plan.scan))
+            + ", ".join(_scan_words(plan))
             + f", seed {plan.seed}"
             + (f", part {number % self.share.count + 1}" if self.share.count > 1 else "")
             + (", there" if plan.case_id in self.done else "")
@@ -118,3 +118,9 @@ def _source_bytes_per_voxel(cases: CaseLibrary, voxels: Mapping[str, int]) -> fl
     taken = sum(path.stat().st_size for path in files)
     most = UNCOMPRESSED + FURTHER_CHANNEL * (cases.source.num_channels - 1)
     return min(most, taken / sum(voxels.values()) + _CONFIDENCE_BYTES)
+
+
+def _scan_words(plan: CasePlan) -> list[str]:
+    """What a case's scan is made from; of drawn ones, the source goes without saying."""
+    source = [] if plan.scan == ScanSource.DRAWN else [str(plan.scan)]
+    return [*source, *([f"template {plan.template}"] if plan.scan.has_template else [])]

@@ -24,6 +24,7 @@ from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, generator_exists, load_record, weights_sha256
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.plan import CasePlan
+from fcas_nnunet.generator.sources.registration import REGISTRATION
 from fcas_nnunet.integration.dataset.folders import Root, model_name, new_dataset_folder, resolve_dataset, root_folder
 from fcas_nnunet.integration.dataset.library import CaseLibrary, make_library, split_name
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Journal, Manifest, versions
@@ -93,6 +94,7 @@ def run(argv: Sequence[str]) -> None:
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
+    _check_registration(of_scan.get(ScanSource.REGISTERED), path)
     drawn = of_scan.get(ScanSource.DRAWN)
     model = confidence = sampling = generator = None
     if drawn is not None:
@@ -108,7 +110,7 @@ def run(argv: Sequence[str]) -> None:
         cases=library, model=model, output=output, confidence=confidence or ConfidenceConfig(), bounds_ml={},
         sampling=sampling or SamplingConfig(), of_scan=of_scan,
         masks=from_dict(MaskConfig, shared["mask_config"], f"{path}: mask_config."),
-        warp=from_dict(WarpConfig, of_scan.get(ScanSource.WARPED, {}).get("warp", {}), f"{path}: warp."),
+        warp=from_dict(WarpConfig, _warp_settings(of_scan), f"{path}: warp."),
         paint=from_dict(PaintConfig, of_scan.get(ScanSource.PAINTED, {}).get("paint", {}), f"{path}: paint."),
         label_map={int(source): target for source, target in shared["label_map"].items() if source != IGNORE},
         ignore_id=shared["label_map"].get(IGNORE),
@@ -130,6 +132,22 @@ def run(argv: Sequence[str]) -> None:
     )  # fmt: skip
     finish(plans, Share(), output, describe, library.source.num_channels)
     print(f"done: {len(plans)} cases made again in {output}")
+
+
+def _warp_settings(of_scan: Mapping[ScanSource, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of warping, of which registered scans have the contrast."""
+    for source in (ScanSource.WARPED, ScanSource.REGISTERED):
+        if source in of_scan:
+            return dict(of_scan[source]["warp"])
+    return {}
+
+
+def _check_registration(registered: Mapping[str, Any] | None, path: Path) -> None:
+    if registered is not None and registered["registration"] != REGISTRATION:
+        raise ValueError(
+            f"{path}: registered scans must be of version {REGISTRATION} of the registration, got version "
+            f"{registered['registration']}. Make them with the version of fcas-nnunet that the line names."
+        )
 
 
 def manifest_path(argument: str) -> Path:
@@ -198,12 +216,12 @@ def _common(records: Records, keys: Sequence[str], path: Path) -> dict[str, Any]
 def _library(
     records: Records, shared: Mapping[str, Any], generator: GeneratorRecord | None, model: Path | None
 ) -> CaseLibrary:
-    """Open the references of the lines and the templates of drawn ones, also of other data sets.
+    """Open the references of the lines and the templates of those that have one, also of other data sets.
 
     The labels are the source's; `generator` is there if lines are of drawn cases.
     """
     source = RawDataset.open(resolve_dataset(shared["source"]))
-    drawn = [record for record in records.values() if ScanSource.of(record) == ScanSource.DRAWN]
+    drawn = [record for record in records.values() if ScanSource.of(record).has_template]
     references, templates = (
         [":".join(split_name(record[key], source.name)) for record in chosen]
         for key, chosen in (("reference", records.values()), ("template", drawn))

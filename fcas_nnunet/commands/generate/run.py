@@ -49,6 +49,7 @@ from fcas_nnunet.generator.checkpoint import (
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
 from fcas_nnunet.generator.plan import CasePlan, plan_cases
+from fcas_nnunet.generator.sources.registration import REGISTRATION
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import write_dataset_json
@@ -194,6 +195,7 @@ def _job(
     args, library, real = request.args, plan.library, request.real
     of_scan: dict[ScanSource, dict[str, Any]] = {
         ScanSource.WARPED: {"warp": to_dict(plan.warp)}, ScanSource.PAINTED: {"paint": to_dict(plan.paint)},
+        ScanSource.REGISTERED: {"warp": to_dict(plan.warp), "registration": REGISTRATION},
     }  # fmt: skip
     if record is not None:
         of_scan[ScanSource.DRAWN] = {

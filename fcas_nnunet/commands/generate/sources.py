@@ -16,11 +16,12 @@ SOURCES = tuple(source for source in ScanSource if source != ScanSource.MIXED)
 TOLD = {
     ScanSource.DRAWN: ("weights_sha256", "sampling", "confidence"),
     ScanSource.WARPED: ("warp",),
+    ScanSource.REGISTERED: ("warp", "registration"),
     ScanSource.PAINTED: ("paint",),
 }
 
 _OF_THE_GENERATOR = (
-    "--templates", "--autoencoder", "--denoiser", "--controlnet", "--precision", "--solver", "--steps", "--window",
+    "--autoencoder", "--denoiser", "--controlnet", "--precision", "--solver", "--steps", "--window",
     "--overlap", "--confidence", "--snapshots", "--box_margin",
 )  # fmt: skip
 
@@ -30,8 +31,9 @@ def add_source_arguments(parser: Parser) -> None:
     parser.add_argument(
         SOURCE, type=ScanSource, choices=list(ScanSource), default=ScanSource.DRAWN,
         help="how the scan of each mask is made. drawn: by the generator; warped: the real scan under the deformation "
-        "of its mask, in another contrast; painted: random contrast and texture for every structure and tissue; "
-        "mixed: shares of each. Neither warped nor painted scans need a generator (default: drawn)",
+        "of its mask, in another contrast; registered: another patient's scan, brought onto the mask; painted: random "
+        "contrast and texture for every structure and tissue; mixed: shares of each. Only drawn scans need a generator "
+        "(default: drawn)",
     )  # fmt: skip
     parser.add_argument(
         SHARES, nargs="+", metavar="SOURCE=SHARE",
@@ -41,6 +43,8 @@ def add_source_arguments(parser: Parser) -> None:
     for source in SOURCES:
         if source != ScanSource.DRAWN:
             parser.idle(*_OF_THE_GENERATOR, beside=f"{SOURCE} {source}")
+        if not source.has_template:
+            parser.idle("--templates", beside=f"{SOURCE} {source}")
 
 
 def shares_of(args: argparse.Namespace) -> dict[ScanSource, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -32,6 +33,7 @@ from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import make_with_substitutes
+from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.locks import Workplace
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -59,6 +61,8 @@ CASE_BYTES, BYTES_PER_VOXEL = 7.0, 120.0
 CHANNEL_CASE_BYTES, CHANNEL_BYTES_PER_VOXEL = 4.0, 40.0
 POLL_S = 2.0  # interval at which a run that waits for another's cases checks them
 
+#: Folder of the registrations of pairs, for all processes that work on a set, until it is finished.
+REGISTRATIONS = Path(WORK_FOLDER) / "registrations"
 _CASE_ID = re.compile(r"fcas_\d{5,}")
 
 Numbered = tuple[int, CasePlan]  # number of a case in the plan, by which it is locked, and its plan
@@ -177,6 +181,7 @@ def finish(
         assert complete.issuperset(plan.case_id for plan in plans), "cases vanished"
         remove_leftovers(output, complete, _CASE_ID, num_channels)
         Manifest(output).finalise(complete)
+        shutil.rmtree(output / REGISTRATIONS, ignore_errors=True)
         describe(len(training_cases(output)))
         workplace.remove()
     return True
@@ -245,7 +250,7 @@ class _Worker:
             torch.cuda.set_device(self.device)
         self.maker = CaseMaker(
             job.cases.source.labels, job.roles, job.cases.load_case, job.masks, job.warp, job.paint, self._drawer(),
-            kept_cases(job.cases),
+            kept_cases(job.cases), job.output / REGISTRATIONS,
         )  # fmt: skip
         self.workplace = Workplace(job.output)  # released at the end of the process
         self.journal = Manifest(job.output).new_journal()

@@ -102,7 +102,7 @@ def check_confidence(inside: Spread | None, without_map: Sequence[str], weighs: 
         return [Check("Confidence", Level.BAD, "no maps", advice)]
     spread = _below(inside.std, FLAT_CONFIDENCE) if weighs else Level.OK
     if not weighs:
-        advice = "Labels of warped and painted scans are exact: only what lies outside the real scan is not trusted."
+        advice = "Only what lies outside the real scans is not trusted; labels of warped and painted scans are exact."
     elif spread == Level.OK:
         advice = "The maps tell voxels apart, so CAL has something to weigh."
     else:

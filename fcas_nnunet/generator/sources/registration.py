@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,11 +24,14 @@ from monai.networks.blocks import DVF2DDF
 from scipy.ndimage import gaussian_filter
 
 from fcas_nnunet.case import NUM_CODES, Case
+from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.mgm.deformation import uniform_numbers
 from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.orientation import SPL, Orientation
 
+#: Version of the result; raised when a change alters the scans that are made by it.
+REGISTRATION = 1
 #: Of the volumes that are compared: no finer than this, and no more voxels than this.
 _FINEST_MM, _MOST_VOXELS = 2.0, 80_000
 #: u has a grid of its own, so much coarser, and reaches so many of its voxels beyond the reference, so that nothing is
@@ -59,6 +63,21 @@ class Registration:
     displacement_mm: np.ndarray
     grid_mm: Triple[float]
     margin_mm: Triple[float]
+
+    def save(self, path: Path) -> None:
+        """Write the map into a file."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(
+                stream, matrix=self.matrix, offset_mm=self.offset_mm, displacement_mm=self.displacement_mm,
+                grid_mm=np.array(self.grid_mm), margin_mm=np.array(self.margin_mm),
+            )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> Registration:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as content:
+            matrix, offset, displacement, grid, margin = (content[field.name] for field in fields(cls))
+        return cls(matrix, offset, displacement, triple(map(float, grid)), triple(map(float, margin)))
 
     def points_mm(self, points_mm: torch.Tensor) -> torch.Tensor:
         """Points of the reference [..., 3] => points of the template [..., 3]; float32."""

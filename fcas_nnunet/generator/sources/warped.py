@@ -40,6 +40,10 @@ def warp_scan(
         [D, H, W]. The identity without jitter returns the scan as it was.
     """
     warped, inside = deform_scan(image, deformation, spacing_mm)
-    jitter = config.contrast_jitter, config.surroundings_jitter
-    offsets = draw_contrasts(1, len(image), num_labels, *jitter, seed)[0]
+    offsets = warp_offsets(config, len(image), num_labels, seed)
     return add_contrast(warped, codes, offsets * np.array(units, np.float32)[:, None]), inside
+
+
+def warp_offsets(config: WarpConfig, num_channels: int, num_labels: int, seed: int) -> np.ndarray:
+    """Draw how much each code's intensity changes in each channel, in standard units, for `add_contrast`."""
+    return draw_contrasts(1, num_channels, num_labels, config.contrast_jitter, config.surroundings_jitter, seed)[0]

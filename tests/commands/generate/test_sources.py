@@ -1,4 +1,4 @@
-"""fcas_generate --source: scans warped and painted without a generator, and shares of each source."""
+"""fcas_generate --source: scans made without a generator, and shares of each source."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ from fcas_nnunet.commands.report.command import main as report
 from fcas_nnunet.commands.report.remake import differing_settings, remake_command, replay_command
 from fcas_nnunet.commands.train import generator_config
 from fcas_nnunet.commands.train import main as train
+from fcas_nnunet.config.files import save_config
 from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.config.presets import preset
+from fcas_nnunet.config.sources import WarpConfig
 from fcas_nnunet.evaluation.report.provenance import common_fields
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.provenance.parents import parents_of
 from fcas_nnunet.intensities import IntensityScale
 
-OTHERS = ["warped", "painted"]
+OTHERS = ["warped", "registered", "painted"]
 
 
 def mri_case(number: int) -> Case:
@@ -113,7 +116,8 @@ def test_a_set_without_a_generator(raw: Path, tmp_path: Path, source: str, capsy
         assert -3 < np.asanyarray(image.dataobj).min() < np.asanyarray(image.dataobj).max() < 4
         np.testing.assert_array_equal(np.asanyarray(mask.dataobj), nib.load(made.mask_path(case_id)).dataobj)
         record = records[case_id]
-        assert (record["scan"], record["template"], record["expected_error"]) == (source, record["reference"], None)
+        assert (record["scan"], record["expected_error"]) == (source, None)
+        assert (record["template"] == record["reference"]) == (source != "registered")
         assert not {"weights_sha256", "sampling", "confidence", "shares"} & record.keys()
         assert record["mean_confidence_in_structures"] == pytest.approx(
             made.load_case(case_id).confidence[made.load_case(case_id).mask > 0].mean(), abs=1e-3
@@ -134,20 +138,21 @@ def test_a_set_without_a_generator(raw: Path, tmp_path: Path, source: str, capsy
     assert "belongs" not in refused(capsys, *flags, "-o", "932", "--masks", "given")
     report(["-d", "932", "-o", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "Labels of warped and painted scans are exact" in page
+    assert "labels of warped and painted scans are exact" in page
     assert "calibrate the generator" not in page
     assert f"5 synthetic cases {source} from Dataset931_Heart, seed 4, fcas-nnunet" in page
 
 
 def test_killed_and_started_again_it_writes_the_same_bytes(raw: Path) -> None:
-    flags = ["-d", "931", "-n", "8", "--source", "mixed", "--shares", "warped=1", "painted=1", "-np", "1"]
+    flags = ["-d", "931", "-n", "9", "--source", "mixed", "--shares", *(f"{name}=1" for name in OTHERS), "-np", "1"]
     output = raw / "Dataset932_Made"
     kill_at_first_case(output, [*flags, "-o", output.name])
     generate([*flags, "-o", output.name])
     generate([*flags, "-o", "Dataset933_Made"])
     assert hashes(output) == hashes(raw / "Dataset933_Made")
     scans = Counter(record["scan"] for record in Manifest(output).read().values())
-    assert scans == {"warped": 4, "painted": 4}
+    assert scans == dict.fromkeys(OTHERS, 3)
+    assert not (output / ".fcas_unfinished").exists()
 
 
 @pytest.mark.parametrize("source", OTHERS)
@@ -223,6 +228,27 @@ def test_local_changes_are_left_out_of_warped_masks_and_that_is_said(
     assert changes == {"warped": [False, False], "painted": [True, True]}
 
 
+def test_registered_scans_show_a_named_template(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without jitter, each structure has the template's intensity, on a mask of another case."""
+    save_config(replace(preset("tiny"), warp=WarpConfig(0.0, 0.0)), tmp_path / "still.yaml")
+    flags = ["-d", "931", "-o", "Dataset932_Made", "-n", "3", "--source", "registered", "-np", "1"]
+    flags += ["--templates", "931:p1", "--config", str(tmp_path / "still.yaml")]
+    assert "--steps: must go without --source registered" in refused(capsys, *flags, "--steps", "4")
+    generate([*flags, "--dry-run"])
+    assert capsys.readouterr().out.count("registered, template p1, seed") == 3
+    generate(flags)
+    made, template = RawDataset.open(raw / "Dataset932_Made"), mri_case(1)
+    assert template.image is not None
+    records = Manifest(made.folder).read()
+    assert sorted(record["reference"] for record in records.values()) == ["p0", "p1", "p2"]
+    for case_id, record in records.items():
+        assert (record["template"], record["registration"]) == ("p1", 1)
+        case = made.load_case(case_id)
+        for label in set(np.unique(case.mask)) & set(np.unique(template.mask)) - {0}:
+            inside = case.image[0][(case.mask == label) & (case.confidence > 0)]
+            assert np.median(inside) == pytest.approx(np.median(template.image[0][template.mask == label]), abs=0.02)
+
+
 def test_a_dry_run_says_that_no_generator_is_needed(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generate(["-d", "931", "-n", "3", "--source", "painted", "--dry-run"])
     text = capsys.readouterr().out
@@ -235,8 +261,9 @@ def test_a_dry_run_says_that_no_generator_is_needed(raw: Path, capsys: pytest.Ca
     ("shares", "sentence"),
     [
         (["warped=1", "warp=2"],
-         "must be SOURCE=SHARE with a SOURCE of drawn, warped, painted and a SHARE of 0 or more, got warp=2. "
-         "Write --shares drawn=1 warped=1 painted=1."),
+         "must be SOURCE=SHARE with a SOURCE of drawn, warped, registered, painted and a SHARE of 0 or more, got "
+         "warp=2. "
+         "Write --shares drawn=1 warped=1 registered=1 painted=1."),
         (["warped=-1"], "got warped=-1."),
         (["warped"], "got warped."),
         (["warped=nan"], "got warped=nan."),

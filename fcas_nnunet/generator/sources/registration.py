@@ -32,7 +32,7 @@ from fcas_nnunet.orientation import SPL, Orientation
 
 #: Version of the result; raised when a change alters the scans that are made by it.
 REGISTRATION = 1
-#: Of the volumes that are compared: no finer than this, and no more voxels than this.
+#: Of the volumes that are compared: no finer than this, nor than the scan, and no more voxels than this.
 _FINEST_MM, _MOST_VOXELS = 2.0, 80_000
 #: u has a grid of its own, so much coarser, and reaches so many of its voxels beyond the reference, so that nothing is
 #: held at the borders; the control points of v are so many of its voxels apart.
@@ -111,6 +111,11 @@ class _Features:
         )
         return _Features(image, labels, self.spacing_mm)
 
+    def thinned(self) -> _Features:
+        """Every second voxel along each axis."""
+        image, labels = (volume[:, :, ::2, ::2, ::2] for volume in (self.image, self.labels))
+        return _Features(image, labels, triple(2 * step for step in self.spacing_mm))
+
     def centre_mm(self) -> torch.Tensor:
         """Centroid of what is labelled, or the volume's middle."""
         weights, points = self.labels.abs().sum((0, 1)), centres_mm(self.image.shape[2:], self.spacing_mm)
@@ -160,8 +165,9 @@ def _registered(target: _Features, moving: _Features) -> Registration:
 
     smooth_target, smooth_moving = target.smoothed(), moving.smoothed()
     optimizer = torch.optim.Adam([{"params": [matrix], "lr": 0.02}, {"params": [shift], "lr": 1.0}])
+    thin, thin_points = smooth_target.thinned(), points[::2, ::2, ::2]
     for _ in range(_AFFINE_STEPS):
-        _step(optimizer, mismatch(smooth_target, smooth_moving, brought(points)))
+        _step(optimizer, mismatch(thin, smooth_moving, brought(thin_points)))
     matrix.requires_grad_(False)
     shift.requires_grad_(False)
 
@@ -203,7 +209,8 @@ def _features(case: Case, num_labels: int, table: torch.Tensor, device: torch.de
     codes = torch.from_numpy(np.ascontiguousarray(orientation.turn(label_codes(case, num_labels)[1]))).to(device)
     image = torch.from_numpy(np.ascontiguousarray(np.stack([*map(orientation.turn, case.standard_image)]))).to(device)
     extent = np.multiply(codes.shape, orientation.reorder(case.spacing_mm))
-    step = max(_FINEST_MM, float(np.prod(extent) / _MOST_VOXELS) ** (1 / 3))
+    finest = max(_FINEST_MM, min(case.spacing_mm))
+    step = max(finest, float(np.prod(extent) / _MOST_VOXELS) ** (1 / 3))
     size = [max(4, round(length / step)) for length in extent]
     low, high = np.percentile(image.cpu().numpy(), _SHOWN_PERCENT, axis=(1, 2, 3))
     bounds = [torch.tensor(part, dtype=torch.float32, device=device)[:, None, None, None] for part in (low, high)]

@@ -155,7 +155,7 @@ def test_killed_and_started_again_it_writes_the_same_bytes(raw: Path) -> None:
     assert not (output / ".fcas_unfinished").exists()
 
 
-@pytest.mark.parametrize("source", OTHERS)
+@pytest.mark.parametrize("source", ["warped", "painted"])
 def test_parts_in_turn_write_the_set_of_one_run(raw: Path, source: str) -> None:
     flags = ["-d", "931", "-n", "6", "--source", source, "-np", "1"]
     generate([*flags, "-o", "Dataset933_Made"])
@@ -177,7 +177,7 @@ def test_torchrun_splits_a_set_without_a_generator(raw: Path) -> None:
     assert hashes(raw / "Dataset932_Made") == hashes(raw / "Dataset933_Made")
 
 
-@pytest.mark.parametrize("source", OTHERS)
+@pytest.mark.parametrize("source", ["warped", "painted"])
 def test_a_folds_validation_scans_are_not_warped_or_painted(raw: Path, source: str) -> None:
     real = raw / "Dataset931_Heart"
     for number in (3, 4):
@@ -244,9 +244,9 @@ def test_registered_scans_show_a_named_template(raw: Path, tmp_path: Path, capsy
     for case_id, record in records.items():
         assert (record["template"], record["registration"]) == ("p1", 1)
         case = made.load_case(case_id)
-        for label in set(np.unique(case.mask)) & set(np.unique(template.mask)) - {0}:
+        for label in (1, 2):  # those that are no thin vessel
             inside = case.image[0][(case.mask == label) & (case.confidence > 0)]
-            assert np.median(inside) == pytest.approx(np.median(template.image[0][template.mask == label]), abs=0.02)
+            assert np.median(inside) == pytest.approx(np.median(template.image[0][template.mask == label]), abs=0.03)
 
 
 def test_a_dry_run_says_that_no_generator_is_needed(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,7 +289,8 @@ def test_options_that_would_do_nothing_are_refused(raw: Path, capsys: pytest.Cap
 
 def test_shares_without_a_flag_are_even() -> None:
     args = build_parser().parse_args(["-d", "931", "--source", "mixed"])
-    assert shares_of(args) == dict.fromkeys((ScanSource.DRAWN, ScanSource.WARPED, ScanSource.PAINTED), 1.0)
+    single = (ScanSource.DRAWN, ScanSource.WARPED, ScanSource.REGISTERED, ScanSource.PAINTED)
+    assert shares_of(args) == dict.fromkeys(single, 1.0)
     assert shares_of(build_parser().parse_args(["-d", "931"])) == {ScanSource.DRAWN: 1.0}
 
 

@@ -125,7 +125,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", default="smoke", choices=("smoke", "cpu", "gpu"))
     parser.add_argument("--scans", type=Path, default=os.environ.get("FCAS_BENCH_SCANS"), metavar="DIR")
     parser.add_argument("-o", type=Path, default=Path("bench"), metavar="DIR", help="work folder (./bench)")
-    parser.add_argument("--only", metavar="PATTERN", help="networks to make, as n8/seed0/warped; * is any")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PATTERN", default=["*"], help="networks to make, as n8/seed0/warped; * is any"
+    )
     parser.add_argument("--jobs", type=int, help="stages at once (one per core, each tied to its own; 1 on a GPU)")
     parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
     parser.add_argument("--missing", action="store_true", help="leave out networks whose results were kept before")
@@ -146,13 +148,17 @@ def _environment(folder: Path, device: str) -> dict[str, str]:
     return common | cpu_settings() | fast | {"OMP_NUM_THREADS": "1"}
 
 
-def _wanted(layout: Layout, pattern: str | None, done: Collection[str]) -> list[Stage]:
-    """The stages of the networks that a pattern names (None = all) and that are not done, and all that they need."""
+def _wanted(layout: Layout, patterns: Sequence[str], done: Collection[str]) -> list[Stage]:
+    """The stages of the networks that a pattern names and that are not done, and all that they need."""
+
+    def named(key: str) -> bool:
+        return any(fnmatch(key, pattern) for pattern in patterns)
+
     stages = layout.stages()
     by_name = {stage.name: stage for stage in stages}
-    keys = [run.key for run in layout.runs() if run.key not in done and (not pattern or fnmatch(run.key, pattern))]
+    keys = [run.key for run in layout.runs() if run.key not in done and named(run.key)]
     waiting = [f"{key}/score" for key in keys]
-    waiting += [name for name in by_name if name.endswith("/picture") and (not pattern or fnmatch(name, pattern))]
+    waiting += [name for name in by_name if name.endswith("/picture") and named(name)]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()

@@ -60,7 +60,7 @@ def write_set(folder: Path, cases: list[Case], labels: dict[str, Any], more: dic
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Data set 941 with regions, an ignore label and gaps between ids; 942, three drawn, warped and painted cases."""
+    """Data set 941 with regions, an ignore label and gaps between ids; 942, three cases of each source."""
     folder = tmp_path_factory.mktemp("kinds")
     for name in ROOTS:
         (folder / name).mkdir()
@@ -78,7 +78,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def mixed(home: Path, output: str, *more: str) -> list[str]:
     flags = ["--source", "mixed", "--masks", "both", "--config", str(home / "short.yaml"), "-np", "1"]
-    return ["-d", "941", "-o", output, "-n", "9", *flags, *more]
+    return ["-d", "941", "-o", output, "-n", "12", *flags, *more]
 
 
 def opened(home: Path, number: int) -> RawDataset:
@@ -106,7 +106,8 @@ def test_ignored_voxels_move_with_the_mask_and_have_no_confidence(home: Path) ->
         if record["scan"] == "warped":
             np.testing.assert_array_equal(confidence, within_volume(SHAPE, deformation, (2.0, 2.0, 2.0)) & ~ignored)
         seen.add((record["scan"], record["masks"]))
-    assert seen == {(scan, masks) for scan in ("drawn", "warped", "painted") for masks in ("given", "mgm")}
+    assert {scan for scan, _ in seen} == {"drawn", "warped", "registered", "painted"}
+    assert {masks for _, masks in seen} == {"given", "mgm"}
 
 
 def test_nnunet_sees_the_same_heads(home: Path) -> None:
@@ -193,7 +194,7 @@ def test_what_reads_data_sets_reads_these(home: Path, tmp_path: Path) -> None:
     images = result("images", "-r", "941", "-s", "942")
     assert set(images["structures"]) == set(NAMES) - {"background"}
     assert len(images["cases"]) == 3, "those of given masks"
-    assert len(result("memorisation", "-d", "942", "--train", "941")["cases"]) == 9
+    assert len(result("memorisation", "-d", "942", "--train", "941")["cases"]) == 12
     write_set(raw / "Dataset960_Held", [region_case(number) for number in (7, 8)], REGIONS,
               {"regions_class_order": ORDER, "fcas_names": {"left_myocardium": 5}})  # fmt: skip
     flags = ["--config", str(home / "short.yaml"), "-device", "cpu", "--held_out", "960", "--draws", "1"]

@@ -21,9 +21,8 @@ def two_channels(tmp_path: Path) -> RawDataset:
     folder = tmp_path / "Dataset901_Two"
     for case_id in ("a", "b"):
         mask = np.ones((4, 4, 4), np.uint8)
-        write_case(
-            folder, Case(case_id, mask.astype(np.float32)[None], mask, np.eye(4), confidence=mask.astype(np.float32))
-        )
+        image = np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4)
+        write_case(folder, Case(case_id, image, mask, np.eye(4), confidence=mask.astype(np.float32)))
         first = folder / "imagesTr" / f"{case_id}_0000.nii.gz"
         first.with_name(f"{case_id}_0001.nii.gz").write_bytes(first.read_bytes())
     write_dataset_json(folder, {"background": 0, "aorta": 1}, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -188,6 +189,18 @@ def test_a_folds_validation_scans_are_not_warped_or_painted(raw: Path, source: s
     records = Manifest(raw / "Dataset932_Made").read()
     assert {record["reference"] for record in records.values()} == {str(case_id) for case_id in fold["train"]}
     assert [record["fold"] for record in records.values()] == [0] * 8
+
+
+def test_a_folds_validation_scans_are_no_templates(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real = raw / "Dataset931_Heart"
+    for number in (3, 4):
+        write_case(real, mri_case(number))
+    write_dataset_json(real, LABELS, 5, surroundings=SURROUNDINGS, channel_names={"0": "MRI"})
+    fold = generate_crossval_split([f"p{number}" for number in range(5)])[0]
+    generate(["-d", "931", "-n", "40", "--fold", "0", "--source", "registered", "--dry-run"])
+    planned = re.findall(r"mask of (\S+) \(mgm\), registered, template (\S+),", capsys.readouterr().out)
+    assert {case_id for pair in planned for case_id in pair} == set(map(str, fold["train"]))
+    assert all(reference != template for reference, template in planned)
 
 
 def test_a_record_of_an_unknown_source_is_named(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

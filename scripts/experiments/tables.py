@@ -22,7 +22,17 @@ _DOTS_PER_INCH = 110
 
 
 def report(experiment: Experiment, records: Sequence[Mapping[str, Any]], figure: str = "") -> str:
-    """The experiment's section of docs/results.md; `figure` is the path of its figure."""
+    """The experiment's section of docs/results.md; `figure` is the path of its figure.
+
+    Raises:
+        ValueError: when records are of trainings of different sizes.
+    """
+    sizes = {round(record["steps"] / experiment.arms[record["arm"]].length) for record in records}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{experiment.name}: records must be of one number of steps, got {', '.join(map(str, sorted(sizes)))}. "
+            "Remove those of earlier sizes from records/, or run them again."
+        )
     lines = [f"## {experiment.title}", ""]
     if figure:
         lines += [f"![Differences to real only, and learning curve: {experiment.name}]({figure})", ""]

@@ -196,6 +196,8 @@ def test_tables_hold_what_was_measured_and_correct_for_all_that_was_planned(tmp_
     p_value = compared(means[8, "warped"], means[8, "real"]).p_value
     assert float(planned[3]) == pytest.approx(min(1.0, len(experiment.planned) * p_value), abs=6e-4)
     assert "real_half" not in short_report(experiment, records)
+    with pytest.raises(ValueError, match="records must be of one number of steps, got 900, 1800"):
+        report(experiment, [*records, *scores("painted", 0, 0.0, steps=1800)])
     assert "| warped | " in short_report(experiment, records)
     draw(experiment, records, tmp_path / "images" / "results.png")
     assert (tmp_path / "images" / "results.png").stat().st_size > 5000

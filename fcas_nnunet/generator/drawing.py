@@ -145,7 +145,7 @@ def prior_image(generator: Generator, reference: Case, template: Case, device: t
     Args are as in `draw_image`; the generator's denoiser is given a prior.
 
     Returns:
-        Standard units, float32 [C, D, H, W] on the reference's voxel grid.
+        Standard units within the generator's range, float32 [C, D, H, W] on the reference's voxel grid.
 
     Raises:
         ValueError: As `condition_on_grid`.
@@ -153,9 +153,10 @@ def prior_image(generator: Generator, reference: Case, template: Case, device: t
     record = generator.record
     assert record.tcdm.prior, "the denoiser is given one"
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
-    condition, _ = condition_on_grid(generator.record, reference, template, grid, device)
+    condition, _ = condition_on_grid(record, reference, template, grid, device)
     prior = condition[0, -record.tcdm.image_channels :].float()
-    return grid.image_to_native(to_standard_range(prior, record.config.grid.intensity_range))
+    intensity_range = record.config.grid.intensity_range
+    return np.clip(grid.image_to_native(to_standard_range(prior, intensity_range)), *intensity_range)
 
 
 def embedded_condition(

@@ -203,7 +203,7 @@ class CaseMaker:
         seed = derive_seed(plan.seed, "noise")
         drawing = draw_image(generator, reference, template, seed, self.drawer.device, self.drawer.precision)
         case = replace(
-            reference, image=_to_own(drawing.image, template), scales=template.scales, confidence=drawing.confidence,
+            reference, image=to_own(drawing.image, template), scales=template.scales, confidence=drawing.confidence,
             surroundings=None,
         )  # fmt: skip
         return case, {
@@ -234,7 +234,7 @@ class CaseMaker:
         brought = bring(source, deformation, theirs, self._registration(real, template), self.num_labels)
         own, inside = deform_scan(source.standard_image, deformation, source.spacing_mm)
         offsets = warp_offsets(self.warp, len(own), self.num_labels, derive_seed(plan.seed, "contrast"))
-        image = _to_own(add_contrast(mend(brought, codes, own), codes, offsets), theirs)
+        image = to_own(add_contrast(mend(brought, codes, own), codes, offsets), theirs)
         confidence = (inside | brought.inside).astype(np.float32)
         return replace(new, image=image, scales=theirs.scales, confidence=confidence, surroundings=None), {}
 
@@ -257,7 +257,7 @@ class CaseMaker:
         carried = deform_labels(tissues, deformation, source.spacing_mm)
         image = paint_scan(mask, carried, between, self.paint, derive_seed(plan.seed, "paint"))
         confidence = within_volume(mask.shape, deformation, source.spacing_mm).astype(np.float32)
-        image = _to_own(image, source)
+        image = to_own(image, source)
         return Case(plan.case_id, image, mask, source.affine, confidence=confidence, scales=source.scales), {}
 
 
@@ -269,7 +269,7 @@ def _with_surroundings(plan: CasePlan, mask: np.ndarray, source: Case, deformati
     return Case(plan.case_id, None, mask, source.affine, around, scales=source.scales)
 
 
-def _to_own(image: np.ndarray, real: Case) -> np.ndarray:
+def to_own(image: np.ndarray, real: Case) -> np.ndarray:
     """Standard units => the own values of a real scan, [C, D, H, W] in a type that holds those of all channels."""
     return np.stack([scale.to_own(channel) for scale, channel in zip(real.scales, image, strict=True)])
 

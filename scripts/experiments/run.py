@@ -30,7 +30,7 @@ import torch
 from plan import HERE, Experiment, Layout, experiment_names
 from results import collect, joined, network_of, read_lines, write_lines
 from stages import Stage, StageFailedError, Store
-from tables import draw, report, short_report
+from tables import check_sizes, draw, report, short_report
 
 from fcas_nnunet.commands.demo.scale import BF16_VARIABLE
 from fcas_nnunet.files import atomic_write_text
@@ -92,8 +92,10 @@ def main() -> int:
     write_lines(folder / "results.jsonl", records)
     print(report(experiment, records))
     if args.record:
+        both = joined(earlier, records)
+        check_sizes(experiment, [record for record in both if record["scale"] == args.scale])
         RECORDS.mkdir(exist_ok=True)
-        write_lines(kept, joined(earlier, records))
+        write_lines(kept, both)
         write_pages(args.scale)
     for name, error in failed.items():
         print(f"{name} failed: {error}", file=sys.stderr)
@@ -105,6 +107,8 @@ def write_pages(scale: str) -> None:
     sections, lines = [], []
     for path in sorted(RECORDS.glob("*.jsonl")):
         records = [record for record in read_lines(path) if record["scale"] == scale]
+        if not records:
+            continue
         experiment = Experiment.read(path.stem, scale)
         figure = DOCS / "images" / f"results_{path.stem}.png"
         draw(experiment, records, figure)

@@ -26,6 +26,7 @@ from fcas_nnunet.commands.demo.arms import CONFIGURATION
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.drawing import prior_image
+from fcas_nnunet.generator.generate import to_own
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case
@@ -120,9 +121,8 @@ def prior(source: Path, folder: Path, real: Path, generator: Path) -> None:
     def change(case: Case, record: Mapping[str, Any]) -> Case:
         template = scans.load_case(record["template"])
         image = prior_image(loaded, replace(case, image=None, confidence=None), template, cpu)
-        low, high = loaded.record.config.grid.intensity_range
-        own = [scale.to_own(channel) for scale, channel in zip(template.scales, image.clip(low, high), strict=True)]
-        return replace(case, image=np.stack(own), scales=template.scales, confidence=np.ones(case.shape, np.float32))
+        confidence = np.ones(case.shape, np.float32)
+        return replace(case, image=to_own(image, template), scales=template.scales, confidence=confidence)
 
     rewritten(source, folder, change)
 

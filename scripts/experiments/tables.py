@@ -25,14 +25,9 @@ def report(experiment: Experiment, records: Sequence[Mapping[str, Any]], figure:
     """The experiment's section of docs/results.md; `figure` is the path of its figure.
 
     Raises:
-        ValueError: when records are of trainings of different sizes.
+        ValueError: as `check_sizes`.
     """
-    sizes = {round(record["steps"] / experiment.arms[record["arm"]].length) for record in records}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"{experiment.name}: records must be of one number of steps, got {', '.join(map(str, sorted(sizes)))}. "
-            "Remove those of earlier sizes from records/, or run them again."
-        )
+    check_sizes(experiment, records)
     lines = [f"## {experiment.title}", ""]
     if figure:
         lines += [f"![Differences to real only, and learning curve: {experiment.name}]({figure})", ""]
@@ -58,6 +53,20 @@ def report(experiment: Experiment, records: Sequence[Mapping[str, Any]], figure:
             )
         lines += ["", *_planned(experiment, count, means), ""]
     return "\n".join(lines)
+
+
+def check_sizes(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse records of trainings of different sizes, which no table can compare.
+
+    Raises:
+        ValueError: when there are such.
+    """
+    sizes = {round(record["steps"] / experiment.arms[record["arm"]].length) for record in records}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{experiment.name}: records must be of one number of steps, got {', '.join(map(str, sorted(sizes)))}. "
+            "Remove those of earlier sizes from records/, or run them again."
+        )
 
 
 def short_report(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
@@ -112,7 +121,7 @@ def draw(experiment: Experiment, records: Sequence[Mapping[str, Any]], path: Pat
     counts = [count for count in experiment.scale.labelled if (count, BASELINE_ARM) in dice]
     figure = Figure(figsize=(4.6 * (len(counts) + 1), 4.2), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    *panels, curve = figure.subplots(1, len(counts) + 1)
+    *panels, curve = figure.subplots(1, len(counts) + 1, squeeze=False)[0]
     for axes, count in zip(panels, counts, strict=True):
         arms = [arm for arm in experiment.arms if arm != BASELINE_ARM and (count, arm) in dice]
         arms = [arm for arm in reversed(arms) if experiment.arms[arm].length == 1]

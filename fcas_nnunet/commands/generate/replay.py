@@ -221,10 +221,10 @@ def _library(
     The labels are the source's; `generator` is there if lines are of drawn cases.
     """
     source = RawDataset.open(resolve_dataset(shared["source"]))
-    drawn = [record for record in records.values() if ScanSource.of(record).has_template]
+    with_template = [record for record in records.values() if ScanSource.of(record).has_template]
     references, templates = (
         [":".join(split_name(record[key], source.name)) for record in chosen]
-        for key, chosen in (("reference", records.values()), ("template", drawn))
+        for key, chosen in (("reference", records.values()), ("template", with_template))
     )
     library = make_library(source, references, templates or None, [])
     faults = library.label_faults(draws_surroundings=generator is not None and generator.draws_surroundings)

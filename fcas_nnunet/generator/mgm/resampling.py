@@ -153,4 +153,5 @@ def _expand(values: torch.Tensor, taps: tuple[torch.Tensor, torch.Tensor], dim: 
 
 
 def whole_box(shape: tuple[int, ...]) -> Box:
+    """The box of all voxels of a volume."""
     return triple(slice(0, size) for size in shape)

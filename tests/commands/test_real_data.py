@@ -37,7 +37,7 @@ from fcas_nnunet.integration.dataset.volumes import read_volume, write_labels, w
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
 DATA = Path(os.environ.get("FCAS_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-SOURCES = ("drawn", "warped", "painted")
+SOURCES = ("drawn", "warped", "registered", "painted")
 MOST_MOVED = {"drawn": 1.5, "warped": 1.0}  # Wasserstein distance of a structure, in standard deviations of the scan
 IGNORED = 4
 
@@ -122,7 +122,7 @@ def test_from_labelled_scans_to_a_fine_tuned_network(
         monkeypatch.setenv(name, value)
     real_id = int(kind.name[7:10])
 
-    generate(["-d", str(real_id), "-n", "3", "--preset", "tiny", "--source", "mixed"])
+    generate(["-d", str(real_id), "-n", "4", "--preset", "tiny", "--source", "mixed"])
     synthetic_name = f"Dataset{real_id + 1}_{kind.name[11:]}FCaS"
     real, synthetic = (RawDataset.open(tmp_path / "raw" / name, any_kind=True) for name in (kind.name, synthetic_name))
     _check_synthetic(real, synthetic)

@@ -85,6 +85,7 @@ class Scale:
     preset: str  # of the generator
     synthetic: int  # scans of each set
     features: Sequence[int]  # of nnU-Net, per stage
+    convolutions: Sequence[int]  # of nnU-Net, per stage
     patch: Sequence[int]
     batch: int
     iterations: int  # of an epoch
@@ -308,11 +309,15 @@ class Layout:
              self.experiment.patient),
             (self.raw / real,), needs, reads,
         )  # fmt: skip
-        numbers = [*map(str, scale.features), "--patch", *map(str, scale.patch), "--batch", str(scale.batch)]
+        sizes = {
+            "--features": scale.features, "--convolutions": scale.convolutions, "--patch": scale.patch,
+            "--batch": [scale.batch],
+        }  # fmt: skip
         prepared = self.folder / "nnUNet_preprocessed" / real
         yield Stage(
             f"n{count}/plans", "plans", 20,
-            ("python", sets, "plans", real, "--name", PLANS, "--features", *numbers),
+            ("python", sets, "plans", real, "--name", PLANS,
+             *(word for flag, numbers in sizes.items() for word in (flag, *map(str, numbers)))),
             (prepared / f"{PLANS}.json",), (f"n{count}/labelled",), code=_PREPARE,
         )  # fmt: skip
         yield Stage(

@@ -2,7 +2,7 @@
 real and synthetic scans joined.
 
 python sets.py labelled BANK DATASET -n 8 [--patient REGEX]
-python sets.py plans DATASET --name PLANS --features 8 16 32 --patch 32 48 48 --batch 2
+python sets.py plans DATASET --name PLANS --features 8 16 32 --convolutions 1 2 2 --patch 32 48 48 --batch 2
 python sets.py weigh SYNTHETIC DATASET --weights uniform|mean|shuffled
 python sets.py prior SYNTHETIC DATASET --real DATASET --generator FOLDER
 python sets.py join REAL SYNTHETIC DATASET
@@ -151,7 +151,7 @@ def main() -> None:
     one = commands.add_parser("plans")
     one.add_argument("dataset")
     one.add_argument("--name", required=True)
-    for name in ("--features", "--patch"):
+    for name in ("--features", "--convolutions", "--patch"):
         one.add_argument(name, type=int, nargs="+", required=True)
     one.add_argument("--batch", type=int, required=True)
     one = commands.add_parser("weigh")
@@ -179,7 +179,7 @@ def main() -> None:
         dataset = RawDataset.open(resolve_dataset(args.dataset), any_kind=True)
         ensure_narrow_plans(
             dataset, args.name, CONFIGURATION, features_per_stage=args.features, patch_size=args.patch,
-            batch_size=args.batch,
+            batch_size=args.batch, convolutions_per_stage=args.convolutions,
         )  # fmt: skip
 
 

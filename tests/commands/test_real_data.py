@@ -165,7 +165,8 @@ def _check_synthetic(real: RawDataset, synthetic: RawDataset) -> None:
             assert 0.2 < inside.mean() < 0.98
             assert inside.std() > 0.05, "a constant map would leave CAL without effect"
         else:
-            assert inside.mean() > 0.95, "its label is exact"
+            assert np.isin(inside, (0, 1)).all(), "its label is exact, or comes from beyond the scan"
+            assert inside.mean() > 0.75, "most of it comes from within the scan, also in stacks of ten slices"
         _check_images(real, synthetic, case_id, record, label.array, ~ignored)
 
 

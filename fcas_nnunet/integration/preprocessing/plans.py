@@ -170,6 +170,7 @@ def shrink_plans(
     features_per_stage: Sequence[int],
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
+    convolutions_per_stage: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Narrow the network of plans for a CPU by nnU-Net's documented manual edit, under a new name.
 
@@ -182,6 +183,8 @@ def shrink_plans(
         features_per_stage: feature channels from the first stage to the deepest; their number is that of the stages.
         patch_size: voxels along nnU-Net's (transposed) axes; None means the planned patch size.
         batch_size: number of patches in a batch; None means the planned number.
+        convolutions_per_stage: of encoder and decoder, from the first stage to the deepest; None means the planned
+            numbers.
 
     Raises:
         ValueError: if there are more stages than planned, or the patch cannot be halved that often.
@@ -201,6 +204,11 @@ def shrink_plans(
         if isinstance(value, list) and len(value) in (architecture["n_stages"], architecture["n_stages"] - 1):
             architecture[key] = value[:per_stage]
     architecture |= {"n_stages": stages, "features_per_stage": list(features_per_stage)}
+    if convolutions_per_stage is not None:
+        numbers = list(convolutions_per_stage)
+        if len(numbers) != stages:
+            raise ValueError(f"convolutions_per_stage: must be {stages} numbers, one a stage, got {numbers}.")
+        architecture |= {"n_conv_per_stage": numbers, "n_conv_per_stage_decoder": numbers[-2::-1]}
     reduction = np.prod(architecture["strides"], axis=0)
     if len(patch) != len(reduction) or np.any(np.array(patch) % reduction):
         raise ValueError(

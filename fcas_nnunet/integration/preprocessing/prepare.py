@@ -146,6 +146,7 @@ def ensure_narrow_plans(
     features_per_stage: Sequence[int],
     patch_size: Sequence[int],
     batch_size: int | None = None,
+    convolutions_per_stage: Sequence[int] | None = None,
     num_processes: int = 1,
 ) -> None:
     """Write nnU-Net's default plans, narrowed for a CPU as `shrink_plans` does, unless there are plans of that name."""
@@ -155,6 +156,7 @@ def ensure_narrow_plans(
         plans = shrink_plans(
             ensure_plans(real, DEFAULT_PLANS, [configuration]), configuration, plans_name=plans_name,
             features_per_stage=features_per_stage, patch_size=patch_size, batch_size=batch_size,
+            convolutions_per_stage=convolutions_per_stage,
         )  # fmt: skip
         atomic_write_json(path, plans)
 

@@ -147,6 +147,16 @@ def test_narrowed_plans_build_the_network_asked_for(prepared: Prepared, configur
     assert sum(parameter.numel() for parameter in network.parameters()) < 20_000
 
 
+def test_narrowed_plans_take_numbers_of_convolutions(prepared: Prepared) -> None:
+    plans = read_plans(prepared.real, PLANS)
+    numbers = {"features_per_stage": (4, 6, 8), "convolutions_per_stage": (1, 2, 3)}
+    small = shrink_plans(plans, "3d_fullres", plans_name="Small", patch_size=[16] * 3, **numbers)
+    architecture = small["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert (architecture["n_conv_per_stage"], architecture["n_conv_per_stage_decoder"]) == ([1, 2, 3], [2, 1])
+    with pytest.raises(ValueError, match="convolutions_per_stage: must be 3 numbers"):
+        shrink_plans(plans, "3d_fullres", plans_name="S", **numbers | {"convolutions_per_stage": (1, 2)})
+
+
 def test_what_cannot_be_narrowed_is_named(prepared: Prepared) -> None:
     plans = read_plans(prepared.real, PLANS)
     with pytest.raises(ValueError, match="number of stages must be from 2 to the planned 4, got 9"):

@@ -60,7 +60,8 @@ class Arm:
     @property
     def made(self) -> str:
         """Name of the set that `fcas_generate` makes for it."""
-        return f"{self.source}" if self.confidence == "own" else f"{self.source}_{self.confidence}"
+        confidence = () if self.confidence == "own" else (self.confidence,)
+        return "_".join([str(self.source), *confidence, *(share.split("=")[0] for share in self.shares)])
 
     @property
     def dataset(self) -> str:

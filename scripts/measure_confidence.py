@@ -34,8 +34,9 @@ from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.confidence.ssv import Welford, confidence_map, snapshot_steps
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range
-from fcas_nnunet.generator.drawing import embedded_condition
-from fcas_nnunet.generator.tcdm.sampling import Step, sample_latents
+from fcas_nnunet.generator.drawing import condition_on_grid
+from fcas_nnunet.generator.tcdm.conditions import guess_of
+from fcas_nnunet.generator.tcdm.sampling import Step, guessed_latents, sample_latents
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.seeds import derive_seed
@@ -117,7 +118,10 @@ def measure(
     case = dataset.load_case(renderings[0])
     reference = Case(case.case_id, None, case.mask, case.affine)
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
-    embedded, _ = embedded_condition(generator, reference, template, grid, device)
+    condition, _ = condition_on_grid(record, reference, template, grid, device)
+    guess = guess_of(condition, record.tcdm)
+    start = guessed_latents(generator.autoencoder, record.latent_scale, sampling, guess)
+    embedded = generator.tcdm.embed_condition(condition)
     seen: dict[str, Welford] = {}
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
@@ -139,7 +143,7 @@ def measure(
                 seen.setdefault(f"{source} as latents, {group}", Welford()).update(latents[0])
 
     noise = torch.Generator().manual_seed(derive_seed(0, "measure confidence", renderings[0]))
-    image = decode(sample_latents(generator.tcdm, embedded, sampling, noise, watch))
+    image = decode(sample_latents(generator.tcdm, embedded, sampling, noise, watch, start))
     native = np.clip(grid.image_to_native(to_standard_range(image, (low, high))), low, high)
     codes = label_codes(case, max(dataset.labels.values()))[1]
     reals = [np.clip(scan, low, high) for scan in (dataset.load_case(c).image for c in renderings) if scan is not None]

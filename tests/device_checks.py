@@ -92,6 +92,7 @@ DRAWINGS: dict[str, tuple[Any, ...]] = {
     "SSV of x_t": (TINY.tcdm, _STEPS, replace(_SSV, source=SnapshotSource.X_T)),
     "SSV in a box": (TINY.tcdm, _STEPS, replace(_SSV, box_margin=2)),
     "windows": (TINY.tcdm, replace(_STEPS, window=(4, 8, 8)), _SSV, 2 * SIZE),
+    "from a guess": (TINY.tcdm, replace(_STEPS, num_inference_steps=6, strength=0.5), _SSV),
     "DDPM": (_FEW_STEPS, replace(_STEPS, solver=Solver.DDPM), _SSV),
     "DPM-Solver++, noise": (TCDMS["MAISI ddpm"], _STEPS, _SSV),
     "Euler, flow": (TCDMS["MAISI rflow"], _STEPS, _SSV),
@@ -141,7 +142,7 @@ def _drawing(
         embedded = model.embed_condition(_condition(NUM_LABELS if tcdm.prior else 0, device, size))
         drawn = synthesise(
             model, autoencoder, LatentScale(), embedded, structures, sampling, confidence,
-            torch.Generator().manual_seed(0),
+            torch.Generator().manual_seed(0), _random(1, 1, size, 3).to(device),
         )  # fmt: skip
         return {"image": drawn.image} | ({} if drawn.variance is None else {"variance": drawn.variance})
 

@@ -315,12 +315,14 @@ class FCaSConfig:
         smaller = all(size <= limit for size, limit in zip(self.autoencoder.crop_size, crop, strict=True))
         whole = all(size % in_latents == 0 for size in self.sampling.window)
         at_most = f"at most tcdm.num_train_timesteps ({timesteps})"
+        whole_way = self.sampling.strength == 1 or self.tcdm.prior
         check(
             self,
             (all(size % multiple == 0 for size in crop), "grid.crop_size", for_levels),
             (smaller, "autoencoder.crop_size", f"at most grid.crop_size {crop}"),
             (whole, "sampling.window", f"positive multiples of {in_latents} latents"),
             (steps is None or steps <= timesteps, "sampling.num_inference_steps", at_most),
+            (whole_way, "sampling.strength", "1 where tcdm.prior is off, since there is no guess to begin from"),
         )
 
     @property

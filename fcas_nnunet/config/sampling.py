@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fcas_nnunet.config.options import PredictionType, Solver
-from fcas_nnunet.config.schema import ShareBelowOne, Sizes, settings
+from fcas_nnunet.config.schema import PositiveShare, ShareBelowOne, Sizes, settings
 
 DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
 
@@ -21,12 +21,16 @@ class SamplingConfig:
         solver: `dpmsolver++`, or the paper's `ddpm` over all training timesteps; `euler` for a rectified flow, and for
             nothing else. None = the model's default: `euler` or `dpmsolver++`.
         num_inference_steps: Steps of the solver (`ddpm` always runs the full chain); None = 25, 30 for `euler`.
+        strength: Share of the solver's steps that run. 1 = all, from noise; below, the first guess is noised to the
+            step where they begin (SDEdit, arXiv 2108.01073): the lower, the more of the guess is kept, and the sooner
+            the drawing is done. Needs `tcdm.prior`.
         window: Latent voxels along (D, H, W) of a sliding window; smaller latents need no window.
         overlap: Share of the window by which neighbours overlap.
     """
 
     solver: Solver | None = None
     num_inference_steps: Annotated[int, Field(ge=2)] | None = None
+    strength: PositiveShare = 1.0
     window: Sizes = (32, 32, 32)
     overlap: ShareBelowOne = 0.25
 

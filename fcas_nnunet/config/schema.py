@@ -40,6 +40,7 @@ CountOrZero = Annotated[int, Field(ge=0, le=_LARGEST)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 #: Voxels, or latents, along one axis; more are not the size of anything that a network sees.
 Size = Annotated[int, Field(ge=1, le=4096)]

@@ -13,7 +13,7 @@ from fcas_nnunet.config.options import ConfidenceNorm
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.confidence.ssv import confidence_map
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range, to_unit_range
-from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
+from fcas_nnunet.generator.tcdm.conditions import build_condition, guess_of, usual_intensities
 from fcas_nnunet.generator.tcdm.sampling import synthesise
 from fcas_nnunet.labels.anatomy import label_roles
 
@@ -106,10 +106,11 @@ def draw_on_grid(
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-        embedded, codes = embedded_condition(generator, reference, template, grid, device)
+        condition, codes = condition_on_grid(record, reference, template, grid, device)
         synthesis = synthesise(
-            generator.tcdm, generator.autoencoder, record.latent_scale, embedded, codes.numpy() > 0,
-            record.config.sampling, ssv, torch.Generator().manual_seed(seed),
+            generator.tcdm, generator.autoencoder, record.latent_scale, generator.tcdm.embed_condition(condition),
+            codes.numpy() > 0, record.config.sampling, ssv, torch.Generator().manual_seed(seed),
+            guess_of(condition, record.tcdm),
         )  # fmt: skip
     low, high = record.config.grid.intensity_range
     spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)
@@ -151,20 +152,12 @@ def prior_image(generator: Generator, reference: Case, template: Case, device: t
         ValueError: As `condition_on_grid`.
     """
     record = generator.record
-    assert record.tcdm.prior, "the denoiser is given one"
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
     condition, _ = condition_on_grid(record, reference, template, grid, device)
-    prior = condition[0, -record.tcdm.image_channels :].float()
+    guess = guess_of(condition, record.tcdm)
+    assert guess is not None, "the denoiser is given one"
     intensity_range = record.config.grid.intensity_range
-    return np.clip(grid.image_to_native(to_standard_range(prior, intensity_range)), *intensity_range)
-
-
-def embedded_condition(
-    generator: Generator, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `condition_on_grid`, embedded: the result of `TCDM.embed_condition`, [1, E, D/4, H/4, W/4]."""
-    condition, codes = condition_on_grid(generator.record, reference, template, grid, device)
-    return generator.tcdm.embed_condition(condition), codes
+    return np.clip(grid.image_to_native(to_standard_range(guess[0].float(), intensity_range)), *intensity_range)
 
 
 def condition_on_grid(

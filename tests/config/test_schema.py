@@ -53,6 +53,8 @@ def changed(path, value):
         ("autoencoder.norm_num_groups", 5, "channels: must be multiples of norm_num_groups (5), got (8, 16, 32)"),
         ("sampling.window", [32, 32], "[2]: must be given, got nothing"),
         ("sampling.window", [16, 16, 6], "must be positive multiples of 4 latents, got (16, 16, 6)"),
+        ("sampling.strength", 0.0, "must be greater than 0, got 0"),
+        ("sampling.strength", 1.5, "must be at most 1, got 1.5"),
         ("sampling.num_inference_steps", 100_000, "must be at most tcdm.num_train_timesteps (1000), got 100000"),
         ("grid.spacing_mm", [1, 1], "[2]: must be given, got nothing"),
         ("grid.spacing_mm", [-1, 1, 1], "[0]: must be greater than 0, got -1"),
@@ -106,6 +108,11 @@ def test_settings_built_in_code_are_checked_alike():
         GridConfig((1.0, 0, 1.0))
     with pytest.raises(ValueError, match=r"^patch_size · 2\^\(levels − 1\): must be 4, got 8\.$"):
         AutoencoderConfig(channels=(8, 16, 32, 64), optimisation=TINY.autoencoder.optimisation)
+
+
+def test_a_strength_needs_a_guess():
+    with pytest.raises(ValueError, match=r"^sampling\.strength: must be 1 where tcdm\.prior is off, .*, got 0\.5\.$"):
+        replace(TINY, tcdm=replace(TINY.tcdm, prior=False), sampling=replace(TINY.sampling, strength=0.5))
 
 
 def test_what_a_file_leaves_out_takes_its_default(tmp_path):

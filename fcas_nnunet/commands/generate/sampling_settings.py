@@ -18,7 +18,13 @@ logger = logging.getLogger(__name__)
 
 EVERYWHERE = "none"
 
-_DRAWING_FLAGS = {"solver": "--solver", "num_inference_steps": "--steps", "window": "--window", "overlap": "--overlap"}
+_DRAWING_FLAGS = {
+    "solver": "--solver",
+    "num_inference_steps": "--steps",
+    "strength": "--strength",
+    "window": "--window",
+    "overlap": "--overlap",
+}
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +34,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--steps", dest="num_inference_steps", type=positive, metavar="K", help="steps of dpmsolver++ or euler"
     )
+    group.add_argument(
+        "--strength", type=finite, metavar="SHARE",
+        help="share of the steps that run, in (0, 1]; below 1 they begin from the noised first guess: less freedom, "
+        "more of the template's realism, less time",
+    )  # fmt: skip
     group.add_argument(
         "--window", type=positive, nargs=3, metavar=("D", "H", "W"),
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",

@@ -21,8 +21,8 @@ TOLD = {
 }
 
 _OF_THE_GENERATOR = (
-    "--autoencoder", "--denoiser", "--controlnet", "--precision", "--solver", "--steps", "--window",
-    "--overlap", "--confidence", "--snapshots", "--box_margin",
+    "--autoencoder", "--denoiser", "--controlnet", "--precision", "--solver", "--steps",
+    "--strength", "--window", "--overlap", "--confidence", "--snapshots", "--box_margin",
 )  # fmt: skip
 
 

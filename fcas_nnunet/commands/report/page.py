@@ -309,7 +309,9 @@ def _made(sets: _Sets, common: Mapping[str, Any], num_cases: int) -> str:
     words = [" ".join(words)]
     sampling = common.get("sampling", {})
     if sampling.get("num_inference_steps"):
-        words.append(f"{sampling['num_inference_steps']} steps of {sampling.get('solver') or 'its default solver'}")
+        strength = f" at strength {sampling['strength']:g}" if sampling.get("strength", 1) != 1 else ""
+        solver = sampling.get("solver") or "its default solver"
+        words.append(f"{sampling['num_inference_steps']} steps of {solver}{strength}")
     seed = run_seed(sets.records)
     words += [f"seed {seed}"] if seed is not None else []
     version = common.get("versions", {}).get("fcas-nnunet")

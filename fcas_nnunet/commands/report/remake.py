@@ -87,6 +87,7 @@ def differing_settings(arguments: Sequence[str], config: FCaSConfig, common: Map
 
 def _sampling_words(sampling: Mapping[str, Any]) -> list[str]:
     words = ["--solver", sampling["solver"], "--steps", str(sampling["num_inference_steps"])]
+    words += ["--strength", str(sampling["strength"])] if sampling.get("strength", 1) != 1 else []
     words += ["--window", *map(str, sampling["window"])] if sampling.get("window") else []
     return words + (["--overlap", str(sampling["overlap"])] if "overlap" in sampling else [])
 

@@ -96,9 +96,12 @@ class Calibration:
 
     def fits(self, confidence: ConfidenceConfig, sampling: SamplingConfig) -> str | None:
         """The calibrated settings that differ from others, which are filled in; None if the calibration applies."""
-        requested = (sampling.solver, sampling.num_inference_steps)
-        if requested != (self.sampling.solver, self.sampling.num_inference_steps):
-            return f"{self.sampling.solver} of {self.sampling.num_inference_steps} steps"
+        requested, made = (
+            (settings.solver, settings.num_inference_steps, settings.strength) for settings in (sampling, self.sampling)
+        )
+        if requested != made:
+            strength = f", strength {made[2]:g}" if requested[2] != made[2] else ""
+            return f"{made[0]} of {made[1]} steps{strength}"
         source, count = self.confidence.source, self.confidence.num_snapshots
         if confidence.needs_spread and (confidence.source, confidence.num_snapshots) != (source, count):
             return f"{count} snapshots {source}"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fcas_nnunet.case import NUM_BITS, NUM_CODES
-from fcas_nnunet.config.generator import MASK_CHANNELS
+from fcas_nnunet.config.generator import MASK_CHANNELS, TCDMConfig
 from fcas_nnunet.generator.confidence.error_model import means_by_code
 
 #: 0 standard units in the range [-1000, 1000].
@@ -51,6 +51,11 @@ def build_condition(
     images = template_image.shape[1] * (1 + (guess_labels > 0))
     assert condition.shape[1] == MASK_CHANNELS + images, "8 + 8, the image, and the guess at it"
     return condition
+
+
+def guess_of(condition: torch.Tensor, config: TCDMConfig) -> torch.Tensor | None:
+    """The first guess at the image within a raw condition, [B, C, D, H, W]; None for a model without a prior."""
+    return condition[:, -config.image_channels :] if config.prior else None
 
 
 def transfer_template(

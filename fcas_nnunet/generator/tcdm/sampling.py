@@ -17,7 +17,12 @@ from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.confidence.snapshots import SnapshotVariance, structure_box
 from fcas_nnunet.generator.confidence.ssv import snapshot_steps
 from fcas_nnunet.generator.tcdm.network import TCDM
-from fcas_nnunet.generator.tcdm.schedulers import draw_noise, predicted_clean_latents, sampling_scheduler
+from fcas_nnunet.generator.tcdm.schedulers import (
+    draw_noise,
+    predicted_clean_latents,
+    remaining_timesteps,
+    sampling_scheduler,
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def synthesise(
     sampling: SamplingConfig,
     confidence: ConfidenceConfig | None,
     generator: torch.Generator,
+    guess: torch.Tensor | None = None,
 ) -> Synthesis:
     """Draw one image under a condition, and the variance of its intermediate images.
 
@@ -76,16 +82,18 @@ def synthesise(
         sampling: Solver, steps, window.
         confidence: Source, number and box of the intermediate images; None = none are decoded.
         generator: Random generator of the case, on the CPU, so that every device starts from the same noise.
+        guess: First guess at the image, [1, C, D, H, W] in [0, 1]; needed for a strength below 1.
     """
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
         return autoencoder.decode(scale.to_raw(latents), SLAB_ELEMENTS)[0].clamp(0, 1)
 
+    start = guessed_latents(autoencoder, scale, sampling, guess)
     if confidence is None:
-        return Synthesis(decode(sample_latents(tcdm, embedded_condition, sampling, generator)), None)
+        return Synthesis(decode(sample_latents(tcdm, embedded_condition, sampling, generator, start=start)), None)
     box = None if confidence.box_margin is None else structure_box(structures, confidence.box_margin)
     seen = SnapshotVariance(decode, box)
-    latents = sample_latents(tcdm, embedded_condition, sampling, generator, snapshots(confidence, seen.update))
+    latents = sample_latents(tcdm, embedded_condition, sampling, generator, snapshots(confidence, seen.update), start)
     image = decode(latents)
     seen.update_with_image(latents, image)
     return Synthesis(image, seen.variance(image.shape[1:], structures))
@@ -101,12 +109,23 @@ def snapshots(config: ConfidenceConfig, take: Callable[[torch.Tensor], None]) ->
     return watch
 
 
+def guessed_latents(
+    autoencoder: Autoencoder, scale: LatentScale, sampling: SamplingConfig, guess: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Scaled latents of a first guess [1, C, D, H, W], for `sample_latents`; None where it begins from noise."""
+    if sampling.strength == 1:
+        return None
+    assert guess is not None, "settings of a strength without a prior are refused"
+    return scale.to_scaled(autoencoder.encode(guess, SLAB_ELEMENTS)[0])
+
+
 def sample_latents(
     tcdm: TCDM,
     embedded_condition: torch.Tensor,
     sampling: SamplingConfig,
     generator: torch.Generator,
     watch: Watch | None = None,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run the reverse diffusion (Eq. 2).
 
@@ -116,6 +135,7 @@ def sample_latents(
         sampling: Solver, steps, window.
         generator: Random generator of the starting noise and of `ddpm` steps, on the CPU.
         watch: Function to call after every step.
+        start: Result of `guessed_latents`.
 
     Returns:
         Clean scaled latents [1, 4 · C, D/4, H/4, W/4].
@@ -123,13 +143,18 @@ def sample_latents(
     device = embedded_condition.device
     shape = (1, tcdm.config.latent_channels, *embedded_condition.shape[2:])
     scheduler = sampling_scheduler(tcdm.config, sampling, shape[2:])
-    latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise).to(device)
-    for index, timestep in enumerate(scheduler.timesteps):
+    latents = draw_noise(shape, generator, tcdm.config.multi_resolution_noise)
+    timesteps = remaining_timesteps(scheduler, sampling.strength)
+    if sampling.strength < 1:
+        assert start is not None, "a strength below 1 needs a guess"
+        latents = scheduler.add_noise(start.cpu(), latents, timesteps[:1])
+    latents = latents.to(device)
+    for index, timestep in enumerate(timesteps):
         output = _predict_in_windows(tcdm, latents, timestep.to(device), embedded_condition, sampling)
         clean = predicted_clean_latents(scheduler, output, latents, timestep)
         latents = scheduler.step(output, timestep, latents, generator=generator).prev_sample
         if watch is not None:
-            watch(Step(index, len(scheduler.timesteps), clean, latents))
+            watch(Step(index, len(timesteps), clean, latents))
     return latents
 
 

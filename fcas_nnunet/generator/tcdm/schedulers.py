@@ -56,6 +56,14 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig, latent_size
     return solver
 
 
+def remaining_timesteps(scheduler: Reverse, strength: float) -> torch.Tensor:
+    """The last timesteps of a reverse process, in their share, at least one; it is made ready to begin there."""
+    first = len(scheduler.timesteps) - max(1, round(strength * len(scheduler.timesteps)))
+    if isinstance(scheduler, DPMSolverMultistepScheduler):
+        scheduler.set_begin_index(first)  # its last timesteps may be equal, their noise is not
+    return scheduler.timesteps[first:]
+
+
 def draw_timesteps(
     process: Process, count: int, latent_size: Sequence[int], generator: torch.Generator
 ) -> torch.Tensor:

@@ -13,18 +13,17 @@ from torch import nn
 from fcas_nnunet.config.generator import FCaSConfig, TCDMConfig
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
-from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.data.tensors import EMA_FILE, MODEL_FILE, save_weights
 from fcas_nnunet.generator.data.training_data import TrainingData, unseen_shape
 from fcas_nnunet.generator.optimisation.batches import Batch
 from fcas_nnunet.generator.optimisation.loop import Objective, Training
 from fcas_nnunet.generator.optimisation.progress import Panel, channel_panels
 from fcas_nnunet.generator.tcdm import maisi
-from fcas_nnunet.generator.tcdm.conditions import build_condition, usual_intensities
+from fcas_nnunet.generator.tcdm.conditions import build_condition, guess_of, usual_intensities
 from fcas_nnunet.generator.tcdm.maisi import MaisiWeights
 from fcas_nnunet.generator.tcdm.network import TCDM
 from fcas_nnunet.generator.tcdm.pairs import PairEnd, PairSampler
-from fcas_nnunet.generator.tcdm.sampling import sample_latents
+from fcas_nnunet.generator.tcdm.sampling import synthesise
 from fcas_nnunet.generator.tcdm.schedulers import Process, draw_noise, draw_timesteps, forward_process, training_target
 from fcas_nnunet.seeds import derive_seed
 
@@ -221,9 +220,11 @@ def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple
 def _drawn_pair(module: nn.Module, batch: PairBatch, autoencoder: Autoencoder, config: FCaSConfig) -> list[Panel]:
     assert isinstance(module, TCDMObjective), "the objective in training"
     noise = torch.Generator().manual_seed(derive_seed(config.seed, "sample"))
-    embedded = module.tcdm.embed_condition(module.condition(batch.a, batch.b))
-    latents = sample_latents(module.tcdm, embedded, config.sampling, noise)
-    drawn = autoencoder.decode(module.scale.to_raw(latents), SLAB_ELEMENTS)[0].clamp(0, 1)
+    condition = module.condition(batch.a, batch.b)
+    drawn = synthesise(
+        module.tcdm, autoencoder, module.scale, module.tcdm.embed_condition(condition),
+        batch.a.reference[0, 0].cpu().numpy() > 0, config.sampling, None, noise, guess_of(condition, config.tcdm),
+    ).image  # fmt: skip
     return [
         *channel_panels("template", batch.b.image[0]),
         Panel("reference mask", batch.a.reference[0, 0].cpu().numpy(), limits=None),

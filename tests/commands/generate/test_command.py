@@ -195,6 +195,7 @@ def test_drawing_that_the_model_cannot_do_is_refused_before_it_begins(home, caps
         (["--solver", "euler"], "error: --solver: must be ddpm or dpmsolver++ for a model that predicts sample"),
         (["--steps", "100000"], "error: --steps: must be at most tcdm.num_train_timesteps (1000), got 1"),
         (["--steps", "1"], "error: --steps: must be at least 2, got 1. Give another value, or leave it out."),
+        (["--strength", "0"], "error: --strength: must be greater than 0, got 0"),
         (["--snapshots", "1"], "error: --snapshots: must be at least 2, got 1"),
         (["--stenosis", "0.5", "1"], "error: --stenosis: must be in [0, 1), got (0.5, 1.0)"),
         (["--calibre", "5", "9"], "error: --calibre: must leave every structure 0.4 to 2 of its volume"),

@@ -168,6 +168,7 @@ def line(**changes: Any) -> dict[str, dict[str, Any]]:
         {},
         {"sampling": {"window": [8, 16, 16], "overlap": 0.5, "num_inference_steps": 7}},
         {"sampling": {"solver": "ddpm", "num_inference_steps": 1000}},
+        {"sampling": {"strength": 0.5}},
         {"confidence": {"num_snapshots": 5, "box_margin": 6}},
         {"confidence": {"estimator": "ssv", "norm": "calibrated"}},
         {"confidence": {"estimator": "error_model", "norm": "calibrated"}},

@@ -79,6 +79,7 @@ def test_a_calibration_holds_for_the_settings_it_was_made_with() -> None:
     ssv = SSV.for_generator(calibrated=True)
     assert scale.fits(ssv, drawn) is None
     assert scale.fits(ssv, replace(drawn, num_inference_steps=25)) == "dpmsolver++ of 12 steps"
+    assert scale.fits(ssv, replace(drawn, strength=0.5)) == "dpmsolver++ of 12 steps, strength 1"
     assert scale.fits(replace(ssv, num_snapshots=5), drawn) == "9 snapshots x_0"
     assert scale.fits(replace(ConfidenceConfig(num_snapshots=5)).for_generator(calibrated=True), drawn) is None
 

@@ -146,6 +146,76 @@ def test_ssv_of_gaussians_is_known(networks):
     assert np.corrcoef(doubt.argsort().argsort(), truth.argsort().argsort())[0, 1] > 0.5
 
 
+def test_a_guess_is_noised_to_where_the_steps_begin_and_a_perfect_denoiser_ends_on_the_known_line(networks):
+    """From x_t = αg + σε the reverse diffusion of a Gaussian goes to x_0 = m + s (x_t − αm) / √(α²s² + σ²)."""
+    generator = torch.Generator().manual_seed(8)
+    shape = (1, 4, 8, 8, 8)
+    mean, guess = (torch.randn(shape, generator=generator) for _ in range(2))
+    std = torch.rand(shape, generator=generator) * 1.5 + 0.05
+    tcdm = GaussianTCDM(networks[0], mean, std)
+    tcdm.config = replace(tcdm.config, multi_resolution_noise=0.0)
+    noise = torch.randn(shape, generator=seeded())
+    for strength in (0.75, 0.25):
+        sampling = replace(SAMPLING, solver=Solver.DPMSOLVER, num_inference_steps=80, strength=strength)
+        steps = []
+        result = sample_latents(tcdm, torch.zeros(shape), sampling, seeded(), steps.append, guess)
+        assert [(step.index, step.count) for step in steps] == [(i, 80 * strength) for i in range(int(80 * strength))]
+        timesteps = sampling_scheduler(tcdm.config, sampling, shape[2:]).timesteps
+        alpha_bar = tcdm.alphas_cumprod[timesteps[int(80 * (1 - strength))]]
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        noisy = alpha * guess + sigma * noise
+        expected = mean + std * (noisy - alpha * mean) / (alpha_bar * std**2 + sigma**2).sqrt()
+        assert (result - expected).square().mean().sqrt() < 0.02 < 0.5 * (result - mean).square().mean().sqrt()
+
+
+class WatchedTCDM(nn.Module):
+    """Predicts nothing, and remembers what it is shown."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.seen = config, []
+
+    def forward(self, latents, timesteps, condition):
+        self.seen.append((float(timesteps[0]), latents.clone()))
+        return torch.zeros_like(latents)
+
+
+@pytest.mark.parametrize(("solver", "kind"), [(Solver.DDPM, "v_prediction"), (Solver.EULER, "flow")])
+def test_the_other_solvers_begin_part_of_the_way_too(networks, solver, kind):
+    config = replace(
+        networks[0].config, prediction_type=PredictionType(kind), num_train_timesteps=40, multi_resolution_noise=0.0
+    )
+    tcdm, guess = WatchedTCDM(config), torch.ones(1, 4, 32, 32, 32)  # a size at which times are not shifted
+    sampling = replace(SAMPLING, solver=solver, num_inference_steps=20, strength=0.5, window=(32, 32, 32))
+    sample_latents(tcdm, guess, sampling, seeded(), start=guess)
+    noise = torch.randn(guess.shape, generator=seeded())
+    first, latents = tcdm.seen[0]
+    if solver == Solver.EULER:
+        assert (first, len(tcdm.seen)) == (20.0, 10)
+        expected = 0.5 * guess + 0.5 * noise
+    else:
+        assert (first, len(tcdm.seen)) == (19.0, 20)
+        alpha_bar = sampling_scheduler(config, sampling, (8, 8, 8)).alphas_cumprod[19]
+        expected = alpha_bar.sqrt() * guess + (1 - alpha_bar).sqrt() * noise
+    torch.testing.assert_close(latents, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_lower_the_strength_the_nearer_is_the_drawing_to_the_guess(networks):
+    tcdm, autoencoder = networks
+    guess = torch.rand(1, 1, 8, 8, 12, generator=torch.Generator().manual_seed(5))
+    guess = torch.nn.functional.interpolate(guess, (32, 32, 48), mode="trilinear")
+    seen = autoencoder.decode(autoencoder.encode(guess)[0])[0]
+    structures, mistakes = np.ones((32, 32, 48), bool), []
+    for strength in (0.1, 0.5, 1.0):
+        sampling = replace(SAMPLING, num_inference_steps=20, strength=strength)
+        drawn = synthesise(
+            tcdm, autoencoder, LatentScale(), embedded(tcdm), structures, sampling, None, seeded(), guess
+        )
+        mistakes.append(float((drawn.image - seen).abs().mean()))
+    assert mistakes[0] < 0.7 * mistakes[1]
+    assert mistakes[1] < 0.9 * mistakes[2]
+
+
 def test_the_last_prediction_of_clean_latents_is_the_result(networks):
     """So the image itself serves as the last snapshot, and is decoded once."""
     tcdm, _ = networks

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,11 @@ from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedT
 from fcas_nnunet.integration.cal.log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally, target_names
 from fcas_nnunet.integration.cal.losses import ConfidenceLoss
 from fcas_nnunet.integration.cal.transforms import unpack_confidence, with_doubt
+from fcas_nnunet.integration.cal.weighting import CaseWeights, Weighting, refuse_unknown_variables
 from fcas_nnunet.integration.preprocessing.confidence_store import ConfidenceStore
 
-#: Confidence is mapped from [0, 1] to [floor, 1]; it is a variable because nnU-Net's trainers take no arguments.
-CONFIDENCE_FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
-
-
-def confidence_floor() -> float:
-    """Read from the environment the weight that a confidence of 0 gets; 0 unless set.
-
-    Raises:
-        ValueError: when it is no number in [0, 1).
-    """
-    value = os.environ.get(CONFIDENCE_FLOOR_VARIABLE, "0")
-    with suppress(ValueError):
-        if 0 <= (floor := float(value)) < 1:
-            return floor
-    raise ValueError(f"{CONFIDENCE_FLOOR_VARIABLE}: floor must be in [0, 1), got {value}. Set or unset it.")
+#: Key in a trainer's dataset.json, which its checkpoints contain: variables of the environment → their values.
+SETTINGS_KEY = "fcas_settings"
 
 
 class WeightedTrainer(GuardedTrainer):
@@ -41,8 +27,8 @@ class WeightedTrainer(GuardedTrainer):
 
     Data, augmentation, network, optimiser and logs are nnU-Net's own, in every configuration, with regions and an
     ignore label, on one GPU or several; the confidence maps are those that `fcas_prepare` wrote, and cases without one
-    are trusted everywhere. The loss of nnU-Net's validation batches is weighted, too; Pseudo Dice and the validation
-    at the end are not.
+    are trusted everywhere. Variables of the environment normalise, limit and ramp the weights (`Weighting`). The loss
+    of nnU-Net's validation batches is weighted, too; Pseudo Dice and the validation at the end are not.
 
     Source: FCaS, Eq. 9.
     """
@@ -55,10 +41,13 @@ class WeightedTrainer(GuardedTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = DEFAULT_DEVICE,
     ) -> None:
-        self.confidence_floor = confidence_floor()
+        refuse_unknown_variables()
+        self.weighting = Weighting.from_environment()
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.begun_with: dict[str, str] = {}
         self.uses_confidence = self._finds_confidence()
         if self.uses_confidence:
+            self.dataset_json[SETTINGS_KEY] = self.weighting.as_variables()
             labels = self.label_manager
             names = target_names(dataset_json["labels"], labels.has_regions)
             self.tally = ConfidenceTally(len(names), labels.has_regions)
@@ -67,6 +56,29 @@ class WeightedTrainer(GuardedTrainer):
     def _finds_confidence(self) -> bool:
         """Return whether the loss is to be weighted; if not, this trainer is nnU-Net's."""
         return True
+
+    def _look_at(self, checkpoint: dict[str, Any], *, resumed: bool) -> None:
+        super()._look_at(checkpoint, resumed=resumed)
+        if resumed:
+            self.begun_with = checkpoint.get("init_args", {}).get("dataset_json", {}).get(SETTINGS_KEY, {})
+
+    def on_train_start(self) -> None:
+        """Prepare the training as nnU-Net does.
+
+        Raises:
+            ValueError: when a training that is continued began with other settings.
+        """
+        now = self.dataset_json.get(SETTINGS_KEY, {})
+        changed = [name for name, value in self.begun_with.items() if now.get(name) != value]
+        if changed:
+            raise ValueError(
+                "\n".join(
+                    f"{name}: it must be {self.begun_with[name]}, as when the training began, got "
+                    f"{now.get(name, 'no confidence maps')}. Set it so, or train anew without --c."
+                    for name in changed
+                )
+            )
+        super().on_train_start()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """Open nnU-Net's data sets with confidence, after checking that every case has the map written for it."""
@@ -81,7 +93,20 @@ class WeightedTrainer(GuardedTrainer):
             f"Confidence weights the loss: {mapped} of {len(training.identifiers)} training cases have a map"
             + ("." if mapped == len(training.identifiers) else ", the others count fully.")
         )
-        return ConfidenceDataset(training, store), ConfidenceDataset(validation, store)
+        weights = self._weights_of(store)
+        return ConfidenceDataset(training, store, weights), ConfidenceDataset(validation, store, weights)
+
+    def _weights_of(self, store: ConfidenceStore) -> CaseWeights | None:
+        """Return what turns confidence into weights, None if nothing has to; log the settings and the set's means."""
+        settings = self.weighting
+        self.print_to_log_file("Settings of the weights:", settings.as_variables())
+        if not settings.is_fixed:
+            return None
+        means = store.mean_weights(settings.floor) if settings.normalise else {}
+        if means:
+            named = ", ".join(f"{label}: {mean:.4f}" for label, mean in means.items())
+            self.print_to_log_file(f"Weights are divided by their means over {store.folder.parent.name}, {named}")
+        return CaseWeights(settings, means)
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """Build nnU-Net's augmentation, which also transforms the confidence; the arguments are nnU-Net's."""
@@ -133,7 +158,5 @@ class WeightedTrainer(GuardedTrainer):
         """Split a batch into nnU-Net's batch and the confidence [B, 1, ...] on the device."""
         targets, confidence = unpack_confidence(batch["target"], self.device)
         native_target = targets if self.enable_deep_supervision else targets[0]
-        if self.confidence_floor:  # weights above 1 stay
-            raised = self.confidence_floor + (1 - self.confidence_floor) * confidence
-            confidence = torch.maximum(confidence, raised)
+        confidence = self.weighting.ramped(confidence, self.current_epoch / self.num_epochs)
         return batch | {"target": native_target}, confidence

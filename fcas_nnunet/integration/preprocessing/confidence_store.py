@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
+import numpy as np
 
 from fcas_nnunet.files import atomic_write_json, file_sha256
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.dataset.volumes import CONFIDENCE_STEPS
 from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
 from fcas_nnunet.integration.preprocessing.stamps import Stamps, file_state
 from fcas_nnunet.json_files import read_json
@@ -23,7 +25,11 @@ CONFIDENCE_FOLDER = "confidence"
 CONFIDENCE_ENDING = ".b2nd"
 INDEX_FILE = "index.json"
 
+#: Label → its number of voxels, the sum of their weights, and that of what these lack of 1, both in steps of 1/255.
+LabelSums = Mapping[str, Sequence[int]]
+
 _HASHING_THREADS = 4
+_SLAB = 32  # slices that are summed at once
 _LISTED = "every case must be in the index of confidence maps"
 _PRESENT = "every confidence map of the index must exist"
 _UNCHANGED = "confidence maps must be those written for their cases"
@@ -53,6 +59,7 @@ class ConfidenceStore:
     folder: Path
     sha256: Mapping[str, str | None]  # case id → hash of its map; None for a case without, which is trusted everywhere
     raw: Mapping[str, Sequence[int]]  # case id → size and time of change of its raw map; empty in earlier versions
+    sums: Mapping[str, LabelSums]  # case id → `label_sums`, of the cases with a map; empty in earlier versions
 
     @classmethod
     def read(cls, folder: Path) -> ConfidenceStore:
@@ -69,13 +76,34 @@ class ConfidenceStore:
                 "nnUNetTrainer, and to fine-tune on real scans use nnUNetTrainerCALFinetune."
             )
         content = read_json(path, "Run fcas_prepare again.")
-        return cls(folder, content["sha256"], content.get("raw", {}))
+        return cls(folder, content["sha256"], content.get("raw", {}), content.get("sums", {}))
 
     def open(self, case_id: str) -> Any | None:
         """Open a case's map, of which only slices are read; None for a case without."""
         if self.sha256[case_id] is None:
             return None
         return open_confidence(preprocessed_confidence_path(self.folder, case_id))
+
+    def mean_weights(self, floor: float) -> dict[int, float]:
+        """Return label → mean weight of its voxels over all cases with a map; [0, 1] is mapped to [floor, 1] first.
+
+        Every process, and every fold, gets the same means. Cases without a map weigh 1 and have no share in them.
+
+        Raises:
+            ValueError: when the index was written by an earlier version, which did not record them.
+        """
+        if any(sha256 is not None and case_id not in self.sums for case_id, sha256 in self.sha256.items()):
+            raise ValueError(
+                f"{index_path(self.folder)}: index must hold the sums of every label's weights, got one of an earlier "
+                "version. Run fcas_prepare again; it keeps the maps."
+            )
+        labels = sorted({int(label) for sums in self.sums.values() for label in sums})
+        means = {}
+        for label in labels:
+            of_cases = [sums[str(label)] for sums in self.sums.values() if str(label) in sums]
+            voxels, steps, doubt = map(sum, zip(*of_cases, strict=True))
+            means[label] = (steps + floor * doubt) / (CONFIDENCE_STEPS * voxels)
+        return means
 
     def verify(self, case_ids: Iterable[str], shape_of: Callable[[str], tuple[int, ...]]) -> None:
         """Check that every case's map is the one that was written for it, in its segmentation's shape [1, D, H, W].
@@ -142,13 +170,34 @@ def index_path(folder: Path) -> Path:
     return folder / CONFIDENCE_FOLDER / INDEX_FILE
 
 
-def write_index(folder: Path, case_ids: Sequence[str], raw: Mapping[str, Sequence[int]]) -> None:
+def label_sums(folder: Path, case_id: str) -> dict[str, list[int]]:
+    """Sum a case's weights over the voxels of each label, those of its preprocessed label map; `LabelSums`."""
+    confidence = open_confidence(preprocessed_confidence_path(folder, case_id))
+    seg = open_confidence(folder / f"{case_id}_seg.b2nd")
+    sums = np.zeros((0, 3), np.int64)
+    for start in range(0, seg.shape[1], _SLAB):
+        slab = (slice(None), slice(start, start + _SLAB))
+        labels = np.maximum(seg[slab], 0).ravel()  # −1: background outside what nnU-Net cropped
+        steps = confidence[slab].ravel().astype(np.int64)
+        parts = [None, steps, np.maximum(CONFIDENCE_STEPS - steps, 0)]
+        found = np.stack([np.bincount(labels, part) for part in parts], axis=1).astype(np.int64)
+        grown = max(len(sums), len(found))
+        sums, found = (np.pad(array, ((0, grown - len(array)), (0, 0))) for array in (sums, found))
+        sums = sums + found
+    return {str(label): sums[label].tolist() for label in np.flatnonzero(sums[:, 0])}
+
+
+def write_index(
+    folder: Path, case_ids: Sequence[str], raw: Mapping[str, Sequence[int]], sums: Mapping[str, LabelSums]
+) -> None:
     """Write the index of all cases' maps, once all maps are written.
 
     Args:
         folder: the folder of preprocessed cases.
         case_ids: all of them.
         raw: case id → size and time of change of its raw map, for the cases that have one.
+        sums: case id → `label_sums`, for the same cases.
     """
     hashes = {i: file_sha256(preprocessed_confidence_path(folder, i)) if i in raw else None for i in case_ids}
-    atomic_write_json(index_path(folder), {"sha256": hashes, "raw": {i: list(state) for i, state in raw.items()}})
+    content = {"sha256": hashes, "raw": {i: list(state) for i, state in raw.items()}, "sums": dict(sums)}
+    atomic_write_json(index_path(folder), content)

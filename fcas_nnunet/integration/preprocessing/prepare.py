@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import blosc2
 import numpy as np
@@ -29,6 +29,7 @@ from fcas_nnunet.integration.preprocessing.confidence_store import (
     CONFIDENCE_FOLDER,
     ConfidenceStore,
     index_path,
+    label_sums,
     maps_step,
     open_confidence,
     preprocessed_confidence_path,
@@ -57,6 +58,7 @@ logger = logging.getLogger(__name__)
 _CHECK_STEP, _FINGERPRINT_STEP = "checked", "fingerprint"
 
 Resampling = Callable[..., Any]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def ensure_preprocessed(
 
 def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
     """Write the confidence maps that are missing or outdated beneath a configuration's preprocessed cases, and their
-    index; without any raw map, remove those of an earlier run.
+    index, with the sums of weights that means need; without any raw map, remove those of an earlier run.
 
     nnU-Net's preprocessing removes its whole folder first, so existing maps belong to the cases beside them. Cases
     without a raw map are real ones: `ensure_checked` has checked that every synthetic case has its map.
@@ -226,7 +228,11 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
         _for_every_case(work, missing, f"confidence maps, {configuration}", num_processes)
     else:
         logger.info("%s %s: confidence maps are already present, skipped.", dataset.name, configuration)
-    write_index(folder, dataset.case_ids, raw)
+    kept = {} if known is None else {i: known.sums[i] for i in set(raw).difference(missing) if i in known.sums}
+    summed = _for_every_case(
+        partial(label_sums, folder), [i for i in raw if i not in kept], f"mean weights, {configuration}", num_processes
+    )
+    write_index(folder, dataset.case_ids, raw, {i: (kept | summed)[i] for i in raw})
     for path in (folder / CONFIDENCE_FOLDER).glob(f"*{CONFIDENCE_ENDING}"):
         if path.name.removesuffix(CONFIDENCE_ENDING) not in raw:
             path.unlink()
@@ -243,15 +249,15 @@ def _map_is_current(
     return path.is_file() and list(known.raw.get(case_id, raw)) == raw and sha256 == file_sha256(path)
 
 
-def _for_every_case(work: Callable[[str], None], case_ids: list[str], label: str, num_processes: int) -> None:
+def _for_every_case(
+    work: Callable[[str], Result], case_ids: list[str], label: str, num_processes: int
+) -> dict[str, Result]:
+    """Case id → result of the work on it, which several processes share."""
     processes = min(num_processes, len(case_ids))
     if processes <= 1:
-        for case_id in tqdm(case_ids, label):
-            work(case_id)
-        return
+        return {case_id: work(case_id) for case_id in tqdm(case_ids, label, disable=not case_ids)}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(work, case_ids), label, len(case_ids)):
-            pass
+        return dict(zip(case_ids, tqdm(pool.imap(work, case_ids), label, len(case_ids)), strict=True))
 
 
 def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: str) -> None:

@@ -214,14 +214,14 @@ def test_maps_on_another_grid_are_named(prepared: Prepared, tmp_path: Path) -> N
     path = preprocessed_confidence_path(folder, "syn_2")
     path.unlink()
     blosc2.asarray(np.zeros((1, 3, 3, 3), np.uint8), urlpath=str(path), mode="w")
-    write_index(folder, cases := [f"syn_{i}" for i in range(4)], dict.fromkeys(cases, (1, 1)))
+    write_index(folder, cases := [f"syn_{i}" for i in range(4)], dict.fromkeys(cases, (1, 1)), {})
     with pytest.raises(ValueError, match=r"must have the shape of their segmentations, got others for syn_2\."):
         trainer.get_tr_and_val_datasets()
 
 
 def test_a_case_that_is_not_in_the_index_is_named(prepared: Prepared, tmp_path: Path) -> None:
     trainer, folder = copied_cases(prepared, tmp_path)
-    write_index(folder, cases := ["syn_0", "syn_1", "syn_2"], dict.fromkeys(cases, (1, 1)))
+    write_index(folder, cases := ["syn_0", "syn_1", "syn_2"], dict.fromkeys(cases, (1, 1)), {})
     with pytest.raises(ValueError, match=r"must be in the index of confidence maps, got no entry for syn_3\."):
         trainer.get_tr_and_val_datasets()
 
@@ -229,7 +229,7 @@ def test_a_case_that_is_not_in_the_index_is_named(prepared: Prepared, tmp_path: 
 def test_a_real_case_among_synthetic_ones_is_trusted_everywhere(prepared: Prepared, tmp_path: Path) -> None:
     trainer, folder = copied_cases(prepared, tmp_path)
     preprocessed_confidence_path(folder, "syn_1").unlink()
-    write_index(folder, [f"syn_{i}" for i in range(4)], {f"syn_{i}": (1, 1) for i in (0, 2, 3)})
+    write_index(folder, [f"syn_{i}" for i in range(4)], {f"syn_{i}": (1, 1) for i in (0, 2, 3)}, {})
     training, _ = trainer.get_tr_and_val_datasets()
     doubts = [training.load_case(f"syn_{i}")[0][(slice(None),) * 4][-1] for i in range(4)]
     assert [bool(doubt.any()) for doubt in doubts] == [True, False, True, True]
@@ -258,8 +258,9 @@ def test_the_floor_lifts_confidence(prepared: Prepared, monkeypatch: pytest.Monk
     (batch, _) = batches(trainer, 1)
     _, confidence = trainer._split_batch(batch)
     monkeypatch.setenv("FCAS_CONFIDENCE_FLOOR", "0.25")
-    _, lifted = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")._split_batch(batch)
-    assert lifted.min() >= 0.25
+    raising = make_trainer(nnUNetTrainerCAL, prepared, "3d_fullres")
+    _, lifted = raising._split_batch(batches(raising, 1)[0])
+    assert lifted.min() >= 0.25 - 1e-6
     torch.testing.assert_close(lifted, 0.25 + 0.75 * confidence)
     for value in ("1", "-0.1", "half"):
         monkeypatch.setenv("FCAS_CONFIDENCE_FLOOR", value)

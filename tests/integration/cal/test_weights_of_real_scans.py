@@ -23,6 +23,11 @@ from fcas_nnunet.integration.cal.losses import ConfidenceDiceCELoss, ConfidenceL
 from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 from fcas_nnunet.integration.cal.transforms import unpack_confidence
 from fcas_nnunet.integration.dataset.volumes import Volume, read_volume, write_volume
+from fcas_nnunet.integration.preprocessing.confidence_store import (
+    ConfidenceStore,
+    open_confidence,
+    preprocessed_confidence_path,
+)
 from fcas_nnunet.integration.preprocessing.plans import read_plans, shrink_plans
 
 pytestmark = pytest.mark.usefixtures("blur_without_a_race")
@@ -184,13 +189,27 @@ def test_dice_with_a_weight_above_1_by_hand() -> None:
 
 
 def test_the_floor_leaves_weights_above_1(weigh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = weigh(three_inside)
+    _, plain = unpack_confidence(batches(make_trainer(nnUNetTrainerCAL, own))[-1]["target"], CPU)
     monkeypatch.setenv("FCAS_CONFIDENCE_FLOOR", "0.25")
-    trainer = make_trainer(nnUNetTrainerCAL, weigh(three_inside))
-    batch = batches(trainer)[-1]
-    _, plain = unpack_confidence(batch["target"], CPU)
-    _, raised = trainer._split_batch(batch)
+    trainer = make_trainer(nnUNetTrainerCAL, own)
+    _, raised = trainer._split_batch(batches(trainer)[-1])
     assert (raised[plain >= 1] == plain[plain >= 1]).all()
     torch.testing.assert_close(raised[plain < 1], 0.25 + 0.75 * plain[plain < 1])
+
+
+def test_means_of_weights_above_1_are_those_of_the_voxels(weigh: Any) -> None:
+    own = weigh(three_inside)
+    folder = own.preprocessed(REAL) / f"{PLANS}_3d_fullres"
+    steps, labels = (
+        np.concatenate([open_confidence(path_of(case_id))[:].ravel() for case_id in own.real.case_ids])
+        for path_of in (lambda i: preprocessed_confidence_path(folder, i), lambda i: folder / f"{i}_seg.b2nd")
+    )
+    weights = np.maximum(steps / 255, 0.5 + 0.5 * steps / 255)
+    assert ((labels == 1) & (weights < 1)).any(), "resampling mixes at borders"
+    means = ConfidenceStore.read(folder).mean_weights(0.5)
+    assert means[1] == pytest.approx(weights[labels == 1].mean())
+    assert means[1] > 2
 
 
 def test_the_log_shows_means_above_1(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ FOLDERS = {
     "evaluation": ("", "statistics", "viewing", "segmentation", "images", "confidence", "report", "reading"),
     "generator": ("mgm", "confidence", "data", "sources", "optimisation", "autoencoder", "tcdm", ""),
     "commands": (
-        "cli", "runtime", "", "convert", "merge", "masks", "generate", "evaluate", "report", "reading", "demo",
+        "cli", "runtime", "", "convert", "merge", "masks", "confidence", "generate", "evaluate", "report", "reading",
+        "demo",
     ),
 }  # fmt: skip
 MOST_MODULES = 15

@@ -21,21 +21,26 @@ from fcas_nnunet.evaluation.results import SEGMENTATIONS, header, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.files import files_sha256
-from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
-from fcas_nnunet.integration.models.prediction import TrainedModel, find_model, outdated_cases, predict_cases
-from fcas_nnunet.integration.models.trained_models import channel_faults
+from fcas_nnunet.integration.models.prediction import (
+    TrainedModel,
+    find_model,
+    fingerprint,
+    outdated_cases,
+    predict_cases,
+    scan_faults,
+)
 from fcas_nnunet.integration.provenance.parents import derived_cases, learnt_cases
 from fcas_nnunet.labels.matching import compare_labels, match_labels
-from fcas_nnunet.labels.regions import single_ids
 from fcas_nnunet.listing import MOST_NAMES, listed
 
 PREDICTIONS_FOLDER = "fcas_predictions"
 WORST_CASES = 10
 
 _WORST_SHOWN = 5
+_REMEDY = "Name another folder with --predictions, or score them with fcas_evaluate segmentations."
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +63,15 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     predictions = args.predictions or model.folder / PREDICTIONS_FOLDER / name
     images = {case_id: synthetic.image_paths(case_id) for case_id in synthetic.case_ids}
     hashes = run_cases(files_sha256, images, workers=workers, description="hashes of the scans")
-    outdated = partial(outdated_cases, predictions, hashes, model, model.dataset_json["file_ending"])
+    origins = {case_id: fingerprint(case_id, sha256, model) for case_id, sha256 in hashes.items()}
+    outdated = partial(outdated_cases, predictions, origins, model.dataset_json["file_ending"], _REMEDY)
     if outdated():
         with exclusive(predictions):
             todo = outdated()  # again: this run may have waited for another
             logger.info(f"predictions of {model.name} go to {predictions}: {len(todo)} of {len(images)} to be made")
-            predict_cases(model, {case_id: images[case_id] for case_id in todo}, hashes, predictions, device)
+            predict_cases(model, {case_id: images[case_id] for case_id in todo}, origins, predictions, device)
     masks = {case_id: synthetic.mask_path(case_id) for case_id in synthetic.case_ids}
-    to_synthetic = match_labels(known_labels(model), synthetic.labels)
+    to_synthetic = match_labels(model.labels, synthetic.labels)
     scores = segmentations.evaluate_segmentations(
         masks[synthetic.case_ids[0]].parent, predictions, labels, radii=RDICE_RADII_VOXELS, workers=workers,
         overlap_only=args.overlap_only, roles=synthetic.roles, prediction_ids=to_synthetic,
@@ -79,27 +85,11 @@ def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, in
     """The synthetic set's labels that the model knows, by structure: name → id in the synthetic set."""
     description = model.folder / "dataset.json"
     segmentations.read_labels(description)  # refuses a broken one
-    shared = set(match_labels(known_labels(model), synthetic.labels).values()) - {0}
-    channels = list(synthetic.channel_names.values())
-    faults = [f"{model.folder}: {fault}" for fault in channel_faults(model.dataset_json, channels)]
-    ending = model.dataset_json.get("file_ending")
-    if ending != synthetic.file_ending:
-        faults.append(
-            f"{description}: file_ending must be that of {synthetic.name}, {synthetic.file_ending}, got {ending}. "
-            "Convert the scans."
-        )
-    paths = [path for i in synthetic.case_ids for path in (*synthetic.image_paths(i), synthetic.mask_path(i))]
-    faults += [f"{path}: file must exist, got none. Run fcas_doctor -d on it." for path in paths if not path.is_file()]
-    if not synthetic.case_ids:
-        faults.append(f"{synthetic.name}: cases must be there, got none. Name another data set.")
+    shared = set(match_labels(model.labels, synthetic.labels).values()) - {0}
+    faults = scan_faults(model, synthetic)
     if faults:
         raise ValueError("\n".join(faults))
     return {name: label for name, label in synthetic.labels.items() if label in shared}
-
-
-def known_labels(model: TrainedModel) -> dict[str, int]:
-    """Name → id of the labels, or of the single ids of the regions, that a model predicts."""
-    return single_ids(model.dataset_json["labels"], model.dataset_json.get(NAMES))
 
 
 @dataclass(frozen=True)
@@ -191,7 +181,7 @@ def _report(
         dice = [entry["dice"] for entry in entries]
         verdict = judge_structure(name, dice, measured.get(name), flattered=compared.flattered, roles=synthetic.roles)
         judged[name] = _label_entry(verdict, entries, compared.cases)
-    known = known_labels(model)
+    known = model.labels
     to_synthetic = match_labels(known, synthetic.labels)
     return {
         "synthetic": synthetic.name,

@@ -132,7 +132,7 @@ def refuse_leaking_parents(
         if leaking:
             faults.append(
                 f"{source.name}, fold {fold}: validation cases must stay unseen, got {listed(leaking)}. Name other "
-                f"references or templates, or put scans of one patient on one side of splits_final.json; "
+                f"references, templates or networks, or put scans of one patient on one side of splits_final.json; "
                 f"{ALLOW_VARIABLE}=1 allows it, but the validation then proves nothing."
             )
     refuse_leaks(faults, logger.warning)

@@ -19,6 +19,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON
 from fcas_nnunet.integration.provenance.parents import (
     ALLOW_VARIABLE,
     PARENTS_KEY,
+    PRETRAINING_KEY,
     UNKNOWN_KEY,
     Parent,
     from_json,
@@ -29,9 +30,6 @@ from fcas_nnunet.integration.provenance.parents import (
     validation_faults,
 )
 from fcas_nnunet.json_files import read_json
-
-#: Key in a trainer's dataset.json, which its checkpoints contain: the data that its first weights had learnt from.
-PRETRAINING_KEY = "fcas_pretraining"
 
 _ARGUMENT = "-pretrained_weights"
 #: nnU-Net's functions that load pretrained weights, and the variable of each that holds the file.

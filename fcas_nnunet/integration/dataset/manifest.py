@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -77,8 +77,15 @@ class Manifest:
         the process is killed, calling it again finishes the work.
         """
         records = self.read()
-        kept = sorted(records if case_ids is None else set(case_ids) & records.keys())
-        atomic_write_text(self.path, b"".join(_line(records[case_id]) for case_id in kept).decode())
+        kept = records if case_ids is None else set(case_ids) & records.keys()
+        self._rewrite({case_id: records[case_id] for case_id in kept})
+
+    def update(self, records: Mapping[str, dict[str, Any]]) -> None:
+        """Replace the records of these cases, and rewrite the manifest as `finalise` does."""
+        self._rewrite({**self.read(), **records})
+
+    def _rewrite(self, records: Mapping[str, dict[str, Any]]) -> None:
+        atomic_write_text(self.path, b"".join(_line(records[case_id]) for case_id in sorted(records)).decode())
         for journal in self.journals():
             journal.path.unlink(missing_ok=True)
 

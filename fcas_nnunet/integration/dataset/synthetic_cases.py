@@ -58,6 +58,10 @@ _STORED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+#: Part → advice for a run that was killed while it changed that part.
+_AFTER_A_KILL = {CONFIDENCE_MAP: ", if fcas_confidence was interrupted, run it again, or"}
+
+
 def image_part(channel: int) -> str:
     """Name of a channel among the parts of a case."""
     return f"{IMAGE}{channel_suffix(channel)}" if channel else IMAGE
@@ -124,8 +128,8 @@ def contents_faults(case_id: str, part: str, array: np.ndarray, contents: Mappin
         return []
     return [
         f"{case_id}: {part} must be the one that was written for it, got other voxels, as when files of two cases are "
-        f'swapped. Generate the case again, or, if you changed it yourself, take "{CONTENTS}" out of its line in '
-        f"{MANIFEST_FILE}."
+        f"swapped. Generate the case again, or{_AFTER_A_KILL.get(part, '')}, if you changed it yourself, take "
+        f'"{CONTENTS}" out of its line in {MANIFEST_FILE}.'
     ]
 
 

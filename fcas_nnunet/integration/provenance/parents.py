@@ -34,6 +34,8 @@ from fcas_nnunet.listing import listed
 PARENTS_KEY = "fcas_parents"
 #: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not record.
 UNKNOWN_KEY = "fcas_unknown"
+#: Key in a trainer's dataset.json, which its checkpoints contain: the data that its first weights had learnt from.
+PRETRAINING_KEY = "fcas_pretraining"
 ALLOW_VARIABLE = "FCAS_ALLOW_LEAKS"
 
 
@@ -45,6 +47,7 @@ class Role(StrEnum):
     CALIBRATION = "calibrated it"
     REFERENCE = "gave masks"
     TEMPLATE = "was a template"
+    JUDGE = "trained the judge of its labels"
     PRETRAINING = "is among the synthetic cases"
 
 

@@ -1,0 +1,108 @@
+"""fcas_confidence: weigh a finished synthetic data set by how well a segmenter of real scans agrees with its labels."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from fcas_nnunet.commands.cli import Parser, command, make_parser, not_negative, processes
+from fcas_nnunet.commands.confidence.rules import Combination, Rule, Weighing
+from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
+
+_EXAMPLE = """
+fcas_confidence -d 902 --network $nnUNet_results/Dataset901_Heart/nnUNetTrainer__nnUNetPlans__3d_fullres
+fcas_confidence -d 902 --network MODEL_FOLDER --rule freemask --combine product
+fcas_confidence -d 902 --network MODEL_FOLDER --drop-below 0.5      # the worst cases count for nothing
+fcas_confidence -d 902 --restore                                    # the maps that it was generated with
+"""
+
+
+def build_parser() -> Parser:
+    """Make the parser of fcas_confidence."""
+    parser = make_parser(
+        "fcas_confidence",
+        "Rewrite the confidence maps of a finished synthetic data set: a trained nnU-Net says how probable the label "
+        "of each voxel is. Each case is judged by folds that have not learnt from its reference, nor, where there are "
+        "such, from its template. The maps that the set was generated with are kept. Interrupted, the same command "
+        "resumes; other settings need no new prediction.",
+        _EXAMPLE,
+    )
+    parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, DatasetXXX_Name or folder")
+    parser.add_argument(
+        "--network", type=Path, metavar="DIR",
+        help="trained nnU-Net: its folder <trainer>__<plans>__<configuration>, with several folds",
+    )  # fmt: skip
+    parser.add_argument("--restore", action="store_true", help="put back the maps that the set was generated with")
+    add_judge_arguments(parser)
+    parser.add_argument(
+        "--probabilities", type=Path, metavar="DIR",
+        help="keep the predictions there (default: fcas_probabilities in the network's folder)",
+    )  # fmt: skip
+    parser.add_argument("-np", type=processes, metavar="P", help="processes (default: one per core)")
+    parser.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
+    judging = ("-f", "-chk", "--both", "--rule", "--power", "--alpha", "--combine", "--drop-below", "--probabilities")
+    parser.idle(*judging, without="--network")
+    parser.idle("--network", beside="--restore")
+    return parser
+
+
+def add_judge_arguments(parser: Parser) -> None:
+    """Add the arguments of the network's folds and of the rule."""
+    usual = Weighing()
+    parser.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds that may judge (default: all numbered ones that were trained)"
+    )
+    parser.add_argument(
+        "-chk", default=FINAL_CHECKPOINT, metavar="NAME", help=f"checkpoint of each fold (default: {FINAL_CHECKPOINT})"
+    )
+    parser.add_argument(
+        "--both", action="store_true",
+        help="judge only by folds that have learnt from neither reference nor template; refuse cases without such",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rule", type=Rule, choices=list(Rule), default=usual.rule,
+        help="soft: the probability itself; freemask: 0 where the loss exceeds --alpha times the mean over the label's "
+        f"voxels in the whole set, else 1 (default: {usual.rule})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--power", type=not_negative, default=usual.power, metavar="P",
+        help=f"soft: raise the probability to this power (default: {usual.power:g})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alpha", type=not_negative, default=usual.alpha, metavar="A", help=f"freemask (default: {usual.alpha:g})"
+    )
+    parser.idle("--power", beside=f"--rule {Rule.FREEMASK}")
+    parser.idle("--alpha", beside=f"--rule {Rule.SOFT}")
+    parser.add_argument(
+        "--combine", dest="combination", type=Combination, choices=list(Combination), default=usual.combination,
+        help="replace the generated map, or multiply by it; either way 0 stays 0 where a scan that was not drawn has "
+        f"voxels from beyond the real one (default: {usual.combination})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-below", type=not_negative, metavar="T",
+        help="confidence 0 everywhere in cases whose labels' mean probability inside the structures is lower",
+    )  # fmt: skip
+
+
+def weighing_of(args: argparse.Namespace) -> Weighing:
+    """Return the settings of the maps."""
+    return Weighing(args.rule, args.power, args.alpha, args.combination, args.drop_below)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of fcas_confidence."""
+    args = build_parser().parse_args(argv)
+    if args.network is None and not args.restore:
+        raise ValueError(
+            "--network: the folder of a trained nnU-Net must be given, got nothing. Give it, or --restore to put the "
+            "generated maps back."
+        )
+    work = import_module("fcas_nnunet.commands.confidence.run")  # not before: --help and refusals stay quick
+    print(work.restore(args) if args.restore else work.run(args))
+
+
+if __name__ == "__main__":
+    main()

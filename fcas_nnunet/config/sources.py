@@ -11,15 +11,18 @@ from fcas_nnunet.config.schema import Interval, NotNegative, Share, check, setti
 
 @settings
 class WarpConfig:
-    """Ranges of warping a scan. Intensities are in standard units.
+    """Settings of warped and registered scans. Intensities are in standard units.
 
     Attributes:
         contrast_jitter: Standard deviation of the offset that each labelled structure gets.
         surroundings_jitter: The same for each structure of the surroundings.
+        mended_confidence: Confidence of a registered scan where the template's own label is another than the mask's,
+            so that the scan was mended there.
     """
 
     contrast_jitter: NotNegative = 80.0
     surroundings_jitter: NotNegative = 20.0
+    mended_confidence: Share = 1.0
 
 
 @settings

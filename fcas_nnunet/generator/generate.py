@@ -236,6 +236,7 @@ class CaseMaker:
         offsets = warp_offsets(self.warp, len(own), self.num_labels, derive_seed(plan.seed, "contrast"))
         image = to_own(add_contrast(mend(brought, codes, own), codes, offsets), theirs)
         confidence = (inside | brought.inside).astype(np.float32)
+        confidence[brought.disagrees(mask, self.num_labels)] = self.warp.mended_confidence
         return replace(new, image=image, scales=theirs.scales, confidence=confidence, surroundings=None), {}
 
     def _registration(self, reference: _RealCase, template: _RealCase) -> Registration:

@@ -36,6 +36,11 @@ class Brought:
     codes: np.ndarray
     inside: np.ndarray
 
+    def disagrees(self, mask: np.ndarray, num_labels: int) -> np.ndarray:
+        """Return where the template's own label is another than that of a mask [D, H, W]; nowhere beyond it."""
+        own = np.where(self.codes > num_labels, np.uint8(0), self.codes)  # surroundings are background
+        return self.inside & (own != mask)
+
 
 def bring(
     reference: Case, deformation: Deformation, template: Case, registration: Registration, num_labels: int

@@ -11,10 +11,14 @@ import torch
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.masks import MaskConfig
+from fcas_nnunet.config.options import ReferenceSource, ScanSource
+from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.datasets.phantom import LABELS, patient_seed, phantom_case
 from fcas_nnunet.generator.data.grid import label_codes
+from fcas_nnunet.generator.generate import CaseMaker
 from fcas_nnunet.generator.mgm.deformation import IDENTITY, draw_deformation, mask_center_mm, output_points_mm
 from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
+from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.sources.registered import Brought, bring, mend
 from fcas_nnunet.generator.sources.registration import Registration, register
 
@@ -112,6 +116,35 @@ def test_every_voxel_gets_an_intensity_of_its_own_structure() -> None:
     assert np.abs(mended[0][~inside]).max() < 20
     lacking = mend(Brought(image, np.where(codes == 2, np.uint8(1), codes), inside), wanted, own.astype(np.float32))
     np.testing.assert_array_equal(lacking[0][wanted == 2], own[0][wanted == 2].astype(np.float32))
+
+
+@pytest.mark.parametrize("trust", [1.0, 0.25])
+def test_what_was_mended_is_trusted_less_where_the_template_has_another_label(
+    trust: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other surroundings are no other label, and beyond the template the reference's own scan is right."""
+    reference = phantom(0)
+    assert reference.surroundings is not None
+    other = replace(
+        reference,
+        mask=np.where(reference.mask == 3, np.uint8(1), reference.mask),
+        surroundings=np.where(reference.surroundings == 1, np.uint8(2), reference.surroundings),
+    )
+    away = replace(IDENTICAL, offset_mm=np.array([0, 0, 10 * reference.spacing_mm[2]]))
+    warp = WarpConfig(mended_confidence=trust)
+    cases = {"a": reference, "b": other}
+    maker = CaseMaker(LABELS, {}, cases.__getitem__, MaskConfig(), warp, PaintConfig())
+    plan = CasePlan("c", 0, "a", "b", ReferenceSource.GIVEN, ScanSource.REGISTERED)
+    monkeypatch.setattr(maker, "_registration", lambda *pair: IDENTICAL)
+    confidence = maker.make(plan)[0].confidence
+    np.testing.assert_array_equal(confidence, np.where(reference.mask == 3, np.float32(trust), 1))
+    assert (reference.mask == 3).any()
+    monkeypatch.setattr(maker, "_registration", lambda *pair: away)
+    confidence = maker.make(plan)[0].confidence
+    assert confidence is not None
+    assert (confidence[..., -10:] == 1).all(), "beyond the template"
+    shifted = np.roll(other.mask, -10, axis=2)[..., :-10]
+    np.testing.assert_array_equal(confidence[..., :-10] == trust, (shifted != reference.mask[..., :-10]) | (trust == 1))
 
 
 def test_a_case_without_labels_is_registered_by_its_image() -> None:

@@ -5,22 +5,22 @@ python network.py MODEL DATASET PLANS TRAINER DEVICE [nnUNetv2_train's further f
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 from fcas_nnunet.commands.demo.arms import training_line
 
 
-def main() -> int:
+def main() -> None:
     """Train, unless the training has ended."""
     model, dataset, plans, trainer, device, *start = sys.argv[1:]
     line = training_line(Path(model), dataset, plans, trainer, device, *start)
-    if line is None:
-        return 0
-    program, *arguments = map(str, line)
-    return subprocess.call([str(Path(sys.executable).with_name(program)), *arguments])
+    if line is not None:
+        program, *arguments = map(str, line)
+        path = str(Path(sys.executable).with_name(program))
+        os.execv(path, [path, *arguments])  # a signal to this process then reaches the training
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

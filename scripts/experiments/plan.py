@@ -1,15 +1,16 @@
-"""Read an experiment, and lay it out as stages: data, generator, synthetic sets, and every arm's network."""
+"""Lay an experiment out as stages: data, generator, synthetic sets, and every arm's network."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-from sets import WEIGHINGS
+import torch
+from design import HERE, IDS, SETS, Arm, Experiment
 from stages import Stage
 
 from fcas_nnunet.commands.demo.arms import BASELINE, CONFIGURATION, FINETUNE, PRETRAIN, model_folder
@@ -20,143 +21,15 @@ from fcas_nnunet.commands.demo.scale import (
     SEED_VARIABLE,
 )
 from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.generator.optimisation.precision import supports_bf16
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, model_name
 
-HERE = Path(__file__).parent
 PLANS = "nnUNetPlansBench"
-#: Ids that are kept for the synthetic sets of a seed, so that a further arm or seed leaves those of the others.
-_SETS = 39
-#: Raised when trainings learn differently by a change that their commands do not show.
-TRAINING = "1"
+#: Its first part is raised when trainings learn differently by a change that their commands do not show.
+TRAINING = f"1, nnunetv2 {version('nnunetv2')}, torch {version('torch')}"
 _GENERATOR = ("fcas_nnunet/generator", "fcas_nnunet/labels", "fcas_nnunet/config")
 _SOURCE = ("fcas_nnunet/commands/generate", *_GENERATOR)
 _PREPARE = ("fcas_nnunet/integration/preprocessing", "fcas_nnunet/integration/dataset")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What the first phase of a network's training sees; the second sees the labelled scans.
-
-    Attributes:
-        source: of its synthetic scans, by `fcas_generate --source`; None = the labelled scans in both phases.
-        confidence: of drawn scans, by `fcas_generate --confidence`.
-        weights: instead of the scans' own confidence.
-        augmentation: of nnU-Net; "" is its default.
-        joint: labelled and synthetic scans together, for as many steps as both phases have.
-        prior: drawn scans as they are before they are drawn: the template, brought onto the mask.
-        shares: of the sources of mixed scans, by `fcas_generate --shares`.
-        length: of its training, as a share of the other arms'; for the learning curve.
-    """
-
-    source: str | None = None
-    confidence: str = "own"
-    weights: str = "own"
-    augmentation: str = ""
-    joint: bool = False
-    prior: bool = False
-    shares: Sequence[str] = ()
-    length: float = 1.0
-
-    @property
-    def made(self) -> str:
-        """Name of the set that `fcas_generate` makes for it."""
-        confidence = () if self.confidence == "own" else (self.confidence,)
-        return "_".join([str(self.source), *confidence, *(share.split("=")[0] for share in self.shares)])
-
-    @property
-    def dataset(self) -> str:
-        """Name of the set that its network is trained on first."""
-        return f"{self.weighed}_joint" if self.joint else self.weighed
-
-    @property
-    def weighed(self) -> str:
-        """Name of the set that it, or labelled scans and it joined, are trained on first."""
-        if self.prior:
-            return f"{self.made}_prior"
-        return self.made if self.weights == "own" else f"{self.made}_{self.weights}"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Sizes of an experiment: what a machine can do."""
-
-    device: str
-    labelled: Mapping[int, Sequence[str]]  # patients with labels → arms
-    seeds: Sequence[int]
-    preset: str  # of the generator
-    synthetic: int  # scans of each set
-    features: Sequence[int]  # of nnU-Net, per stage
-    convolutions: Sequence[int]  # of nnU-Net, per stage
-    patch: Sequence[int]
-    batch: int
-    iterations: int  # of an epoch
-    epochs: tuple[int, int]  # of the two phases
-    step_size: float  # of nnU-Net's sliding window, over the held-out scans
-    config: str = ""  # of the generator instead of the preset, a file in generators/
-    phantoms: Mapping[str, Any] | None = None  # instead of the experiment's own scans
-    pictures: Sequence[str] = ()  # arms whose scans of one mask are pictured beside each other
-
-    def epochs_of(self, arm: Arm) -> tuple[int, int]:
-        """Epochs of the two phases of an arm's training; the second is empty where both learn from the same scans."""
-        first, second = (max(1, round(arm.length * number)) for number in self.epochs)
-        return (first + second, 0) if arm.joint else (first, second)
-
-    def steps_of(self, arm: Arm) -> int:
-        """Optimiser steps of an arm's networks."""
-        return self.iterations * sum(self.epochs_of(arm))
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment at a scale."""
-
-    name: str
-    title: str
-    short: str  # title, for a column
-    bank: str  # folder of the scans, a raw data set with imagesTs and labelsTs
-    patient: str  # pattern of a patient's name in ids
-    arms: Mapping[str, Arm]
-    planned: Sequence[tuple[str, str]]  # comparisons that were decided before the runs: less, of
-    scale_name: str
-    scale: Scale
-
-    @classmethod
-    def read(cls, name: str, scale: str) -> Experiment:
-        """Read `experiments/NAME.yaml`.
-
-        Raises:
-            ValueError: listing what is wrong in it, one a line.
-        """
-        path = HERE / "experiments" / f"{name}.yaml"
-        if not path.is_file():
-            raise ValueError(f"--experiment: must be one of {', '.join(experiment_names())}, got {name}.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if scale not in content["scales"]:
-            raise ValueError(f"--scale: must be one of {', '.join(content['scales'])}, got {scale}.")
-        arms = {key: Arm(**(values or {})) for key, values in content["arms"].items()}
-        sizes = yaml.safe_load((HERE / "scales.yaml").read_text(encoding="utf-8"))[scale]
-        settings = sizes | content["scales"][scale]
-        unknown = settings.keys() - {entry.name for entry in fields(Scale)}
-        faults = [f"{path}: scale {scale} must not name {key}. Remove it." for key in sorted(unknown)]
-        planned = [tuple(pair) for pair in content["planned"]]
-        named = [*(arm for pair in planned for arm in pair), *(a for s in settings["labelled"].values() for a in s)]
-        named += settings.get("pictures", [])
-        faults += [f"{path}: arms must have {arm}, got {', '.join(arms)}." for arm in set(named) - arms.keys()]
-        for key, arm in arms.items():
-            if arm.source not in (None, *ScanSource) or arm.weights not in ("own", *WEIGHINGS):
-                faults.append(f"{path}: {key} must have a known source and weights, got {arm}.")
-        if faults:
-            raise ValueError("\n".join(faults))
-        settings["epochs"] = tuple(settings["epochs"])
-        return cls(
-            name, content["title"], content["short"], content["bank"], content.get("patient", ".+"), arms, planned,
-            scale, Scale(**settings),
-        )  # fmt: skip
-
-
-def experiment_names() -> list[str]:
-    """The experiments that there are."""
-    return sorted(path.stem for path in (HERE / "experiments").glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -203,7 +76,8 @@ class Layout:
         names = list(dict.fromkeys(
             part for arm in self.experiment.arms.values() if arm.source for part in (arm.made, arm.weighed, arm.dataset)
         ))  # fmt: skip
-        number = self._first_id(run.labelled) + 1 + names.index(name) + _SETS * self.scale.seeds.index(run.seed)
+        assert len(names) <= SETS, "ids are kept for no more sets of a seed"
+        number = self._first_id(run.labelled) + 1 + names.index(name) + SETS * self.scale.seeds.index(run.seed)
         return f"Dataset{number:03d}_{re.sub('[^A-Za-z]', '', name.title())}"
 
     def stages(self) -> list[Stage]:
@@ -240,11 +114,12 @@ class Layout:
         arm, scale = self.experiment.arms[run.arm], self.scale
         yield from self._real_stages(run.labelled)
         real, first = self.real(run.labelled), self.real(run.labelled)
-        plans, data = PLANS, f"n{run.labelled}/preprocess"
+        of_real = (f"n{run.labelled}/plans", f"n{run.labelled}/preprocess")
+        plans, data = PLANS, of_real
         if arm.source:
             yield from self._set_stages(run, arm)
             first = self.dataset(run, arm.dataset)
-            plans, data = f"{PLANS}From{real[7:10]}", f"n{run.labelled}/seed{run.seed}/prepare_{arm.dataset}"
+            plans, data = f"{PLANS}From{real[7:10]}", (f"n{run.labelled}/seed{run.seed}/prepare_{arm.dataset}",)
         begin, end = PRETRAIN if arm.source else BASELINE, FINETUNE
         if arm.augmentation:
             begin, end = (f"nnUNetTrainer{arm.augmentation}{phase}_bench" for phase in ("", "Finetune"))
@@ -252,16 +127,18 @@ class Layout:
         epochs = scale.epochs_of(arm)
         environment = {
             "nnUNet_results": str(networks), SEED_VARIABLE: str(run.seed), ITERATIONS_VARIABLE: str(scale.iterations),
-            "FCAS_BENCH_TRAINING": TRAINING,
+            "FCAS_BENCH_TRAINING": f"{TRAINING}, {_precision(scale.device)}",
         }  # fmt: skip
 
-        def train(name: str, dataset: str, plans: str, trainer: str, epochs: int, *more: str, needs: str) -> Stage:
+        def train(
+            name: str, dataset: str, plans: str, trainer: str, epochs: int, *more: str, needs: tuple[str, ...]
+        ) -> Stage:
             variables = {PRETRAIN_EPOCHS_VARIABLE: str(epochs), REAL_EPOCHS_VARIABLE: str(epochs)}
             model = model_folder(networks, dataset, plans, trainer)
             return Stage(
                 f"{run.key}/{name}", name, 300,
                 ("python", str(HERE / "network.py"), str(model), dataset, plans, trainer, scale.device, *more),
-                (model,), (needs,), environment=environment | variables,
+                (model,), needs, environment=environment | variables,
             )  # fmt: skip
 
         last = train("phase1", first, plans, begin, epochs[0], needs=data)
@@ -269,22 +146,26 @@ class Layout:
         if epochs[1]:
             weights = str(last.makes[0] / "fold_all" / FINAL_CHECKPOINT)
             last = train(
-                "phase2", real, PLANS, end, epochs[1], "-pretrained_weights", weights, needs=f"{run.key}/phase1"
-            )
+                "phase2", real, PLANS, end, epochs[1], "-pretrained_weights", weights,
+                needs=(f"{run.key}/phase1", *of_real),
+            )  # fmt: skip
             yield last
         predictions = self.folder / "predictions" / run.key
+        bank = ("bank",) if scale.phantoms else ()
         yield Stage(
             f"{run.key}/predict", "predict", 120,
             ("nnUNetv2_predict_from_modelfolder", "-i", str(self.bank / "imagesTs"), "-o", str(predictions),
              "-m", str(last.makes[0]), "-f", "all", "-device", scale.device, "--disable_tta",
              "-step_size", str(scale.step_size), "--continue_prediction", "-npp", "1", "-nps", "1"),
-            (predictions,), (last.name,), environment=environment,
+            (predictions,), (last.name, *bank), () if bank else (self.bank / "imagesTs",), environment=environment,
+            last_is_partial=True,
         )  # fmt: skip
         yield Stage(
             f"{run.key}/score", "score", 30,
             ("fcas_evaluate", "segmentations", "-r", str(self.bank / "labelsTs"), "-p", str(predictions), "-o",
              str(self.scores(run)), "-np", "1", "--labels", str(self.raw / real / "dataset.json")),
-            (self.scores(run),), (f"{run.key}/predict",), code=("fcas_nnunet/evaluation/segmentation",),
+            (self.scores(run),), (f"{run.key}/predict", *bank), () if bank else (self.bank / "labelsTs",),
+            code=("fcas_nnunet/evaluation/segmentation",),
         )  # fmt: skip
 
     def _real_stages(self, count: int) -> Iterator[Stage]:
@@ -375,11 +256,17 @@ class Layout:
         yield Stage(
             f"{prefix}/prepare_{arm.dataset}", "prepare", 60,
             ("fcas_prepare", "-d", name, "--for", real, "-c", CONFIGURATION, "-p", PLANS, "-np", "1"),
-            (self.folder / "nnUNet_preprocessed" / name,), (last, f"n{run.labelled}/preprocess"), code=_PREPARE,
+            (self.folder / "nnUNet_preprocessed" / name,),
+            (last, f"n{run.labelled}/plans", f"n{run.labelled}/preprocess"), code=_PREPARE,
         )  # fmt: skip
 
     def _first_id(self, count: int) -> int:
-        return 100 + 200 * list(self.scale.labelled).index(count)
+        return 100 + IDS * list(self.scale.labelled).index(count)
+
+
+def _precision(device: str) -> str:
+    """How networks compute: in bf16 on a CPU that can, as nnU-Net does on a GPU."""
+    return device if device != "cpu" else "bf16" if supports_bf16(torch.device("cpu")) else "float32"
 
 
 def _listed(value: Any) -> list[Any]:

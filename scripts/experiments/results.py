@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plan import Experiment, Layout, Run
+from design import Experiment
+from plan import Layout, Run
 from stages import Stage, Store
 
 from fcas_nnunet.evaluation.statistics.crossed import CrossedMean, crossed_mean
@@ -17,7 +19,8 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.provenance.parents import parents_of
 
 RDICE_RADIUS = "2"
-#: (labelled, arm) → (seed, case) → a measure in %.
+MIN_SEEDS = 3
+#: (labelled, arm) → (seed, patient) → a measure in %.
 Means = dict[tuple[int, str], dict[tuple[int, str], float]]
 
 
@@ -34,16 +37,17 @@ def joined(earlier: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]])
 
 
 def collect(experiment: Experiment, layout: Layout, store: Store) -> list[dict[str, Any]]:
-    """A record for every network and held-out case that was scored."""
+    """A record for every held-out case of every network that is scored, by the present settings and code."""
     stages = {stage.name: stage for stage in layout.stages()}
+    done = store.done(stages.values())
     records = []
     for run in layout.runs():
-        if not store.stamp(f"{run.key}/score") or not layout.scores(run).is_file():
+        if f"{run.key}/score" not in done:
             continue
-        arm = experiment.arms[run.arm]
+        arm, seen = experiment.arms[run.arm], _scans_seen(layout, run)
         facts = {
             "experiment": experiment.name, "scale": experiment.scale_name, "arm": run.arm, "seed": run.seed,
-            "labelled": run.labelled, "scans": len(_scans_seen(layout, run)),
+            "labelled": run.labelled, "scans": len(seen), "seen": " ".join(sorted(seen)),
             "version": store.stamp(f"{run.key}/score")["version"],
             "synthetic": experiment.scale.synthetic if arm.source else 0,
             "steps": experiment.scale.steps_of(arm),
@@ -70,22 +74,32 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def case_means(records: Sequence[Mapping[str, Any]], measure: str) -> Means:
-    """Mean of a measure over the labels of every case."""
-    means: Means = {}
+def patient_means(records: Sequence[Mapping[str, Any]], measure: str, patient: str = ".+") -> Means:
+    """Mean of a measure over the labels of every case, and over the cases of every patient: those are not independent.
+
+    Args:
+        records: of an experiment.
+        measure: such as dice.
+        patient: pattern whose match in a case's id names its patient.
+    """
+    found: dict[tuple[int, str], dict[tuple[int, str], list[float]]] = {}
     for record in records:
         values = [np.nan if scores[measure] is None else scores[measure] for scores in record["labels"].values()]
-        of_arm = means.setdefault((record["labelled"], record["arm"]), {})
-        of_arm[record["seed"], record["case"]] = 100 * float(np.nanmean(values))
-    return means
+        match = re.search(patient, record["case"])
+        assert match is not None, "the labelled scans' ids hold it, too"
+        of_arm = found.setdefault((record["labelled"], record["arm"]), {})
+        of_arm.setdefault((record["seed"], match[0]), []).append(100 * float(np.nanmean(values)))
+    return {
+        network: {key: float(np.mean(values)) for key, values in of_arm.items()} for network, of_arm in found.items()
+    }
 
 
 def compared(first: Mapping[tuple[int, str], float], second: Mapping[tuple[int, str], float]) -> CrossedMean | None:
-    """First less second, over the seeds and cases of both; None where two seeds are not there yet."""
+    """First less second, over the seeds and patients of both; None below three seeds, of which none can be told."""
     seeds = sorted({seed for seed, _ in first} & {seed for seed, _ in second})
-    cases = sorted({case for _, case in first} & {case for _, case in second})
-    table = [[first[seed, case] - second[seed, case] for case in cases] for seed in seeds]
-    return crossed_mean(np.array(table)) if len(seeds) > 1 and len(cases) > 1 else None
+    patients = sorted({patient for _, patient in first} & {patient for _, patient in second})
+    table = [[first[seed, patient] - second[seed, patient] for patient in patients] for seed in seeds]
+    return crossed_mean(np.array(table)) if len(seeds) >= MIN_SEEDS and len(patients) > 1 else None
 
 
 def _scans_seen(layout: Layout, run: Run) -> set[str]:

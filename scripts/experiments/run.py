@@ -27,7 +27,8 @@ from queue import SimpleQueue
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from plan import HERE, Experiment, Layout, experiment_names
+from design import HERE, Experiment, experiment_names
+from plan import Layout
 from results import collect, joined, network_of, read_lines, write_lines
 from stages import Stage, StageFailedError, Store
 from tables import check_sizes, draw, report, short_report
@@ -46,13 +47,17 @@ _BEGIN, _END = "<!-- results -->", "<!-- end of results -->"
 _HEAD = """# Results
 Written by `scripts/experiments/run.py` from the lines in `scripts/experiments/records`; do not edit.
 
-Every network of an experiment is nnU-Net's, with the same plans, number of optimiser steps, schedule and, for a seed,
-initial weights. The first phase of training sees the arm's scans, the second the labelled scans. Generator, masks and
-templates have seen the labelled scans alone. Dice and RDice are means over labels, ± the standard deviation over scans
-and seeds. Differences are paired by scan and seed; their 95 % intervals are for other seeds *and* other scans (two-way
-random effects); p values are corrected over the planned comparisons of a table (Holm). *Detectable* is the difference
-that would be found with a probability of 80 %.
+Every network of an experiment is nnU-Net's, with the same plans, number of optimiser steps and, for a seed, initial
+weights. The first phase of training sees the arm's scans, the second the labelled scans ([design](bench.md)).
+Generator, masks and templates have seen the labelled scans alone. Dice and RDice are means over labels, ± the standard
+deviation over patients and seeds. Differences are paired by patient and seed; their 95 % intervals are for other seeds
+*and* other patients (two-way random effects), and given from three seeds on; p values are corrected over the planned
+comparisons of a table (Holm). *Detectable* is the difference that would be found with a probability of 80 % at 5 %,
+without that correction. CPU seconds are those of all that a network needs, without what a kill has lost.
 """
+
+#: One network of the bench's size leaves most of a GPU idle.
+_JOBS_OF_GPU = 4
 
 logger = logging.getLogger("bench")
 
@@ -66,6 +71,8 @@ def main() -> int:
             print(f"{name:<14}{Experiment.read(name, 'smoke').title}")
         return 0
     experiment = Experiment.read(args.experiment, args.scale)
+    if args.record and args.scale == "smoke":
+        raise ValueError("--record: --scale must be cpu or gpu, got smoke, whose results say nothing.")
     if not experiment.scale.phantoms and not args.scans:
         raise ValueError(f"--scans: folder of {experiment.bank} must be given, got none.")
     folder = (args.o / experiment.name / experiment.scale_name).resolve()
@@ -77,9 +84,10 @@ def main() -> int:
     done = {"/".join((f"n{labelled}", f"seed{seed}", arm)) for scale, labelled, arm, seed in map(network_of, earlier)
             if scale == args.scale} if args.missing else set()  # fmt: skip
     stages = _wanted(layout, args.only, done)
-    jobs = args.jobs or (available_cores() if device == "cpu" else 1)
+    jobs = args.jobs or (available_cores() if device == "cpu" else _JOBS_OF_GPU)
     if args.forecast:
-        todo = [stage for stage in stages if not store.stamp(stage.name)]
+        ended = store.done(stages)
+        todo = [stage for stage in stages if stage.name not in ended]
         print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / jobs:.1f} h")
         return 0
     failed = {}
@@ -96,21 +104,22 @@ def main() -> int:
         check_sizes(experiment, [record for record in both if record["scale"] == args.scale])
         RECORDS.mkdir(exist_ok=True)
         write_lines(kept, both)
-        write_pages(args.scale)
+        write_pages()
     for name, error in failed.items():
         print(f"{name} failed: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def write_pages(scale: str) -> None:
-    """Write docs/results.md, its figures, and README's short form, from all records of a scale."""
+def write_pages() -> None:
+    """Write docs/results.md, its figures, and README's short form, from all records."""
     sections, lines = [], []
-    for path in sorted(RECORDS.glob("*.jsonl")):
+    paths = [(path, scale) for path in sorted(RECORDS.glob("*.jsonl")) for scale in ("cpu", "gpu")]
+    for path, scale in paths:
         records = [record for record in read_lines(path) if record["scale"] == scale]
         if not records:
             continue
         experiment = Experiment.read(path.stem, scale)
-        figure = DOCS / "images" / f"results_{path.stem}.png"
+        figure = DOCS / "images" / f"results_{path.stem}{'_gpu' * (scale == 'gpu')}.png"
         draw(experiment, records, figure)
         sections.append(report(experiment, records, str(figure.relative_to(DOCS))))
         lines.append(short_report(experiment, records))
@@ -118,7 +127,9 @@ def write_pages(scale: str) -> None:
     readme = DOCS.parent / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(_BEGIN)
     after = rest.split(_END)[1]
-    table = "\n".join(["| experiment | arm | Dice % | less real only [95 %] |", "|---|---|---|---|", *lines])
+    table = "\n".join(
+        ["| experiment | arm | seeds | Dice % | less real only [95 %] |", "|---|---|---|---|---|", *lines]
+    )
     atomic_write_text(readme, f"{before}{_BEGIN}\n{table}\n{_END}{after}")
 
 
@@ -132,7 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", metavar="PATTERN", default=["*"], help="networks to make, as n8/seed0/warped; * is any"
     )
-    parser.add_argument("--jobs", type=int, help="stages at once (one per core, each tied to its own; 1 on a GPU)")
+    parser.add_argument("--jobs", type=int, help="stages at once (one per core, each tied to its own; 4 on a GPU)")
     parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
     parser.add_argument("--missing", action="store_true", help="leave out networks whose results were kept before")
     parser.add_argument("--report", action="store_true", help="run nothing; also while another run is at work")
@@ -147,7 +158,7 @@ def _environment(folder: Path, device: str) -> dict[str, str]:
     shims = [*all_shim_folders(), HERE / "nnunet_ext"]
     common = {**roots, EXT_TRAINER_VARIABLE: ext_trainer_value(folders=shims), "PYTHONUNBUFFERED": "1"}
     if device != "cpu":
-        return common
+        return common | {"nnUNet_compile": "f", "nnUNet_n_proc_DA": "2"}  # minutes of compiling for minutes of training
     fast = {BF16_VARIABLE: str(int(supports_bf16(torch.device("cpu"))))}
     return common | cpu_settings() | fast | {"OMP_NUM_THREADS": "1"}
 

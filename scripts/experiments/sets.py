@@ -32,6 +32,7 @@ from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case
 from fcas_nnunet.integration.dataset.synthetic_cases import CONTENTS, case_contents
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
+from fcas_nnunet.integration.provenance.contents import held_out_contents, training_contents
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.seeds import derive_seed
 
@@ -79,6 +80,10 @@ def labelled(bank: Path, folder: Path, count: int, patient: str) -> None:
     if len(names) < count:
         raise SystemExit(f"{bank}: must hold {count} patients, got {len(names)}.")
     taken = [case_id for case_id, match in patients.items() if match and match[0] in names]
+    held_out = {content: name for name, content in held_out_contents(source).items()}
+    if both := [f"{case_id} = {held_out[content]}" for case_id, content in training_contents(source, taken).items()
+                if content in held_out]:  # fmt: skip
+        raise SystemExit(f"{bank}: labelled scans must not be held out, too, got {', '.join(both)}.")
     for case_id in taken:
         for path in (*source.image_paths(case_id), source.mask_path(case_id)):
             (folder / path.parent.name).mkdir(parents=True, exist_ok=True)

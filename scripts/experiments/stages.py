@@ -7,14 +7,16 @@ it therefore leaves everything below as it is.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ class Stage:
         reads: further files and folders that it reads.
         code: folders and files of the repository that decide what it makes.
         environment: variables besides those of the run.
+        last_is_partial: whether the newest file may be cut short after a kill, and counted as whole.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Stage:
     reads: tuple[Path, ...] = ()
     code: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    last_is_partial: bool = False
 
 
 class StageFailedError(Exception):
@@ -80,7 +84,7 @@ class Store:
             "environment": {name: self._anywhere(value) for name, value in stage.environment.items()},
             "products": {name: self.stamp(name)["products"] for name in stage.needs},
             "reads": {path.name: digest_of([path]) for path in stage.reads},
-            "code": digest_of([ROOT / path for path in stage.code], only=".py"),
+            "code": digest_of([ROOT / path for path in (*stage.code, *_scripts(stage.command))], only=".py"),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -88,6 +92,14 @@ class Store:
         """Whether a stage has nothing to do. Its `needs` are done."""
         there = all(path.exists() for path in stage.makes)
         return there and self.stamp(stage.name).get("key") == self.key(stage)
+
+    def done(self, stages: Iterable[Stage]) -> set[str]:
+        """Names of the stages that have nothing to do; each comes after those that it needs."""
+        found: set[str] = set()
+        for stage in stages:
+            if set(stage.needs) <= found and self.is_done(stage):
+                found.add(stage.name)
+        return found
 
     def run(self, stage: Stage, core: int | None) -> None:
         """Run a stage; what a killed run of the same key has left is continued, anything older is removed first.
@@ -104,14 +116,23 @@ class Store:
             for path in stage.makes:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             atomic_write_json(begun, known)
+        elif stage.last_is_partial:
+            files = (path for folder in stage.makes for path in folder.rglob("*") if path.is_file())
+            for path in sorted(files, key=lambda path: path.stat().st_mtime_ns)[-1:]:
+                path.unlink()
         for path in stage.makes:
             path.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         try:
-            known["cpu_seconds"] += self._call(stage, core)
+            code, cpu_seconds = self._call(stage, core)
+            known["cpu_seconds"] += cpu_seconds
         finally:
             known["seconds"] += time.monotonic() - start
             atomic_write_json(begun, known)
+        if code != 0:
+            log = self.log(stage.name)
+            end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+            raise StageFailedError(f"{stage.name}: must succeed, got exit code {code}. The end of {log}:\n{end}")
         missing = [str(path) for path in stage.makes if not path.exists()]
         if missing:
             raise StageFailedError(
@@ -130,8 +151,8 @@ class Store:
         means = {kind: sum(seconds) / len(seconds) for kind, seconds in measured.items()}
         return sum(means.get(stage.kind, stage.guess_s) for stage in stages)
 
-    def _call(self, stage: Stage, core: int | None) -> float:
-        """Run a stage's command; returns the seconds of CPU that it and its own processes took."""
+    def _call(self, stage: Stage, core: int | None) -> tuple[int, float]:
+        """Run a stage's command; returns its exit code, and the seconds of CPU that it and its own processes took."""
         program, *arguments = stage.command
         executable = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
         log = self.log(stage.name)
@@ -140,7 +161,7 @@ class Store:
             stream.flush()
             process = subprocess.Popen(
                 [executable, *arguments], stdout=stream, stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment, **stage.environment},
+                env={**os.environ, **self.environment, **stage.environment}, preexec_fn=_ends_with_this_process(),
             )  # fmt: skip
             if core is not None and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(process.pid, {core})
@@ -150,11 +171,8 @@ class Store:
                 process.terminate()
                 process.wait()
                 raise
-            process.returncode = code = os.waitstatus_to_exitcode(status)
-        if code != 0:
-            end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
-            raise StageFailedError(f"{stage.name}: must succeed, got exit code {code}. The end of {log}:\n{end}")
-        return usage.ru_utime + usage.ru_stime
+            process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage.ru_utime + usage.ru_stime
 
     def _anywhere(self, text: str) -> str:
         """Text without the places of the run and of the repository."""
@@ -166,10 +184,23 @@ class Store:
         return path
 
 
+def _ends_with_this_process() -> Callable[[], None] | None:
+    """What lets a command die with the run that began it, so that no second one works in its folder; on Linux alone."""
+    if sys.platform != "linux":
+        return None
+    prctl, die_with_parent = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(die_with_parent, signal.SIGTERM)
+
+
 def _version() -> str:
     """The commit of the code, with a + if files were changed since."""
     words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def _scripts(command: Sequence[str]) -> list[str]:
+    """The script of a command that is none of the package's."""
+    return [word for word in command[1:2] if word.endswith(".py")]
 
 
 def digest_of(paths: Sequence[Path], only: str = "") -> str:

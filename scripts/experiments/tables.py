@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from design import Experiment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from plan import Experiment
-from results import Means, case_means, compared
+from results import Means, compared, patient_means
 
 from fcas_nnunet.evaluation.statistics.comparison import holm
 from fcas_nnunet.evaluation.statistics.crossed import CrossedMean
@@ -31,13 +31,15 @@ def report(experiment: Experiment, records: Sequence[Mapping[str, Any]], figure:
     lines = [f"## {experiment.title}", ""]
     if figure:
         lines += [f"![Differences to real only, and learning curve: {experiment.name}]({figure})", ""]
-    means = {measure: case_means(records, measure) for measure in _MEASURES}
+    means = {measure: patient_means(records, measure, experiment.patient) for measure in _MEASURES}
     for count in experiment.scale.labelled:
         arms = [arm for arm in experiment.arms if (count, arm) in means["dice"]]
         if not arms:
             continue
+        seen = sorted({record["seen"] for record in records if record["labelled"] == count})
         lines += [
             f"### {count} labelled patients", "",
+            f"Scans that the networks and their synthetic scans come from: {'; or '.join(seen)}.", "",
             "| arm | labelled scans | synthetic scans | steps | CPU s | seeds × held-out scans | Dice % | RDice % | "
             "less real only, Dice |", "|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
@@ -71,23 +73,26 @@ def check_sizes(experiment: Experiment, records: Sequence[Mapping[str, Any]]) ->
 
 def short_report(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> str:
     """The experiment's lines of the table in README."""
-    dice = case_means(records, "dice")
+    dice = patient_means(records, "dice", experiment.patient)
     return "\n".join(
-        f"| {experiment.short}, n = {count} | {arm} | {_spread(dice[count, arm])} | {_to_baseline(dice, count, arm)} |"
+        f"| {experiment.short}, n = {count} | {arm} | {len({seed for seed, _ in dice[count, arm]})} | "
+        f"{_spread(dice[count, arm])} | {_to_baseline(dice, count, arm)} |"
         for count in experiment.scale.labelled for arm in experiment.arms if (count, arm) in dice
         if experiment.arms[arm].length == 1
     )  # fmt: skip
 
 
 def _to_baseline(means: Means, count: int, arm: str) -> str:
-    """An arm less real only, with its interval once there are two seeds."""
+    """An arm less real only, with its interval once there are enough seeds."""
     if arm == BASELINE_ARM or (count, BASELINE_ARM) not in means:
         return ""
     first, second = means[count, arm], means[count, BASELINE_ARM]
     if (result := compared(first, second)) is not None:
         return f"{result.mean:+.1f} [{_range(result)}]"
     both = first.keys() & second.keys()
-    return f"{np.mean([first[key] - second[key] for key in both]):+.1f} (one seed)" if both else ""
+    seeds = len({seed for seed, _ in both})
+    difference = np.mean([first[key] - second[key] for key in both]) if both else 0.0
+    return f"{difference:+.1f} ({seeds} seed{'s' * (seeds > 1)})" if both else ""
 
 
 def _planned(experiment: Experiment, count: int, means: Mapping[str, Means]) -> list[str]:
@@ -97,7 +102,7 @@ def _planned(experiment: Experiment, count: int, means: Mapping[str, Means]) -> 
     found = {pair: compared(dice[count, pair[0]], dice[count, pair[1]]) for pair in pairs}
     ready = {pair: result for pair, result in found.items() if result is not None}
     if not ready:
-        return ["Comparisons follow with the second seed."]
+        return ["Comparisons follow with the third seed."]
     open_ones = [1.0] * (len(experiment.planned) - len(ready))
     corrected = holm([*(result.p_value for result in ready.values()), *open_ones])
     lines = [
@@ -117,7 +122,7 @@ def _planned(experiment: Experiment, count: int, means: Mapping[str, Means]) -> 
 
 def draw(experiment: Experiment, records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw every arm's difference to real only, and Dice against the number of steps."""
-    dice = case_means(records, "dice")
+    dice = patient_means(records, "dice", experiment.patient)
     counts = [count for count in experiment.scale.labelled if (count, BASELINE_ARM) in dice]
     figure = Figure(figsize=(4.6 * (len(counts) + 1), 4.2), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -134,7 +139,8 @@ def draw(experiment: Experiment, records: Sequence[Mapping[str, Any]], path: Pat
     steps = {(record["labelled"], record["arm"]): record["steps"] for record in records}
     for count in counts:
         lengths = {steps[key]: means for key, means in dice.items() if key[0] == count and _is_real(experiment, key[1])}
-        values = [float(np.mean(list(lengths[number].values()))) for number in sorted(lengths)]
+        common = set.intersection(*(set(means) for means in lengths.values()))  # seeds and patients
+        values = [float(np.mean([lengths[number][key] for key in common])) for number in sorted(lengths)]
         curve.plot(sorted(lengths), values, marker="o", label=f"real only, n = {count}")
     curve.set_xscale("log")
     curve.set_xticks(sorted(set(steps.values())), list(map(str, sorted(set(steps.values())))))

@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "experiments"
 def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield
-    for name in ("stages", "plan", "results", "sets", "network", "tables", "run"):
+    for name in ("stages", "design", "plan", "results", "sets", "network", "tables", "run", "trainers"):
         sys.modules.pop(name, None)
 
 
@@ -86,7 +86,8 @@ def test_what_a_killed_run_has_left_is_continued_but_nothing_older(tmp_path: Pat
 
 
 def test_every_experiment_names_what_there_is_and_gives_all_arms_the_same_steps() -> None:
-    from plan import HERE, Experiment, Layout, experiment_names
+    from design import HERE, Experiment, experiment_names
+    from plan import Layout
 
     assert "left_atrium" in experiment_names()
     for name in experiment_names():
@@ -110,9 +111,10 @@ def test_every_experiment_names_what_there_is_and_gives_all_arms_the_same_steps(
         Experiment.read("lungs", "cpu")
 
 
-def test_on_a_gpu_every_computation_goes_there_one_after_the_other(tmp_path: Path) -> None:
+def test_on_a_gpu_every_computation_goes_there(tmp_path: Path) -> None:
     import run
-    from plan import Experiment, Layout
+    from design import Experiment
+    from plan import Layout
 
     stages = Layout(Experiment.read("left_atrium", "gpu"), tmp_path, tmp_path).stages()
     networks = [stage for stage in stages if stage.command[0] == "python" and stage.command[1].endswith("network.py")]
@@ -121,13 +123,15 @@ def test_on_a_gpu_every_computation_goes_there_one_after_the_other(tmp_path: Pat
     assert {stage.command[6] for stage in networks} == {"cuda"}
     assert {stage.command[stage.command.index("-device") + 1] for stage in others} == {"cuda"}
     assert {stage.kind.split()[0] for stage in others} == {"generator", "generate", "predict"}
-    assert not {"OMP_NUM_THREADS", "nnUNet_n_proc_DA"} & run._environment(tmp_path, "cuda").keys()
+    on_gpu = run._environment(tmp_path, "cuda")
+    assert "OMP_NUM_THREADS" not in on_gpu
+    assert (on_gpu["nnUNet_n_proc_DA"], on_gpu["nnUNet_compile"]) == ("2", "f"), "several networks share its cores"
     on_cpu = run._environment(tmp_path, "cpu")
     assert (on_cpu["OMP_NUM_THREADS"], on_cpu["nnUNet_n_proc_DA"]) == ("1", "0")
 
 
 def test_comparisons_are_paired_by_seed_and_scan() -> None:
-    from results import case_means, compared
+    from results import compared, patient_means
 
     rng = np.random.default_rng(0)
     records = []
@@ -137,12 +141,50 @@ def test_comparisons_are_paired_by_seed_and_scan() -> None:
             for arm, gain in (("real", 0.0), ("warped", 0.02)):
                 labels = {label: {"dice": hard + gain + rng.normal(0, 0.001)} for label in ("a", "b")}
                 records.append({"labelled": 8, "arm": arm, "seed": seed, "case": f"c{case}", "labels": labels})
-    means = case_means(records, "dice")
+    means = patient_means(records, "dice")
     result = compared(means[8, "warped"], means[8, "real"])
     assert result.mean == pytest.approx(2.0, abs=0.1)
     assert result.interval[1] - result.interval[0] < 0.2, "the scans' own difficulty cancels"
-    only_one = {key: value for key, value in means[8, "real"].items() if key[0] == 0}
-    assert compared(means[8, "warped"], only_one) is None
+    only_two = {key: value for key, value in means[8, "real"].items() if key[0] < 2}
+    assert compared(means[8, "warped"], only_two) is None, "two seeds may agree by chance"
+
+
+def test_both_phases_are_augmented_as_the_arm_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    import trainers
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
+
+    monkeypatch.setattr(nnUNetTrainerDA5, "get_training_transforms", staticmethod(lambda *args, **kwargs: "DA5"))
+    for name in trainers.__all__:
+        trainer = object.__new__(getattr(trainers, name))
+        trainer.uses_confidence = False
+        assert trainer.get_training_transforms() == "DA5"
+
+
+def test_scores_that_other_settings_gave_are_not_collected(tmp_path: Path) -> None:
+    from stages import Stage, Store
+
+    store = Store(tmp_path, {})
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('x')"
+    first, second = (
+        Stage(name, "any", 1.0, ("python", "-c", code, str(tmp_path / name)), (tmp_path / name,), needs)
+        for name, needs in (("train", ()), ("score", ("train",)))
+    )
+    for stage in (first, second):
+        store.run(stage, None)
+    assert store.done([first, second]) == {"train", "score"}
+    longer = replace(first, environment={"EPOCHS": "2"})
+    assert store.done([longer, second]) == set(), "the score's own key is the same, but not what it was made from"
+
+
+def test_the_phases_of_a_patient_count_as_one() -> None:
+    from results import patient_means
+
+    records = [
+        {"labelled": 7, "arm": "real", "seed": 0, "case": case, "labels": {"a": {"dice": dice}}}
+        for case, dice in (("p1_frame01", 0.5), ("p1_frame12", 0.7), ("p2_frame01", 0.9))
+    ]
+    means = patient_means(records, "dice", ".+?(?=_frame|$)")[7, "real"]
+    assert means == pytest.approx({(0, "p1"): 60.0, (0, "p2"): 90.0})
 
 
 def scores(arm: str, seed: int, gain: float, steps: int = 900, cases: int = 12) -> list[dict[str, object]]:
@@ -154,6 +196,7 @@ def scores(arm: str, seed: int, gain: float, steps: int = 900, cases: int = 12) 
     return [
         {
             "experiment": "left_atrium", "scale": "cpu", "arm": arm, "seed": seed, "labelled": 8, "scans": 8,
+            "seen": "la00 la01",
             "version": "v", "synthetic": 48, "steps": steps, "cpu_seconds": 400, "case": f"c{number}",
             "labels": {"a": {"dice": float(hard[number] + gain + noise[number]), "rdice": 0.9}},
         }
@@ -177,28 +220,30 @@ def test_earlier_results_stay_until_their_network_is_scored_again() -> None:
 
 
 def test_tables_hold_what_was_measured_and_correct_for_all_that_was_planned(tmp_path: Path) -> None:
-    from plan import Experiment
+    from design import Experiment
     from tables import draw, report, short_report
 
     experiment = Experiment.read("left_atrium", "cpu")
     one = [*scores("real", 0, 0.0), *scores("warped", 0, 0.02), *scores("real_half", 0, -0.05, steps=450)]
-    assert "| +2.0 (one seed) |" in report(experiment, one)
-    assert "Comparisons follow with the second seed." in report(experiment, one)
-    records = [*one, *scores("real", 1, 0.0), *scores("warped", 1, 0.02)]
+    assert "| +2.0 (1 seed) |" in report(experiment, one)
+    assert "Comparisons follow with the third seed." in report(experiment, one)
+    assert "Scans that the networks and their synthetic scans come from: la00 la01." in report(experiment, one)
+    records = [*one, *(record for seed in (1, 2) for arm, gain in (("real", 0.0), ("warped", 0.02))
+                       for record in scores(arm, seed, gain))]  # fmt: skip
     lines = report(experiment, records).splitlines()
     row = next(line for line in lines if line.startswith("| warped |"))
-    assert row.startswith("| warped | 8 | 48 | 900 | 400 | 2 × 12 | ")
+    assert row.startswith("| warped | 8 | 48 | 900 | 400 | 3 × 12 | ")
     assert "+2.0 [" in row
     planned = next(line for line in lines if line.startswith("| warped − real |")).split(" | ")
-    from results import case_means, compared
+    from results import compared, patient_means
 
-    means = case_means(records, "dice")
+    means = patient_means(records, "dice")
     p_value = compared(means[8, "warped"], means[8, "real"]).p_value
     assert float(planned[3]) == pytest.approx(min(1.0, len(experiment.planned) * p_value), abs=6e-4)
     assert "real_half" not in short_report(experiment, records)
     with pytest.raises(ValueError, match="records must be of one number of steps, got 900, 1800"):
         report(experiment, [*records, *scores("painted", 0, 0.0, steps=1800)])
-    assert "| warped | " in short_report(experiment, records)
+    assert "| warped | 3 | " in short_report(experiment, records)
     draw(experiment, records, tmp_path / "images" / "results.png")
     assert (tmp_path / "images" / "results.png").stat().st_size > 5000
 

@@ -21,7 +21,7 @@ class CrossedMean:
     """
 
     mean: float
-    interval: tuple[float, float]  # 95 %, by Satterthwaite's degrees of freedom
+    interval: tuple[float, float]  # 95 %, by Satterthwaite's degrees of freedom; at least those of the seeds
     p_value: float  # two-sided, of a mean of 0
     detectable: float  # mean that is found with a probability of 80 % at 5 %
     seed_std: float  # standard deviation between seeds, cases aside
@@ -56,13 +56,15 @@ def crossed_mean(differences: np.ndarray) -> CrossedMean:
     between_cases = seeds * np.var(of_cases, ddof=1)
     rest = table - of_seeds[:, None] - of_cases + mean
     within = float((rest**2).sum() / ((seeds - 1) * (cases - 1)))
-    # the variance of the mean is (MS_seed + MS_case − MS_rest) / (seeds · cases); negative components count as 0
+    # The variance of the mean is (MS_seed + MS_case − MS_rest) / (seeds · cases); negative components count as 0. Few
+    # seeds often seem to agree by chance, so theirs are the degrees of freedom even where their component is 0.
     seed_part, case_part = max(between_seeds - within, 0.0), max(between_cases - within, 0.0)
     variance = (seed_part + case_part + within) / (seeds * cases)
     if variance == 0:
         return CrossedMean(float(mean), (float(mean),) * 2, 1.0 if mean == 0 else 0.0, 0.0, 0.0, 0.0, 0.0, seeds, cases)
-    used = [(between_seeds if seed_part else 0.0, seeds - 1), (between_cases if case_part else 0.0, cases - 1)]
-    used.append(((1 - (seed_part > 0) - (case_part > 0)) * within, (seeds - 1) * (cases - 1)))
+    used = [(max(between_seeds, within), seeds - 1)]
+    if case_part:
+        used += [(between_cases, cases - 1), (-within, (seeds - 1) * (cases - 1))]
     freedom = sum(square for square, _ in used) ** 2 / sum(square**2 / number for square, number in used)
     error = math.sqrt(variance)
     reach = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, freedom))

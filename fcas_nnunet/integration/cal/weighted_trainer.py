@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from fcas_nnunet.integration.cal.dataloading import ConfidenceDataset
@@ -110,12 +109,12 @@ class WeightedTrainer(GuardedTrainer):
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """Build nnU-Net's augmentation, which also transforms the confidence; the arguments are nnU-Net's."""
-        native = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        native = super().get_training_transforms(*args, **kwargs)
         return with_doubt(native) if self.uses_confidence else native
 
     def get_validation_transforms(self, *args: Any, **kwargs: Any) -> BasicTransform:
         """Build nnU-Net's validation transforms, which also transform the confidence; the arguments are nnU-Net's."""
-        native = nnUNetTrainer.get_validation_transforms(*args, **kwargs)
+        native = super().get_validation_transforms(*args, **kwargs)
         return with_doubt(native) if self.uses_confidence else native
 
     def _build_loss(self) -> nn.Module:

@@ -11,23 +11,33 @@ from fcas_nnunet.evaluation.statistics.crossed import crossed_mean
 SEEDS, CASES, TRIALS = 3, 30, 1500
 
 
-def drawn(rng: np.random.Generator, seed_std: float, case_std: float, rest_std: float, mean: float) -> np.ndarray:
-    return (
-        mean + rng.normal(0, seed_std, (SEEDS, 1)) + rng.normal(0, case_std, CASES)
-        + rng.normal(0, rest_std, (SEEDS, CASES))
-    )  # fmt: skip
+def drawn(
+    rng: np.random.Generator, seed_std: float, case_std: float, rest_std: float, mean: float, seeds: int = SEEDS
+) -> np.ndarray:
+    of_seeds, of_cases = rng.normal(0, seed_std, (seeds, 1)), rng.normal(0, case_std, CASES)
+    return mean + of_seeds + of_cases + rng.normal(0, rest_std, (seeds, CASES))
 
 
 @pytest.mark.parametrize(
-    ("stds", "lowest", "highest"),
-    [((1.0, 2.0, 2.0), 0.93, 1.0), ((0.0, 2.0, 2.0), 0.94, 1.0),
-     ((0.0, 0.0, 2.0), 0.94, 1.0), ((1.0, 0.0, 1.0), 0.93, 0.98)],
+    ("stds", "seeds", "lowest", "highest"),
+    [((1.0, 2.0, 2.0), 3, 0.93, 1.0), ((0.0, 2.0, 2.0), 3, 0.94, 1.0), ((0.0, 0.0, 2.0), 3, 0.94, 1.0),
+     ((1.0, 0.0, 1.0), 3, 0.93, 0.98), ((1.0, 2.0, 2.0), 10, 0.93, 0.98)],
 )  # fmt: skip
-def test_intervals_cover_the_mean(stds: tuple[float, float, float], lowest: float, highest: float) -> None:
+def test_intervals_cover_the_mean(stds: tuple[float, float, float], seeds: int, lowest: float, highest: float) -> None:
     rng = np.random.default_rng(0)
-    found = [crossed_mean(drawn(rng, *stds, mean=1.5)) for _ in range(TRIALS)]
+    found = [crossed_mean(drawn(rng, *stds, mean=1.5, seeds=seeds)) for _ in range(TRIALS)]
     covered = np.mean([result.interval[0] <= 1.5 <= result.interval[1] for result in found])
     assert lowest <= covered <= highest
+
+
+def test_seeds_that_agree_by_chance_are_few_nonetheless() -> None:
+    rest = np.random.default_rng(4).normal(0, 1.0, (SEEDS, CASES))
+    rest -= rest.mean(axis=0) + rest.mean(axis=1, keepdims=True) - rest.mean()
+    result = crossed_mean(2.0 + rest)
+    assert result.seed_std == 0
+    variance = (rest**2).sum() / ((SEEDS - 1) * (CASES - 1)) / (SEEDS * CASES)
+    reach = stats.t.ppf(0.975, SEEDS - 1) * math.sqrt(variance)
+    assert result.interval == pytest.approx((2.0 - reach, 2.0 + reach))
 
 
 def test_a_mean_over_cases_alone_would_not_cover() -> None:

@@ -106,8 +106,8 @@ class Experiment:
     scale: Scale
 
     @classmethod
-    def read(cls, name: str, scale: str) -> Experiment:
-        """Read `experiments/NAME.yaml`.
+    def read(cls, name: str, scale: str, device: str | None = None) -> Experiment:
+        """Read `experiments/NAME.yaml`; `device` replaces the scale's.
 
         Raises:
             ValueError: listing what is wrong in it, one a line.
@@ -120,7 +120,7 @@ class Experiment:
             raise ValueError(f"--scale: must be one of {', '.join(content['scales'])}, got {scale}.")
         arms = {key: Arm(**(values or {})) for key, values in content["arms"].items()}
         sizes = yaml.safe_load((HERE / "scales.yaml").read_text(encoding="utf-8"))[scale]
-        settings = sizes | content["scales"][scale]
+        settings = sizes | content["scales"][scale] | ({"device": device} if device else {})
         unknown = settings.keys() - {entry.name for entry in fields(Scale)}
         faults = [f"{path}: scale {scale} must not name {key}. Remove it." for key in sorted(unknown)]
         most = (IDS - 1) // SETS

@@ -70,7 +70,7 @@ def main() -> int:
         for name in experiment_names():
             print(f"{name:<14}{Experiment.read(name, 'smoke').title}")
         return 0
-    experiment = Experiment.read(args.experiment, args.scale)
+    experiment = Experiment.read(args.experiment, args.scale, args.device)
     if args.record and args.scale == "smoke":
         raise ValueError("--record: --scale must be cpu or gpu, got smoke, whose results say nothing.")
     if not experiment.scale.phantoms and not args.scans:
@@ -139,6 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--experiment", default="left_atrium", metavar="NAME")
     parser.add_argument("--scale", default="smoke", choices=("smoke", "cpu", "gpu"))
     parser.add_argument("--scans", type=Path, default=os.environ.get("FCAS_BENCH_SCANS"), metavar="DIR")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of the scale's")
     parser.add_argument("-o", type=Path, default=Path("bench"), metavar="DIR", help="work folder (./bench)")
     parser.add_argument(
         "--only", nargs="+", metavar="PATTERN", default=["*"], help="networks to make, as n8/seed0/warped; * is any"

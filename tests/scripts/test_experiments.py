@@ -126,6 +126,9 @@ def test_on_a_gpu_every_computation_goes_there(tmp_path: Path) -> None:
     on_gpu = run._environment(tmp_path, "cuda")
     assert "OMP_NUM_THREADS" not in on_gpu
     assert (on_gpu["nnUNet_n_proc_DA"], on_gpu["nnUNet_compile"]) == ("2", "f"), "several networks share its cores"
+    smoke = Layout(Experiment.read("left_atrium", "smoke", "cuda"), tmp_path, tmp_path).stages()
+    devices = {stage.command[stage.command.index("-device") + 1] for stage in smoke if "-device" in stage.command}
+    assert devices == {"cuda"}
     on_cpu = run._environment(tmp_path, "cpu")
     assert (on_cpu["OMP_NUM_THREADS"], on_cpu["nnUNet_n_proc_DA"]) == ("1", "0")
 

@@ -38,8 +38,10 @@ def weigh(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Make a copy of the real data set whose maps, labels → weights, are prepared; weights up to 3 are allowed."""
 
     def make(weights_of: Callable[[np.ndarray], np.ndarray]) -> Prepared:
-        for kind in ("raw", "preprocessed", "results"):
+        for kind in ("raw", "preprocessed"):
             shutil.copytree(prepared.root / kind, tmp_path / kind)
+        (tmp_path / "results").mkdir()  # empty: logs of other tests that began in the same second have the same name
+        for kind in ("raw", "preprocessed", "results"):
             monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
         own = Prepared(tmp_path, "")
         atomic_write_json(own.real.folder / "dataset.json", own.real.dataset_json | {"fcas_max_weight": 3})
@@ -199,17 +201,16 @@ def test_the_floor_leaves_weights_above_1(weigh: Any, monkeypatch: pytest.Monkey
 
 
 def test_means_of_weights_above_1_are_those_of_the_voxels(weigh: Any) -> None:
-    own = weigh(three_inside)
+    own = weigh(lambda labels: np.where(np.indices(labels.shape)[0] < labels.shape[0] / 2, 3, 0.2))
     folder = own.preprocessed(REAL) / f"{PLANS}_3d_fullres"
     steps, labels = (
         np.concatenate([open_confidence(path_of(case_id))[:].ravel() for case_id in own.real.case_ids])
         for path_of in (lambda i: preprocessed_confidence_path(folder, i), lambda i: folder / f"{i}_seg.b2nd")
     )
     weights = np.maximum(steps / 255, 0.5 + 0.5 * steps / 255)
-    assert ((labels == 1) & (weights < 1)).any(), "resampling mixes at borders"
     means = ConfidenceStore.read(folder).mean_weights(0.5)
     assert means[1] == pytest.approx(weights[labels == 1].mean())
-    assert means[1] > 2
+    assert 1 < means[1] < 2.5
 
 
 def test_the_log_shows_means_above_1(tmp_path: Path) -> None:

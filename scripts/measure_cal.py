@@ -198,7 +198,7 @@ def drawn(generator: Generator, case: Case, template: Case, seed: int) -> tuple[
 
 def run_arm(dataset: RawDataset, real: RawDataset, seed: int, folder: Path) -> dict[str, Any]:
     """Pretrain, fine-tune, and score both networks on the held-out scans."""
-    moved = moved_plans_name(real, DEMO_PLANS)
+    moved = moved_plans_name(real.dataset_id, DEMO_PLANS)
     pretrained = train(dataset, moved, PRETRAIN, seed, None)
     scores = {"pretrained": score(pretrained.parent, real, folder / "predictions")}
     finetuned = train(real, DEMO_PLANS, FINETUNE, seed, pretrained / FINAL_CHECKPOINT)

@@ -52,7 +52,7 @@ fcas_prepare -d 902 --for 901 -f 0 1
 fcas_prepare -d 902 --for 901 -c 3d_fullres 2d -p nnUNetResEncUNetMPlans
 fcas_prepare -d 101   # real scans whose confidenceTr holds maps of your own (docs/weights.md)
 """
-_PRETRAIN, _FINETUNE = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"
+_PRETRAIN, _FINETUNE, _MIXED = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune", "nnUNetTrainerCALMixed"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -275,9 +275,10 @@ def training_commands(
 ) -> str:
     """Return the next commands with their paths: pretrain, fine-tune, train the baseline, predict."""
     from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
+    from fcas_nnunet.integration.cal.weighting import SYNTHETIC_VARIABLE
 
     pretraining, finetuning = nnUNetTrainerCAL.EPOCHS, nnUNetTrainerCALFinetune.EPOCHS
-    device, moved = _device_flag(), moved_plans_name(real, plans_name)
+    device, moved = _device_flag(), moved_plans_name(real.dataset_id, plans_name)
     model = root_folder(Root.RESULTS) / synthetic.name / f"{_PRETRAIN}__{moved}__{configuration}"
     weights = shlex.quote(str(model / "fold_all" / FINAL_CHECKPOINT))
     is_all = "Fold all" if "all" in folds else "For a network to use, all in place of the fold"
@@ -292,6 +293,8 @@ def training_commands(
         + (" Its confidence maps weight this step, too." if real.mapped_cases() else ""),
         *(f"{line} -tr {_FINETUNE} -pretrained_weights {weights}{device}" for line in train),
         f"# ({is_all} trains on {includes}. Its {score}.)",
+        f"# Instead of steps 1 and 2, both at once (docs/cal.md): -tr {_MIXED} in place of -tr {_FINETUNE} "
+        f"-pretrained_weights ..., after: export {SYNTHETIC_VARIABLE}={synthetic.dataset_id}",
         "# Step 3: the baseline to compare step 2 with: real scans alone, for as many epochs as steps 1 and 2 together "
         f"({pretraining + finetuning:,}).",
         *(f"{line}{device}" for line in train),

@@ -150,7 +150,7 @@ def test_nnunet_brings_image_label_and_confidence_back_to_where_they_were(
     with quick_nnunet():
         prepare(str(number + 1), str(number), ["3d_fullres"], PLANS, 1)
     made = RawDataset.open(synthetic)
-    plans = read_plans(made, moved_plans_name(scenes, PLANS))
+    plans = read_plans(made, moved_plans_name(scenes.dataset_id, PLANS))
     assert plans["image_reader_writer"] == reader, "both sets are read alike"
     geometry = Geometry.of(plans, "3d_fullres")
     folder = raw.parent / "nnUNet_preprocessed" / synthetic.name / geometry.configuration.data_identifier

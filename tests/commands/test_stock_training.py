@@ -149,11 +149,15 @@ def stock(entry: Callable[[], None], *arguments: object) -> None:
         entry()
 
 
+def seed_of(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
 def train(root: Path, configuration: str, fold: str, trainer: str) -> dict[str, torch.Tensor]:
     """`nnUNetv2_train 952 …`, seeded; returns the final weights."""
-    random.seed(3)
-    np.random.seed(3)
-    torch.manual_seed(3)
+    seed_of(3)
     stock(run_training_entry, 952, configuration, fold, "-p", MOVED, "-tr", trainer, "-device", "cpu")
     folder = root / "results" / SYNTHETIC / f"{trainer}__{MOVED}__{configuration}" / f"fold_{fold}"
     return read_checkpoint(folder / "checkpoint_final.pth")["network_weights"]
@@ -221,6 +225,52 @@ def test_life_cycle(nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = nnunet / "out"
     stock(
         predict_entry_point, "-d", 951, "-c", "3d_fullres", "-f", 0, "-p", PLANS, "-tr", "nnUNetTrainerCALFinetune",
+        "-i", real.folder / "imagesTr", "-o", out, "-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta",
+    )  # fmt: skip
+    assert len(list(out.glob("*.nii.gz"))) == len(real.case_ids)
+    shutil.rmtree(nnunet)
+
+
+def test_mixed_training_is_continued_as_if_it_had_not_been_killed(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real and synthetic scans together: to the same weights, validated on the real fold, and predicted with."""
+    kind = Kind(fold="0")
+    real = write_dataset(nnunet / "raw" / REAL, kind, 0, confidence=False)
+    write_dataset(nnunet / "raw" / SYNTHETIC, kind, 100, confidence=True)
+    write_plans(real, kind)
+    prepare("952", "951", ["3d_fullres"], PLANS, 1)
+    monkeypatch.setenv("FCAS_CAL_SYNTHETIC", "952")
+    begin = nnUNetTrainer.on_epoch_start
+
+    def seeded(self: nnUNetTrainer) -> None:
+        seed_of(self.current_epoch)
+        begin(self)
+
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_start", seeded)
+    training = (951, "3d_fullres", 0, "-p", PLANS, "-tr", "nnUNetTrainerCALMixed", "-device", "cpu")
+    folder = nnunet / "results" / REAL / f"nnUNetTrainerCALMixed__{PLANS}__3d_fullres"
+    final = folder / "fold_0" / "checkpoint_final.pth"
+    seed_of(99)
+    stock(run_training_entry, *training)
+    straight = read_checkpoint(final)["network_weights"]
+    shutil.rmtree(folder)
+    seed_of(99)
+    _killed_after_one_epoch(training)
+    assert not final.exists()
+    stock(run_training_entry, *training, "--c")
+    for key, tensor in read_checkpoint(final)["network_weights"].items():
+        assert torch.equal(tensor, straight[key]), key
+    log = "".join(path.read_text() for path in sorted((folder / "fold_0").glob("training_log_*.txt")))
+    assert [line.split()[-1] for line in log.splitlines() if "share of synthetic patches:" in line] == [
+        "1.000", "0.500", "0.000",
+    ]  # fmt: skip
+    (held_out,) = (path.name for path in (folder / "fold_0" / "validation").glob("*.nii.gz"))
+    assert (real.folder / "labelsTr" / held_out).is_file()
+    stock(run_training_entry, *training, "--val")
+    out = nnunet / "out"
+    stock(
+        predict_entry_point, "-d", 951, "-c", "3d_fullres", "-f", 0, "-p", PLANS, "-tr", "nnUNetTrainerCALMixed",
         "-i", real.folder / "imagesTr", "-o", out, "-device", "cpu", "-npp", 1, "-nps", 1, "--disable_tta",
     )  # fmt: skip
     assert len(list(out.glob("*.nii.gz"))) == len(real.case_ids)

@@ -130,7 +130,7 @@ def _train_arm(arm: Arm, threads: int, progress: tqdm[Any]) -> None:
     if arm.pretrained_on is None:
         model = train(names.real, DEMO_PLANS, BASELINE)
     else:
-        pretrained = train(arm.pretrained_on, moved_plans_name(real, DEMO_PLANS), PRETRAIN)
+        pretrained = train(arm.pretrained_on, moved_plans_name(real.dataset_id, DEMO_PLANS), PRETRAIN)
         weights = pretrained / "fold_all" / FINAL_CHECKPOINT
         model = train(names.real, DEMO_PLANS, FINETUNE, "-pretrained_weights", weights)
     run(

@@ -20,6 +20,7 @@ from fcas_nnunet.commands.demo.scale import (
 )
 from fcas_nnunet.generator.optimisation.precision import compute_in_bf16, supports_bf16
 from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedTrainer
+from fcas_nnunet.integration.cal.mixed_trainer import nnUNetTrainerCALMixed
 from fcas_nnunet.integration.cal.schedules import WarmupPolyLR
 from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 from fcas_nnunet.seeds import derive_seed
@@ -130,8 +131,14 @@ class nnUNetTrainerCALFinetune_demo(_DemoSize, nnUNetTrainerCALFinetune):
     """`nnUNetTrainerCALFinetune` at demo size; the variable FCAS_DEMO_REAL_EPOCHS sets the number of epochs (8)."""
 
 
+class nnUNetTrainerCALMixed_demo(_DemoSize, nnUNetTrainerCALMixed):
+    """`nnUNetTrainerCALMixed` at demo size, for trials: fcas_demo pretrains and fine-tunes."""
+
+
 class nnUNetTrainer_fcasDemo(_DemoSize):
     """nnU-Net's own trainer and loss, for as many iterations as `nnUNetTrainerCALFinetune_demo`."""
 
 
-__all__ = ["nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainer_fcasDemo"]
+__all__ = [
+    "nnUNetTrainerCAL_demo", "nnUNetTrainerCALFinetune_demo", "nnUNetTrainerCALMixed_demo", "nnUNetTrainer_fcasDemo",
+]  # fmt: skip

@@ -92,6 +92,14 @@ class Pretraining:
             return None
         return cls([(name, fold) for name, fold in saved["trained_on"]], from_json(saved) or [], saved[UNKNOWN_KEY])
 
+    def joined(self, other: Pretraining) -> Pretraining:
+        """Return the data that weights have learnt from which have learnt from both, the other's last."""
+        return Pretraining(
+            trained_on=[*(entry for entry in self.trained_on if entry not in other.trained_on), *other.trained_on],
+            parents=merged([*self.parents, *other.parents]),
+            unknown=list(dict.fromkeys([*self.unknown, *other.unknown])),
+        )
+
     def keep_in(self, dataset_json: dict[str, Any]) -> None:
         """Save the record in a trainer's dataset.json, and so in all its checkpoints."""
         dataset_json[PRETRAINING_KEY] = {
@@ -150,26 +158,46 @@ def pretraining_faults(
     if arguments is None:
         return []
     remedy = "Prepare the synthetic set again with fcas_prepare --for this data set, and pretrain on it."
+    faults = unlike(arguments, plans, configuration, dataset_json, "the pretraining")
+    return [f"{_ARGUMENT}: {fault} {remedy}" for fault in faults]
+
+
+def unlike(
+    arguments: Mapping[str, Any],
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    other: str,
+) -> list[str]:
+    """List what a training must have in common with another one and has not, a sentence each.
+
+    Args:
+        arguments: `init_args` of the other one.
+        plans: of this one.
+        configuration: of this one.
+        dataset_json: of this one.
+        other: what messages call the other one.
+    """
     before, now = PlansManager(arguments["plans"]), PlansManager(plans)
     name, faults = arguments["configuration"], []
     if name != configuration:
-        faults.append(f"configuration must be that of the pretraining, {name}, got {configuration}.")
+        faults.append(f"configuration must be that of {other}, {name}, got {configuration}.")
     pretrained = before.get_configuration(name).configuration
     wanted = now.get_configuration(configuration).configuration
     faults += [
-        f"{key} must be that of the pretraining, {pretrained.get(key)}, got {wanted.get(key)}."
+        f"{key} must be that of {other}, {pretrained.get(key)}, got {wanted.get(key)}."
         for key in _CONFIGURATION_KEYS
         if _plain(pretrained.get(key)) != _plain(wanted.get(key))
     ]
     described = arguments["dataset_json"]
     faults += [
-        f"{key} must be those of the pretraining, {described.get(key)}, got {dataset_json.get(key)}."
+        f"{key} must be those of {other}, {described.get(key)}, got {dataset_json.get(key)}."
         for key in ("labels", "regions_class_order", "channel_names")
         if not same_description(key, described.get(key), dataset_json.get(key))
     ]
     if before.foreground_intensity_properties_per_channel != now.foreground_intensity_properties_per_channel:
-        faults.append("intensity statistics must be those of the pretraining, got others.")
-    return [f"{_ARGUMENT}: {fault} {remedy}" for fault in faults]
+        faults.append(f"intensity statistics must be those of {other}, got others.")
+    return faults
 
 
 def copy_segmentation_layers(network: nn.Module, checkpoint: dict[str, Any]) -> int:

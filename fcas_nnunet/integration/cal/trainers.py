@@ -1,4 +1,4 @@
-"""nnU-Net trainers: confidence-aware pretraining on synthetic scans, and fine-tuning on real ones."""
+"""nnU-Net trainers: confidence-aware pretraining on synthetic scans, and fine-tuning on real ones; or both at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fcas_nnunet.integration.cal.guarded_trainer import GuardedTrainer
+from fcas_nnunet.integration.cal.mixed_trainer import nnUNetTrainerCALMixed
 from fcas_nnunet.integration.cal.pretrained import (
     Pretraining,
     bare_network,
@@ -82,7 +83,7 @@ class nnUNetTrainerCALFinetune(WeightedTrainer):
     pretrained: dict[str, Any] | None = None
     has_weights = False
 
-    def _finds_confidence(self) -> bool:
+    def _has_maps(self) -> bool:
         return maps_are_prepared(Path(self.preprocessed_dataset_folder))
 
     def initialize(self) -> None:
@@ -139,7 +140,7 @@ def _with_epochs(trainer: type[GuardedTrainer], epochs: int) -> type[GuardedTrai
     return type(name, (trainer,), {"EPOCHS": epochs, "__doc__": f"`{trainer.__name__}` with another number of epochs."})
 
 
-_BASES: tuple[type[GuardedTrainer], ...] = (nnUNetTrainerCAL, nnUNetTrainerCALFinetune)
+_BASES: tuple[type[GuardedTrainer], ...] = (nnUNetTrainerCAL, nnUNetTrainerCALFinetune, nnUNetTrainerCALMixed)
 _VARIANTS = [_with_epochs(trainer, epochs) for trainer in _BASES for epochs in (1, 5, 50, 250, 1000)]
 globals().update({trainer.__name__: trainer for trainer in _VARIANTS})  # nnU-Net and pickle find them by name
 __all__ = [trainer.__name__ for trainer in (*_BASES, *_VARIANTS)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import nn
 
 from fcas_nnunet.integration.cal.dataloading import ConfidenceDataset
@@ -44,17 +45,25 @@ class WeightedTrainer(GuardedTrainer):
         self.weighting = Weighting.from_environment()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.begun_with: dict[str, str] = {}
-        self.uses_confidence = self._finds_confidence()
+        self.uses_confidence = self._weights_the_loss()
         if self.uses_confidence:
-            self.dataset_json[SETTINGS_KEY] = self.weighting.as_variables()
+            self.dataset_json[SETTINGS_KEY] = self._settings()
             labels = self.label_manager
             names = target_names(dataset_json["labels"], labels.has_regions)
             self.tally = ConfidenceTally(len(names), labels.has_regions)
             self.logger.local_logger = ConfidenceLogger(names, self.logger.local_logger.verbose)
 
-    def _finds_confidence(self) -> bool:
+    def _weights_the_loss(self) -> bool:
         """Return whether the loss is to be weighted; if not, this trainer is nnU-Net's."""
+        return self._has_maps()
+
+    def _has_maps(self) -> bool:
+        """Return whether the training's data set is to have confidence maps; if not, its cases are fully trusted."""
         return True
+
+    def _settings(self) -> dict[str, str]:
+        """Return variable → value of all settings that a training keeps to."""
+        return self.weighting.as_variables()
 
     def _look_at(self, checkpoint: dict[str, Any], *, resumed: bool) -> None:
         super()._look_at(checkpoint, resumed=resumed)
@@ -77,28 +86,37 @@ class WeightedTrainer(GuardedTrainer):
                     for name in changed
                 )
             )
+        if now:
+            self.print_to_log_file("Settings of confidence-aware learning:", now)
         super().on_train_start()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """Open nnU-Net's data sets with confidence, after checking that every case has the map written for it."""
         training, validation = super().get_tr_and_val_datasets()
-        if not self.uses_confidence:
-            self.print_to_log_file("This data set has no confidence maps: every voxel counts alike.")
+        if self._has_maps():
+            store = ConfidenceStore.read(Path(self.preprocessed_dataset_folder))
+            training, validation = self._weighted(store, training, validation)
             return training, validation
-        store = ConfidenceStore.read(Path(self.preprocessed_dataset_folder))
-        store.verify([*training.identifiers, *validation.identifiers], lambda i: training.load_case(i)[1].shape)
+        self.print_to_log_file("This data set has no confidence maps: every voxel counts alike.")
+        if self.uses_confidence:
+            return ConfidenceDataset(training, None), ConfidenceDataset(validation, None)
+        return training, validation
+
+    def _weighted(self, store: ConfidenceStore, *datasets: nnUNetBaseDataset) -> list[ConfidenceDataset]:
+        """Return data sets, the first for training, with the maps of a store, after checking these."""
+        training = datasets[0]
+        store.verify([i for dataset in datasets for i in dataset.identifiers], lambda i: training.load_case(i)[1].shape)
         mapped = sum(store.sha256[case_id] is not None for case_id in training.identifiers)
         self.print_to_log_file(
             f"Confidence weights the loss: {mapped} of {len(training.identifiers)} training cases have a map"
             + ("." if mapped == len(training.identifiers) else ", the others count fully.")
         )
         weights = self._weights_of(store)
-        return ConfidenceDataset(training, store, weights), ConfidenceDataset(validation, store, weights)
+        return [ConfidenceDataset(dataset, store, weights) for dataset in datasets]
 
     def _weights_of(self, store: ConfidenceStore) -> CaseWeights | None:
-        """Return what turns confidence into weights, None if nothing has to; log the settings and the set's means."""
+        """Return what turns confidence into weights, None if nothing has to; log the means that they are divided by."""
         settings = self.weighting
-        self.print_to_log_file("Settings of the weights:", settings.as_variables())
         if not settings.is_fixed:
             return None
         means = store.mean_weights(settings.floor) if settings.normalise else {}

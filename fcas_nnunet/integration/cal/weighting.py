@@ -19,8 +19,10 @@ from torch import Tensor
 FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
 PREFIX = "FCAS_CAL_"
 NORMALISE_VARIABLE, CLIP_VARIABLE, RAMP_VARIABLE = f"{PREFIX}NORMALISE", f"{PREFIX}CLIP", f"{PREFIX}RAMP"
+#: Of `nnUNetTrainerCALMixed`.
+SYNTHETIC_VARIABLE, SHARE_VARIABLE = f"{PREFIX}SYNTHETIC", f"{PREFIX}SHARE"
 #: All that the trainers read whose names begin with the prefix.
-VARIABLES = frozenset({NORMALISE_VARIABLE, CLIP_VARIABLE, RAMP_VARIABLE})
+VARIABLES = frozenset({NORMALISE_VARIABLE, CLIP_VARIABLE, RAMP_VARIABLE, SYNTHETIC_VARIABLE, SHARE_VARIABLE})
 
 #: Weights up to this are 0, which interpolation has moved by rounding; the smallest others are far above it.
 _ZERO = 1e-5

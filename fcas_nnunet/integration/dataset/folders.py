@@ -74,29 +74,30 @@ def nnunet_variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "") -> Path:
-    """Return the raw folder of an existing data set.
+def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "", root: Root = Root.RAW) -> Path:
+    """Return the folder of an existing data set, raw unless another root is named.
 
     Args:
         identifier: an id ("901") or a full name ("Dataset901_Heart").
         by: the flag that named it, for messages.
         also: another kind of argument that the flag accepts, for messages, such as "folder"; none of that name exists.
+        root: which of nnU-Net's folders.
 
     Raises:
         ValueError: if the identifier is malformed, or an id belongs to several names (nnU-Net refuses that too).
         FileNotFoundError: if there is no such data set.
     """
-    raw = root_folder(Root.RAW)
+    parent = root_folder(root)
     full_name = _FULL_NAME.fullmatch(identifier)
     dataset_id = int(full_name.group(1)) if full_name else _parse_id(identifier, by, also)
     name = identifier if full_name else _name_of_id(dataset_id)
-    if name is None or not (raw / name).is_dir():
-        known = listed(sorted(path.name for path in raw.glob("Dataset*") if path.is_dir()), MOST_NAMES) or "nothing"
+    if name is None or not (parent / name).is_dir():
+        known = listed(sorted(path.name for path in parent.glob("Dataset*") if path.is_dir()), MOST_NAMES) or "nothing"
         raise FileNotFoundError(
-            f"{by} {identifier}: it must be a folder in {Root.RAW}={raw}, which holds {known}. "
+            f"{by} {identifier}: it must be a folder in {root}={parent}, which holds {known}. "
             "Give the id or the full name of one of them, or put the data set there."
         )
-    return raw / name
+    return parent / name
 
 
 def is_identifier(argument: str) -> bool:

@@ -135,9 +135,9 @@ def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str
     return plans
 
 
-def moved_plans_name(real: RawDataset, plans_name: str) -> str:
-    """Return the name of the real data set's plans on a synthetic one: nnUNetPlansFrom901."""
-    return f"{plans_name}From{real.dataset_id}"
+def moved_plans_name(dataset_id: int, plans_name: str) -> str:
+    """Return the name of a real data set's plans on a synthetic one: nnUNetPlansFrom901."""
+    return f"{plans_name}From{dataset_id}"
 
 
 def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def move_plans(real: RawDataset, synthetic: RawDataset, plans_name: str) -> dict
         move_plans_between_datasets,
     )
 
-    target = moved_plans_name(real, plans_name)
+    target = moved_plans_name(real.dataset_id, plans_name)
     preprocessed_folder(synthetic).mkdir(parents=True, exist_ok=True)
     move_plans_between_datasets(real.name, synthetic.name, plans_name, target)
     atomic_write_json(preprocessed_folder(synthetic) / DATASET_JSON, synthetic.dataset_json)

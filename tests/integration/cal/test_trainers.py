@@ -32,7 +32,7 @@ def torchvision_imports() -> bool:
 
 def test_every_length_has_its_name() -> None:
     lengths = ("", "_1epoch", "_5epochs", "_50epochs", "_250epochs", "_1000epochs")
-    assert set(NAMES) == {f"nnUNetTrainerCAL{kind}{length}" for kind in ("", "Finetune") for length in lengths}
+    assert set(NAMES) == {f"nnUNetTrainerCAL{kind}{length}" for kind in ("", "Finetune", "Mixed") for length in lengths}
 
 
 @pytest.mark.parametrize("name", [*NAMES, *demo_trainers.__all__])
@@ -83,19 +83,20 @@ def test_nnunets_signature_is_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "cal", "finetune"),
+    ("suffix", "cal", "finetune", "mixed"),
     [
-        ("", 800, 200),
-        ("_1epoch", 1, 1),
-        ("_5epochs", 5, 5),
-        ("_50epochs", 50, 50),
-        ("_250epochs", 250, 250),
-        ("_1000epochs", 1000, 1000),
+        ("", 800, 200, 1000),
+        ("_1epoch", 1, 1, 1),
+        ("_5epochs", 5, 5, 5),
+        ("_50epochs", 50, 50, 50),
+        ("_250epochs", 250, 250, 250),
+        ("_1000epochs", 1000, 1000, 1000),
     ],
 )
-def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int) -> None:
+def test_lengths(prepared: Prepared, suffix: str, cal: int, finetune: int, mixed: int) -> None:
     assert build(prepared, f"nnUNetTrainerCAL{suffix}").num_epochs == cal
     assert build(prepared, f"nnUNetTrainerCALFinetune{suffix}", real=True).num_epochs == finetune
+    assert build(prepared, f"nnUNetTrainerCALMixed{suffix}", real=True).num_epochs == mixed
 
 
 def test_fine_tuning_has_a_rate_of_its_own(prepared: Prepared) -> None:
@@ -122,7 +123,7 @@ def test_schedule_by_hand() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5**0.9)
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune"])
+@pytest.mark.parametrize("name", ["nnUNetTrainerCAL", "nnUNetTrainerCALFinetune", "nnUNetTrainerCALMixed"])
 def test_another_nnunet_is_refused(prepared: Prepared, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded_trainer.metadata, "version", lambda package: "2.9.0")
     with pytest.raises(RuntimeError, match=r"nnunetv2: version must be >=2\.8,<2\.9, got 2\.9\.0\."):

@@ -296,7 +296,7 @@ def test_settings_are_read_and_recorded(own_copy: Prepared, monkeypatch: pytest.
         monkeypatch.setenv(name, value)
     assert Weighting.from_environment() == Weighting(0.1, True, 0.5, 2, 0.3)
     trainer = make_trainer(own_copy)
-    trainer.get_tr_and_val_datasets()
+    trainer.on_train_start()
     log = Path(trainer.log_file).read_text()
     assert "'FCAS_CAL_CLIP': '0.5 2.0'" in log
     assert f"Weights are divided by their means over {SYNTHETIC}, 0: 0." in log

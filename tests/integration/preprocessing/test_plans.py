@@ -75,7 +75,7 @@ def test_existing_plans_are_kept(prepared: Prepared) -> None:
     before = path.stat().st_mtime_ns
     assert ensure_plans(prepared.real, PLANS, ["3d_fullres"]) == json.loads(path.read_text())
     assert path.stat().st_mtime_ns == before
-    assert moved_plans_name(prepared.real, PLANS) == MOVED_PLANS
+    assert moved_plans_name(prepared.real.dataset_id, PLANS) == MOVED_PLANS
 
 
 def test_plans_that_nobody_makes_and_missing_configurations_are_named(prepared: Prepared) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 #: Key of a manifest record: the source of the scan.
 SCAN = "scan"
+#: Another: how a segmenter judged the case's labels, where fcas_confidence rewrote its map.
+SEGMENTER = "segmenter"
 
 
 class Conditioning(StrEnum):

@@ -30,60 +30,59 @@ def build_parser() -> Parser:
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, DatasetXXX_Name or folder")
-    parser.add_argument(
-        "--network", type=Path, metavar="DIR",
-        help="trained nnU-Net: its folder <trainer>__<plans>__<configuration>, with several folds",
-    )  # fmt: skip
     parser.add_argument("--restore", action="store_true", help="put back the maps that the set was generated with")
-    add_judge_arguments(parser)
-    parser.add_argument(
-        "--probabilities", type=Path, metavar="DIR",
-        help="keep the predictions there (default: fcas_probabilities in the network's folder)",
-    )  # fmt: skip
+    add_judge_arguments(parser, parser, "trained nnU-Net that judges, with several folds")
     parser.add_argument("-np", type=processes, metavar="P", help="processes (default: one per core)")
     parser.add_argument("-device", default="auto", choices=["auto", "cuda", "cpu", "mps"], help="(default: auto)")
-    judging = ("-f", "-chk", "--both", "--rule", "--power", "--alpha", "--combine", "--drop-below", "--probabilities")
-    parser.idle(*judging, without="--network")
     parser.idle("--network", beside="--restore")
     return parser
 
 
-def add_judge_arguments(parser: Parser) -> None:
-    """Add the arguments of the network's folds and of the rule."""
+def add_judge_arguments(parser: Parser, group: argparse._ActionsContainer, role: str) -> None:
+    """Add the arguments of the network and of the rule to a group of a parser; `role` says what the network does."""
     usual = Weighing()
-    parser.add_argument(
+    group.add_argument(
+        "--network", type=Path, metavar="DIR", help=f"{role}: nnU-Net's folder <trainer>__<plans>__<configuration>"
+    )
+    group.add_argument(
         "-f", nargs="+", metavar="FOLD", help="folds that may judge (default: all numbered ones that were trained)"
     )
-    parser.add_argument(
+    group.add_argument(
         "-chk", default=FINAL_CHECKPOINT, metavar="NAME", help=f"checkpoint of each fold (default: {FINAL_CHECKPOINT})"
     )
-    parser.add_argument(
+    group.add_argument(
         "--both", action="store_true",
         help="judge only by folds that have learnt from neither reference nor template; refuse cases without such",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--rule", type=Rule, choices=list(Rule), default=usual.rule,
         help="soft: the probability itself; freemask: 0 where the loss exceeds --alpha times the mean over the label's "
         f"voxels in the whole set, else 1 (default: {usual.rule})",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--power", type=not_negative, default=usual.power, metavar="P",
         help=f"soft: raise the probability to this power (default: {usual.power:g})",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--alpha", type=not_negative, default=usual.alpha, metavar="A", help=f"freemask (default: {usual.alpha:g})"
     )
     parser.idle("--power", beside=f"--rule {Rule.FREEMASK}")
     parser.idle("--alpha", beside=f"--rule {Rule.SOFT}")
-    parser.add_argument(
+    group.add_argument(
         "--combine", dest="combination", type=Combination, choices=list(Combination), default=usual.combination,
         help="replace the generated map, or multiply by it; either way 0 stays 0 where a scan that was not drawn has "
         f"voxels from beyond the real one (default: {usual.combination})",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--drop-below", type=not_negative, metavar="T",
         help="confidence 0 everywhere in cases whose labels' mean probability inside the structures is lower",
     )  # fmt: skip
+    group.add_argument(
+        "--probabilities", type=Path, metavar="DIR",
+        help="keep the predictions there (default: fcas_probabilities in the network's folder)",
+    )  # fmt: skip
+    judging = ("-f", "-chk", "--both", "--rule", "--power", "--alpha", "--combine", "--drop-below", "--probabilities")
+    parser.idle(*judging, without="--network")
 
 
 def weighing_of(args: argparse.Namespace) -> Weighing:
@@ -102,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     work = import_module("fcas_nnunet.commands.confidence.run")  # not before: --help and refusals stay quick
     print(work.restore(args) if args.restore else work.run(args))
+    print("next: fcas_prepare, again where the set was prepared before")
 
 
 if __name__ == "__main__":

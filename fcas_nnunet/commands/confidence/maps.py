@@ -18,7 +18,7 @@ import numpy as np
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.confidence.rules import Combination, LossSum, Weighing, confidence_of, loss_sums
-from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.config.options import SEGMENTER, ScanSource
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, read_confidence
@@ -28,8 +28,6 @@ from fcas_nnunet.integration.models.own_labels import read_probability
 
 Record = Mapping[str, Any]
 
-#: Key of a manifest's record: how a segmenter judged the case.
-SEGMENTER = "segmenter"
 GENERATED_FOLDER = f"{CONFIDENCE}Tr_generated"
 #: Entries of a record that depend on the map.
 _MEAN, _STD = "mean_confidence_in_structures", "std_confidence_in_structures"

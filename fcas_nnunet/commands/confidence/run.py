@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.commands.confidence.command import weighing_of
+from fcas_nnunet.commands.confidence.judges import appoint
 from fcas_nnunet.commands.confidence.maps import (
     CaseScore,
     Judged,
@@ -28,15 +29,13 @@ from fcas_nnunet.commands.confidence.maps import (
 from fcas_nnunet.commands.confidence.rules import Rule, Weighing, mean_losses
 from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases
 from fcas_nnunet.commands.runtime.devices import resolve_device
-from fcas_nnunet.commands.runtime.leaks import refuse_leaking_parents
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.evaluation.table import format_table
 from fcas_nnunet.files import atomic_write_json, files_sha256
-from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset, open_dataset
-from fcas_nnunet.integration.models.cross_fitting import Judges, choose_judges, learnt_by_fold
+from fcas_nnunet.integration.models.cross_fitting import Judges
 from fcas_nnunet.integration.models.own_labels import Members, members_of, predict_own_probabilities
 from fcas_nnunet.integration.models.prediction import (
     TrainedModel,
@@ -45,17 +44,7 @@ from fcas_nnunet.integration.models.prediction import (
     outdated_cases,
     scan_faults,
 )
-from fcas_nnunet.integration.provenance.parents import (
-    PARENTS_KEY,
-    Parent,
-    Role,
-    from_json,
-    merged,
-    origins_of,
-    parents_of,
-    refuse_leaks,
-    to_json,
-)
+from fcas_nnunet.integration.provenance.parents import JUDGES_KEY, Parent, origins_of, parents_of, to_json
 from fcas_nnunet.listing import listed
 
 PROBABILITIES_FOLDER = "fcas_probabilities"
@@ -91,7 +80,16 @@ class _Plan:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Judge every case, and rewrite its map.
+    """Judge the data set that the command line names; see `judge`."""
+    return judge(open_dataset(args.d, by="-d"), args)
+
+
+def judge(synthetic: RawDataset, args: argparse.Namespace) -> str:
+    """Judge every case of a finished synthetic data set, and rewrite its map.
+
+    Args:
+        synthetic: The data set.
+        args: Arguments of `add_judge_arguments`, with `np` and `device`.
 
     Returns:
         A summary.
@@ -100,7 +98,7 @@ def run(args: argparse.Namespace) -> str:
         FileNotFoundError: when the data set or the network is missing.
         ValueError: when the network cannot judge these cases without having learnt from them; every case is named.
     """
-    plan = _plan(args)
+    plan = _plan(synthetic, args)
     weighing, workers = weighing_of(args), args.np or default_workers()
     maps = {case_id: (plan.synthetic, case_id, record) for case_id, record in plan.records.items()}
     run_cases(check_generated, maps, workers=workers, description="checking the maps")
@@ -130,9 +128,9 @@ def restore(args: argparse.Namespace) -> str:
     return f"done: the generated maps of {len(restored)} cases are back in {synthetic.folder}"
 
 
-def _plan(args: argparse.Namespace) -> _Plan:
-    """Check what the command line names, and choose the folds that judge each case."""
-    synthetic, model = open_dataset(args.d, by="-d"), find_model(args.network, args.f, args.chk)
+def _plan(synthetic: RawDataset, args: argparse.Namespace) -> _Plan:
+    """Check the network and the data set, and choose the folds that judge each case."""
+    model = find_model(args.network, args.f, args.chk)
     every = Manifest(synthetic.folder).read()
     records = {i: every[i] for i in synthetic.case_ids if i in every and origins_of(every[i])}
     faults = scan_faults(model, synthetic)
@@ -148,46 +146,11 @@ def _plan(args: argparse.Namespace) -> _Plan:
         )
     if faults:
         raise ValueError("\n".join(faults))
-    members = members_of(model, synthetic)
+    members = members_of(model, synthetic.labels, synthetic.name)
     if others := sorted(set(synthetic.case_ids) - records.keys()):
         logger.info(f"no line in {MANIFEST_FILE} says what {listed(others)} were made from: their maps stay")
-    learnt, parents = learnt_by_fold(model), _without_judges(parents_of(synthetic))
-    judges = choose_judges(records, learnt, parents)
-    refuse_leaks(_judge_faults(model, records, judges, args.both), logger.warning)
-    judges = {i: judges.get(i, Judges(model.folds, know_template=True)) for i in records}
-    used = {fold for case in judges.values() for fold in case.folds}
-    known = [Parent(p.dataset, p.case_id, p.image_sha256, (Role.JUDGE,)) for f in used for p in learnt[f]]
-    _refuse_unseen(records.values(), known)
-    return _Plan(synthetic, records, model, members, judges, merged(known))
-
-
-def _judge_faults(model: TrainedModel, records: Records, judges: Mapping[str, Judges], both: bool) -> list[str]:
-    """List why cases cannot be judged, a sentence for each reference, or with `both` for each pair."""
-    lacking: dict[str, list[str]] = {}
-    for case_id, record in records.items():
-        if case_id not in judges:
-            lacking.setdefault(f"the reference {record['reference']}", []).append(case_id)
-        elif both and judges[case_id].know_template:
-            pair = f"both {record['reference']} and {record['template']}"
-            lacking.setdefault(pair, []).append(case_id)
-    remedy = "Leave out --both" if both else "Train more folds"
-    return [
-        f"{model.folder}: at least one fold must not have learnt from {parents}, got none of fold "
-        f"{', '.join(model.folds)} for {listed(case_ids)}. {remedy}, or name a network of other scans."
-        for parents, case_ids in lacking.items()
-    ]
-
-
-def _refuse_unseen(records: Iterable[Mapping[str, Any]], known: list[Parent]) -> None:
-    """Refuse judges that have learnt from scans which must stay unseen: the source's test scans, and the validation
-    cases of the fold that the set was made for."""
-    for source, fold in sorted({(str(r["source"]), r.get("fold")) for r in records}, key=str):
-        try:
-            dataset = RawDataset.open(resolve_dataset(source))
-        except FileNotFoundError:
-            logger.warning(f"{source}: it is not there, so whether the network knows its test scans is not known")
-            continue
-        refuse_leaking_parents(known, dataset, fold)
+    judges, learnt = appoint(model, records, parents_of(synthetic), both=args.both)
+    return _Plan(synthetic, records, model, members, judges, learnt)
 
 
 def _predicted(plan: _Plan, args: argparse.Namespace, workers: int) -> dict[str, Judged]:
@@ -221,22 +184,11 @@ def _origin(plan: _Plan, case_id: str) -> dict[str, Any]:
     return {"network": network.name, "network_sha256": network.sha256, "knows_template": knows}
 
 
-def _without_judges(parents: Iterable[Parent]) -> list[Parent]:
-    """The parents of a set before any segmenter judged it."""
-    found = []
-    for parent in parents:
-        roles = tuple(role for role in parent.roles if role != Role.JUDGE)
-        if roles:
-            found.append(Parent(parent.dataset, parent.case_id, parent.image_sha256, roles))
-    return found
-
-
-def _name_judges(synthetic: RawDataset, learnt: Iterable[Parent]) -> None:
-    """Name what the judges have learnt from among the parents of the set, before any map depends on it, in place of
-    what those of an earlier run had."""
-    own = from_json(synthetic.dataset_json)
-    parents = merged([*_without_judges(parents_of(synthetic) if own is None else own), *learnt])
-    atomic_write_json(synthetic.folder / DATASET_JSON, {**synthetic.dataset_json, PARENTS_KEY: to_json(parents)})
+def _name_judges(synthetic: RawDataset, learnt: Sequence[Parent]) -> None:
+    """Name in dataset.json what the judges have learnt from, so that fcas_prepare and the trainers refuse leaks."""
+    content = {key: value for key, value in synthetic.dataset_json.items() if key != JUDGES_KEY}
+    judges = {JUDGES_KEY: to_json(learnt)} if learnt else {}
+    atomic_write_json(synthetic.folder / DATASET_JSON, content | judges)
 
 
 def _summary(
@@ -269,5 +221,4 @@ def _summary(
         dropped = [i for i, score in scores.items() if score.score < weighing.drop_below]
         lines.append(f"below {weighing.drop_below:g}, and so without weight: {listed(dropped, 20) or 'none'}")
     lines.append(f"done: confidence of {len(written)} cases in {synthetic.folder}")
-    lines.append(f"next: fcas_prepare -d {synthetic.name} --for REAL")
     return "\n".join(lines)

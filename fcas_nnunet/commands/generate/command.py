@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fcas_nnunet.commands.cli import Parser, command, make_parser, processes
+from fcas_nnunet.commands.confidence.command import add_judge_arguments
 from fcas_nnunet.commands.generate.sampling_settings import add_sampling_arguments, confidence_config
 from fcas_nnunet.commands.generate.sources import add_source_arguments, shares_of
 from fcas_nnunet.commands.masks.settings import add_mask_arguments
@@ -38,6 +39,7 @@ fcas_generate -d 901 -o 904 --references 905 --templates 906:case_a,case_b   # m
 fcas_generate -d 901 -o 908 --source warped        # real scans deformed with their masks; needs no generator
 fcas_generate -d 901 -o 910 --source registered          # other patients' scans on new masks, without training
 fcas_generate -d 901 -o 909 --source mixed --shares drawn=2 warped=1 painted=1   # half of them drawn
+fcas_generate -d 901 -o 911 --source warped --network MODEL_FOLDER   # confidence from a segmenter, by folds
 fcas_generate --replay 902 -o 907 fcas_00007      # that case again, from its line in 902's manifest
 fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate.command -d 901 -o 902 -n 10000   # four GPUs
@@ -96,6 +98,8 @@ def build_parser() -> Parser:
     parser.add_argument("--ignore_disk", action="store_true", help="start though the disk may not hold all cases")
     add_sampling_arguments(parser)
     add_source_arguments(parser)
+    judging = parser.add_argument_group("judging the labels", "when the set is finished, as fcas_confidence does")
+    add_judge_arguments(parser, judging, "rewrite the confidence maps by a trained nnU-Net")
     return parser
 
 

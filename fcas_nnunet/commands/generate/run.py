@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.commands.confidence.judges import check_planned
+from fcas_nnunet.commands.confidence.run import judge
 from fcas_nnunet.commands.generate.checks import check_model, check_output, report_changes, report_lacking_templates
 from fcas_nnunet.commands.generate.command import Request
 from fcas_nnunet.commands.generate.dry_run import Outlook
@@ -50,12 +52,14 @@ from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
 from fcas_nnunet.generator.plan import CasePlan, plan_cases
 from fcas_nnunet.generator.sources.registration import REGISTRATION
+from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
-from fcas_nnunet.integration.dataset.raw_dataset import write_dataset_json
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_dataset_json
 from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, from_json, merged, to_json
 from fcas_nnunet.intensities import unit_name
 from fcas_nnunet.labels.anatomy import GivenRoles, label_roles
+from fcas_nnunet.labels.regions import single_ids
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +90,8 @@ def run(request: Request) -> None:
     say_roles(source.name, source.labels, plan.roles)
     tested = [dataset for dataset in (request.real, *library.others.values()) if dataset is not None]
     refuse_leaking_parents(plan.parents, source, args.fold, tested)
+    if args.network:
+        _check_judges(request, plan)
     # These are no errors: the same command, or one that a report prints, resumes with them.
     if record is not None and args.precision != Precision.AUTO:
         logger.info("--precision: does nothing, since the generator is trained already")
@@ -121,6 +127,14 @@ def run(request: Request) -> None:
         print(f"{share}: done. {left_over}; the last to end finishes {request.output}")
     else:
         _finish(request, plan)
+
+
+def _check_judges(request: Request, plan: _Plan) -> None:
+    """Check that the network of `--network` can judge the planned cases."""
+    of_all = {"source": request.source.name, "fold": request.args.fold}
+    records = {case.case_id: {**of_all, **case.to_record()} for case in plan.cases}
+    labels = single_ids(request.labels.entries, request.labels.more.get(NAMES))
+    check_planned(request.args, records, plan.parents, request.source, labels, request.output.name)
 
 
 def _read_record(request: Request) -> GeneratorRecord:
@@ -254,6 +268,8 @@ def _finish(request: Request, plan: _Plan) -> None:
             f"warning: over voxels it hardly varies ({spread:.3f}): CAL will weight all of them alike. "
             "Look at fcas_report, or take another --confidence."
         )
+    if request.args.network:
+        print(judge(RawDataset.open(request.output), request.args))
     print(f"next: fcas_prepare -d {request.output.name} --for {request.args.real or name}")
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
+from fcas_nnunet.config.options import SEGMENTER
 from fcas_nnunet.evaluation.report.measures import Spread, StructureSummary
 from fcas_nnunet.evaluation.report.provenance import drawn_records
 from fcas_nnunet.intensities import CT_UNIT
@@ -72,7 +73,7 @@ def all_checks(
     found = [
         check_count(num_cases),
         *check_expected_error(records, unit),
-        *check_confidence(inside, without_map, weighs=not records or bool(drawn_records(records))),
+        *check_confidence(inside, without_map, weighs=_weighs(records)),
         check_weights(structures),
         *(check_contrast(structures, real_name, unit) if real_name is not None else []),
         check_structures(structures, num_cases, num_real),
@@ -80,6 +81,11 @@ def all_checks(
         check_files(faults, bool(records)),
     ]
     return [check for check in found if check is not None]
+
+
+def _weighs(records: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether maps ought to tell the voxels of a structure apart: where scans were drawn, or labels were judged."""
+    return not records or bool(drawn_records(records)) or any(SEGMENTER in record for record in records.values())
 
 
 def check_count(num_cases: int) -> Check:
@@ -95,7 +101,7 @@ def check_count(num_cases: int) -> Check:
 def check_confidence(inside: Spread | None, without_map: Sequence[str], weighs: bool = True) -> list[Check]:
     """Check that the confidence inside the structures varies, and leaves something to learn from.
 
-    Without `weighs` no scan was drawn: then it need not tell the voxels of a structure apart.
+    Without `weighs` no scan was drawn, and no label judged: then it need not tell the voxels of a structure apart.
     """
     if inside is None:
         advice = "CAL would train as plain nnU-Net: generate the set again, or train with nnUNetTrainer on purpose."

@@ -33,10 +33,15 @@ Members = Mapping[int, Sequence[int]]
 _NARROW_READER = "SimpleITKIOWithReorient"
 
 
-def members_of(model: TrainedModel, dataset: RawDataset) -> dict[int, list[int]]:
+def members_of(model: TrainedModel, labels: Mapping[str, int], name: str) -> dict[int, list[int]]:
     """Find the network's labels that stand for each label of a data set; labels are matched by structure.
 
     What the data set does not label is its background.
+
+    Args:
+        model: The network.
+        labels: Label name → id of the data set.
+        name: Its name, for messages.
 
     Raises:
         ValueError: when the network does not know a label, or its regions do not tell the labels apart; or when its
@@ -47,16 +52,16 @@ def members_of(model: TrainedModel, dataset: RawDataset) -> dict[int, list[int]]
             f"{model.folder}: reader of the plans must be one that writes 16 bits, got {_NARROW_READER}. Name a "
             "network whose plans have SimpleITKIO."
         )
-    becomes = match_labels(model.labels, dataset.labels)
-    members = {label: [own for own, other in becomes.items() if other == label] for label in dataset.labels.values()}
-    if unknown := [name for name, label in dataset.labels.items() if not members[label]]:
+    becomes = match_labels(model.labels, labels)
+    members = {label: [own for own, other in becomes.items() if other == label] for label in labels.values()}
+    if unknown := [named for named, label in labels.items() if not members[label]]:
         raise ValueError(
-            f"{model.folder}: network must know every label of {dataset.name}, got none for "
+            f"{model.folder}: network must know every label of {name}, got none for "
             f"{listed(unknown, MOST_NAMES)}. Name one that was trained on these labels."
         )
     if regions_of(model.dataset_json["labels"]) and any(len(own) > 1 for own in members.values()):
         raise ValueError(
-            f"{model.folder}: a network of regions must have the labels of {dataset.name}, got others besides. Name "
+            f"{model.folder}: a network of regions must have the labels of {name}, got others besides. Name "
             "one that was trained on these labels."
         )
     return members

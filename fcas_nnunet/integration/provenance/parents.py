@@ -32,6 +32,8 @@ from fcas_nnunet.listing import listed
 
 #: Key in dataset.json: data set → case id → hash and roles of the parent.
 PARENTS_KEY = "fcas_parents"
+#: The same of what a segmenter has learnt from that judged the labels; fcas_generate leaves it as it is.
+JUDGES_KEY = "fcas_judges"
 #: Key in a prepared dataset.json: ids of the cases whose origin the manifest does not record.
 UNKNOWN_KEY = "fcas_unknown"
 #: Key in a trainer's dataset.json, which its checkpoints contain: the data that its first weights had learnt from.
@@ -82,23 +84,34 @@ def to_json(parents: Sequence[Parent]) -> dict[str, dict[str, Any]]:
 
 
 def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
-    """Read the parents from a dataset.json; None if it has no such entry.
+    """Read the parents from a dataset.json, judges' cases included; None if it names no parents.
 
     Raises:
         ValueError: when the entry is broken.
     """
     if PARENTS_KEY not in dataset_json:
         return None
+    own, judges = _entry(dataset_json, PARENTS_KEY), judges_in(dataset_json)
+    return merged([*own, *judges]) if judges else own
+
+
+def judges_in(dataset_json: Mapping[str, Any]) -> list[Parent]:
+    """Read from a dataset.json what the judge of its labels has learnt from; empty if nothing judged them."""
+    return _entry(dataset_json, JUDGES_KEY) if JUDGES_KEY in dataset_json else []
+
+
+def _entry(dataset_json: Mapping[str, Any], key: str) -> list[Parent]:
     try:
         return [
             Parent(dataset, case_id, entry["image_sha256"], tuple(Role[role.upper()] for role in entry["roles"]))
-            for dataset, cases in dataset_json[PARENTS_KEY].items()
+            for dataset, cases in dataset_json[key].items()
             for case_id, entry in cases.items()
         ]
     except (AttributeError, KeyError, TypeError) as error:
+        command = "fcas_generate" if key == PARENTS_KEY else "fcas_confidence"
         raise ValueError(
-            f"dataset.json: {PARENTS_KEY} must be what fcas_generate wrote, got an error: {error!r}. "
-            "Run fcas_generate again: it writes the file anew and keeps the cases."
+            f"dataset.json: {key} must be what {command} wrote, got an error: {error!r}. "
+            f"Run {command} again: it writes the file anew and keeps the cases."
         ) from error
 
 
@@ -113,7 +126,7 @@ def parents_of(synthetic: RawDataset) -> list[Parent]:
     records = Manifest(synthetic.folder).read()
     drawn = [record for record in records.values() if ScanSource.of(record) == ScanSource.DRAWN]
     generators = {record.get("weights_sha256") for record in drawn}
-    found = [] if own is None else own
+    found = judges_in(synthetic.dataset_json) if own is None else own
     if own is None or len(generators) > 1:
         sources = sorted({str(record["source"]) for record in records.values() if "source" in record})
         found = [*found, *(parent for source in sources for parent in _whole_source(source, records))]

@@ -9,54 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from nnunet_cases import CPU, REAL, Prepared, random_case, save_untrained
+from held_out_folds import HELD_OUT, REAL_CASES
+from nnunet_cases import CPU, REAL, Prepared, random_case
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from fcas_nnunet.commands.confidence import run as work
 from fcas_nnunet.commands.confidence.command import main
-from fcas_nnunet.commands.confidence.maps import GENERATED_FOLDER, SEGMENTER
+from fcas_nnunet.commands.confidence.maps import GENERATED_FOLDER
 from fcas_nnunet.commands.confidence.rules import losses
+from fcas_nnunet.config.options import SEGMENTER
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.checks import dataset_faults
 from fcas_nnunet.integration.dataset.manifest import Manifest
-from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, read_confidence, write_case
 from fcas_nnunet.integration.dataset.synthetic_cases import case_contents
 from fcas_nnunet.integration.dataset.volumes import dequantise_confidence, quantise_confidence, read_volume
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, ext_trainer_value
 from fcas_nnunet.integration.models import own_labels, prediction
-from fcas_nnunet.integration.preprocessing.splits import make_splits
 from fcas_nnunet.integration.provenance.contents import training_contents
 from fcas_nnunet.integration.provenance.parents import PARENTS_KEY, Parent, Role, from_json, to_json
 
-REAL_CASES = [f"real_{i}" for i in range(5)]
-#: Fold → the one case that it was not trained on.
-HELD_OUT = {str(fold): split["val"][0] for fold, split in enumerate(make_splits(REAL_CASES, feeds_cascade=False))}
 DRAWN, WARPED = "fcas_00000", "fcas_00001"
-
-
-@pytest.fixture(scope="module")
-def folds(prepared_once: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folds 0 to 2 of a small network on the real set, each with weights of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in prepared_once.environment.items():
-            patch.setenv(name, value)
-        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
-        folder = save_untrained(prepared_once.real)
-    checkpoint = read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
-    for fold in (1, 2):
-        (folder / f"fold_{fold}").mkdir()
-        weights = checkpoint["network_weights"]
-        changed = {name: tensor * (1 + 0.5 * fold) for name, tensor in weights.items()}
-        torch.save(checkpoint | {"network_weights": changed}, folder / f"fold_{fold}" / "checkpoint_final.pth")
-    return folder
-
-
-@pytest.fixture
-def model(folds: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folds, tmp_path / "network" / folds.name))
 
 
 @pytest.fixture
@@ -176,6 +150,21 @@ def test_generated_maps_come_back_to_the_byte(synthetic: RawDataset, model: Path
     assert not (synthetic.folder / GENERATED_FOLDER).exists()
 
 
+def test_a_case_that_was_made_again_begins_with_its_new_map(synthetic: RawDataset, model: Path) -> None:
+    """As fcas_generate makes a case whose files were deleted, while the map of the deleted one is still kept."""
+    judge(synthetic, model)
+    probability = map_of(synthetic, DRAWN)
+    case = random_case(DRAWN, 100, confidence=True)  # its map is above 0 nearly everywhere
+    write_case(synthetic.folder, case)
+    generated = map_of(synthetic, DRAWN)
+    record = {key: value for key, value in Manifest(synthetic.folder).read()[DRAWN].items() if key != SEGMENTER}
+    Manifest(synthetic.folder).append(record | {"contents": case_contents(case)})
+    judge(synthetic, model, "--combine", "product")
+    np.testing.assert_allclose(map_of(synthetic, DRAWN), probability * generated, atol=1 / 255)
+    run(synthetic, "--restore")
+    np.testing.assert_array_equal(map_of(synthetic, DRAWN), generated)
+
+
 def test_other_settings_need_no_prediction_and_begin_with_the_generated_maps(
     synthetic: RawDataset, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,8 +276,11 @@ def test_ignored_voxels_are_never_trusted(synthetic: RawDataset, model: Path) ->
     write_case(synthetic.folder, case)
     Manifest(synthetic.folder).append(Manifest(synthetic.folder).read()[DRAWN] | {"contents": case_contents(case)})
     changed = RawDataset.open(synthetic.folder)
-    judge(changed, model)
+    judged = judge(changed, model)
     confidence = map_of(changed, DRAWN)
+    probability = own_labels.read_probability(next(model.glob(f"fcas_probabilities/*/{DRAWN}.nii.gz")))
+    structures = (case.mask == 1) | (case.mask == 2)
+    assert judged[DRAWN]["score"] == pytest.approx(float(probability[structures].mean()), abs=1e-5)
     assert not confidence[10:14].any()
     assert confidence[14:].any()
 

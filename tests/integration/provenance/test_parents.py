@@ -16,6 +16,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, 
 from fcas_nnunet.integration.dataset.volumes import write_confidence
 from fcas_nnunet.integration.provenance.contents import training_contents
 from fcas_nnunet.integration.provenance.parents import (
+    JUDGES_KEY,
     PARENTS_KEY,
     Parent,
     Role,
@@ -64,6 +65,18 @@ def test_each_case_is_kept_once_with_all_that_it_gave() -> None:
     assert from_json({"labels": {}}) is None
     with pytest.raises(ValueError, match="fcas_parents must be what fcas_generate wrote"):
         from_json({PARENTS_KEY: {REAL: {"a": {"roles": ["training"]}}}})
+
+
+def test_what_a_judge_has_learnt_from_is_a_parent_too(root: Path) -> None:
+    judge = Parent(REAL, "a", "hash of a", (Role.JUDGE,))
+    described = {PARENTS_KEY: to_json(PARENTS), JUDGES_KEY: to_json([judge])}
+    both = replace(PARENTS[0], roles=(Role.TRAINING, Role.TEMPLATE, Role.JUDGE))
+    assert from_json(described) == [both, PARENTS[1]]
+    assert from_json({JUDGES_KEY: to_json([judge])}) is None, "what the scans were made from is not known"
+    synthetic = write(root, SYNTHETIC, {"syn": 1})
+    assert parents_of(replace(synthetic, dataset_json={JUDGES_KEY: to_json([judge])})) == [judge]
+    with pytest.raises(ValueError, match="fcas_judges must be what fcas_confidence wrote"):
+        from_json(described | {JUDGES_KEY: 3})
 
 
 def test_parents_are_found_by_id_and_by_content() -> None:

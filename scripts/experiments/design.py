@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Arm:
         weights: instead of the scans' own confidence.
         augmentation: of nnU-Net; "" is its default.
         joint: labelled and synthetic scans together, for as many steps as both phases have.
+        mixed: the same by nnUNetTrainerCALMixed: its first and last share of synthetic patches.
+        settings: of the weights in the loss, variables of the environment.
         prior: drawn scans as they are before they are drawn: the template, brought onto the mask.
         shares: of the sources of mixed scans, by `fcas_generate --shares`.
         length: of its training, as a share of the other arms'; for the learning curve.
@@ -38,6 +40,8 @@ class Arm:
     weights: str = "own"
     augmentation: str = ""
     joint: bool = False
+    mixed: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
     prior: bool = False
     shares: Sequence[str] = ()
     length: float = 1.0
@@ -84,7 +88,7 @@ class Scale:
     def epochs_of(self, arm: Arm) -> tuple[int, int]:
         """Epochs of the two phases of an arm's training; the second is empty where both learn from the same scans."""
         first, second = (max(1, round(arm.length * number)) for number in self.epochs)
-        return (first + second, 0) if arm.joint else (first, second)
+        return (first + second, 0) if arm.joint or arm.mixed else (first, second)
 
     def steps_of(self, arm: Arm) -> int:
         """Optimiser steps of an arm's networks."""

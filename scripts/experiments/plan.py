@@ -22,9 +22,11 @@ from fcas_nnunet.commands.demo.scale import (
 )
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
+from fcas_nnunet.integration.cal.weighting import SHARE_VARIABLE, SYNTHETIC_VARIABLE
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, model_name
 
 PLANS = "nnUNetPlansBench"
+MIXED = "nnUNetTrainerCALMixed_demo"
 #: Its first part is raised when trainings learn differently by a change that their commands do not show.
 TRAINING = f"1, nnunetv2 {version('nnunetv2')}, torch {version('torch')}"
 _GENERATOR = ("fcas_nnunet/generator", "fcas_nnunet/labels", "fcas_nnunet/config")
@@ -123,11 +125,15 @@ class Layout:
         begin, end = PRETRAIN if arm.source else BASELINE, FINETUNE
         if arm.augmentation:
             begin, end = (f"nnUNetTrainer{arm.augmentation}{phase}_bench" for phase in ("", "Finetune"))
+        more = dict(arm.settings)
+        if arm.mixed:
+            more |= {SYNTHETIC_VARIABLE: first, SHARE_VARIABLE: arm.mixed}
+            first, plans, data, begin = real, PLANS, (*data, *of_real), MIXED
         networks = self.folder / "networks" / run.key
         epochs = scale.epochs_of(arm)
         environment = {
             "nnUNet_results": str(networks), SEED_VARIABLE: str(run.seed), ITERATIONS_VARIABLE: str(scale.iterations),
-            "FCAS_BENCH_TRAINING": f"{TRAINING}, {_precision(scale.device)}",
+            "FCAS_BENCH_TRAINING": f"{TRAINING}, {_precision(scale.device)}", **more,
         }  # fmt: skip
 
         def train(

@@ -48,7 +48,7 @@ from fcas_nnunet.integration.provenance.parents import JUDGES_KEY, Parent, origi
 from fcas_nnunet.listing import listed
 
 PROBABILITIES_FOLDER = "fcas_probabilities"
-#: Bytes per voxel of a case whose map is written.
+#: Bytes per voxel of a case whose map is written; measured: 34 at 128³.
 BYTES_PER_VOXEL = 40.0
 WORST_SHOWN = 5
 

@@ -54,6 +54,16 @@ class Orientation:
         tilt = math.degrees(math.acos(min(1.0, float(np.abs(chosen).min()))))
         return cls(triple(map(int, axes)), triple(bool(cosine < 0) for cosine in chosen), tilt)
 
+    @staticmethod
+    def affine(spacing_mm: Sequence[float], along: str = SPL) -> np.ndarray:
+        """The affine [4, 4] of a volume whose axes run along these directions of the body."""
+        affine = np.eye(4)
+        affine[:3, :3] = 0
+        for axis, (letter, step) in enumerate(zip(along, spacing_mm, strict=True)):
+            row, sign = _DIRECTIONS[letter]
+            affine[row, axis] = sign * step
+        return affine
+
     def turn(self, array: np.ndarray) -> np.ndarray:
         """A stored volume [D, H, W], turned; a view."""
         return array.transpose(self.axes)[self._steps()]

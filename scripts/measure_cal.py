@@ -45,7 +45,8 @@ from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.generator.calibrate import new_shape
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.data.grid import label_codes
-from fcas_nnunet.generator.drawing import draw_on_grid, drawing_confidence
+from fcas_nnunet.generator.data.variants import new_shape_of
+from fcas_nnunet.generator.drawing import draw_on_grid, drawing_confidence, guide
 from fcas_nnunet.generator.generate import reference_mask
 from fcas_nnunet.generator.plan import plan_cases
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
@@ -154,7 +155,8 @@ def write_maps(source: RawDataset, real: RawDataset, args: argparse.Namespace) -
         for plan in plan_cases(args.n, source.case_ids, templates, ReferenceSource.MGM, seed=0):
             given = source.load_case(plan.reference)
             if args.known_scans:
-                case = new_shape(given, generator.record, derive_seed(plan.seed, "shape"))
+                masks, seed = generator.record.config.masks, derive_seed(plan.seed, "shape")
+                case = new_shape(given, generator.record, new_shape_of(given.mask, given.spacing_mm, masks, seed))
             else:
                 roles = label_roles(generator.record.labels, generator.record.roles)
                 mask, _ = reference_mask(plan, given, generator.record.config.masks, roles)
@@ -179,7 +181,8 @@ def drawn(generator: Generator, case: Case, template: Case, seed: int) -> tuple[
     ssv = config.chosen(ConfidenceChoice.SSV)
     device = next(generator.tcdm.parameters()).device
     reference = Case(case.case_id, None, case.mask, case.affine)
-    drawing = draw_on_grid(generator, reference, template, seed, device, torch.float32, ssv.for_generator(True))
+    guided = guide(generator.record, case, template)
+    drawing = draw_on_grid(generator, reference, guided, seed, device, torch.float32, ssv.for_generator(True))
     own = config.chosen(ConfidenceChoice.ERROR_MODEL)
     choices = {"ssv": ssv, "error_model": own, "error_model_one_scale": replace(own, own_scale_outside=False)}
     maps = {}

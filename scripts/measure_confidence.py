@@ -34,7 +34,7 @@ from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.confidence.ssv import Welford, confidence_map, snapshot_steps
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range
-from fcas_nnunet.generator.drawing import condition_on_grid
+from fcas_nnunet.generator.drawing import condition_on_grid, guide
 from fcas_nnunet.generator.tcdm.conditions import guess_of
 from fcas_nnunet.generator.tcdm.sampling import Step, guessed_latents, sample_latents
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
@@ -118,7 +118,7 @@ def measure(
     case = dataset.load_case(renderings[0])
     reference = Case(case.case_id, None, case.mask, case.affine)
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
-    condition, _ = condition_on_grid(record, reference, template, grid, device)
+    condition, _ = condition_on_grid(record, reference, guide(record, case, template), grid, device)
     guess = guess_of(condition, record.tcdm)
     start = guessed_latents(generator.autoencoder, record.latent_scale, sampling, guess)
     embedded = generator.tcdm.embed_condition(condition)

@@ -28,7 +28,7 @@ from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.datasets.phantom import LABELS, patient_seed, phantom_case
 from fcas_nnunet.generator.checkpoint import Generator, load_generator
 from fcas_nnunet.generator.data.grid import WorkingGrid, to_standard_range, to_unit_range
-from fcas_nnunet.generator.drawing import draw_image
+from fcas_nnunet.generator.drawing import draw_image, guide
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
@@ -134,7 +134,8 @@ def round_trip(generator: Generator, case: Case) -> np.ndarray:
 def synthesised(generator: Generator, patient: Case, template: Case, seed: int) -> np.ndarray:
     """The patient's mask drawn from a template, in HU."""
     reference = Case(patient.case_id, None, patient.mask, patient.affine)
-    return draw_image(generator, reference, template, seed, torch.device("cpu"), torch.float32).image[0]
+    guided = guide(generator.record, patient, template)
+    return draw_image(generator, reference, guided, seed, torch.device("cpu"), torch.float32).image[0]
 
 
 def class_means(source: RawDataset) -> np.ndarray:

@@ -33,6 +33,7 @@ from fcas_nnunet.config.options import (
     ReferenceSource,
     SnapshotSource,
     Solver,
+    TemplateRegistration,
 )
 from fcas_nnunet.config.presets import CPU, PAPER, TINY
 from fcas_nnunet.generator.autoencoder.crops import CropBatch
@@ -45,9 +46,10 @@ from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.plan import plan_cases
+from fcas_nnunet.generator.sources import registration
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
-from fcas_nnunet.generator.tcdm.pairs import PairEnd
+from fcas_nnunet.generator.tcdm.pairs import PairEnd, RegisteredEnd
 from fcas_nnunet.generator.tcdm.prior import LatentPrior
 from fcas_nnunet.generator.tcdm.sampling import synthesise
 from fcas_nnunet.generator.tcdm.schedulers import forward_process
@@ -71,6 +73,7 @@ _RFLOW: dict[str, Any] = {"architecture": Architecture.MAISI_RFLOW, "prediction_
 TCDMS: dict[str, TCDMConfig] = {
     "tiny": TINY.tcdm,
     "cpu": CPU.tcdm,
+    "registered": replace(TINY.tcdm, registration=TemplateRegistration.DEFORMABLE),
     "plain ControlNet": replace(TINY.tcdm, prior=False, conditioning=Conditioning.CONTROLNET),
     "MAISI ddpm": replace(PAPER.tcdm, **_NARROW),
     "MAISI ddpm frozen": replace(PAPER.tcdm, frozen_denoiser=True, **_NARROW),
@@ -104,7 +107,8 @@ def _training_step(config: TCDMConfig) -> Check:
         torch.manual_seed(0)
         objective = _unzeroed(TCDMObjective(config, LatentScale(), NUM_LABELS)).to(device)
         draws = Draws.of(config, forward_process(config), (SIZE // 4,) * 3, [3])
-        return _step(objective, PairBatch(_pair_end(1), _pair_end(2), draws).to(device))
+        end = _registered_end if config.registers else _pair_end
+        return _step(objective, PairBatch(end(1), end(2), draws).to(device))
 
     return run
 
@@ -181,15 +185,22 @@ def _losses(device: torch.device) -> Found:
     return {"by label": by_label.detach(), "by region": by_region.detach(), "gradient": logits.grad}
 
 
-def _generator(device: torch.device) -> Found:
+def _registered_generator(device: torch.device) -> Found:
+    """As `_generator`, of registered templates, from a guess; their registrations are cut short."""
+    with mock.patch.multiple(registration, _AFFINE_STEPS=4, _FLOW_STEPS=2):
+        return _generator(device, TemplateRegistration.DEFORMABLE, 0.5)
+
+
+def _generator(
+    device: torch.device, registered: TemplateRegistration = TemplateRegistration.NONE, strength: float = 1.0
+) -> Found:
     """Trained, calibrated, written, read, and a case made, as the commands do it."""
     config = short_config(2)
-    pairs = replace(config.tcdm.pairs, num_shapes=2, num_contrasts=1)
-    config = replace(
-        config, tcdm=replace(config.tcdm, pairs=pairs), sampling=replace(TINY.sampling, num_inference_steps=3),
-        confidence=_SSV,
-        calibration=CalibrationConfig(num_drawings=4, num_voxels=2000, width=8, num_steps=10, batch_voxels=512),
-    )  # fmt: skip
+    pairs = replace(config.tcdm.pairs, num_shapes=2, num_contrasts=1, num_partners=1)
+    tcdm = replace(config.tcdm, pairs=pairs, registration=registered)
+    sampling = replace(TINY.sampling, num_inference_steps=4, strength=strength)
+    small = CalibrationConfig(num_drawings=4, num_voxels=2000, width=8, num_steps=10, batch_voxels=512)
+    config = replace(config, tcdm=tcdm, sampling=sampling, confidence=_SSV, calibration=small)
     cases = [f"p{i}" for i in range(4)]
     with tempfile.TemporaryDirectory() as folder:
         data = TrainingData(cases, load_small_case, LABELS, SURROUNDINGS)
@@ -323,6 +334,12 @@ def _pair_end(seed: int) -> PairEnd:
     return PairEnd(latents.half(), (latents - 4).half(), codes, codes, _random(1, 1, SIZE, seed).half())
 
 
+def _registered_end(seed: int) -> RegisteredEnd:
+    plain, origin = _pair_end(seed), (2.99 * _random(1, 1, SIZE, seed + 9)).to(torch.uint8)
+    guess = _random(1, 1, SIZE, seed + 5).half()
+    return RegisteredEnd(plain.mean, plain.log_std, plain.reference, plain.template, plain.image, guess, origin)
+
+
 @dataclass(frozen=True)
 class Listed:
     """A check, and how far two devices may be apart.
@@ -346,6 +363,7 @@ CHECKS: dict[str, Listed] = {
     "losses": Listed(_losses),
     "nnU-Net's trainers": Listed(_trainers, 1e-2),
     "generator": Listed(_generator, 0.2),
+    "generator of registered templates": Listed(_registered_generator, 0.2),
 }
 
 

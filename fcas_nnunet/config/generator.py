@@ -11,7 +11,7 @@ from pydantic import Field
 from fcas_nnunet.case import NUM_BITS
 from fcas_nnunet.config.confidence import CalibrationConfig, ConfidenceConfig
 from fcas_nnunet.config.masks import MaskConfig
-from fcas_nnunet.config.options import Architecture, Conditioning, ItemsPerEpoch, PredictionType
+from fcas_nnunet.config.options import Architecture, Conditioning, ItemsPerEpoch, PredictionType, TemplateRegistration
 from fcas_nnunet.config.sampling import SamplingConfig
 from fcas_nnunet.config.schema import (
     Count,
@@ -167,7 +167,9 @@ class PairConfig:
 
     Attributes:
         self_pair_probability: Share of pairs that are one case in two shapes under one contrast; the others are the
-            paper's pairs of different cases.
+            paper's pairs of different cases. Of registered templates: the share that shows the drawn case itself,
+            brought to a partner and back; the others show the partner, in the case's contrast.
+        num_partners: Training cases that each case is registered to, where templates are registered.
         num_shapes: Shapes per case: the original and deformed ones.
         num_contrasts: Contrasts per shape: the original and jittered ones.
         contrast_jitter: Standard deviation of the offset, in standard units, that a contrast adds to each
@@ -182,6 +184,7 @@ class PairConfig:
     self_pair_probability: Share = 1.0
     num_shapes: Variants = 2
     num_contrasts: Variants = 8
+    num_partners: Variants = 2
     contrast_jitter: NotNegative = 80.0
     surroundings_jitter: NotNegative = 20.0
     items_per_epoch: ItemsPerEpoch = ItemsPerEpoch.PAIRS
@@ -211,6 +214,9 @@ class TCDMConfig:
         prior: Start from a guess (not in the paper): the template with its structures replaced by the reference's, as
             further channels of the condition. Its relation to the clean latents is fitted before training, and the
             denoiser predicts the rest. With it, the drawn contrast follows the template after minutes.
+        registration: `deformable`: templates are registered to the reference and brought onto the mask (not in the
+            paper); where the two masks still disagree is a channel of its own, and the first guess is the template with
+            these places filled. `none`: templates lie centre on centre.
         prediction_type: Quantity that the denoiser predicts.
         multi_resolution_noise: Amount of coarse noise mixed in, a factor per halving of the resolution; 0 = white
             noise, as in the paper. The steps of the `ddpm` solver add white noise in any case.
@@ -235,6 +241,7 @@ class TCDMConfig:
     conditioning: Conditioning = Conditioning.CONCAT
     condition_embedding_channels: EmbeddingWidths = (32,)
     prior: bool = False
+    registration: TemplateRegistration = TemplateRegistration.NONE
     prediction_type: PredictionType = PredictionType.V_PREDICTION
     multi_resolution_noise: Share = 0.0
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
@@ -275,7 +282,12 @@ class TCDMConfig:
     @property
     def condition_channels(self) -> int:
         """Channels of the raw condition."""
-        return MASK_CHANNELS + self.image_channels * (1 + self.prior)
+        return MASK_CHANNELS + self.image_channels * (1 + self.prior) + self.registers
+
+    @property
+    def registers(self) -> bool:
+        """Whether templates are registered."""
+        return self.registration == TemplateRegistration.DEFORMABLE
 
     @property
     def latent_channels(self) -> int:

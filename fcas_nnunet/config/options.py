@@ -27,6 +27,13 @@ class Architecture(StrEnum):
     MAISI_RFLOW = "maisi_rflow"
 
 
+class TemplateRegistration(StrEnum):
+    """How a template comes to lie on a mask: centre on centre (the paper's way), or registered to its reference."""
+
+    NONE = "none"
+    DEFORMABLE = "deformable"
+
+
 class ItemsPerEpoch(StrEnum):
     """Items of an epoch of the diffusion model's training; see `PairConfig`."""
 

@@ -22,7 +22,8 @@ from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import in_new_shape, new_shape_of, read_tensors, save_tensors
-from fcas_nnunet.generator.drawing import draw_on_grid
+from fcas_nnunet.generator.drawing import draw_on_grid, guide
+from fcas_nnunet.generator.mgm.deformation import Deformation
 from fcas_nnunet.generator.mgm.resampling import deform_labels
 from fcas_nnunet.generator.optimisation.batches import local_share
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
@@ -174,9 +175,11 @@ def _draw(
     """Draw a case in a new shape, and save some voxels' measures, errors and spread."""
     record = generator.record
     seed = derive_seed(record.config.seed, "calibration", drawing.number)
-    real = new_shape(data.load_case(drawing.reference), record, derive_seed(seed, "shape"))
+    source = data.load_case(drawing.reference)
+    deformation = new_shape_of(source.mask, source.spacing_mm, record.config.masks, derive_seed(seed, "shape"))
+    real = new_shape(source, record, deformation)
     reference = replace(real, image=None)
-    template = data.load_case(drawing.template)
+    template = guide(record, source, data.load_case(drawing.template), deformation)
     low, high = record.config.grid.intensity_range
     precision = drawing_precision(accelerator.device)
     noise_seed = derive_seed(seed, "noise")
@@ -203,9 +206,8 @@ def _draw(
     )
 
 
-def new_shape(case: Case, record: GeneratorRecord, seed: int) -> Case:
+def new_shape(case: Case, record: GeneratorRecord, deformation: Deformation) -> Case:
     """Deform a training case, in standard units, to a shape that training has not seen: all of it alike."""
-    deformation = new_shape_of(case.mask, case.spacing_mm, record.config.masks, seed)
     image, mask, around = in_new_shape(
         case.standard_image, case.mask, case.surroundings, deformation, case.spacing_mm,
         label_roles(record.labels, record.roles),

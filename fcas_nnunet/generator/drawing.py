@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 
-from fcas_nnunet.case import Case
+from fcas_nnunet.case import NUM_CODES, Case
 from fcas_nnunet.config.generator import ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceNorm
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.confidence.ssv import confidence_map
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_standard_range, to_unit_range
-from fcas_nnunet.generator.tcdm.conditions import build_condition, guess_of, usual_intensities
+from fcas_nnunet.generator.mgm.deformation import IDENTITY, Deformation
+from fcas_nnunet.generator.mgm.resampling import deform_image
+from fcas_nnunet.generator.sources.registered import MIRRORED, OWN, Brought, bring, mend, out_of_place
+from fcas_nnunet.generator.sources.registration import Registration, register
+from fcas_nnunet.generator.tcdm.conditions import build_condition, guess_of, origin_of, usual_intensities
 from fcas_nnunet.generator.tcdm.sampling import synthesise
 from fcas_nnunet.labels.anatomy import label_roles
+
+#: Near to where a template was mended, what is drawn takes its place; so far from there, its detail is all there.
+_BLENDED_MM = 1.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,20 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Registered:
+    """A registered template on the voxel grid of the mask to draw.
+
+    Attributes:
+        brought: The template there.
+        own: The reference's scan under the mask's deformation, standard units, float32 [C, D, H, W]: for what lies
+            beyond the template.
+    """
+
+    brought: Brought
+    own: np.ndarray
+
+
+@dataclass(frozen=True)
 class GridDrawing:
     """As `Drawing`, on the working grid and on the device that drew it; `codes` is the mask, uint8 [D, H, W]."""
 
@@ -48,7 +72,7 @@ class GridDrawing:
 def draw_image(
     generator: Generator,
     reference: Case,
-    template: Case,
+    template: Case | Registered,
     seed: int,
     device: torch.device,
     precision: torch.dtype,
@@ -59,7 +83,7 @@ def draw_image(
     Args:
         generator: Trained generator on `device`; its configuration determines how confidence is computed.
         reference: Case whose mask is drawn, on its voxel grid; with surroundings where the generator draws them.
-        template: Case with image, and with surroundings where the generator was trained with them.
+        template: Case with image, and with surroundings where the generator was trained with them; as `guide` gives it.
         seed: Seed of the noise.
         device: Device to compute on.
         precision: Precision of the autocast.
@@ -83,10 +107,35 @@ def draw_image(
     )
 
 
+def guide(
+    record: GeneratorRecord,
+    source: Case,
+    template: Case,
+    deformation: Deformation = IDENTITY,
+    registration: Registration | None = None,
+) -> Case | Registered:
+    """The template as a generator takes it to draw a mask: as it is, or registered to the mask's reference.
+
+    Args:
+        record: Record of the generator.
+        source: Reference with its scan.
+        template: Case with image.
+        deformation: What made the mask of the reference's.
+        registration: From the reference to the template; None = it is found.
+    """
+    if not record.tcdm.registers:
+        return template
+    num_labels = max(record.labels.values())
+    if registration is None:
+        registration = register(source, template, num_labels)
+    brought = bring(source, deformation, template, registration, num_labels)
+    return Registered(brought, deform_image(source.standard_image, deformation, source.spacing_mm))
+
+
 def draw_on_grid(
     generator: Generator,
     reference: Case,
-    template: Case,
+    template: Case | Registered,
     seed: int,
     device: torch.device,
     precision: torch.dtype,
@@ -97,7 +146,7 @@ def draw_on_grid(
     Args:
         generator: Trained generator on `device`.
         reference: Case whose mask is drawn; with surroundings where the generator draws them.
-        template: Case with image, and with surroundings where the generator was trained with them.
+        template: Case with image, and with surroundings where the generator was trained with them; as `guide` gives it.
         seed: Seed of the noise.
         device: Device to compute on.
         precision: Precision of the autocast.
@@ -112,9 +161,34 @@ def draw_on_grid(
             codes.numpy() > 0, record.config.sampling, ssv, torch.Generator().manual_seed(seed),
             guess_of(condition, record.tcdm),
         )  # fmt: skip
+        image = with_detail(generator, synthesis.image.float(), condition)
     low, high = record.config.grid.intensity_range
     spread = None if synthesis.variance is None else synthesis.variance.float().sqrt() * (high - low)
-    return GridDrawing(grid, to_standard_range(synthesis.image.float(), (low, high)), codes.to(device), spread)
+    return GridDrawing(grid, to_standard_range(image, (low, high)), codes.to(device), spread)
+
+
+def with_detail(generator: Generator, image: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """Add to a drawn image what the autoencoder loses of its registered template, where that is in place.
+
+    A latent holds a sixteenth of a scan's numbers, so that a drawing is smoother than the template it may keep.
+
+    Args:
+        generator: Trained generator.
+        image: Drawn image, [C, D, H, W] in [0, 1].
+        condition: Raw condition that it was drawn under.
+
+    Returns:
+        As the image, not clipped; the image itself where no template is registered, or none is guessed from.
+    """
+    record, guess = generator.record, guess_of(condition, generator.record.tcdm)
+    if guess is None or not record.tcdm.registers:
+        return image
+    latents, _ = generator.autoencoder.encode(guess, SLAB_ELEMENTS)
+    lost = guess[0] - generator.autoencoder.decode(latents, SLAB_ELEMENTS)[0]
+    origin = (OWN * origin_of(condition, record.tcdm)[0, 0]).round().cpu().numpy()
+    seam = (origin == OWN) & binary_dilation(origin != OWN)
+    kept = 1 - out_of_place((origin == MIRRORED) | seam, record.working_spacing_mm, *_BLENDED_MM)
+    return image + torch.from_numpy(kept).to(image.device) * lost
 
 
 def drawing_confidence(
@@ -140,7 +214,7 @@ def drawing_confidence(
     return calibrated.calibration.to_confidence(expected, structures, config.own_scale_outside), expected
 
 
-def prior_image(generator: Generator, reference: Case, template: Case, device: torch.device) -> np.ndarray:
+def prior_image(generator: Generator, reference: Case, template: Case | Registered, device: torch.device) -> np.ndarray:
     """Bring a template onto a mask without drawing: the first guess that the denoiser of a generator starts from.
 
     Args are as in `draw_image`; the generator's denoiser is given a prior.
@@ -161,7 +235,7 @@ def prior_image(generator: Generator, reference: Case, template: Case, device: t
 
 
 def condition_on_grid(
-    record: GeneratorRecord, reference: Case, template: Case, grid: WorkingGrid, device: torch.device
+    record: GeneratorRecord, reference: Case, template: Case | Registered, grid: WorkingGrid, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Build the condition on the reference's working grid, and return it with the reference's labels there.
 
@@ -186,21 +260,45 @@ def condition_on_grid(
             )
         to_draw = grid.labels_to_working(label_codes(reference, num_labels)[1], thin)
         codes = torch.where(to_draw <= num_labels, to_draw, 0)
+    intensity_range, guess_labels = record.config.grid.intensity_range, num_labels if record.tcdm.prior else 0
+    if isinstance(template, Registered):
+        last_code = NUM_CODES - 1 if record.draws_surroundings else num_labels
+        seen = _seen_on_grid(template, to_draw.numpy(), last_code, grid, thin, intensity_range)
+        theirs, image, guess, origin = (part[None].to(device) for part in seen)
+        condition = build_condition(
+            to_draw[None, None].to(device), theirs, image, guess_labels, registered=(guess, origin)
+        )
+        return condition, codes
+    assert not record.tcdm.registers, "`guide` has registered it"
     template_grid = WorkingGrid.of_case(template, record.working_spacing_mm, record.tcdm)
     template_codes = template_grid.labels_to_working(label_codes(template, num_labels)[1], thin)
-    template_image = to_unit_range(
-        template_grid.image_to_working(template.standard_image, device), record.config.grid.intensity_range
-    )
+    template_image = to_unit_range(template_grid.image_to_working(template.standard_image, device), intensity_range)
     condition = build_condition(
         to_draw[None, None].to(device),
         _centred(template_codes, template_grid.resampled_shape, grid)[None, None].to(device),
         _centred(template_image, template_grid.resampled_shape, grid)[None],
-        guess_labels=num_labels if record.tcdm.prior else 0,
-        usual=usual_intensities(record.label_means, record.config.grid.intensity_range, record.tcdm.image_channels).to(
-            device
-        ),
+        guess_labels,
+        usual_intensities(record.label_means, intensity_range, record.tcdm.image_channels).to(device),
     )
     return condition, codes
+
+
+def _seen_on_grid(
+    template: Registered,
+    codes: np.ndarray,
+    last_code: int,
+    grid: WorkingGrid,
+    thin: Collection[int],
+    intensity_range: Sequence[float],
+) -> tuple[torch.Tensor, ...]:
+    """What a mask's drawing sees of a registered template, as `read_template`; `codes` is the mask there."""
+    brought = template.brought
+    theirs = grid.labels_to_working(brought.codes, thin)
+    inside = grid.labels_to_working(brought.inside.astype(np.uint8)).numpy() > 0
+    image, own = (to_unit_range(grid.image_to_working(of), intensity_range) for of in (brought.image, template.own))
+    mended = mend(Brought(image.numpy(), theirs.numpy(), inside), codes, own.numpy(), last_code)
+    guess = torch.from_numpy(mended.image).clamp(0, 1)
+    return theirs[None], image, guess, torch.from_numpy(mended.origin)[None]
 
 
 def _centred(volume: torch.Tensor, content: tuple[int, int, int], grid: WorkingGrid) -> torch.Tensor:

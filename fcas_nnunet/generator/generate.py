@@ -20,7 +20,7 @@ from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import Generator, case_sha256
 from fcas_nnunet.generator.data.contrasts import add_contrast
 from fcas_nnunet.generator.data.grid import label_codes
-from fcas_nnunet.generator.drawing import Drawing, draw_image
+from fcas_nnunet.generator.drawing import Drawing, Registered, draw_image, guide
 from fcas_nnunet.generator.mgm.deformation import IDENTITY, Deformation
 from fcas_nnunet.generator.mgm.masks import NoMaskError, apply_recipe, generate_mask
 from fcas_nnunet.generator.mgm.quality import Bounds
@@ -195,13 +195,18 @@ class CaseMaker:
         assert self.drawer is not None, "a drawn case needs a generator"
         generator = self.drawer.generator
         record = generator.record
-        source, template = self._real_case(plan.reference).case, self._real_case(plan.template).case
+        real, shown = self._real_case(plan.reference), self._real_case(plan.template)
+        source, template = real.case, shown.case
+        guided: Case | Registered = template
+        if record.tcdm.registers:
+            whole, theirs = replace(source, image=real.whole), replace(template, image=shown.whole)
+            guided = guide(record, whole, theirs, deformation, self._registration(real, shown))
         around = None
         if source.surroundings is not None and record.draws_surroundings:  # deformed with the mask, as in training
             around = deform_labels(source.surroundings, deformation, source.spacing_mm)
         reference = Case(plan.case_id, None, mask, source.affine, around)
         seed = derive_seed(plan.seed, "noise")
-        drawing = draw_image(generator, reference, template, seed, self.drawer.device, self.drawer.precision)
+        drawing = draw_image(generator, reference, guided, seed, self.drawer.device, self.drawer.precision)
         case = replace(
             reference, image=to_own(drawing.image, template), scales=template.scales, confidence=drawing.confidence,
             surroundings=None,
@@ -234,13 +239,15 @@ class CaseMaker:
         brought = bring(source, deformation, theirs, self._registration(real, template), self.num_labels)
         own, inside = deform_scan(source.standard_image, deformation, source.spacing_mm)
         offsets = warp_offsets(self.warp, len(own), self.num_labels, derive_seed(plan.seed, "contrast"))
-        image = to_own(add_contrast(mend(brought, codes, own), codes, offsets), theirs)
+        image = to_own(add_contrast(mend(brought, codes, own).image, codes, offsets), theirs)
         confidence = (inside | brought.inside).astype(np.float32)
         confidence[brought.disagrees(mask, self.num_labels)] = self.warp.mended_confidence
         return replace(new, image=image, scales=theirs.scales, confidence=confidence, surroundings=None), {}
 
     def _registration(self, reference: _RealCase, template: _RealCase) -> Registration:
         """The map from a reference to a template, found once for each pair of scans."""
+        if template is reference:
+            return Registration.identity()
         name = hashlib.sha256(f"{REGISTRATION} {reference.sha256} {template.sha256}".encode()).hexdigest()
         path = None if self.registrations is None else self.registrations / f"{name}.npz"
         if path is not None and path.is_file():

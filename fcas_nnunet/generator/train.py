@@ -28,6 +28,7 @@ from fcas_nnunet.generator.run_file import RUN_FILE, Run, read_run, run_faults
 from fcas_nnunet.generator.survey import case_hashes, survey, usual_means
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
+from fcas_nnunet.generator.tcdm.templates import make_templates, register_partners
 from fcas_nnunet.generator.tcdm.training import train_tcdm
 from fcas_nnunet.geometry import triple
 
@@ -185,6 +186,11 @@ class _Training:
         for case_id in local_share(self.data.case_ids, self.accelerator, "variants", "case"):
             make_variants(self.data, case_id, self.cache, self.spacing, self.config)
         self.accelerator.wait_for_everyone()
+        if self.config.tcdm.registers:
+            register_partners(self.data, self.cache, self.config, self.accelerator)
+            for case_id in local_share(self.data.case_ids, self.accelerator, "templates", "case"):
+                make_templates(self.data, case_id, self.cache, self.spacing, self.config)
+            self.accelerator.wait_for_everyone()
 
     def trained_autoencoder(self) -> Autoencoder:
         """Train the autoencoder on the variants, and save it."""

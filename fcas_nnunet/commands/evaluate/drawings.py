@@ -18,9 +18,9 @@ from fcas_nnunet.evaluation.confidence.controls import BOUNDARY, CLASS_PRIOR, DE
 from fcas_nnunet.evaluation.confidence.error_maps import mean_matched_error, mean_raw_error
 from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind, evaluate_case
 from fcas_nnunet.evaluation.confidence.picture import PicturedCase
-from fcas_nnunet.generator.checkpoint import Generator, load_generator
+from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord, load_generator
 from fcas_nnunet.generator.data.grid import label_codes
-from fcas_nnunet.generator.drawing import Drawing, draw_image
+from fcas_nnunet.generator.drawing import Drawing, Registered, draw_image, guide
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.contrast import matched_error
@@ -123,14 +123,20 @@ def _untrained(generator: Generator, seed: int) -> Generator:
 
 def _draw(generator: Generator, case: Case, job: DrawingJob, seed: int) -> Drawing:
     device = resolve_device(job.device_name)
-    template, reference = _template(job.source, job.template), replace(case, image=None)
+    template, reference = _guide(job, generator.record, case), replace(case, image=None)
     return draw_image(generator, reference, template, seed, device, drawing_precision(device), with_spread=True)
 
 
-@lru_cache(1)
-def _template(source: Path, case_id: str) -> Case:
-    """Cached for a case's other drawings: its ensemble, and the one with random weights."""
-    return RawDataset.open(source).load_case(case_id)
+_guides: dict[tuple[Path, Path, str, str], Case | Registered] = {}
+
+
+def _guide(job: DrawingJob, record: GeneratorRecord, case: Case) -> Case | Registered:
+    """The template, kept for a case's other drawings: its ensemble, and the one with random weights."""
+    key = job.model, job.source, job.template, case.case_id
+    if key not in _guides:
+        _guides.clear()
+        _guides[key] = guide(record, case, RawDataset.open(job.source).load_case(job.template))
+    return _guides[key]
 
 
 def _spread(drawing: Drawing) -> np.ndarray:

@@ -44,7 +44,7 @@ _NEEDED = ("source", "preset", "mask_config", "label_map")
 _SHARED = (*_NEEDED, "roles", "for", "fold", "references", "templates", "run_seed")
 _OF_CASE = ("seed", "reference", "template", "masks", "mgm")
 #: Source of scans → keys that all cases of it in a run share.
-_OF_SCAN = TOLD | {ScanSource.DRAWN: (*TOLD[ScanSource.DRAWN], "geometry")}
+_OF_SCAN = TOLD | {ScanSource.DRAWN: (*TOLD[ScanSource.DRAWN], "geometry", "registration")}
 
 _EXAMPLE = """
 fcas_generate --replay $nnUNet_raw/Dataset902_HeartFCaS/fcas_manifest.jsonl -o 903
@@ -94,7 +94,8 @@ def run(argv: Sequence[str]) -> None:
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
-    _check_registration(of_scan.get(ScanSource.REGISTERED), path)
+    for source in (ScanSource.REGISTERED, ScanSource.DRAWN):
+        _check_registration(of_scan.get(source), path)
     drawn = of_scan.get(ScanSource.DRAWN)
     model = confidence = sampling = generator = None
     if drawn is not None:
@@ -143,7 +144,7 @@ def _warp_settings(of_scan: Mapping[ScanSource, Mapping[str, Any]]) -> dict[str,
 
 
 def _check_registration(registered: Mapping[str, Any] | None, path: Path) -> None:
-    if registered is not None and registered["registration"] != REGISTRATION:
+    if registered is not None and registered.get("registration", REGISTRATION) != REGISTRATION:
         raise ValueError(
             f"{path}: registered scans must be of version {REGISTRATION} of the registration, got version "
             f"{registered['registration']}. Make them with the version of fcas-nnunet that the line names."
@@ -197,7 +198,10 @@ def _of_scan(records: Records, path: Path) -> dict[ScanSource, dict[str, Any]]:
     by_source: dict[ScanSource, dict[str, Mapping[str, Any]]] = {}
     for case_id, record in records.items():
         by_source.setdefault(ScanSource.of(record), {})[case_id] = record
-    return {source: _common(theirs, _OF_SCAN[source], path) for source, theirs in by_source.items()}
+    found = {source: _common(theirs, _OF_SCAN[source], path) for source, theirs in by_source.items()}
+    return {
+        source: {key: value for key, value in entries.items() if value is not None} for source, entries in found.items()
+    }
 
 
 def _common(records: Records, keys: Sequence[str], path: Path) -> dict[str, Any]:

@@ -216,6 +216,7 @@ def _job(
             "sampling": to_dict(plan.sampling.for_model(record.tcdm.prediction_type)),
             "confidence": to_dict(plan.confidence), "geometry": GEOMETRY,
             "weights_sha256": weights_sha256(request.model, plan.confidence),
+            **({"registration": REGISTRATION} if record.tcdm.registers else {}),
         }  # fmt: skip
     named = {"references": library.named_references, "templates": library.named_templates}
     return Job(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import FCaSConfig, MaskConfig, PairConfig
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.contrasts import add_contrast, draw_contrasts
-from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, to_unit_range
+from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, orientation_known_to, to_unit_range
 from fcas_nnunet.generator.data.training_data import TrainingData
-from fcas_nnunet.generator.mgm.deformation import Deformation, draw_deformation, mask_center_mm
+from fcas_nnunet.generator.mgm.deformation import IDENTITY, Deformation, draw_deformation, mask_center_mm
 from fcas_nnunet.generator.mgm.masks import deform_mask
 from fcas_nnunet.generator.mgm.resampling import deform_image, deform_labels
 from fcas_nnunet.geometry import Box, triple
+from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.labels.anatomy import LabelRoles, label_roles
+from fcas_nnunet.orientation import Orientation
 from fcas_nnunet.seeds import derive_seed
 
 REFERENCE, TEMPLATE = "reference_codes", "template_codes"
@@ -77,24 +79,14 @@ def make_variants(
     pairs = config.tcdm.pairs
     if all((folder / variant.image_file).exists() for variant in variants_of(case_id, pairs)):
         return
-    case, roles, num_labels = data.load_case(case_id), label_roles(data.labels, data.roles), max(data.labels.values())
-    working = WorkingGrid.of_case(case, working_spacing_mm, config.tcdm, config.grid.crop_size)
-    image = working.image_to_working(case.standard_image).numpy()
-    codes = working.labels_to_working(label_codes(case, num_labels)[1], roles.thin).numpy()
-    mask = np.where(codes <= num_labels, codes, 0).astype(np.uint8)
-    surroundings = None
-    if case.surroundings is not None:
-        surroundings = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8)
-    offsets = draw_contrasts(
-        pairs.num_contrasts, len(image), num_labels, pairs.contrast_jitter, pairs.surroundings_jitter,
-        derive_seed(config.seed, "contrast", case_id),
-    )  # fmt: skip
+    roles, num_labels = label_roles(data.labels, data.roles), max(data.labels.values())
+    case, _ = on_working_grid(data, case_id, working_spacing_mm, config)
+    assert case.image is not None, "training cases have images"
+    offsets = contrasts_of(case_id, len(case.image), num_labels, config)
     for shape in range(pairs.num_shapes):
-        shaped = image, mask, surroundings
+        shaped = case.image, case.mask, case.surroundings
         if shape > 0:
-            seed = derive_seed(config.seed, "shape", case_id, shape)
-            spacing_mm = triple(working_spacing_mm)
-            shaped = in_new_shape(*shaped, new_shape_of(mask, spacing_mm, config.masks, seed), spacing_mm, roles)
+            shaped = in_new_shape(*shaped, shape_of(case, shape, config), case.spacing_mm, roles)
         shaped_image, shaped_mask, around = shaped
         reference, template = label_codes(Case(case_id, None, shaped_mask, np.eye(4), around), num_labels)
         if pairs.reference_surroundings:
@@ -107,6 +99,47 @@ def make_variants(
             in_contrast = add_contrast(shaped_image, template, offsets[contrast]) if contrast else shaped_image
             unit = to_unit_range(torch.from_numpy(in_contrast), config.grid.intensity_range)
             save_tensors({IMAGE: unit.half()}, folder / Variant(case_id, shape, contrast).image_file)
+
+
+def on_working_grid(
+    data: TrainingData, case_id: str, working_spacing_mm: Sequence[float], config: FCaSConfig
+) -> tuple[Case, WorkingGrid]:
+    """A training case on its working grid, padded to a training crop, in standard units; and that grid."""
+    case, roles, num_labels = data.load_case(case_id), label_roles(data.labels, data.roles), max(data.labels.values())
+    working = WorkingGrid.of_case(case, working_spacing_mm, config.tcdm, config.grid.crop_size)
+    image = working.image_to_working(case.standard_image).numpy()
+    codes = working.labels_to_working(label_codes(case, num_labels)[1], roles.thin).numpy()
+    affine = Orientation.affine(working_spacing_mm, orientation_known_to(config.tcdm))
+    scales = (IntensityScale(),) * len(image)
+    found = Case(case_id, image, codes, affine, scales=scales)
+    return of_codes(found, codes, num_labels, case.surroundings is not None), working
+
+
+def of_codes(case: Case, codes: np.ndarray, num_labels: int, with_surroundings: bool) -> Case:
+    """A case with the labels and, on request, the surroundings of codes, uint8 [D, H, W]."""
+    mask = np.where(codes <= num_labels, codes, 0).astype(np.uint8)
+    around = np.where(codes > num_labels, codes - num_labels, 0).astype(np.uint8) if with_surroundings else None
+    return replace(case, mask=mask, surroundings=around)
+
+
+def shape_of(case: Case, shape: int, config: FCaSConfig) -> Deformation:
+    """The deformation of a case on its working grid that makes a shape of it."""
+    if shape == 0:
+        return IDENTITY
+    return new_shape_of(
+        case.mask, case.spacing_mm, config.masks, derive_seed(config.seed, "shape", case.case_id, shape)
+    )
+
+
+def contrasts_of(case_id: str, num_channels: int, num_labels: int, config: FCaSConfig) -> np.ndarray:
+    """Offset of every code in every contrast of a case, float32 [contrasts, C, 256]; contrast 0 is the case's own."""
+    pairs = config.tcdm.pairs
+    offsets = draw_contrasts(
+        pairs.num_contrasts, num_channels, num_labels, pairs.contrast_jitter, pairs.surroundings_jitter,
+        derive_seed(config.seed, "contrast", case_id),
+    )  # fmt: skip
+    offsets[0] = 0
+    return offsets
 
 
 def in_new_shape(

@@ -64,6 +64,11 @@ class Registration:
     grid_mm: Triple[float]
     margin_mm: Triple[float]
 
+    @classmethod
+    def identity(cls) -> Registration:
+        """The map that leaves every point in its place."""
+        return cls(np.eye(3), np.zeros(3), np.zeros((3, 1, 1, 1), np.float32), (1.0,) * 3, (0.0,) * 3)
+
     def save(self, path: Path) -> None:
         """Write the map into a file."""
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -83,7 +88,7 @@ class Registration:
         """Points of the reference [..., 3] => points of the template [..., 3]; float32."""
         field = torch.from_numpy(self.displacement_mm).to(points_mm.device)[None]
         within = (points_mm + torch.tensor(self.margin_mm).to(points_mm)).reshape(-1, 1, 1, 3)
-        moved = points_mm + _sampled(field, within, self.grid_mm).reshape(3, -1).T.reshape(points_mm.shape)
+        moved = points_mm + sampled(field, within, self.grid_mm).reshape(3, -1).T.reshape(points_mm.shape)
         matrix, offset = (torch.from_numpy(part).to(points_mm) for part in (self.matrix, self.offset_mm))
         return moved @ matrix.T + offset
 
@@ -148,8 +153,8 @@ def _registered(target: _Features, moving: _Features) -> Registration:
 
     def mismatch(fixed: _Features, found: _Features, points: torch.Tensor) -> torch.Tensor:
         """How badly the template's features at the points fit those of the reference there."""
-        labels = _sampled(found.labels, points, found.spacing_mm)
-        image = _sampled(found.image, points, found.spacing_mm)
+        labels = sampled(found.labels, points, found.spacing_mm)
+        image = sampled(found.image, points, found.spacing_mm)
         difference = (labels - fixed.labels).square().mean() / fixed.labels.square().mean().clamp(min=1e-6)
         channels = [part.transpose(0, 1) for part in (image, fixed.image)]  # each compared by itself
         return _LABEL_WEIGHT * difference + similarity(*channels)
@@ -187,7 +192,7 @@ def _registered(target: _Features, moving: _Features) -> Registration:
     optimizer = torch.optim.Adam([velocity], lr=0.3)
     for number in range(_FLOW_STEPS):
         fixed, found = (smooth_target, smooth_moving) if number < _FLOW_STEPS // 2 else (target, moving)
-        moved = points + _sampled(displacement(), in_flow, flow_mm)[0].movedim(0, -1)
+        moved = points + sampled(displacement(), in_flow, flow_mm)[0].movedim(0, -1)
         _step(optimizer, mismatch(fixed, found, brought(moved)) + _BENDING_WEIGHT * bending(velocity))
     with torch.no_grad():
         offset = centre_there + shift - centre @ matrix.T
@@ -250,7 +255,7 @@ def centres_mm(size: Sequence[int], spacing_mm: Sequence[float]) -> torch.Tensor
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
 
 
-def _sampled(volume: torch.Tensor, points_mm: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
+def sampled(volume: torch.Tensor, points_mm: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
     """[1, C, d, h, w] at points in mm from its corner, [..., 3]; beyond its border, the border's values."""
     extent = torch.tensor(volume.shape[2:], device=volume.device) * torch.tensor(spacing_mm, device=volume.device)
     grid = (2 * points_mm / extent - 1).flip(-1)[None]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fcas_nnunet.case import NUM_BITS, NUM_CODES
 from fcas_nnunet.config.generator import MASK_CHANNELS, TCDMConfig
 from fcas_nnunet.generator.confidence.error_model import means_by_code
+from fcas_nnunet.generator.sources.registered import OWN
 
 #: 0 standard units in the range [-1000, 1000].
 SOFT_TISSUE = 0.5
@@ -21,6 +22,7 @@ def build_condition(
     template_image: torch.Tensor,
     guess_labels: int = 0,
     usual: torch.Tensor | None = None,
+    registered: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Build c_raw = M'_A © M'_B © I_B, and, on request, a first guess at the image.
 
@@ -30,9 +32,11 @@ def build_condition(
         template_image: Template's image, [B, C, D, H, W] in [0, 1].
         guess_labels: Number of labels for `transfer_template`, whose guess is appended; 0 = no guess.
         usual: Intensities of structures that a template lacks, [C, 256] from `usual_intensities`.
+        registered: Of a registered template, the guess at the image instead, [B, C, D, H, W] in [0, 1], and its origin
+            (`registered.Mended`), uint8 [B, 1, D, H, W], which becomes a channel.
 
     Returns:
-        float32 [B, 16 + C, D, H, W], or 16 + 2 · C channels with the guess.
+        float32 [B, 16 + C, D, H, W]; one channel more with a registered template; C more, the last ones, with a guess.
 
     Raises:
         ValueError: If the shapes differ.
@@ -45,17 +49,25 @@ def build_condition(
         )
     # `cat` converts bytes to floats: on a CPU, doing so before costs a tenth of a training step
     parts = [_bits(reference_codes), _bits(template_codes), template_image.float()]
-    if guess_labels:
+    if registered is not None:
+        guess, origin = registered
+        parts += [origin.float() / OWN, guess.float()] if guess_labels else [origin.float() / OWN]
+    elif guess_labels:
         parts.append(transfer_template(reference_codes, template_codes, template_image, guess_labels, usual))
     condition = torch.cat(parts, dim=1)
-    images = template_image.shape[1] * (1 + (guess_labels > 0))
-    assert condition.shape[1] == MASK_CHANNELS + images, "8 + 8, the image, and the guess at it"
+    images = template_image.shape[1] * (1 + (guess_labels > 0)) + (registered is not None)
+    assert condition.shape[1] == MASK_CHANNELS + images, "8 + 8, the image, its origin, and the guess at it"
     return condition
 
 
 def guess_of(condition: torch.Tensor, config: TCDMConfig) -> torch.Tensor | None:
     """The first guess at the image within a raw condition, [B, C, D, H, W]; None for a model without a prior."""
     return condition[:, -config.image_channels :] if config.prior else None
+
+
+def origin_of(condition: torch.Tensor, config: TCDMConfig) -> torch.Tensor:
+    """Where the guess of a registered template is from, over `OWN`, within a raw condition, [B, 1, D, H, W]."""
+    return condition[:, MASK_CHANNELS + config.image_channels, None]
 
 
 def transfer_template(

@@ -23,6 +23,7 @@ from fcas_nnunet.generator.data.variants import (
     stored_shape,
 )
 from fcas_nnunet.generator.optimisation.batches import Batch, in_turn
+from fcas_nnunet.generator.tcdm.templates import RegisteredTemplate, read_template
 from fcas_nnunet.seeds import derive_seed
 
 
@@ -46,6 +47,19 @@ class PairEnd(Batch):
 
 
 @dataclass(frozen=True)
+class RegisteredEnd(PairEnd):
+    """One end of pairs of registered templates: `template` and `image` are of the one that was brought onto this end.
+
+    Attributes:
+        guess: First guess at this end's image, float16 [B, C, D, H, W] in [0, 1].
+        origin: Where the guess is from (`registered.Mended`), uint8 [B, 1, D, H, W].
+    """
+
+    guess: torch.Tensor
+    origin: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Pair:
     """A training pair (A, B), and the place of its crop.
 
@@ -53,11 +67,14 @@ class Pair:
         a: Variant at the end A.
         b: Variant at the end B.
         position: Place of the crop along (D, H, W) in [0, 1): 0 is the first crop of the volume, 1 the last.
+        partners: Number of the partner whose registration each end's template comes from, where templates are
+            registered.
     """
 
     a: Variant
     b: Variant
     position: tuple[float, float, float]
+    partners: tuple[int, int] = (0, 0)
 
 
 class PairSampler:
@@ -79,6 +96,7 @@ class PairSampler:
         seed: Seed of the run.
         name: Name that distinguishes the sampler from others of the run.
         new_shape: Shape of one end of each pair, for validation on an unseen shape; None = both are of `shapes`.
+        num_partners: Partners of every case (`templates.partners_of`); 0 = templates are not registered.
     """
 
     def __init__(
@@ -91,12 +109,14 @@ class PairSampler:
         seed: int,
         name: str,
         new_shape: int | None = None,
+        num_partners: int = 0,
     ) -> None:
         self.case_ids = list(case_ids)
         self.folder = folder
         self.pairs = pairs
         self.shapes = list(shapes)
         self.new_shape = new_shape
+        self.num_partners = num_partners
         self.crop_size = tuple(crop_size)
         self.seed = seed
         self.name = name
@@ -134,15 +154,19 @@ class PairSampler:
             flipped = not self.pairs.one_direction and rng.random() < 0.5
             case_a, case_b = (self.case_ids[end] for end in (ends[::-1] if flipped else ends))
         shape_a, shape_b = self._shapes(rng, distinct=case_a == case_b)
-        return Pair(Variant(case_a, shape_a, contrast_a), Variant(case_b, shape_b, contrast_b), position)
+        partners = rng.integers(self.num_partners, size=2) if self.num_partners else (0, 0)
+        return Pair(
+            Variant(case_a, shape_a, contrast_a), Variant(case_b, shape_b, contrast_b), position,
+            (int(partners[0]), int(partners[1])),
+        )  # fmt: skip
 
     def batch(self, numbers: Sequence[int]) -> tuple[PairEnd, PairEnd]:
         """The ends (A, B) of some pairs, on the CPU."""
         pairs = [self.pair(number) for number in numbers]
-        positions = [pair.position for pair in pairs]
+        kind = RegisteredEnd if self.num_partners else PairEnd
         a, b = (
-            PairEnd(*(torch.stack(parts) for parts in zip(*map(self._read, ends, positions), strict=True)))
-            for ends in ([pair.a for pair in pairs], [pair.b for pair in pairs])
+            kind(*(torch.stack(parts) for parts in zip(*(self._read(pair, end) for pair in pairs), strict=True)))
+            for end in (0, 1)
         )
         return a, b
 
@@ -166,16 +190,24 @@ class PairSampler:
         a, b = rng.choice(self.shapes, size=2, replace=not distinct)
         return int(a), int(b)
 
-    def _read(self, variant: Variant, position: Sequence[float]) -> list[torch.Tensor]:
+    def _read(self, pair: Pair, end: int) -> list[torch.Tensor]:
+        variant, position = (pair.a, pair.b)[end], pair.position
         shape_path, latents_path = self.folder / variant.shape_file, self.folder / variant.latents_file
         latent_shape = stored_shape(latents_path, MEAN)
         size = [c // LATENT_DOWNSAMPLING for c in self.crop_size]
         latent_crop = crop_at([round(p * (n - s)) for p, n, s in zip(position, latent_shape, size, strict=True)], size)
         crop = crop_at([c.start * LATENT_DOWNSAMPLING for c in latent_crop], self.crop_size)
-        return [
+        drawn = [
             read_crop(latents_path, MEAN, latent_crop),
             read_crop(latents_path, LOG_STD, latent_crop),
             read_crop(shape_path, REFERENCE, crop)[None],
+        ]
+        if self.num_partners:
+            of_partner = pair.a.case_id != pair.b.case_id
+            template = RegisteredTemplate(variant.case_id, variant.shape, pair.partners[end], of_partner)
+            return [*drawn, *read_template(self.folder / template.file, variant.contrast, crop)]
+        return [
+            *drawn,
             read_crop(shape_path, TEMPLATE, crop)[None],
             read_image(self.folder / variant.image_file, crop),
         ]

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fcas_nnunet.case import NUM_BITS
-from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, MASK_CHANNELS, TCDMConfig
+from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, TCDMConfig
 from fcas_nnunet.generator.autoencoder.network import fold_blocks
+from fcas_nnunet.generator.tcdm.conditions import origin_of
 from fcas_nnunet.generator.tcdm.schedulers import diffusion
 
 _BLOCK = LATENT_DOWNSAMPLING**3
@@ -22,6 +23,7 @@ _MAX_ROWS = 2**14
 #: Median of the χ² distribution of one degree of freedom: a Gaussian's median squared residual over its variance.
 _MEDIAN_OF_CHI_SQUARE = 0.4549
 NUM_REGIONS = 3
+_NEAR_BLOCKS = 1
 INSIDE = 2
 
 
@@ -35,7 +37,8 @@ class LatentPrior(nn.Module):
     itself, since a Gaussian posterior would draw noise.
 
     The guess is good inside a structure, less so where two meet, and poor in the surroundings, so blocks outside,
-    across the boundary and inside of structures have a map and a variance each.
+    across the boundary and inside of structures have a map and a variance each. Of a registered template, so have those
+    that are in place and those that are not.
 
     Source: preconditioning as in EDM (arXiv 2206.00364), around a mean from the condition as in PriorGrad
     (arXiv 2106.06406).
@@ -49,9 +52,12 @@ class LatentPrior(nn.Module):
     def __init__(self, config: TCDMConfig) -> None:
         super().__init__()
         self.latent_channels, self.image_channels = config.latent_channels, config.image_channels
-        self.register_buffer("weight", torch.zeros(NUM_REGIONS, self.latent_channels, self.image_channels * _BLOCK))
-        self.register_buffer("bias", torch.zeros(NUM_REGIONS, self.latent_channels))
-        self.register_buffer("variance", torch.ones(NUM_REGIONS, self.latent_channels))
+        self.config, self.registers = config, config.registers
+        self.num_regions = NUM_REGIONS * (1 + self.registers)
+        shape = self.num_regions, self.latent_channels
+        self.register_buffer("weight", torch.zeros(*shape, self.image_channels * _BLOCK))
+        self.register_buffer("bias", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
         self.register_buffer("alphas_cumprod", diffusion(config).alphas_cumprod.clone(), persistent=False)
 
     @property
@@ -68,15 +74,22 @@ class LatentPrior(nn.Module):
         the denoiser and must not be drawn as noise.
         """
         rows = [
-            _some_rows(regions(condition), self._guess_blocks(condition), latents) for condition, latents in samples
+            _some_rows(self._regions(condition), self._guess_blocks(condition), latents)
+            for condition, latents in samples
         ]
         region_of, blocks, latents = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        region_of = region_of[:, 0]
-        for region in range(NUM_REGIONS):
+        region_of, fitted = region_of[:, 0], list[int]()
+        for region in range(self.num_regions):
             where = region_of == region
             if where.sum() > _ROWS_PER_NUMBER * blocks.shape[1]:
                 weight, bias, variance = _least_squares(blocks[where], latents[where])
                 self.weight[region], self.bias[region], self.variance[region] = weight, bias, variance
+                fitted.append(region)
+        if self.registers:  # a region that training hardly shows is as sure as its like elsewhere, or as any
+            for region in {*range(self.num_regions)}.difference(fitted):
+                like = [(region + NUM_REGIONS) % self.num_regions, *reversed(fitted)]
+                for values in (self.weight, self.bias, self.variance) if fitted else ():
+                    values[region] = values[next(other for other in like if other in fitted)]
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
         """Mean, standard deviation, and 1 inside of structures: [B, 16 + 2 · C, D, H, W] => [B, 8 · C + 1, d, h, w].
@@ -85,11 +98,11 @@ class LatentPrior(nn.Module):
         """
         with torch.autocast(condition.device.type, enabled=False):
             means = torch.einsum("rok,bkdhw->rbodhw", self.weight, self._guess_blocks(condition))
-        means = means + self.bias.view(NUM_REGIONS, 1, -1, 1, 1, 1)
-        stds = self.variance.sqrt().view(NUM_REGIONS, 1, -1, 1, 1, 1).expand_as(means)
-        region = regions(condition)
+        means = means + self.bias.view(self.num_regions, 1, -1, 1, 1, 1)
+        stds = self.variance.sqrt().view(self.num_regions, 1, -1, 1, 1, 1).expand_as(means)
+        region = self._regions(condition)
         mean, std = (values.gather(0, region.expand_as(means[0])[None])[0] for values in (means, stds))
-        return torch.cat([mean, std, (region == INSIDE).to(mean.dtype)], dim=1)
+        return torch.cat([mean, std, (region % NUM_REGIONS == INSIDE).to(mean.dtype)], dim=1)
 
     def around(
         self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, prior: torch.Tensor
@@ -103,9 +116,15 @@ class LatentPrior(nn.Module):
         scale = torch.where(inside > 0, (variance * noise_variance / total).sqrt(), std)
         return mean + gain * (noisy_latents - alpha * mean), scale
 
+    def _regions(self, condition: torch.Tensor) -> torch.Tensor:
+        """As `regions`; of a registered template, the three where it is in place, then those where it is not."""
+        if not self.registers:
+            return regions(condition)
+        return regions(condition) + NUM_REGIONS * displaced(origin_of(condition, self.config)).long()
+
     def _guess_blocks(self, condition: torch.Tensor) -> torch.Tensor:
         """[B, 16 + 2 · C, D, H, W] => [B, 64 · C, D/4, H/4, W/4]."""
-        return fold_blocks(condition[:, MASK_CHANNELS + self.image_channels :], LATENT_DOWNSAMPLING)
+        return fold_blocks(condition[:, -self.image_channels :], LATENT_DOWNSAMPLING)
 
 
 def regions(condition: torch.Tensor) -> torch.Tensor:
@@ -116,6 +135,20 @@ def regions(condition: torch.Tensor) -> torch.Tensor:
     labelled = condition[:, :NUM_BITS].amax(dim=1, keepdim=True)
     some, all_ = (F.max_pool3d(part, LATENT_DOWNSAMPLING) for part in (labelled, -labelled))
     return some.long() + (all_ < 0).long()
+
+
+def displaced(origin: torch.Tensor) -> torch.Tensor:
+    """The blocks near to where a registered template was mirrored, or where the reference's own scan takes over.
+
+    The condition's channel [B, 1, D, H, W] => bool [B, 1, D/4, H/4, W/4].
+    """
+    own, mirrored = origin == 1, (origin > 0) & (origin < 1)
+
+    def near(where: torch.Tensor) -> torch.Tensor:
+        blocks = F.max_pool3d(where.to(origin.dtype), LATENT_DOWNSAMPLING)
+        return F.max_pool3d(blocks, 2 * _NEAR_BLOCKS + 1, stride=1, padding=_NEAR_BLOCKS) > 0
+
+    return near(mirrored) | (near(own) & near(~own))
 
 
 def _some_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:

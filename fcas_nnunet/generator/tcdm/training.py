@@ -13,6 +13,7 @@ from torch import nn
 from fcas_nnunet.config.generator import FCaSConfig, TCDMConfig
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.data.tensors import EMA_FILE, MODEL_FILE, save_weights
 from fcas_nnunet.generator.data.training_data import TrainingData, unseen_shape
 from fcas_nnunet.generator.optimisation.batches import Batch
@@ -22,9 +23,10 @@ from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.conditions import build_condition, guess_of, usual_intensities
 from fcas_nnunet.generator.tcdm.maisi import MaisiWeights
 from fcas_nnunet.generator.tcdm.network import TCDM
-from fcas_nnunet.generator.tcdm.pairs import PairEnd, PairSampler
+from fcas_nnunet.generator.tcdm.pairs import PairEnd, PairSampler, RegisteredEnd
 from fcas_nnunet.generator.tcdm.sampling import synthesise
 from fcas_nnunet.generator.tcdm.schedulers import Process, draw_noise, draw_timesteps, forward_process, training_target
+from fcas_nnunet.generator.tcdm.templates import partners_of
 from fcas_nnunet.seeds import derive_seed
 
 VALIDATION_PAIRS = 8
@@ -130,8 +132,14 @@ class TCDMObjective(Objective[PairBatch]):
             self.tcdm.prior.fit((condition, self.scale.to_scaled(mean)) for condition, mean, _ in drawn)
 
     def condition(self, target: PairEnd, template: PairEnd) -> torch.Tensor:
-        """Build the raw condition to draw one end of pairs with the other as the template, [B, 16 + …, D, H, W]."""
-        return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
+        """Build the raw condition to draw one end of pairs with the other as the template, [B, 16 + …, D, H, W].
+
+        Registered templates are those of the drawn end.
+        """
+        if not isinstance(target, RegisteredEnd):
+            return build_condition(target.reference, template.template, template.image, self.guess_labels, self.usual)
+        registered = target.guess, target.origin
+        return build_condition(target.reference, target.template, target.image, self.guess_labels, None, registered)
 
     def networks(self) -> list[nn.Module]:
         """The modules that do nearly all of the work, without a graph break."""
@@ -210,10 +218,11 @@ def _pair_samplers(data: TrainingData, config: FCaSConfig, cache: Path) -> tuple
     training, validation = data.split()
     unseen = None if validation else unseen_shape(pairs)
     seen = [shape for shape in range(pairs.num_shapes) if shape != unseen]
+    partners = len(partners_of(training[0], training, pairs.num_partners)) if config.tcdm.registers else 0
     shared = (cache, pairs, seen, config.grid.crop_size, config.seed)
     return (
-        PairSampler(training, *shared, "training"),
-        PairSampler(validation or training, *shared, "validation", new_shape=unseen),
+        PairSampler(training, *shared, "training", num_partners=partners),
+        PairSampler(validation or training, *shared, "validation", new_shape=unseen, num_partners=partners),
     )
 
 
@@ -225,9 +234,12 @@ def _drawn_pair(module: nn.Module, batch: PairBatch, autoencoder: Autoencoder, c
         module.tcdm, autoencoder, module.scale, module.tcdm.embed_condition(condition),
         batch.a.reference[0, 0].cpu().numpy() > 0, config.sampling, None, noise, guess_of(condition, config.tcdm),
     ).image  # fmt: skip
+    template, real = batch.b.image[0], batch.a.image[0]
+    if config.tcdm.registers:
+        template, real = real, autoencoder.decode(batch.a.mean.float(), SLAB_ELEMENTS)[0].clamp(0, 1)
     return [
-        *channel_panels("template", batch.b.image[0]),
+        *channel_panels("template", template),
         Panel("reference mask", batch.a.reference[0, 0].cpu().numpy(), limits=None),
         *channel_panels("drawn", drawn),
-        *channel_panels("real", batch.a.image[0]),
+        *channel_panels("real", real),
     ]

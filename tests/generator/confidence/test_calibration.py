@@ -20,6 +20,7 @@ from fcas_nnunet.generator.confidence.calibration import Calibration, Curve, Sca
 from fcas_nnunet.generator.confidence.error_model import CHANNEL_MEASURES, MASK_MEASURES, ErrorModel
 from fcas_nnunet.generator.data.tensors import MODEL_FILE
 from fcas_nnunet.generator.data.training_data import TrainingData
+from fcas_nnunet.generator.data.variants import new_shape_of
 from fcas_nnunet.generator.drawing import draw_image
 from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.plan import plan_cases
@@ -201,7 +202,8 @@ def test_drawings_are_of_unseen_shapes_and_every_fourth_is_held_out(calibrated: 
     assert [p.reference for p in planned if not p.held_out] == ["p0", "p1", "p2", "p0", "p1", "p2"]
     assert all(p.template not in (p.reference, "p3") for p in planned)
     case = load_small_case("p0")
-    shaped = new_shape(case, record, seed=5)
+    deformation = new_shape_of(case.mask, case.spacing_mm, record.config.masks, 5)
+    shaped = new_shape(case, record, deformation)
     assert not np.array_equal(shaped.mask, case.mask)
     assert set(np.unique(shaped.mask)) == set(np.unique(case.mask))
     assert shaped.surroundings is None or not (shaped.surroundings[shaped.mask > 0]).any()

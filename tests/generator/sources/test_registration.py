@@ -93,7 +93,7 @@ def test_a_template_that_lies_there_already_is_brought_as_it_is() -> None:
     np.testing.assert_allclose(brought.image, case.standard_image, atol=0.5)
     np.testing.assert_array_equal(brought.codes, label_codes(case, NUM_LABELS)[1])
     assert brought.inside.all()
-    np.testing.assert_array_equal(mend(brought, brought.codes, brought.image), brought.image)
+    np.testing.assert_array_equal(mend(brought, brought.codes, brought.image).image, brought.image)
 
 
 def test_every_voxel_gets_an_intensity_of_its_own_structure() -> None:
@@ -109,12 +109,14 @@ def test_every_voxel_gets_an_intensity_of_its_own_structure() -> None:
     image = codes[None] * 100.0 + texture
     image[:, ~inside] = 9999
     own = wanted[None] * 10.0 + 3 + texture
-    mended = mend(Brought(image, codes, inside), wanted, own.astype(np.float32))
+    mended = mend(Brought(image, codes, inside), wanted, own.astype(np.float32)).image
     assert (np.abs(mended[0] - wanted * 100.0)[inside] <= 5).all()
     right = (codes == wanted) & inside
     np.testing.assert_array_equal(mended[0][right], image[0][right])
     assert np.abs(mended[0][~inside]).max() < 20
-    lacking = mend(Brought(image, np.where(codes == 2, np.uint8(1), codes), inside), wanted, own.astype(np.float32))
+    lacking = mend(
+        Brought(image, np.where(codes == 2, np.uint8(1), codes), inside), wanted, own.astype(np.float32)
+    ).image
     np.testing.assert_array_equal(lacking[0][wanted == 2], own[0][wanted == 2].astype(np.float32))
 
 

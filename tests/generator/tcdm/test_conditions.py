@@ -1,10 +1,17 @@
 """The raw condition: 17 channels that lose nothing, and the guess."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from fcas_nnunet.config.options import TemplateRegistration
+from fcas_nnunet.config.presets import TINY
+from fcas_nnunet.generator.sources.registered import MIRRORED, OWN
 from fcas_nnunet.generator.tcdm.conditions import (
     build_condition,
+    guess_of,
+    origin_of,
     transfer_template,
     usual_intensities,
 )
@@ -99,3 +106,18 @@ def test_a_structure_that_the_template_lacks_is_guessed_at_its_usual_intensity()
     template[..., 0] = 2  # a template that has it knows better
     known = transfer_template(reference, template, image, 2, usual)
     assert torch.equal(known, transfer_template(reference, template, image, 2))
+
+
+def test_a_registered_template_comes_with_its_guess_and_where_that_is_from():
+    reference, template, image = left_and_right()
+    guess, origin = torch.rand(image.shape), torch.zeros(reference.shape, dtype=torch.uint8)
+    origin[..., :3], origin[..., 3:5] = MIRRORED, OWN
+    condition = build_condition(reference, template, image, 2, registered=(guess, origin))
+    config = replace(TINY.tcdm, registration=TemplateRegistration.DEFORMABLE)
+    assert condition.shape[1] == config.condition_channels == 19
+    assert torch.equal(condition[:, :17], build_condition(reference, template, image))
+    assert origin_of(condition, config)[0, 0, 0, 0, :6].tolist() == [0.5, 0.5, 0.5, 1, 1, 0]
+    assert torch.equal(guess_of(condition, config), guess)
+    without = build_condition(reference, template, image, registered=(guess, origin))
+    assert torch.equal(without, condition[:, :18])
+    assert guess_of(without, replace(config, prior=False)) is None

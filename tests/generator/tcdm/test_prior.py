@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fcas_nnunet.config.generator import SamplingConfig
-from fcas_nnunet.config.options import PredictionType
+from fcas_nnunet.config.options import PredictionType, TemplateRegistration
 from fcas_nnunet.config.presets import TINY
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
-from fcas_nnunet.generator.tcdm.prior import INSIDE, LatentPrior
+from fcas_nnunet.generator.tcdm.prior import INSIDE, LatentPrior, displaced
 from fcas_nnunet.generator.tcdm.sampling import sample_latents
 
 CONFIG = replace(TINY.tcdm, multi_resolution_noise=0.0)
@@ -158,3 +158,42 @@ def test_channels_have_a_map_for_all_their_latents_from_all_their_guesses():
     assert (mean - latents).square().mean().sqrt() < 0.1
     assert latents.std() > 0.5
     assert torch.equal(inside[..., 4:].unique(), torch.ones(1))
+
+
+def test_a_registered_template_that_is_in_place_has_a_map_and_a_spread_of_its_own():
+    """Near to where it was mirrored, and where the reference's own scan takes over, the guess is less sure."""
+    config = replace(CONFIG, registration=TemplateRegistration.DEFORMABLE)
+    prior, samples = LatentPrior(config), []
+    for seed in range(30):
+        plain = condition_of(seed, size=64)
+        origin = torch.zeros(1, 1, 64, 64, 64)
+        origin[..., :32, :, ::8] = 0.5  # in reach of every block there
+        condition = torch.cat([plain[:, :17], origin, plain[:, 17:]], dim=1)
+        latents = latents_of(plain, (0.1, 0.1))[1]
+        unsure = 0.7 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+        unsure[:, :, 9:] = 0
+        samples.append((condition, latents + unsure))
+    prior.fit(samples)
+    _, std, inside = prior(samples[0][0]).split([4, 4, 1], dim=1)
+    assert std[:, :, :8].mean().item() == pytest.approx(0.707, rel=0.1)
+    assert std[:, :, 9:].mean().item() == pytest.approx(0.1, rel=0.1)
+    assert torch.equal(inside[0, 0, :, 0, 12:].unique(), torch.ones(1))
+    own = torch.zeros(1, 1, 64, 64, 64)
+    own[..., 32:, :, :] = 1
+    seams = displaced(own)[0, 0, :, 0, 0]
+    assert seams.tolist() == [False] * 7 + [True] * 2 + [False] * 7
+
+
+def test_a_region_that_training_does_not_show_takes_the_map_of_its_like():
+    config = replace(CONFIG, registration=TemplateRegistration.DEFORMABLE)
+    prior = LatentPrior(config)
+    samples = []
+    for seed in range(12):
+        plain = condition_of(seed)
+        condition = torch.cat([plain[:, :17], torch.full((1, 1, 32, 32, 32), 0.5), plain[:, 17:]], dim=1)
+        samples.append((condition, latents_of(plain, (0.5, 0.1))[1]))
+    prior.fit(samples)
+    shown = prior(samples[0][0])
+    in_place = torch.cat([samples[0][0][:, :17], torch.zeros(1, 1, 32, 32, 32), samples[0][0][:, 18:]], dim=1)
+    assert torch.equal(prior(in_place), shown)
+    assert torch.allclose(shown[:, 4:8, ..., 4:], torch.tensor(0.1), rtol=0.05)

@@ -32,6 +32,7 @@ class Arm:
         settings: of the weights in the loss, variables of the environment.
         prior: drawn scans as they are before they are drawn: the template, brought onto the mask.
         shares: of the sources of mixed scans, by `fcas_generate --shares`.
+        generator: configuration of the generator in generators/ instead of the scale's.
         length: of its training, as a share of the other arms'; for the learning curve.
     """
 
@@ -44,13 +45,14 @@ class Arm:
     settings: Mapping[str, str] = field(default_factory=dict)
     prior: bool = False
     shares: Sequence[str] = ()
+    generator: str = ""
     length: float = 1.0
 
     @property
     def made(self) -> str:
         """Name of the set that `fcas_generate` makes for it."""
-        confidence = () if self.confidence == "own" else (self.confidence,)
-        return "_".join([str(self.source), *confidence, *(share.split("=")[0] for share in self.shares)])
+        parts = [str(self.source), "" if self.confidence == "own" else self.confidence, Path(self.generator).stem]
+        return "_".join(filter(None, [*parts, *(share.split("=")[0] for share in self.shares)]))
 
     @property
     def dataset(self) -> str:
@@ -89,6 +91,14 @@ class Scale:
         """Epochs of the two phases of an arm's training; the second is empty where both learn from the same scans."""
         first, second = (max(1, round(arm.length * number)) for number in self.epochs)
         return (first + second, 0) if arm.joint or arm.mixed else (first, second)
+
+    def generator_of(self, arm: Arm) -> tuple[Path | None, str]:
+        """The configuration of an arm's generator, None for a preset; and the name of the preset."""
+        name = arm.generator or self.config
+        if not name:
+            return None, self.preset
+        path = HERE / "generators" / name
+        return path, yaml.safe_load(path.read_text(encoding="utf-8"))["preset"]
 
     def steps_of(self, arm: Arm) -> int:
         """Optimiser steps of an arm's networks."""

@@ -217,16 +217,17 @@ class Layout:
     def _set_stages(self, run: Run, arm: Arm) -> Iterator[Stage]:
         """The generator, if scans are drawn; the arm's synthetic set; and its preprocessing."""
         scale, real, prefix = self.scale, self.real(run.labelled), f"n{run.labelled}"
-        config = HERE / "generators" / scale.config
-        model = ("--config", str(config)) if scale.config else ("--preset", scale.preset)
-        needs, reads = [f"{prefix}/labelled"], (config,) if scale.config else ()
+        config, preset = scale.generator_of(arm)
+        model, reads = (("--config", str(config)), (config,)) if config else (("--preset", preset), ())
+        generator = self.results / real / model_name(preset, None)
+        needs = [f"{prefix}/labelled"]
         if arm.source in (ScanSource.DRAWN, ScanSource.MIXED):
             yield Stage(
-                f"{prefix}/generator", "generator", 600,
-                ("fcas_train", "-d", real, *model, "-device", scale.device), (self.results / real,), tuple(needs),
-                reads, _GENERATOR,
+                f"{prefix}/generator_{preset}", "generator", 600,
+                ("fcas_train", "-d", real, *model, "-device", scale.device), (generator,), tuple(needs), reads,
+                _GENERATOR,
             )  # fmt: skip
-            needs.append(f"{prefix}/generator")
+            needs.append(f"{prefix}/generator_{preset}")
         made = self.dataset(run, arm.made)
         chosen = () if arm.confidence == "own" else ("--confidence", arm.confidence)
         chosen += ("--shares", *arm.shares) if arm.shares else ()
@@ -243,7 +244,6 @@ class Layout:
             weighed = self.dataset(run, arm.weighed)
             change: tuple[str, ...] = ("weigh", "--weights", arm.weights)
             if arm.prior:
-                generator = self.results / real / model_name(scale.preset, None)
                 change = ("prior", "--real", str(self.raw / real), "--generator", str(generator))
             yield Stage(
                 f"{prefix}/{change[0]}_{weighed[11:]}", change[0], 20,

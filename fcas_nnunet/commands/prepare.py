@@ -293,8 +293,8 @@ def training_commands(
         + (" Its confidence maps weight this step, too." if real.mapped_cases() else ""),
         *(f"{line} -tr {_FINETUNE} -pretrained_weights {weights}{device}" for line in train),
         f"# ({is_all} trains on {includes}. Its {score}.)",
-        f"# Instead of steps 1 and 2, both at once (docs/cal.md): -tr {_MIXED} in place of -tr {_FINETUNE} "
-        f"-pretrained_weights ..., after: export {SYNTHETIC_VARIABLE}={synthetic.dataset_id}",
+        f"# Instead of steps 1 and 2, both at once (docs/cal.md): step 3's command with -tr {_MIXED}, after: "
+        f"export {SYNTHETIC_VARIABLE}={synthetic.dataset_id}",
         "# Step 3: the baseline to compare step 2 with: real scans alone, for as many epochs as steps 1 and 2 together "
         f"({pretraining + finetuning:,}).",
         *(f"{line}{device}" for line in train),

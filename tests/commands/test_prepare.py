@@ -146,7 +146,7 @@ def test_the_baseline_trains_as_long_as_both_steps(prepared: Prepared) -> None:
     assert f"({epochs:,})" in lines[step[3]]
     assert "self.num_epochs = 1000\n" in inspect.getsource(nnUNetTrainer.__init__), "what the baseline takes"
     assert "(For a network to use, all in place of the fold trains on every real scan." in lines[step[3] - 2]
-    assert "-tr nnUNetTrainerCALMixed in place of -tr nnUNetTrainerCALFinetune" in lines[step[3] - 1]
+    assert "step 3's command with -tr nnUNetTrainerCALMixed" in lines[step[3] - 1]
     assert lines[step[3] - 1].endswith("export FCAS_CAL_SYNTHETIC=902")
     lines = training_commands(prepared.synthetic, prepared.real, PLANS, "3d_fullres", ["all"]).splitlines()
     assert any("(Fold all trains on every real scan" in line for line in lines)

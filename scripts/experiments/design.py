@@ -55,6 +55,12 @@ class Arm:
         return "_".join(filter(None, [*parts, *(share.split("=")[0] for share in self.shares)]))
 
     @property
+    def draws(self) -> bool:
+        """Whether some of its scans are drawn."""
+        drawn = any(share.startswith(f"{ScanSource.DRAWN}=") for share in self.shares)
+        return self.source == ScanSource.DRAWN or (self.source == ScanSource.MIXED and (drawn or not self.shares))
+
+    @property
     def dataset(self) -> str:
         """Name of the set that its network is trained on first."""
         return f"{self.weighed}_joint" if self.joint else self.weighed

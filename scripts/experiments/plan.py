@@ -20,7 +20,6 @@ from fcas_nnunet.commands.demo.scale import (
     REAL_EPOCHS_VARIABLE,
     SEED_VARIABLE,
 )
-from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
 from fcas_nnunet.integration.cal.weighting import SHARE_VARIABLE, SYNTHETIC_VARIABLE
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, model_name
@@ -221,7 +220,7 @@ class Layout:
         model, reads = (("--config", str(config)), (config,)) if config else (("--preset", preset), ())
         generator = self.results / real / model_name(preset, None)
         needs = [f"{prefix}/labelled"]
-        if arm.source in (ScanSource.DRAWN, ScanSource.MIXED):
+        if arm.draws:
             yield Stage(
                 f"{prefix}/generator_{preset}", "generator", 600,
                 ("fcas_train", "-d", real, *model, "-device", scale.device), (generator,), tuple(needs), reads,

@@ -163,6 +163,19 @@ def test_both_phases_are_augmented_as_the_arm_says(monkeypatch: pytest.MonkeyPat
         assert trainer.get_training_transforms() == "DA5"
 
 
+def test_a_mixed_arm_without_drawn_scans_waits_for_no_generator(tmp_path: Path) -> None:
+    from design import Experiment
+    from plan import Layout
+
+    stages = {stage.name: stage for stage in Layout(Experiment.read("left_atrium", "cpu"), tmp_path, tmp_path).stages()}
+    needs = {name: stages[f"n8/seed0/generate_{name}"].needs for name in (
+        "drawn", "mixed_drawn_warped_painted", "mixed_registered_warped_painted", "drawn_registered"
+    )}  # fmt: skip
+    assert needs["drawn"] == needs["mixed_drawn_warped_painted"] == ("n8/labelled", "n8/generator_cpu")
+    assert needs["mixed_registered_warped_painted"] == ("n8/labelled",)
+    assert needs["drawn_registered"] == ("n8/labelled", "n8/generator_registered")
+
+
 def test_scores_that_other_settings_gave_are_not_collected(tmp_path: Path) -> None:
     from stages import Stage, Store
 

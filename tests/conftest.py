@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,21 @@ def prepared(prepared_once: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepar
     for name, value in prepared_once.environment.items():
         monkeypatch.setenv(name, value)
     return prepared_once
+
+
+@pytest.fixture(name="own_copy")
+def copy_of_prepared(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """A copy of `prepared` that a test may change, times of change kept, without results.
+
+    No results, because logs of other tests that began in the same second have the same name.
+    """
+    copy = Prepared(tmp_path, prepared.commands)
+    for kind in ("raw", "preprocessed"):
+        shutil.copytree(prepared.root / kind, tmp_path / kind)
+    (tmp_path / "results").mkdir()
+    for name, value in copy.environment.items():
+        monkeypatch.setenv(name, value)
+    return copy
 
 
 @pytest.fixture(scope="session", autouse=True)

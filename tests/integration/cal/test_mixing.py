@@ -34,21 +34,15 @@ ALL = (slice(None),) * 4
 
 
 @pytest.fixture
-def own(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+def own(own_copy: Prepared, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     """A copy with small networks, whose synthetic set is named to the trainer; nothing is trained in it yet."""
-    for kind in ("raw", "preprocessed"):
-        shutil.copytree(prepared.root / kind, tmp_path / kind)
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir(exist_ok=True)
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
     monkeypatch.setenv("FCAS_CAL_SYNTHETIC", "902")
-    copy = Prepared(tmp_path, prepared.commands)
-    for dataset, name in ((copy.real, PLANS), (copy.synthetic, MOVED_PLANS)):
+    for dataset, name in ((own_copy.real, PLANS), (own_copy.synthetic, MOVED_PLANS)):
         plans = shrink_plans(
             read_plans(dataset, name), "3d_fullres", plans_name=name, features_per_stage=[4, 8, 8], batch_size=2
         )
-        atomic_write_json(copy.preprocessed(dataset.name) / f"{name}.json", plans)
-    return copy
+        atomic_write_json(own_copy.preprocessed(dataset.name) / f"{name}.json", plans)
+    return own_copy
 
 
 def make_trainer(own: Prepared, fold: int | str = 0, **plans_changes: Any) -> Any:

@@ -6,7 +6,6 @@ import json
 import math
 import random
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,6 @@ EVERYTHING = {
     "FCAS_CONFIDENCE_FLOOR": "0.1",
 }
 ALL = (slice(None),) * 4
-
-
-@pytest.fixture
-def own_copy(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
-    """A copy that a test may change, times of change kept, without results."""
-    for kind in ("raw", "preprocessed"):
-        shutil.copytree(prepared.root / kind, tmp_path / kind)
-    for kind in ("raw", "preprocessed", "results"):
-        (tmp_path / kind).mkdir(exist_ok=True)
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    return Prepared(tmp_path, prepared.commands)
 
 
 def prepare_again(own: Prepared) -> None:

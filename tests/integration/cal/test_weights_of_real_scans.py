@@ -34,16 +34,11 @@ pytestmark = pytest.mark.usefixtures("blur_without_a_race")
 
 
 @pytest.fixture
-def weigh(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Prepared]:
+def weigh(own_copy: Prepared) -> Callable[..., Prepared]:
     """Make a copy of the real data set whose maps, labels → weights, are prepared; weights up to 3 are allowed."""
 
     def make(weights_of: Callable[[np.ndarray], np.ndarray]) -> Prepared:
-        for kind in ("raw", "preprocessed"):
-            shutil.copytree(prepared.root / kind, tmp_path / kind)
-        (tmp_path / "results").mkdir()  # empty: logs of other tests that began in the same second have the same name
-        for kind in ("raw", "preprocessed", "results"):
-            monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-        own = Prepared(tmp_path, "")
+        own = own_copy
         atomic_write_json(own.real.folder / "dataset.json", own.real.dataset_json | {"fcas_max_weight": 3})
         for case_id in own.real.case_ids:
             label: Volume = read_volume(own.real.mask_path(case_id))

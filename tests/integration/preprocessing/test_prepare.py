@@ -92,15 +92,6 @@ def test_both_data_sets_share_plans_and_normalisation(prepared: Prepared) -> Non
 
 
 @pytest.fixture
-def own_copy(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
-    """A copy that a test may change, times of change kept."""
-    for kind in ("raw", "preprocessed", "results"):
-        shutil.copytree(prepared.root / kind, tmp_path / kind)
-        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / kind))
-    return Prepared(tmp_path, prepared.commands)
-
-
-@pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the data sets that nnU-Net preprocesses or extracts a fingerprint of, in order."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api

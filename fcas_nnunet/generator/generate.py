@@ -151,7 +151,7 @@ class CaseMaker:
 
     def _case(self, plan: CasePlan, mask: np.ndarray, mask_record: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
         """A case and its record, from its mask and the record of `reference_mask`."""
-        deformation = Recipe.from_dict(mask_record).deformation if mask_record else IDENTITY
+        deformation = deformation_of(mask_record)
         real = self._real_case(plan.reference)
         ignored = moved_ignored(real.case, mask_record)
         if ignored is not None:  # no structure is drawn there
@@ -329,6 +329,11 @@ def reference_mask(
     return made.mask, made.recipe.to_dict() | {"rejections": made.rejections}
 
 
+def deformation_of(mask_record: Mapping[str, Any]) -> Deformation:
+    """The deformation that made a mask of its reference's, from the record of `reference_mask`."""
+    return Recipe.from_dict(mask_record).deformation if mask_record else IDENTITY
+
+
 def moved_ignored(reference: Case, mask_record: Mapping[str, Any]) -> np.ndarray | None:
     """The voxels of a new mask that are ignored, bool [D, H, W]: the reference's, moved as the mask; None without any.
 
@@ -336,7 +341,7 @@ def moved_ignored(reference: Case, mask_record: Mapping[str, Any]) -> np.ndarray
     """
     if reference.ignored is None or not mask_record:
         return reference.ignored
-    return deform_labels(reference.ignored, Recipe.from_dict(mask_record).deformation, reference.spacing_mm)
+    return deform_labels(reference.ignored, deformation_of(mask_record), reference.spacing_mm)
 
 
 def replayed_mask(record: Mapping[str, Any], reference: Case, roles: LabelRoles) -> np.ndarray:

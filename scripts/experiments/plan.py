@@ -108,7 +108,7 @@ class Layout:
         yield Stage(
             f"n{count}/picture", "picture", 10,
             ("python", str(script), f"{self.real(count)}:{names}", "--titles", *arms, "-o", str(self.picture(count))),
-            (self.picture(count),), tuple(needed for _, needed in sets), (script,),
+            (self.picture(count),), tuple(needed for _, needed in sets),
         )  # fmt: skip
 
     def _of_run(self, run: Run) -> Iterator[Stage]:

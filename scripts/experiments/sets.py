@@ -26,9 +26,7 @@ from fcas_nnunet.commands.demo.arms import CONFIGURATION
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.drawing import guide, prior_image
-from fcas_nnunet.generator.generate import to_own
-from fcas_nnunet.generator.mgm.deformation import IDENTITY
-from fcas_nnunet.generator.mgm.recipe import Recipe
+from fcas_nnunet.generator.generate import deformation_of, to_own
 from fcas_nnunet.generator.sources.registration import Registration
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -128,9 +126,8 @@ def prior(source: Path, folder: Path, real: Path, generator: Path) -> None:
 
     def change(case: Case, record: Mapping[str, Any]) -> Case:
         template, source = (scans.load_case(record[key]) for key in ("template", "reference"))
-        deformation = Recipe.from_dict(record["mgm"]).deformation if record["mgm"] else IDENTITY
         same = Registration.identity() if record["template"] == record["reference"] else None
-        guided = guide(loaded.record, source, template, deformation, same)
+        guided = guide(loaded.record, source, template, deformation_of(record["mgm"]), same)
         image = prior_image(loaded, replace(case, image=None, confidence=None), guided, cpu)
         confidence = np.ones(case.shape, np.float32)
         return replace(case, image=to_own(image, template), scales=template.scales, confidence=confidence)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.geometry import triple
 from fcas_nnunet.intensities import IntensityScale
 
@@ -45,7 +46,7 @@ class Case:
         for name in ("image", "surroundings", "confidence", "ignored"):
             array, shape = getattr(self, name), shapes.get(name, self.mask.shape)
             if array is not None and array.shape != shape:
-                raise ValueError(f"{self.case_id}: shape of {name} must be {shape}, got {array.shape}.")
+                raise InputError(f"{self.case_id}: shape of {name} must be {shape}, got {array.shape}.")
 
     @property
     def standard_image(self) -> np.ndarray:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.faults import InputError, MissingFileError
+
 SCHEMA, SCHEMA_VERSION = "schema", "schema_version"
 
 
@@ -14,24 +16,24 @@ def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dic
     """Read a JSON object; `advice` ends every message.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds no JSON object.
+        MissingFileError: If there is no such file.
+        InputError: If it holds no JSON object.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: file must exist, got none. {advice}")
+        raise MissingFileError(f"{path}: file must exist, got none. {advice}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # invalid JSON, or not UTF-8
-        raise ValueError(f"{path}: content must be JSON, got an error: {error}. {advice}") from error
+        raise InputError(f"{path}: content must be JSON, got an error: {error}. {advice}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: content must be a JSON object, got a {type(content).__name__}. {advice}")
+        raise InputError(f"{path}: content must be a JSON object, got a {type(content).__name__}. {advice}")
     return content
 
 
 def check_schema(path: Path, content: Mapping[str, Any], known: Mapping[str, int], advice: str) -> None:
-    """Raise a `ValueError` for a schema or a version that is not in `known`; `advice` ends the message."""
+    """Raise an `InputError` for a schema or a version that is not in `known`; `advice` ends the message."""
     schema, version = content.get(SCHEMA), content.get(SCHEMA_VERSION)
     if not isinstance(schema, str) or schema not in known:
-        raise ValueError(f"{path}: schema must be one of {', '.join(known)}, got {schema}. {advice}")
+        raise InputError(f"{path}: schema must be one of {', '.join(known)}, got {schema}. {advice}")
     if version != known[schema]:
-        raise ValueError(f"{path}: schema_version of {schema} must be {known[schema]}, got {version}. {advice}")
+        raise InputError(f"{path}: schema_version of {schema} must be {known[schema]}, got {version}. {advice}")

@@ -1,17 +1,54 @@
-"""Find the CPU cores and the memory that this process may use."""
+"""Find what this process may use and was told: CPU cores, memory, its folder, numbers in environment variables."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from fcas_nnunet.faults import InputError, MissingFileError
 
 _MEMINFO = Path("/proc/meminfo")
 _CONTAINER = Path("/sys/fs/cgroup")
+_MOST = 10**9  # no launcher counts further
 
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def number_in(environment: Mapping[str, str], name: str, default: int, *, least: int = 0, most: int = _MOST) -> int:
+    """Read a whole number from `least` to `most` in an environment variable; `default` if it is not set.
+
+    Raises:
+        InputError: If the variable holds anything else.
+    """
+    text = environment.get(name)
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise InputError(
+            f"{name}: the environment variable must be a whole number from {least} to {most}, got {text!r}. "
+            "Unset it, or have its launcher set it."
+        )
+    return number
+
+
+def check_working_directory() -> None:
+    """Check that the folder that this process was started in exists, since relative paths are looked up in it.
+
+    Raises:
+        MissingFileError: If the folder was removed.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise MissingFileError("working directory: must exist, got one that was removed. cd into another.") from error
 
 
 def available_bytes(meminfo: Path = _MEMINFO, container: Path = _CONTAINER) -> float | None:

@@ -154,6 +154,17 @@ def test_nnunets_leaf_folders_hold_one_shim(folder: Path) -> None:
     assert {name.split(".")[0] for name in imported_names(shims[0])} == {PACKAGE.name}
 
 
+def test_what_users_can_mend_is_raised_as_their_fault() -> None:
+    """A plain ValueError or FileNotFoundError would be taken for a fault of ours, with a traceback."""
+    plain = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            raised = node.exc.func if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) else None
+            if isinstance(raised, ast.Name) and raised.id in ("ValueError", "FileNotFoundError"):
+                plain.append(f"{relative_id(path)}:{raised.lineno}")
+    assert plain == [], "raise faults.InputError or MissingFileError"
+
+
 def test_a_file_holds_one_idea() -> None:
     most = {PACKAGE: LARGEST_MODULE, REPOSITORY / "tests": LARGEST_OTHER, REPOSITORY / "scripts": LARGEST_OTHER}
     too_long = [str(path.relative_to(REPOSITORY)) for folder, lines in most.items() for path in folder.rglob("*.py")

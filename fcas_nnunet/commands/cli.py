@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import logging
 import math
@@ -14,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from fcas_nnunet.faults import InputError, in_words, report_request
 from fcas_nnunet.integration.environment.checks import checked_processes
 from fcas_nnunet.listing import few_of_a_kind
+from fcas_nnunet.machine import check_working_directory, number_in
 
 Settings = TypeVar("Settings")
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT = InputError.exit_code
 MOST_CASES = 1_000_000  # largest number of cases in a data set that a command writes
 
 
@@ -38,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self._idle.append((flags, without, beside))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # subparsers use it as well
-        """Parse as argparse does; a ValueError lists the options that would have no effect."""
+        """Parse as argparse does; an InputError lists the options that would have no effect."""
         found, rest = super().parse_known_args(args, namespace)
         faults = []
         for flags, without, beside in self._idle:
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
                 fault = f"must go without {beside}, beside which it does nothing, got both. Leave one out."
                 faults += [f"{flag}: {fault}" for flag in idle]
         if faults:
-            raise ValueError("\n".join(faults))
+            raise InputError("\n".join(faults))
         return found, rest
 
     def _has(self, found: argparse.Namespace, flag: str, value: str | None = None) -> bool:
@@ -136,7 +137,7 @@ def of_flags(default: Settings, flags: Mapping[str, str], args: argparse.Namespa
         args: The parsed arguments, as `given` reads them.
 
     Raises:
-        ValueError: If values are out of range; every fault names its flag, a line each.
+        InputError: If values are out of range; every fault names its flag, a line each.
     """
     values = given(flags, args)
     with said_of_flags({name: flags[name] for name in values}):
@@ -148,23 +149,23 @@ def said_of_flags(flags: Mapping[str, str]) -> Iterator[None]:
     """Name the flags in faults of the settings that they set; `flags` has the settings' names without their blocks."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         lines = []
         for line in str(error).splitlines():
             setting, _, rest = line.partition(": must be ")
             flag = flags.get(setting.partition("[")[0].rpartition(".")[2])
             lines.append(f"{flag}: must be {rest} Give another value, or leave it out." if flag else line)
-        raise ValueError("\n".join(lines)) from error
+        raise InputError("\n".join(lines)) from error
 
 
 def process_number() -> int:
     """Return the number of this process in a run of `torchrun` or `accelerate launch`; 0 is the main or only one."""
-    return int(os.environ.get("RANK", "0"))
+    return number_in(os.environ, "RANK", 0)
 
 
 def process_count() -> int:
     """Return the number of processes in a run of `torchrun` or `accelerate launch`; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return number_in(os.environ, "WORLD_SIZE", 1, least=1)
 
 
 def say(text: str) -> None:
@@ -173,36 +174,32 @@ def say(text: str) -> None:
         print(text)
 
 
-def _in_words(error: ValueError | OSError) -> str:
-    """Return an error's message for the user; raise an OSError that concerns neither file nor disk, which is a bug."""
-    if isinstance(error, ValueError) or error.errno is None:
-        return str(error)
-    where, got = error.filename, f"got '{error.strerror}'"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where or 'disk'}: its disk must have room, {got}. Free some, and start again."
-    if where is None:
-        raise error
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}: must be yours to read and to write, {got}. Choose another folder, or have its rights changed."
-    return f"{where}: must be a path that can be used, {got}. Check it, and the disk that it is on."
-
-
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., None]:
-    """Turn bad input into one message and exit code 2; if there are several processes, only the main one logs."""
+    """Turn what a user can mend into one message and exit code 2; if there are several processes, one logs.
+
+    Any other error keeps its traceback, under a sentence that says where to report it.
+    """
 
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> None:
-        number = process_number()
-        logging.basicConfig(level=logging.ERROR if number else logging.INFO, format="%(message)s", stream=sys.stderr)
+        number = 0
         try:
+            check_working_directory()
+            number = process_number()
+            level = logging.ERROR if number else logging.INFO
+            logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
             main(argv)
-        except (ValueError, OSError) as error:
-            lines = "\n".join(few_of_a_kind(_in_words(error).splitlines()))
-            print(f"error{f' in process {number}' if number else ''}: {lines}", file=sys.stderr)
-            sys.exit(EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             print("interrupted; the same command resumes from here", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            words = in_words(error)
+            if words is None:
+                print(report_request(), file=sys.stderr)
+                raise
+            lines = "\n".join(few_of_a_kind(words.splitlines()))
+            print(f"error{f' in process {number}' if number else ''}: {lines}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
 
     return wrapper
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.environment import torchvision_fix
 from fcas_nnunet.integration.environment.checks import Finding, Status, check_environment
@@ -57,14 +58,14 @@ def fix(*, force: bool) -> None:
         print("torchvision imports by itself: nothing to mend, nothing written.")
         return
     if torchvision_fix.releases_match() is None:
-        raise ValueError(f"torchvision: it and torch must be installed, got `{error}`. Install both, then --fix again.")
+        raise InputError(f"torchvision: it and torch must be installed, got `{error}`. Install both, then --fix again.")
     written = torchvision_fix.install(force=force)
     print(f"torchvision did not import ({error}).")
     print("\n".join(f"wrote {path}" for path in written) or "The hook was in place already.")
     still = torchvision_fix.import_error(with_hook=True)
     if still is not None:
         torchvision_fix.remove()
-        raise ValueError(
+        raise InputError(
             f"torchvision: must import with the hook, got `{still}`. The hook was taken out again; "
             "install the torchvision release that matches torch."
         )
@@ -86,8 +87,8 @@ def dataset_findings(identifier: str) -> Iterator[Finding]:
     try:
         dataset = open_dataset(identifier, by="-d")
         if faults := [*dataset_faults(dataset), *stray_maps(dataset)]:
-            raise ValueError("\n".join(faults))
-    except (ValueError, FileNotFoundError) as error:
+            raise InputError("\n".join(faults))
+    except InputError as error:
         for line in few_of_a_kind(str(error).splitlines()):
             yield Finding(Status.PROBLEM, f"data set {identifier}", line.strip())
     else:

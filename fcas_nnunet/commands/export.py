@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fcas_nnunet.commands.cli import add_channel_argument, command, finite, make_parser, positive
 from fcas_nnunet.commands.runtime.channels import showing
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
@@ -52,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     if arguments.format == _MEDSAM:
         if arguments.i or arguments.o:
-            raise ValueError(
+            raise InputError(
                 "-i, -o: must not stand before medsam, which has -d and -o of its own, got one. Leave it out."
             )
         _export_medsam(arguments)
         return
     if arguments.i is None:
-        raise ValueError("-i: model folder must be given, got none. Or name a format: fcas_export medsam -d 902 -o DIR")
+        raise InputError("-i: model folder must be given, got none. Or name a format: fcas_export medsam -d 902 -o DIR")
     from fcas_nnunet.integration.models.export import export_model
 
     model = arguments.i.resolve()
@@ -70,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _export_medsam(arguments: argparse.Namespace) -> None:
     window = tuple(arguments.window) if "window" in arguments else None
     if window and window[0] >= window[1]:
-        raise ValueError(f"--window: LOW must be below HIGH, got {window[0]:g} and {window[1]:g}. Swap them.")
+        raise InputError(f"--window: LOW must be below HIGH, got {window[0]:g} and {window[1]:g}. Swap them.")
     if arguments.size < 16:
-        raise ValueError(
+        raise InputError(
             f"--size: must be at least 16 pixels, got {arguments.size}. MedSAM takes 1024, LiteMedSAM 256."
         )
     from fcas_nnunet.integration.models.export import SliceSettings, export_slices

@@ -14,6 +14,7 @@ from typing import Any
 from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, positive, processes
 from fcas_nnunet.commands.runtime.pool import write_missing
 from fcas_nnunet.datasets.phantom import LABELS, MODALITIES, SURROUNDINGS, patient_seed, phantom_case
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, new_dataset_folder, parse_name
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
@@ -108,11 +109,11 @@ def write_phantoms(folder: Path, scans: Sequence[Scan], num_processes: int) -> N
     """Write the missing cases, and `dataset.json` last; the result does not depend on the number of processes.
 
     Raises:
-        ValueError: If the folder contains something else; every conflict is listed.
+        InputError: If the folder contains something else; every conflict is listed.
     """
     records = Manifest(folder).read()
     if faults := _conflicts(folder, scans, records):
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     missing = [
         scan for scan in scans
         if scan.case_id not in records or not all(path.is_file() for path in _files(folder, scan))
@@ -197,7 +198,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         if max(values) > most:
             faults.append(f"{flag}: must be at most {most:,}, got {max(values)}. Give a lower number.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
 
 @command
@@ -207,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check_arguments(args)
     folder = new_dataset_folder(args.d, default_name=_NAME if args.name is None else args.name, by="-d")
     if args.name not in (None, parse_name(folder.name)[1]):
-        raise ValueError(
+        raise InputError(
             f"--name: must be the name that -d has, got {args.name} for {folder.name}. Leave it out, or "
             "take a free id for -d."
         )

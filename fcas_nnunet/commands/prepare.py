@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.checks import stray_maps
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, FINAL_CHECKPOINT, Root, resolve_dataset, root_folder
@@ -109,7 +110,7 @@ def prepare(
         The commands that pretrain, fine-tune, train the baseline and predict, as text.
 
     Raises:
-        ValueError: If the data sets are broken or do not fit together, or the synthetic one was made from validation
+        InputError: If the data sets are broken or do not fit together, or the synthetic one was made from validation
             cases of a fold or test scans of the real one; every fault is listed.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
@@ -121,7 +122,7 @@ def prepare(
     )
     splits = read_splits(real)
     if faults := [*pair_faults(synthetic, real), *stray_maps(real), *_fold_faults(folds, splits)]:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     _warn_of_missing_maps(real)
     with ExitStack() as locks:
         for folder in sorted(map(preprocessed_folder, (real, synthetic))):  # two runs must not wait for each other
@@ -165,7 +166,7 @@ def prepare_weighted(
         The commands that train with and without the maps, and predict, as text.
 
     Raises:
-        ValueError: If the data set is broken, is synthetic or has no confidence map; every fault is listed.
+        InputError: If the data set is broken, is synthetic or has no confidence map; every fault is listed.
     """
     processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
     from fcas_nnunet.integration.preprocessing import prepare as preprocessing
@@ -173,7 +174,7 @@ def prepare_weighted(
     real = RawDataset.open(resolve_dataset(identifier, by="-d"), any_kind=True)
     splits = read_splits(real)
     if faults := [*_weighted_faults(real), *stray_maps(real), *_fold_faults(folds, splits)]:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     _warn_of_missing_maps(real)
     with exclusive(preprocessed_folder(real)):
         remove_strays(preprocessed_folder(real), deep=True)

@@ -28,6 +28,7 @@ from fcas_nnunet.config.files import load_config, to_dict
 from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
 from fcas_nnunet.config.options import Precision
 from fcas_nnunet.config.presets import PRESETS, preset
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.folders import Root, model_name, resolve_dataset, root_folder
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record = load_record(folder)
         faults = generator_channel_faults(folder, record, dataset) + fold_faults(folder, record, dataset, args.fold)
         if faults := [*faults, *generator_faults(folder, record.config, config, files)]:
-            raise ValueError("\n".join(faults))
+            raise InputError("\n".join(faults))
         if not args.calibrate or calibration_exists(folder):
             say(f"{folder} holds this generator already. Delete it to train anew.")
             return
@@ -172,7 +173,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
             train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata)
         else:  # perhaps another run trained it, which this one waited for
             if faults := generator_faults(folder, load_record(folder).config, config, pretrained.identity()):
-                raise ValueError("\n".join(faults))
+                raise InputError("\n".join(faults))
             if config.calibration is not None and not calibration_exists(folder):
                 add_calibration(data, config.calibration, folder, accelerator, keep_cache)
         accelerator.end_training()
@@ -204,7 +205,7 @@ def generator_config(args: argparse.Namespace) -> FCaSConfig:
     if args.config is None:
         return preset(args.preset or "cpu")
     if args.preset is not None:
-        raise ValueError("--preset, --config: only one must be given, got both. A configuration names its preset.")
+        raise InputError("--preset, --config: only one must be given, got both. A configuration names its preset.")
     return load_config(FCaSConfig, args.config)
 
 

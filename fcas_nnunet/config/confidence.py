@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceEstimator, ConfidenceNorm, SnapshotSource
 from fcas_nnunet.config.schema import Count, CountOrZero, Percentiles, Positive, Removed, Size, check, settings
+from fcas_nnunet.faults import InputError
 
 #: Standard deviation of confidence over the structures' voxels below which CAL weighs all of them alike.
 FLAT_CONFIDENCE_STD = 0.05
@@ -70,13 +71,13 @@ class ConfidenceConfig:
             calibrated: Whether the generator has a calibration.
 
         Raises:
-            ValueError: If it needs one and has none.
+            InputError: If it needs one and has none.
         """
         default = _ERROR_MODEL if calibrated and self.norm in (None, _CALIBRATED) else _SSV
         estimator = self.estimator or default
         norm = self.norm or (_CALIBRATED if estimator == _ERROR_MODEL else ConfidenceNorm.ROBUST_STD)
         if norm == _CALIBRATED and not calibrated:
-            raise ValueError(
+            raise InputError(
                 f"confidence: must be ssv or paper for a generator that is not calibrated, got {estimator}, {norm}. "
                 "Calibrate it with fcas_train --calibrate."
             )

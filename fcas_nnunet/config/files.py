@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from fcas_nnunet.config.schema import from_dict
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_write_text
 
 T = TypeVar("T")
@@ -52,8 +53,8 @@ def load_config(config_type: type[T], path: Path) -> T:
     """Read a dataclass written by `save_config`.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not YAML, or keys or values are wrong; every fault is named, a line each.
+        MissingFileError: If there is no such file.
+        InputError: If it is not YAML, or keys or values are wrong; every fault is named, a line each.
     """
     return from_dict(config_type, read_yaml(path), where=f"{path}: ")
 
@@ -62,19 +63,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read the mapping that a YAML file holds; tags that would build objects are refused.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not YAML, empty, or no mapping.
+        MissingFileError: If there is no such file.
+        InputError: If it is not YAML, empty, or no mapping.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the file must exist, got none. Check the path.")
+        raise MissingFileError(f"{path}: the file must exist, got none. Check the path.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: content must be YAML, got an error: {reason}. Correct the file.") from error
+        raise InputError(f"{path}: content must be YAML, got an error: {reason}. Correct the file.") from error
     if not isinstance(content, dict):
         found = "an empty file" if content is None else f"a {type(content).__name__}"
-        raise ValueError(f"{path}: content must be a mapping of settings, got {found}. Correct the file.")
+        raise InputError(f"{path}: content must be a mapping of settings, got {found}. Correct the file.")
     return content
 
 

@@ -15,6 +15,7 @@ from fcas_nnunet.config.generator import (
     TCDMConfig,
 )
 from fcas_nnunet.config.options import Architecture, Conditioning, ItemsPerEpoch, PredictionType
+from fcas_nnunet.faults import InputError
 
 TINY = FCaSConfig(
     preset="tiny",
@@ -128,7 +129,7 @@ PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU
 
 
 def preset(name: str) -> FCaSConfig:
-    """Return a preset by name; raise a `ValueError` for an unknown one."""
+    """Return a preset by name; raise an `InputError` for an unknown one."""
     if name not in PRESETS:
-        raise ValueError(f"preset: must be one of {', '.join(PRESETS)}, got {name}.")
+        raise InputError(f"preset: must be one of {', '.join(PRESETS)}, got {name}.")
     return PRESETS[name]

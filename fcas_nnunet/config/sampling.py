@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fcas_nnunet.config.options import PredictionType, Solver
 from fcas_nnunet.config.schema import PositiveShare, ShareBelowOne, Sizes, settings
+from fcas_nnunet.faults import InputError
 
 DEFAULT_INFERENCE_STEPS = {Solver.DDPM: 1000, Solver.DPMSOLVER: 25, Solver.EULER: 30}
 
@@ -38,13 +39,13 @@ class SamplingConfig:
         """Return a copy with solver and steps filled in for a model.
 
         Raises:
-            ValueError: If the solver cannot run it.
+            InputError: If the solver cannot run it.
         """
         flow = prediction_type == PredictionType.FLOW
         solver = self.solver or (Solver.EULER if flow else Solver.DPMSOLVER)
         if (solver == Solver.EULER) != flow:
             rule = "euler" if flow else "ddpm or dpmsolver++"
-            raise ValueError(
+            raise InputError(
                 f"solver: must be {rule} for a model that predicts {prediction_type}, got {solver}. Leave it out to "
                 "take the model's own."
             )

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from fcas_nnunet.earlier_names import RENAMED
+from fcas_nnunet.faults import InputError
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ def settings(cls: type[T]) -> type[T]:
     every value is valid, and refuses combinations by `check`.
 
     Raises:
-        ValueError: If a value is wrong; the message names every fault, a line each.
+        InputError: If a value is wrong; the message names every fault, a line each.
     """
     checked = pydantic_dataclass(frozen=True, config=_CONFIG)(cls)
     build, names = checked.__init__, [field.name for field in dataclasses.fields(checked)]
@@ -93,7 +94,7 @@ def settings(cls: type[T]) -> type[T]:
         try:
             build(self, **dict(zip(names, args, strict=False)), **values)  # by name, so that faults have one
         except ValidationError as error:
-            raise ValueError("\n".join(_sentences(error))) from None
+            raise InputError("\n".join(_sentences(error))) from None
 
     checked.__init__ = __init__  # type: ignore[method-assign]
     return checked  # type: ignore[return-value]
@@ -108,7 +109,7 @@ def check(block: Any, *rules: tuple[bool, str, str] | tuple[bool, str, str, obje
             words), and the value that the message shows, where it is not that of the settings named.
 
     Raises:
-        ValueError: If a rule is broken; the message names every one, a line each.
+        InputError: If a rule is broken; the message names every one, a line each.
     """
     broken = [
         _sentence(name, words, value[0] if value else attrgetter(*name.split(", "))(block))
@@ -116,7 +117,7 @@ def check(block: Any, *rules: tuple[bool, str, str] | tuple[bool, str, str, obje
         if not holds
     ]
     if broken:
-        raise ValueError("\n".join(broken))
+        raise InputError("\n".join(broken))
 
 
 def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
@@ -129,16 +130,16 @@ def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
         where: Prefix of every fault: the file, or the dotted name of the block.
 
     Raises:
-        ValueError: If a setting is unknown, missing or wrong; the message names every one, a line each.
+        InputError: If a setting is unknown, missing or wrong; the message names every one, a line each.
     """
     try:
         text = json.dumps(up_to_date(config_type, values), default=str)
     except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, a block that holds itself
-        raise ValueError(f"{where}settings: must be plain names and values, got an error: {error}.") from error
+        raise InputError(f"{where}settings: must be plain names and values, got an error: {error}.") from error
     try:
         return TypeAdapter(config_type).validate_json(text)
     except ValidationError as error:
-        raise ValueError("\n".join(where + sentence for sentence in _sentences(error))) from None
+        raise InputError("\n".join(where + sentence for sentence in _sentences(error))) from None
 
 
 def up_to_date(config_type: Any, values: Any) -> Any:

@@ -45,8 +45,8 @@ def find(source: Path) -> Layout:
     published ones, so they are those of nnU-Net's own converter.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If no case is there.
+        MissingFileError: If there is no such folder.
+        InputError: If no case is there.
     """
     pattern = r"(?:^|/)patient(\d{3})_frame(\d+)(_gt)?\.nii(?:\.gz)?$"
     form = "training/patient001/patient001_frame01.nii.gz, patient001_frame01_gt.nii.gz, ..."

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from fcas_nnunet.datasets.layout import CT, TEST, TRAINING, Layout, Place, PublicSet, find_scans
+from fcas_nnunet.faults import InputError
 
 ASOCA = PublicSet.of_structures(
     {1: "coronary_arteries"},
@@ -27,14 +28,14 @@ def find(source: Path) -> Layout:
     and likewise `Diseased`; that of 2020 has `Train/0.nrrd`, `Train_Masks/0.nrrd`, `Test/0.nrrd`.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If no case is there, or both releases are.
+        MissingFileError: If there is no such folder.
+        InputError: If no case is there, or both releases are.
     """
     pattern = rf"(?:^|/)(?:{_LATER}|{_LATER_TEST}|{_OF_2020})\.nrrd$"
     layout = find_scans(source, pattern, _place, "Normal/CTCA/Normal_1.nrrd, ..., or Train/0.nrrd, ...")
     releases = {scan.case_id.startswith("asoca2020_") for scan in layout.scans}
     if len(releases) > 1:
-        raise ValueError(
+        raise InputError(
             f"{source}: SRC must hold one release of ASOCA, got both, whose scans are the same. Name the folder of one."
         )
     return layout

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fcas_nnunet.config.files import read_yaml
 from fcas_nnunet.datasets.layout import CT, Layout, Place, PublicSet, find_scans
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 
 #: What the publishers say is labelled; which value is which they do not say.
@@ -21,8 +22,8 @@ def imagealcapa(label_map: Path) -> PublicSet:
         label_map: YAML, `value in the files: name of the structure`; "background" drops a value.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no such map.
+        MissingFileError: If there is no such file.
+        InputError: If it is no such map.
     """
     content = read_yaml(label_map)
     faults = [
@@ -37,7 +38,7 @@ def imagealcapa(label_map: Path) -> PublicSet:
     if not faults and set(content.values()) <= {BACKGROUND}:
         faults.append(f"{label_map}: map must name a structure, got none. Add entries.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return PublicSet.of_structures(
         {int(value): name.strip() for value, name in content.items()},
         key="imagealcapa",
@@ -54,8 +55,8 @@ def find(source: Path) -> Layout:
     """Find `1_image.nii.gz`, `1_label.nii.gz`, ...
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If no case is there.
+        MissingFileError: If there is no such folder.
+        InputError: If no case is there.
     """
     pattern = r"(?:^|/)(\d+)_(image|label)\.nii(?:\.gz)?$"
     return find_scans(source, pattern, _place, "1_image.nii.gz, 1_label.nii.gz, ...")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fcas_nnunet.datasets.layout import CT, TEST, TRAINING, Layout, Place, PublicSet, Split, find_scans
 from fcas_nnunet.datasets.workbook import read_table
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.listing import listed
 
 IMAGECAS = PublicSet.of_structures(
@@ -38,8 +39,8 @@ def find(source: Path, split: int | None = 1, split_file: Path | None = None) ->
         split_file: The published workbook, or its sheet as CSV; looked for in the folder where None.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no workbook.
-        ValueError: If no case is there, or the workbook does not name all of them.
+        MissingFileError: If there is no such folder, or no workbook.
+        InputError: If no case is there, or the workbook does not name all of them.
     """
     pattern = r"(?:^|/)(\d+)\.(img|label)\.nii(?:\.gz)?$"
     layout = find_scans(source, pattern, _place, "1.img.nii.gz, 1.label.nii.gz, ...")
@@ -49,7 +50,7 @@ def find(source: Path, split: int | None = 1, split_file: Path | None = None) ->
     parts = _read_split(path, split)
     unnamed = sorted({scan.case_id for scan in layout.scans} - parts.keys())
     if unnamed:
-        raise ValueError(
+        raise InputError(
             f"{path}: Split-{split} must name every case, got none of {listed(unnamed)}. Take the published file, or "
             "give --split none."
         )
@@ -80,7 +81,7 @@ def _workbook(source: Path) -> Path:
         if path.stem.lower() == _WORKBOOK.lower() and path.suffix.lower() in _TABLES
     ]  # fmt: skip
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{source}: the published split, {_WORKBOOK}.xlsx, must be in it, got none. Put it there, name it with "
             "--split-file, or give --split none for all cases in imagesTr."
         )
@@ -93,7 +94,7 @@ def _read_split(path: Path, split: int) -> dict[str, str]:
     header = next((i for i, row in enumerate(rows) if row and row[0].strip().lower() == _ID_COLUMN), None)
     columns = [] if header is None else [name.strip().lower() for name in rows[header]]
     if header is None or f"split-{split}" not in columns:
-        raise ValueError(
+        raise InputError(
             f"{path}: table must have the columns FileName and Split-{split}, got {listed(rows[0] if rows else [])}. "
             "Take the published file, or give --split none."
         )
@@ -106,7 +107,7 @@ def _read_split(path: Path, split: int) -> dict[str, str]:
         else:
             parts[f"imagecas_{int(number[1]):04d}"] = part
     if any(unread):
-        raise ValueError(
+        raise InputError(
             f"{path}: every row must hold a number and Training, Val or Testing, got "
             f"{listed([row for row in unread if row])}. Take the published file, or give --split none."
         )

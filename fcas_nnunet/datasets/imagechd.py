@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fcas_nnunet.datasets.layout import CT, Layout, Place, PublicSet, find_scans
 from fcas_nnunet.datasets.workbook import read_table
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.listing import listed
 
@@ -41,8 +42,8 @@ def find(source: Path, spacing_mm: Triple[float] | Path | None = None) -> Layout
         spacing_mm: Voxel size along (D, H, W) of all cases, or a table of them; None keeps the headers'.
 
     Raises:
-        FileNotFoundError: If there is no such folder or table.
-        ValueError: If no case is there, or the table is at fault.
+        MissingFileError: If there is no such folder or table.
+        InputError: If no case is there, or the table is at fault.
     """
     pattern = r"(?:^|/)ct_(\d+)_(image|label)\.nii(?:\.gz)?$"
     layout = find_scans(source, pattern, _place, "ct_1001_image.nii.gz, ct_1001_label.nii.gz, ...")
@@ -69,10 +70,10 @@ def _place(match: re.Match[str]) -> Place:
 def _read_spacings(path: Path) -> Mapping[str, Triple[float]]:
     """Case id → voxel size in mm along (D, H, W), of a table in the files' own order x, y, z."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: --spacing must name a table or be three numbers, got no file. Fix the path.")
+        raise MissingFileError(f"{path}: --spacing must name a table or be three numbers, got no file. Fix the path.")
     header, *rows = [[cell.strip() for cell in row] for row in read_table(path, "")] or [["none"]]
     if tuple(map(str.lower, header)) != _COLUMNS:
-        raise ValueError(f"{path}: columns must be {', '.join(_COLUMNS)}, got {listed(header)}. Correct them.")
+        raise InputError(f"{path}: columns must be {', '.join(_COLUMNS)}, got {listed(header)}. Correct them.")
     table: dict[str, Triple[float]] = {}
     faults = []
     for case, *sizes in rows:
@@ -89,5 +90,5 @@ def _read_spacings(path: Path) -> Mapping[str, Triple[float]]:
         elif table.setdefault(f"imagechd_{name[1]}", triple((z, y, x))) != (z, y, x):
             faults.append(f"{path}: case {case} must be there once, got {', '.join(sizes)} besides. Remove one.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return table

@@ -23,8 +23,8 @@ def find(source: Path) -> Layout:
     as training cases.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If no case is there.
+        MissingFileError: If there is no such folder.
+        InputError: If no case is there.
     """
     pattern = r"(?:^|/)(?:[^/]*?(train|test)ing[ _]?set/(?:.*/)?)?([^/]+)/(lgemri|laendo)\.nrrd$"
     return find_scans(source, pattern, _place, "Training Set/<id>/lgemri.nrrd, Training Set/<id>/laendo.nrrd, ...")

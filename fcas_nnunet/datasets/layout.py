@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.geometry import Triple
 from fcas_nnunet.labels.anatomy import BACKGROUND
 from fcas_nnunet.listing import listed
@@ -126,17 +127,17 @@ class Layout:
         """The layout without cases that the user leaves out.
 
         Raises:
-            ValueError: If there is no such case, or no case is left.
+            InputError: If there is no such case, or no case is left.
         """
         unknown = sorted(set(case_ids) - {scan.case_id for scan in self.scans})
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{flag}: cases must be among those that were found, {listed([s.case_id for s in self.scans])}, got "
                 f"{listed(unknown)}. Correct the names."
             )
         kept = [scan for scan in self.scans if scan.case_id not in case_ids]
         if not kept:
-            raise ValueError(f"{flag}: a case must be left to be converted, got all of them. Name fewer.")
+            raise InputError(f"{flag}: a case must be left to be converted, got all of them. Name fewer.")
         skipped = {**self.skipped, f"left out by {flag}": sorted(case_ids)} if case_ids else self.skipped
         return replace(self, scans=kept, skipped=skipped)
 
@@ -158,13 +159,13 @@ def find_scans(source: Path, pattern: str, place: Callable[[re.Match[str]], Plac
         The cases. Training scans without a label and labels without a scan are skipped.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If no case is there, a case has two different files, or a file's ending is not read; all such files
+        MissingFileError: If there is no such folder.
+        InputError: If no case is there, a case has two different files, or a file's ending is not read; all such files
             are listed.
     """
     if not source.is_dir():
         got, remedy = ("a file", "Unpack it, and name") if source.exists() else ("none", "Name")
-        raise FileNotFoundError(f"{source}: SRC must be a folder, got {got}. {remedy} the folder of the data set.")
+        raise MissingFileError(f"{source}: SRC must be a folder, got {got}. {remedy} the folder of the data set.")
     files: dict[tuple[str, bool], list[Path]] = defaultdict(list)
     places: dict[Path, Place] = {}
     skipped: dict[str, list[str]] = defaultdict(list)
@@ -190,10 +191,10 @@ def find_scans(source: Path, pattern: str, place: Callable[[re.Match[str]], Plac
         if not _VOLUME.search(path.name)
     ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     scans = _paired(source, {path: places[path] for path in chosen}, skipped)
     if not scans:
-        raise ValueError(f"{source}: SRC must hold {form}, got none. {_advice(archives)}")
+        raise InputError(f"{source}: SRC must hold {form}, got none. {_advice(archives)}")
     return Layout(scans, dict(skipped))
 
 

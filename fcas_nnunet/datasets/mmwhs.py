@@ -36,8 +36,8 @@ def find(source: Path, modality: str) -> Layout:
     The labels of the test part are published encrypted alone; where a user has them as volumes, they are taken.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If no case of the modality is there.
+        MissingFileError: If there is no such folder.
+        InputError: If no case of the modality is there.
     """
     form = f"{modality}_train_1001_image.nii.gz, {modality}_train_1001_label.nii.gz, ..."
     return find_scans(source, r"(?:^|/)(ct|mr)_(train|test)_(\d+)_(image|label)\.nii(?:\.gz)?$", _place(modality), form)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import nibabel
 
+from fcas_nnunet.faults import InputError
+
 COMMAND = "TotalSegmentator"
 #: Tasks that run with a licence alone, of those that show the heart.
 LICENSED = frozenset({"heartchambers_highres", "coronary_arteries", "coronary_arteries_LEGACY", "aortic_sinuses"})
@@ -84,7 +86,7 @@ _WRONG_USAGE = 2  # argparse's exit code
 _SHOWN_LINES = 3
 
 
-class UnusableError(ValueError):
+class UnusableError(InputError):
     """What would go wrong with every scan alike."""
 
 
@@ -118,12 +120,12 @@ def find_command(by: str) -> str:
         by: the flag that asks for it, for messages.
 
     Raises:
-        ValueError: when it is not installed.
+        InputError: when it is not installed.
     """
     places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     found = shutil.which(COMMAND, path=places)
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"{by}: the command {COMMAND} must be on the PATH, got none. Run: pip install TotalSegmentator (in an "
             "environment of its own if you like, with its bin folder on the PATH)."
         )
@@ -143,7 +145,7 @@ def segment(command: str, task: str, scan: Path, output: Path, options: Sequence
 
     Raises:
         UnusableError: when the licence is missing or refused, or an argument is unknown: no other scan would do better.
-        ValueError: when it ends with an error, or without a file.
+        InputError: when it ends with an error, or without a file.
     """
     line = [command, "-i", str(scan), "-o", str(output), "--ml", "--task", task, *options]
     done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -166,4 +168,4 @@ def segment(command: str, task: str, scan: Path, output: Path, options: Sequence
     fault = f"task {task} must end with a label map, got {got if done.returncode else 'none'}, and it said: {last}."
     if done.returncode == _WRONG_USAGE:
         raise UnusableError(f"{fault} Correct the task's name, or --totalsegmentator_options.")
-    raise ValueError(f"{fault} All that it said: {log}")
+    raise InputError(f"{fault} All that it said: {log}")

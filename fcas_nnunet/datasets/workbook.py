@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fcas_nnunet.faults import InputError, MissingFileError
+
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
@@ -20,18 +22,18 @@ def read_table(path: Path, sheet: str) -> list[list[str]]:
         sheet: Name of the workbook's sheet; where there is none of that name, its last one is read.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read.
+        MissingFileError: If there is no such file.
+        InputError: If it cannot be read.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: file must exist, got none. Fix the path.")
+        raise MissingFileError(f"{path}: file must exist, got none. Fix the path.")
     try:
         if path.suffix.lower() == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as stream:
                 return [row for row in csv.reader(stream) if any(row)]
         return _sheet_rows(path, sheet)
     except (csv.Error, UnicodeDecodeError, zipfile.BadZipFile, ElementTree.ParseError, KeyError, IndexError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: file must be a table, .xlsx or .csv, got an error: {error}. Download it again, or save the sheet "
             "as CSV."
         ) from error

@@ -64,8 +64,8 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
         schemas: Schemas that are accepted.
 
     Raises:
-        FileNotFoundError: if there is no file.
-        ValueError: if it is no JSON, or of another schema or version.
+        MissingFileError: if there is no file.
+        InputError: if it is no JSON, or of another schema or version.
     """
     parts = {schema: part for part, schema in SCHEMAS.items()}
     part = parts[schemas[0]] if len(schemas) == 1 else "PART"

@@ -114,8 +114,8 @@ def load_record(folder: Path) -> GeneratorRecord:
     """Load the record of a finished generator.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged.
+        MissingFileError: If there is none.
+        InputError: If it is damaged.
     """
     return load_config(GeneratorRecord, folder / TCDM_FOLDER / CONFIG_FILE)
 
@@ -129,8 +129,8 @@ def load_networks(folder: Path, record: GeneratorRecord, device: torch.device) -
     """Load a generator's networks; its record may not be written yet.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is broken or does not fit.
+        MissingFileError: If a file is missing.
+        InputError: If a file is broken or does not fit.
     """
     autoencoder = Autoencoder(record.autoencoder)
     load_weights(autoencoder, folder / AUTOENCODER / MODEL_FILE)
@@ -163,8 +163,8 @@ def load_autoencoder_file(path: Path, optimisation: OptimisationConfig) -> Autoe
     `optimisation` is recorded in the config of a MAISI autoencoder, without effect.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read or does not fit.
+        MissingFileError: If there is no such file.
+        InputError: If it cannot be read or does not fit.
     """
     state = read_state(path)
     if not is_maisi_file(path):
@@ -205,7 +205,7 @@ def load_calibration(folder: Path) -> Calibration | None:
     """Load the calibration of `folder` (fcas__<preset>) without its error model; None if there is none.
 
     Raises:
-        ValueError: If it is damaged.
+        InputError: If it is damaged.
     """
     return load_config(Calibration, folder / CALIBRATION / CONFIG_FILE) if calibration_exists(folder) else None
 

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_dilation
 from fcas_nnunet.case import NUM_CODES, Case
 from fcas_nnunet.config.generator import ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceNorm
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord
 from fcas_nnunet.generator.confidence.ssv import confidence_map
@@ -90,7 +91,7 @@ def draw_image(
         with_spread: Decode the intermediate images even where the confidence does not need them.
 
     Raises:
-        ValueError: If the generator cannot give the confidence that its configuration requests, or if it draws
+        InputError: If the generator cannot give the confidence that its configuration requests, or if it draws
             surroundings and the reference has none.
     """
     record = generator.record
@@ -223,7 +224,7 @@ def prior_image(generator: Generator, reference: Case, template: Case | Register
         Standard units within the generator's range, float32 [C, D, H, W] on the reference's voxel grid.
 
     Raises:
-        ValueError: As `condition_on_grid`.
+        InputError: As `condition_on_grid`.
     """
     record = generator.record
     grid = WorkingGrid.of_case(reference, record.working_spacing_mm, record.tcdm)
@@ -246,7 +247,7 @@ def condition_on_grid(
         Result of `build_condition`, and the labels alone, uint8 [D, H, W] on the CPU.
 
     Raises:
-        ValueError: If the generator draws surroundings and the reference has none.
+        InputError: If the generator draws surroundings and the reference has none.
     """
     num_labels = max(record.labels.values())
     thin = label_roles(record.labels, record.roles).thin
@@ -254,7 +255,7 @@ def condition_on_grid(
     to_draw = codes
     if record.draws_surroundings:
         if reference.surroundings is None:
-            raise ValueError(
+            raise InputError(
                 f"{reference.case_id}: reference must have surroundings, since the generator was trained with "
                 "tcdm.pairs.reference_surroundings, got none. Add its surroundingsTr, or train without that setting."
             )

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.confidence.error_model import ErrorModel
 from fcas_nnunet.generator.tcdm.network import TCDM
@@ -17,7 +18,7 @@ def check_networks(config: FCaSConfig) -> None:
     """Build every network on the meta device, which takes neither memory nor time.
 
     Raises:
-        ValueError: If a network cannot be built; the message names every one and the reason.
+        InputError: If a network cannot be built; the message names every one and the reason.
     """
     parts: dict[str, Callable[[], nn.Module]] = {
         "autoencoder": lambda: Autoencoder(config.autoencoder),
@@ -34,4 +35,4 @@ def check_networks(config: FCaSConfig) -> None:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             faults.append(f"{name}: networks must be ones that can be built, got {reason}. Change its sizes.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))

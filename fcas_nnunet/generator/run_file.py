@@ -49,7 +49,7 @@ def read_run(folder: Path) -> Run | None:
     """Read the run that a generator's folder belongs to; None if no training has started there.
 
     Raises:
-        ValueError: If the file is damaged.
+        InputError: If the file is damaged.
     """
     path = folder / RUN_FILE
     return load_config(Run, path) if path.is_file() else None
@@ -79,7 +79,7 @@ def generator_faults(
         files: Requested weights, by the part of the generator; None = any.
 
     Raises:
-        ValueError: If the folder's run file is damaged.
+        InputError: If the folder's run file is damaged.
     """
     faults = [] if requested is None else _setting_faults(recorded, requested)
     if files is not None:

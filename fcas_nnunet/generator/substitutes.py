@@ -9,6 +9,7 @@ from typing import Any
 
 from fcas_nnunet.config.files import dotted
 from fcas_nnunet.config.options import SCAN, ScanSource
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.mgm.masks import NoMaskError
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.listing import listed
@@ -38,7 +39,7 @@ def make_with_substitutes(
         The manifest record; with `planned_reference` if another one took its place.
 
     Raises:
-        ValueError: If no reference gives a mask; the message names each one with the reason.
+        InputError: If no reference gives a mask; the message names each one with the reason.
     """
     faults = []
     for reference in candidates_for(plan, references):
@@ -49,7 +50,7 @@ def make_with_substitutes(
             logger.warning(f"{plan.case_id}: no mask can be made from {reference}, the next reference takes its place")
             continue
         return record if reference == plan.reference else record | {"planned_reference": plan.reference}
-    raise ValueError("\n".join([*faults, f"{plan.case_id}: one of these must give a mask, got none. {remedy}"]))
+    raise InputError("\n".join([*faults, f"{plan.case_id}: one of these must give a mask, got none. {remedy}"]))
 
 
 def candidates_for(plan: CasePlan, references: Sequence[str]) -> list[str]:
@@ -81,7 +82,7 @@ def refuse_made_otherwise(
         of_scan: Source of scans → further entries that all records of its scans share.
 
     Raises:
-        ValueError: If some differ; the message names them, the differences, and another version that made them.
+        InputError: If some differ; the message names them, the differences, and another version that made them.
     """
     by_id = {plan.case_id: plan for plan in plans}
     common = {key: value for key, value in shared.items() if key != _VERSIONS}
@@ -112,7 +113,7 @@ def refuse_made_otherwise(
         which = f"{_PACKAGE} {theirs}, this is {ours}" if theirs != ours else f"an earlier state of {_PACKAGE} {ours}"
         reason = f"They were made by {which}, where settings may differ: resume with that version. Or "
     remedy = "choose another -o, or delete the folder." if reason else "Choose another -o, or delete the folder."
-    raise ValueError(f"{rule}, got others: {listed(strangers)} ({'; '.join(changes)}). {reason}{remedy}")
+    raise InputError(f"{rule}, got others: {listed(strangers)} ({'; '.join(changes)}). {reason}{remedy}")
 
 
 def _shortened(value: Any) -> str:

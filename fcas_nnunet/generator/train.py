@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.autoencoder.latents import LatentScale, cache_latents
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
@@ -59,7 +60,7 @@ def train_generator(
         metadata: Entries to write into the autoencoder's file, which users may copy alone.
 
     Raises:
-        ValueError: If the folder holds a run with other settings or other data, the data is too small, weights do not
+        InputError: If the folder holds a run with other settings or other data, the data is too small, weights do not
             fit, or a batch cannot be shared out evenly among the processes.
     """
     run = _Training(data, config, folder, accelerator, pretrained or PretrainedFiles(), metadata)
@@ -84,12 +85,12 @@ def add_calibration(
     """Calibrate a trained generator in `folder`, as `train_generator` does.
 
     Raises:
-        FileNotFoundError: If the generator is not trained.
-        ValueError: If the cases are not those it was trained on.
+        MissingFileError: If the generator is not trained.
+        InputError: If the cases are not those it was trained on.
     """
     record = checkpoint.load_record(folder)
     if case_hashes(survey(data, accelerator, orientation_known_to(record.tcdm))) != record.cases:
-        raise ValueError(
+        raise InputError(
             f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
         )
     with _cache(folder, accelerator, keep_cache):
@@ -165,7 +166,7 @@ class _Training:
             if self.accelerator.is_main_process:
                 save_config(run, self.folder / RUN_FILE)
         elif faults := run_faults(before, run):
-            raise ValueError(
+            raise InputError(
                 f"{self.folder}: a run must resume with the settings, files and data it started with, got "
                 f"{'; '.join(faults)}. Give your configuration another preset name, or delete the folder to train anew."
             )
@@ -234,7 +235,7 @@ def _rounded(means: tuple[float, ...]) -> float | tuple[float, ...]:
 
 
 def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Accelerator, loaded: bool) -> None:
-    """Raise a ValueError with all faults of the settings, a line each, before any scan is read.
+    """Raise an InputError with all faults of the settings, a line each, before any scan is read.
 
     Where a denoiser is loaded, the settings include those of its files.
     """
@@ -258,7 +259,7 @@ def _check_settings(config: FCaSConfig, data: TrainingData, accelerator: Acceler
     for check in checks:
         try:
             check()
-        except ValueError as error:
+        except InputError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))

@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from fcas_nnunet.case import NUM_CODES
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE
 from fcas_nnunet.labels.names import Term, make_up, name_key, term_of, whole_terms
 from fcas_nnunet.listing import MOST_NAMES, listed
@@ -99,7 +100,7 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
     one of them.
 
     Raises:
-        ValueError: If nothing matches, or several labels may be the counterpart of one.
+        InputError: If nothing matches, or several labels may be the counterpart of one.
     """
     sources, targets = ([name for name in labels if name != BACKGROUND] for labels in (source, target))
     names = {name: name for name in sources if name in targets}
@@ -115,7 +116,7 @@ def compare_labels(source: Mapping[str, int], target: Mapping[str, int]) -> Labe
             (names if make_up(whole, terms) else incomplete)[name] = becomes
     _match(names, sources, targets, _structure, faults)
     if faults:
-        raise ValueError("\n".join(dict.fromkeys(faults)))
+        raise InputError("\n".join(dict.fromkeys(faults)))
     if not names and not incomplete:
         raise _no_match(source, target)
     unmatched = [name for name in sources if name not in names]
@@ -127,7 +128,7 @@ def match_labels(source: Mapping[str, int], target: Mapping[str, int]) -> dict[i
     """Source id → target id, for every source id; labels without a counterpart become background.
 
     Raises:
-        ValueError: As in `compare_labels`.
+        InputError: As in `compare_labels`.
     """
     match = compare_labels(source, target)
     if not match.names:
@@ -144,11 +145,11 @@ def labels_to_write(
         Label name → id, the target's, with nnU-Net's `ignore` besides where it is needed; source id → written id.
 
     Raises:
-        ValueError: If target labels that no source label stands for are to be refused, or cannot be ignored.
+        InputError: If target labels that no source label stands for are to be refused, or cannot be ignored.
     """
     match = compare_labels(source, target)
     if match.missing and unmatched == Unmatched.REFUSE:
-        raise ValueError(
+        raise InputError(
             f"--for: every label must have a counterpart among those of -d, got none for {match.describe_missing()}; "
             f"-d has {listed((name for name in source if name != BACKGROUND), MOST_NAMES)}. Rename in dataset.json "
             "what means the same, or choose what pretraining learns where they may be: --unmatched ignore (nothing) or "
@@ -158,7 +159,7 @@ def labels_to_write(
         return dict(target), match.with_incomplete().ids(source, target)
     nowhere = [name for name in match.missing if not _may_hide(name, match)]
     if nowhere:
-        raise ValueError(
+        raise InputError(
             f"--unmatched: ignore must find the labels of -d that hold {listed(nowhere)}, got none. Choose "
             "background, or label them in -d."
         )
@@ -166,8 +167,8 @@ def labels_to_write(
     return dict(target) | {IGNORE: ignore}, match.ids(source, target, rest=ignore)
 
 
-def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> ValueError:
-    return ValueError(
+def _no_match(source: Mapping[str, int], target: Mapping[str, int]) -> InputError:
+    return InputError(
         f"labels: at least one must match between {listed(sorted(source))} and {listed(sorted(target))}, got none. "
         "Rename them in dataset.json to standard structure names."
     )

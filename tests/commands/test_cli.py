@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from consoles import command_module
 
-from fcas_nnunet.commands.cli import make_parser
+from fcas_nnunet.commands.cli import command, make_parser
+from fcas_nnunet.faults import InputError
 
 _MASKS = ["-d", "901", "-o", "DIR"]
 _IMAGES = ["images", "-r", "901", "-s", "902"]
@@ -62,3 +63,37 @@ def test_a_model_named_before_medsam_is_refused(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match="2"):
         command_module("export").main(["-i", "m", "medsam", "-d", "901", "-o", "new"])
     assert "-i, -o: must not stand before medsam" in capsys.readouterr().err
+
+
+def test_bad_input_ends_a_command_with_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def main(argv: object) -> None:
+        raise InputError("a: must be b, got c. Do d.")
+
+    with pytest.raises(SystemExit, match="^2$"):
+        main()
+    assert capsys.readouterr().err == "error: a: must be b, got c. Do d.\n"
+
+
+def test_an_unforeseen_error_keeps_its_traceback_under_a_request_to_report_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @command
+    def main(argv: object) -> None:
+        int("x")
+
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("This is a fault of fcas-nnunet, not of what you gave it. Please report it")
+
+
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
+def test_a_launcher_s_variable_that_is_no_number_is_named(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(variable, "abc")
+    with pytest.raises(SystemExit, match="^2$"):
+        command_module("env").main([]) if variable == "RANK" else command_module("generate").main(["-d", "901"])
+    assert f"error: {variable}: the environment variable must be a whole number" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fcas_nnunet.commands.cli import Parser, command, make_parser, not_negative, processes
 from fcas_nnunet.commands.confidence.rules import Combination, Rule, Weighing
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
 
 _EXAMPLE = """
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_confidence."""
     args = build_parser().parse_args(argv)
     if args.network is None and not args.restore:
-        raise ValueError(
+        raise InputError(
             "--network: the folder of a trained nnU-Net must be given, got nothing. Give it, or --restore to put the "
             "generated maps back."
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fcas_nnunet.commands.runtime.leaks import refuse_leaking_parents
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.models.cross_fitting import Judges, choose_judges, learnt_by_fold
@@ -37,7 +38,7 @@ def appoint(
         Case id → its judges; and what the judges have learnt from.
 
     Raises:
-        ValueError: when no fold may judge a case, or judges know scans that must stay unseen, unless the environment
+        InputError: when no fold may judge a case, or judges know scans that must stay unseen, unless the environment
             allows leaks.
     """
     learnt = learnt_by_fold(model)
@@ -69,12 +70,12 @@ def check_planned(
         name: Name of the set.
 
     Raises:
-        FileNotFoundError: when there is no such network.
-        ValueError: when it takes other scans or knows other labels; and as `appoint`.
+        MissingFileError: when there is no such network.
+        InputError: when it takes other scans or knows other labels; and as `appoint`.
     """
     model = find_model(args.network, args.f, args.chk)
     if faults := channel_faults(model.dataset_json, list(source.channel_names.values())):
-        raise ValueError("\n".join(f"{model.folder}: {fault}" for fault in faults))
+        raise InputError("\n".join(f"{model.folder}: {fault}" for fault in faults))
     members_of(model, labels, name)
     appoint(model, records, parents, both=args.both)
 

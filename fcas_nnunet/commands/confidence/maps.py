@@ -19,6 +19,7 @@ import numpy as np
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.confidence.rules import Combination, LossSum, Weighing, confidence_of, loss_sums
 from fcas_nnunet.config.options import SEGMENTER, ScanSource
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, read_confidence
@@ -152,8 +153,8 @@ def generated_map(dataset: RawDataset, case_id: str, record: Record) -> Path:
     """Return the file with the map that a case was generated with.
 
     Raises:
-        FileNotFoundError: when the case has no map.
-        ValueError: when neither of its files has the hash that the manifest's record names.
+        MissingFileError: when the case has no map.
+        InputError: when neither of its files has the hash that the manifest's record names.
     """
     kept, path = _kept(dataset, case_id), dataset.confidence_path(case_id)
     judged = record.get(SEGMENTER)
@@ -165,7 +166,7 @@ def generated_map(dataset: RawDataset, case_id: str, record: Record) -> Path:
         array = read_confidence(candidate, dataset.max_weight).array
         if not (faults := contents_faults(case_id, CONFIDENCE_MAP, array, {CONFIDENCE_MAP: sha256})):
             return candidate
-    raise ValueError("\n".join(fault.removeprefix(f"{case_id}: ") for fault in faults))  # `run_cases` names the case
+    raise InputError("\n".join(fault.removeprefix(f"{case_id}: ") for fault in faults))  # `run_cases` names the case
 
 
 def was_judged(dataset: RawDataset, case_id: str, record: Record) -> bool:
@@ -180,7 +181,7 @@ def _load(case: Judged) -> _Loaded:
     generated = read_confidence(generated_map(dataset, case_id, case.record), dataset.max_weight).array
     probability = read_probability(case.probability)
     if not mask.array.shape == generated.shape == probability.shape:
-        raise ValueError(
+        raise InputError(
             f"{dataset.name}: shapes of label, confidence and prediction must be the same, got {mask.array.shape}, "
             f"{generated.shape} and {probability.shape}. Run: fcas_doctor -d {dataset.name}"
         )

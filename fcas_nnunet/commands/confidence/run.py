@@ -31,6 +31,7 @@ from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases
 from fcas_nnunet.commands.runtime.devices import resolve_device
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.evaluation.table import format_table
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json, files_sha256
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
@@ -95,8 +96,8 @@ def judge(synthetic: RawDataset, args: argparse.Namespace) -> str:
         A summary.
 
     Raises:
-        FileNotFoundError: when the data set or the network is missing.
-        ValueError: when the network cannot judge these cases without having learnt from them; every case is named.
+        MissingFileError: when the data set or the network is missing.
+        InputError: when the network cannot judge these cases without having learnt from them; every case is named.
     """
     plan = _plan(synthetic, args)
     weighing, workers = weighing_of(args), args.np or default_workers()
@@ -145,7 +146,7 @@ def _plan(synthetic: RawDataset, args: argparse.Namespace) -> _Plan:
             "fcas_generate made."
         )
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     members = members_of(model, synthetic.labels, synthetic.name)
     if others := sorted(set(synthetic.case_ids) - records.keys()):
         logger.info(f"no line in {MANIFEST_FILE} says what {listed(others)} were made from: their maps stay")

@@ -11,6 +11,7 @@ import numpy as np
 
 from fcas_nnunet.case import spacing_of
 from fcas_nnunet.datasets.layout import CT, PublicSet, Scan
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, LABELS
 from fcas_nnunet.integration.dataset.ownership import COMMAND, CONVERT
@@ -107,11 +108,11 @@ def check_case(job: Job) -> None:
     """See that a case can be written, by its scan's header and its whole label file.
 
     Raises:
-        ValueError: Listing what is wrong.
+        InputError: Listing what is wrong.
     """
     shape, affine = _read(read_grid, job.scan.image)
     if fault := shear_fault(affine):
-        raise ValueError(f"{job.scan.image}: {fault}")
+        raise InputError(f"{job.scan.image}: {fault}")
     if job.scan.label is not None:
         read_labels(job, job.scan.label, shape, affine)
 
@@ -123,11 +124,11 @@ def write_case(job: Job) -> dict[str, Any]:
         Its manifest record.
 
     Raises:
-        ValueError: If a file is damaged, or its intensities contradict what is known of the set.
+        InputError: If a file is damaged, or its intensities contradict what is known of the set.
     """
     volume = _read(read_volume, job.scan.image)
     if bad := count_non_finite(job.scan.image, volume.array):
-        raise ValueError(
+        raise InputError(
             f"{job.scan.image}: voxels must be numbers, got {bad} NaN or infinite ones. Replace them, or {_SKIP}."
         )
     intensities = in_hu(job, volume.array) if job.public.channel == CT else volume.array
@@ -152,11 +153,11 @@ def in_hu(job: Job, stored: np.ndarray) -> np.ndarray:
     """Stored CT intensities in HU: int16 where that holds them, floats with fractions as stored.
 
     Raises:
-        ValueError: If the set's values are said to exceed HU, and are HU already.
+        InputError: If the set's values are said to exceed HU, and are HU already.
     """
     low, high = _AIR_HU
     if job.offset and np.count_nonzero((stored > low) & (stored < high)) > _MOST_AIR * stored.size:
-        raise ValueError(
+        raise InputError(
             f"{job.scan.image}: stored values must be HU + {job.offset}, got air and lung between {low} and {high}, "
             f"as HU have them. If all cases are so, give --offset 0; otherwise {_SKIP}."
         )
@@ -187,11 +188,11 @@ def read_labels(job: Job, path: Path, shape: tuple[int, ...], affine: np.ndarray
         affine: Of the scan, as stored.
 
     Raises:
-        ValueError: If it cannot be read, values are unknown, nothing is labelled, or the label lies outside the scan.
+        InputError: If it cannot be read, values are unknown, nothing is labelled, or the label lies outside the scan.
     """
     volume = _read(read_volume, path)
     if bad := count_non_finite(path, volume.array):
-        raise ValueError(
+        raise InputError(
             f"{path}: label values must be numbers, got {bad} NaN or infinite ones. Correct the file, or {_SKIP}."
         )
     stored = without_rounding(volume.array)
@@ -225,7 +226,7 @@ def read_labels(job: Job, path: Path, shape: tuple[int, ...], affine: np.ndarray
             )
         ids = labels_on_grid(ids, volume.affine, shape, affine)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return LabelMap(ids, resampled, round(outside, 4), others, misprints)
 
 
@@ -239,8 +240,8 @@ def _read(read: Callable[[Path], Content], path: Path) -> Content:
     """Read a file; if that is impossible, the message says, too, how to go on without the case."""
     try:
         return read(path)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{error} Or {_SKIP}.") from error
+    except InputError as error:
+        raise InputError(f"{error} Or {_SKIP}.") from error
 
 
 def _outside(ids: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from fcas_nnunet.commands.convert.cases import label_values
 from fcas_nnunet.commands.convert.conversion import convert
 from fcas_nnunet.datasets import acdc, asoca, imagealcapa, imagecas, imagechd, la2018, mmwhs
 from fcas_nnunet.datasets.layout import Layout, PublicSet
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.geometry import Triple, triple
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
 from fcas_nnunet.listing import MOST_NAMES, listed
@@ -104,8 +105,8 @@ def find(args: argparse.Namespace) -> tuple[PublicSet, Layout]:
     """The set that a command line names, and its cases in the user's folder.
 
     Raises:
-        FileNotFoundError: If a folder or file is missing.
-        ValueError: If no case is there, or an option is at fault.
+        MissingFileError: If a folder or file is missing.
+        InputError: If no case is there, or an option is at fault.
     """
     source = args.source
     match args.set:
@@ -117,7 +118,7 @@ def find(args: argparse.Namespace) -> tuple[PublicSet, Layout]:
         case "imagealcapa":
             layout = imagealcapa.find(source)
             if args.label_map is None:
-                raise ValueError(_unmapped(layout))
+                raise InputError(_unmapped(layout))
             return imagealcapa.imagealcapa(args.label_map), layout
         case "asoca":
             return asoca.ASOCA, asoca.find(source)
@@ -141,7 +142,7 @@ def _spacing(words: Sequence[str] | None) -> Triple[float] | Path | None:
             return triple((z, y, x))
     except ValueError:
         pass
-    raise ValueError(
+    raise InputError(
         f"{_SPACING}: must be three voxel sizes in mm, X Y Z, or one CSV file, got {' '.join(words)}. Correct it."
     )
 
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     layout = layout.without(args.skip, "--skip")
     folder = new_dataset_folder(args.d, default_name=public.name if args.name is None else args.name, by="-d")
     if args.name not in (None, parse_name(folder.name)[1]):
-        raise ValueError(
+        raise InputError(
             f"--name: must be the name that -d has, got {args.name} for {folder.name}. Leave it out, or "
             "take a free id for -d."
         )

@@ -14,6 +14,7 @@ from fcas_nnunet.commands.convert.summary import summary_lines
 from fcas_nnunet.commands.runtime.case_files import stream_cases
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.datasets.layout import Layout, PublicSet, Split
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
@@ -44,7 +45,7 @@ def convert(
         The summary.
 
     Raises:
-        ValueError: If a case cannot be converted, or the folder holds something else; all faults are listed. What
+        InputError: If a case cannot be converted, or the folder holds something else; all faults are listed. What
             could be written is kept, but `dataset.json` is not written.
     """
     jobs = {scan.case_id: Job(folder, source, public, scan, offset) for scan in layout.scans}
@@ -52,7 +53,7 @@ def convert(
         manifest = Manifest(folder)
         records = manifest.read()
         if faults := _conflicts(folder, jobs, layout, records):
-            raise ValueError("\n".join(faults))
+            raise InputError("\n".join(faults))
         missing = {
             case_id: job for case_id, job in jobs.items()
             if case_id not in records or not all(path.is_file() for path in job.files())

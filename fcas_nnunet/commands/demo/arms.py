@@ -20,6 +20,7 @@ from fcas_nnunet.commands.demo.scale import (
     SEED_VARIABLE,
     Names,
 )
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, LATEST_CHECKPOINT, Root
 from fcas_nnunet.integration.preprocessing.plans import moved_plans_name
 from fcas_nnunet.machine import available_cores
@@ -83,7 +84,7 @@ def train_arms(names: Names) -> None:
     """Train every arm's network and predict the held-out scans with it; as many arms run at once as there are cores.
 
     Each takes one thread if there are no more cores than networks: threads of one network that wait for each other
-    beside other work take many times as long. A ValueError contains the end of the log of a command that failed.
+    beside other work take many times as long. An InputError contains the end of the log of a command that failed.
     """
     arms = demo_arms(names)
     cores = available_cores()
@@ -175,7 +176,7 @@ def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, pr
                 progress.update()
     if process.returncode != 0:
         end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-_LINES_OF_A_FAILURE:])
-        raise ValueError(f"{name}: must succeed, got exit code {process.returncode}. The end of {log}:\n{end}")
+        raise InputError(f"{name}: must succeed, got exit code {process.returncode}. The end of {log}:\n{end}")
 
 
 def _epochs_in(log: Path) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.demo.scale import DemoSize, Names
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.dataset.locks import exclusive
@@ -104,7 +105,7 @@ def _refuse_foreign(folder: Path, size: DemoSize) -> None:
     path = folder / SIZE_FILE
     refuse_foreign_folder(folder, "fcas_demo", SIZE_FILE)
     if path.is_file() and path.read_text() != size:
-        raise ValueError(f"{folder}: must hold a demo of size {size}, got {path.read_text()}. Choose another -o.")
+        raise InputError(f"{folder}: must hold a demo of size {size}, got {path.read_text()}. Choose another -o.")
 
 
 def _minutes(seconds: float) -> str:

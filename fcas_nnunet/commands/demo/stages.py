@@ -12,6 +12,7 @@ from pathlib import Path
 from fcas_nnunet.commands.demo.arms import CONFIGURATION, DEMO_PLANS, demo_arms, train_arms
 from fcas_nnunet.commands.demo.results import Column, write_picture, write_table
 from fcas_nnunet.commands.demo.scale import Names
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.environment.checks import preprocessing_processes
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
 
@@ -46,11 +47,11 @@ def demo_stages(names: Names) -> list[Stage]:
 
 
 def run(name: str, *arguments: object) -> None:
-    """Run an installed command with its output in the terminal; a ValueError reports a failure."""
+    """Run an installed command with its output in the terminal; an InputError reports a failure."""
     executable = Path(sys.executable).with_name(name)
     finished = subprocess.run([str(executable), *map(str, arguments)], check=False)
     if finished.returncode != 0:
-        raise ValueError(f"{name}: must succeed, got exit code {finished.returncode}. Its own message is above.")
+        raise InputError(f"{name}: must succeed, got exit code {finished.returncode}. Its own message is above.")
 
 
 def _prepare(names: Names) -> None:

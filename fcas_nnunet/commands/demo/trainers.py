@@ -18,6 +18,7 @@ from fcas_nnunet.commands.demo.scale import (
     REAL_EPOCHS_VARIABLE,
     SEED_VARIABLE,
 )
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.optimisation.precision import compute_in_bf16, supports_bf16
 from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedTrainer
 from fcas_nnunet.integration.cal.mixed_trainer import nnUNetTrainerCALMixed
@@ -107,7 +108,7 @@ def _count(name: str, default: int) -> int:
     """A number that a variable of the environment sets."""
     value = os.environ.get(name, str(default))
     if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"{name}: number must be a positive integer, got {value}. Set or unset it.")
+        raise InputError(f"{name}: number must be a positive integer, got {value}. Set or unset it.")
     return int(value)
 
 
@@ -115,9 +116,9 @@ def _bf16_is_wanted() -> bool:
     """Whether the variable FCAS_DEMO_BF16 asks for bf16 on a CPU."""
     value = os.environ.get(BF16_VARIABLE, "0")
     if value not in ("0", "1"):
-        raise ValueError(f"{BF16_VARIABLE}: must be 0 or 1, got {value}. Set or unset it.")
+        raise InputError(f"{BF16_VARIABLE}: must be 0 or 1, got {value}. Set or unset it.")
     if value == "1" and not supports_bf16(torch.device("cpu")):
-        raise ValueError(f"{BF16_VARIABLE}: CPU must compute in bf16 (AVX512), got one that does not. Unset it.")
+        raise InputError(f"{BF16_VARIABLE}: CPU must compute in bf16 (AVX512), got one that does not. Unset it.")
     return value == "1"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fcas_nnunet.commands.evaluate.segmentations import translate_labels
 from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.commands.runtime.channels import refuse_other_channels, showing
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
@@ -41,7 +42,7 @@ class CentredFiles:
         """Image in standard units, mask with its ids translated, and affine.
 
         Raises:
-            ValueError: when a file cannot be read, or the mask has ids that `becomes` does not name.
+            InputError: when a file cannot be read, or the mask has ids that `becomes` does not name.
         """
         image, mask = read_scan(self.image, self.channel_name), read_label_map(self.mask).array
         return image.array, translate_labels(mask, self.becomes, self.mask, "Run fcas_doctor -d on it."), image.affine
@@ -76,12 +77,12 @@ def open_all(
         channel: Channel that is compared.
 
     Raises:
-        FileNotFoundError: when one of them, or a file, is missing.
-        ValueError: when they cannot be compared; every fault listed.
+        MissingFileError: when one of them, or a file, is missing.
+        InputError: when they cannot be compared; every fault listed.
     """
     own, real = (showing(open_dataset(name, by=by), channel) for name, by in ((synthetic, "-d"), (training, "--train")))
     if own.folder == real.folder:
-        raise ValueError(f"--train: data set must be another than -d, got {real.name} twice. Name the real one.")
+        raise InputError(f"--train: data set must be another than -d, got {real.name} twice. Name the real one.")
     refuse_other_channels(own, real)
     to_real = match_labels(own.labels, real.labels)
     shared = set(to_real.values())
@@ -103,7 +104,7 @@ def open_all(
         )
     faults += [f"{each.name}: cases must be there, got none. Name another." for each in sets if not each.files]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return cases, trained, others
 
 
@@ -126,7 +127,7 @@ def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int
         dataset = open_dataset(argument, by="--held_out").showing(training.shown)
         refuse_other_channels(dataset, training)
         if dataset.folder.resolve() == training.folder.resolve():
-            raise ValueError(
+            raise InputError(
                 f"--held_out: cases must not be training cases, got {dataset.name} for both. "
                 "Leave it out, or name other real scans."
             )
@@ -134,7 +135,7 @@ def _open_held_out(argument: str, training: RawDataset, unchanged: dict[int, int
         return _cases(dataset, becomes)
     masks_folder = folder.parent / folder.name.replace(IMAGES, LABELS, 1)
     if masks_folder == folder or not masks_folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder}: masks must be in {LABELS}… beside a folder of scans {IMAGES}…, got none. "
             "Name a data set, or a folder like imagesTs."
         )

@@ -11,6 +11,7 @@ from typing import Any
 from fcas_nnunet.evaluation.results import SEGMENTATIONS, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import FURTHER_MEASURES
 from fcas_nnunet.evaluation.statistics.comparison import BOOTSTRAP_SAMPLES, CONFIDENCE_LEVEL, compare
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.listing import listed
 
 RDICE = "rdice"
@@ -26,14 +27,14 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Compare two results by a measure (`dice`, `rdice.<radius>`, `hd95_mm`, …), second minus first.
 
     Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if one is no such result, references, labels or settings differ, or the measure is unknown.
+        MissingFileError: if a file is missing.
+        InputError: if one is no such result, references, labels or settings differ, or the measure is unknown.
     """
     measure, paths = args.measure, (args.a, args.b)
     results = [read_result(path, [SEGMENTATIONS]) for path in paths]
     faults = [fault for path, result in zip(paths, results, strict=True) for fault in _unknown(measure, result, path)]
     if faults := faults or _differences(paths, results, measure):
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     labels, cases = results[0]["settings"]["labels"], sorted(results[0]["cases"])
     pairs = {label: [[result["cases"][case][label] for result in results] for case in cases] for label in labels}
     scores = {label: [_scores(pair, measure) for pair in pairs[label]] for label in labels}

@@ -25,6 +25,7 @@ from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.options import ConfidenceEstimator
 from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind, Region, summarise_cases, verdict
 from fcas_nnunet.evaluation.confidence.picture import PicturedCase, write_confidence_picture
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -44,8 +45,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Draw held-out patients' masks, and judge every map against the error.
 
     Raises:
-        FileNotFoundError: when there is no trained generator.
-        ValueError: when cases are not held out, or do not have the generator's labels.
+        MissingFileError: when there is no trained generator.
+        InputError: when cases are not held out, or do not have the generator's labels.
     """
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     config = generator_config(args)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     record = _record(args, config, model)
     held_out, chosen = _held_out(args, source)
     if faults := generator_channel_faults(model, record, held_out):
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     patients = held_out_patients(held_out, chosen, record, generator_parents(model, source, record))
     learnt = record.cases.keys() - set(record.validation_cases)
     templates = [case_id for case_id in source.case_ids if case_id in learnt]
@@ -105,7 +106,7 @@ def _record(args: argparse.Namespace, config: FCaSConfig, model: Path) -> checkp
     if not checkpoint.generator_exists(model):
         which = f"--config {args.config}" if args.config else f"--preset {config.preset}"
         fold = "" if args.fold is None else f" --fold {args.fold}"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{model}: a trained generator must be there, got none. Train it: fcas_train -d {args.d} {which}{fold}."
         )
     return checkpoint.load_record(model)
@@ -119,7 +120,7 @@ def _held_out(args: argparse.Namespace, source: RawDataset) -> tuple[RawDataset,
     whole = RawDataset.open(source.folder)
     chosen = args.cases or ([] if args.fold is None else read_splits(whole)[args.fold]["val"])
     if not chosen:
-        raise ValueError(
+        raise InputError(
             f"{source.name}: cases must be given that its generator has not seen, got none. Name a data set of other "
             "patients with --held_out, or train the generator on a fold: with --fold K, its validation cases are drawn."
         )
@@ -138,19 +139,19 @@ def held_out_patients(
         known: Cases that the generator was trained, validated or calibrated on.
 
     Raises:
-        ValueError: for ids that are not there, cases that the generator knows by id or content, or labels that it does
+        InputError: for ids that are not there, cases that the generator knows by id or content, or labels that it does
             not know.
     """
     missing = [case_id for case_id in chosen if case_id not in held_out.case_ids]
     if missing:
-        raise ValueError(f"{held_out.name}: cases must be its own, got {listed(missing)}. Name others with --cases.")
+        raise InputError(f"{held_out.name}: cases must be its own, got {listed(missing)}. Name others with --cases.")
     if held_out.labels != record.labels or held_out.surroundings != record.surroundings:
-        raise ValueError(
+        raise InputError(
             f"{held_out.name}: labels and surroundings must be those of the generator, got others. Map them first."
         )
     leaking = leaks(known, held_out.name, training_contents(held_out, chosen))
     if leaking:
-        raise ValueError(
+        raise InputError(
             f"{held_out.name}: cases must be unknown to the generator, got {listed(leaking)}. "
             "Name others with --cases or --held_out."
         )

@@ -18,6 +18,7 @@ from fcas_nnunet.evaluation.confidence.controls import BOUNDARY, CLASS_PRIOR, DE
 from fcas_nnunet.evaluation.confidence.error_maps import mean_matched_error, mean_raw_error
 from fcas_nnunet.evaluation.confidence.judging import CaseEvaluation, ErrorKind, evaluate_case
 from fcas_nnunet.evaluation.confidence.picture import PicturedCase
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.checkpoint import Generator, GeneratorRecord, load_generator
 from fcas_nnunet.generator.data.grid import label_codes
 from fcas_nnunet.generator.drawing import Drawing, Registered, draw_image, guide
@@ -164,7 +165,7 @@ def _load(job: DrawingJob, generator: Generator) -> tuple[Case, np.ndarray, list
     reals = []
     for other in chain([case], map(dataset.load_case, job.renderings[1:])):
         if not np.array_equal(other.mask, case.mask):
-            raise ValueError(
+            raise InputError(
                 f"{other.case_id}: mask must be that of {case.case_id}, the same patient's by the manifest, got "
                 "another. Take one of them out with --cases."
             )

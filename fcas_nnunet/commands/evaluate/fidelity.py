@@ -20,6 +20,7 @@ from fcas_nnunet.evaluation.images.fidelity import Fidelity, judge_structure
 from fcas_nnunet.evaluation.results import SEGMENTATIONS, header, read_result
 from fcas_nnunet.evaluation.segmentation.overlap import RDICE_RADII_VOXELS
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import files_sha256
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import Manifest, versions
@@ -49,8 +50,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Segment the synthetic scans, score the predictions against the masks, and judge every structure.
 
     Raises:
-        FileNotFoundError: if the model, its dataset.json or the real scores are missing.
-        ValueError: if the model cannot segment these scans, or a prediction does not fit its mask; every fault listed.
+        MissingFileError: if the model, its dataset.json or the real scores are missing.
+        InputError: if the model cannot segment these scans, or a prediction does not fit its mask; every fault listed.
     """
     synthetic = open_dataset(args.d, by="-d")
     model = find_model(args.m, args.f, args.chk)
@@ -88,7 +89,7 @@ def _matching_labels(synthetic: RawDataset, model: TrainedModel) -> dict[str, in
     shared = set(match_labels(model.labels, synthetic.labels).values()) - {0}
     faults = scan_faults(model, synthetic)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return {name: label for name, label in synthetic.labels.items() if label in shared}
 
 
@@ -144,13 +145,13 @@ def real_dice(
         case_ids: Ids of the result's cases that count; None means all.
 
     Raises:
-        ValueError: when it has none of them.
+        InputError: when it has none of them.
     """
     theirs = real["settings"]["labels"]
     try:
         matches = compare_labels(theirs, labels).names
-    except ValueError as error:
-        raise ValueError(
+    except InputError as error:
+        raise InputError(
             f"--real_scores: labels must be some of {listed(sorted(labels))}, got {listed(sorted(theirs))}. "
             f"Score the same network's segmentations of real scans. ({error})"
         ) from error

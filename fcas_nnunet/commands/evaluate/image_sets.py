@@ -35,6 +35,7 @@ from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.images.set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.images.slice_extractor import FidExtractor, SliceExtractor, open_slice_extractor
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 from fcas_nnunet.integration.dataset.volumes import read_grid, read_scan
 
@@ -95,11 +96,11 @@ def open_networks(args: argparse.Namespace, number_of_cases: int, channel_names:
     """Open what the command line names, before the long work.
 
     Raises:
-        FileNotFoundError: when a file or folder is missing.
-        ValueError: when it holds another network.
+        MissingFileError: when a file or folder is missing.
+        InputError: when it holds another network.
     """
     if args.tsne and number_of_cases < LEAST_POINTS:
-        raise ValueError(f"--tsne: there must be at least {LEAST_POINTS} cases, got {number_of_cases}. Leave it out.")
+        raise InputError(f"--tsne: there must be at least {LEAST_POINTS} cases, got {number_of_cases}. Leave it out.")
     device = resolve_device(args.device)
     slices: SliceExtractor | str = "no extractor: give --fid_weights FILE"
     if args.fid_weights:
@@ -123,7 +124,7 @@ def _open_perceptual(args: argparse.Namespace, device: Any) -> PerceptualDistanc
         return f"no weights of the trunk: give --lpips_weights FILE, or {where}"
     try:
         return open_perceptual_distance(*found, device)
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
         if args.lpips_net:
             raise
         return str(error)  # nobody asked for what lies there
@@ -200,7 +201,7 @@ def _features(network: Any, scans: Channels, what: str) -> dict[str, np.ndarray]
     for case_id, paths in tqdm(scans.items(), desc=f"features, {what}", unit="case", disable=None):
         found[case_id] = network.features(paths)
         if not np.isfinite(found[case_id]).all():
-            raise ValueError(f"{paths[0]}: features must be finite, got NaN or infinite ones. Check the scan's values.")
+            raise InputError(f"{paths[0]}: features must be finite, got NaN or infinite ones. Check the scan's values.")
     return found
 
 

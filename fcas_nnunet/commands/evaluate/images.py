@@ -21,6 +21,7 @@ from fcas_nnunet.evaluation.images import set_table as image_set_table
 from fcas_nnunet.evaluation.images.intensities import IntensityComparison, compare_intensities, structure_histograms
 from fcas_nnunet.evaluation.images.set_table import NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
@@ -61,8 +62,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     deformed by MGM has no real scan to be compared with. Those are left out and named.
 
     Raises:
-        FileNotFoundError: if a data set, a folder or weights are missing.
-        ValueError: if not one measure can be computed, or scans are not comparable; every fault listed.
+        MissingFileError: if a data set, a folder or weights are missing.
+        InputError: if not one measure can be computed, or scans are not comparable; every fault listed.
     """
     from fcas_nnunet.commands.evaluate import image_sets  # not at the top: worker processes need no networks
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     if not cases:
         why = _why_no_pairs(real, left_out)
         if not structures and isinstance(networks.slices, str) and isinstance(networks.bottleneck, str):
-            raise ValueError(
+            raise InputError(
                 f"{synthetic.name}: {why}. Name the data set that the masks came from by -r, generate with --masks "
                 "given (by default fcas_generate deforms masks), or measure the sets without pairs: --network "
                 "MODEL_FOLDER, --fid_weights FILE."
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 def _refuse_another_modality(real: Scans, synthetic: Scans) -> None:
     ours, theirs = synthetic.channel_names, real.channel_names
     if is_ct(real.channel_name) != is_ct(synthetic.channel_name) or len(ours) != len(theirs):
-        raise ValueError(
+        raise InputError(
             f"{synthetic.name}: channel_names must be {', '.join(theirs)} as in {real.name}, got {', '.join(ours)}. "
             "Compare scans of one modality."
         )
@@ -129,7 +130,7 @@ def real_intensity_range(argument: str, workers: int, channel: int = 0) -> quali
     """The range of the real data set's labelled voxels; for a folder inside a data set, of that one's training cases.
 
     Raises:
-        ValueError: if there is no data set to take it from.
+        InputError: if there is no data set to take it from.
     """
     folder = bare_folder(argument)
     if folder is None:
@@ -137,7 +138,7 @@ def real_intensity_range(argument: str, workers: int, channel: int = 0) -> quali
     elif is_dataset(folder.absolute().parent):
         dataset = RawDataset.open(folder.absolute().parent)
     else:
-        raise ValueError(
+        raise InputError(
             f"{folder}: the intensity range must come from a data set's labels, got a folder without. "
             "State it: --range LOW HIGH, in standard units."
         )
@@ -184,7 +185,7 @@ def _find_pairs(real: Scans, synthetic: Scans) -> tuple[dict[str, _Pair], dict[s
         else:
             faults += [f"{case_id}: {fault}" for fault in grid]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return pairs, left_out
 
 
@@ -231,7 +232,7 @@ def _foreground_histogram(channel_name: str, ignore_id: int | None, paths: tuple
     image, mask = read_scan(paths[0], channel_name).array, read_label_map(paths[1]).array
     mask = mask * (mask != ignore_id)
     if image.shape != mask.shape:
-        raise ValueError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
+        raise InputError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
     return quality.foreground_histogram(image, mask)
 
 

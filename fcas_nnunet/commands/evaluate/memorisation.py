@@ -22,6 +22,7 @@ from fcas_nnunet.evaluation.images.centred_scans import MARGIN_MM, CentredScan, 
 from fcas_nnunet.evaluation.images.memorisation import Measure, Nearest, Threshold
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
 from fcas_nnunet.generator.optimisation.progress import PIXELS_PER_INCH, Panel, plot_panels
 from fcas_nnunet.intensities import unit_name
@@ -66,8 +67,8 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Look for copies of training scans, with one scan in memory at a time for each process.
 
     Raises:
-        FileNotFoundError: when a data set, a file or the network is missing.
-        ValueError: when a scan does not fit its mask, or a held-out scan is a training scan; every fault listed.
+        MissingFileError: when a data set, a file or the network is missing.
+        InputError: when a scan does not fit its mask, or a held-out scan is a training scan; every fault listed.
     """
     synthetic, training, held_out = open_all(args.d, args.train, args.held_out, args.channel)
     extractor: Any = None
@@ -160,7 +161,7 @@ def _real_nearest(
         if row[Measure.IMAGE].distance < copies.IDENTICAL
     ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return list(rows.values())
 
 

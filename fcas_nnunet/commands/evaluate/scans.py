@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.commands.runtime.channels import showing
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
 from fcas_nnunet.intensities import CT
 from fcas_nnunet.listing import listed
@@ -46,13 +47,13 @@ def open_scans(argument: str, by: str, channel: int = 0) -> Scans:
             within = showing(RawDataset.open(above, any_kind=True), channel)
             names = list(within.channel_names.values())
         elif channel:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: channels must be named by a data set, got a folder without. Leave out --channel."
             )
         by_channel = [case_files(folder, number, len(names)) for number in range(len(names))]
         lacking = sorted({case_id for files in by_channel for case_id in by_channel[0].keys() ^ files.keys()})
         if lacking:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: scans must have {len(names)} channels, got fewer of {listed(lacking)}. Add them."
             )
         channels = {case_id: [files[case_id] for files in by_channel] for case_id in by_channel[0]}

@@ -19,6 +19,7 @@ from fcas_nnunet.commands.runtime.label_table import say_roles
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.evaluation.segmentation import overlap
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.description import read_roles
 from fcas_nnunet.integration.dataset.volumes import read_label_map
 from fcas_nnunet.json_files import read_json
@@ -34,17 +35,17 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Score a folder of predictions.
 
     Raises:
-        FileNotFoundError: if a folder is missing, or no file names the labels.
-        ValueError: see `read_labels` and `evaluate_segmentations`.
+        MissingFileError: if a folder is missing, or no file names the labels.
+        InputError: see `read_labels` and `evaluate_segmentations`.
     """
     missing = [f"{by} {folder}: folder must exist, got none. Fix the path."
                for by, folder in (("-r", args.r), ("-p", args.p)) if not folder.is_dir()]  # fmt: skip
     if missing:
-        raise FileNotFoundError("\n".join(missing))
+        raise MissingFileError("\n".join(missing))
     places = [args.labels] if args.labels else [args.p / "dataset.json", args.r.parent / "dataset.json"]
     description = next((place for place in places if place.is_file()), None)
     if description is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{' or '.join(map(str, places))}: the labels' names must be there, got no file. Name it: --labels FILE."
         )
     (labels, ignore_id), roles = read_labels(description), read_roles(description)
@@ -59,12 +60,12 @@ def read_labels(description: Path) -> tuple[Entries, int | None]:
     """Read label name → id, or ids of a region, from a `dataset.json`; and the id of its ignore label, if it has one.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is broken.
+        MissingFileError: if there is none.
+        InputError: if it is broken.
     """
     labels = read_json(description, "Mend it.").get("labels")
     if not isinstance(labels, dict):
-        raise ValueError(f"{description}: labels must be a JSON object of names and ids, got {labels!r}. Mend it.")
+        raise InputError(f"{description}: labels must be a JSON object of names and ids, got {labels!r}. Mend it.")
     wrong = [
         name
         for name, entry in labels.items()
@@ -73,7 +74,7 @@ def read_labels(description: Path) -> tuple[Entries, int | None]:
     ]
     scored = {name: entry for name, entry in labels.items() if name != IGNORE}
     if wrong or not any(i for entry in scored.values() for i in ids_of(entry)):
-        raise ValueError(
+        raise InputError(
             f"{description}: labels must be whole numbers from 0, or lists of such (regions), got "
             f"{wrong or 'background only'}. Mend it."
         )
@@ -116,8 +117,8 @@ def evaluate_segmentations(
         ignore_id: Id in the references' files of voxels that are not scored: they count as background in both.
 
     Raises:
-        FileNotFoundError: if a folder is missing.
-        ValueError: if a prediction is missing, on another grid, or has values beside the labels; every fault listed.
+        MissingFileError: if a folder is missing.
+        InputError: if a prediction is missing, on another grid, or has values beside the labels; every fault listed.
     """
     reference_files, prediction_files = reference_files or case_files(references), case_files(predictions)
     pairs = _pairs(reference_files, prediction_files, predictions)
@@ -158,7 +159,7 @@ def _pairs(
     ]
     faults += [f"{case_id}: {fault}" for case_id, pair in pairs.items() for fault in grid_faults(*pair)]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return pairs
 
 
@@ -200,14 +201,14 @@ def translate_labels(
     """Translate a label map to other ids; return it unchanged where none are given.
 
     Raises:
-        ValueError: when it has ids that `becomes` does not name.
+        InputError: when it has ids that `becomes` does not name.
     """
     if becomes is None:
         return labels
     values = np.flatnonzero(np.bincount(labels.ravel())) if labels.dtype == np.uint8 else np.unique(labels)
     unknown = [value for value in values.tolist() if value and value not in becomes]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{name}: values must be label ids [{listed(sorted({0, *becomes}))}], got [{listed(unknown)}] as well. "
             f"{remedy}"
         )

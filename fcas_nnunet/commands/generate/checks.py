@@ -10,6 +10,7 @@ from fcas_nnunet.commands.generate.workers import Job
 from fcas_nnunet.commands.runtime.channels import generator_channel_faults
 from fcas_nnunet.commands.runtime.leaks import fold_faults
 from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.checkpoint import GeneratorRecord
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.data.tensors import FileIdentity
@@ -60,7 +61,7 @@ def check_model(
     files: dict[str, FileIdentity | None] | None,
     folder: Path,
 ) -> None:
-    """Check that the generator belongs to the data set, fold, settings and weights; a ValueError lists every fault.
+    """Check that the generator belongs to the data set, fold, settings and weights; an InputError lists every fault.
 
     Args:
         record: Record of the generator.
@@ -77,7 +78,7 @@ def check_model(
     faults += fold_faults(folder, record, source, fold)
     faults += generator_faults(folder, record.config, requested, files)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     if record.geometry != GEOMETRY:
         logger.warning(
             f"{folder}: the generator was trained by another version, which resampled scans to the working grid "
@@ -97,13 +98,13 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
     """Check that the content of the output folder belongs to this plan.
 
     Raises:
-        ValueError: If a case was made with other settings, or would be written over though the manifest lacks it.
+        InputError: If a case was made with other settings, or would be written over though the manifest lacks it.
     """
     records = Manifest(job.output).read()
     if is_dataset(job.output):  # it is finished, and so is the manifest
         unknown = [p.case_id for p in plans if p.case_id not in records and label_path(job.output, p.case_id).exists()]
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
                 f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
             )

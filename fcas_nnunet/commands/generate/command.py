@@ -20,6 +20,7 @@ from fcas_nnunet.commands.runtime.shares import Share, share_of
 from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.dataset.library import CaseLibrary, check_library, make_library
@@ -137,7 +138,7 @@ class Request:
 
 
 def _requested(args: argparse.Namespace) -> Request:
-    """Open what the command line names; a ValueError lists what does not fit, or must not be written into."""
+    """Open what the command line names; an InputError lists what does not fit, or must not be written into."""
     share, shares = share_of(args.part, os.environ), shares_of(args)
     draws, has_templates = ScanSource.DRAWN in shares, any(scan.has_template for scan in shares)
     config = generator_config(args)
@@ -145,14 +146,14 @@ def _requested(args: argparse.Namespace) -> Request:
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = RawDataset.open(resolve_dataset(args.real, by="--for")) if args.real else None
     if real and not same_description("channel_names", real.channel_names, source.channel_names):
-        raise ValueError(
+        raise InputError(
             f"--for: channel_names of {real.name} must be those of {source.name}, {source.channel_names}, whose scans "
             f"are imitated, got {real.channel_names}. Name a data set of the same modality."
         )
     default_name = f"{source.name.split('_', 1)[1]}FCaS" + ("" if args.fold is None else f"Fold{args.fold}")
     output = new_dataset_folder(args.o, default_name=default_name, by="-o")
     if output in (source.folder, real and real.folder):
-        raise ValueError(
+        raise InputError(
             f"-o: must be another data set than -d and --for, got {output.name}. "
             "Give another id, or none for a free one."
         )
@@ -161,7 +162,7 @@ def _requested(args: argparse.Namespace) -> Request:
     settled_roles(source, config.roles)  # raises if they are wrong
     library = make_library(source, args.references, args.templates, source.case_ids if has_templates else [])
     if output.name in library.others:
-        raise ValueError(
+        raise InputError(
             f"-o: must be another data set than --references and --templates, got {output.name}. Give another id."
         )
     labels = labels.ignoring(library.dataset_and_id(name)[0] for name in library.references)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.faults import InputError
+
 logger = logging.getLogger(__name__)
 
 MEASUREMENTS_FILE = "measurements.jsonl"
@@ -98,10 +100,10 @@ def bytes_per_voxel(measurements: Sequence[Measurement]) -> float | None:
 
 
 def check_disk(folder: Path, num_bytes: float, num_cases: int) -> None:
-    """Raise a ValueError if the disk of a folder, which need not exist, has too little free space."""
+    """Raise an InputError if the disk of a folder, which need not exist, has too little free space."""
     free = free_bytes(folder)
     if num_bytes > free:
-        raise ValueError(
+        raise InputError(
             f"{folder}: free disk space must be at least {num_bytes / 1e9:.1f} GB for {num_cases} cases, "
             f"got {free / 1e9:.1f} GB. Free some, ask for fewer cases (-n), "
             "or continue until it is full with --ignore_disk."

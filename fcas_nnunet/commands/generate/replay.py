@@ -21,6 +21,7 @@ from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingC
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.schema import from_dict
 from fcas_nnunet.config.sources import PaintConfig, WarpConfig
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.generator.checkpoint import GeneratorRecord, case_sha256, generator_exists, load_record, weights_sha256
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.plan import CasePlan
@@ -77,8 +78,8 @@ def run(argv: Sequence[str]) -> None:
     """Run `fcas_generate --replay`.
 
     Raises:
-        FileNotFoundError: If the manifest, a data set or the generator is missing.
-        ValueError: If cases cannot be made again, or their generator, scans or masks have changed.
+        MissingFileError: If the manifest, a data set or the generator is missing.
+        InputError: If cases cannot be made again, or their generator, scans or masks have changed.
     """
     parser = build_parser()
     if {"-h", "--help"} & set(argv):
@@ -89,7 +90,7 @@ def run(argv: Sequence[str]) -> None:
     shared, of_scan = _shared(records, path), _of_scan(records, path)
     output = new_dataset_folder(args.o, default_name=_default_name(path, shared["source"]), by="-o")
     if output.resolve() == path.parent.resolve():
-        raise ValueError(
+        raise InputError(
             f"-o: must be another data set than the one that is made again, got {output.name} for both. "
             "Give another id, or none for a free one."
         )
@@ -145,7 +146,7 @@ def _warp_settings(of_scan: Mapping[ScanSource, Mapping[str, Any]]) -> dict[str,
 
 def _check_registration(registered: Mapping[str, Any] | None, path: Path) -> None:
     if registered is not None and registered.get("registration", REGISTRATION) != REGISTRATION:
-        raise ValueError(
+        raise InputError(
             f"{path}: registered scans must be of version {REGISTRATION} of the registration, got version "
             f"{registered['registration']}. Make them with the version of fcas-nnunet that the line names."
         )
@@ -158,7 +159,7 @@ def manifest_path(argument: str) -> Path:
         path = resolve_dataset(argument, by="--replay", also="manifest")
     path = path / MANIFEST_FILE if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the manifest must be there, got no file. Name a set that fcas_generate made.")
+        raise MissingFileError(f"{path}: the manifest must be there, got no file. Name a set that fcas_generate made.")
     return path
 
 
@@ -167,9 +168,9 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
     records = Manifest(path.parent).read() if path.name == MANIFEST_FILE else Journal(path).read()
     unknown = [case_id for case_id in cases if case_id not in records]
     if not records:
-        raise ValueError(f"{path}: cases must be in it, got none. Name a set that fcas_generate made.")
+        raise InputError(f"{path}: cases must be in it, got none. Name a set that fcas_generate made.")
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{path}: cases must be in it, got {listed(unknown)}. Name some of its {len(records)}: "
             f"{listed(list(records))}."
         )
@@ -181,7 +182,7 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
         if (missing := [key for key in (*_NEEDED, *TOLD[ScanSource.of(record)], *_OF_CASE) if key not in record])
     ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return chosen
 
 
@@ -210,7 +211,7 @@ def _common(records: Records, keys: Sequence[str], path: Path) -> dict[str, Any]
     shared = {key: first.get(key) for key in keys}
     others = [case_id for case_id, record in records.items() if any(record.get(key) != shared[key] for key in keys)]
     if others:
-        raise ValueError(
+        raise InputError(
             f"{path}: cases that are made again together must be of one run, got others: {listed(others)}. "
             "Name them apart."
         )
@@ -240,25 +241,25 @@ def _library(
             "dataset.json back."
         )
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return library
 
 
 def _generator_record(model: Path, confidence: ConfidenceConfig, drawn: Mapping[str, Any]) -> GeneratorRecord:
     """Load the record of the generator, after checking that it made the cases."""
     if not generator_exists(model):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{model}: the generator that made the cases must be there, got none. Put it back: another one, trained "
             "with the same settings on another machine, draws other scans."
         )
     if drawn["geometry"] != GEOMETRY:
-        raise ValueError(
+        raise InputError(
             f"{model}: scans must be resampled to the working grid as for the cases, way {drawn['geometry']}, got "
             f"{GEOMETRY} of this version. Make them again with the version that their lines name."
         )
     found = weights_sha256(model, confidence)
     if found != drawn["weights_sha256"]:
-        raise ValueError(
+        raise InputError(
             f"{model}: weights must be those that made the cases, SHA-256 {drawn['weights_sha256'][:12]}…, got "
             f"{found[:12]}…. Put the original generator back."
         )
@@ -275,7 +276,7 @@ def _check_parents(records: Records, library: CaseLibrary) -> None:
         logger.warning("these lines are of an older version and hold no hashes: whether scans changed is not known")
     changed = [name for name, hashes in wanted.items() if hashes != {case_sha256(library.load_case(name))}]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"{library.source.name}: scans and masks must be those that the cases were made from, got other content "
             f"for {listed(sorted(changed))}. Put the originals back."
         )

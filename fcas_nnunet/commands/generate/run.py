@@ -41,6 +41,7 @@ from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingC
 from fcas_nnunet.config.options import Precision, ScanSource, Solver
 from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.evaluation.report.checks import Level, check_expected_error
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.checkpoint import (
     GeneratorRecord,
     generator_exists,
@@ -154,7 +155,7 @@ def _trained(request: Request) -> GeneratorRecord:
     """Train the generator; returns its record."""
     config, source, share = request.config, request.source, request.share
     if share.count > 1:
-        raise ValueError(
+        raise InputError(
             f"{request.model}: must hold a trained generator before the work is split, got none for {share}. "
             f"Train it first: fcas_train -d {source.name}, with the same --preset or --config and --fold."
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fcas_nnunet.commands.cli import count, finite, given, of_flags, positive, said_of_flags
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, SamplingConfig
 from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceNorm, Solver
+from fcas_nnunet.faults import InputError
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.confidence.calibration import Calibration
@@ -62,12 +63,12 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_config(default: SamplingConfig, args: argparse.Namespace) -> SamplingConfig:
-    """Replace the generator's settings by those of flags; a ValueError names the flags of values out of range."""
+    """Replace the generator's settings by those of flags; an InputError names the flags of values out of range."""
     return of_flags(default, _DRAWING_FLAGS, args)
 
 
 def check_drawing(config: FCaSConfig, sampling: SamplingConfig, args: argparse.Namespace) -> None:
-    """Check that a model can draw with these settings; a ValueError names the flags of those with which it cannot.
+    """Check that a model can draw with these settings; an InputError names the flags of those with which it cannot.
 
     `config` is the generator's configuration, with the settings of the model in use.
     """
@@ -81,7 +82,7 @@ def confidence_config(default: ConfidenceConfig, args: argparse.Namespace) -> Co
     margin = default.box_margin if args.box_margin is None else args.box_margin
     asked_for_ssv = any(value is not None for value in (args.num_snapshots, args.box_margin))
     if args.confidence in (ConfidenceChoice.OWN, ConfidenceChoice.ERROR_MODEL) and asked_for_ssv:
-        raise ValueError(
+        raise InputError(
             "--snapshots, --box_margin: must go with a confidence that looks at intermediate "
             f"images, got --confidence {args.confidence}. Leave them out, or take --confidence ssv_calibrated."
         )
@@ -105,7 +106,7 @@ def resolved_confidence(
         name: Name of the generator, for messages.
 
     Raises:
-        ValueError: If a calibrated confidence is requested that the generator cannot give.
+        InputError: If a calibrated confidence is requested that the generator cannot give.
     """
     filled = config.for_generator(calibration is not None)
     if calibration is None or filled.norm != ConfidenceNorm.CALIBRATED:
@@ -118,7 +119,7 @@ def resolved_confidence(
     if made_for is None:
         return filled
     if config.norm == ConfidenceNorm.CALIBRATED:
-        raise ValueError(
+        raise InputError(
             f"{name}: a calibrated confidence must be drawn as it was calibrated ({made_for}), got other settings. "
             "Draw it so, or take --confidence ssv."
         )

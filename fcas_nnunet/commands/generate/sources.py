@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from fcas_nnunet.commands.cli import Parser
 from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.faults import InputError
 
 SOURCE, SHARES = "--source", "--shares"
 #: Sources of a single scan.
@@ -51,7 +52,7 @@ def shares_of(args: argparse.Namespace) -> dict[ScanSource, float]:
     """Source → its share, above 0.
 
     Raises:
-        ValueError: If the shares are malformed; every fault is named.
+        InputError: If the shares are malformed; every fault is named.
     """
     if args.source != ScanSource.MIXED:
         return {args.source: 1.0}
@@ -72,7 +73,7 @@ def shares_of(args: argparse.Namespace) -> dict[ScanSource, float]:
     if not faults and not any(shares.values()):
         faults.append(f"{SHARES}: must leave some source a share above 0, got none. Give it one.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return {source: shares[source] for source in SOURCES if shares.get(source)}
 
 

@@ -12,6 +12,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.commands.cli import Parser, case_count, finite, of_flags
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import ReferenceSource
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.labels.anatomy import LabelRoles
 
@@ -49,7 +50,7 @@ def add_mask_arguments(parser: Parser, count: int, of_what: str) -> None:
 
 
 def mask_config(args: argparse.Namespace, base: MaskConfig) -> MaskConfig:
-    """Replace ranges of the configuration by those of flags; a ValueError names the flags of those out of bounds."""
+    """Replace ranges of the configuration by those of flags; an InputError names the flags of those out of bounds."""
     return of_flags(base, MASK_FLAGS, args)
 
 
@@ -73,7 +74,7 @@ def refuse_hopeless_ranges(
     The references of the first new mask are tried, as many as making it would try; one that passes is enough.
 
     Raises:
-        ValueError: If ranges can give no mask; each is named.
+        InputError: If ranges can give no mask; each is named.
     """
     from fcas_nnunet.generator.mgm.local_changes import hopeless_ranges
     from fcas_nnunet.generator.substitutes import candidates_for
@@ -95,7 +96,7 @@ def refuse_hopeless_ranges(
             for each in hopeless
         ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
 
 def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:

@@ -20,6 +20,7 @@ from fcas_nnunet.commands.merge.summary import summary_lines
 from fcas_nnunet.commands.merge.totalsegmentator import plan_runs
 from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases, stream_cases
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
@@ -94,17 +95,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_merge."""
     args = build_parser().parse_args(argv)
     if not args.masks and not args.totalsegmentator:
-        raise ValueError("--masks: a source must be named, by it or by --totalsegmentator, got none. Name a folder.")
+        raise InputError("--masks: a source must be named, by it or by --totalsegmentator, got none. Name a folder.")
     scans = open_scans(args.d, args.channels)
     folder = scans.folder
     if args.o is not None:
         folder = new_dataset_folder(args.o, default_name=f"{parse_name(scans.name)[1]}Merged", by="-o")
         if folder == scans.folder:
-            raise ValueError("-o: must be another data set than -d, got the same. Leave -o out to write into -d.")
+            raise InputError("-o: must be another data set than -d, got the same. Leave -o out to write into -d.")
     try:
         options = shlex.split(args.totalsegmentator_options)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"--totalsegmentator_options: must be options as a shell takes them, got {args.totalsegmentator_options!r} "
             f"({error}). Correct it."
         ) from error
@@ -134,10 +135,10 @@ def open_sources(scans: RawDataset, arguments: Sequence[str]) -> list[Source]:
         try:
             source_map = default if path is None else read_map(path, default)
             sources.append(open_source(folder, source_map, scans.case_ids))
-        except (ValueError, FileNotFoundError) as error:
+        except InputError as error:
             faults += str(error).splitlines()
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return sources
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fcas_nnunet.commands.merge.jobs import FINGERPRINT, SHA256
 from fcas_nnunet.commands.merge.scans import Target
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256, remove_strays
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, Journal
@@ -70,7 +71,7 @@ class Stage:
         """See that what is in place is what would be written, or may be replaced.
 
         Raises:
-            ValueError: listing the cases whose files were made of something else.
+            InputError: listing the cases whose files were made of something else.
         """
         faults = [
             f"{case_id}: {part} must be those of these sources, got earlier ones of others, "
@@ -80,7 +81,7 @@ class Stage:
             if target.path(case_id, part).is_file() and not self._fits(target, case_id, part, fingerprint)
         ]
         if faults and not overwrite:
-            raise ValueError("\n".join(faults))
+            raise InputError("\n".join(faults))
 
     def has(self, target: Target, case_id: str, prints: Mapping[Part, str]) -> bool:
         """Whether all parts of a case are in place, or wait."""

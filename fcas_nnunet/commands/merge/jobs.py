@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.commands.merge.rules import SourceMap
 from fcas_nnunet.commands.merge.sources import Source, SourceFile
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_path, file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.manifest import CASE_ID
 from fcas_nnunet.integration.dataset.volumes import (
@@ -134,14 +135,14 @@ def look_at(job: CaseJob) -> dict[Part, str]:
     """Fingerprints of all that decides what the parts of a case will be.
 
     Raises:
-        ValueError: when a label map lies on another grid than the scan, or a header cannot be read.
+        InputError: when a label map lies on another grid than the scan, or a header cannot be read.
     """
     faults, hashes, moved = [], {}, {}
     shape, affine = job.grid
     for path in job.sources:
         try:
             own_shape, own_affine = read_grid(path)
-        except (FileNotFoundError, ValueError) as error:
+        except InputError as error:
             faults.append(str(error))
             continue
         moved[path] = not _same_grids((own_shape, own_affine), job.grid)
@@ -155,7 +156,7 @@ def look_at(job: CaseJob) -> dict[Part, str]:
     if job.labels is not None and not _same_grids(read_grid(job.labels), job.grid):
         faults.append(f"{job.labels}: grid must be that of the scan, got another. Correct the label.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     prints: dict[Part, str] = {}
     scans = [file_sha256(path) for path in job.copies]
     for part, layers in job.layers.items():
@@ -181,7 +182,7 @@ def merge_case(item: tuple[CaseJob, Mapping[Part, str]]) -> dict[str, Any]:
         A record: what was written, from what, voxels of each structure, and who won how many from whom.
 
     Raises:
-        ValueError: when a label map holds what nothing names, or cannot be read.
+        InputError: when a label map holds what nothing names, or cannot be read.
     """
     job, prints = item
     for path, copy in job.copies.items():
@@ -196,7 +197,7 @@ def merge_case(item: tuple[CaseJob, Mapping[Part, str]]) -> dict[str, Any]:
         for layer in layers:
             try:
                 canvas.paint(read.ids_of(layer))
-            except (ValueError, FileNotFoundError) as error:
+            except InputError as error:
                 faults += str(error).splitlines()
         if faults:
             continue
@@ -213,7 +214,7 @@ def merge_case(item: tuple[CaseJob, Mapping[Part, str]]) -> dict[str, Any]:
             COVERED: [[above.get(a, f"label {a}"), names[b], int(lost[a, b])] for a, b in np.argwhere(lost)],
         }
     if faults:
-        raise ValueError("\n".join(dict.fromkeys(faults)))
+        raise InputError("\n".join(dict.fromkeys(faults)))
     return record
 
 
@@ -234,17 +235,17 @@ class _Reader:
         """A layer as uint8 ids on the scan's grid.
 
         Raises:
-            ValueError: when the file holds what nothing names, or lies beside the scan.
+            InputError: when the file holds what nothing names, or lies beside the scan.
         """
         array, values = self._values(layer.path)
         unknown = sorted(values - layer.table.keys() - {0})
         if layer.single and len(unknown) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{layer.path}: a mask must hold 0 and one other value, got {listed(unknown)}. A "
                 "label map of several structures must lie in the folder itself, as CASE.nii.gz."
             )
         if unknown and layer.rest is None:
-            raise ValueError(
+            raise InputError(
                 f"{layer.path}: values must be named, got {listed(unknown)} without a name. Name them "
                 f'under structures of a map.yaml, "{unknown[0]}: aorta" say, or "{unknown[0]}: {Part.IGNORED}".'
             )
@@ -275,7 +276,7 @@ class _Reader:
             return array, values_of(array)
         on_scan = labels_on_grid(array, affine, *self._job.grid)
         if array.any() and not on_scan.any():
-            raise ValueError(
+            raise InputError(
                 f"{path}: label map must lie on the scan, got one that lies beside it. Take the map of this scan."
             )
         return on_scan, values_of(on_scan)
@@ -285,7 +286,7 @@ def _whole_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A label map as whole numbers [D, H, W], and its affine.
 
     Raises:
-        ValueError: when it cannot be read, or holds other numbers.
+        InputError: when it cannot be read, or holds other numbers.
     """
     volume = read_volume(path)
     array = volume.array
@@ -293,7 +294,7 @@ def _whole_numbers(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return array, volume.affine
     whole = np.rint(array)
     if count_non_finite(path, array) or float(np.abs(array - whole).max()) > WHOLE_TOLERANCE:
-        raise ValueError(f"{path}: labels must be whole numbers, got others. Take a label map, not probabilities.")
+        raise InputError(f"{path}: labels must be whole numbers, got others. Take a label map, not probabilities.")
     return whole.astype(np.int32), volume.affine
 
 
@@ -301,11 +302,11 @@ def _as_ids(path: Path) -> np.ndarray:
     """Labels that stay as they are, uint8 [D, H, W].
 
     Raises:
-        ValueError: when they cannot be read, or are no 8-bit code.
+        InputError: when they cannot be read, or are no 8-bit code.
     """
     array, _ = _whole_numbers(path)
     if array.min() < 0 or array.max() >= NUM_CODES:
-        raise ValueError(f"{path}: label ids must lie in 0 to {NUM_CODES - 1}, got others. Correct the label.")
+        raise InputError(f"{path}: label ids must lie in 0 to {NUM_CODES - 1}, got others. Correct the label.")
     return array.astype(np.uint8)
 
 

@@ -11,6 +11,7 @@ from fcas_nnunet.commands.merge.finishing import Stage
 from fcas_nnunet.commands.merge.jobs import CaseJob, case_layers
 from fcas_nnunet.commands.merge.scans import Target, plan_target
 from fcas_nnunet.commands.merge.sources import Source
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.merging import Part, name_faults
@@ -47,7 +48,7 @@ def plan_merge(
         final: whether no further source is to come.
 
     Raises:
-        ValueError: listing what is wrong.
+        InputError: listing what is wrong.
     """
     given = [(source.name, structure) for source in sources for structure in source.structures()]
     names = {part: [structure.name for _, structure in given if structure.part == part] for part in Part}
@@ -60,7 +61,7 @@ def plan_merge(
             f"its labels with --masks, too: {scans.folder / f'{LABELS}Tr'} say."
         )
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     target, stage = plan_target(scans, folder, names, anew=args.overwrite), Stage(folder)
     foreign = stage.foreign(target, scans.case_ids)
     kept = foreign if args.keep else {}
@@ -89,7 +90,7 @@ def plan_merge(
     if final and not jobs and not faults:
         faults.append(f"{scans.name}: a case must be there to be written, got none. Look at --missing and --keep.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return MergePlan(target, stage, jobs)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from fcas_nnunet.config.files import read_yaml
 from fcas_nnunet.datasets.totalsegmentator import CLASSES
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
 from fcas_nnunet.labels.merging import Part, Structure, usual_priority
@@ -81,7 +82,7 @@ class SourceMap:
         """The structure that an id, or a file of a name, is; None where it is ignored.
 
         Raises:
-            ValueError: when nothing gives it a name.
+            InputError: when nothing gives it a name.
         """
         rule = self.rule_of(value, name) or Rule("")
         part = rule.into or self.into
@@ -89,7 +90,7 @@ class SourceMap:
         if Part.IGNORED in (part, called) or called == BACKGROUND:
             return None
         if called is None:
-            raise ValueError(f"value {value} must have a name, got none")
+            raise InputError(f"value {value} must have a name, got none")
         priority = self.priority if rule.priority is None else rule.priority
         return Structure(called, part, usual_priority(called, self.roles) if priority is None else priority)
 
@@ -138,8 +139,8 @@ def read_map(path: Path, default: SourceMap) -> SourceMap:
         default: what holds where it says nothing.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: listing all that is wrong with it.
+        MissingFileError: when there is no such file.
+        InputError: listing all that is wrong with it.
     """
     content = read_yaml(path)
     faults = [
@@ -152,7 +153,7 @@ def read_map(path: Path, default: SourceMap) -> SourceMap:
     names = _names(path, content.get("names"), faults)
     rules = _rules(path, content.get("structures", {}), faults)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return replace(
         default,
         where=str(path),
@@ -167,7 +168,7 @@ def names_of_dataset(path: Path) -> dict[int, str]:
     """Id → name of a `dataset.json`.
 
     Raises:
-        ValueError: when it is none.
+        InputError: when it is none.
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +176,7 @@ def names_of_dataset(path: Path) -> dict[int, str]:
         named = {**single_ids(labels, content.get(NAMES)), **{name: labels[name] for name in labels if name == IGNORE}}
         return {int(value): str(name) for name, value in named.items() if int(value)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: it must be a dataset.json with labels, got an error: {error!r}. Correct it, or say with `names` "
             "and `structures` of a map.yaml what the ids are."
         ) from error
@@ -235,7 +236,7 @@ def _names(path: Path, said: Any, faults: list[str]) -> Mapping[int, str] | None
     if isinstance(said, str) and (path.parent / said).is_file():
         try:
             return names_of_dataset(path.parent / said)
-        except ValueError as error:
+        except InputError as error:
             faults.append(str(error))
             return None
     faults.append(
@@ -249,10 +250,10 @@ def check_folders(folders: Sequence[Path]) -> None:
     """See that every source is a folder.
 
     Raises:
-        FileNotFoundError: listing those that are none.
+        MissingFileError: listing those that are none.
     """
     faults = [
         f"{folder}: --masks must be a folder, got none. Fix the path." for folder in folders if not folder.is_dir()
     ]
     if faults:
-        raise FileNotFoundError("\n".join(faults))
+        raise MissingFileError("\n".join(faults))

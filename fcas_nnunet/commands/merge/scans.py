@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.case import NUM_CODES
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.description import NAMES, ROLES, description_faults, given_roles
 from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, WORK_FOLDER, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, SURROUNDINGS_JSON, RawDataset
@@ -32,8 +33,8 @@ def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
         channels: of the scans, where no `dataset.json` says it.
 
     Raises:
-        FileNotFoundError: when there is no such data set.
-        ValueError: when its description is at fault, or it has no scan.
+        MissingFileError: when there is no such data set.
+        InputError: when its description is at fault, or it has no scan.
     """
     folder = resolve_dataset(identifier, by="-d")
     path = next((path for path in (folder / DATASET_JSON, _put_aside(folder)) if path.is_file()), None)
@@ -41,18 +42,18 @@ def open_scans(identifier: str, channels: Sequence[str] | None) -> RawDataset:
         path, content = folder / DATASET_JSON, _new_description(folder, channels)
     else:
         if channels is not None:
-            raise ValueError(f"--channels: must go without {path}, which names them, got both. Leave it out.")
+            raise InputError(f"--channels: must go without {path}, which names them, got both. Leave it out.")
         content = read_json(path, "Fix the file.")
         content = content | {key: value for key, value in _UNLABELLED.items() if key not in content}
     faults = description_faults(content, any_kind=True)
     if faults:
-        raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
+        raise InputError("\n".join(f"{path}: {fault}" for fault in faults))
     ending = content["file_ending"]
     suffix = FIRST_CHANNEL + ending
     scans = sorted(path.name[: -len(suffix)] for path in _files(folder / f"{IMAGES}Tr", suffix))
     case_ids = sorted(content["dataset"]) if content.get("dataset") else scans
     if not case_ids:
-        raise ValueError(f"{folder}: {IMAGES}Tr must hold scans, CASE{suffix}, got none. Put them there.")
+        raise InputError(f"{folder}: {IMAGES}Tr must hold scans, CASE{suffix}, got none. Put them there.")
     labels = single_ids(content["labels"], content.get(NAMES))
     return RawDataset(
         folder=folder,
@@ -69,14 +70,14 @@ def surroundings_of(folder: Path) -> dict[str, int]:
     """Name → id of a data set's `surroundings.json`; nothing where there is none.
 
     Raises:
-        ValueError: when it names no ids.
+        InputError: when it names no ids.
     """
     path = folder / SURROUNDINGS_JSON
     if not path.is_file():
         return {}
     labels = read_json(path, "Fix the file.").get("labels")
     if not isinstance(labels, dict) or not all(type(i) is int for i in labels.values()):
-        raise ValueError(f"{path}: labels must be an object of name and id, got {labels}. Fix the file.")
+        raise InputError(f"{path}: labels must be an object of name and id, got {labels}. Fix the file.")
     return {name: i for name, i in labels.items() if i}
 
 
@@ -130,7 +131,7 @@ def plan_target(scans: RawDataset, folder: Path, names: Mapping[Part, Sequence[s
         anew: number them anew, whatever was there.
 
     Raises:
-        ValueError: when labels cannot be added to those that are there, or all together are no 8-bit code.
+        InputError: when labels cannot be added to those that are there, or all together are no 8-bit code.
     """
     is_new = folder != scans.folder
     existing = {Part.LABELS: scans.dataset_json["labels"], Part.SURROUNDINGS: scans.surroundings}
@@ -138,7 +139,7 @@ def plan_target(scans: RawDataset, folder: Path, names: Mapping[Part, Sequence[s
     if names[Part.LABELS] and not is_new:
         faults = _existing_faults(scans, names[Part.LABELS], anew)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     parts = tuple(part for part in (Part.LABELS, Part.SURROUNDINGS) if names[part])
     ids: dict[Part, dict[str, int]] = {}
     for part, before in existing.items():
@@ -152,7 +153,7 @@ def plan_target(scans: RawDataset, folder: Path, names: Mapping[Part, Sequence[s
             )
     total = sum(max(numbers.values(), default=0) for numbers in ids.values())
     if total >= NUM_CODES:
-        raise ValueError(
+        raise InputError(
             f"{folder.name}: labels and surroundings must have {NUM_CODES - 1} ids at most, got {total}. Give several "
             f'structures one name in a map.yaml ("rib_*: ribs"), or ignore them ("rib_*: {Part.IGNORED}").'
         )
@@ -182,13 +183,13 @@ def _new_description(folder: Path, channels: Sequence[str] | None) -> dict[str, 
     scans = [path for path in (folder / f"{IMAGES}Tr").glob("*") if not path.name.startswith(".")]
     endings = sorted({ending for path in scans for ending in READABLE_FILE_ENDINGS if path.name.endswith(ending)})
     if len(endings) != 1:
-        raise ValueError(
+        raise InputError(
             f"{folder / f'{IMAGES}Tr'}: scans must be of one format of {', '.join(READABLE_FILE_ENDINGS)}, got "
             f"{listed(endings) or 'none'}. Put them there, or convert them."
         )
     numbers = {path.name.removesuffix(endings[0])[-5:] for path in scans if path.name.endswith(endings[0])}
     if channels is None or len(channels) != len(numbers):
-        raise ValueError(
+        raise InputError(
             f"{folder / DATASET_JSON}: it must say what the {len(numbers)} channel(s) of the scans are, got no such "
             f"file and {len(channels or ())} of --channels. Give them: --channels CT (or MR, ..., one for each)."
         )

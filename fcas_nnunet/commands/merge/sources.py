@@ -10,6 +10,7 @@ from pathlib import Path
 from fcas_nnunet.commands.merge.rules import EVERYTHING, SourceMap, names_of_dataset
 from fcas_nnunet.commands.runtime.case_files import case_files
 from fcas_nnunet.datasets.totalsegmentator import table_in_header
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS
 from fcas_nnunet.labels.merging import Structure
@@ -78,19 +79,19 @@ def open_source(folder: Path, source_map: SourceMap, case_ids: Collection[str]) 
         case_ids: of the data set; other cases are left alone.
 
     Raises:
-        FileNotFoundError: when there is no such folder.
-        ValueError: listing what is wrong.
+        MissingFileError: when there is no such folder.
+        InputError: listing what is wrong.
     """
     paths, masks = _label_maps(folder, case_ids), _structure_masks(folder, case_ids)
     both = sorted(paths.keys() & masks.keys())
     if both:
-        raise ValueError(
+        raise InputError(
             f"{folder}: a case must be one label map or a folder of masks, got both of {listed(both)}. Remove one of "
             "them."
         )
     if not paths and not masks:
         there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        raise ValueError(
+        raise InputError(
             f"{folder}: label maps must be called as the cases are, {listed(sorted(case_ids))}, got "
             f"{listed(there) or 'an empty folder'}. Rename them, or fix the path."
         )
@@ -107,7 +108,7 @@ def open_source(folder: Path, source_map: SourceMap, case_ids: Collection[str]) 
     for item in items:
         try:
             source_map.becomes(*item)
-        except ValueError as error:
+        except InputError as error:
             faults.append(f"{source_map.where}: {error}. Write `{item[0]}: aorta` under structures.")
     if not items:
         faults.append(
@@ -116,7 +117,7 @@ def open_source(folder: Path, source_map: SourceMap, case_ids: Collection[str]) 
             f"it: {folder}:map.yaml"
         )
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return Source(str(folder), source_map, files, tuple(items))
 
 

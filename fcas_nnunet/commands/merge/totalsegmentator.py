@@ -14,6 +14,7 @@ from fcas_nnunet.commands.merge.rules import SourceMap, read_map
 from fcas_nnunet.commands.merge.sources import Source, open_source
 from fcas_nnunet.commands.runtime.channels import showing
 from fcas_nnunet.datasets.totalsegmentator import LICENSED, UnusableError, find_command, segment
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import file_sha256, is_file_name, temporary_folder
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, Journal
@@ -59,7 +60,7 @@ class TaskRun:
         again.
 
         Raises:
-            ValueError: when a scan failed: at once if it is the first one or no other would do better, else at the end,
+            InputError: when a scan failed: at once if it is the first one or no other would do better, else at the end,
                 all of them.
         """
         with exclusive(self.folder):
@@ -82,8 +83,8 @@ class TaskRun:
             try:
                 self._run(case_id, image)
             except UnusableError as error:
-                raise ValueError(f"{FLAG}: {error}") from error
-            except ValueError as error:
+                raise InputError(f"{FLAG}: {error}") from error
+            except InputError as error:
                 faults.append(f"{case_id}: {error}")
                 if not succeeded:
                     break
@@ -91,7 +92,7 @@ class TaskRun:
                 succeeded += 1
                 journal.append(record)
         if faults:
-            raise ValueError("\n".join(faults))
+            raise InputError("\n".join(faults))
 
     def result(self, case_id: str) -> Path:
         """Where the result for a case is, or will be."""
@@ -125,7 +126,7 @@ def plan_runs(
     for argument in arguments:
         task, _, path = argument.partition(":")
         if not is_file_name(task):
-            raise ValueError(f"{FLAG} {argument}: it must be a task, or TASK:map.yaml, got neither. Name one: total.")
+            raise InputError(f"{FLAG} {argument}: it must be a task, or TASK:map.yaml, got neither. Name one: total.")
         into = Part.LABELS if task in LICENSED else Part.SURROUNDINGS
         default = SourceMap(f"{FLAG} {task}", into=into, roles=scans.roles)
         source_map = read_map(Path(path), default) if path else default

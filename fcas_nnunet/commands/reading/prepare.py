@@ -31,6 +31,7 @@ from fcas_nnunet.evaluation.reading.shown import MARGIN_MM, QUALITY, enough_voxe
 from fcas_nnunet.evaluation.viewing.atlas import Atlas, atlas_of
 from fcas_nnunet.evaluation.viewing.colours import window_of
 from fcas_nnunet.evaluation.viewing.frame import frame_of
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.locks import exclusive
@@ -88,12 +89,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _refuse_another_reading(folder: Path) -> None:
     if (folder / KEY_FILE).exists():
-        raise ValueError(
+        raise InputError(
             f"{folder / KEY_FILE}: folder must not hold the key of another reading, got one. Name another with -o: "
             "without its key a reading cannot be unblinded."
         )
     if (folder / PAGE_FILE).exists():
-        raise ValueError(
+        raise InputError(
             f"{folder / PAGE_FILE}: must be new, got one that has no key. Name another folder with -o, or remove it."
         )
 
@@ -138,7 +139,7 @@ def open_methods(arguments: Sequence[str], real: str | None, channel: int = 0) -
     """Open one channel of the scans of every method, the real ones last.
 
     Raises:
-        ValueError: if an argument is no NAME=DATASET, a name is taken, or there are fewer than two.
+        InputError: if an argument is no NAME=DATASET, a name is taken, or there are fewer than two.
     """
     faults: list[str] = []
     named: dict[str, str] = {}
@@ -156,7 +157,7 @@ def open_methods(arguments: Sequence[str], real: str | None, channel: int = 0) -
     if not faults and len(named) + bool(real) < 2:
         faults.append(f"--methods: there must be two to compare, got {', '.join(named)}. Name another, or --real.")
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     methods = {name: open_scans(source, "--methods", channel) for name, source in named.items()}
     return methods | ({REAL: open_scans(real, "--real", channel)} if real else {})
 
@@ -187,13 +188,13 @@ def choose(
         reference → its cases; reference → why it was left out, of those that were tried.
 
     Raises:
-        ValueError: if there is none.
+        InputError: if there is none.
     """
     candidates = {name: _candidates(name, scans, methods) for name, scans in methods.items()}
     shared = sorted(set.intersection(*(set(by_reference) for by_reference in candidates.values())))
     if not shared:
         counts = ", ".join(f"{len(by_reference)} in {name}" for name, by_reference in candidates.items())
-        raise ValueError(
+        raise InputError(
             f"references: at least one must have a case of every method, got none ({counts}). "
             "Generate all from the same masks (fcas_generate --masks given), or give cases the same ids."
         )
@@ -211,7 +212,7 @@ def choose(
                 chosen[reference] = choice
     if not chosen:
         reasons = "\n".join(f"{reference}: {reason}" for reference, reason in sorted(left_out.items()))
-        raise ValueError(
+        raise InputError(
             f"{reasons}\nreferences: at least one must be under the same mask in every method, got none of "
             f"{len(shared)}. Generate all from the same masks (fcas_generate --masks given)."
         )

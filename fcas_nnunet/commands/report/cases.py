@@ -13,6 +13,7 @@ from fcas_nnunet.case import spacing_of
 from fcas_nnunet.evaluation.report.measures import CaseMeasures, measure_case
 from fcas_nnunet.evaluation.report.packing import PackedScan, pack_scan
 from fcas_nnunet.evaluation.viewing.pictures import Pictures, case_pictures
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import (
     Volume,
@@ -68,7 +69,7 @@ def real_files(real: RawDataset, labels: Mapping[str, int]) -> dict[str, CaseFil
     """The cases of a real data set under the names and ids of a synthetic one.
 
     Raises:
-        ValueError: when no label matches.
+        InputError: when no label matches.
     """
     becomes = real.with_ignored(match_labels(real.labels, labels))
     named = {name: label for name, label in labels.items() if label in set(becomes.values()) - {0}}
@@ -114,7 +115,7 @@ def _read(files: CaseFiles, what: str, path: Path, faults: list[str]) -> Volume 
     except FileNotFoundError:
         faults.append(f"{files.case_id}: {what} must exist, got no file {path.name}. Make the case again.")
         return None
-    except ValueError as error:
+    except InputError as error:
         faults.append(f"{files.case_id}: {error}")
         return None
     bad = count_non_finite(path, volume.array)

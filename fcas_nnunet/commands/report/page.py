@@ -42,6 +42,7 @@ from fcas_nnunet.evaluation.report.results import ShownResult, show_result
 from fcas_nnunet.evaluation.results import FIDELITY, MEMORISATION, read_result
 from fcas_nnunet.evaluation.viewing.colours import label_colours
 from fcas_nnunet.evaluation.viewing.pictures import Pictures
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, open_dataset
@@ -70,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
     """Run `fcas_report`.
 
     Raises:
-        FileNotFoundError: if a data set or a result is missing.
-        ValueError: if one of them is invalid, or no case can be read.
+        MissingFileError: if a data set or a result is missing.
+        InputError: if one of them is invalid, or no case can be read.
     """
     sets = _open(args.d, args.against, args.channel)
     output = args.o or Path(f"{sets.synthetic.name}_report.html")
@@ -131,11 +132,11 @@ def _unit(sets: _Sets) -> str:
 def _open(synthetic: str, against: str | None, channel: int) -> _Sets:
     dataset = showing(open_dataset(synthetic, by="-d"), channel)
     if not dataset.case_ids:
-        raise ValueError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
+        raise InputError(f"{dataset.folder}: at least one case must be there, got none. Run fcas_generate.")
     records = Manifest(dataset.folder).read()
     real = open_dataset(against, by="--against").showing(channel) if against else None
     if real is not None and real.folder.resolve() == dataset.folder.resolve():
-        raise ValueError(f"--against: must be another data set than -d, got {real.name} for both. Name the real one.")
+        raise InputError(f"--against: must be another data set than -d, got {real.name} for both. Name the real one.")
     if real is not None:
         refuse_other_channels(dataset, real)
     source_name = common_fields(records).get("source")
@@ -156,12 +157,12 @@ def _measure_synthetic(
     """Measure the cases that are whole, and list the faults of files and manifest, a sentence each.
 
     Raises:
-        ValueError: if no case is whole.
+        InputError: if no case is whole.
     """
     measures, faults = _measured(sets.synthetic, files, workers)
     if not measures:
         reasons = "".join(f"\n{fault}" for fault in faults)
-        raise ValueError(
+        raise InputError(
             f"{sets.synthetic.folder}: at least one case must be whole, got none of {len(files)}. "
             f"Run fcas_generate again.{reasons}"
         )
@@ -189,13 +190,13 @@ def _measure_real(sets: _Sets, workers: int) -> list[CaseMeasures] | None:
     """Measure the real cases; None without a real set.
 
     Raises:
-        ValueError: with every case that cannot be measured.
+        InputError: with every case that cannot be measured.
     """
     if sets.real is None:
         return None
     measures, faults = _measured(sets.real, real_files(sets.real, sets.synthetic.labels), workers)
     if faults or not measures:
-        raise ValueError("\n".join(faults) or f"{sets.real.folder}: at least one case must be there, got none.")
+        raise InputError("\n".join(faults) or f"{sets.real.folder}: at least one case must be there, got none.")
     return list(measures.values())
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.folders import channel_suffix
 from fcas_nnunet.integration.dataset.volumes import READABLE_FILE_ENDINGS, read_grid, same_grid
 from fcas_nnunet.integration.environment.checks import nnunet_processes
@@ -29,11 +30,11 @@ def case_files(folder: Path, channel: int = 0, num_channels: int = 1) -> dict[st
         num_channels: Channels of the scans; of several, all names have a suffix.
 
     Raises:
-        FileNotFoundError: If the folder is missing.
-        ValueError: If it holds no volume, or several for one case.
+        MissingFileError: If the folder is missing.
+        InputError: If it holds no volume, or several for one case.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: folder must exist, got none. Fix the path.")
+        raise MissingFileError(f"{folder}: folder must exist, got none. Fix the path.")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         ending = next((ending for ending in READABLE_FILE_ENDINGS if path.name.endswith(ending)), None)
@@ -44,12 +45,12 @@ def case_files(folder: Path, channel: int = 0, num_channels: int = 1) -> dict[st
             continue
         case_id = stem.removesuffix(suffix)
         if case_id in files:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: {case_id} must be one file, got {files[case_id].name} and {path.name}. Remove one."
             )
         files[case_id] = path
     if not files:
-        raise ValueError(
+        raise InputError(
             f"{folder}: volumes ({', '.join(READABLE_FILE_ENDINGS)}) must be there, got none. Fix the path."
         )
     return files
@@ -59,7 +60,7 @@ def grid_faults(first: Path, second: Path) -> list[str]:
     """List the difference of two volumes' grids, from their headers alone; at most one sentence."""
     try:
         (shape, affine), (other_shape, other_affine) = read_grid(first), read_grid(second)
-    except (FileNotFoundError, ValueError) as error:
+    except InputError as error:
         return [str(error)]
     if shape != other_shape:
         return [f"{second}: shape must be that of {first}, {shape}, got {other_shape}. Compare on one grid."]
@@ -81,7 +82,7 @@ def run_cases(
     """Call `work` for every case in several processes, with a progress bar.
 
     Args:
-        work: A module-level function; its ValueErrors are collected over all cases.
+        work: A module-level function; its InputErrors are collected over all cases.
         jobs: Case id → its argument.
         workers: Number of processes; with one, the work is done in the calling process.
         description: Text of the progress bar.
@@ -91,7 +92,7 @@ def run_cases(
         Case id → result, in the order of `jobs`.
 
     Raises:
-        ValueError: With every case's faults, one a line.
+        InputError: With every case's faults, one a line.
     """
     results = dict(stream_cases(work, jobs, workers=workers, description=description, need=need))
     return {case_id: results[case_id] for case_id in jobs}
@@ -115,17 +116,15 @@ def stream_cases(
         else:
             faults[case_id] = [f"{case_id}: {line}" for line in fault.splitlines()]
     if faults:
-        raise ValueError("\n".join(line for case_id in jobs for line in faults.get(case_id, [])))
+        raise InputError("\n".join(line for case_id in jobs for line in faults.get(case_id, [])))
 
 
 def _settled(work: Callable[[Job], Result], item: tuple[str, Job]) -> tuple[str, Any, str | None]:
-    """Return a case's id, and its result or the text of its ValueError; that a file is missing is one, too."""
+    """Return a case's id, and its result or the text of its InputError; that a file is missing is one, too."""
     case_id, job = item
     try:
         return case_id, work(job), None
-    except (ValueError, FileNotFoundError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the operating system's, in whose words there is
-            raise  # nothing for users: the command finds some
+    except InputError as error:
         return case_id, None, str(error)
 
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def showing(dataset: RawDataset, channel: int) -> RawDataset:
     """Return a data set with the channel to look at, and log which one that is where there are several.
 
     Raises:
-        ValueError: If the data set has no such channel.
+        InputError: If the data set has no such channel.
     """
     shown = dataset.showing(channel)
     if shown.num_channels > 1:
@@ -30,10 +31,10 @@ def refuse_other_channels(dataset: RawDataset, real: RawDataset) -> None:
     """Refuse to compare data sets of different numbers of channels.
 
     Raises:
-        ValueError: If they differ; names both.
+        InputError: If they differ; names both.
     """
     if dataset.num_channels != real.num_channels:
-        raise ValueError(
+        raise InputError(
             f"{dataset.name}: channel_names must be those of {real.name}, {real.channel_names}, got "
             f"{dataset.channel_names}. Compare scans of the same channels."
         )

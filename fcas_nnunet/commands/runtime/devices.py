@@ -13,6 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from fcas_nnunet.commands.runtime.shares import local_rank
 from fcas_nnunet.config.options import Precision
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
 
 #: Time that processes wait for each other: caching its share of a data set may take one of them hours longer.
@@ -26,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
     if name != "cuda":
         return torch.device(name)
     if not torch.cuda.is_available():
-        raise ValueError("-device: CUDA must be available, got none. Use -device cpu.")
+        raise InputError("-device: CUDA must be available, got none. Use -device cpu.")
     return torch.device("cuda", local_rank(os.environ) % torch.cuda.device_count())
 
 
@@ -53,13 +54,13 @@ def make_accelerator(device_name: str, precision: Precision = Precision.AUTO) ->
         precision: Arithmetic of the training; `auto` is bf16 if the hardware supports it.
 
     Raises:
-        ValueError: If the device is absent, or cannot compute in this precision.
+        InputError: If the device is absent, or cannot compute in this precision.
     """
     device = resolve_device(device_name)
     if precision == Precision.AUTO:
         precision = Precision.BF16 if supports_bf16(device) else Precision.FP32
     if precision == Precision.FP16 and device.type == "cpu":
-        raise ValueError("--precision: must be fp32 or bf16 on a CPU, got fp16. Leave it out.")
+        raise InputError("--precision: must be fp32 or bf16 on a CPU, got fp16. Leave it out.")
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == Precision.FP32 else str(precision),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.description import NAMES, NAMES_REMEDY, ROLES
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles, Role, describe_roles, roles_of
@@ -26,13 +27,13 @@ def settled_roles(dataset: RawDataset, configured: GivenRoles | None = None) -> 
     Roles of a region are those of all its ids.
 
     Raises:
-        ValueError: If the configuration names labels that the data set does not have.
+        InputError: If the configuration names labels that the data set does not have.
     """
     configured = configured or {}
     known = [*dataset.labels, *dataset.regions]
     unknown = sorted(configured.keys() - set(known))
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"roles: must name labels of {dataset.name}, {listed(known, MOST_NAMES)}, got {listed(unknown)}. "
             "Correct the configuration."
         )
@@ -102,7 +103,7 @@ def written_labels(source: RawDataset, real: RawDataset | None, unmatched: Unmat
     """Return the labels of a synthetic data set: the source's, or those of the data set it is for; logs the matches.
 
     Raises:
-        ValueError: If labels cannot be matched, or some of `real` lack a counterpart and `unmatched` refuses that.
+        InputError: If labels cannot be matched, or some of `real` lack a counterpart and `unmatched` refuses that.
     """
     described = source if real is None else real
     more = {key: described.dataset_json[key] for key in OF_LABELS if key in described.dataset_json}
@@ -110,9 +111,9 @@ def written_labels(source: RawDataset, real: RawDataset | None, unmatched: Unmat
         return WrittenLabels(source.dataset_json["labels"], {i: i for i in source.labels.values()}, more=more)
     try:
         labels, becomes = labels_to_write(source.labels, real.labels, unmatched)
-    except ValueError as error:
+    except InputError as error:
         advice = "".join(f" {each.name} has regions: {NAMES_REMEDY}" for each in (source, real) if each.regions)
-        raise ValueError(f"{error}{advice}") from error
+        raise InputError(f"{error}{advice}") from error
     say_match(source, real, IGNORE if IGNORE in labels else BACKGROUND)
     entries = {name: entry for name, entry in real.dataset_json["labels"].items() if name != IGNORE}
     needed = {name: i for name, i in labels.items() if name == IGNORE}

@@ -45,7 +45,7 @@ def training_parents(source: RawDataset) -> list[Parent]:
 def weights_parents(weights: Path) -> list[Parent]:
     """Read the cases that an autoencoder of this package was trained on; none for other autoencoders.
 
-    They are recorded in the metadata of its file, by earlier versions in a file beside it. A ValueError names what is
+    They are recorded in the metadata of its file, by earlier versions in a file beside it. An InputError names what is
     broken.
     """
     from fcas_nnunet.generator.data.tensors import read_metadata
@@ -121,7 +121,7 @@ def refuse_leaking_parents(
     The test sets of `source`, the generator's data set, and of `others` are checked.
 
     Raises:
-        ValueError: If there are any, unless the environment allows leaks; the message names each.
+        InputError: If there are any, unless the environment allows leaks; the message names each.
     """
     cases = merged(parents)
     tested = {dataset.folder: dataset for dataset in (source, *others)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import PICTURE_METADATA, free_path
 from fcas_nnunet.json_files import SCHEMA
 
@@ -64,7 +65,7 @@ def is_picture(path: Path) -> bool:
 
 
 def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
-    """Check, before the work, that only earlier results are overwritten; a ValueError lists every fault.
+    """Check, before the work, that only earlier results are overwritten; an InputError lists every fault.
 
     Existing files that `args` names besides the outputs are inputs.
     """
@@ -77,7 +78,7 @@ def check_outputs(args: argparse.Namespace, outputs: Sequence[Output]) -> None:
         if (path := written[output.option]) is not None and (fault := _fault(path, output, inputs))
     ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
 
 def check_picture_folder(folder: Path | None) -> None:
@@ -85,10 +86,10 @@ def check_picture_folder(folder: Path | None) -> None:
     if folder is None or not folder.exists():
         return
     if not folder.is_dir():
-        raise ValueError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
+        raise InputError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
     others = [path.name for path in sorted(folder.glob("*.png")) if not is_picture(path)]
     if others:
-        raise ValueError(
+        raise InputError(
             f"{folder}: folder must hold no pictures but earlier results, got {', '.join(others[:3])}. Name another."
         )
 

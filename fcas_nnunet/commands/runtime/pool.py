@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.manifest import Manifest
 
 Job = TypeVar("Job")
@@ -46,7 +47,7 @@ def as_finished(
         initargs: Arguments of the initializer.
 
     Raises:
-        RuntimeError: If a process was killed.
+        InputError: If a process was killed.
     """
     if not jobs:
         return
@@ -66,8 +67,9 @@ def as_finished(
                 for future in sorted(done, key=_has_failed):
                     yield future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a worker process was killed, most likely for lack of memory. With fewer processes (-np) each has more."
+            raise InputError(
+                "worker process: must run to its end, got killed, most likely for lack of memory. With fewer processes "
+                "(-np), each has more."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)  # waits until the processes have ended

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fcas_nnunet.faults import InputError
+from fcas_nnunet.machine import number_in
+
 Item = TypeVar("Item")
 
 _PART = re.compile(r"(\d+)/(\d+)")
@@ -41,16 +44,17 @@ def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
     processes of torchrun (RANK of WORLD_SIZE) or, without it, the tasks of a job step (srun).
 
     Raises:
-        ValueError: If `part` is malformed, or the array's numbers have gaps.
+        InputError: If `part` is malformed, or the array's numbers have gaps.
     """
     if part is not None:
         return _named(part)
     rank, size, origins = 0, 1, []
     if {"RANK", "WORLD_SIZE"} <= environment.keys():
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        rank, size = number_in(environment, "RANK", 0), number_in(environment, "WORLD_SIZE", 1, least=1)
         origins = ["torchrun"] if size > 1 else []
     elif _step_tasks(environment) > 1:
-        rank, size, origins = int(environment["SLURM_PROCID"]), _step_tasks(environment), ["srun"]
+        rank, size = number_in(environment, "SLURM_PROCID", 0), _step_tasks(environment)
+        origins = ["srun"]
     place, tasks = _array_place(environment)
     if tasks > 1:
         origins.insert(0, "SLURM array")
@@ -60,20 +64,20 @@ def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
 def local_rank(environment: Mapping[str, str]) -> int:
     """Return the number of this process among those of its machine, which selects its GPU."""
     if "RANK" in environment:
-        return int(environment.get("LOCAL_RANK", 0))
-    return int(environment.get("SLURM_LOCALID", 0)) if _step_tasks(environment) > 1 else 0
+        return number_in(environment, "LOCAL_RANK", 0)
+    return number_in(environment, "SLURM_LOCALID", 0) if _step_tasks(environment) > 1 else 0
 
 
 def local_size(environment: Mapping[str, str]) -> int:
     """Return the number of torchrun's processes that share this machine's cores; SLURM binds each task to its own."""
-    return int(environment.get("LOCAL_WORLD_SIZE", 1)) if "RANK" in environment else 1
+    return number_in(environment, "LOCAL_WORLD_SIZE", 1, least=1) if "RANK" in environment else 1
 
 
 def _named(part: str) -> Share:
     match = _PART.fullmatch(part)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
-        raise ValueError(
+        raise InputError(
             f"--part: must be K/N with K from 1 to N, got {part}. The second of four workers takes --part 2/4."
         )
     return Share(number - 1, count, "--part")
@@ -81,7 +85,7 @@ def _named(part: str) -> Share:
 
 def _step_tasks(environment: Mapping[str, str]) -> int:
     """Return the number of tasks that srun started; SLURM_NTASKS also counts those of a batch script, run once."""
-    return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
+    return number_in(environment, "SLURM_STEP_NUM_TASKS", 1, least=1) if "SLURM_PROCID" in environment else 1
 
 
 def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
@@ -89,10 +93,10 @@ def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
     names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
     if any(name not in environment for name in names):
         return 0, 1
-    number, count, lowest, highest = (int(environment[name]) for name in names)
-    step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
+    number, count, lowest, highest = (number_in(environment, name, 0) for name in names)
+    step = number_in(environment, "SLURM_ARRAY_TASK_STEP", 1, least=1)
     if (highest - lowest) // step + 1 != count:
-        raise ValueError(
+        raise InputError(
             f"SLURM array: its numbers must be evenly spaced to tell a task's part, got {count} from {lowest} to "
             f"{highest}. Give --part K/N."
         )

@@ -18,6 +18,7 @@ from fcas_nnunet.datasets.phantom.heart import Heart, HeartSizes, Layer, build_h
 from fcas_nnunet.datasets.phantom.mr import draw_mr_acquisition, scan_mr
 from fcas_nnunet.datasets.phantom.render import Canvas, Grid
 from fcas_nnunet.datasets.phantom.thorax import ChestSizes, build_chest
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.intensities import CT, IntensityScale
 from fcas_nnunet.labels.anatomy import Structure, Surrounding
 
@@ -100,16 +101,16 @@ def phantom_case(
         (`SURROUNDINGS`, 0 where the mask is not).
 
     Raises:
-        ValueError: for negative numbers or a grid too small for a heart.
+        InputError: for negative numbers or a grid too small for a heart.
     """
     if len(shape) != 3 or min(shape) < 16:
-        raise ValueError(
+        raise InputError(
             f"{case_id}: shape must be three numbers of at least 16, got {tuple(shape)}. Take a finer grid."
         )
     if modality not in MODALITIES:
-        raise ValueError(f"{case_id}: modality must be one of {', '.join(MODALITIES)}, got {modality}. Correct it.")
+        raise InputError(f"{case_id}: modality must be one of {', '.join(MODALITIES)}, got {modality}. Correct it.")
     if seed < 0 or acquisition < 0:
-        raise ValueError(f"{case_id}: seed and acquisition must be at least 0, got {seed} and {acquisition}.")
+        raise InputError(f"{case_id}: seed and acquisition must be at least 0, got {seed} and {acquisition}.")
     patient = draw_patient(seed)
     rng = np.random.default_rng(np.random.SeedSequence([seed, _ACQUISITION_STREAM, acquisition]))
     settings = draw_mr_acquisition(rng) if modality == MRI else draw_acquisition(rng)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from fcas_nnunet.faults import InputError
+
 #: Voxels that ranks are taken over; of more, a random sample.
 MAX_VOXELS = 1_000_000
 RELIABILITY_BINS = 10
@@ -39,7 +41,7 @@ def sparsification_curve(confidence: np.ndarray, error: np.ndarray) -> tuple[np.
         Share of voxels dropped, from 0 to 1, and share of the error left, from 1 to 0; a point per level of confidence.
 
     Raises:
-        ValueError: for arrays of other shapes, without voxels, or with values that are not finite.
+        InputError: for arrays of other shapes, without voxels, or with values that are not finite.
     """
     confidence, error = _checked(confidence, error)
     total = float(error.sum(dtype=np.float64))
@@ -126,10 +128,10 @@ def _checked(confidence: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.
     confidence = np.asarray(confidence, dtype=np.float64).ravel()
     error = np.asarray(error, dtype=np.float64).ravel()
     if confidence.shape != error.shape or not len(error):
-        raise ValueError(
+        raise InputError(
             f"confidence: must have a value for every error, got {len(confidence)} for {len(error)}. "
             "Compare on one grid."
         )
     if not (np.isfinite(confidence).all() and np.isfinite(error).all()):
-        raise ValueError("confidence and error: must be finite, got NaN or infinite values. Mend the map.")
+        raise InputError("confidence and error: must be finite, got NaN or infinite values. Mend the map.")
     return confidence, error

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.segmentation.diversity import GRID_MM, GRID_VOXELS, centred_mask, heart_centre
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.labels.contrast import means_by_code, structure_means
 from fcas_nnunet.orientation import Orientation
 
@@ -50,7 +51,7 @@ def centre_scan(
         intensity_range: One range for all scans that are compared.
 
     Raises:
-        ValueError: when the shapes differ, a voxel of the scan is not finite, or the mask is empty.
+        InputError: when the shapes differ, a voxel of the scan is not finite, or the mask is empty.
     """
     _refuse_unfit(image, mask)
     orientation = Orientation.of(affine)
@@ -136,7 +137,7 @@ def _texture(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _refuse_unfit(image: np.ndarray, mask: np.ndarray) -> None:
     if image.shape != mask.shape:
-        raise ValueError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
+        raise InputError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
     wrong = int(np.count_nonzero(~np.isfinite(image))) if image.dtype.kind == "f" else 0
     if wrong:
-        raise ValueError(f"scan: voxels must be finite, got {wrong} of {image.size} NaN or infinite. Repair it.")
+        raise InputError(f"scan: voxels must be finite, got {wrong} of {image.size} NaN or infinite. Repair it.")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.manifold import TSNE
 
+from fcas_nnunet.faults import InputError
+
 PERPLEXITY = 30.0
 LEAST_POINTS = 4
 SEED = 0
@@ -30,12 +32,12 @@ def embed(features: np.ndarray, perplexity: float = PERPLEXITY, seed: int = SEED
         seed: Seed of the optimisation.
 
     Raises:
-        ValueError: when there are too few points.
+        InputError: when there are too few points.
 
     Source: van der Maaten and Hinton, JMLR 9 (2008).
     """
     if len(features) < LEAST_POINTS:
-        raise ValueError(
+        raise InputError(
             f"features: a map must have at least {LEAST_POINTS} points, got {len(features)}. Add cases to either set."
         )
     clamped = min(perplexity, (len(features) - 1) / 3)

@@ -16,6 +16,7 @@ from monai.transforms import CenterSpatialCrop, Compose, Orientation, ScaleInten
 
 from fcas_nnunet.evaluation.images.frechet import frechet_distance
 from fcas_nnunet.evaluation.images.slice_extractor import SliceExtractor
+from fcas_nnunet.faults import InputError
 
 SPACING_MM = 1.0
 SIZE = 512  # voxels along each axis
@@ -68,7 +69,7 @@ def fid_2p5d(real: Iterable[dict[str, np.ndarray]], synthetic: Iterable[dict[str
         synthetic: `plane_features` of each synthetic scan, by the same extractor.
 
     Raises:
-        ValueError: when a set is empty, or its features do not compare.
+        InputError: when a set is empty, or its features do not compare.
     """
     sets = [_stacked(scans, name) for scans, name in ((real, "real"), (synthetic, "synthetic"))]
     planes = {plane: frechet_distance(sets[0][plane], sets[1][plane]) for plane in PLANES}
@@ -112,5 +113,5 @@ def prepared_slices(volume: torch.Tensor, axis: int) -> torch.Tensor:
 def _stacked(scans: Iterable[dict[str, np.ndarray]], name: str) -> dict[str, np.ndarray]:
     found = list(scans)
     if not found:
-        raise ValueError(f"FID: the {name} set must have at least one scan, got none. Name a folder that has.")
+        raise InputError(f"FID: the {name} set must have at least one scan, got none. Name a folder that has.")
     return {plane: np.concatenate([features[plane] for features in found]) for plane in PLANES}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fcas_nnunet.faults import InputError
+
 
 @dataclass(frozen=True)
 class KernelDistance:
@@ -32,7 +34,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
         second: [M, C], M ≥ 2.
 
     Raises:
-        ValueError: see `feature_faults`.
+        InputError: see `feature_faults`.
 
     Source: Heusel et al., NeurIPS 2017, arXiv 1706.08500.
     """
@@ -66,7 +68,7 @@ def kernel_distance(
         NaN where a set has one case only; its standard error is NaN where a set has two.
 
     Raises:
-        ValueError: see `feature_faults`.
+        InputError: see `feature_faults`.
 
     Source: Bińkowski et al., ICLR 2018, arXiv 1801.01401, Eq. 4 (there with x ≠ y for what is here other cases).
     """
@@ -112,7 +114,7 @@ def feature_faults(first: np.ndarray, second: np.ndarray) -> list[str]:
 def _check(first: np.ndarray, second: np.ndarray) -> None:
     faults = feature_faults(first, second)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

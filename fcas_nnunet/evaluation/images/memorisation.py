@@ -15,6 +15,7 @@ import numpy as np
 
 from fcas_nnunet.evaluation.images.centred_scans import CentredScan
 from fcas_nnunet.evaluation.images.shared_parents import BOOTSTRAP_SAMPLES, interval_over_parents
+from fcas_nnunet.faults import InputError
 
 FEW_HELD_OUT = 20
 PERCENTILE = 5.0
@@ -126,12 +127,12 @@ def mean_features(features: np.ndarray) -> np.ndarray:
     """Features of a scan's windows [P, C] → their mean scaled to length 1, [C]: dot products are then cosines.
 
     Raises:
-        ValueError: when they are not finite, or cancel out.
+        InputError: when they are not finite, or cancel out.
     """
     mean = np.asarray(features, dtype=np.float64).mean(axis=0)
     length = float(np.linalg.norm(mean))
     if not np.isfinite(length) or length == 0:
-        raise ValueError(f"features: length of their mean must be finite and not 0, got {length}. Use another model.")
+        raise InputError(f"features: length of their mean must be finite and not 0, got {length}. Use another model.")
     return mean / length
 
 

@@ -21,6 +21,7 @@ from fcas_nnunet.evaluation.images.pretrained_weights import (
     weights_label,
 )
 from fcas_nnunet.evaluation.images.quality import IntensityRange
+from fcas_nnunet.faults import InputError
 
 SLICES_PER_PLANE = 32
 MIDDLE_SHARE = 0.4  # share of every axis: the slices that FID 2.5D uses
@@ -83,15 +84,15 @@ class PerceptualDistance:
             slices_per_plane: Largest number of slices per plane, spread evenly over the middle 40 % of each axis.
 
         Raises:
-            ValueError: when shapes differ, or a side is too short for the trunk.
+            InputError: when shapes differ, or a side is too short for the trunk.
         """
         if real.shape != synthetic.shape:
-            raise ValueError(
+            raise InputError(
                 f"synthetic scan: shape must be the real one's {real.shape}, got {synthetic.shape}. "
                 "Pair scans under the same mask."
             )
         if min(real.shape) < LEAST_SIDE:
-            raise ValueError(
+            raise InputError(
                 f"scan: every side must be at least {LEAST_SIDE} voxels for LPIPS, got {real.shape}. Leave it out."
             )
         planes, slices = {}, {}
@@ -142,13 +143,13 @@ def open_perceptual_distance(trunk: Trunk, path: Path, device: torch.device | No
         device: Device of the computation; None means the CPU.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it holds other weights, or the lpips package is missing.
+        MissingFileError: when there is no such file.
+        InputError: when it holds other weights, or the lpips package is missing.
 
     Source: Zhang et al., CVPR 2018, arXiv 1801.03924.
     """
     if find_spec("lpips") is None:
-        raise ValueError("lpips: package must be installed, got none. Run: pip install 'fcas-nnunet[lpips]'")
+        raise InputError("lpips: package must be installed, got none. Run: pip install 'fcas-nnunet[lpips]'")
     state = read_state_dict(path)
     import lpips  # pulls torchvision in, which a CPU build of torch may not carry
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.listing import listed
 
@@ -32,19 +33,19 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict onto the CPU.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it holds anything but tensors by name.
+        MissingFileError: when there is no such file.
+        InputError: when it holds anything but tensors by name.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: file of weights must exist, got none. Put it there or fix the path.")
+        raise MissingFileError(f"{path}: file of weights must exist, got none. Put it there or fix the path.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle make torch's reader raise anything
-        raise ValueError(
+        raise InputError(
             f"{path}: file must hold torch weights alone, got one that cannot be read as such. Download it again."
         ) from error
     if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise ValueError(f"{path}: file must be a state dict of tensors, got {type(state).__name__}. Name another.")
+        raise InputError(f"{path}: file must be a state dict of tensors, got {type(state).__name__}. Name another.")
     return dict(state)
 
 
@@ -54,7 +55,7 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], path: Path,
     Counters of batches (`num_batches_tracked`) may be missing, as in torch's oldest files.
 
     Raises:
-        ValueError: naming what is missing, what is too much, and what has another shape.
+        InputError: naming what is missing, what is too much, and what has another shape.
     """
     own = module.state_dict()
     counters = {key: tensor for key, tensor in own.items() if key.endswith("num_batches_tracked")}
@@ -67,5 +68,5 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], path: Path,
         if key in state and state[key].shape != own[key].shape
     ]
     if faults:
-        raise ValueError(f"{path}: weights must be those of {network}, got {listed(faults)}. Name another file.")
+        raise InputError(f"{path}: weights must be those of {network}, got {listed(faults)}. Name another file.")
     module.load_state_dict(state)

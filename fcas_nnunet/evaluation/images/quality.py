@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from fcas_nnunet.faults import InputError
+
 SSIM_SIGMA_VOXELS = 1.5
 SSIM_WINDOW_VOXELS = 11  # width of the gaussian, cut off at 3.5 sigma
 FOREGROUND_PERCENTILES = (0.5, 99.5)  # nnU-Net's percentiles for CT
@@ -28,7 +30,7 @@ class IntensityRange:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(
+            raise InputError(
                 f"intensity range: low must be below high, got {self.low} and {self.high}. "
                 "State one with --range LOW HIGH."
             )
@@ -52,11 +54,11 @@ def score_pair(real: np.ndarray, synthetic: np.ndarray, intensity_range: Intensi
     """Compute SSIM and RMSE of a pair of scans, standard units [D, H, W] on one grid.
 
     Raises:
-        ValueError: see `image_faults`.
+        InputError: see `image_faults`.
     """
     faults = image_faults(real, synthetic)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     real_01, synthetic_01 = intensity_range.normalise(real), intensity_range.normalise(synthetic)
     return ImageScores(ssim(real_01, synthetic_01), rmse(real_01, synthetic_01), rmse(real, synthetic))
 
@@ -112,11 +114,11 @@ def foreground_range(histograms: Iterable[np.ndarray], source: str) -> Intensity
         source: Name of the real data set.
 
     Raises:
-        ValueError: if no voxel is labelled.
+        InputError: if no voxel is labelled.
     """
     total = np.sum(list(histograms), axis=0)
     if not np.any(total):
-        raise ValueError(f"{source}: at least one voxel must be labelled, got none. State the range: --range LOW HIGH.")
+        raise InputError(f"{source}: at least one voxel must be labelled, got none. State the range: --range LOW HIGH.")
     share = np.cumsum(total) / np.sum(total)
     low, high = (int(np.searchsorted(share, percent / 100)) + _LOWEST for percent in FOREGROUND_PERCENTILES)
     return IntensityRange(low, high, f"0.5 and 99.5 % of the labelled voxels of {source}")

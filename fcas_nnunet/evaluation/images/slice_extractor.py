@@ -63,8 +63,8 @@ def open_slice_extractor(extractor: FidExtractor, path: Path, device: torch.devi
         device: Device of the computation; None means the CPU.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it holds other weights; a name or shape that does not fit is enough.
+        MissingFileError: when there is no such file.
+        InputError: when it holds other weights; a name or shape that does not fit is enough.
     """
     state = read_state_dict(path)
     from torchvision.models import resnet50  # not at the top: a CPU build of torch may not carry it

@@ -17,6 +17,7 @@ import numpy as np
 
 from fcas_nnunet.config.files import load_config, to_dict
 from fcas_nnunet.config.schema import from_dict, settings
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.json_files import check_schema, read_json
 from fcas_nnunet.seeds import derive_seed
 
@@ -91,15 +92,15 @@ class Protocol:
     def __post_init__(self) -> None:
         keys = [criterion.key for criterion in self.criteria]
         if not keys or len(set(keys)) < len(keys):
-            raise ValueError(f"criteria: keys must be there and differ, got {keys}. Name each criterion once.")
+            raise InputError(f"criteria: keys must be there and differ, got {keys}. Name each criterion once.")
         wrong = [key for key in keys if not _KEY_PATTERN.fullmatch(key) or key in _RESERVED_KEYS]
         if wrong:
-            raise ValueError(
+            raise InputError(
                 f"criteria: keys must be small letters, digits and underscores, not total or rank, got {wrong}. "
                 "Rename them; `name` is what readers see."
             )
         if not 0 <= self.lowest < self.highest < self.lowest + MAX_LEVELS:
-            raise ValueError(
+            raise InputError(
                 f"criteria: scores must run from 0 or more upwards over 2 to {MAX_LEVELS} levels, got "
                 f"{self.lowest} to {self.highest}. Change lowest or highest."
             )
@@ -118,8 +119,8 @@ def load_protocol(path: Path) -> Protocol:
     """Read a protocol from YAML; fields that it leaves out take the paper's values.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not YAML, or keys or values are wrong.
+        MissingFileError: if there is no such file.
+        InputError: if it is not YAML, or keys or values are wrong.
     """
     return load_config(Protocol, path)
 
@@ -133,10 +134,10 @@ def draw_bags(references: Sequence[str], methods: Sequence[str], seed: int) -> l
         seed: Seed of the reading; a reader must not know it.
 
     Raises:
-        ValueError: if the methods cannot be lettered.
+        InputError: if the methods cannot be lettered.
     """
     if not 2 <= len(methods) <= len(LETTERS):
-        raise ValueError(
+        raise InputError(
             f"methods: there must be 2 to {len(LETTERS)} in a bag, the scans counted as one, got {len(methods)}. "
             "Name others."
         )
@@ -163,7 +164,7 @@ def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> No
     """Refuse method names on the page: no text that readers see may hold one as a word, in capitals or not.
 
     Raises:
-        ValueError: with every text that does, and where it comes from.
+        InputError: with every text that does, and where it comes from.
     """
     faults = [
         f"{place}: text on the page must not name a method, got {text!r} with {method!r} in it. Rename one of them."
@@ -172,7 +173,7 @@ def refuse_named_methods(texts: Mapping[str, str], methods: Iterable[str]) -> No
         if re.search(rf"(?<!\w){re.escape(method)}(?!\w)", text, flags=re.IGNORECASE)
     ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,8 @@ def load_key(path: Path) -> Key:
     """Read the `key.json` that `prepare` wrote.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no key, or a broken one.
+        MissingFileError: if there is no such file.
+        InputError: if it is no key, or a broken one.
     """
     advice = "Name the key.json of this reading."
     content = read_json(path, advice)
@@ -214,6 +215,6 @@ def load_key(path: Path) -> Key:
             },
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: key must be whole, got an error at {error}. Take the file as it was written."
         ) from error

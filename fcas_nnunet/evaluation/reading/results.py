@@ -17,6 +17,7 @@ from fcas_nnunet.evaluation.reading.scores import Reader, ScoredImage
 from fcas_nnunet.evaluation.statistics.agreement import ordinal_alpha
 from fcas_nnunet.evaluation.statistics.comparison import holm
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError
 
 RESULTS_SCHEMA, RESULTS_VERSION = "fcas-nnunet/reading", 1
 RANK, TOTAL = "rank", "total"
@@ -32,11 +33,11 @@ def evaluate_reading(key: Key, readers: Sequence[Reader]) -> dict[str, Any]:
     """Compute all results of a reading but the pictures, as docs/reading.md describes them; JSON-able but for NaN.
 
     Raises:
-        ValueError: if nothing was scored.
+        InputError: if nothing was scored.
     """
     images = [image for reader in readers for image in reader.images]
     if not images:
-        raise ValueError("readers: at least one image must be scored, got none. Wait for the readers.")
+        raise InputError("readers: at least one image must be scored, got none. Wait for the readers.")
     measures = [*(criterion.key for criterion in key.protocol.criteria), TOTAL, RANK]
     summary = {method: _summary(images, method, measures) for method in key.methods}
     order = sorted(key.methods, key=lambda method: np.nan_to_num(summary[method][RANK]["mean"], nan=math.inf))

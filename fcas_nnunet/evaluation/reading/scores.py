@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.evaluation.reading.protocol import Bag, Key, Protocol
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.json_files import check_schema, read_json
 from fcas_nnunet.listing import listed
 
@@ -62,14 +63,14 @@ def load_readers(key: Key, paths: Sequence[Path], *, partial: bool = False) -> l
         partial: Accept incomplete bags: their scores count, ranks only where a bag is scored whole.
 
     Raises:
-        ValueError: with every fault of every file, one a line.
+        InputError: with every fault of every file, one a line.
     """
     readers: list[Reader] = []
     faults: list[str] = []
     for path in paths:
         try:
             reader = _load_reader(key, path)
-        except (ValueError, FileNotFoundError) as error:
+        except InputError as error:
             faults.append(str(error))
             continue
         same = next((other for other in readers if other.name.casefold() == reader.name.casefold()), None)
@@ -85,7 +86,7 @@ def load_readers(key: Key, paths: Sequence[Path], *, partial: bool = False) -> l
             )
         readers.append(reader)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return readers
 
 
@@ -108,7 +109,7 @@ def _load_reader(key: Key, path: Path) -> Reader:
     content = read_json(path, advice)
     check_schema(path, content, {SCORES_SCHEMA: SCORES_VERSION}, advice)
     if content.get("reading_id") != key.reading_id:
-        raise ValueError(
+        raise InputError(
             f"{path}: reading must be {key.reading_id}, the key's, got {content.get('reading_id')}. "
             "Take the key that was written with this reader's page."
         )
@@ -136,7 +137,7 @@ def _load_reader(key: Key, path: Path) -> Reader:
         if comment := str(entry.get("comment") or "").strip():
             comments[bag.bag_id] = comment
     if faults:
-        raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
+        raise InputError("\n".join(f"{path}: {fault}" for fault in faults))
     return Reader(name, " ".join(str(person.get("experience", "")).split()), path, images, incomplete, comments)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from skimage.transform import resize
 
 from fcas_nnunet.evaluation.viewing.atlas import GreyScale
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.intensities import CT_UNIT
 
 #: Grey values in steps of 5.9 units; the page's windows lie within.
@@ -32,7 +33,7 @@ def voxels_per_volume(megabytes: float, num_volumes: int) -> int:
     """Compute how many voxels each volume but the masks may have for a page of a size, if it compresses well.
 
     Raises:
-        ValueError: as `enough_voxels`.
+        InputError: as `enough_voxels`.
     """
     return enough_voxels(int(megabytes * 1e6 * 0.75 * 8 / BITS_PER_VOXEL / num_volumes), num_volumes)
 
@@ -41,10 +42,10 @@ def enough_voxels(voxels: int, num_volumes: int) -> int:
     """Limit the voxels of a volume to what a phone can decode.
 
     Raises:
-        ValueError: if it is too low to judge anything.
+        InputError: if it is too low to judge anything.
     """
     if voxels < LEAST_VOXELS:
-        raise ValueError(
+        raise InputError(
             f"--megabytes: page must leave {LEAST_VOXELS} voxels for each of its {num_volumes} volumes, got {voxels}. "
             "Allow more, or take fewer references (-n)."
         )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from fcas_nnunet.evaluation.images import set_table as image_set_table
 from fcas_nnunet.evaluation.results import COMPARISON, CONFIDENCE, IMAGE_QUALITY, SEGMENTATIONS, VERSIONS
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.intensities import CT_UNIT
 
 
@@ -63,7 +64,7 @@ def show_result(content: Mapping[str, Any], part: PrintedPart | None = None) -> 
         part: Part of fcas_evaluate that shows a result without a form of its own here.
 
     Raises:
-        ValueError: if a known schema lacks what it must have.
+        InputError: if a known schema lacks what it must have.
     """
     show = {
         SEGMENTATIONS: _segmentations, COMPARISON: _comparison, IMAGE_QUALITY: _image_quality, CONFIDENCE: _confidence,
@@ -71,7 +72,7 @@ def show_result(content: Mapping[str, Any], part: PrintedPart | None = None) -> 
     try:
         return _as_printed(content, part) if part else show[content["schema"]](content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{content['schema']}: fields must be those of docs/evaluation.md, got none or another for {error}. "
             "Run fcas_evaluate again."
         ) from error

@@ -15,6 +15,7 @@ import numpy as np
 from fcas_nnunet.case import NUM_CODES
 from fcas_nnunet.evaluation.segmentation.overlap import confusion_matrix
 from fcas_nnunet.evaluation.statistics.means import summarise
+from fcas_nnunet.faults import InputError
 
 GRID_MM = 2.0
 GRID_VOXELS = 96  # 19 cm: any heart
@@ -42,7 +43,7 @@ def sample_mask(
         source: Id of the given mask it was made from.
 
     Raises:
-        ValueError: when it is empty.
+        InputError: when it is empty.
     """
     counts = np.bincount(mask.ravel(), minlength=NUM_CODES)
     voxel_ml = float(np.prod(spacing_mm)) / 1000
@@ -54,7 +55,7 @@ def centred_mask(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Resample the heart about its centroid to 96³ voxels of 2 mm: uint8, nearest voxels, 0 outside the volume.
 
     Raises:
-        ValueError: when the mask is empty.
+        InputError: when the mask is empty.
     """
     offsets_mm = (np.arange(GRID_VOXELS) - (GRID_VOXELS - 1) / 2) * GRID_MM
     index, inside = [], []
@@ -71,12 +72,12 @@ def heart_centre(mask: np.ndarray) -> tuple[float, ...]:
     """Centroid of all that is labelled, in voxels along (D, H, W).
 
     Raises:
-        ValueError: when the mask is empty.
+        InputError: when the mask is empty.
     """
     foreground = mask > 0
     profiles = [foreground.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     if not profiles[0].any():
-        raise ValueError("mask: at least one voxel must be labelled to be compared, got none. Leave it out.")
+        raise InputError("mask: at least one voxel must be labelled to be compared, got none. Leave it out.")
     return tuple(float(np.arange(len(profile)) @ profile / profile.sum()) for profile in profiles)
 
 

@@ -20,6 +20,7 @@ from scipy import ndimage
 from fcas_nnunet.evaluation.segmentation.surfaces import hausdorff_95_mm, surface_dice, surface_distances
 from fcas_nnunet.evaluation.segmentation.vessels import centreline_dice, topology_errors
 from fcas_nnunet.evaluation.statistics.means import Summary, summarise
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.labels.anatomy import GivenRoles, Role, roles_of
 from fcas_nnunet.labels.regions import Entries, ids_of
 from fcas_nnunet.listing import listed
@@ -82,12 +83,12 @@ def score_case(
         roles: Label name → roles that a user has given it; thin and wide vessels have further scores.
 
     Raises:
-        ValueError: if the shapes differ, or a value is no label id; all such faults at once.
+        InputError: if the shapes differ, or a value is no label id; all such faults at once.
     """
     known = {i for entry in labels.values() for i in ids_of(entry)}
     faults = label_map_faults(reference, prediction, known)
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     confusion = confusion_matrix(reference, prediction, max(known) + 1)
     reference_voxels, prediction_voxels = confusion.sum(axis=1), confusion.sum(axis=0)
     boxes = [ndimage.find_objects(volume.astype(np.int32, copy=False)) for volume in (reference, prediction)]

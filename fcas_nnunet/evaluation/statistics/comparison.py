@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import wilcoxon
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.listing import listed
 
 BOOTSTRAP_SAMPLES = 10_000
@@ -39,17 +40,17 @@ def compare(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: when labels or numbers of cases differ, or a case has a score in one result alone: leaving it out
+        InputError: when labels or numbers of cases differ, or a case has a score in one result alone: leaving it out
             would hide what the other lacks.
     """
     if first.keys() != second.keys() or any(len(first[label]) != len(second[label]) for label in first):
-        raise ValueError(
+        raise InputError(
             f"comparison: both results must have the same labels and cases, got {listed(sorted(first))} and "
             f"{listed(sorted(second))}. Score them against the same references."
         )
     lopsided = [label for label in first if np.any(np.isnan(first[label]) != np.isnan(second[label]))]
     if lopsided:
-        raise ValueError(
+        raise InputError(
             f"comparison: each case must have a score in both results or in neither, got one alone for "
             f"{listed(lopsided)}. Compare another measure."
         )

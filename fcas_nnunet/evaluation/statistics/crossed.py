@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from fcas_nnunet.evaluation.statistics.comparison import CONFIDENCE_LEVEL
+from fcas_nnunet.faults import InputError
 
 POWER = 0.8
 
@@ -38,14 +39,14 @@ def crossed_mean(differences: np.ndarray) -> CrossedMean:
         differences: [seeds, cases] without gaps, at least two of each.
 
     Raises:
-        ValueError: when there are fewer, or values are not finite.
+        InputError: when there are fewer, or values are not finite.
 
     Source: analysis of variance of a crossed design with random effects; F. E. Satterthwaite, Biometrics Bulletin 2
     (1946), for the degrees of freedom of the mean's variance.
     """
     table = np.asarray(differences, dtype=float)
     if table.ndim != 2 or min(table.shape) < 2 or not np.isfinite(table).all():
-        raise ValueError(
+        raise InputError(
             f"differences: must be finite [seeds, cases] of at least 2 × 2, got shape {table.shape} with "
             f"{int(np.count_nonzero(~np.isfinite(table)))} gaps. Run more seeds, or leave the comparison out."
         )

@@ -11,6 +11,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from torch import nn
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS, LATENT_DOWNSAMPLING, AutoencoderConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.autoencoder.slabs import run_blocks, run_in_slabs
 
 INITIAL_LOG_VARIANCE = -8.0
@@ -96,10 +97,10 @@ class Autoencoder(nn.Module):
             Mean and standard deviation, each [B, 4 · C, D/4, H/4, W/4], unscaled.
 
         Raises:
-            ValueError: If a size is not divisible by 4.
+            InputError: If a size is not divisible by 4.
         """
         if any(size % LATENT_DOWNSAMPLING for size in images.shape[2:]):
-            raise ValueError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
+            raise InputError(f"images: sizes must be divisible by 4, got {tuple(images.shape[2:])}. Pad them.")
         single = images.flatten(0, 1)[:, None]
         folded = fold_blocks(single, self.config.patch_size)
         if slab_elements is None:

@@ -25,6 +25,8 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
 )
 from torch import nn
 
+from fcas_nnunet.faults import InputError
+
 #: Elements (channels × voxels) of a slab: some hundred MB with its fp32 copy.
 SLAB_ELEMENTS = 2**26
 
@@ -104,10 +106,10 @@ def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: in
         float32 [1, C', D', H', W'].
 
     Raises:
-        ValueError: If there is more than one volume, or a block of another kind.
+        InputError: If there is more than one volume, or a block of another kind.
     """
     if x.shape[0] != 1:
-        raise ValueError(f"slabs: the batch must hold one volume, got {x.shape[0]}. Run them one by one.")
+        raise InputError(f"slabs: the batch must hold one volume, got {x.shape[0]}. Run them one by one.")
     first, *middle, last_norm, last_convolution = blocks
     assert isinstance(first, MaisiConvolution), "both networks begin with a convolution"
     assert isinstance(last_norm, nn.GroupNorm) and isinstance(last_convolution, MaisiConvolution), "and end with one"
@@ -122,7 +124,7 @@ def run_in_slabs(blocks: Iterable[nn.Module], x: torch.Tensor, slab_elements: in
         elif isinstance(block, MaisiDownsample):
             activation = _downsample(block, activation, slab_elements)
         else:
-            raise ValueError(f"slabs: blocks must be MAISI's without attention, got {type(block).__name__}.")
+            raise InputError(f"slabs: blocks must be MAISI's without attention, got {type(block).__name__}.")
     with torch.autocast(x.device.type, enabled=False):
         slabs = [
             _convolve(last_convolution, _normalise(_rim(activation, a, b), activation, last_norm, a, b))

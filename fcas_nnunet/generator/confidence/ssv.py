@@ -7,6 +7,7 @@ import torch
 
 from fcas_nnunet.config.generator import ConfidenceConfig
 from fcas_nnunet.config.options import ConfidenceNorm
+from fcas_nnunet.faults import InputError
 
 
 class Welford:
@@ -36,10 +37,10 @@ class Welford:
         """Unbiased variance per element.
 
         Raises:
-            ValueError: If fewer than two tensors were added.
+            InputError: If fewer than two tensors were added.
         """
         if self._m2 is None or self.count < 2:
-            raise ValueError(f"variance: needs at least 2 snapshots, got {self.count}.")
+            raise InputError(f"variance: needs at least 2 snapshots, got {self.count}.")
         return self._m2 / (self.count - 1)
 
 

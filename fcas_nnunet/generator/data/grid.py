@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import GridConfig, TCDMConfig
 from fcas_nnunet.config.options import Architecture
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.data.spline_projection import blend, project
 from fcas_nnunet.geometry import triple
 from fcas_nnunet.labels.resampling import resample_labels
@@ -62,7 +63,7 @@ class WorkingGrid:
             orientation: Turn of the stored volume; None = no turn.
 
         Raises:
-            ValueError: If the grid would hold more voxels than a scan can have.
+            InputError: If the grid would hold more voxels than a scan can have.
         """
         orientation = orientation or Orientation()
         turned, turned_mm = orientation.reorder(shape), orientation.reorder(spacing_mm)
@@ -73,7 +74,7 @@ class WorkingGrid:
         padded = [-(-max(n, smallest) // multiple) * multiple for n, smallest in zip(resampled, at_least, strict=True)]
         if math.prod(padded) > LARGEST_WORKING_VOLUME:
             extent = [n * mm for n, mm in zip(turned, turned_mm, strict=True)]
-            raise ValueError(
+            raise InputError(
                 f"working volume: must hold at most {LARGEST_WORKING_VOLUME:,} voxels, got {_shown(padded)}, "
                 f"{_shown(extent)} mm at a working spacing of {_shown(working_spacing_mm)} mm. Correct the spacing in "
                 "the scan's header, or raise grid.spacing_mm."

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fcas_nnunet.config.schema import settings
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.files import file_sha256 as file_sha256
 from fcas_nnunet.listing import listed
@@ -41,7 +42,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """Read the metadata that `save_weights` wrote; empty for a file of another format.
 
     Raises:
-        ValueError: If the file cannot be read.
+        InputError: If the file cannot be read.
     """
     if path.suffix != SAFETENSORS:
         return {}
@@ -49,7 +50,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
+        raise InputError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -61,8 +62,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict: a file's whole content or its `unet_state_dict`, as in MAISI's files.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or is no state dict of finite numbers.
+        MissingFileError: If there is no such file.
+        InputError: If it cannot be read, or is no state dict of finite numbers.
     """
     content = read_content(path)
     return as_state(content.get("unet_state_dict", content) if isinstance(content, dict) else content, path)
@@ -72,19 +73,19 @@ def read_content(path: Path) -> Any:
     """Read all that a .safetensors or .pt file holds; never unpickles code.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read.
+        MissingFileError: If there is no such file.
+        InputError: If it cannot be read.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the weights must exist, got no file. Check the path.")
+        raise MissingFileError(f"{path}: the weights must exist, got no file. Check the path.")
     try:
         if path.suffix == SAFETENSORS:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
+        raise InputError(f"{path}: must be a readable checkpoint, got {error}. Fetch or train it again.") from error
     except Exception as error:  # torch raises pickle errors of several kinds for files that are no checkpoint
-        raise ValueError(
+        raise InputError(
             f"{path}: must be a checkpoint of tensors (weights_only), got {type(error).__name__}. Fetch it again."
         ) from error
 
@@ -93,13 +94,13 @@ def as_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """Check that content is a state dict of finite numbers, and return it.
 
     Raises:
-        ValueError: If it is not.
+        InputError: If it is not.
     """
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
+        raise InputError(f"{path}: must be a state dict of tensors, got {type(content).__name__}. Check the file.")
     broken = sorted(key for key, tensor in content.items() if not torch.isfinite(tensor).all())
     if broken:
-        raise ValueError(
+        raise InputError(
             f"{path}: weights must be finite, got NaN or infinity in {listed(broken, 3)}. Train or fetch them again."
         )
     return content
@@ -115,7 +116,7 @@ def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> 
     """Check that a state dict fits a module exactly, which may be on the meta device.
 
     Raises:
-        ValueError: If it does not fit; the message names every missing, unexpected and misshapen tensor.
+        InputError: If it does not fit; the message names every missing, unexpected and misshapen tensor.
     """
     needed = module.state_dict()
     faults = [f"missing {key}" for key in needed.keys() - state.keys()]
@@ -126,4 +127,4 @@ def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> 
         if needed[key].shape != state[key].shape
     ]
     if faults:
-        raise ValueError(f"{path}: weights must fit the network, got: {listed(sorted(faults), separator='; ')}.")
+        raise InputError(f"{path}: weights must fit the network, got: {listed(sorted(faults), separator='; ')}.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fcas_nnunet.case import NUM_BITS, NUM_CODES, Case
 from fcas_nnunet.config.generator import PairConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.intensities import CT
 from fcas_nnunet.labels.anatomy import GivenRoles
 from fcas_nnunet.seeds import derive_seed
@@ -35,9 +36,9 @@ class TrainingData:
     def __post_init__(self) -> None:
         codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)
         if codes >= NUM_CODES:
-            raise ValueError(f"labels + surroundings: must fit into {NUM_BITS} bits, got {codes}. Merge some.")
+            raise InputError(f"labels + surroundings: must fit into {NUM_BITS} bits, got {codes}. Merge some.")
         if len(self.case_ids) < 2:
-            raise ValueError(
+            raise InputError(
                 f"training cases: must be at least 2, since a pair needs two, got {len(self.case_ids)}. Add cases."
             )
 
@@ -56,11 +57,11 @@ def unseen_shape(pairs: PairConfig) -> int:
     """The shape to hold out for validation if there are too few cases to hold any out.
 
     Raises:
-        ValueError: If too few shapes are left for training.
+        InputError: If too few shapes are left for training.
     """
     needed = 3 if pairs.self_pair_probability > 0 else 2
     if pairs.num_shapes < needed:
-        raise ValueError(
+        raise InputError(
             f"tcdm.pairs.num_shapes: must be at least {needed} for fewer than four cases, since one shape is held out "
             f"for validation, got {pairs.num_shapes}. Raise it in the configuration."
         )

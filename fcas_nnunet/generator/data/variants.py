@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from fcas_nnunet.case import Case
 from fcas_nnunet.config.generator import FCaSConfig, MaskConfig, PairConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.contrasts import add_contrast, draw_contrasts
 from fcas_nnunet.generator.data.grid import WorkingGrid, label_codes, orientation_known_to, to_unit_range
@@ -169,13 +170,13 @@ def open_tensors(path: Path) -> Iterator[Any]:
     """Open a file of `save_tensors`, to read it in whole or in part.
 
     Raises:
-        ValueError: If the file is damaged.
+        InputError: If the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: cached tensors must be whole, got a damaged file ({error}). Delete {path.parent}, a cache."
         ) from error
 

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.masks import MAX_INJECTIVE_FRACTION, MaskConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.geometry import Triple, triple
 
 _ELASTIC_SEED_BITS = 48  # exact in JSON readers that know doubles only
@@ -61,12 +62,12 @@ class Deformation:
     def __post_init__(self) -> None:
         bound_mm = MAX_INJECTIVE_FRACTION * self.control_spacing_mm
         if not 0 <= self.max_displacement_mm <= bound_mm + 1e-9:
-            raise ValueError(
+            raise InputError(
                 f"Deformation: max_displacement_mm must lie in [0, {bound_mm:.3f}] for control points "
                 f"{self.control_spacing_mm} mm apart, got {self.max_displacement_mm}. More could fold the mask."
             )
         if min(self.scale) <= 0:
-            raise ValueError(f"Deformation: scale must be above 0, got {self.scale}.")
+            raise InputError(f"Deformation: scale must be above 0, got {self.scale}.")
 
     @property
     def is_identity(self) -> bool:
@@ -83,12 +84,12 @@ class Deformation:
         """The deformation that `to_dict` wrote.
 
         Raises:
-            ValueError: If entries are missing or unknown.
+            InputError: If entries are missing or unknown.
         """
         record = {name: value for name, value in record.items() if (name, value) != ("padding", "border")}  # removed
         names = {field.name for field in dataclasses.fields(cls)}
         if set(record) != names:
-            raise ValueError(
+            raise InputError(
                 f"deformation record: entries must be {sorted(names)}, "
                 f"got {sorted(set(record) - names)} too many and {sorted(names - set(record))} too few."
             )

@@ -19,6 +19,7 @@ import edt
 import numpy as np
 
 from fcas_nnunet.config.masks import MaskConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.mgm.deformation import (
     Deformation,
     draw_deformation,
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 _MARGIN_VOXELS = 2  # half a voxel of sampling, one of closing
 
 
-class NoMaskError(ValueError):
+class NoMaskError(InputError):
     """No acceptable mask can be made from a reference; others may do."""
 
 

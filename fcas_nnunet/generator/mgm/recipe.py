@@ -35,7 +35,7 @@ class Recipe:
         """The recipe that `to_dict` wrote; other entries of the record are left alone.
 
         Raises:
-            ValueError: If the deformation has entries missing or unknown.
+            InputError: If the deformation has entries missing or unknown.
         """
         changes = [
             LocalChange(**{**change, "kind": LocalKind(change["kind"])}) for change in record.get("local_changes", ())

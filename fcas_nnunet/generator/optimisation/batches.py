@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from fcas_nnunet.config.generator import OptimisationConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.seeds import derive_seed
 
 _KEPT_ORDERS = 8
@@ -75,18 +76,18 @@ class Shares:
         """The shares of this process; `what` names the trained part in messages.
 
         Raises:
-            ValueError: If the batch cannot be shared out evenly.
+            InputError: If the batch cannot be shared out evenly.
         """
         world, batch_size = accelerator.num_processes, config.batch_size
         if batch_size % world:
-            raise ValueError(
+            raise InputError(
                 f"{what}: batch_size must be a multiple of the number of processes ({world}), got {batch_size}. It "
                 f"counts the items of all processes: set it to {-(-batch_size // world) * world}, or start fewer."
             )
         share = batch_size // world
         micro = min(config.micro_batch_size or share, share)
         if share % micro:
-            raise ValueError(
+            raise InputError(
                 f"{what}: batch_size must be a multiple of processes · micro_batch_size ({world} · {micro}), got "
                 f"{batch_size}. Choose a micro_batch_size that divides {share}, the items of one process."
             )

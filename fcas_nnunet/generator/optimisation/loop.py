@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fcas_nnunet.config.generator import OptimisationConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.generator.data.tensors import read_content
 from fcas_nnunet.generator.optimisation.batches import BatchT, Items, Shares, read_ahead
@@ -60,7 +61,7 @@ class Training(Generic[BatchT]):
         name: Name in the progress bar and in messages.
 
     Raises:
-        ValueError: If the batch cannot be shared out evenly among the processes.
+        InputError: If the batch cannot be shared out evenly among the processes.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class Training(Generic[BatchT]):
         losses = torch.stack([loss for loss, _ in self._unread]).tolist()
         for step, (loss, (_, rate)) in enumerate(zip(losses, self._unread, strict=True), self.step - len(losses)):
             if not math.isfinite(loss):
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: the loss must be finite, got {loss} at step {step}. Lower learning_rate, or check "
                     "the data set with fcas_doctor -d."
                 )
@@ -254,7 +255,7 @@ class Training(Generic[BatchT]):
             self.history = History(**state["history"])
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split()).removeprefix(f"{path}: ").split(". ")[0].rstrip(".")
-            raise ValueError(
+            raise InputError(
                 f"{path}: training state must be whole and of this training, got another ({reason}). Delete "
                 f"the file to train the {self.name} anew."
             ) from error

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from fcas_nnunet.case import NUM_BITS, NUM_CODES
 from fcas_nnunet.config.generator import MASK_CHANNELS, TCDMConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.confidence.error_model import means_by_code
 from fcas_nnunet.generator.sources.registered import OWN
 
@@ -39,11 +40,11 @@ def build_condition(
         float32 [B, 16 + C, D, H, W]; one channel more with a registered template; C more, the last ones, with a guess.
 
     Raises:
-        ValueError: If the shapes differ.
+        InputError: If the shapes differ.
     """
     shape = (len(template_image), 1, *template_image.shape[2:])
     if not reference_codes.shape == template_codes.shape == shape:
-        raise ValueError(
+        raise InputError(
             f"condition: reference mask, template mask and template image must have one size, got "
             f"{tuple(reference_codes.shape)}, {tuple(template_codes.shape)}, {tuple(template_image.shape)}."
         )

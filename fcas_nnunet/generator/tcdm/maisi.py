@@ -19,6 +19,7 @@ from torch import nn
 
 from fcas_nnunet.config.generator import LATENT_CHANNELS, AutoencoderConfig, OptimisationConfig, TCDMConfig
 from fcas_nnunet.config.options import Architecture, Conditioning, PredictionType
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.data.tensors import FileIdentity, as_state, file_sha256, load_state, read_content
 from fcas_nnunet.generator.data.tensors import check_fit as weights_fit
@@ -68,7 +69,7 @@ class PretrainedFiles:
             ("controlnet", "denoiser", "it steers one denoiser"),
         ):
             if getattr(self, name) is not None and getattr(self, needed) is None:
-                raise ValueError(
+                raise InputError(
                     f"--{name}: must be given with --{needed}, since {why}, got it alone. Name the --{needed}, too."
                 )
 
@@ -95,8 +96,8 @@ def read_weights(files: PretrainedFiles) -> MaisiWeights | None:
     """Read the denoiser and the ControlNet; None if no denoiser is given.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file cannot be read, or is not a MAISI file.
+        MissingFileError: If a file is missing.
+        InputError: If a file cannot be read, or is not a MAISI file.
     """
     if files.denoiser is None:
         return None
@@ -112,10 +113,10 @@ def refuse_channels(weights: MaisiWeights, channel_names: Sequence[str]) -> None
     """Refuse scans of several channels.
 
     Raises:
-        ValueError: If there are several; names them.
+        InputError: If there are several; names them.
     """
     if len(channel_names) > 1:
-        raise ValueError(
+        raise InputError(
             f"{weights.files.denoiser}: scans must have one channel, as MAISI's denoiser draws them, got "
             f"{', '.join(channel_names)}. Leave out --denoiser and --controlnet."
         )
@@ -125,7 +126,7 @@ def config_of(weights: MaisiWeights, config: TCDMConfig) -> TCDMConfig:
     """Return a configuration with the weights' settings for networks and process, and the rest unchanged.
 
     Raises:
-        ValueError: If the widths cannot be read from the files.
+        InputError: If the widths cannot be read from the files.
     """
     assert weights.files.denoiser is not None, "read from there"
     channels, num_res_blocks, attention = _levels(weights.denoiser, weights.files.denoiser)
@@ -167,7 +168,7 @@ def check_fit(weights: MaisiWeights, config: TCDMConfig) -> None:
     """Check that the weights fit a configuration of `config_of`, without the memory of a model.
 
     Raises:
-        ValueError: If they do not fit; the message names every missing, unexpected and misshapen tensor.
+        InputError: If they do not fit; the message names every missing, unexpected and misshapen tensor.
     """
     with torch.device("meta"):
         tcdm = TCDM(config)
@@ -194,7 +195,7 @@ def autoencoder_config(
     """Derive the settings of an autoencoder in MAISI's layout; `optimisation` is recorded, without effect.
 
     Raises:
-        ValueError: If the state is not that of an `AutoencoderKlMaisi`.
+        InputError: If the state is not that of an `AutoencoderKlMaisi`.
     """
     widths: list[list[int]] = [[]]  # widths of the residual blocks, level by level
     for index in range(_count(state, r"encoder\.blocks\.(\d+)\.")):
@@ -205,7 +206,7 @@ def autoencoder_config(
             widths.append([])  # between two levels, the grid is halved
     blocks = {len(level) for level in widths}
     if not all(widths) or len(blocks) != 1:
-        raise ValueError(
+        raise InputError(
             f"{path}: must be MAISI's autoencoder, or one of this package with its config.yaml beside it, got keys "
             f"like {sorted(state)[:3]}. Check the file."
         )
@@ -239,7 +240,7 @@ def _content(path: Path, key: str) -> tuple[dict[str, Any], State]:
     content = read_content(path)
     if not isinstance(content, dict) or key not in content:
         found = sorted(content)[:5] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: must be a MAISI checkpoint with {key}, got {found}. Check the file.")
+        raise InputError(f"{path}: must be a MAISI checkpoint with {key}, got {found}. Check the file.")
     return content, as_state(content[key], path)
 
 
@@ -247,7 +248,7 @@ def _scale_factor(content: Mapping[str, Any], path: Path) -> float:
     value = content.get("scale_factor")
     scale = float(value) if isinstance(value, (int, float, torch.Tensor)) else math.nan
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"{path}: scale_factor must be a positive number, got {value}. Check the file.")
+        raise InputError(f"{path}: scale_factor must be a positive number, got {value}. Check the file.")
     return scale
 
 
@@ -258,7 +259,7 @@ def _architecture(state: Mapping[str, torch.Tensor], path: Path) -> Architecture
     if classes and not any(regions):
         return Architecture.MAISI_RFLOW
     found = [key for key in (*_DDPM_KEYS, _RFLOW_KEY) if key in state]
-    raise ValueError(
+    raise InputError(
         f"{path}: must be MAISI's ddpm denoiser, with {' and '.join(_DDPM_KEYS)}, or its rflow denoiser, with "
         f"{_RFLOW_KEY}, got {', '.join(found) or 'neither'}. Check the file."
     )
@@ -270,7 +271,7 @@ def _levels(state: Mapping[str, torch.Tensor], path: Path) -> tuple[tuple[int, .
     kernels = [state.get(f"down_blocks.{i}.resnets.0.conv1.conv.weight") for i in range(count)]
     blocks = {_count(state, rf"down_blocks\.{i}\.resnets\.(\d+)\.") for i in range(count)}
     if len(blocks) != 1 or any(kernel is None for kernel in kernels):
-        raise ValueError(
+        raise InputError(
             f"{path}: down_blocks must be levels of equally many residual blocks, got {count} levels of "
             f"{sorted(blocks)} blocks. Check the file."
         )
@@ -285,7 +286,7 @@ def _embedding_widths(weights: MaisiWeights, config: TCDMConfig) -> tuple[int, .
     keys = [CONDITION_KERNEL, *(f"controlnet_cond_embedding.blocks.{i}.conv.weight" for i in (1, 3))]
     missing = [key for key in keys if key not in weights.controlnet]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{weights.files.controlnet}: must be MAISI's ControlNet, got none of {listed(missing)}. Check the file."
         )
     return tuple(weights.controlnet[key].shape[0] for key in keys)
@@ -296,7 +297,7 @@ def _widened(state: State, channels: int, path: Path) -> State:
     kernel = state[CONDITION_KERNEL]
     known = kernel.shape[1]
     if known > channels:
-        raise ValueError(
+        raise InputError(
             f"{path}: {CONDITION_KERNEL} must take at most the {channels} channels of a condition, got {known}. "
             "Check the file."
         )

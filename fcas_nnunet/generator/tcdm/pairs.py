@@ -12,6 +12,7 @@ import torch
 
 from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, PairConfig
 from fcas_nnunet.config.options import ItemsPerEpoch
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.autoencoder.latents import LOG_STD, MEAN
 from fcas_nnunet.generator.data.variants import (
     REFERENCE,
@@ -128,7 +129,7 @@ class PairSampler:
             self._pairs_per_round = cases * (cases - 1) // (1 if pairs.one_direction else 2)
         self._self_share = pairs.self_pair_probability if self._pairs_per_round else 1.0
         if self._self_share > 0 and new_shape is None and len(self.shapes) < 2:
-            raise ValueError(
+            raise InputError(
                 f"{name} cases: a case paired with itself needs num_shapes of at least 2, got {len(self.shapes)} "
                 f"({len(self.case_ids)} cases, self_pair_probability {pairs.self_pair_probability}). Raise "
                 "tcdm.pairs.num_shapes."

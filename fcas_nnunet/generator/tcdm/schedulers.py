@@ -37,7 +37,7 @@ def sampling_scheduler(config: TCDMConfig, sampling: SamplingConfig, latent_size
     deviation is 10–30 % off at 10–30 steps.
 
     Raises:
-        ValueError: If the solver cannot run the model.
+        InputError: If the solver cannot run the model.
     """
     sampling = sampling.for_model(config.prediction_type)
     if sampling.solver == Solver.EULER:

@@ -45,8 +45,8 @@ class GuardedTrainer(nnUNetTrainer):
         """Build nnU-Net's network, after checking the weights that it will start from.
 
         Raises:
-            ValueError: when the file contains anything but weights and plain values, or they do not fit.
-            FileNotFoundError: when it is not there.
+            InputError: when the file contains anything but weights and plain values, or they do not fit.
+            MissingFileError: when it is not there.
         """
         self._look_at_weights()
         super().initialize()
@@ -70,7 +70,7 @@ class GuardedTrainer(nnUNetTrainer):
         """Load a checkpoint as nnU-Net does, after checking that it contains weights and plain values only.
 
         Raises:
-            ValueError: when it contains anything else.
+            InputError: when it contains anything else.
         """
         if not isinstance(filename_or_checkpoint, dict):
             self._look_at(read_checkpoint(Path(filename_or_checkpoint)), resumed=True)
@@ -80,7 +80,7 @@ class GuardedTrainer(nnUNetTrainer):
         """Return nnU-Net's split, unless the pretrained weights have learnt from the validation cases.
 
         Raises:
-            ValueError: when they have; the message names these cases.
+            InputError: when they have; the message names these cases.
         """
         training, validation = super().do_split()
         pretraining = Pretraining.kept_in(self.dataset_json)

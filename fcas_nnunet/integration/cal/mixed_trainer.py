@@ -10,6 +10,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE
 from fcas_nnunet.integration.cal.mixing import MixedCases, Mixing, SamplingProbabilities
 from fcas_nnunet.integration.cal.pretrained import Pretraining, unlike
@@ -64,8 +65,8 @@ class nnUNetTrainerCALMixed(WeightedTrainer):
         """Check the synthetic set, record what it was made from, and prepare the training as nnU-Net does.
 
         Raises:
-            ValueError: when none is named, it was not prepared for this data set, or it was made from validation cases.
-            FileNotFoundError: when it does not exist or is not prepared.
+            InputError: when none is named, it was not prepared for this data set, or it was made from validation cases.
+            MissingFileError: when it does not exist or is not prepared.
         """
         self.synthetic = self._open_synthetic()
         super().on_train_start()
@@ -75,7 +76,7 @@ class nnUNetTrainerCALMixed(WeightedTrainer):
         name, plans_name = self.configuration_name, self.plans_manager.plans_name
         dataset_id = parse_name(self.plans_manager.dataset_name)[0]
         if self.mixing.synthetic is None:
-            raise ValueError(
+            raise InputError(
                 f"{SYNTHETIC_VARIABLE}: synthetic data set must be named, got nothing. Set it to the id or full name "
                 f"of a set that was prepared with fcas_prepare --for {dataset_id}."
             )
@@ -83,14 +84,14 @@ class nnUNetTrainerCALMixed(WeightedTrainer):
         folder = resolve_dataset(self.mixing.synthetic, by=SYNTHETIC_VARIABLE, root=Root.PREPROCESSED)
         path = folder / f"{moved_plans_name(dataset_id, plans_name)}.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: plans moved from this data set must exist, got none. {remedy}")
+            raise MissingFileError(f"{path}: plans moved from this data set must exist, got none. {remedy}")
         plans, described = read_json(path, remedy), read_json(folder / DATASET_JSON, remedy)
         if name not in plans["configurations"]:
-            raise ValueError(f"{path}: configurations must include {name}, got none of that name. {remedy}")
+            raise InputError(f"{path}: configurations must include {name}, got none of that name. {remedy}")
         began = {"plans": plans, "configuration": name, "dataset_json": described, "fold": "all"}
         faults = unlike(began, self.plans_manager.plans, name, self.dataset_json, folder.name)
         if faults:
-            raise ValueError("\n".join(f"{SYNTHETIC_VARIABLE}: {fault} {remedy}" for fault in faults))
+            raise InputError("\n".join(f"{SYNTHETIC_VARIABLE}: {fault} {remedy}" for fault in faults))
         before = Pretraining.kept_in(self.dataset_json) or Pretraining()
         before.joined(Pretraining.of({"init_args": began})).keep_in(self.dataset_json)
         return folder / str(PlansManager(plans).get_configuration(name).data_identifier)

@@ -27,7 +27,7 @@ class Mixing:
         """Read the settings.
 
         Raises:
-            ValueError: when the shares are malformed.
+            InputError: when the shares are malformed.
         """
         first, last = read_numbers(
             SHARE_VARIABLE, (1.0, 0.0), "shares must be two numbers FIRST LAST in [0, 1]",

@@ -114,7 +114,7 @@ class Pretraining:
         """Refuse a fold whose validation cases the weights may have seen; arguments as for `validation_faults`.
 
         Raises:
-            ValueError: listing all faults, unless the environment allows leaks.
+            InputError: listing all faults, unless the environment allows leaks.
         """
         if fold == "all":
             return

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.cal.guarded_trainer import GuardedTrainer
 from fcas_nnunet.integration.cal.mixed_trainer import nnUNetTrainerCALMixed
 from fcas_nnunet.integration.cal.pretrained import (
@@ -46,7 +47,7 @@ class nnUNetTrainerCAL(WeightedTrainer):
         """Return nnU-Net's split; for fold `all`, validate on a sample of the cases.
 
         Raises:
-            ValueError: when real cases among the validation ones are parents of the synthetic ones, or may be.
+            InputError: when real cases among the validation ones are parents of the synthetic ones, or may be.
         """
         training, validation = super().do_split()
         folder = Path(self.preprocessed_dataset_folder_base)
@@ -96,7 +97,7 @@ class nnUNetTrainerCALFinetune(WeightedTrainer):
             plans = self.plans_manager.plans
             faults = pretraining_faults(checkpoint, plans, self.configuration_name, self.dataset_json)
             if faults:
-                raise ValueError("\n".join(faults))
+                raise InputError("\n".join(faults))
             self.pretrained = checkpoint
         super()._look_at(checkpoint, resumed=resumed)
         if Pretraining.kept_in(self.dataset_json) is None:
@@ -112,10 +113,10 @@ class nnUNetTrainerCALFinetune(WeightedTrainer):
         """Prepare the training as nnU-Net does, and copy the pretrained segmentation layers, which it does not load.
 
         Raises:
-            ValueError: when the network has random weights.
+            InputError: when the network has random weights.
         """
         if not self.has_weights:
-            raise ValueError(
+            raise InputError(
                 "-pretrained_weights: weights to fine-tune must be given, got none. Name the checkpoint that "
                 "nnUNetTrainerCAL made, or train from scratch with -tr nnUNetTrainer."
             )

@@ -10,6 +10,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from torch import nn
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.cal.dataloading import ConfidenceDataset
 from fcas_nnunet.integration.cal.guarded_trainer import DEFAULT_DEVICE, GuardedTrainer
 from fcas_nnunet.integration.cal.log import MEAN, SHARES, ConfidenceLogger, ConfidenceTally, target_names
@@ -74,12 +75,12 @@ class WeightedTrainer(GuardedTrainer):
         """Prepare the training as nnU-Net does.
 
         Raises:
-            ValueError: when a training that is continued began with other settings.
+            InputError: when a training that is continued began with other settings.
         """
         now = self.dataset_json.get(SETTINGS_KEY, {})
         changed = [name for name, value in self.begun_with.items() if now.get(name) != value]
         if changed:
-            raise ValueError(
+            raise InputError(
                 "\n".join(
                     f"{name}: it must be {self.begun_with[name]}, as when the training began, got "
                     f"{now.get(name, 'no confidence maps')}. Set it so, or train anew without --c."

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcas_nnunet.faults import InputError
+
 #: Confidence is mapped from [0, 1] to [floor, 1].
 FLOOR_VARIABLE = "FCAS_CONFIDENCE_FLOOR"
 PREFIX = "FCAS_CAL_"
@@ -34,7 +36,7 @@ def read_numbers(
     """Read as many numbers as `default` has, separated by blanks, from a variable of the environment.
 
     Raises:
-        ValueError: when they are not numbers, not as many, or not valid; `rule` is a clause for the message.
+        InputError: when they are not numbers, not as many, or not valid; `rule` is a clause for the message.
     """
     value = os.environ.get(variable)
     if value is None:
@@ -43,18 +45,18 @@ def read_numbers(
         numbers = tuple(map(float, value.split()))
         if len(numbers) == len(default) and is_valid(*numbers):
             return numbers
-    raise ValueError(f"{variable}: {rule}, got {value}. Set or unset it.")
+    raise InputError(f"{variable}: {rule}, got {value}. Set or unset it.")
 
 
 def refuse_unknown_variables() -> None:
     """Refuse variables that begin as this package's do and are none of them: a misspelt one would have no effect.
 
     Raises:
-        ValueError: naming them.
+        InputError: naming them.
     """
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in VARIABLES)
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(unknown)}: variables {PREFIX}… must be among {', '.join(sorted(VARIABLES))}, got "
             f"{'others' if len(unknown) > 1 else 'another'}. Correct the name, or unset it."
         )
@@ -75,7 +77,7 @@ class Weighting:
         """Read the settings.
 
         Raises:
-            ValueError: when a value is malformed.
+            InputError: when a value is malformed.
         """
         (floor,) = read_numbers(FLOOR_VARIABLE, (0.0,), "floor must be in [0, 1)", lambda floor: 0 <= floor < 1)
         (normalise,) = read_numbers(NORMALISE_VARIABLE, (0.0,), "must be 0 or 1", lambda value: value in (0, 1))

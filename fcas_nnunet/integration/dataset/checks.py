@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.description import MAX_WEIGHT
 from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
@@ -47,10 +48,10 @@ def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
     """Read every case and refuse the data set if anything is wrong with it.
 
     Raises:
-        ValueError: listing all faults, one a line.
+        InputError: listing all faults, one a line.
     """
     if faults := dataset_faults(dataset, min_cases=min_cases):
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
 
 def dataset_faults(
@@ -183,7 +184,7 @@ def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | No
     except FileNotFoundError:
         faults.append(f"{case_id}: {what} must exist, got no file {path}. Add it or remove the case.")
         return None
-    except ValueError as error:
+    except InputError as error:
         faults.append(f"{case_id}: {error}")
         return None
     if bad:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import is_file_name
 from fcas_nnunet.integration.dataset.volumes import LARGEST_WEIGHT, READABLE_FILE_ENDINGS
 from fcas_nnunet.intensities import CT
@@ -91,12 +92,12 @@ def read_roles(dataset_json: Path) -> GivenRoles:
     """Read the roles that a `dataset.json` gives its labels and regions, and those of the single ids of regions.
 
     Raises:
-        ValueError: if the file is broken, or names unknown roles or labels that it does not have.
+        InputError: if the file is broken, or names unknown roles or labels that it does not have.
     """
     content = read_json(dataset_json)
     roles, labels = content.get(ROLES, {}), content["labels"]
     if faults := list(_role_faults(roles, [*labels, *single_ids(labels, content.get(NAMES))])):
-        raise ValueError("\n".join(f"{dataset_json}: {fault}" for fault in faults))
+        raise InputError("\n".join(f"{dataset_json}: {fault}" for fault in faults))
     return {**{name: tuple(map(Role, given)) for name, given in roles.items()}, **given_roles(content)}
 
 
@@ -111,7 +112,7 @@ def read_surroundings(path: Path) -> dict[str, int]:
     """Read name → id of a `surroundings.json`, without 0; empty where there is no such file.
 
     Raises:
-        ValueError: if it is broken.
+        InputError: if it is broken.
     """
     if not path.is_file():
         return {}
@@ -119,7 +120,7 @@ def read_surroundings(path: Path) -> dict[str, int]:
     if not isinstance(labels, dict) or not all(
         type(label_id) is int and 0 <= label_id <= MAX_LABEL_ID for label_id in labels.values()
     ):
-        raise ValueError(
+        raise InputError(
             f'{path}: content must be {{"labels": {{"background": 0, "lungs": 1, ...}}}} with ids up to '
             f"{MAX_LABEL_ID}, got labels {labels}. Fix the file."
         )

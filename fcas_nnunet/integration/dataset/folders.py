@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.listing import MOST_NAMES, listed
 
 _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
@@ -47,16 +48,16 @@ def root_folder(root: Root) -> Path:
     """The folder that one of nnU-Net's environment variables names.
 
     Raises:
-        ValueError: if the variable is not set.
-        FileNotFoundError: if its folder does not exist.
+        InputError: if the variable is not set.
+        MissingFileError: if its folder does not exist.
     """
     value = os.environ.get(root.value)
     if not value:
-        raise ValueError(
+        raise InputError(
             f"{root.value}: environment variable must name a folder, got nothing. Run: export {root.value}=/your/folder"
         )
     if not Path(value).is_dir():
-        raise FileNotFoundError(f"{root.value}: folder must exist, got {value}. Run: mkdir -p {value}")
+        raise MissingFileError(f"{root.value}: folder must exist, got {value}. Run: mkdir -p {value}")
     return Path(value)
 
 
@@ -84,8 +85,8 @@ def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "", root
         root: which of nnU-Net's folders.
 
     Raises:
-        ValueError: if the identifier is malformed, or an id belongs to several names (nnU-Net refuses that too).
-        FileNotFoundError: if there is no such data set.
+        InputError: if the identifier is malformed, or an id belongs to several names (nnU-Net refuses that too).
+        MissingFileError: if there is no such data set.
     """
     parent = root_folder(root)
     full_name = _FULL_NAME.fullmatch(identifier)
@@ -93,7 +94,7 @@ def resolve_dataset(identifier: str, *, by: str = DATA_SET, also: str = "", root
     name = identifier if full_name else _name_of_id(dataset_id)
     if name is None or not (parent / name).is_dir():
         known = listed(sorted(path.name for path in parent.glob("Dataset*") if path.is_dir()), MOST_NAMES) or "nothing"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{by} {identifier}: it must be a folder in {root}={parent}, which holds {known}. "
             "Give the id or the full name of one of them, or put the data set there."
         )
@@ -115,13 +116,13 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
         by: the flag that named the identifier, for messages.
 
     Raises:
-        ValueError: if the identifier or the name is malformed, or the id belongs to another name.
+        InputError: if the identifier or the name is malformed, or the id belongs to another name.
     """
     raw = root_folder(Root.RAW)
     full_name = _FULL_NAME.fullmatch(identifier or "")
     if full_name is None:
         if not _FULL_NAME.fullmatch(f"Dataset001_{default_name}"):
-            raise ValueError(
+            raise InputError(
                 f"--name: must begin with a letter, a digit or '_', followed by such, '-' and '.', got "
                 f"{default_name!r}. Take another name."
             )
@@ -132,7 +133,7 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
         return raw / (_name_of_id(dataset_id) or f"Dataset{dataset_id:03d}_{default_name}")
     taken = _name_of_id(int(full_name.group(1)))
     if taken not in (None, full_name[0]):
-        raise ValueError(f"{by} {identifier}: its id must be free, got one that belongs to {taken}. Take another id.")
+        raise InputError(f"{by} {identifier}: its id must be free, got one that belongs to {taken}. Take another id.")
     return raw / full_name[0]
 
 
@@ -145,11 +146,11 @@ def parse_name(folder_name: str) -> tuple[int, str]:
     """("Dataset901_Heart") → (901, "Heart").
 
     Raises:
-        ValueError: if the name has another form.
+        InputError: if the name has another form.
     """
     match = _FULL_NAME.fullmatch(folder_name)
     if match is None:
-        raise ValueError(f"{folder_name}: name must have the form DatasetNNN_Name. Rename the folder.")
+        raise InputError(f"{folder_name}: name must have the form DatasetNNN_Name. Rename the folder.")
     return int(match.group(1)), match.group(2)
 
 
@@ -157,7 +158,7 @@ def _parse_id(identifier: str, by: str, also: str = "") -> int:
     if not identifier.isdecimal() or not 0 < int(identifier) <= _MAX_ID:
         first, got = (f"a {also}, ", f"no such {also}") if also else ("", "neither")
         kinds = f"{first}an id from 1 to {_MAX_ID} or a name like Dataset901_Heart"
-        raise ValueError(f"{by} {identifier}: it must be {kinds}, got {got}. Give one of them.")
+        raise InputError(f"{by} {identifier}: it must be {kinds}, got {got}. Give one of them.")
     return int(identifier)
 
 
@@ -175,7 +176,7 @@ def _taken_names() -> dict[int, set[str]]:
 def _name_of_id(dataset_id: int) -> str | None:
     names = sorted(_taken_names().get(dataset_id, ()))
     if len(names) > 1:
-        raise ValueError(
+        raise InputError(
             f"data set {dataset_id}: an id must belong to one name in all of nnU-Net's folders, got "
             f"{', '.join(names)}. Rename or remove the others."
         )
@@ -188,4 +189,4 @@ def _free_id() -> int:
     for number in (max(taken, default=0) + 1, *range(1, _MAX_ID)):
         if number <= _MAX_ID and number not in taken:
             return number
-    raise ValueError("data set: an id from 1 to 999 must be free, got none. Remove a data set.")
+    raise InputError("data set: an id from 1 to 999 must be free, got none. Remove a data set.")

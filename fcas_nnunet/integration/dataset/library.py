@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.checks import dataset_faults
 from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import is_identifier, resolve_dataset
@@ -58,7 +59,7 @@ class CaseLibrary:
                 )
             try:
                 match_labels(dataset.labels, self.source.labels)
-            except ValueError as error:
+            except InputError as error:
                 faults.append(f"{name}: {error}")
             lacking = sorted(set(self.source.surroundings) - set(dataset.surroundings))
             if lacking and any(self.dataset_and_id(case)[0] is dataset for case in needy):
@@ -130,8 +131,8 @@ def make_library(
         own_templates: ids in the source of the cases that the generator was trained on.
 
     Raises:
-        FileNotFoundError: when there is no such data set.
-        ValueError: when a data set lacks a case; every one listed.
+        MissingFileError: when there is no such data set.
+        InputError: when a data set lacks a case; every one listed.
     """
     opened = {source.name: source}
     faults: list[str] = []
@@ -148,7 +149,7 @@ def make_library(
         named_templates,
     )
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     return library
 
 
@@ -163,7 +164,7 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool, min_cases: 
         min_cases: that the source must have.
 
     Raises:
-        ValueError: listing all faults, one a line.
+        InputError: listing all faults, one a line.
     """
     faults = [
         *dataset_faults(library.source, min_cases=min_cases),
@@ -174,7 +175,7 @@ def check_library(library: CaseLibrary, *, draws_surroundings: bool, min_cases: 
         if rest := sorted(set(dataset.case_ids) - set(known)):
             faults += dataset_faults(dataset.only(rest))
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     for name, dataset in library.others.items():
         lines = compare_labels(dataset.labels, library.source.labels).describe()
         if lines:
@@ -185,7 +186,7 @@ def _named_entries(entries: Sequence[str], opened: dict[str, RawDataset], by: st
     """Replace text files by their entries and ids by full names; the data sets are opened into `opened`."""
     named, lines = [], _lines(entries)
     if not lines:
-        raise ValueError(
+        raise InputError(
             f"{listed(entries)}: list must name at least one data set or case, got none. Fill it, or leave out the "
             "option."
         )

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
 try:
@@ -189,7 +190,7 @@ def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: 
         wait: True waits for a process that is there, with a message that names it; False refuses.
 
     Raises:
-        ValueError: when another run is there, and must not be waited for.
+        InputError: when another run is there, and must not be waited for.
     """
     refuse()
     folder = folder.resolve()
@@ -203,7 +204,7 @@ def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: 
         holder = lock.holder()
         lock.close()
         if not wait:
-            raise ValueError(f"{folder}: must have no other run at work, got {holder}. Wait for it, or stop it.")
+            raise InputError(f"{folder}: must have no other run at work, got {holder}. Wait for it, or stop it.")
         if holder != announced:
             logger.info(f"{folder}: {holder} is at work there, waiting for it")
             announced = holder

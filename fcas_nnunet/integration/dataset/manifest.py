@@ -18,6 +18,7 @@ from fcas_nnunet.config.masks import MaskConfig
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.schema import up_to_date
 from fcas_nnunet.earlier_names import RENAMED
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_text, is_file_name
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
@@ -45,7 +46,7 @@ class Manifest:
         A last line that a kill cut short is ignored.
 
         Raises:
-            ValueError: if any other line is broken.
+            InputError: if any other line is broken.
         """
         records = Journal(self.path).read()
         for journal in self.journals():
@@ -100,7 +101,7 @@ class Journal:
         """Read the records by case id; of several for one case, the last counts.
 
         Raises:
-            ValueError: if a line is broken, but for a last one that a kill cut short.
+            InputError: if a line is broken, but for a last one that a kill cut short.
         """
         if not self.path.is_file():
             return {}
@@ -111,13 +112,13 @@ class Journal:
                 record = {RENAMED.get(key, key): value for key, value in json.loads(line).items()}
                 case_id = record[CASE_ID]
                 if not is_file_name(case_id):
-                    raise ValueError(f"{case_id!r} cannot name a file")
+                    raise InputError(f"{case_id!r} cannot name a file")
                 for name in _SETTINGS.keys() & record.keys():
                     record[name] = up_to_date(_SETTINGS[name], record[name])
                 ScanSource.of(record)
                 records[case_id] = record
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r} "
                     f"({error}). Remove that line; its case is then made again."
                 ) from error

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
@@ -25,7 +26,7 @@ def sole_writer(folder: Path, command: str) -> Iterator[None]:
     The folder and its manifest are created if needed, and removed again if nothing is written.
 
     Raises:
-        ValueError: when it is no folder, or belongs to another command.
+        InputError: when it is no folder, or belongs to another command.
     """
     with exclusive(folder, refuse=partial(refuse_foreign_cases, folder, command)):
         manifest = Manifest(folder)
@@ -45,13 +46,13 @@ def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
     The mark is the name of the file that this command writes before all others.
 
     Raises:
-        ValueError: when it is no folder, or contains other files without the mark.
+        InputError: when it is no folder, or contains other files without the mark.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: must be a folder, or be new, got a file. Choose another folder.")
+        raise InputError(f"{folder}: must be a folder, or be new, got a file. Choose another folder.")
     there = _visible(folder) if folder.is_dir() else []
     if there and mark not in there:
-        raise ValueError(
+        raise InputError(
             f"{folder}: must be new, empty or begun by {command}, got other files: {listed(there, 3)}. "
             "Choose another folder or id."
         )
@@ -64,7 +65,7 @@ def refuse_foreign_cases(folder: Path, command: str) -> None:
     a real case among synthetic ones.
 
     Raises:
-        ValueError: when it is no folder, or belongs to another command.
+        InputError: when it is no folder, or belongs to another command.
     """
     manifest = Manifest(folder)
     if not manifest.journals():  # runs of earlier versions leave journals without a manifest
@@ -75,7 +76,7 @@ def refuse_foreign_cases(folder: Path, command: str) -> None:
         if len(record) > 1
     }
     if others := sorted(made_by - {command}):
-        raise ValueError(
+        raise InputError(
             f"{folder}: must be new, empty or begun by {command}, got cases of {', '.join(others)}. "
             "Choose another folder or id."
         )

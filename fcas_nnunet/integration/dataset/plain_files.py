@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.listing import listed
 
 
@@ -19,11 +20,11 @@ def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) ->
     """Load an nnU-Net checkpoint with the needed keys to the CPU. nnU-Net itself would run any code in the file.
 
     Raises:
-        FileNotFoundError: when there is none.
-        ValueError: when it is truncated, contains anything but weights and plain values, or lacks a key.
+        MissingFileError: when there is none.
+        InputError: when it is truncated, contains anything but weights and plain values, or lacks a key.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: checkpoint must exist, got none. Finish the pretraining, or fix the path.")
+        raise MissingFileError(f"{path}: checkpoint must exist, got none. Finish the pretraining, or fix the path.")
     try:
         with torch.serialization.safe_globals([(value, name) for name, value in _PLAIN.items()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -33,7 +34,7 @@ def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) ->
         keys = content.keys() if isinstance(content, dict) else [f"a {type(content).__name__}"]
         missing = ", ".join(sorted(set(needed) - set(keys)))
         found = listed(sorted(map(str, keys))) or "nothing"
-        raise ValueError(f"{path}: checkpoint must hold {missing}, got {found}. Name one of nnU-Net's.")
+        raise InputError(f"{path}: checkpoint must hold {missing}, got {found}. Name one of nnU-Net's.")
     return content
 
 
@@ -41,7 +42,7 @@ def read_pickle(path: Path) -> Any:
     """Load a pickle of numbers, strings, lists, dicts and NumPy arrays.
 
     Raises:
-        ValueError: when it is truncated, or contains anything else.
+        InputError: when it is truncated, or contains anything else.
     """
     try:
         with path.open("rb") as stream:
@@ -60,10 +61,10 @@ class _PlainUnpickler(pickle.Unpickler):
         return found
 
 
-def _refusal(path: Path, rule: str, error: Exception) -> ValueError:
+def _refusal(path: Path, rule: str, error: Exception) -> InputError:
     named = re.search(r"(?:GLOBAL|Global|global) ([\w.]+\.[\w.]+)", str(error))
     got = f"code, {named[1]}" if named else "a file that is cut short or of another kind"
-    return ValueError(f"{path}: {rule} and plain values alone, got {got}. Take it from its source again.")
+    return InputError(f"{path}: {rule} and plain values alone, got {got}. Take it from its source again.")
 
 
 def _plain_numpy() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.description import (
     CT_CHANNEL,
@@ -93,14 +94,14 @@ class RawDataset:
             any_kind: accept every data set that nnU-Net trains on; by default only 8-bit labels, which can be drawn.
 
         Raises:
-            FileNotFoundError: if `dataset.json` is missing.
-            ValueError: if it is broken, or of a kind that is not accepted.
+            MissingFileError: if `dataset.json` is missing.
+            InputError: if it is broken, or of a kind that is not accepted.
         """
         parse_name(folder.name)
         content = read_json(folder / DATASET_JSON, _ADVICE)
         faults = description_faults(content, any_kind=any_kind)
         if faults:
-            raise ValueError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
+            raise InputError("\n".join(f"{folder / DATASET_JSON}: {fault}" for fault in faults))
         ending = content["file_ending"]
         return cls(
             folder=folder,
@@ -180,10 +181,10 @@ class RawDataset:
         """Return the data set with another channel to look at.
 
         Raises:
-            ValueError: if it has no such channel.
+            InputError: if it has no such channel.
         """
         if not 0 <= channel < self.num_channels:
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: channel to look at must be one of {self.channel_names}, got {channel}. Name one by "
                 "--channel."
             )
@@ -228,8 +229,8 @@ class RawDataset:
             surroundings uint8, confidence float32 in [0, max_weight] and ignored voxels where present.
 
         Raises:
-            FileNotFoundError: if image or mask is missing.
-            ValueError: if a file is unreadable or the shapes differ.
+            MissingFileError: if image or mask is missing.
+            InputError: if a file is unreadable or the shapes differ.
         """
         path = self.confidence_path(case_id)
         channels, names = read_channels(case_id, self.image_paths(case_id)), self.channel_names.values()
@@ -295,7 +296,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
         before_label: called when all else is written; saves what every complete case must have.
 
     Raises:
-        ValueError: if a voxel of image or confidence is NaN or infinite; nothing is written then.
+        InputError: if a voxel of image or confidence is NaN or infinite; nothing is written then.
     """
     faults = [
         f"{case.case_id}: every voxel of the {what} must be finite, got {count} that are not. Nothing was written."
@@ -303,7 +304,7 @@ def write_case(folder: Path, case: Case, *, split: str = "Tr", before_label: Cal
         if volume is not None and (count := volume.size - int(np.isfinite(volume).sum()))
     ]
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
 
     def path(kind: str, suffix: str = "") -> Path:
         return folder / f"{kind}{split}" / f"{case.case_id}{suffix}{FILE_ENDING}"
@@ -366,7 +367,7 @@ def write_dataset_json(
         content |= {key: value for key, value in read_json(earlier, _ADVICE).items() if key not in content}
     faults = description_faults(content)
     if faults:
-        raise ValueError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
+        raise InputError("\n".join(f"{earlier or folder / DATASET_JSON}: {fault}" for fault in faults))
     atomic_write_json(folder / DATASET_JSON, content)
     (folder / _PUT_ASIDE).unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from fcas_nnunet.case import NUM_CODES, spacing_of
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_path
 from fcas_nnunet.integration.dataset.headers import NIFTI_ENDINGS, lps_affine, reading_fault
 from fcas_nnunet.integration.dataset.whole_files import file_fault
@@ -54,19 +55,19 @@ def read_volume(path: Path) -> Volume:
     """Read one 3D volume (`READABLE_FILE_ENDINGS`) with SimpleITK, as nnU-Net does, in its stored data type.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, has been cut short or damaged, or is not a 3D volume of scalars.
+        MissingFileError: if there is no such file.
+        InputError: if it cannot be read, has been cut short or damaged, or is not a 3D volume of scalars.
     """
     image = _opened(path, lambda: sitk.ReadImage(str(path)))
     components = image.GetNumberOfComponentsPerPixel()
     if components != 1:
-        raise ValueError(f"{path}: voxels must have one value, got {components} each. Keep one channel a file.")
+        raise InputError(f"{path}: voxels must have one value, got {components} each. Keep one channel a file.")
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind == "c":
-        raise ValueError(f"{path}: voxels must be real numbers, got {array.dtype}. Save the magnitude.")
+        raise InputError(f"{path}: voxels must be real numbers, got {array.dtype}. Save the magnitude.")
     fault = file_fault(path, array)
     if fault:
-        raise ValueError(f"{path}: {fault}. Export or download it again.")
+        raise InputError(f"{path}: {fault}. Export or download it again.")
     return Volume(array, _affine_of(image))
 
 
@@ -74,11 +75,11 @@ def read_label_map(path: Path) -> Volume:
     """Read a label map of any data type as uint8, or as uint16 where an id is above 255; raises as `read_volume` does.
 
     Raises:
-        ValueError: if a voxel is no whole number from 0 on.
+        InputError: if a voxel is no whole number from 0 on.
     """
     volume = read_volume(path)
     if fault := label_fault(volume.array):
-        raise ValueError(f"{path}: {fault}")
+        raise InputError(f"{path}: {fault}")
     kind = np.min_scalar_type(volume.array.max(initial=0).astype(np.uint64))
     return Volume(volume.array.astype(kind, copy=False), volume.affine)
 
@@ -108,11 +109,11 @@ def read_channels(case_id: str, paths: Sequence[Path]) -> list[np.ndarray]:
     """Read the channels of a case, [D, H, W] each in its stored data type; raises what `read_volume` does.
 
     Raises:
-        ValueError: if their shapes differ.
+        InputError: if their shapes differ.
     """
     channels = [read_volume(path).array for path in paths]
     if len(shapes := {channel.shape for channel in channels}) > 1:
-        raise ValueError(f"{case_id}: channels must have one shape, got {sorted(shapes)}. Resample them onto one grid.")
+        raise InputError(f"{case_id}: channels must have one shape, got {sorted(shapes)}. Resample them onto one grid.")
     return channels
 
 
@@ -138,8 +139,8 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Read shape (D, H, W) and affine of a volume, as `read_volume` gives them, from its header alone.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or is not 3D.
+        MissingFileError: if there is no such file.
+        InputError: if it cannot be read, or is not 3D.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -158,20 +159,20 @@ _Opened = TypeVar("_Opened", sitk.Image, sitk.ImageFileReader)
 def _opened(path: Path, read: Callable[[], _Opened]) -> _Opened:
     """Return what ITK reads of a 3D file, or raise a sentence."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: file must exist, got none. Put it there or fix the path.")
+        raise MissingFileError(f"{path}: file must exist, got none. Put it there or fix the path.")
     try:  # before ITK, which takes such a file for a damaged one
         path.open("rb").close()
     except PermissionError as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: file must be yours to read, got '{error.strerror}'. Have its rights changed."
         ) from error
     try:
         image = read()
     except RuntimeError as error:
-        raise ValueError(f"{path}: {reading_fault(path, last_line(error))}") from error
+        raise InputError(f"{path}: {reading_fault(path, last_line(error))}") from error
     if image.GetDimension() != 3:
         size = " × ".join(map(str, image.GetSize()))
-        raise ValueError(
+        raise InputError(
             f"{path}: volume must have three dimensions, got {size}. Keep one channel, one time and all slices a file."
         )
     return image
@@ -194,11 +195,11 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, slope: fl
         slope: factor by which a reader multiplies the stored values.
 
     Raises:
-        ValueError: if the affine has shear, which NIfTI's quaternion and ITK cannot hold.
+        InputError: if the affine has shear, which NIfTI's quaternion and ITK cannot hold.
     """
     fault = shear_fault(affine)
     if fault:
-        raise ValueError(f"{path}: {fault}")
+        raise InputError(f"{path}: {fault}")
     ras_affine = lps_affine(affine)
     image = nibabel.Nifti1Image(array.transpose(2, 1, 0), ras_affine, dtype=array.dtype)
     image.set_qform(ras_affine, code="scanner")

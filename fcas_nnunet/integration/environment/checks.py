@@ -17,6 +17,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.environment import torchvision_fix
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE
@@ -166,13 +167,13 @@ def checked_processes(text: str, what: str) -> int:
     """Parse a number of worker processes that this machine can run; `what` names the option, such as `-np`.
 
     Raises:
-        ValueError: when it is no whole number, below 1, or more than the machine can run.
+        InputError: when it is no whole number, below 1, or more than the machine can run.
     """
     most = max(LEAST_PROCESS_LIMIT, PROCESSES_A_CORE * available_cores())
     with suppress(ValueError):
         if 1 <= (number := int(text)) <= most:
             return number
-    raise ValueError(
+    raise InputError(
         f"{what}: number of processes must be 1 to {most} on a machine of {available_cores()} cores, got {text}. "
         "Give another, or none for the default."
     )

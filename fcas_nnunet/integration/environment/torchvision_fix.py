@@ -20,6 +20,7 @@ import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_text
 
 _SWITCH = "FCAS_TORCHVISION_HOOK"
@@ -56,10 +57,10 @@ def install(*, force: bool = False) -> list[Path]:
         The file that was written; empty when it was in place.
 
     Raises:
-        ValueError: Outside a virtual environment without `force`.
+        InputError: Outside a virtual environment without `force`.
     """
     if not (force or in_virtual_environment()):
-        raise ValueError(
+        raise InputError(
             f"{sys.prefix}: the environment to mend must be a virtual one, got the system's Python. "
             "Run fcas_doctor from a virtual environment, or add --force."
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_path
 
 EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
@@ -39,11 +40,11 @@ def installed_shim() -> Path:
     """Return the path to which `install_shim` copies the shim, beside nnU-Net's own trainer variants.
 
     Raises:
-        FileNotFoundError: if nnU-Net is not installed.
+        MissingFileError: if nnU-Net is not installed.
     """
     spec = find_spec("nnunetv2")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("nnunetv2: package must be installed, got none. Run: pip install 'nnunetv2>=2.8,<2.9'")
+        raise MissingFileError("nnunetv2: package must be installed, got none. Run: pip install 'nnunetv2>=2.8,<2.9'")
     return Path(spec.submodule_search_locations[0]) / "training" / "nnUNetTrainer" / "variants" / SHIM
 
 
@@ -51,14 +52,14 @@ def install_shim() -> Path:
     """Copy the shim beside nnU-Net's variants; returns the file written.
 
     Raises:
-        ValueError: if nnU-Net's folder cannot be written to.
+        InputError: if nnU-Net's folder cannot be written to.
     """
     path = installed_shim()
     try:
         with atomic_path(path) as temporary:
             shutil.copyfile(shim_folder() / SHIM, temporary)
     except PermissionError as error:
-        raise ValueError(
+        raise InputError(
             f'{path.parent}: folder must be writable, got {error.strerror}. Use: eval "$(fcas_env)"'
         ) from error
     return path

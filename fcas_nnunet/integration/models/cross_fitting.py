@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -42,12 +43,12 @@ def learnt_by_fold(model: TrainedModel) -> dict[str, list[Parent]]:
     A network that was trained on synthetic scans has learnt from the real cases that these were made from.
 
     Raises:
-        ValueError: when it is not known what a fold was trained on.
+        InputError: when it is not known what a fold was trained on.
     """
     found = {fold: _learnt_by(model, fold) for fold in model.folds}
     unknown = [fold for fold, learnt in found.items() if not learnt]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{model.folder}: the training cases of every fold must be known, got neither their data set in nnUNet_raw "
             f"nor its {SPLITS_FILE} in nnUNet_preprocessed, for fold {', '.join(unknown)}. Put one of them there."
         )

@@ -17,6 +17,7 @@ from scipy.ndimage import zoom
 from tqdm import tqdm
 
 from fcas_nnunet.earlier_names import present_names
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, MODEL_FILES
 from fcas_nnunet.integration.dataset.locks import exclusive
@@ -47,13 +48,13 @@ def export_model(model: Path, target: Path) -> list[Path]:
     Returns the checkpoints written.
 
     Raises:
-        FileNotFoundError: when the model folder lacks a file, or every checkpoint.
-        ValueError: when the target exists; a result must not be overwritten.
+        MissingFileError: when the model folder lacks a file, or every checkpoint.
+        InputError: when the target exists; a result must not be overwritten.
     """
     check_model_files(model)
     found = [path for name in CHECKPOINTS for path in sorted(model.glob(f"fold_*/{name}"))]
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{model}: folds must hold {' or '.join(CHECKPOINTS)}, got none. Finish a training first."
         )
     _refuse_existing(target)
@@ -74,7 +75,7 @@ def export_model(model: Path, target: Path) -> list[Path]:
 
 def _refuse_existing(target: Path) -> None:
     if target.exists():
-        raise ValueError(f"{target}: export folder must not exist yet. Choose another with -o, or remove it.")
+        raise InputError(f"{target}: export folder must not exist yet. Choose another with -o, or remove it.")
 
 
 def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def export_slices(dataset: RawDataset, target: Path, settings: SliceSettings) ->
         Number of slices in the folder.
 
     Raises:
-        ValueError: when the folder contains slices of other settings, or anything else.
+        InputError: when the folder contains slices of other settings, or anything else.
     """
     with exclusive(target, refuse=partial(refuse_foreign_folder, target, "fcas_export", EXPORT_FILE)):
         _claim(target, dataset, settings)
@@ -173,7 +174,7 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     if path.is_file():
         there = present_names(json.loads(path.read_text(encoding="utf-8")))
         if there != own:
-            raise ValueError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
+            raise InputError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
     atomic_write_json(path, own)
     for name in (IMAGES, MASKS, CONFIDENCE, CASES):
         (target / name).mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import nn
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import file_sha256
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON
@@ -80,16 +81,16 @@ def open_extractor(
     `channel_names` are those of the scans.
 
     Raises:
-        ValueError: also when the architecture has no encoder, or takes other channels.
+        InputError: also when the architecture has no encoder, or takes other channels.
     """
     path = checkpoint_path(model, fold, checkpoint)
     if faults := channel_faults(read_json(model / DATASET_JSON), channel_names):
-        raise ValueError("\n".join(f"{model}: {fault}" for fault in faults))
+        raise InputError("\n".join(f"{model}: {fault}" for fault in faults))
     predictor = open_predictor(model, (fold,), checkpoint, device or torch.device("cpu"), use_mirroring=False)
     network = predictor.network
     if not isinstance(getattr(network, "encoder", None), nn.Module):
         kind = type(network).__name__
-        raise ValueError(f"{model}: network must have an encoder, got {kind}. Name one of nnU-Net's U-Nets.")
+        raise InputError(f"{model}: network must have an encoder, got {kind}. Name one of nnU-Net's U-Nets.")
     model = model.resolve()
     sha256 = file_sha256(path)[:_SHA256_DIGITS]
     name = f"{model.parent.name}/{model.name}, fold {fold}, {checkpoint}, sha256 {sha256}"

@@ -13,6 +13,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import PLANS_JSON
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
@@ -44,23 +45,23 @@ def members_of(model: TrainedModel, labels: Mapping[str, int], name: str) -> dic
         name: Its name, for messages.
 
     Raises:
-        ValueError: when the network does not know a label, or its regions do not tell the labels apart; or when its
+        InputError: when the network does not know a label, or its regions do not tell the labels apart; or when its
             reader cannot write probabilities.
     """
     if read_json(model.folder / PLANS_JSON).get("image_reader_writer") == _NARROW_READER:
-        raise ValueError(
+        raise InputError(
             f"{model.folder}: reader of the plans must be one that writes 16 bits, got {_NARROW_READER}. Name a "
             "network whose plans have SimpleITKIO."
         )
     becomes = match_labels(model.labels, labels)
     members = {label: [own for own, other in becomes.items() if other == label] for label in labels.values()}
     if unknown := [named for named, label in labels.items() if not members[label]]:
-        raise ValueError(
+        raise InputError(
             f"{model.folder}: network must know every label of {name}, got none for "
             f"{listed(unknown, MOST_NAMES)}. Name one that was trained on these labels."
         )
     if regions_of(model.dataset_json["labels"]) and any(len(own) > 1 for own in members.values()):
-        raise ValueError(
+        raise InputError(
             f"{model.folder}: a network of regions must have the labels of {name}, got others besides. Name "
             "one that was trained on these labels."
         )
@@ -119,7 +120,7 @@ def predict_own_probabilities(
         device: Device to predict on.
 
     Raises:
-        ValueError: As `predict_cases`, or when a mask is not on the grid of its scan.
+        InputError: As `predict_cases`, or when a mask is not on the grid of its scan.
     """
     images = {case_id: dataset.image_paths(case_id) for case_id in records}
     description = f"judged by fold {' '.join(model.folds)}"
@@ -147,7 +148,7 @@ def _own_probabilities(
     path = dataset.mask_path(case_id)
     mask: Any = predictor.plans_manager.image_reader_writer_class().read_seg(str(path))[0][0]  # axes as of the scan
     if mask.shape != probabilities.shape[1:]:
-        raise ValueError(
+        raise InputError(
             f"{path}: shape must be that of the scan, {probabilities.shape[1:]}, got {mask.shape}. Run: fcas_doctor -d "
             f"{dataset.name}"
         )

@@ -16,6 +16,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.integration.dataset.folders import MODEL_FILES
@@ -66,7 +67,7 @@ def find_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> Tr
     The arguments are those of `open_predictor`; without folds, all numbered ones with the checkpoint, or else `all`.
 
     Raises:
-        FileNotFoundError: when folder, fold or checkpoint are missing.
+        MissingFileError: when folder, fold or checkpoint are missing.
     """
     if not folds:
         found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
@@ -109,15 +110,15 @@ def outdated_cases(folder: Path, wanted: Mapping[str, Record], ending: str, reme
         remedy: advice where to put them instead, for messages.
 
     Raises:
-        ValueError: when the folder holds files of these cases that were made elsewhere: they are not overwritten.
+        InputError: when the folder holds files of these cases that were made elsewhere: they are not overwritten.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
+        raise InputError(f"{folder}: folder must be one, or be new, got a file. Name a folder.")
     records = Journal(folder / JOURNAL_FILE).read()
     present = [case_id for case_id in wanted if (folder / f"{case_id}{ending}").is_file()]
     foreign = [case_id for case_id in present if case_id not in records]
     if foreign:
-        raise ValueError(f"{folder}: predictions must be this command's own, got others of {listed(foreign)}. {remedy}")
+        raise InputError(f"{folder}: predictions must be this command's own, got others of {listed(foreign)}. {remedy}")
     return [case_id for case_id, record in wanted.items() if case_id not in present or records[case_id] != record]
 
 
@@ -146,7 +147,7 @@ def predict_cases(
         description: text of the progress bar.
 
     Raises:
-        ValueError: when the network cannot be loaded, or a scan cannot be read.
+        InputError: when the network cannot be loaded, or a scan cannot be read.
     """
     predictor = open_predictor(model.folder, model.folds, model.checkpoint, device, use_mirroring=True)
     journal = Journal(folder / JOURNAL_FILE)

@@ -13,6 +13,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.description import CT_CHANNEL
 from fcas_nnunet.integration.dataset.folders import MODEL_FILES, PLANS_JSON, nnunet_variable
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
@@ -38,8 +39,8 @@ def open_predictor(
         use_mirroring: average over mirrored scans along the axes the network was trained for, as nnU-Net does.
 
     Raises:
-        FileNotFoundError: when folder, fold or checkpoint are missing.
-        ValueError: when a checkpoint was not written by nnU-Net, or its network is not supported: a cascade's second
+        MissingFileError: when folder, fold or checkpoint are missing.
+        InputError: when a checkpoint was not written by nnU-Net, or its network is not supported: a cascade's second
             stage.
     """
     paths = [checkpoint_path(model, fold, checkpoint) for fold in folds]
@@ -55,7 +56,7 @@ def open_predictor(
             predictor.initialize_from_trained_model_folder(str(model), tuple(folds), checkpoint)
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise InputError(
                 f"{paths[0]}: network must be one that nnU-Net loads, got '{reason}'. Run: fcas_doctor"
             ) from error
     predictor.network = predictor.network.to(device).eval()
@@ -69,8 +70,8 @@ def preprocess(predictor: nnUNetPredictor, image_paths: Sequence[Path]) -> tuple
         The network's input, float32 [C, …], and nnU-Net's properties of the scan's geometry.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read.
+        MissingFileError: when there is no such file.
+        InputError: when it cannot be read.
     """
     for path in image_paths:
         read_volume(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
@@ -79,7 +80,7 @@ def preprocess(predictor: nnUNetPredictor, image_paths: Sequence[Path]) -> tuple
     try:
         data, _, properties = preprocessor.run_case(list(map(str, image_paths)), None, *managers)
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"{image_paths[0]}: file must be a scan that nnU-Net reads, got '{last_line(error)}'. Export it again."
         ) from error
     return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
@@ -89,18 +90,18 @@ def checkpoint_path(model: Path, fold: str, checkpoint: str) -> Path:
     """Return the path of a fold's checkpoint.
 
     Raises:
-        FileNotFoundError: when folder, fold or checkpoint are missing.
+        MissingFileError: when folder, fold or checkpoint are missing.
     """
     check_model_files(model)
     folds = sorted(path.name.removeprefix("fold_") for path in model.glob("fold_*") if path.is_dir())
     if fold not in folds:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{model}: fold must be one of {', '.join(folds) or 'none'}, got {fold}. Name one that was trained."
         )
     path = model / f"fold_{fold}" / checkpoint
     if not path.is_file():
         found = ", ".join(sorted(other.name for other in path.parent.glob("*.pth"))) or "none"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: checkpoint must be one of {found}, got {checkpoint}. Finish the training, or name another."
         )
     return path
@@ -110,12 +111,12 @@ def check_model_files(model: Path) -> None:
     """Check that a folder contains the files that nnU-Net's predictor reads beside the folds.
 
     Raises:
-        FileNotFoundError: when it does not.
+        MissingFileError: when it does not.
     """
     missing = [name for name in MODEL_FILES if not (model / name).is_file()]
     if missing:
         got = f"no {' and no '.join(missing)}" if model.is_dir() else "no such folder"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{model}: model folder must hold {' and '.join(MODEL_FILES)}, got {got}. "
             "Give nnU-Net's folder <trainer>__<plans>__<configuration>."
         )
@@ -139,6 +140,6 @@ def _refuse_unfit(model: Path, configuration: str) -> None:
     """Refuse, before the network is built, a model that needs more input than a scan."""
     plans = read_json(model / PLANS_JSON)
     if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
-        raise ValueError(
+        raise InputError(
             f"{model}: configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres."
         )

@@ -12,6 +12,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_write_json, file_sha256
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import CONFIDENCE_STEPS
@@ -66,11 +67,11 @@ class ConfidenceStore:
         """Open the store whose index `write_index` wrote.
 
         Raises:
-            FileNotFoundError: when there is none.
+            MissingFileError: when there is none.
         """
         path = index_path(folder)
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{path}: the index of confidence maps must exist, got none. Run fcas_prepare for this data set, "
                 "alone (-d ID) if its scans are real and have maps of your own; without maps, train with "
                 "nnUNetTrainer, and to fine-tune on real scans use nnUNetTrainerCALFinetune."
@@ -90,10 +91,10 @@ class ConfidenceStore:
         Every process, and every fold, gets the same means. Cases without a map weigh 1 and have no share in them.
 
         Raises:
-            ValueError: when the index was written by an earlier version, which did not record them.
+            InputError: when the index was written by an earlier version, which did not record them.
         """
         if any(sha256 is not None and case_id not in self.sums for case_id, sha256 in self.sha256.items()):
-            raise ValueError(
+            raise InputError(
                 f"{index_path(self.folder)}: index must hold the sums of every label's weights, got one of an earlier "
                 "version. Run fcas_prepare again; it keeps the maps."
             )
@@ -109,7 +110,7 @@ class ConfidenceStore:
         """Check that every case's map is the one that was written for it, in its segmentation's shape [1, D, H, W].
 
         Raises:
-            ValueError: listing all faults, one a line.
+            InputError: listing all faults, one a line.
         """
         wanted = sorted(set(case_ids))
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing releases the interpreter lock
@@ -122,7 +123,7 @@ class ConfidenceStore:
             if found[rule]
         ]
         if faults:
-            raise ValueError("\n".join(faults))
+            raise InputError("\n".join(faults))
 
     def _hash(self, case_id: str) -> str | None:
         path = preprocessed_confidence_path(self.folder, case_id)

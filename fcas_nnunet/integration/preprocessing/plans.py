@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.dataset.description import (
     READER_ENDINGS,
@@ -44,10 +45,10 @@ def plans_path(dataset: RawDataset, plans_name: str) -> Path:
     """Return the path of a data set's plans of a name.
 
     Raises:
-        ValueError: if the name cannot be that of a file.
+        InputError: if the name cannot be that of a file.
     """
     if not is_file_name(plans_name):
-        raise ValueError(f"-p: plans must have a name without folders, got {plans_name!r}. Fix -p.")
+        raise InputError(f"-p: plans must have a name without folders, got {plans_name!r}. Fix -p.")
     return preprocessed_folder(dataset) / f"{plans_name}.json"
 
 
@@ -55,12 +56,12 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
     """Read a data set's plans.
 
     Raises:
-        FileNotFoundError: if there are none of that name.
-        ValueError: if they are broken, or name files or folders elsewhere.
+        MissingFileError: if there are none of that name.
+        InputError: if they are broken, or name files or folders elsewhere.
     """
     path = plans_path(dataset, plans_name)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path}: plans must exist, got none. Make them with nnUNetv2_plan_experiment, or leave out -p."
         )
     plans = read_json(path, "Make the plans again with nnUNetv2_plan_experiment.")
@@ -71,7 +72,7 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
     }
     unfit = [f"{key} {name!r}" for key, name in named.items() if not is_file_name(name)]
     if unfit:  # nnU-Net clears the folder of that name before it writes
-        raise ValueError(f"{path}: names must be those of files or folders there, got {listed(unfit)}. Fix them.")
+        raise InputError(f"{path}: names must be those of files or folders there, got {listed(unfit)}. Fix them.")
     return plans
 
 
@@ -113,13 +114,13 @@ def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str
     Its fingerprint must have been extracted. The name is one of `PLANNERS`, or that of existing plans.
 
     Raises:
-        ValueError: if no planner makes plans of that name, or the plans lack a configuration.
+        InputError: if no planner makes plans of that name, or the plans lack a configuration.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 
     if not plans_path(real, plans_name).is_file():
         if plans_name not in PLANNERS:
-            raise ValueError(
+            raise InputError(
                 f"{real.name}: plans must exist or be one of {', '.join(PLANNERS)}, got {plans_name}. "
                 "Make them with nnUNetv2_plan_experiment first."
             )
@@ -128,7 +129,7 @@ def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str
     plans = read_plans(real, plans_name)
     missing = [name for name in configurations if name not in plans["configurations"]]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{real.name}: configurations must be among {', '.join(plans['configurations'])}, "
             f"got {', '.join(missing)}. Fix -c."
         )
@@ -187,14 +188,14 @@ def shrink_plans(
             numbers.
 
     Raises:
-        ValueError: if there are more stages than planned, or the patch cannot be halved that often.
+        InputError: if there are more stages than planned, or the patch cannot be halved that often.
     """
     new = deepcopy(plans) | {"plans_name": plans_name}
     settings = new["configurations"][configuration]
     architecture = settings["architecture"]["arch_kwargs"]
     stages = len(features_per_stage)
     if not 2 <= stages <= architecture["n_stages"]:
-        raise ValueError(
+        raise InputError(
             f"features_per_stage: number of stages must be from 2 to the planned {architecture['n_stages']}, "
             f"got {stages}. Give fewer."
         )
@@ -207,11 +208,11 @@ def shrink_plans(
     if convolutions_per_stage is not None:
         numbers = list(convolutions_per_stage)
         if len(numbers) != stages:
-            raise ValueError(f"convolutions_per_stage: must be {stages} numbers, one a stage, got {numbers}.")
+            raise InputError(f"convolutions_per_stage: must be {stages} numbers, one a stage, got {numbers}.")
         architecture |= {"n_conv_per_stage": numbers, "n_conv_per_stage_decoder": numbers[-2::-1]}
     reduction = np.prod(architecture["strides"], axis=0)
     if len(patch) != len(reduction) or np.any(np.array(patch) % reduction):
-        raise ValueError(
+        raise InputError(
             f"patch_size: every edge must be a multiple of {reduction.tolist()}, got {patch}. Round it to one."
         )
     settings |= {"patch_size": patch, "batch_size": batch_size or settings["batch_size"]}

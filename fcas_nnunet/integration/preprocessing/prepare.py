@@ -18,6 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256
 from fcas_nnunet.integration.dataset.checks import dataset_faults
 from fcas_nnunet.integration.dataset.manifest import Manifest
@@ -108,7 +109,7 @@ def ensure_checked(real: RawDataset, synthetic: RawDataset | None = None) -> Non
     Real cases may lack a confidence map; without a manifest, every case of the synthetic data set needs one.
 
     Raises:
-        ValueError: listing all faults of both data sets, one a line.
+        InputError: listing all faults of both data sets, one a line.
     """
     faults, passed = [], []
     for dataset in (real, synthetic) if synthetic else (real,):
@@ -119,7 +120,7 @@ def ensure_checked(real: RawDataset, synthetic: RawDataset | None = None) -> Non
             faults += dataset_faults(dataset, any_grid=True, every_map=every_map)
             passed.append((dataset, stamp))
     if faults:
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     for dataset, stamp in passed:
         Stamps.of(dataset).put(_CHECK_STEP, stamp)
 
@@ -176,7 +177,7 @@ def ensure_preprocessed(
         keep_existing: keep what nnU-Net's own commands made if it is complete and younger than the raw files.
 
     Raises:
-        ValueError: listing the preprocessed files that are damaged, one a line.
+        InputError: listing the preprocessed files that are damaged, one a line.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 
@@ -196,7 +197,7 @@ def ensure_preprocessed(
             shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
         preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
     if damaged := _damaged_files(dataset, folder):
-        raise ValueError("\n".join(damaged))
+        raise InputError("\n".join(damaged))
     if is_current:
         logger.info("%s %s: already preprocessed, skipped.", dataset.name, configuration)
     if known not in digests or not is_current:  # an earlier version's stamp also vouches for the maps

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
@@ -39,7 +40,7 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
     stage of a cascade needs every case to be predicted in some fold.
 
     Raises:
-        ValueError: when the user's own folds are broken, name other cases, or are unfit for a cascade.
+        InputError: when the user's own folds are broken, name other cases, or are unfit for a cascade.
     """
     path, stamps, case_ids = splits_path(dataset), Stamps.of(dataset), dataset.case_ids
     splits = load_splits(path) if path.is_file() else None
@@ -56,14 +57,14 @@ def check_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
     """Check the user's or nnU-Net's own `splits_final.json`, and warn of cases that are in no fold; none is written.
 
     Raises:
-        ValueError: when the folds are broken, name other cases, or are unfit for a cascade.
+        InputError: when the folds are broken, name other cases, or are unfit for a cascade.
     """
     path, case_ids = splits_path(dataset), dataset.case_ids
     if not path.is_file():
         return
     splits = load_splits(path)
     if faults := _faults(splits, set(case_ids), feeds_cascade):
-        raise ValueError(
+        raise InputError(
             "\n".join(f"{path}: {fault} Correct the file, or delete it for new folds." for fault in faults)
         )
     if left_out := len(set(case_ids) - _named(splits, "train", "val")):
@@ -97,23 +98,23 @@ def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
     """Return the raw data set with the training cases of one fold alone; with all cases for None.
 
     Raises:
-        ValueError: When there is no such fold, or it names cases that the data set does not have.
+        InputError: When there is no such fold, or it names cases that the data set does not have.
     """
     if fold is None:
         return dataset
     path, splits = splits_path(dataset), read_splits(dataset)
     if not splits:
-        raise ValueError(
+        raise InputError(
             f"{dataset.name}: number of cases must be at least {NUM_FOLDS} for nnU-Net's folds, got "
             f"{len(dataset.case_ids)}. Leave out --fold, or write {path}."
         )
     if fold >= len(splits):
-        raise ValueError(
+        raise InputError(
             f"{dataset.name}: fold must be 0 to {len(splits) - 1}, got {fold}. Name one of these, or add it to {path}."
         )
     training = sorted(set(splits[fold]["train"]))
     if unknown := sorted(set(training) - set(dataset.case_ids)):
-        raise ValueError(
+        raise InputError(
             f"{path}: cases of fold {fold} must be in {dataset.name}, got {listed(unknown)}. "
             "Correct the file, or delete it for nnU-Net's own folds."
         )
@@ -126,14 +127,14 @@ def load_splits(path: Path) -> list[Split]:
     """Read the folds of a `splits_final.json`.
 
     Raises:
-        ValueError: when it is not JSON, or not a list of folds with train and val.
+        InputError: when it is not JSON, or not a list of folds with train and val.
     """
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: content must be JSON, got an error: {error}. Fix or delete it.") from error
+        raise InputError(f"{path}: content must be JSON, got an error: {error}. Fix or delete it.") from error
     if not isinstance(splits, list) or not splits or not all(map(_is_fold, splits)):
-        raise ValueError(
+        raise InputError(
             f'{path}: content must be a list of folds {{"train": [case ids], "val": [case ids]}}, got '
             f"{json.dumps(splits)[:80]}. Fix or delete it."
         )

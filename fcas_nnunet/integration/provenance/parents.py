@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import PLANS_JSON, Root
 from fcas_nnunet.integration.dataset.library import split_name
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, MANIFEST_FILE, Manifest
@@ -87,7 +88,7 @@ def from_json(dataset_json: Mapping[str, Any]) -> list[Parent] | None:
     """Read the parents from a dataset.json, judges' cases included; None if it names no parents.
 
     Raises:
-        ValueError: when the entry is broken.
+        InputError: when the entry is broken.
     """
     if PARENTS_KEY not in dataset_json:
         return None
@@ -109,7 +110,7 @@ def _entry(dataset_json: Mapping[str, Any], key: str) -> list[Parent]:
         ]
     except (AttributeError, KeyError, TypeError) as error:
         command = "fcas_generate" if key == PARENTS_KEY else "fcas_confidence"
-        raise ValueError(
+        raise InputError(
             f"dataset.json: {key} must be what {command} wrote, got an error: {error!r}. "
             f"Run {command} again: it writes the file anew and keeps the cases."
         ) from error
@@ -272,10 +273,10 @@ def refuse_leaks(faults: Sequence[str], warn: Callable[[str], Any]) -> None:
     """Refuse leaks, or warn of them if the user's environment allows leaks.
 
     Raises:
-        ValueError: Listing all faults, one a line.
+        InputError: Listing all faults, one a line.
     """
     if faults and not leaks_allowed():
-        raise ValueError("\n".join(faults))
+        raise InputError("\n".join(faults))
     for fault in faults:
         warn(f"WARNING, allowed by {ALLOW_VARIABLE}: {fault}")
 

@@ -13,6 +13,7 @@ import pytest
 
 from fcas_nnunet.commands.runtime import pool
 from fcas_nnunet.commands.runtime.pool import as_finished
+from fcas_nnunet.faults import InputError
 
 _LIMIT = "__import__('sys').getrecursionlimit()"
 
@@ -56,7 +57,7 @@ def test_what_is_finished_beside_an_error_comes_first(monkeypatch: pytest.Monkey
 
 
 def test_a_killed_process_is_named() -> None:
-    with pytest.raises(RuntimeError, match="a worker process was killed, most likely for lack of memory"):
+    with pytest.raises(InputError, match="worker process: must run to its end, got killed, most likely"):
         list(as_finished(eval, ["__import__('os').abort()", "1"], 2))
 
 

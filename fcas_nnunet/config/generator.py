@@ -29,7 +29,7 @@ from fcas_nnunet.config.schema import (
     rule,
     settings,
 )
-from fcas_nnunet.config.sources import PaintConfig, WarpConfig
+from fcas_nnunet.config.sources import PaintConfig, VarietyConfig, WarpConfig
 from fcas_nnunet.labels.anatomy import Role
 
 LATENT_DOWNSAMPLING = 4
@@ -316,6 +316,7 @@ class FCaSConfig:
     calibration: CalibrationConfig | None = None
     warp: WarpConfig = field(default_factory=WarpConfig)
     paint: PaintConfig = field(default_factory=PaintConfig)
+    variety: VarietyConfig = field(default_factory=VarietyConfig)
     roles: dict[str, tuple[Role, ...]] = field(default_factory=dict)
     seed: CountOrZero = 0
 

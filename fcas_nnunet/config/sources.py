@@ -1,4 +1,4 @@
-"""WarpConfig and PaintConfig: how scans are made without a generator."""
+"""WarpConfig, PaintConfig: how scans are made without a generator. VarietyConfig: what they take from other scans."""
 
 from __future__ import annotations
 
@@ -58,3 +58,27 @@ class PaintConfig:
             (self.bias[1] < 1, "bias", "below 1", self.bias),
             (self.thickness[0] >= 1, "thickness", "at least 1", self.thickness),
         )  # fmt: skip
+
+
+@settings
+class VarietyConfig:
+    """What scans that are not painted take from other labelled scans, besides the anatomy. Each share is of the scans.
+
+    Attributes:
+        contrast: Share whose structures have the means of one labelled scan, moved towards those of another.
+        beyond: They are moved by −beyond to 1 + beyond of the difference.
+        noise: Share that gets as much noise as a labelled scan has, where that has more.
+        resolution: Share that gets slices as thick as those of a labelled scan, where those are thicker.
+        field_of_view: Share that is cut to the size of a labelled scan, where that is smaller; structures stay whole.
+    """
+
+    contrast: Share = 0.0
+    beyond: NotNegative = 0.25
+    noise: Share = 0.0
+    resolution: Share = 0.0
+    field_of_view: Share = 0.0
+
+    @property
+    def any(self) -> bool:
+        """Whether scans take anything."""
+        return max(self.contrast, self.noise, self.resolution, self.field_of_view) > 0

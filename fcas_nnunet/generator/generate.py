@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from fcas_nnunet.case import Case
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import SCAN, ReferenceSource, ScanSource
-from fcas_nnunet.config.sources import PaintConfig, WarpConfig
+from fcas_nnunet.config.sources import PaintConfig, VarietyConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import Generator, case_sha256
 from fcas_nnunet.generator.data.contrasts import add_contrast
 from fcas_nnunet.generator.data.grid import label_codes
@@ -31,11 +31,13 @@ from fcas_nnunet.generator.sources.cut_out import cut_out, filled
 from fcas_nnunet.generator.sources.painted import contrast_ranges, paint_scan, tissues_of
 from fcas_nnunet.generator.sources.registered import bring, mend
 from fcas_nnunet.generator.sources.registration import REGISTRATION, Registration, register
+from fcas_nnunet.generator.sources.variety import Traits, cut_to, draw_traits, take_on, view_box
 from fcas_nnunet.generator.sources.warped import warp_offsets, warp_scan
 from fcas_nnunet.labels.anatomy import GivenRoles, LabelRoles, label_roles
 from fcas_nnunet.seeds import derive_seed
 
 LoadCase = Callable[[str], Case]
+VARIETY = "variety"  # what a case took on of other scans: a key of its record
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Drawer:
     generator: Generator
     device: torch.device
     precision: torch.dtype
+
+
+@dataclass(frozen=True)
+class Variety:
+    """What scans may take on of others: how many of them, and the traits of the labelled scans."""
+
+    config: VarietyConfig
+    labelled: Sequence[Traits]
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class CaseMaker:
         drawer: Where some are drawn.
         registrations: Folder where registrations of pairs are kept for other processes; None = nowhere.
         kept: How many references and templates are kept after they were read.
+        variety: What scans take on of others; None = nothing.
     """
 
     def __init__(
@@ -105,11 +116,12 @@ class CaseMaker:
         drawer: Drawer | None = None,
         kept: int = 1,
         registrations: Path | None = None,
+        variety: Variety | None = None,
     ) -> None:
         self.num_labels, self.roles = max(labels.values()), label_roles(labels, roles)
         self.load_case, self.masks, self.warp, self.paint, self.drawer = load_case, masks, warp, paint, drawer
         self._real_case = lru_cache(max(2, kept))(self._read)  # a reference and its template
-        self.registrations = registrations
+        self.registrations, self.variety = registrations, variety
 
     @classmethod
     def of_generator(cls, drawer: Drawer, load_case: LoadCase, kept: int = 1) -> CaseMaker:
@@ -134,7 +146,10 @@ class CaseMaker:
         real = self._real_case(plan.reference)
         masks = self.masks.without_local_changes() if plan.scan == ScanSource.WARPED else self.masks
         mask, mask_record = reference_mask(plan, real.case, masks, self.roles, bounds_ml, real.source)
-        return self._case(plan, mask, mask_record)
+        traits = Traits()
+        if self.variety is not None and plan.scan != ScanSource.PAINTED:
+            traits = draw_traits(self.variety.labelled, self.variety.config, derive_seed(plan.seed, VARIETY))
+        return self._case(plan, mask, mask_record, traits)
 
     def remake(self, record: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
         """As `make`, again from a manifest record: the mask from its recipe, the scan from its seed.
@@ -143,14 +158,16 @@ class CaseMaker:
         """
         plan = CasePlan.from_record(record)
         mask = replayed_mask(record, self._real_case(plan.reference).case, self.roles)
-        return self._case(plan, mask, record["mgm"])
+        return self._case(plan, mask, record["mgm"], Traits.from_record(record.get(VARIETY, {})))
 
     def _read(self, name: str) -> _RealCase:
         case = self.load_case(name)
         return _RealCase(case, SourceMask(case.mask, case.spacing_mm, self.roles), self.paint)
 
-    def _case(self, plan: CasePlan, mask: np.ndarray, mask_record: Mapping[str, Any]) -> tuple[Case, dict[str, Any]]:
-        """A case and its record, from its mask and the record of `reference_mask`."""
+    def _case(
+        self, plan: CasePlan, mask: np.ndarray, mask_record: Mapping[str, Any], traits: Traits
+    ) -> tuple[Case, dict[str, Any]]:
+        """A case and its record, from its mask, the record of `reference_mask`, and what the scan takes on."""
         deformation = deformation_of(mask_record)
         real = self._real_case(plan.reference)
         ignored = moved_ignored(real.case, mask_record)
@@ -163,9 +180,16 @@ class CaseMaker:
         case, more = ways[plan.scan](plan, mask, deformation)
         assert case.confidence is not None, "every way gives it"
         confidence = case.confidence if ignored is None else np.where(ignored, np.float32(0), case.confidence)
+        seed = derive_seed(plan.seed, VARIETY)
+        if traits.changes_scan:
+            shown = _with_surroundings(plan, mask, real.case, deformation)
+            case = take_on(case, label_codes(shown, self.num_labels)[1], traits, seed)
         image = self._with_cut_out(case, plan, deformation)
         case = replace(case, image=image, confidence=confidence, ignored=ignored)
-        inside = confidence[mask > 0]
+        if traits.extent_mm is not None:
+            case = cut_to(case, view_box(case.mask, case.affine, traits.extent_mm, seed))
+        assert case.confidence is not None, "it was cut with the case"
+        inside = case.confidence[case.mask > 0]
         return case, {
             **plan.to_record(),
             SCAN: str(plan.scan),
@@ -175,6 +199,7 @@ class CaseMaker:
             "std_confidence_in_structures": round(float(inside.std()), 6) if inside.size else 0.0,
             "expected_error": None,
             **more,
+            **({VARIETY: traits.to_record()} if traits != Traits() else {}),
         }
 
     def _with_cut_out(self, case: Case, plan: CasePlan, deformation: Deformation) -> np.ndarray:

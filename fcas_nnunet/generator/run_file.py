@@ -15,7 +15,7 @@ RUN_FILE = "run.yaml"
 #: Settings of a training that may change when it is resumed, since they do not change what is learnt.
 FREE_SETTINGS = {
     "micro_batch_size", "sample_every", "compile", "gradient_checkpointing", "calibration", "confidence",
-    "warp", "paint",
+    "warp", "paint", "variety",
 }  # fmt: skip
 _NAMED = 5  # settings that a message lists
 

@@ -34,6 +34,7 @@ from fcas_nnunet.evaluation.images.pretrained_weights import hub_checkpoints
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.images.set_table import FID, NETWORK, NOT_COMPUTED, PERCEPTUAL
 from fcas_nnunet.evaluation.images.slice_extractor import FidExtractor, SliceExtractor, open_slice_extractor
+from fcas_nnunet.evaluation.images.variety import feature_variety
 from fcas_nnunet.evaluation.statistics.means import summarise
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import PICTURE_METADATA, atomic_path
@@ -192,6 +193,7 @@ def _measure_network_features(network: Any, real: Channels, synthetic: Channels)
         "synthetic_windows": len(windows[1]),
         "fid": frechet_distance(*windows),
         "kid": vars(kernel_distance(windows[0], windows[1], *case_ids)),
+        "variety": vars(feature_variety(*(list(cases.values()) for cases in sets))),
         "tsne": tsne,
     }
 

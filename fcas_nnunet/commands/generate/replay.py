@@ -12,6 +12,7 @@ from typing import Any
 from fcas_nnunet.commands.cli import make_parser, positive
 from fcas_nnunet.commands.generate.checks import check_output
 from fcas_nnunet.commands.generate.sources import TOLD
+from fcas_nnunet.commands.generate.varied import VARIETY_CONFIG
 from fcas_nnunet.commands.generate.workers import Job, finish, generate
 from fcas_nnunet.commands.runtime.channels import generator_channel_faults
 from fcas_nnunet.commands.runtime.label_table import OF_LABELS, roles_from_json
@@ -188,10 +189,8 @@ def _chosen(path: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _shared(records: Records, path: Path) -> dict[str, Any]:
     """Return the entries that all lines share, in the form of this version's lines."""
-    shared = _common(records, _SHARED, path)
-    return shared | (
-        _common(records, ("shares",), path) if any("shares" in record for record in records.values()) else {}
-    )
+    of_some = [key for key in ("shares", VARIETY_CONFIG) if any(key in record for record in records.values())]
+    return _common(records, (*_SHARED, *of_some), path)
 
 
 def _of_scan(records: Records, path: Path) -> dict[ScanSource, dict[str, Any]]:

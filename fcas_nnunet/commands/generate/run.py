@@ -24,6 +24,7 @@ from fcas_nnunet.commands.generate.sampling_settings import (
     sampling_config,
 )
 from fcas_nnunet.commands.generate.sources import shares_record
+from fcas_nnunet.commands.generate.varied import traits_of, variety_record
 from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate
 from fcas_nnunet.commands.masks.settings import given_volumes, mask_config, refuse_hopeless_ranges
 from fcas_nnunet.commands.runtime.label_table import roles_to_json, say_roles, settled_roles
@@ -39,7 +40,7 @@ from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.config.options import Precision, ScanSource, Solver
-from fcas_nnunet.config.sources import PaintConfig, WarpConfig
+from fcas_nnunet.config.sources import PaintConfig, VarietyConfig, WarpConfig
 from fcas_nnunet.evaluation.report.checks import Level, check_expected_error
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.checkpoint import (
@@ -50,6 +51,7 @@ from fcas_nnunet.generator.checkpoint import (
     weights_sha256,
 )
 from fcas_nnunet.generator.data.grid import GEOMETRY
+from fcas_nnunet.generator.generate import Variety
 from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
 from fcas_nnunet.generator.plan import CasePlan, plan_cases
 from fcas_nnunet.generator.sources.registration import REGISTRATION
@@ -78,6 +80,7 @@ class _Plan:
     confidence: ConfidenceConfig
     warp: WarpConfig
     paint: PaintConfig
+    variety: VarietyConfig
 
 
 def run(request: Request) -> None:
@@ -146,7 +149,7 @@ def _read_record(request: Request) -> GeneratorRecord:
     files = pretrained_files(args).identity() if args.autoencoder or args.denoiser or args.controlnet else None
     check_model(record, request.source, args.fold, config, files, request.model)
     if config is not None:
-        own = {name: getattr(config, name) for name in ("confidence", "warp", "paint")}
+        own = {name: getattr(config, name) for name in ("confidence", "warp", "paint", "variety")}
         record = replace(record, config=replace(record.config, **own))
     return record
 
@@ -182,6 +185,7 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         library, cases, merged([*learnt, *drawing_parents(library)]),
         settled_roles(source, request.config.roles or trained.roles), mask_config(args, trained.masks),
         *_drawing_settings(request, record), trained.warp, trained.paint,
+        trained.variety,
     )  # fmt: skip
 
 
@@ -225,16 +229,23 @@ def _job(
         sampling=plan.sampling, confidence=plan.confidence, masks=plan.masks, warp=plan.warp, paint=plan.paint,
         bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]),
         label_map=request.labels.becomes, ignore_id=request.labels.ignore_id,
-        roles=plan.roles, device_name=_device(request), of_scan=of_scan,
+        roles=plan.roles, device_name=_device(request), of_scan=of_scan, variety=_variety(plan, args.dry_run),
         shared={
             "source": library.source.name, "for": real.name if real else None, "fold": args.fold,
             **{key: entries and list(entries) for key, entries in named.items()},
             "run_seed": args.seed, "mask_config": to_dict(plan.masks), **shares_record(request.shares),
             "preset": (record.config if record else request.config).preset,
-            "label_map": request.labels.to_record(),
+            "label_map": request.labels.to_record(), **variety_record(plan.variety),
             "roles": roles_to_json(plan.roles), "versions": versions(),
         },
     )  # fmt: skip
+
+
+def _variety(plan: _Plan, dry_run: bool) -> Variety | None:
+    """The traits that scans take on of others; of a dry run none."""
+    if dry_run or not plan.variety.any:
+        return None
+    return Variety(plan.variety, traits_of(plan.library))
 
 
 def _finish(request: Request, plan: _Plan) -> None:

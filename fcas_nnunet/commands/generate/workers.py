@@ -29,7 +29,7 @@ from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingC
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import load_generator
-from fcas_nnunet.generator.generate import CaseMaker, Drawer
+from fcas_nnunet.generator.generate import CaseMaker, Drawer, Variety
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.generator.substitutes import make_with_substitutes
@@ -87,6 +87,7 @@ class Job:
     device_name: str
     shared: Mapping[str, Any]  # entries of every manifest record
     of_scan: Mapping[ScanSource, Mapping[str, Any]]  # further entries of every record of a source
+    variety: Variety | None = None  # what scans take on of other labelled scans
     #: Case id → record from which the case is made again.
     replayed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -250,7 +251,7 @@ class _Worker:
             torch.cuda.set_device(self.device)
         self.maker = CaseMaker(
             job.cases.source.labels, job.roles, job.cases.load_case, job.masks, job.warp, job.paint, self._drawer(),
-            kept_cases(job.cases), job.output / REGISTRATIONS,
+            kept_cases(job.cases), job.output / REGISTRATIONS, job.variety,
         )  # fmt: skip
         self.workplace = Workplace(job.output)  # released at the end of the process
         self.journal = Manifest(job.output).new_journal()

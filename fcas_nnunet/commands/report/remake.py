@@ -9,6 +9,7 @@ from typing import Any
 from fcas_nnunet.commands.generate.command import build_parser
 from fcas_nnunet.commands.generate.sampling_settings import EVERYWHERE, confidence_config, sampling_config
 from fcas_nnunet.commands.generate.sources import TOLD, source_words
+from fcas_nnunet.commands.generate.varied import VARIETY_CONFIG, variety_record
 from fcas_nnunet.commands.masks.settings import MASK_FLAGS, mask_config
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig
@@ -81,8 +82,10 @@ def differing_settings(arguments: Sequence[str], config: FCaSConfig, common: Map
         "mask_config": to_dict(mask_config(args, config.masks)),
         "warp": to_dict(config.warp),
         "paint": to_dict(config.paint),
+        **variety_record(config.variety),
     }
-    return [key for key, value in found.items() if key in common and value != common[key]]
+    told = [key for key in (*found, VARIETY_CONFIG) if key in common]
+    return [key for key in told if found.get(key) != common[key]]
 
 
 def _sampling_words(sampling: Mapping[str, Any]) -> list[str]:

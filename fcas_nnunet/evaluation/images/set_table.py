@@ -26,6 +26,10 @@ def table_rows(report: Mapping[str, Any]) -> list[list[str]]:
         rows.append(["FID, features of nnU-Net", _number(network["fid"], 3), "", counts])
         error = f"SE {_number(kid['standard_error'], 4)}"
         rows.append(["KID, features of nnU-Net", _number(kid["value"], 4), error, counts])
+        if "variety" in network:  # not in reports of earlier versions
+            variety = network["variety"]
+            rows.append(["spread of features, of the real", _number(variety["spread_of_real"], 3), "", counts])
+            rows.append(["real scans covered", _number(variety["coverage"], 3), "", counts])
     return rows
 
 

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.cluster import KMeans
 
 from fcas_nnunet.config.sources import PaintConfig
+from fcas_nnunet.generator.sources.resolution import in_thick_slices
 from fcas_nnunet.seeds import channel_seeds
 
 _SMOOTHING_VOXELS = 1.0  # before the background is clustered
@@ -93,7 +94,7 @@ def _painted(
     painted += np.float32(rng.uniform(*config.noise) * (high - low)) * rng.standard_normal(mask.shape, np.float32)
     axis, thickness = int(rng.integers(3)), rng.uniform(*config.thickness)
     if rng.random() < config.thickness_probability:
-        painted = _in_thick_slices(painted, axis, thickness)
+        painted = in_thick_slices(painted, axis, thickness)
     return painted
 
 
@@ -101,11 +102,3 @@ def _bias_field(shape: tuple[int, ...], strength: float, rng: np.random.Generato
     """A smooth factor within 1 ± strength, float32 [D, H, W]."""
     points = torch.from_numpy(rng.uniform(1 - strength, 1 + strength, (_BIAS_POINTS,) * 3).astype(np.float32))
     return F.interpolate(points[None, None], shape, mode="trilinear", align_corners=True)[0, 0].numpy()
-
-
-def _in_thick_slices(image: np.ndarray, axis: int, thickness: float) -> np.ndarray:
-    """The image as slices of so many voxels along an axis would show it, float32 of the same shape."""
-    slices = max(1, round(image.shape[axis] / thickness))
-    thick = [slices if a == axis else size for a, size in enumerate(image.shape)]
-    volume = torch.from_numpy(np.ascontiguousarray(image))[None, None]
-    return F.interpolate(F.interpolate(volume, thick, mode="area"), image.shape, mode="trilinear")[0, 0].numpy()

@@ -27,6 +27,7 @@ from fcas_nnunet.evaluation.images.frechet import frechet_distance, kernel_dista
 from fcas_nnunet.evaluation.images.perceptual import TRUNK_FILES, Trunk, open_perceptual_distance
 from fcas_nnunet.evaluation.images.quality import IntensityRange
 from fcas_nnunet.evaluation.images.slice_extractor import FidExtractor, open_slice_extractor
+from fcas_nnunet.evaluation.images.variety import feature_variety
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL
 from fcas_nnunet.integration.dataset.raw_dataset import write_case, write_dataset_json
@@ -206,6 +207,8 @@ def test_features_of_a_trained_network(
     kid = kernel_distance(*windows, *cases)
     assert found["fid"] == pytest.approx(frechet_distance(*windows), rel=1e-5)
     assert found["kid"] == pytest.approx({"value": kid.value, "standard_error": kid.standard_error}, rel=1e-4)
+    variety = feature_variety(*(list(cases.values()) for cases in rows))
+    assert found["variety"] == pytest.approx(vars(variety), rel=1e-4)
     assert (found["real_cases"], found["synthetic_cases"]) == (5, 4)
     assert (found["real_windows"], found["synthetic_windows"]) == tuple(len(w) for w in windows)
     assert found["name"] == network.name

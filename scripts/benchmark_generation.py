@@ -1,6 +1,6 @@
 """Measure the cost of an image with confidence by stage, beside MAISI's classes and schedule without confidence.
 
-Random weights of the `paper` preset (scaled by --width), both sides in turn in one process, so that a busy machine
+Random weights of the `maisi` preset (scaled by --width), both sides in turn in one process, so that a busy machine
 slows both alike. MAISI runs as its scripts do: the condition embedded at every step, rectified flow in 30 steps (or
 DDPM in 1,000, from one timed step a round), decoding in Gaussian-blended windows of --roi latents, overlap 0.4.
 FLOPs, and with --flops the peak of all live tensors (bf16, without workspaces), are counted on fake tensors.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,14 +21,12 @@ from statistics import median
 from typing import Any
 
 import torch
+from counting import LiveTensors, flop_counter
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.inferers import SlidingWindowInferer
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fcas_nnunet.config.generator import AutoencoderConfig, TCDMConfig
 from fcas_nnunet.config.presets import preset
@@ -72,7 +69,7 @@ def main() -> None:
     """Run the measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 128, 128), metavar=("D", "H", "W"))
-    parser.add_argument("--width", type=float, default=1.0, help="channels relative to the paper preset (1)")
+    parser.add_argument("--width", type=float, default=1.0, help="channels relative to the preset (1)")
     parser.add_argument("--roi", type=int, default=80, help="latents of a decoding window on MAISI's side (80)")
     parser.add_argument("--heart", type=float, default=0.35, help="share of the volume in SSV's box (0.35)")
     parser.add_argument("--steps", type=int, help="number of steps of DPM-Solver++ (the preset's)")
@@ -102,7 +99,7 @@ def main() -> None:
 
 def ours(setting: Setting) -> Stages:
     """Make a function for every stage: embedding the condition, a denoising step, the decodings."""
-    config = preset("paper")
+    config = preset("maisi")
     with setting.device:
         tcdm = tcdm_of(setting, config.tcdm).eval()
         autoencoder = Autoencoder(autoencoder_config(setting, config.autoencoder)).eval()
@@ -228,16 +225,6 @@ def box(setting: Setting) -> tuple[slice, slice, slice]:
     return d, h, w
 
 
-def flop_counter() -> FlopCounterMode:
-    """Extend torch's counter by the CPU's attention, which it does not know."""
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
-    def flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    return FlopCounterMode(display=False, custom_mapping={attention: flops})
-
-
 def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, float]:
     """Count the TFLOP of every stage on fake tensors."""
     fake = replace(setting, device=torch.device("cpu"), precision=torch.float32)
@@ -251,33 +238,6 @@ def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, floa
                 stage()
             totals[name] = counter.get_total_flops() / 1e12
     return totals
-
-
-class LiveTensors(TorchDispatchMode):
-    """Bytes of all tensors that are alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self.add, output)
-        return output
-
-    def add(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self.release, key, size)
-
-    def release(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
 
 
 def count_memory(setting: Setting) -> dict[str, float]:
@@ -359,7 +319,7 @@ def report(
     memory: dict[str, float],
 ) -> None:
     """Print stages, totals and ratios."""
-    config = preset("paper")
+    config = preset("maisi")
     steps = args.steps or config.sampling.for_model(config.tcdm.prediction_type).num_inference_steps
     snapshots = args.snapshots or config.confidence.num_snapshots
     print(f"\n{'side':6} {'stage':50} {'seconds':>9} {'TFLOP':>9} {'TFLOP/s':>8}")

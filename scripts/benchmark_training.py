@@ -1,6 +1,6 @@
 """Measure a training step of TCDM per direction beside MAISI's ControlNet step, both with a frozen denoiser.
 
-Random weights of the `paper` preset (scaled by --width), both sides in turn in one process.
+Random weights of the `maisi` preset (scaled by --width), both sides in turn in one process.
 
     python scripts/benchmark_training.py --shape 128 512 512                   # a GPU
     python scripts/benchmark_training.py --shape 32 128 128 -device cpu        # two cores
@@ -24,7 +24,7 @@ def main() -> None:
     """Run the measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 128, 128), metavar=("D", "H", "W"))
-    parser.add_argument("--width", type=float, default=1.0, help="channels relative to the paper preset (1)")
+    parser.add_argument("--width", type=float, default=1.0, help="channels relative to the preset (1)")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps, after one to warm up (3)")
     parser.add_argument("-device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> None:
 def our_training_step(setting: Setting) -> Callable[[], None]:
     """One direction of TCDM's loss: noise, prediction, backward, AdamW."""
     with setting.device:
-        tcdm = tcdm_of(setting, preset("paper").tcdm)
+        tcdm = tcdm_of(setting, preset("maisi").tcdm)
     tcdm.denoiser.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in tcdm.parameters() if p.requires_grad], lr=1e-5)
     codes, image = condition_parts(setting)

@@ -241,8 +241,8 @@ def measure(name: str, device: torch.device, prepare: Callable[[torch.device], C
     print(f"result: {json.dumps(result)}", flush=True)
 
 
-def training_step(config: Any, crop: Sequence[int]) -> Callable[[torch.device], Callable[[], object]]:
-    """Both directions of a random pair, and AdamW."""
+def training_step(config: Any, crop: Sequence[int], pairs: int = 1) -> Callable[[torch.device], Callable[[], object]]:
+    """Both directions of random pairs, and AdamW."""
     from fcas_nnunet.generator.autoencoder.latents import LatentScale
     from fcas_nnunet.generator.tcdm.pairs import PairEnd
     from fcas_nnunet.generator.tcdm.schedulers import forward_process
@@ -250,26 +250,27 @@ def training_step(config: Any, crop: Sequence[int]) -> Callable[[torch.device], 
 
     def prepare(device: torch.device) -> Callable[[], object]:
         objective = TCDMObjective(config, LatentScale(), 8).to(device)
-        latents = torch.randn(1, 4, *(edge // 4 for edge in crop)).half()
-        codes = torch.randint(0, 9, (1, 1, *crop), dtype=torch.uint8)
-        end = PairEnd(latents, latents - 4, codes, codes, torch.rand(1, 1, *crop).half())
-        batch = PairBatch(end, end, Draws.of(config, forward_process(config), latents.shape[2:], [0])).to(device)
+        latents = torch.randn(pairs, 4, *(edge // 4 for edge in crop)).half()
+        codes = torch.randint(0, 9, (pairs, 1, *crop), dtype=torch.uint8)
+        end = PairEnd(latents, latents - 4, codes, codes, torch.rand(pairs, 1, *crop).half())
+        draws = Draws.of(config, forward_process(config), latents.shape[2:], range(pairs))
+        batch = PairBatch(end, end, draws).to(device)
         return optimised(objective, batch)
 
     return prepare
 
 
-def autoencoder_step(config: Any) -> Callable[[torch.device], Callable[[], object]]:
-    """Four random crops, and AdamW."""
+def autoencoder_step(config: Any, crops: int = 4) -> Callable[[torch.device], Callable[[], object]]:
+    """Random crops, and AdamW."""
     from fcas_nnunet.generator.autoencoder.crops import CropBatch
     from fcas_nnunet.generator.autoencoder.network import Autoencoder
     from fcas_nnunet.generator.autoencoder.training import AutoencoderObjective
 
     def prepare(device: torch.device) -> Callable[[], object]:
-        crop = config.crop_size or (32, 32, 32)
-        noise = torch.randn(4, 4, *(edge // 4 for edge in crop))
-        labels = torch.randint(0, 9, (4, 1, *crop), dtype=torch.uint8)
-        batch = CropBatch(torch.rand(4, 1, *crop).half(), labels, noise).to(device)
+        crop = config.crop_size
+        noise = torch.randn(crops, 4, *(edge // 4 for edge in crop))
+        labels = torch.randint(0, 9, (crops, 1, *crop), dtype=torch.uint8)
+        batch = CropBatch(torch.rand(crops, 1, *crop).half(), labels, noise).to(device)
         return optimised(AutoencoderObjective(Autoencoder(config), [8]).to(device), batch)
 
     return prepare

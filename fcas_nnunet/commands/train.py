@@ -23,11 +23,12 @@ from fcas_nnunet.commands.runtime.leaks import (
     weights_metadata,
     weights_parents,
 )
-from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
-from fcas_nnunet.config.files import load_config, to_dict
+from fcas_nnunet.commands.runtime.presets import generator_config, name_others, named_config
+from fcas_nnunet.commands.runtime.resolution import say_grid, turned_grids
+from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import CalibrationConfig, FCaSConfig
 from fcas_nnunet.config.options import Precision
-from fcas_nnunet.config.presets import PRESETS, preset
+from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.checks import check_dataset
@@ -42,12 +43,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXAMPLE = """
-fcas_train -d 901 --preset cpu
+fcas_train -d 901                                # preset gpu on a GPU, else cpu
 fcas_train -d 901 --preset cpu --fold 0          # on the training cases of nnU-Net's fold 0 alone
 fcas_train -d 901 --preset cpu --show_config > my.yaml   # edit it, then:
 fcas_train -d 901 --config my.yaml
 fcas_train -d 901 --preset cpu --calibrate               # a generator trained before learns its own errors
-fcas_train -d 901 --preset paper --autoencoder autoencoder_v1.pt --denoiser diff_unet_3d_ddpm-ct.pt   # MAISI's weights
+fcas_train -d 901 --preset maisi --autoencoder autoencoder_v1.pt --denoiser diff_unet_3d_ddpm-ct.pt   # MAISI's weights
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.train -d 901 --config my.yaml   # four GPUs
 """
 
@@ -89,7 +90,10 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_generator_choice(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that select the generator and its device."""
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="size of the networks and the run (default: cpu)")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS),
+        help="size of the networks and the run (default: gpu with a GPU, else cpu; or the one that is trained)",
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
     parser.add_argument(
         "--fold", type=fold_number, metavar="K",
@@ -111,11 +115,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show_config:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
+    from fcas_nnunet.commands.runtime.costs import refuse_small_card, training_forecast
     from fcas_nnunet.generator.checkpoint import calibration_exists, generator_exists, load_record
     from fcas_nnunet.generator.run_file import generator_faults
 
     dataset = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     folder = model_folder(dataset, config, args.fold)
+    if named_config(args) is None:
+        name_others(dataset, config.preset, args.fold)
     if generator_exists(folder):
         files = pretrained_files(args).identity()
         record = load_record(folder)
@@ -128,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     say_roles(dataset.name, dataset.labels, settled_roles(dataset, config.roles))
     check_dataset(dataset, min_cases=2)
     if not generator_exists(folder):
-        warn_of_thin_structures(dataset, config.grid)
+        say_grid(dataset, config)
+        refuse_small_card(config, args.device, trains=True)
+        logger.info(training_forecast(config, turned_grids(dataset), dataset.num_channels, args.device))
     train(dataset, config, args, keep_cache=args.keep_cache)
     say(f"done: the generator is in {folder}")
 
@@ -198,15 +207,6 @@ def pretrained_files(args: argparse.Namespace) -> PretrainedFiles:
 
     references = (args.autoencoder, args.denoiser, args.controlnet)
     return PretrainedFiles(*(None if reference is None else weights_file(reference) for reference in references))
-
-
-def generator_config(args: argparse.Namespace) -> FCaSConfig:
-    """Return the configuration that --config or --preset names; only one of them may be given."""
-    if args.config is None:
-        return preset(args.preset or "cpu")
-    if args.preset is not None:
-        raise InputError("--preset, --config: only one must be given, got both. A configuration names its preset.")
-    return load_config(FCaSConfig, args.config)
 
 
 def model_folder(dataset: RawDataset, config: FCaSConfig, fold: int | None = None) -> Path:

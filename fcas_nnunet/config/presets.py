@@ -1,4 +1,8 @@
-"""The presets: `tiny` for tests, `cpu` for two cores and some minutes, `paper` for the paper's sizes."""
+"""The presets.
+
+`tiny` is for tests, `cpu` for two cores and some minutes, `gpu` for one GPU and some hours, `maisi` for networks of
+MAISI's size and its weights, `paper` for the paper's experiment to the letter.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import replace
 from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     CalibrationConfig,
+    ConfidenceConfig,
     FCaSConfig,
     GridConfig,
     OptimisationConfig,
@@ -14,7 +19,14 @@ from fcas_nnunet.config.generator import (
     SamplingConfig,
     TCDMConfig,
 )
-from fcas_nnunet.config.options import Architecture, Conditioning, ItemsPerEpoch, PredictionType
+from fcas_nnunet.config.options import (
+    Architecture,
+    Conditioning,
+    ConfidenceChoice,
+    ItemsPerEpoch,
+    PredictionType,
+    Solver,
+)
 from fcas_nnunet.faults import InputError
 
 TINY = FCaSConfig(
@@ -83,8 +95,51 @@ CPU = FCaSConfig(
     calibration=CalibrationConfig(num_drawings=12, num_steps=1000),
 )
 
-PAPER = FCaSConfig(
-    preset="paper",
+#: A working grid of 256³ voxels is about 0.63 × 0.63 × 0.79 mm for a CTA of 512 × 512 × 250 voxels of 0.4 × 0.4 × 0.5
+#: mm. Memory and operations are counted (docs/benchmarks.md); `compile` stays off until it is measured on a GPU.
+GPU = FCaSConfig(
+    preset="gpu",
+    grid=GridConfig(max_voxels=256**3, min_voxels=128 * 160 * 160, crop_size=(128, 160, 160)),
+    autoencoder=AutoencoderConfig(
+        channels=(64, 128),
+        num_res_blocks=2,
+        norm_num_groups=16,
+        patch_size=2,
+        linear_skip=True,
+        crop_size=(64, 64, 64),
+        optimisation=OptimisationConfig(
+            num_steps=8000,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup_steps=200,
+            ema_decay=0.999,
+            validate_every=500,
+            sample_every=2000,
+        ),
+    ),
+    tcdm=replace(
+        CPU.tcdm,
+        channels=(64, 128, 256),
+        num_res_blocks=2,
+        condition_embedding_channels=(64,),
+        optimisation=OptimisationConfig(
+            num_steps=8000,
+            batch_size=4,
+            micro_batch_size=2,
+            learning_rate=3e-4,
+            adam_beta2=0.99,
+            warmup_steps=200,
+            ema_decay=0.999,
+            validate_every=500,
+            sample_every=2000,
+        ),
+    ),
+    sampling=SamplingConfig(num_inference_steps=16, window=(48, 96, 96)),
+    calibration=CalibrationConfig(num_drawings=16, num_voxels=100_000, num_steps=2000),
+)
+
+MAISI = FCaSConfig(
+    preset="maisi",
     grid=GridConfig(max_voxels=512 * 512 * 256, crop_size=(128, 512, 512)),
     autoencoder=AutoencoderConfig(
         channels=(64, 128, 256),
@@ -119,13 +174,28 @@ PAPER = FCaSConfig(
             sample_every=2500,
         ),
     ),
-    # one window at the paper's output of 512 × 512 × 256; its own latent window of 64 × 64 × 128, (W, H, D) there, is
-    # `window=(128, 64, 64)` here, which smaller latents clamp
+    # one window at 512 × 512 × 256
     sampling=SamplingConfig(window=(64, 128, 128), overlap=0.25),
     calibration=CalibrationConfig(num_drawings=24, num_voxels=200_000, num_steps=4000),
 )
 
-PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU, PAPER)}
+#: Where the paper is silent, as `maisi`: gradients are clipped, the learning rate decays from its first value, windows
+#: overlap by a quarter. Pairs are of two patients, undeformed and in their own contrasts.
+PAPER = replace(
+    MAISI,
+    preset="paper",
+    tcdm=replace(
+        MAISI.tcdm,
+        pairs=PairConfig(self_pair_probability=0.0, num_shapes=1, num_contrasts=1, items_per_epoch=ItemsPerEpoch.CASES),
+        optimisation=replace(MAISI.tcdm.optimisation, warmup_steps=0, ema_decay=0.0),
+    ),
+    # its latent window of 64 × 64 × 128 (W, H, D), which smaller latents clamp
+    sampling=SamplingConfig(solver=Solver.DDPM, window=(128, 64, 64), overlap=0.25),
+    confidence=ConfidenceConfig().chosen(ConfidenceChoice.PAPER),
+    calibration=None,
+)
+
+PRESETS: dict[str, FCaSConfig] = {config.preset: config for config in (TINY, CPU, GPU, MAISI, PAPER)}
 
 
 def preset(name: str) -> FCaSConfig:

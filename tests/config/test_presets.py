@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fcas_nnunet.config.generator import GridConfig
-from fcas_nnunet.config.options import Architecture, Conditioning, PredictionType
+from fcas_nnunet.config.options import Architecture, Conditioning, PredictionType, Solver
 from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
+from fcas_nnunet.generator.data.grid import working_spacing
 from fcas_nnunet.generator.tcdm.network import TCDM
 from fcas_nnunet.generator.tcdm.schedulers import forward_process
 
@@ -48,7 +49,9 @@ def test_the_paper_preset_adds_noise_as_the_paper_does():
 
 
 def test_volumes_are_multiples_of_what_the_levels_divide():
-    assert {name: config.grid_multiple for name, config in PRESETS.items()} == {"tiny": 16, "cpu": 16, "paper": 32}
+    assert {name: config.grid_multiple for name, config in PRESETS.items()} == {
+        "tiny": 16, "cpu": 16, "gpu": 16, "maisi": 32, "paper": 32,
+    }  # fmt: skip
     with pytest.raises(ValueError, match=r"grid\.crop_size: must be multiples of 32 for 4 levels.*, got \(48"):
         replace(PAPER, grid=GridConfig(crop_size=(48, 64, 64)))
     with pytest.raises(ValueError, match=r"autoencoder\.crop_size: must be at most grid\.crop_size"):
@@ -58,3 +61,29 @@ def test_volumes_are_multiples_of_what_the_levels_divide():
 def test_maisis_denoiser_needs_a_controlnet():
     with pytest.raises(ValueError, match="conditioning: must be controlnet where the denoiser is MAISI's or frozen"):
         replace(PAPER.tcdm, conditioning=Conditioning.CONCAT)
+
+
+def test_the_paper_preset_is_the_papers_experiment():
+    """Pairs of two patients, all 1,000 steps, Eq. 7 of decoded x_t, AdamW 1e-5, 200 epochs over cases in batches of 4,
+    crops of 512 × 512 × 128 and a latent window of 64 × 64 × 128 (W, H, D)."""
+    tcdm, sampling = PAPER.tcdm, PAPER.sampling.for_model(PAPER.tcdm.prediction_type)
+    pairs = tcdm.pairs
+    assert (pairs.self_pair_probability, pairs.num_shapes, pairs.num_contrasts) == (0, 1, 1)
+    assert not (tcdm.prior or tcdm.registers or tcdm.multi_resolution_noise or pairs.one_direction)
+    assert (tcdm.prediction_type, tcdm.conditioning) == (PredictionType.EPSILON, Conditioning.CONTROLNET)
+    assert (sampling.solver, sampling.num_inference_steps, sampling.window) == (Solver.DDPM, 1000, (128, 64, 64))
+    confidence = PAPER.confidence.for_generator(calibrated=False)
+    assert (confidence.estimator, confidence.source, confidence.norm) == ("ssv", "x_t", "minmax_variance")
+    assert PAPER.calibration is None
+    run = tcdm.optimisation
+    assert (run.num_epochs, run.batch_size, run.learning_rate) == (200, 4, 1e-5)
+    assert (run.warmup_steps, run.ema_decay, pairs.items_per_epoch) == (0, 0, "cases")
+    assert PAPER.grid.crop_size == (128, 512, 512)
+
+
+def test_the_gpu_preset_has_native_detail_of_a_cta():
+    """Twenty CTAs of 512 × 512 × 250 voxels of 0.4 × 0.4 × 0.5 mm: within 0.6 to 0.8 mm."""
+    config = PRESETS["gpu"]
+    spacing = working_spacing([((250, 512, 512), (0.5, 0.4, 0.4))] * 20, config.grid)
+    assert spacing == pytest.approx((0.787, 0.630, 0.630), abs=1e-3)
+    assert min(config.grid.crop_size) >= 128

@@ -19,7 +19,8 @@ from fcas_nnunet.commands.runtime.channels import generator_channel_faults, show
 from fcas_nnunet.commands.runtime.devices import resolve_device
 from fcas_nnunet.commands.runtime.leaks import generator_parents
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
-from fcas_nnunet.commands.train import generator_config, model_folder
+from fcas_nnunet.commands.runtime.presets import generator_config
+from fcas_nnunet.commands.train import model_folder
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.options import ConfidenceEstimator
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
         InputError: when cases are not held out, or do not have the generator's labels.
     """
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
-    config = generator_config(args)
+    config = generator_config(args, source)
     model = model_folder(source, config, args.fold)
     if args.picture:
         source = showing(source, args.channel)

@@ -16,10 +16,12 @@ from fcas_nnunet.commands.generate.sampling_settings import add_sampling_argumen
 from fcas_nnunet.commands.generate.sources import add_source_arguments, shares_of
 from fcas_nnunet.commands.masks.settings import add_mask_arguments
 from fcas_nnunet.commands.runtime.label_table import WrittenLabels, settled_roles, written_labels
+from fcas_nnunet.commands.runtime.presets import ON_CPU, generator_config, named_config
 from fcas_nnunet.commands.runtime.shares import Share, share_of
-from fcas_nnunet.commands.train import add_generator_arguments, generator_config, model_folder
+from fcas_nnunet.commands.train import add_generator_arguments, model_folder
 from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.config.options import ScanSource
+from fcas_nnunet.config.presets import preset
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.description import same_description
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
@@ -141,7 +143,7 @@ def _requested(args: argparse.Namespace) -> Request:
     """Open what the command line names; an InputError lists what does not fit, or must not be written into."""
     share, shares = share_of(args.part, os.environ), shares_of(args)
     draws, has_templates = ScanSource.DRAWN in shares, any(scan.has_template for scan in shares)
-    config = generator_config(args)
+    config = named_config(args) or preset(ON_CPU)
     confidence_config(config.confidence, args)  # raises if the flags are wrong
     source = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
     real = RawDataset.open(resolve_dataset(args.real, by="--for")) if args.real else None
@@ -158,6 +160,8 @@ def _requested(args: argparse.Namespace) -> Request:
             "Give another id, or none for a free one."
         )
     refuse_foreign_cases(output, GENERATE)
+    if draws:
+        config = generator_config(args, source, output)
     labels = written_labels(source, real, args.unmatched)
     settled_roles(source, config.roles)  # raises if they are wrong
     library = make_library(source, args.references, args.templates, source.case_ids if has_templates else [])

@@ -11,12 +11,12 @@ import numpy as np
 from fcas_nnunet.commands.generate.measurements import (
     bytes_per_voxel,
     estimate_time,
-    format_duration,
     free_bytes,
     read_measurements,
 )
 from fcas_nnunet.commands.generate.workers import finished_cases, processes_for
 from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
+from fcas_nnunet.commands.runtime.durations import format_duration
 from fcas_nnunet.commands.runtime.shares import Share
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.generator.plan import CasePlan
@@ -72,8 +72,11 @@ class Outlook:
         own = [(plan.kind, voxels[plan.reference]) for plan in self.left]
         self.time = estimate_time(own, measurements, self.device, self.processes, settings)
 
-    def describe(self, trained: bool) -> str:
-        """Describe the plan, one line per case; of long plans only beginning and end. `trained`: a generator exists."""
+    def describe(self, training: str | None) -> str:
+        """Describe the plan, one line per case; of long plans only beginning and end.
+
+        `training` says what the training that comes first will take; None where a generator exists.
+        """
         free = free_bytes(self.output)
         judged = "measured on this generator's cases" if self.is_measured else "judged by the labelled data set's files"
         where = f"one {self.device}" + ("" if self.processes == 1 else f", {self.processes} processes")
@@ -87,12 +90,13 @@ class Outlook:
             time = f"about {format_duration(seconds)} on {where} (from {number} case{plural} measured)"
         lines = [
             f"{len(self.plans)} cases into {self.output}; {len(self.plans) - len(self.missing)} are there",
-            f"generator: {self.model} ({'trained' if trained else 'would be trained first'})"
+            f"generator: {self.model} ({'would be trained first' if training else 'trained'})"
             if self.model
             else "generator: none, since no scan is drawn",
             f"disk: about {self.num_bytes / 1e9:.2f} GB ({judged}), {free / 1e9:.1f} GB free"
             + ("" if free >= self.num_bytes else ": NOT ENOUGH"),
             f"time: {time}",
+            *([training] if training else []),
         ]
         if self.share.count > 1:
             lines.append(f"{self.share}: {len(self.share.of(self.plans))} cases, {len(self.left)} of them to be made")

@@ -19,8 +19,6 @@ MEASUREMENTS_FILE = "measurements.jsonl"
 #: Number of cases of a run that are recorded, and of the latest ones that an estimate uses.
 KEPT_PER_RUN, LATEST = 20, 100
 
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -113,16 +111,3 @@ def check_disk(folder: Path, num_bytes: float, num_cases: int) -> None:
 def free_bytes(folder: Path) -> int:
     """Return the free space on the disk of a folder that need not exist."""
     return shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration in its two largest units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 1.5 * _MINUTE_S:
-        return f"{seconds:.0f} s"
-    if seconds < _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    if seconds < _DAY_S:
-        hours, minutes = divmod(round(seconds / _MINUTE_S), 60)
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(round(seconds / _HOUR_S), 24)
-    return f"{days} d {hours} h"

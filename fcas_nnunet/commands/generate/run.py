@@ -27,6 +27,7 @@ from fcas_nnunet.commands.generate.sources import shares_record
 from fcas_nnunet.commands.generate.varied import traits_of, variety_record
 from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate
 from fcas_nnunet.commands.masks.settings import given_volumes, mask_config, refuse_hopeless_ranges
+from fcas_nnunet.commands.runtime.costs import refuse_small_card, training_forecast
 from fcas_nnunet.commands.runtime.label_table import roles_to_json, say_roles, settled_roles
 from fcas_nnunet.commands.runtime.leaks import (
     drawing_parents,
@@ -34,7 +35,7 @@ from fcas_nnunet.commands.runtime.leaks import (
     refuse_leaking_parents,
     training_parents,
 )
-from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
+from fcas_nnunet.commands.runtime.resolution import say_grid, turned_grids
 from fcas_nnunet.commands.train import pretrained_files, train
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config.files import to_dict
@@ -89,7 +90,8 @@ def run(request: Request) -> None:
     record = _read_record(request) if request.draws and generator_exists(request.model) else None
     volumes = given_volumes(library)
     if request.draws:
-        warn_of_thin_structures(source, request.config.grid, record)
+        say_grid(source, request.config, record)
+        refuse_small_card(record.config if record else request.config, args.device, trains=record is None)
     plan = _plan(request, record, volumes)
     say_roles(source.name, source.labels, plan.roles)
     tested = [dataset for dataset in (request.real, *library.others.values()) if dataset is not None]
@@ -112,7 +114,7 @@ def run(request: Request) -> None:
     if args.dry_run:
         if record is not None or not request.draws:
             check_output(plan.cases, _job(request, record, plan, volumes))
-        print(outlook.describe(trained=record is not None))
+        print(outlook.describe(None if record is not None or not request.draws else _forecast(request)))
         return
     if not args.ignore_disk:
         check_disk(request.output, outlook.num_bytes, len(outlook.missing))
@@ -154,6 +156,12 @@ def _read_record(request: Request) -> GeneratorRecord:
     return record
 
 
+def _forecast(request: Request) -> str:
+    """Say what the training of the generator will take."""
+    source = request.source
+    return training_forecast(request.config, turned_grids(source), source.num_channels, request.args.device)
+
+
 def _trained(request: Request) -> GeneratorRecord:
     """Train the generator; returns its record."""
     config, source, share = request.config, request.source, request.share
@@ -163,6 +171,7 @@ def _trained(request: Request) -> GeneratorRecord:
             f"Train it first: fcas_train -d {source.name}, with the same --preset or --config and --fold."
         )
     logger.info(f"no generator of preset {config.preset} for {source.name} yet: training one")
+    logger.info(_forecast(request))
     train(source, config, request.args)
     return _read_record(request)
 

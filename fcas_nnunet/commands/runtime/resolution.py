@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fcas_nnunet.config.generator import GridConfig
+from fcas_nnunet.config.generator import FCaSConfig
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_grid
 from fcas_nnunet.orientation import SPL, Orientation
@@ -22,18 +23,27 @@ FEW_VOXELS = 3.0
 LOOKED_AT = 4  # number of cases that are measured; structures of others are alike
 
 
-def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: GeneratorRecord | None = None) -> None:
-    """Log the thinnest structure and the working spacing if the structure is under three working voxels across.
+def say_grid(source: RawDataset, config: FCaSConfig, record: GeneratorRecord | None = None) -> None:
+    """Log the working grid of a data set's scans, and the thinnest structure if it is under three of its voxels across.
 
     The working spacing is that of the generator's record if there is one, else the one that `config` will give.
     """
-    from fcas_nnunet.generator.data.calibre import voxels_across
     from fcas_nnunet.generator.data.grid import working_spacing
 
-    if record is None:
-        spacing = working_spacing([_turned_grid(source, case_id) for case_id in source.case_ids], config)
-    else:
-        spacing = record.working_spacing_mm
+    grids = turned_grids(source)
+    spacing = working_spacing(grids, config.grid) if record is None else record.working_spacing_mm
+    shape, own = (np.median([grid[part] for grid in grids], axis=0) for part in (0, 1))
+    working = [max(1, round(n * mm / new)) for n, mm, new in zip(shape, own, spacing, strict=True)]
+    logger.info(
+        f"working grid of preset {config.preset}: {_shown(spacing)} mm, {_shown(working)} voxels for a scan of "
+        f"{_shown(shape)} voxels of {_shown(own)} mm (D × H × W)"
+    )
+    _warn_of_thin_structures(source, spacing)
+
+
+def _warn_of_thin_structures(source: RawDataset, spacing: tuple[float, ...]) -> None:
+    from fcas_nnunet.generator.data.calibre import voxels_across
+
     found: dict[int, list[float]] = {}
     looked_at = source.case_ids[:: max(1, len(source.case_ids) // LOOKED_AT)][:LOOKED_AT]
     for case_id in looked_at:
@@ -53,11 +63,15 @@ def warn_of_thin_structures(source: RawDataset, config: GridConfig, record: Gene
     )
 
 
-def _turned_grid(source: RawDataset, case_id: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    shape, affine = read_grid(source.mask_path(case_id))
-    turn = Orientation.of(affine, SPL)
-    return turn.reorder(shape), turn.spacing_mm(affine)
+def turned_grids(source: RawDataset) -> Sequence[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return shape and voxel size in mm of every case, along the axes that are turned as the generator turns them."""
+    grids = []
+    for case_id in source.case_ids:
+        shape, affine = read_grid(source.mask_path(case_id))
+        turn = Orientation.of(affine, SPL)
+        grids.append((turn.reorder(shape), turn.spacing_mm(affine)))
+    return grids
 
 
-def _shown(spacing_mm: tuple[float, ...]) -> str:
-    return " × ".join(f"{value:.3g}" for value in spacing_mm)
+def _shown(values: Iterable[float]) -> str:
+    return " × ".join(f"{value:.3g}" for value in values)

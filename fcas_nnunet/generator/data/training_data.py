@@ -47,10 +47,14 @@ class TrainingData:
 
         A hash of the ids decides which, since ids begin with the hospital or scanner in many data sets.
         """
-        held_out = 0 if len(self.case_ids) < 4 else max(1, len(self.case_ids) // 8)
         by_hash = sorted(self.case_ids, key=lambda case_id: derive_seed(0, "held out", case_id))
-        first = len(by_hash) - held_out
+        first = len(by_hash) - held_out_count(len(by_hash))
         return sorted(by_hash[:first]), sorted(by_hash[first:])
+
+
+def held_out_count(num_cases: int) -> int:
+    """Number of cases to hold out for validation."""
+    return 0 if num_cases < 4 else max(1, num_cases // 8)
 
 
 def unseen_shape(pairs: PairConfig) -> int:

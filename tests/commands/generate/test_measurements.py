@@ -17,9 +17,9 @@ from fcas_nnunet.commands.generate.measurements import (
     bytes_per_voxel,
     check_disk,
     estimate_time,
-    format_duration,
     read_measurements,
 )
+from fcas_nnunet.commands.runtime.durations import format_duration
 
 SETTINGS = {"num_inference_steps": 25, "window": (32, 32, 32)}
 ONE = Measurement("H100", 1, "mgm", SETTINGS, voxels=1000, seconds=4.0, num_bytes=1500, first=False)

@@ -14,7 +14,7 @@ from fcas_nnunet_small import LABELS, short_config, small_case
 from fcas_nnunet.commands.generate import command
 from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.report.remake import differing_settings, remake_command, replay_command
-from fcas_nnunet.commands.train import generator_config
+from fcas_nnunet.commands.runtime.presets import generator_config
 from fcas_nnunet.evaluation.report.provenance import common_fields
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json

@@ -28,7 +28,7 @@ from fcas_nnunet.commands.masks.command import main as make_masks
 from fcas_nnunet.commands.prepare import main as prepare
 from fcas_nnunet.commands.report.command import main as report
 from fcas_nnunet.commands.report.remake import differing_settings, remake_command, replay_command
-from fcas_nnunet.commands.train import generator_config
+from fcas_nnunet.commands.runtime.presets import generator_config
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.config.options import ScanSource

@@ -1,18 +1,25 @@
 """Whether the working grid is fine enough."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.runtime.resolution import warn_of_thin_structures
-from fcas_nnunet.config.generator import GridConfig
+from fcas_nnunet.commands.runtime.resolution import say_grid
+from fcas_nnunet.config.generator import FCaSConfig, GridConfig
+from fcas_nnunet.config.presets import TINY
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 
 LABELS = {"background": 0, "aorta": 1, "coronary_arteries": 2}
+
+
+def config(**grid: Any) -> FCaSConfig:
+    return replace(TINY, grid=GridConfig(**grid, crop_size=(32, 32, 32)))
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def source(tmp_path: Path) -> RawDataset:
 def test_the_thinnest_structure_is_named_with_the_working_spacing(
     source: RawDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_thin_structures(source, GridConfig(spacing_mm=(1, 1.25, 1.25)))
+    say_grid(source, config(spacing_mm=(1, 1.25, 1.25)))
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith(
         "coronary_arteries: about 2.0 voxels across on the working grid of 1 × 1.25 × 1.25 mm (median of 3 cases); "
@@ -44,12 +51,12 @@ def test_the_thinnest_structure_is_named_with_the_working_spacing(
 def test_the_spacing_is_the_median_before_training_and_the_generators_after(
     source: RawDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_thin_structures(source, GridConfig())  # 0.5 mm: five voxels across
+    say_grid(source, config())  # 0.5 mm: five voxels across
     assert not caplog.messages
-    warn_of_thin_structures(source, GridConfig(max_voxels=4000))  # an eighth of the voxels: 1 mm
+    say_grid(source, config(max_voxels=4000))  # an eighth of the voxels: 1 mm
     assert "coronary_arteries: about 2.5 voxels across on the working grid of 1 × 1 × 1 mm" in caplog.text
     caplog.clear()
     record = SimpleNamespace(working_spacing_mm=(2.0, 2.0, 2.0))
-    warn_of_thin_structures(source, GridConfig(), record)
+    say_grid(source, config(), record)
     assert "about 1.2 voxels across on the working grid of 2 × 2 × 2 mm" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING

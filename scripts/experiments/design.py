@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from sets import WEIGHINGS
 
+from fcas_nnunet.commands.confidence.rules import Rule
 from fcas_nnunet.config.options import ScanSource
 
 HERE = Path(__file__).parent
@@ -26,6 +27,7 @@ class Arm:
         source: of its synthetic scans, by `fcas_generate --source`; None = the labelled scans in both phases.
         confidence: of drawn scans, by `fcas_generate --confidence`.
         weights: instead of the scans' own confidence.
+        judged: the same by `fcas_confidence --rule`, with networks that are trained on parts of the labelled scans.
         augmentation: of nnU-Net; "" is its default.
         joint: labelled and synthetic scans together, for as many steps as both phases have.
         mixed: the same by nnUNetTrainerCALMixed: its first and last share of synthetic patches.
@@ -39,6 +41,7 @@ class Arm:
     source: str | None = None
     confidence: str = "own"
     weights: str = "own"
+    judged: str = ""
     augmentation: str = ""
     joint: bool = False
     mixed: str = ""
@@ -70,6 +73,8 @@ class Arm:
         """Name of the set that it, or labelled scans and it joined, are trained on first."""
         if self.prior:
             return f"{self.made}_prior"
+        if self.judged:
+            return f"{self.made}_judged_{self.judged}"
         return self.made if self.weights == "own" else f"{self.made}_{self.weights}"
 
 
@@ -92,6 +97,11 @@ class Scale:
     config: str = ""  # of the generator instead of the preset, a file in generators/
     phantoms: Mapping[str, Any] | None = None  # instead of the experiment's own scans
     pictures: Sequence[str] = ()  # arms whose scans of one mask are pictured beside each other
+
+    @property
+    def judge_epochs(self) -> int:
+        """Epochs of a network that judges: half as many as those of an arm's."""
+        return max(1, sum(self.epochs) // 2)
 
     def epochs_of(self, arm: Arm) -> tuple[int, int]:
         """Epochs of the two phases of an arm's training; the second is empty where both learn from the same scans."""
@@ -151,8 +161,9 @@ class Experiment:
         named += settings.get("pictures", [])
         faults += [f"{path}: arms must have {arm}, got {', '.join(arms)}." for arm in set(named) - arms.keys()]
         for key, arm in arms.items():
-            if arm.source not in (None, *ScanSource) or arm.weights not in ("own", *WEIGHINGS):
-                faults.append(f"{path}: {key} must have a known source and weights, got {arm}.")
+            known = arm.source in (None, *ScanSource) and arm.judged in ("", *Rule)
+            if not known or arm.weights not in ("own", *WEIGHINGS):
+                faults.append(f"{path}: {key} must have a known source, weights and rule, got {arm}.")
         if faults:
             raise ValueError("\n".join(faults))
         settings["epochs"] = tuple(settings["epochs"])

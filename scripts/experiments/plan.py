@@ -23,9 +23,12 @@ from fcas_nnunet.commands.demo.scale import (
 from fcas_nnunet.generator.optimisation.precision import supports_bf16
 from fcas_nnunet.integration.cal.weighting import SHARE_VARIABLE, SYNTHETIC_VARIABLE
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT, model_name
+from fcas_nnunet.integration.preprocessing.splits import SPLITS_FILE
 
 PLANS = "nnUNetPlansBench"
 MIXED = "nnUNetTrainerCALMixed_demo"
+#: Networks that judge synthetic scans: each has not learnt from one part of the patients.
+JUDGES = 4
 #: Its first part is raised when trainings learn differently by a change that their commands do not show.
 TRAINING = f"1, nnunetv2 {version('nnunetv2')}, torch {version('torch')}"
 _GENERATOR = ("fcas_nnunet/generator", "fcas_nnunet/labels", "fcas_nnunet/config")
@@ -71,6 +74,10 @@ class Layout:
     def real(self, count: int) -> str:
         """Name of the data set of so many patients."""
         return f"Dataset{self._first_id(count):03d}_Real{count}"
+
+    def judges(self, count: int) -> Path:
+        """The model whose folds judge scans that are made from so many patients."""
+        return model_folder(self.folder / "networks" / f"n{count}" / "judges", self.real(count), PLANS, BASELINE)
 
     def dataset(self, run: Run, name: str) -> str:
         """Name of a synthetic data set."""
@@ -142,7 +149,7 @@ class Layout:
             model = model_folder(networks, dataset, plans, trainer)
             return Stage(
                 f"{run.key}/{name}", name, 300,
-                ("python", str(HERE / "network.py"), str(model), dataset, plans, trainer, scale.device, *more),
+                ("python", str(HERE / "network.py"), str(model), dataset, plans, trainer, scale.device, "all", *more),
                 (model,), needs, environment=environment | variables,
             )  # fmt: skip
 
@@ -239,7 +246,19 @@ class Layout:
         )  # fmt: skip
         last, name = f"{prefix}/generate_{arm.made}", made
         sets = str(HERE / "sets.py")
-        if arm.weighed != arm.made:
+        if arm.judged:
+            weighed = self.dataset(run, arm.weighed)
+            judges = self._judge_stages(run.labelled)
+            yield from judges
+            yield Stage(
+                f"{prefix}/judge_{weighed[11:]}", "judge", 120,
+                ("python", sets, "judge", str(self.raw / name), str(self.raw / weighed), "--network",
+                 str(self.judges(run.labelled)), "--rule", arm.judged, "--device", scale.device),
+                (self.raw / weighed,), (last, *(stage.name for stage in judges)),
+                code=("fcas_nnunet/commands/confidence", "fcas_nnunet/integration/models"),
+            )  # fmt: skip
+            last, name = f"{prefix}/judge_{weighed[11:]}", weighed
+        elif arm.weighed != arm.made:
             weighed = self.dataset(run, arm.weighed)
             change: tuple[str, ...] = ("weigh", "--weights", arm.weights)
             if arm.prior:
@@ -264,6 +283,33 @@ class Layout:
             (self.folder / "nnUNet_preprocessed" / name,),
             (last, f"n{run.labelled}/plans", f"n{run.labelled}/preprocess"), code=_PREPARE,
         )  # fmt: skip
+
+    def _judge_stages(self, count: int) -> list[Stage]:
+        """The networks that judge synthetic scans, each trained without a part of the labelled patients."""
+        real, model, device = self.real(count), self.judges(count), self.scale.device
+        number, prepared = min(JUDGES, count), self.folder / "nnUNet_preprocessed" / real
+        folds = Stage(
+            f"n{count}/folds", "folds", 5,
+            ("python", str(HERE / "sets.py"), "folds", real, "-n", str(number), "--patient", self.experiment.patient),
+            (prepared / SPLITS_FILE,), (f"n{count}/plans",),
+        )  # fmt: skip
+        environment = {
+            "nnUNet_results": str(model.parents[1]), SEED_VARIABLE: "0",
+            ITERATIONS_VARIABLE: str(self.scale.iterations), REAL_EPOCHS_VARIABLE: str(self.scale.judge_epochs),
+            "FCAS_BENCH_TRAINING": f"{TRAINING}, {_precision(device)}",
+        }  # fmt: skip
+        return [folds] + [
+            Stage(
+                f"n{count}/judges/fold{fold}",
+                "judge network",
+                300,
+                ("python", str(HERE / "network.py"), str(model), real, PLANS, BASELINE, device, str(fold)),
+                (model / f"fold_{fold}",),
+                (folds.name, f"n{count}/plans", f"n{count}/preprocess"),
+                environment=environment,
+            )  # fmt: skip
+            for fold in range(number)
+        ]
 
     def _first_id(self, count: int) -> int:
         return 100 + IDS * list(self.scale.labelled).index(count)

@@ -6,6 +6,8 @@ python sets.py plans DATASET --name PLANS --features 8 16 32 --convolutions 1 2 
 python sets.py weigh SYNTHETIC DATASET --weights uniform|mean|shuffled
 python sets.py prior SYNTHETIC DATASET --real DATASET --generator FOLDER
 python sets.py join REAL SYNTHETIC DATASET
+python sets.py folds DATASET -n FOLDS --patient PATTERN
+python sets.py judge SYNTHETIC DATASET --network MODEL --rule soft|freemask --device cpu|cuda
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 
 from fcas_nnunet.case import Case
+from fcas_nnunet.commands.confidence.command import main as fcas_confidence
 from fcas_nnunet.commands.demo.arms import CONFIGURATION
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.generator.checkpoint import load_generator
@@ -33,6 +36,7 @@ from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case
 from fcas_nnunet.integration.dataset.synthetic_cases import CONTENTS, case_contents
 from fcas_nnunet.integration.preprocessing.prepare import ensure_narrow_plans
+from fcas_nnunet.integration.preprocessing.splits import splits_path
 from fcas_nnunet.integration.provenance.contents import held_out_contents, training_contents
 from fcas_nnunet.json_files import read_json
 from fcas_nnunet.seeds import derive_seed
@@ -147,6 +151,27 @@ def join(real: Path, synthetic: Path, folder: Path) -> None:
     atomic_write_json(folder / "dataset.json", content | {"numTraining": number, "name": folder.name})
 
 
+def folds(dataset: RawDataset, number: int, patient: str) -> None:
+    """Write nnU-Net's folds of a data set: each leaves out every n-th patient, with all scans of it."""
+    found = {case_id: re.search(patient, case_id) for case_id in dataset.case_ids}
+    patients = {case_id: match[0] for case_id, match in found.items() if match is not None}
+    assert patients.keys() == found.keys(), "`labelled` has checked the ids"
+    names = sorted(set(patients.values()))
+    splits = [
+        {key: [i for i, name in patients.items() if (name in names[fold::number]) == (key == "val")]
+         for key in ("train", "val")}
+        for fold in range(number)
+    ]  # fmt: skip
+    atomic_write_json(splits_path(dataset), splits)
+
+
+def judge(source: Path, folder: Path, network: Path, rule: str, device: str) -> None:
+    """Copy a synthetic data set, its scans and labels the same, under the maps of a segmenter."""
+    rewritten(source, folder, lambda case, record: case)
+    flags = ["--network", str(network), "--rule", rule, "-device", device, "-np", "1"]
+    fcas_confidence(["-d", str(folder), *flags, "--probabilities", str(network.parent / "probabilities" / folder.name)])
+
+
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,6 +199,16 @@ def main() -> None:
     one = commands.add_parser("join")
     for name in ("real", "synthetic", "folder"):
         one.add_argument(name, type=Path)
+    one = commands.add_parser("folds")
+    one.add_argument("dataset")
+    one.add_argument("-n", type=int, required=True)
+    one.add_argument("--patient", default=".+")
+    one = commands.add_parser("judge")
+    for name in ("source", "folder"):
+        one.add_argument(name, type=Path)
+    one.add_argument("--network", type=Path, required=True)
+    for name in ("--rule", "--device"):
+        one.add_argument(name, required=True)
     args = parser.parse_args()
     if args.command == "labelled":
         labelled(args.bank, args.folder, args.n, args.patient)
@@ -183,6 +218,10 @@ def main() -> None:
         prior(args.source, args.folder, args.real, args.generator)
     elif args.command == "join":
         join(args.real, args.synthetic, args.folder)
+    elif args.command == "folds":
+        folds(RawDataset.open(resolve_dataset(args.dataset), any_kind=True), args.n, args.patient)
+    elif args.command == "judge":
+        judge(args.source, args.folder, args.network, args.rule, args.device)
     else:
         dataset = RawDataset.open(resolve_dataset(args.dataset), any_kind=True)
         ensure_narrow_plans(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fcas_nnunet_small import LABELS, SURROUNDINGS, set_roots, small_case
+
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.preprocessing.splits import splits_path
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "experiments"
 
@@ -299,6 +304,56 @@ def test_changed_sets_keep_what_they_do_not_change(small_home: Path) -> None:
         for case_id, record in records.items():
             assert changed[case_id] | {CONTENTS: 0} == record | {CONTENTS: 0}
     assert sets["Joined"].case_ids == sorted([*before.case_ids, *RawDataset.open(real).case_ids])
+
+
+def test_judges_leave_out_whole_patients(prepared_folds: Path) -> None:
+    from sets import folds
+
+    dataset = RawDataset.open(prepared_folds)
+    folds(dataset, 2, ".+?(?=_frame|$)")
+    a, b, c = (["a_frame01", "a_frame12"], ["b_frame01", "b_frame09"], ["c"])
+    assert json.loads(splits_path(dataset).read_text()) == [
+        {"train": b, "val": [*a, *c]}, {"train": [*a, *c], "val": b}
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def prepared_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of three patients, two of them with two scans each."""
+    set_roots(monkeypatch, tmp_path)
+    folder = tmp_path / "nnUNet_raw" / "Dataset901_Small"
+    for case_id in ("a_frame01", "a_frame12", "b_frame01", "b_frame09", "c"):
+        write_case(folder, replace(small_case(0), case_id=case_id))
+    write_dataset_json(folder, LABELS, 5, surroundings=SURROUNDINGS)
+    return folder
+
+
+@pytest.mark.slow
+def test_an_arm_is_judged_by_networks_that_have_not_seen_what_it_was_made_from(tmp_path: Path) -> None:
+    """The whole path of such an arm: folds, their networks, the maps, both phases, the scores."""
+    import run
+    from design import Arm, Experiment
+    from plan import Layout
+    from stages import Store
+
+    from fcas_nnunet.integration.dataset.manifest import Manifest
+
+    plain = Experiment.read("left_atrium", "smoke")
+    arms = {"registered_segmenter": Arm("registered", judged="soft")}
+    experiment = replace(plain, arms=arms, scale=replace(plain.scale, labelled={2: ["registered_segmenter"]}))
+    layout = Layout(experiment, tmp_path, None)
+    for root in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / root).mkdir()
+    assert run._run(layout.stages(), Store(tmp_path, run._environment(tmp_path, "cpu")), 2, "cpu") == {}
+    weighed = next((tmp_path / "nnUNet_raw").glob("Dataset*JudgedSoft"))
+    for record in Manifest(weighed).read().values():
+        judged = record["segmenter"]
+        assert judged["rule"] == "soft"
+        assert 0 < judged["score"] < 1
+        splits = json.loads((tmp_path / "nnUNet_preprocessed" / layout.real(2) / "splits_final.json").read_text())
+        left_out = [fold for fold, split in enumerate(splits) if record["reference"] in split["val"]]
+        assert f", fold {left_out[0]}, " in judged["network"]
+    assert layout.scores(layout.runs()[0]).is_file()
 
 
 @pytest.mark.slow

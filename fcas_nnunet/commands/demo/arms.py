@@ -147,14 +147,14 @@ def model_folder(results: Path, dataset: str, plans: str, trainer: str) -> Path:
 
 
 def training_line(
-    model: Path, dataset: object, plans: str, trainer: str, device: str, *start: object
+    model: Path, dataset: object, plans: str, trainer: str, device: str, *start: object, fold: str = "all"
 ) -> list[object] | None:
     """nnU-Net's command that begins a training, with the flags `start`, or goes on with it; None if it has ended."""
-    fold = model / "fold_all"
-    if (fold / FINAL_CHECKPOINT).is_file():
+    folder = model / f"fold_{fold}"
+    if (folder / FINAL_CHECKPOINT).is_file():
         return None
-    flags = ("--c",) if (fold / LATEST_CHECKPOINT).is_file() else start
-    return ["nnUNetv2_train", dataset, CONFIGURATION, "all", "-p", plans, "-tr", trainer, "-device", device, *flags]
+    flags = ("--c",) if (folder / LATEST_CHECKPOINT).is_file() else start
+    return ["nnUNetv2_train", dataset, CONFIGURATION, fold, "-p", plans, "-tr", trainer, "-device", device, *flags]
 
 
 def _run_logged(line: Sequence[object], variables: dict[str, str], log: Path, progress: tqdm[Any]) -> None:

@@ -121,6 +121,14 @@ def not_negative(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or less, got {text}")
+    return value
+
+
 def given(flags: Mapping[str, str], args: argparse.Namespace) -> dict[str, Any]:
     """Name of a setting → its value, for settings whose flag was given; `args` has them under the settings' names."""
     values = {name: getattr(args, name) for name in flags}

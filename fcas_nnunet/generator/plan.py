@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -24,6 +24,8 @@ class CasePlan:
         template: Case whose image and mask guide the drawing.
         masks: Source of the mask: `given`, or `mgm`, which deforms the reference's first.
         scan: Source of the scan; of a warped or painted one the template is the reference.
+        attempt: How often the case was made before, and discarded since its labels were not found in its scan.
+        hard: Whether its reference was chosen since the labels of its earlier cases were hard to find.
     """
 
     case_id: str
@@ -32,6 +34,8 @@ class CasePlan:
     template: str
     masks: ReferenceSource
     scan: ScanSource = ScanSource.DRAWN
+    attempt: int = 0
+    hard: bool = False
 
     @property
     def kind(self) -> str:
@@ -44,15 +48,39 @@ class CasePlan:
         return replace(self, reference=reference, template=template)
 
     def to_record(self) -> dict[str, Any]:
-        """The plan as part of a manifest record; `scan` is there unless it is drawn, since bare masks have none."""
+        """The plan as part of a manifest record, without what is as usual; bare masks have no `scan`."""
         record = asdict(self) | {"masks": str(self.masks), SCAN: str(self.scan)}
-        return record if self.scan != ScanSource.DRAWN else {key: record[key] for key in record if key != SCAN}
+        usual = {SCAN: str(ScanSource.DRAWN), "attempt": 0, "hard": False}
+        return {key: value for key, value in record.items() if key not in usual or value != usual[key]}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CasePlan:
         """The plan in a manifest record."""
-        fields = {name: record[name] for name in cls.__dataclass_fields__ if name != SCAN}
-        return cls(**fields | {"masks": ReferenceSource(record["masks"]), SCAN: ScanSource.of(record)})
+        needed = ("case_id", "seed", "reference", "template")
+        return cls(
+            **{name: record[name] for name in needed}, masks=ReferenceSource(record["masks"]),
+            scan=ScanSource.of(record), attempt=record.get("attempt", 0), hard=record.get("hard", False),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a judge of a set's cases has changed in its plan.
+
+    Attributes:
+        attempts: Case id → how often the case was discarded, to be made from another seed.
+        first_hard: Number of the first case whose reference is of `hard`.
+        hard: References of that case and those after it, instead of those whose turn it is.
+    """
+
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    first_hard: int = 0
+    hard: tuple[str, ...] = ()
+
+    def hard_reference(self, number: int) -> str | None:
+        """The reference that takes the place of a case's; None if it stays."""
+        place = number - self.first_hard
+        return self.hard[place] if 0 <= place < len(self.hard) else None
 
 
 def plan_cases(
@@ -63,6 +91,7 @@ def plan_cases(
     seed: int,
     labels_of: Mapping[str, Collection[int]] | None = None,
     shares: Mapping[ScanSource, float] | None = None,
+    changes: Changes | None = None,
 ) -> list[CasePlan]:
     """Plan synthetic cases: references in turn, in a random order each round; a random template for each.
 
@@ -78,14 +107,18 @@ def plan_cases(
         labels_of: Case → ids of its structures; templates are chosen among the cases that lack fewest of the
             reference's. None = all cases have all structures.
         shares: Source → its share of the scans, above 0; None = all are drawn.
+        changes: What a judge of earlier cases has changed; None = nothing.
     """
-    plans = []
+    plans, changes = [], changes or Changes()
     for number, scan in enumerate(scan_sources(num_cases, shares or {ScanSource.DRAWN: 1}, seed)):
         turn, place = divmod(number, len(references))
         order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references))
         reference = references[int(order[place])]
         given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
-        case_seed, template = derive_seed(seed, "case", number), reference
+        case_id = f"fcas_{number:05d}"
+        hard, attempt = changes.hard_reference(number), changes.attempts.get(case_id, 0)
+        reference = hard or reference
+        case_seed, template = derive_seed(seed, "case", number, *([attempt] if attempt else [])), reference
         if scan.has_template:  # a registered scan of the reference itself would be a warped one
             another = given or scan == ScanSource.REGISTERED
             others = ([t for t in templates if t != reference] if another else []) or list(templates)
@@ -95,7 +128,7 @@ def plan_cases(
             rng = np.random.default_rng(derive_seed(case_seed, "template"))
             template = others[int(rng.integers(len(others)))]
         source = ReferenceSource.GIVEN if given else ReferenceSource.MGM
-        plans.append(CasePlan(f"fcas_{number:05d}", case_seed, reference, template, source, scan))
+        plans.append(CasePlan(case_id, case_seed, reference, template, source, scan, attempt, hard is not None))
     return plans
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from fcas_nnunet.commands.generate.redraw import outdated_cases
 from fcas_nnunet.commands.generate.workers import Job
 from fcas_nnunet.commands.runtime.channels import generator_channel_faults
 from fcas_nnunet.commands.runtime.leaks import fold_faults
@@ -108,6 +109,7 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
                 f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
                 f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
             )
+    records = {case_id: records[case_id] for case_id in records.keys() - set(outdated_cases(records, plans))}
     rule = "its cases must have been made with the same generator, seed, masks and labels and the same sampling"
     refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}", job.of_scan)
 

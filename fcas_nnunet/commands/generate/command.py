@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import Parser, command, make_parser, processes
+from fcas_nnunet.commands.cli import Parser, command, make_parser, processes, share
 from fcas_nnunet.commands.confidence.command import add_judge_arguments
 from fcas_nnunet.commands.generate.sampling_settings import add_sampling_arguments, confidence_config
 from fcas_nnunet.commands.generate.sources import add_source_arguments, shares_of
@@ -43,6 +43,7 @@ fcas_generate -d 901 -o 908 --source warped        # real scans deformed with th
 fcas_generate -d 901 -o 910 --source registered          # other patients' scans on new masks, without training
 fcas_generate -d 901 -o 909 --source mixed --shares drawn=2 warped=1 painted=1   # half of them drawn
 fcas_generate -d 901 -o 911 --source warped --network MODEL_FOLDER   # confidence from a segmenter, by folds
+fcas_generate -d 901 -o 912 --network MODEL_FOLDER --redraw-below 0.6 --hard 0.25   # and cases that follow from it
 fcas_generate --replay 902 -o 907 fcas_00007      # that case again, from its line in 902's manifest
 fcas_generate -d 901 -o 902 -n 10000 --part 2/4   # the second of four workers, here or on another machine
 torchrun --nproc_per_node 4 -m fcas_nnunet.commands.generate.command -d 901 -o 902 -n 10000   # four GPUs
@@ -103,7 +104,25 @@ def build_parser() -> Parser:
     add_source_arguments(parser)
     judging = parser.add_argument_group("judging the labels", "when the set is finished, as fcas_confidence does")
     add_judge_arguments(parser, judging, "rewrite the confidence maps by a trained nnU-Net")
+    _add_redraw_arguments(parser, judging)
     return parser
+
+
+def _add_redraw_arguments(parser: Parser, group: argparse._ActionsContainer) -> None:
+    """Add what follows from a judgement to the group of the judge's arguments."""
+    group.add_argument(
+        "--redraw-below", type=share, metavar="T",
+        help="make cases again, up to twice and from another seed, whose labels' mean probability inside the "
+        "structures is lower",
+    )  # fmt: skip
+    group.add_argument(
+        "--hard", type=share, metavar="S",
+        help="make the last cases, this share of -n, when the others were judged, from references whose labels were "
+        "hard to find: a reference's chance is its cases' mean improbability",
+    )  # fmt: skip
+    for flag in ("--redraw-below", "--hard"):
+        parser.idle(flag, without="--network")
+        parser.idle(flag, beside="--part")
 
 
 @command
@@ -141,7 +160,7 @@ class Request:
 
 def _requested(args: argparse.Namespace) -> Request:
     """Open what the command line names; an InputError lists what does not fit, or must not be written into."""
-    share, shares = share_of(args.part, os.environ), shares_of(args)
+    part, shares = share_of(args.part, os.environ), shares_of(args)
     draws, has_templates = ScanSource.DRAWN in shares, any(scan.has_template for scan in shares)
     config = named_config(args) or preset(ON_CPU)
     confidence_config(config.confidence, args)  # raises if the flags are wrong
@@ -173,7 +192,7 @@ def _requested(args: argparse.Namespace) -> Request:
     needs_surroundings = draws and config.tcdm.pairs.reference_surroundings
     check_library(library, draws_surroundings=needs_surroundings, min_cases=2 if has_templates else 1)
     model = model_folder(source, config, args.fold)
-    return Request(args, share, config, source, real, output, model, labels, library, shares)
+    return Request(args, part, config, source, real, output, model, labels, library, shares)
 
 
 if __name__ == "__main__":

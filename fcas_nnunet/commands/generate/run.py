@@ -17,6 +17,13 @@ from fcas_nnunet.commands.generate.checks import check_model, check_output, repo
 from fcas_nnunet.commands.generate.command import Request
 from fcas_nnunet.commands.generate.dry_run import Outlook
 from fcas_nnunet.commands.generate.measurements import check_disk
+from fcas_nnunet.commands.generate.redraw import (
+    discard_outdated,
+    next_changes,
+    note_changes,
+    planned_number,
+    read_changes,
+)
 from fcas_nnunet.commands.generate.sampling_settings import (
     check_drawing,
     confidence_config,
@@ -54,7 +61,7 @@ from fcas_nnunet.generator.checkpoint import (
 from fcas_nnunet.generator.data.grid import GEOMETRY
 from fcas_nnunet.generator.generate import Variety
 from fcas_nnunet.generator.mgm.quality import volume_bounds_ml
-from fcas_nnunet.generator.plan import CasePlan, plan_cases
+from fcas_nnunet.generator.plan import CasePlan, Changes, plan_cases
 from fcas_nnunet.generator.sources.registration import REGISTRATION
 from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.integration.dataset.library import CaseLibrary
@@ -82,6 +89,7 @@ class _Plan:
     warp: WarpConfig
     paint: PaintConfig
     variety: VarietyConfig
+    changes: Changes
 
 
 def run(request: Request) -> None:
@@ -122,6 +130,7 @@ def run(request: Request) -> None:
         record = _trained(request)
         plan = _plan(request, record, volumes)
     job = _job(request, record, plan, volumes)
+    discard_outdated(request.output, plan.cases, job.num_channels)
     check_output(plan.cases, job)
     if record is not None:
         report_changes(record, source)
@@ -183,7 +192,11 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         learnt_from = [case_id for case_id in source.case_ids if case_id in record.cases]
         library = replace(library, templates=learnt_from or source.case_ids)
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
-    cases = plan_cases(args.n, library.references, library.templates, args.masks, args.seed, labels_of, request.shares)
+    changes = read_changes(request.output)
+    cases = plan_cases(
+        planned_number(args, changes), library.references, library.templates, args.masks, args.seed, labels_of,
+        request.shares, changes,
+    )  # fmt: skip
     report_lacking_templates(cases, labels_of, source.labels, record, _unit(request))
     if record is not None:
         learnt = generator_parents(request.model, source, record)
@@ -194,7 +207,7 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         library, cases, merged([*learnt, *drawing_parents(library)]),
         settled_roles(source, request.config.roles or trained.roles), mask_config(args, trained.masks),
         *_drawing_settings(request, record), trained.warp, trained.paint,
-        trained.variety,
+        trained.variety, changes,
     )  # fmt: skip
 
 
@@ -292,7 +305,16 @@ def _finish(request: Request, plan: _Plan) -> None:
         )
     if request.args.network:
         print(judge(RawDataset.open(request.output), request.args))
+        if _changed(request, plan):
+            run(request)
+            return
     print(f"next: fcas_prepare -d {request.output.name} --for {request.args.real or name}")
+
+
+def _changed(request: Request, plan: _Plan) -> bool:
+    """Whether the judge's scores ask for cases to be made again, or besides; they are planned so from now on."""
+    records = Manifest(request.output).read()
+    return note_changes(request.output, plan.changes, next_changes(request.args, plan.cases, plan.changes, records))
 
 
 def _unit(request: Request) -> str:

@@ -34,8 +34,8 @@ def remake_command(name: str, records: Records) -> str | None:
     Where the manifest's settings differ from those of its preset, the run used a configuration of the user's: the
     command names it as a file called after the preset.
     """
-    if replay_command(name, records) is None:
-        return None
+    if replay_command(name, records) is None or any({"attempt", "hard"} & record.keys() for record in records.values()):
+        return None  # or cases that followed from the scores of others
     common, scans = common_fields(records), sorted({ScanSource.of(record) for record in records.values()})
     for scan in scans:
         theirs = common_fields({key: record for key, record in records.items() if ScanSource.of(record) == scan})

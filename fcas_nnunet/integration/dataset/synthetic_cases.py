@@ -87,6 +87,13 @@ def written_cases(folder: Path, num_channels: int) -> set[str]:
     return set.intersection(*_cases_of_parts(folder, num_channels).values())
 
 
+def remove_case(folder: Path, case_id: str, num_channels: int, more: Collection[str] = ()) -> None:
+    """Remove the files of a case, its label first, also those of further folders; the record is the caller's."""
+    others = [folder / part / f"{case_id}{FILE_ENDING}" for part in more]
+    for path in (*reversed(_files(folder, case_id, num_channels)), *others):
+        path.unlink(missing_ok=True)
+
+
 def remove_leftovers(folder: Path, complete: Collection[str], pattern: re.Pattern[str], num_channels: int) -> None:
     """Remove the leftovers of killed runs: temporary files, and the files of cases that are not complete.
 

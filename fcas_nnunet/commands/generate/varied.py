@@ -6,6 +6,7 @@ from typing import Any
 
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.sources import VarietyConfig
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.generator.sources.variety import Traits, measure
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 
@@ -24,7 +25,7 @@ def traits_of(library: CaseLibrary) -> list[Traits]:
     """Measure the templates' scans, evenly chosen where there are many.
 
     Raises:
-        ValueError: If none has a scan.
+        InputError: If none has a scan.
     """
     names = list(dict.fromkeys(library.templates))
     num_labels = max(library.source.labels.values())
@@ -34,7 +35,7 @@ def traits_of(library: CaseLibrary) -> list[Traits]:
         if (case := library.load_case(name)).image is not None
     ]
     if not found:
-        raise ValueError(
+        raise InputError(
             f"{library.source.name}: templates must have scans for the settings of variety, got none. Set them to 0."
         )
     return found

@@ -1,12 +1,14 @@
 """Measure the cost of an image with confidence by stage, beside MAISI's classes and schedule without confidence.
 
-Random weights of the `maisi` preset (scaled by --width), both sides in turn in one process, so that a busy machine
-slows both alike. MAISI runs as its scripts do: the condition embedded at every step, rectified flow in 30 steps (or
-DDPM in 1,000, from one timed step a round), decoding in Gaussian-blended windows of --roi latents, overlap 0.4.
-FLOPs, and with --flops the peak of all live tensors (bf16, without workspaces), are counted on fake tensors.
+Random weights of a preset (`maisi`, scaled by --width), drawn on the working grid that it gives the scan, both sides in
+turn in one process, so that a busy machine slows both alike. MAISI runs as its scripts do: the condition embedded at
+every step, rectified flow in 30 steps (or DDPM in 1,000, from one timed step a round), decoding in Gaussian-blended
+windows of --roi latents, overlap 0.4. FLOPs, and with --flops the peak of all live tensors (bf16, without workspaces),
+are counted on fake tensors.
 
     python scripts/benchmark_generation.py --shape 256 512 512 --heart 0.35            # a GPU: seconds and memory
     python scripts/benchmark_generation.py --shape 64 128 128 --roi 20 -device cpu     # two cores, a 64th of it
+    python scripts/benchmark_generation.py --shape 256 512 512 --preset gpu            # the default on a GPU
     python scripts/benchmark_generation.py --shape 256 512 512 --flops                 # what can be counted alone
 """
 
@@ -21,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from counting import LiveTensors, flop_counter
+from counting import LiveTensors, flop_counter, known_bins
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
@@ -29,14 +31,17 @@ from monai.inferers import SlidingWindowInferer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcas_nnunet.config.generator import AutoencoderConfig, TCDMConfig
-from fcas_nnunet.config.presets import preset
+from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.generator.autoencoder.network import Autoencoder, swap_group_norms
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
+from fcas_nnunet.generator.data.grid import WorkingGrid, working_spacing
+from fcas_nnunet.generator.data.spline_projection import project
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.generator.tcdm.conditions import build_condition
 from fcas_nnunet.generator.tcdm.network import TCDM
 
 MAISI_OVERLAP, RFLOW_STEPS, DDPM_STEPS = 0.4, 30, 1000
+SPACING_MM = (0.5, 0.4, 0.4)
 
 Stages = dict[str, Callable[[], Any]]
 Seconds = dict[str, dict[str, float]]  # side → stage → seconds
@@ -52,6 +57,14 @@ class Setting:
     heart: float
     device: torch.device
     precision: torch.dtype
+    preset: str = "maisi"
+
+    @property
+    def grid(self) -> WorkingGrid:
+        """Working grid of the preset for a CTA of 0.4 mm in slices of 0.5 mm."""
+        config = preset(self.preset)
+        spacing = working_spacing([(self.shape, SPACING_MM)], config.grid)
+        return WorkingGrid.of(self.shape, SPACING_MM, spacing, config.grid_multiple)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -69,6 +82,7 @@ def main() -> None:
     """Run the measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 128, 128), metavar=("D", "H", "W"))
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="maisi", help="our networks and grid (maisi)")
     parser.add_argument("--width", type=float, default=1.0, help="channels relative to the preset (1)")
     parser.add_argument("--roi", type=int, default=80, help="latents of a decoding window on MAISI's side (80)")
     parser.add_argument("--heart", type=float, default=0.35, help="share of the volume in SSV's box (0.35)")
@@ -81,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     precision = drawing_precision(device)
-    setting = Setting(tuple(args.shape), args.width, args.roi, args.heart, device, precision)
+    setting = Setting(tuple(args.shape), args.width, args.roi, args.heart, device, precision, args.preset)
     print(f"{' × '.join(map(str, setting.shape))}, width {setting.width:g}, {device}, {precision}")
     sides = [side for side in ("ours", "maisi") if args.only in (None, side)]
     flops = {side: count(setting, MAKERS[side]) for side in sides}
@@ -99,18 +113,26 @@ def main() -> None:
 
 def ours(setting: Setting) -> Stages:
     """Make a function for every stage: embedding the condition, a denoising step, the decodings."""
-    config = preset("maisi")
+    config, grid = preset(setting.preset), setting.grid
     with setting.device:
         tcdm = tcdm_of(setting, config.tcdm).eval()
         autoencoder = Autoencoder(autoencoder_config(setting, config.autoencoder)).eval()
-    codes, image = condition_parts(setting)
-    latents = torch.randn(1, 4, *setting.latent_shape, device=setting.device)
-    boxed = latents[(..., *box(setting))]
+    on_grid = replace(setting, shape=grid.shape)
+    codes, image = condition_parts(on_grid)
+    guess_labels = 8 if config.tcdm.prior else 0
+    latents = torch.randn(1, 4, *on_grid.latent_shape, device=setting.device)
+    boxed = latents[(..., *box(on_grid))]
+    scan, drawn = (torch.rand(shape, device=setting.device) for shape in (setting.shape, grid.resampled_shape))
+
+    def condition() -> torch.Tensor:
+        return tcdm.embed_condition(build_condition(codes, codes, image, guess_labels))
+
     with torch.no_grad(), setting.autocast():
-        embedded = tcdm.embed_condition(build_condition(codes, codes, image))
+        embedded = condition()
     timesteps = torch.tensor([500], device=setting.device)
     return {
-        "condition": lambda: tcdm.embed_condition(build_condition(codes, codes, image)),
+        "resample": lambda: (project(scan, grid.resampled_shape), project(drawn, setting.shape)),
+        "condition": condition,
         "step": lambda: tcdm(latents, timesteps, embedded),
         "decode": lambda: autoencoder.decode(latents, SLAB_ELEMENTS),
         "decode box": lambda: autoencoder.decode(boxed, SLAB_ELEMENTS),
@@ -229,7 +251,7 @@ def count(setting: Setting, make: Callable[[Setting], Stages]) -> dict[str, floa
     """Count the TFLOP of every stage on fake tensors."""
     fake = replace(setting, device=torch.device("cpu"), precision=torch.float32)
     totals = {}
-    with FakeTensorMode(), torch.no_grad():
+    with FakeTensorMode(), torch.no_grad(), known_bins():
         for name, stage in make(fake).items():
             if make is maisi and name == "decode":
                 totals[name] = maisi_decode_flops(fake)
@@ -244,7 +266,7 @@ def count_memory(setting: Setting) -> dict[str, float]:
     """Return the peak GB of live tensors of every stage in bf16, weights included."""
     fake = replace(setting, device=torch.device("cpu"), precision=torch.bfloat16)
     peaks = {}
-    with FakeTensorMode(), LiveTensors() as live, torch.inference_mode():
+    with FakeTensorMode(), LiveTensors() as live, torch.inference_mode(), known_bins():
         stages = ours(fake)
         for name, stage in stages.items():
             live.peak = live.now
@@ -302,7 +324,7 @@ def totals_of(side: str, stages: dict[str, float], steps: int, snapshots: int) -
             f"rectified flow, {RFLOW_STEPS} steps, image alone": RFLOW_STEPS * stages["step"] + stages["decode"],
             f"DDPM, {DDPM_STEPS} steps, image alone": DDPM_STEPS * stages["ddpm step"] + stages["decode"],
         }
-    image = stages["condition"] + steps * stages["step"] + stages["decode"]
+    image = stages["resample"] + stages["condition"] + steps * stages["step"] + stages["decode"]
     others = snapshots - 1  # the last snapshot is the image
     return {
         "image alone": image,
@@ -319,7 +341,7 @@ def report(
     memory: dict[str, float],
 ) -> None:
     """Print stages, totals and ratios."""
-    config = preset("maisi")
+    config = preset(setting.preset)
     steps = args.steps or config.sampling.for_model(config.tcdm.prediction_type).num_inference_steps
     snapshots = args.snapshots or config.confidence.num_snapshots
     print(f"\n{'side':6} {'stage':50} {'seconds':>9} {'TFLOP':>9} {'TFLOP/s':>8}")

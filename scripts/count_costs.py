@@ -16,9 +16,9 @@ from dataclasses import astuple, dataclass
 
 import torch
 from counting import Cost, cost
-from gpu_check import autoencoder_step, coding, drawing_step, training_step
 from monai.data.utils import dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
+from steps import Prepare, autoencoder_step, coding, drawing_step, training_step
 
 from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, FCaSConfig, OptimisationConfig
 from fcas_nnunet.config.presets import PRESETS
@@ -27,7 +27,6 @@ from fcas_nnunet.generator.data.spline_projection import project
 
 #: A CTA, D × H × W.
 SCAN, SPACING_MM = (256, 512, 512), (0.5, 0.4, 0.4)
-Prepare = Callable[[torch.device], Callable[[], object]]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Does this package do its work on this GPU, and what does it cost? One command of at most eight minutes.
 
-Runs the tests that need a GPU, then `tiny` from end to end (generator, synthetic scans, preparation, both trainers,
-prediction), and measures what users ask for. A part that fails or takes too long does not keep the others from running;
-the report is written anew after each.
+Runs the tests that need a GPU, then `tiny` and a short training of `gpu` (trained, calibrated, scans drawn), measures a
+whole scan beside MAISI's classes and steps of all presets, then goes on with nnU-Net: preparation, both trainers,
+prediction, and the bench for as long as there is time. A part that fails or takes too long does not keep the others
+from running; the report is written anew after each.
 
     python scripts/gpu_check.py -o gpu_check.json
     python scripts/gpu_check.py -o rehearsal.json --device cpu    # the same parts, small, without a GPU
@@ -24,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def parts(folder: Path, device: str) -> list[Part]:
         folder: everything is written below it.
         device: `cuda` or `cpu`.
     """
+    from fcas_nnunet.config.files import save_config
     from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value
 
     small = device == "cpu"
@@ -78,6 +80,8 @@ def parts(folder: Path, device: str) -> list[Part]:
         "nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2", "FCAS_DEMO_PRETRAIN_EPOCHS": "2",
         "FCAS_DEMO_REAL_EPOCHS": "2",
     }  # fmt: skip
+    small_gpu = folder / "gpu.yaml"
+    save_config(small_gpu_config(narrow=small), small_gpu)
     results, test_set, predictions = folder / "results", folder / "raw" / REAL, folder / "predictions"
     pretrained = results / SYNTHETIC / f"nnUNetTrainerCAL_demo__{moved}__{CONFIGURATION}"
     tuned = results / REAL / f"nnUNetTrainerCALFinetune_demo__{plans}__{CONFIGURATION}"
@@ -92,27 +96,70 @@ def parts(folder: Path, device: str) -> list[Part]:
         command = ("-m", "nnunetv2.run.run_training", dataset, CONFIGURATION, "all", "-p", plans, "-tr", trainer)
         return part(f"{trainer}{note}", 100, *command, "-device", device, *more, **environment)
 
+    def beside_maisi(preset: str, *shape: int) -> Part:
+        size = ("--shape", *shape) if not small else ("--shape", 32, 32, 32, "--roi", 8, "--width", 0.25)
+        what = f"beside MAISI, {preset}, {'×'.join(map(str, shape))}"
+        return part(what, 60, "scripts/benchmark_generation.py", *size, "--preset", preset, "--repeats", 1,
+                    "-device", device)  # fmt: skip
+
+    def cal(note: str, **environment: str) -> Part:
+        return part(f"a step of CAL beside nnU-Net's{note}", 60, "scripts/benchmark_cal.py", "-d", 902, "-p", moved,
+                    "-device", device, "--steps", 2 if small else 20, **environment)  # fmt: skip
+
+    bench = ("--experiment", "phantom", "--scale", "smoke" if small else "gpu", "-o", folder / "bench")
     return [
         part("tests", 150, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb", "short", "-m", "gpu",
              "tests/test_gpu.py", "tests/generator/mgm/test_deformation.py"),
         fcas("phantom", 60, "-d", 901, "--name", "Phantom", "-n", 4, "--num-test", 2, "--shape", size, size, size),
         fcas("train", 120, "-d", 901, "--preset", "tiny", "-device", device),
         fcas("generate", 90, "-d", 901, "-o", 902, "-n", 4, "--preset", "tiny", "-device", device),
+        fcas("train", 120, "-d", 901, "--config", small_gpu, "-device", device, name="train gpu"),
+        fcas("generate", 90, "-d", 901, "-o", 903, "-n", 2, "--config", small_gpu, "-device", device,
+             name="generate gpu"),
+        beside_maisi("gpu", 256, 512, 512),
+        part("costs", 120, __file__, "--child", "costs", "--device", device),
         *([part("small plans", 60, __file__, "--child", "small_plans")] if small else []),
         fcas("prepare", 90, "-d", 902, "--for", 901, "-c", CONFIGURATION, "-p", plans),
+        cal(""),
         training("nnUNetTrainerCAL_demo", 902, moved),
         training("nnUNetTrainerCALFinetune_demo", 901, plans, "-pretrained_weights",
                  pretrained / "fold_all" / "checkpoint_final.pth"),
-        part("costs", 120, __file__, "--child", "costs", "--device", device),
+        cal(", compiled", nnUNet_compile="t"),
+        beside_maisi("gpu", 128, 256, 256),
+        beside_maisi("maisi", 128, 256, 256),
+        beside_maisi("maisi", 256, 512, 512),
         part("prediction", 60, "-c", PREDICT, "-i", test_set / "imagesTs", "-o", predictions, "-m", tuned, "-f", "all",
              "-device", device, "--disable_tta", "-npp", 1, "-nps", 1),
         fcas("evaluate", 40, "segmentations", "-r", test_set / "labelsTs", "-p", predictions,
              "-o", folder / "scores.json"),
         fcas("train", 90, "-d", 902, "--preset", "tiny", "-device", device, "--precision", "bf16" if small else "fp16",
              name="train in half precision"),
-        training("nnUNetTrainerCAL_demo", 902, moved, note=", compiled", nnUNet_compile="t",
-                 FCAS_DEMO_PRETRAIN_EPOCHS="1", nnUNet_results=str(folder / "compiled")),
+        part("bench", 400, "scripts/experiments/run.py", *bench),
     ]  # fmt: skip
+
+
+def small_gpu_config(narrow: bool) -> Any:
+    """The `gpu` preset in a few steps on a grid of phantoms; `narrow`: for a CPU."""
+    from fcas_nnunet.config.presets import GPU
+
+    def shortened(block: Any, **changes: Any) -> Any:
+        steps = 2 if narrow else 40
+        return replace(
+            block, optimisation=replace(block.optimisation, num_steps=steps, validate_every=steps), **changes
+        )
+
+    edge, calibration = 32 if narrow else 64, GPU.calibration
+    assert calibration is not None, "the preset learns its errors"
+    return replace(
+        GPU,
+        preset="gpu_small",
+        grid=replace(GPU.grid, max_voxels=edge**3, min_voxels=0, crop_size=(edge,) * 3),
+        autoencoder=shortened(
+            GPU.autoencoder, crop_size=(edge // 2,) * 3, **({"channels": (16, 16)} if narrow else {})
+        ),
+        tcdm=shortened(GPU.tcdm, **({"channels": (32, 32, 32)} if narrow else {})),
+        calibration=replace(calibration, num_drawings=4, num_voxels=5000, num_steps=50),
+    )
 
 
 def run(part: Part, device: str, deadline: float) -> dict[str, Any]:
@@ -196,22 +243,32 @@ def small_plans() -> None:
 
 def costs(device: torch.device) -> None:
     """Print a line `result: {...}` for each thing that is measured, as it is measured."""
-    from fcas_nnunet.config.generator import TCDMConfig
-    from fcas_nnunet.config.presets import CPU, PAPER, TINY
+    from steps import autoencoder_step, coding, drawing_step, training_step
 
-    presets = {"tiny": TINY, "cpu": CPU, "paper": PAPER} if device.type == "cuda" else {"tiny": TINY, "cpu": CPU}
-    largest = PAPER if device.type == "cuda" else TINY
-    volume = (256, 512, 512) if device.type == "cuda" else (32, 32, 32)
-    crops = {name: config.grid.crop_size for name, config in presets.items()}
-    for name, config in presets.items():
-        measure(f"training step, {name}, one pair of {crops[name]}", device, training_step(config.tcdm, crops[name]))
-    if "gradient_checkpointing" in {field.name for field in fields(TCDMConfig)}:
-        saving = replace(largest.tcdm, gradient_checkpointing=True)
-        measure("the last one with gradient checkpointing", device, training_step(saving, largest.grid.crop_size))
-    measure("autoencoder step, 4 crops", device, autoencoder_step(largest.autoencoder))
+    from fcas_nnunet.config.presets import CPU, GPU, MAISI, TINY
+
+    cuda = device.type == "cuda"
+    presets = (TINY, CPU, GPU, MAISI) if cuda else (TINY, CPU)
+    volume = (256, 512, 512) if cuda else (32, 32, 32)
+
+    def step(name: str, config: Any, compiled: bool = False) -> None:
+        crop, pairs = config.grid.crop_size, config.tcdm.optimisation.micro_batch_size or 1
+        what = f"training step, {name}, {pairs} pairs of {crop}"
+        measure(what, device, training_step(config.tcdm, crop, pairs, compiled))
+
+    for config in presets:
+        step(config.preset, config)
+        crops = config.autoencoder.optimisation.batch_size
+        measure(
+            f"autoencoder step, {config.preset}, {crops} crops", device, autoencoder_step(config.autoencoder, crops)
+        )
+    largest = presets[-1]
+    step("with gradient checkpointing", replace(largest, tcdm=replace(largest.tcdm, gradient_checkpointing=True)))
     for name in ("encode", "decode"):
-        measure(f"{name} {volume}", device, coding(largest.autoencoder, volume, name))
-    measure(f"a step of drawing {volume}", device, drawing_step(largest.tcdm, volume))
+        measure(f"{name} {volume}, {largest.preset}", device, coding(largest.autoencoder, volume, name))
+    measure(f"a step of drawing {volume}, {largest.preset}", device, drawing_step(largest.tcdm, volume))
+    if cuda:
+        step("gpu, compiled", GPU, compiled=True)
 
 
 def measure(name: str, device: torch.device, prepare: Callable[[torch.device], Callable[[], object]]) -> None:
@@ -239,82 +296,6 @@ def measure(name: str, device: torch.device, prepare: Callable[[torch.device], C
     if cuda:
         torch.cuda.empty_cache()
     print(f"result: {json.dumps(result)}", flush=True)
-
-
-def training_step(config: Any, crop: Sequence[int], pairs: int = 1) -> Callable[[torch.device], Callable[[], object]]:
-    """Both directions of random pairs, and AdamW."""
-    from fcas_nnunet.generator.autoencoder.latents import LatentScale
-    from fcas_nnunet.generator.tcdm.pairs import PairEnd
-    from fcas_nnunet.generator.tcdm.schedulers import forward_process
-    from fcas_nnunet.generator.tcdm.training import Draws, PairBatch, TCDMObjective
-
-    def prepare(device: torch.device) -> Callable[[], object]:
-        objective = TCDMObjective(config, LatentScale(), 8).to(device)
-        latents = torch.randn(pairs, 4, *(edge // 4 for edge in crop)).half()
-        codes = torch.randint(0, 9, (pairs, 1, *crop), dtype=torch.uint8)
-        end = PairEnd(latents, latents - 4, codes, codes, torch.rand(pairs, 1, *crop).half())
-        draws = Draws.of(config, forward_process(config), latents.shape[2:], range(pairs))
-        batch = PairBatch(end, end, draws).to(device)
-        return optimised(objective, batch)
-
-    return prepare
-
-
-def autoencoder_step(config: Any, crops: int = 4) -> Callable[[torch.device], Callable[[], object]]:
-    """Random crops, and AdamW."""
-    from fcas_nnunet.generator.autoencoder.crops import CropBatch
-    from fcas_nnunet.generator.autoencoder.network import Autoencoder
-    from fcas_nnunet.generator.autoencoder.training import AutoencoderObjective
-
-    def prepare(device: torch.device) -> Callable[[], object]:
-        crop = config.crop_size
-        noise = torch.randn(crops, 4, *(edge // 4 for edge in crop))
-        labels = torch.randint(0, 9, (crops, 1, *crop), dtype=torch.uint8)
-        batch = CropBatch(torch.rand(crops, 1, *crop).half(), labels, noise).to(device)
-        return optimised(AutoencoderObjective(Autoencoder(config), [8]).to(device), batch)
-
-    return prepare
-
-
-def optimised(objective: torch.nn.Module, batch: object) -> Callable[[], object]:
-    """A step of AdamW."""
-    optimizer = torch.optim.AdamW(objective.parameters())
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss = objective(batch)
-        with torch.autocast(loss.device.type, enabled=False):
-            loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def coding(config: Any, volume: Sequence[int], way: str) -> Callable[[torch.device], Callable[[], object]]:
-    """A random volume's encoding or decoding, in slabs as `fcas_generate` does it."""
-    from fcas_nnunet.generator.autoencoder.network import Autoencoder
-    from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
-
-    def prepare(device: torch.device) -> Callable[[], object]:
-        autoencoder = Autoencoder(config).eval().requires_grad_(False).to(device)
-        shape = (1, 1, *volume) if way == "encode" else (1, 4, *(edge // 4 for edge in volume))
-        values = torch.rand(shape, device=device)
-        return lambda: getattr(autoencoder, way)(values, SLAB_ELEMENTS)
-
-    return prepare
-
-
-def drawing_step(config: Any, volume: Sequence[int]) -> Callable[[torch.device], Callable[[], object]]:
-    """One prediction of the denoiser for a whole volume."""
-    from fcas_nnunet.generator.tcdm.network import TCDM
-
-    def prepare(device: torch.device) -> Callable[[], object]:
-        tcdm = TCDM(config).eval().requires_grad_(False).to(device)
-        embedded = tcdm.embed_condition(torch.rand(1, config.condition_channels, *volume, device=device))
-        latents, timesteps = torch.randn(1, 4, *embedded.shape[2:], device=device), torch.zeros(1, device=device).long()
-        return lambda: tcdm(latents, timesteps, embedded)
-
-    return prepare
 
 
 def about(device: str) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from device_trainers import random_volume, trainers
 from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, short_config
 from torch import nn
 
@@ -23,6 +22,7 @@ from fcas_nnunet.config.generator import (
     AutoencoderConfig,
     CalibrationConfig,
     ConfidenceConfig,
+    FCaSConfig,
     SamplingConfig,
     TCDMConfig,
 )
@@ -35,7 +35,7 @@ from fcas_nnunet.config.options import (
     Solver,
     TemplateRegistration,
 )
-from fcas_nnunet.config.presets import CPU, PAPER, TINY
+from fcas_nnunet.config.presets import CPU, GPU, PAPER, TINY
 from fcas_nnunet.generator.autoencoder.crops import CropBatch
 from fcas_nnunet.generator.autoencoder.latents import LatentScale
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
@@ -43,6 +43,7 @@ from fcas_nnunet.generator.autoencoder.training import AutoencoderObjective
 from fcas_nnunet.generator.calibrate import fit_error_model
 from fcas_nnunet.generator.checkpoint import load_generator
 from fcas_nnunet.generator.confidence.error_model import ErrorModel, measures_at
+from fcas_nnunet.generator.data.grid import WorkingGrid
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.generate import CaseMaker, Drawer
 from fcas_nnunet.generator.plan import plan_cases
@@ -56,9 +57,7 @@ from fcas_nnunet.generator.tcdm.schedulers import forward_process
 from fcas_nnunet.generator.tcdm.training import Draws, PairBatch, TCDMObjective
 from fcas_nnunet.generator.train import train_generator
 from fcas_nnunet.integration.cal.losses import ConfidenceDiceBCELoss, ConfidenceDiceCELoss
-from fcas_nnunet.integration.cal.pretrained import copy_segmentation_layers
-from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
-from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
+from fcas_nnunet.orientation import Orientation
 
 #: Named tensors and numbers, on any device; what two devices must agree on.
 Found = dict[str, Any]
@@ -73,6 +72,7 @@ _RFLOW: dict[str, Any] = {"architecture": Architecture.MAISI_RFLOW, "prediction_
 TCDMS: dict[str, TCDMConfig] = {
     "tiny": TINY.tcdm,
     "cpu": CPU.tcdm,
+    "gpu": replace(GPU.tcdm, channels=(32, 32, 64), condition_embedding_channels=(16,)),
     "registered": replace(TINY.tcdm, registration=TemplateRegistration.DEFORMABLE),
     "plain ControlNet": replace(TINY.tcdm, prior=False, conditioning=Conditioning.CONTROLNET),
     "MAISI ddpm": replace(PAPER.tcdm, **_NARROW),
@@ -84,6 +84,7 @@ TCDMS: dict[str, TCDMConfig] = {
 AUTOENCODERS: dict[str, AutoencoderConfig] = {
     "tiny": TINY.autoencoder,
     "cpu": CPU.autoencoder,
+    "gpu": replace(GPU.autoencoder, channels=(8, 16), norm_num_groups=4),
     "paper": replace(PAPER.autoencoder, channels=(8, 16, 32), norm_num_groups=8),
 }
 _STEPS = SamplingConfig(num_inference_steps=3, window=(4, 4, 4))
@@ -117,7 +118,7 @@ def _autoencoder_step(config: AutoencoderConfig) -> Check:
     def run(device: torch.device) -> Found:
         torch.manual_seed(0)
         objective = AutoencoderObjective(Autoencoder(config), [NUM_LABELS]).to(device)
-        crops = CropBatch(_random(2, 1, SIZE).half(), _codes(2), _random(2, 4, SIZE // 4))
+        crops = CropBatch(random_volume(2, 1, SIZE).half(), _codes(2), random_volume(2, 4, SIZE // 4))
         return _step(objective, crops.to(device))
 
     return run
@@ -128,7 +129,7 @@ def _coding(config: AutoencoderConfig) -> Check:
         torch.manual_seed(0)
         autoencoder = Autoencoder(config).eval().to(device)
         with torch.no_grad():
-            mean, std = autoencoder.encode(_random(1, 1, SIZE).to(device), 2**11)
+            mean, std = autoencoder.encode(random_volume(1, 1, SIZE).to(device), 2**11)
             return {"mean": mean, "std": std, "image": autoencoder.decode(mean, 2**11)}
 
     return run
@@ -146,7 +147,7 @@ def _drawing(
         embedded = model.embed_condition(_condition(NUM_LABELS if tcdm.prior else 0, device, size))
         drawn = synthesise(
             model, autoencoder, LatentScale(), embedded, structures, sampling, confidence,
-            torch.Generator().manual_seed(0), _random(1, 1, size, 3).to(device),
+            torch.Generator().manual_seed(0), random_volume(1, 1, size, 3).to(device),
         )  # fmt: skip
         return {"image": drawn.image} | ({} if drawn.variance is None else {"variance": drawn.variance})
 
@@ -155,7 +156,7 @@ def _drawing(
 
 def _prior(device: torch.device) -> Found:
     prior = LatentPrior(TINY.tcdm).to(device)
-    condition, latents = _condition(NUM_LABELS, device), _random(1, 4, SIZE // 4).to(device)
+    condition, latents = _condition(NUM_LABELS, device), random_volume(1, 4, SIZE // 4).to(device)
     prior.fit([(condition, latents)] * 8)  # enough rows to be fitted
     assert not torch.equal(prior.weight.cpu(), torch.zeros(prior.weight.shape))
     return {"weight": prior.weight, "variance": prior.variance, "prior": prior(condition)}
@@ -165,7 +166,7 @@ def _error_model(device: torch.device) -> Found:
     torch.manual_seed(0)
     model = ErrorModel(8)
     nn.init.normal_(model.last.weight)
-    image, codes = 400 * _random(1, 1, SIZE)[0].to(device), _codes(1)[0, 0].to(device)
+    image, codes = 400 * random_volume(1, 1, SIZE)[0].to(device), _codes(1)[0, 0].to(device)
     voxels = torch.arange(0, codes.numel(), 7, device=device)
     measures = measures_at(image, codes, voxels, slab_voxels=2**11)
     fitted = fit_error_model(
@@ -177,10 +178,12 @@ def _error_model(device: torch.device) -> Found:
 
 
 def _losses(device: torch.device) -> Found:
-    logits, confidence = _random(2, 2, 16).to(device).requires_grad_(), _random(2, 1, 16).to(device)
-    labels = (3 * _random(2, 1, 16)).floor().to(device)
+    logits, confidence = random_volume(2, 2, 16).to(device).requires_grad_(), random_volume(2, 1, 16).to(device)
+    labels = (3 * random_volume(2, 1, 16)).floor().to(device)
     by_label = ConfidenceDiceCELoss(ignore_label=2)(logits, labels, confidence)
-    by_region = ConfidenceDiceBCELoss(has_ignore=True)(logits, (_random(2, 3, 16) > 0.5).float().to(device), confidence)
+    by_region = ConfidenceDiceBCELoss(has_ignore=True)(
+        logits, (random_volume(2, 3, 16) > 0.5).float().to(device), confidence
+    )
     (by_label + by_region).backward()
     return {"by label": by_label.detach(), "by region": by_region.detach(), "gradient": logits.grad}
 
@@ -199,8 +202,30 @@ def _generator(
     pairs = replace(config.tcdm.pairs, num_shapes=2, num_contrasts=1, num_partners=1)
     tcdm = replace(config.tcdm, pairs=pairs, registration=registered)
     sampling = replace(TINY.sampling, num_inference_steps=4, strength=strength)
+    return _trained_and_drawn(replace(config, tcdm=tcdm, sampling=sampling), device)
+
+
+def _gpu_generator(device: torch.device) -> Found:
+    """As `_generator`, of the preset for GPUs: narrower, on a coarser grid, in two steps of its micro-batches."""
+
+    def shortened(part: Any, **changes: Any) -> Any:
+        schedule = replace(part.optimisation, num_steps=2, validate_every=2, warmup_steps=1)
+        return replace(part, optimisation=schedule, **changes)
+
+    pairs = replace(GPU.tcdm.pairs, num_shapes=2, num_contrasts=2)
+    config = replace(
+        GPU,
+        grid=replace(GPU.grid, max_voxels=40**3, min_voxels=36**3, crop_size=(32, 32, 32)),
+        autoencoder=shortened(AUTOENCODERS["gpu"], crop_size=(16, 16, 16)),
+        tcdm=shortened(TCDMS["gpu"], pairs=pairs),
+        sampling=replace(GPU.sampling, num_inference_steps=4),
+    )
+    return _trained_and_drawn(config, device)
+
+
+def _trained_and_drawn(config: FCaSConfig, device: torch.device) -> Found:
     small = CalibrationConfig(num_drawings=4, num_voxels=2000, width=8, num_steps=10, batch_voxels=512)
-    config = replace(config, tcdm=tcdm, sampling=sampling, confidence=_SSV, calibration=small)
+    config = replace(config, confidence=_SSV, calibration=small)
     cases = [f"p{i}" for i in range(4)]
     with tempfile.TemporaryDirectory() as folder:
         data = TrainingData(cases, load_small_case, LABELS, SURROUNDINGS)
@@ -213,63 +238,14 @@ def _generator(
     return {"confidence": record["mean_confidence_in_structures"], "mean": case.image.mean() / 100}
 
 
-def _trainers(device: torch.device) -> Found:
-    """A step and a validation of confidence-aware pretraining, then one of fine-tuning from its weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {f"nnUNet_{kind}": f"{folder}/{kind}" for kind in ("raw", "preprocessed", "results")}
-        (Path(folder) / "preprocessed" / _PLANS["dataset_name"] / _CONFIGURATION["data_identifier"]).mkdir(parents=True)
-        with mock.patch.dict(os.environ, environment | {"nnUNet_compile": "f"}):
-            pretraining = _trainer(nnUNetTrainerCAL, device)
-            doubt = _random(2, 1, 16)
-            pretrained = pretraining.train_step(_batch(doubt))
-            with torch.no_grad():
-                validated = pretraining.validation_step(_batch(doubt))
-            mean, shares = pretraining.tally.close(False)
-            weights = Path(folder) / "results" / "checkpoint.pth"
-            pretraining.save_checkpoint(str(weights))
-            tuning = _trainer(nnUNetTrainerCALFinetune, device)
-            copied = copy_segmentation_layers(tuning.network, read_checkpoint(weights))
-            tuned = tuning.train_step(_batch())
-    assert copied == 4, "weight and bias of both heads"
-    return {"pretraining": pretrained["loss"], "validation": validated["loss"], "mean confidence": mean,
-            "shares": shares, "fine-tuning": tuned["loss"]}  # fmt: skip
-
-
-_CONFIGURATION: dict[str, Any] = {
-    "data_identifier": "3d", "batch_size": 2, "patch_size": [16] * 3, "spacing": [1.0] * 3, "batch_dice": True,
-    "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False],
-    "architecture": {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": 3, "features_per_stage": [4, 8, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3] * 3] * 3, "strides": [[1] * 3, [2] * 3, [2] * 3], "n_conv_per_stage": [1] * 3,
-            "n_conv_per_stage_decoder": [1] * 2, "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"affine": True},
-            "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    },
-}  # fmt: skip
-_PLANS: dict[str, Any] = {
-    "dataset_name": "Dataset901_Heart", "plans_name": "nnUNetPlans", "continue_training": False,
-    "foreground_intensity_properties_per_channel": {}, "configurations": {"3d_fullres": _CONFIGURATION},
-}  # fmt: skip
-_DATASET = {"labels": {"background": 0, "a": 1, "b": 2}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
-
-
-def _trainer(kind: type, device: torch.device) -> Any:
-    torch.manual_seed(0)
-    trainer = kind(deepcopy(_PLANS), "3d_fullres", "all", deepcopy(_DATASET), device)
-    (Path(trainer.preprocessed_dataset_folder) / "case.b2nd").touch()  # nnU-Net looks what files there are
-    trainer.initialize()
-    trainer.network.train()
-    return trainer
-
-
-def _batch(*more: torch.Tensor) -> dict[str, Any]:
-    """As nnU-Net's loader gives it, targets of two resolutions; with doubt, the last of them."""
-    labels = (3 * _random(2, 1, 16)).floor()
-    return {"data": _random(2, 1, 16), "target": [labels, labels[:, :, ::2, ::2, ::2].contiguous(), *more]}
+def _resampling(device: torch.device) -> Found:
+    """A turned scan to a coarser grid and back, and a map of confidence: what a drawing does on its device."""
+    turned = Orientation((2, 0, 1), (True, False, False))
+    grid = WorkingGrid.of((40, 23, 31), (0.4, 0.5, 0.4), (0.7, 0.7, 0.7), 16, orientation=turned)
+    scan = 1000 * random_volume(1, 1, 40)[0, :, :, :23, :31].numpy() - 500
+    there = grid.image_to_working(scan, device)
+    back, blended = grid.image_to_native(there), grid.confidence_to_native(there[0] / 1000)
+    return {"there": there / 1000, "back": torch.from_numpy(back) / 1000, "map": torch.from_numpy(blended)}
 
 
 def _step(objective: nn.Module, batch: Any) -> Found:
@@ -313,30 +289,26 @@ def _unzeroed(module: Any) -> Any:
     return module
 
 
-def _random(batch: int, channels: int, size: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand((batch, channels, size, size, size), generator=torch.Generator().manual_seed(seed))
-
-
 def _codes(batch: int, seed: int = 0, size: int = SIZE) -> torch.Tensor:
     """Blocks of labels and background, uint8."""
-    coarse = (_random(batch, 1, size // 4, seed) * (NUM_LABELS + 1)).to(torch.uint8)
+    coarse = (random_volume(batch, 1, size // 4, seed) * (NUM_LABELS + 1)).to(torch.uint8)
     return coarse.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
 
 
 def _condition(guess_labels: int, device: torch.device, size: int = SIZE) -> torch.Tensor:
-    parts: Sequence[torch.Tensor] = (_codes(1, 1, size), _codes(1, 2, size), _random(1, 1, size))
+    parts: Sequence[torch.Tensor] = (_codes(1, 1, size), _codes(1, 2, size), random_volume(1, 1, size))
     return build_condition(*(part.to(device) for part in parts), guess_labels)
 
 
 def _pair_end(seed: int) -> PairEnd:
-    latents = _random(1, 4, SIZE // 4, seed)
+    latents = random_volume(1, 4, SIZE // 4, seed)
     codes = _codes(1, seed)
-    return PairEnd(latents.half(), (latents - 4).half(), codes, codes, _random(1, 1, SIZE, seed).half())
+    return PairEnd(latents.half(), (latents - 4).half(), codes, codes, random_volume(1, 1, SIZE, seed).half())
 
 
 def _registered_end(seed: int) -> RegisteredEnd:
-    plain, origin = _pair_end(seed), (2.99 * _random(1, 1, SIZE, seed + 9)).to(torch.uint8)
-    guess = _random(1, 1, SIZE, seed + 5).half()
+    plain, origin = _pair_end(seed), (2.99 * random_volume(1, 1, SIZE, seed + 9)).to(torch.uint8)
+    guess = random_volume(1, 1, SIZE, seed + 5).half()
     return RegisteredEnd(plain.mean, plain.log_std, plain.reference, plain.template, plain.image, guess, origin)
 
 
@@ -361,8 +333,10 @@ CHECKS: dict[str, Listed] = {
     "prior": Listed(_prior),
     "error model": Listed(_error_model),
     "losses": Listed(_losses),
-    "nnU-Net's trainers": Listed(_trainers, 1e-2),
+    "nnU-Net's trainers": Listed(trainers, 1e-2),
+    "resampling": Listed(_resampling, 1e-5),
     "generator": Listed(_generator, 0.2),
+    "generator of the gpu preset": Listed(_gpu_generator, 0.2),
     "generator of registered templates": Listed(_registered_generator, 0.2),
 }
 

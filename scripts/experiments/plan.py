@@ -139,7 +139,7 @@ class Layout:
         epochs = scale.epochs_of(arm)
         environment = {
             "nnUNet_results": str(networks), SEED_VARIABLE: str(run.seed), ITERATIONS_VARIABLE: str(scale.iterations),
-            "FCAS_BENCH_TRAINING": f"{TRAINING}, {_precision(scale.device)}", **more,
+            "FCAS_BENCH_TRAINING": f"{TRAINING}, {precision_of(scale.device)}", **more,
         }  # fmt: skip
 
         def train(
@@ -296,7 +296,7 @@ class Layout:
         environment = {
             "nnUNet_results": str(model.parents[1]), SEED_VARIABLE: "0",
             ITERATIONS_VARIABLE: str(self.scale.iterations), REAL_EPOCHS_VARIABLE: str(self.scale.judge_epochs),
-            "FCAS_BENCH_TRAINING": f"{TRAINING}, {_precision(device)}",
+            "FCAS_BENCH_TRAINING": f"{TRAINING}, {precision_of(device)}",
         }  # fmt: skip
         return [folds] + [
             Stage(
@@ -315,8 +315,8 @@ class Layout:
         return 100 + IDS * list(self.scale.labelled).index(count)
 
 
-def _precision(device: str) -> str:
-    """How networks compute: in bf16 on a CPU that can, as nnU-Net does on a GPU."""
+def precision_of(device: str) -> str:
+    """Return how networks compute: in bf16 on a CPU that can, as nnU-Net does on a GPU."""
     return device if device != "cpu" else "bf16" if supports_bf16(torch.device("cpu")) else "float32"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from design import Experiment
-from plan import Layout, Run
+from plan import Layout, Run, precision_of
 from stages import Stage, Store
 
 from fcas_nnunet.evaluation.statistics.crossed import CrossedMean, crossed_mean
@@ -48,6 +48,7 @@ def collect(experiment: Experiment, layout: Layout, store: Store) -> list[dict[s
         facts = {
             "experiment": experiment.name, "scale": experiment.scale_name, "arm": run.arm, "seed": run.seed,
             "labelled": run.labelled, "scans": len(seen), "seen": " ".join(sorted(seen)),
+            "precision": precision_of(experiment.scale.device),
             "version": store.stamp(f"{run.key}/score")["version"],
             "synthetic": experiment.scale.synthetic if arm.source else 0,
             "steps": experiment.scale.steps_of(arm),

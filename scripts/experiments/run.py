@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from design import HERE, Experiment, experiment_names
-from plan import Layout
+from plan import Layout, precision_of
 from results import collect, joined, network_of, read_lines, write_lines
 from stages import Stage, StageFailedError, Store
 from tables import check_sizes, draw, report, short_report
@@ -90,6 +90,8 @@ def main() -> int:
         todo = [stage for stage in stages if stage.name not in ended]
         print(f"{len(todo)} of {len(stages)} stages, about {store.seconds_of(todo) / 3600 / jobs:.1f} h")
         return 0
+    if args.scale == "cpu" and precision_of(device) == "float32":
+        logger.warning("this CPU computes no bf16: networks train in float32, which takes several times as long")
     failed = {}
     if not args.report:
         with exclusive(folder):

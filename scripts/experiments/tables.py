@@ -58,7 +58,7 @@ def report(experiment: Experiment, records: Sequence[Mapping[str, Any]], figure:
 
 
 def check_sizes(experiment: Experiment, records: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse records of trainings of different sizes, which no table can compare.
+    """Refuse records of trainings of different sizes or precisions, which no table can compare.
 
     Raises:
         ValueError: when there are such.
@@ -68,6 +68,12 @@ def check_sizes(experiment: Experiment, records: Sequence[Mapping[str, Any]]) ->
         raise ValueError(
             f"{experiment.name}: records must be of one number of steps, got {', '.join(map(str, sorted(sizes)))}. "
             "Remove those of earlier sizes from records/, or run them again."
+        )
+    precisions = {record.get("precision", "bf16") for record in records}
+    if len(precisions) > 1:
+        raise ValueError(
+            f"{experiment.name}: records must be of networks of one precision, got {', '.join(sorted(precisions))}. "
+            "Run the experiment on machines whose CPUs are alike in this."
         )
 
 

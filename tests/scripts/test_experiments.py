@@ -306,6 +306,17 @@ def test_changed_sets_keep_what_they_do_not_change(small_home: Path) -> None:
     assert sets["Joined"].case_ids == sorted([*before.case_ids, *RawDataset.open(real).case_ids])
 
 
+def test_records_of_two_precisions_are_not_compared() -> None:
+    from design import Experiment
+    from tables import check_sizes
+
+    experiment = Experiment.read("left_atrium", "cpu")
+    earlier = {"arm": "real", "steps": 1600}  # from before precisions were recorded: bf16
+    check_sizes(experiment, [earlier, earlier | {"precision": "bf16"}])
+    with pytest.raises(ValueError, match="must be of networks of one precision, got bf16, float32"):
+        check_sizes(experiment, [earlier, earlier | {"precision": "float32"}])
+
+
 def test_judges_leave_out_whole_patients(prepared_folds: Path) -> None:
     from sets import folds
 

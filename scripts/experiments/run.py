@@ -144,7 +144,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of the scale's")
     parser.add_argument("-o", type=Path, default=Path("bench"), metavar="DIR", help="work folder (./bench)")
     parser.add_argument(
-        "--only", nargs="+", metavar="PATTERN", default=["*"], help="networks to make, as n8/seed0/warped; * is any"
+        "--only",
+        nargs="+",
+        metavar="PATTERN",
+        default=["*"],
+        help="networks to make, as n8/seed0/warped, those of the first pattern first; * is any",
     )
     parser.add_argument("--jobs", type=int, help="stages at once (one per core, each tied to its own; 4 on a GPU)")
     parser.add_argument("--forecast", action="store_true", help="say how long it would take, and stop")
@@ -167,23 +171,26 @@ def _environment(folder: Path, device: str) -> dict[str, str]:
 
 
 def _wanted(layout: Layout, patterns: Sequence[str], done: Collection[str]) -> list[Stage]:
-    """The stages of the networks that a pattern names and that are not done, and all that they need."""
+    """The stages of the networks that a pattern names and that are not done, and all that they need.
 
-    def named(key: str) -> bool:
-        return any(fnmatch(key, pattern) for pattern in patterns)
+    Those of an earlier pattern come first.
+    """
+    by_name = {stage.name: stage for stage in layout.stages()}
+    ends = [f"{run.key}/score" for run in layout.runs() if run.key not in done]
+    ends += [name for name in by_name if name.endswith("/picture")]
+    found: dict[str, Stage] = {}
 
-    stages = layout.stages()
-    by_name = {stage.name: stage for stage in stages}
-    keys = [run.key for run in layout.runs() if run.key not in done and named(run.key)]
-    waiting = [f"{key}/score" for key in keys]
-    waiting += [name for name in by_name if name.endswith("/picture") and named(name)]
-    found: set[str] = set()
-    while waiting:
-        name = waiting.pop()
+    def add(name: str) -> None:
         if name not in found:
-            found.add(name)
-            waiting += by_name[name].needs
-    return [stage for stage in stages if stage.name in found]
+            for needed in by_name[name].needs:
+                add(needed)
+            found[name] = by_name[name]
+
+    for pattern in patterns:
+        for end in ends:
+            if fnmatch(end.removesuffix("/score"), pattern):
+                add(end)
+    return list(found.values())
 
 
 def _run(stages: Sequence[Stage], store: Store, jobs: int, device: str) -> dict[str, str]:

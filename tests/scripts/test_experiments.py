@@ -168,6 +168,25 @@ def test_both_phases_are_augmented_as_the_arm_says(monkeypatch: pytest.MonkeyPat
         assert trainer.get_training_transforms() == "DA5"
 
 
+def test_networks_are_made_in_the_order_of_the_patterns(tmp_path: Path) -> None:
+    import run
+    from design import Experiment
+    from plan import Layout
+
+    layout = Layout(Experiment.read("left_atrium", "cpu"), tmp_path, tmp_path)
+    stages = run._wanted(layout, ["n8/seed2/painted", "n8/*/warped", "n8/picture"], {"n8/seed1/warped"})
+    names = [stage.name for stage in stages]
+    scores = ["n8/seed2/painted/score", "n8/seed0/warped/score", "n8/seed2/warped/score"]
+    assert [name for name in names if name.endswith("/score")] == scores
+    assert names[-1] == "n8/picture"
+    assert "n8/generator_cpu" in names, "pictures have drawn scans"
+    assert names.index("n8/generator_cpu") > names.index("n8/seed2/warped/score")
+    for stage in stages:
+        assert all(names.index(needed) < names.index(stage.name) for needed in stage.needs)
+    every = run._wanted(layout, ["*"], set())
+    assert {stage.name for stage in every} == {stage.name for stage in layout.stages()}
+
+
 def test_a_mixed_arm_without_drawn_scans_waits_for_no_generator(tmp_path: Path) -> None:
     from design import Experiment
     from plan import Layout

@@ -1,9 +1,13 @@
-"""Find what this process may use and was told: CPU cores, memory, its folder, numbers in environment variables."""
+"""Find what this process may use and was told: cores, memory, disk, its folder, environment variables; and its end."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
+import threading
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fcas_nnunet.faults import InputError, MissingFileError
@@ -58,6 +62,23 @@ def available_bytes(meminfo: Path = _MEMINFO, container: Path = _CONTAINER) -> f
     """
     found = [free for free in (_free_in_machine(meminfo), _free_in_container(container)) if free is not None]
     return min(found, default=None)
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Return the free space on the disk of a folder that need not exist."""
+    return shutil.disk_usage(next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())).free
+
+
+def end_with_parent() -> None:
+    """End this process of a pool when its parent is killed, which it may not notice by itself; done by a thread."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _free_in_machine(meminfo: Path) -> float | None:

@@ -86,7 +86,7 @@ def dataset_findings(identifier: str) -> Iterator[Finding]:
 
     try:
         dataset = open_dataset(identifier, by="-d")
-        if faults := [*dataset_faults(dataset), *stray_maps(dataset)]:
+        if faults := [*dataset_faults(dataset, anew=True), *stray_maps(dataset)]:
             raise InputError("\n".join(faults))
     except InputError as error:
         for line in few_of_a_kind(str(error).splitlines()):

@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Prepare a synthetic data set for pretraining: nnU-Net's plans and preprocessing of the real data set that it "
         "is for, the same plans and preprocessing of the synthetic one, and the confidence maps in the same geometry. "
         "Without --for, the data set is a real one whose confidenceTr holds maps of your own: the same without a "
-        "synthetic set. Finished steps are skipped. Prints the training commands at the end.",
+        "synthetic set. Interrupted, the same command resumes case by case: only cases that are missing, damaged or "
+        "changed are preprocessed. Prints the training commands at the end.",
         _EXAMPLE,
     )
     parser.add_argument(

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -32,10 +33,18 @@ from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.checks import check_dataset
-from fcas_nnunet.integration.dataset.folders import Root, model_name, resolve_dataset, root_folder
+from fcas_nnunet.integration.dataset.folders import (
+    KNOWN_FOLDER,
+    Root,
+    model_name,
+    preprocessed_file,
+    resolve_dataset,
+    root_folder,
+)
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.splits import training_fold
+from fcas_nnunet.known_files import KnownFiles
 
 if TYPE_CHECKING:
     from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
@@ -57,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Make the parser of fcas_train."""
     parser = make_parser(
         "fcas_train",
-        "Train the generator (autoencoder, then TCDM) on a labelled data set. Interrupted, the same command resumes.",
+        "Train the generator (autoencoder, then TCDM) on a labelled data set. Interrupted, the same command resumes "
+        "from the last validation; cases, variants and latents that are there are not made or read again.",
         EXAMPLE,
     )
     parser.add_argument("-d", metavar="ID", required=True, help="data set to train on: an id or DatasetXXX_Name")
@@ -67,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="fit the error model, also for a generator trained without it; confidence then means expected error",
     )  # fmt: skip
     parser.add_argument("--keep_cache", action="store_true", help="keep the cached variants and latents on disk")
+    parser.add_argument("--ignore_disk", action="store_true", help="start though the disk may not hold the cache")
     parser.add_argument("--show_config", action="store_true", help="print the configuration as YAML and stop")
     return parser
 
@@ -163,7 +174,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
     roles = settled_roles(dataset, config.roles)
     data = TrainingData(
         dataset.case_ids, dataset.load_case, dataset.labels, dataset.surroundings, roles,
-        tuple(dataset.channel_names.values()),
+        tuple(dataset.channel_names.values()), partial(_known_cases, dataset),
     )  # fmt: skip
     folder = model_folder(dataset, config, args.fold)
     inherited = weights_parents(pretrained.autoencoder) if pretrained.autoencoder else []
@@ -179,7 +190,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
         accelerator.wait_for_everyone()  # until the main process has locked the folder
         if not generator_exists(folder):
             metadata = weights_metadata(inherited if pretrained.autoencoder else own)
-            train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata)
+            train_generator(data, config, folder, accelerator, pretrained, keep_cache, metadata, args.ignore_disk)
         else:  # perhaps another run trained it, which this one waited for
             if faults := generator_faults(folder, load_record(folder).config, config, pretrained.identity()):
                 raise InputError("\n".join(faults))
@@ -187,6 +198,13 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
                 add_calibration(data, config.calibration, folder, accelerator, keep_cache)
         accelerator.end_training()
     clear_device_cache(garbage_collection=True)  # the processes of fcas_generate share the GPU with this one
+
+
+def _known_cases(dataset: RawDataset, settings: Any) -> KnownFiles:
+    """Return what trainings have found in the cases' files, so that they need not be read again."""
+    path = preprocessed_file(dataset.name, f"{KNOWN_FOLDER}/surveyed.json")
+    files = {case_id: dataset.files_of(case_id) for case_id in dataset.case_ids}
+    return KnownFiles(path, files, [settings, dataset.label_ids, dataset.ignore_id, dataset.channel_names])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -142,6 +142,12 @@ def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
         raise InputError("\n".join(where + sentence for sentence in _sentences(error))) from None
 
 
+@functools.cache
+def _type_hints(block: Any) -> dict[str, Any]:
+    """Return the types of a block's settings; they are kept, since a manifest has thousands of lines."""
+    return get_type_hints(block)
+
+
 def up_to_date(config_type: Any, values: Any) -> Any:
     """Bring settings of earlier versions up to date, in all blocks: rename them, and drop those in `REMOVED`.
 
@@ -150,7 +156,7 @@ def up_to_date(config_type: Any, values: Any) -> Any:
     block = next((kind for kind in (config_type, *get_args(config_type)) if dataclasses.is_dataclass(kind)), None)
     if block is None or not isinstance(values, dict):
         return values
-    removed, kinds = getattr(block, "REMOVED", {}), get_type_hints(block)
+    removed, kinds = getattr(block, "REMOVED", {}), _type_hints(cast(Any, block))
     renamed = {old: new for old, new in RENAMED.items() if new in kinds and new not in values}
     present: dict[Any, Any] = {renamed.get(name, name): value for name, value in values.items()}
     return {

@@ -19,6 +19,7 @@ from fcas_nnunet.generator import checkpoint
 from fcas_nnunet.generator.autoencoder.latents import LatentScale, cache_latents
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.autoencoder.training import train_autoencoder, variant_split
+from fcas_nnunet.generator.cache_size import check_disk, missing_cache_bytes
 from fcas_nnunet.generator.calibrate import calibrate
 from fcas_nnunet.generator.data.grid import GEOMETRY, orientation_known_to, working_spacing
 from fcas_nnunet.generator.data.training_data import TrainingData
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache"
 
+_MENTIONED_BYTES = 1e9
+
 
 def train_generator(
     data: TrainingData,
@@ -46,6 +49,7 @@ def train_generator(
     pretrained: PretrainedFiles | None = None,
     keep_cache: bool = False,
     metadata: Mapping[str, str] | None = None,
+    ignore_disk: bool = False,
 ) -> None:
     """Train a generator in `folder`, or resume its training; with several processes, all of them make the same call.
 
@@ -58,12 +62,15 @@ def train_generator(
             of networks and process come from the files.
         keep_cache: Leave the variants and latents on disk at the end.
         metadata: Entries to write into the autoencoder's file, which users may copy alone.
+        ignore_disk: Start though the disk may not hold the cache.
 
     Raises:
         InputError: If the folder holds a run with other settings or other data, the data is too small, weights do not
-            fit, or a batch cannot be shared out evenly among the processes.
+            fit, a batch cannot be shared out evenly among the processes, or the disk is too small for the cache.
     """
     run = _Training(data, config, folder, accelerator, pretrained or PretrainedFiles(), metadata)
+    if not ignore_disk:
+        run.check_disk()
     run.claim_folder()
     with _cache(folder, accelerator, keep_cache):
         autoencoder = run.ready_autoencoder()
@@ -156,6 +163,14 @@ class _Training:
             "cases": case_hashes(self.cases), "geometry": GEOMETRY,
             "roles": {name: tuple(given) for name, given in data.roles.items()}, "channel_names": data.channel_names,
         }  # fmt: skip
+
+    def check_disk(self) -> None:
+        """Check that the disk can hold what the cache still lacks; log how much that is."""
+        missing = missing_cache_bytes(self.data, self.cases, self.spacing, self.config, self.cache)
+        check_disk(self.cache, missing, len(self.cases))
+        if missing > _MENTIONED_BYTES:
+            logger.info(f"cache: {missing / 1e9:.3g} GB in {self.cache}, removed after the training")
+        self.accelerator.wait_for_everyone()  # all processes have looked before one writes
 
     def claim_folder(self) -> None:
         """Write the run file, or check that an existing one records the same settings, files and data."""

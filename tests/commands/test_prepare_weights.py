@@ -33,6 +33,7 @@ from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.integration.preprocessing import cases
 from fcas_nnunet.integration.preprocessing import prepare as preprocessing
 from fcas_nnunet.integration.preprocessing.confidence_store import ConfidenceStore, preprocessed_confidence_path
 from fcas_nnunet.integration.preprocessing.plans import read_plans
@@ -86,8 +87,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return counted
 
-    for name in ("extract_fingerprints", "plan_experiments", "preprocess"):
-        monkeypatch.setattr(api, name, counting(name, getattr(api, name)))
+    for module, name in ((api, "extract_fingerprints"), (api, "plan_experiments"), (cases, "_preprocess")):
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     return calls
 
 
@@ -335,7 +336,7 @@ def test_weights_above_1_that_are_not_resampled_are_exact(own: RawDataset, steps
     """The whole way: fingerprint, plans and preprocessing of a set that nnU-Net has not seen yet."""
     with quick_nnunet():
         main(["-d", "903", "-np", "1", "-f", "all"])
-    assert steps == ["extract_fingerprints", "plan_experiments", "preprocess"]
+    assert steps == ["extract_fingerprints", "plan_experiments", *["_preprocess"] * len(own.case_ids)]
     geometry = Geometry.of(read_plans(own, PLANS), "3d_fullres")
     folder = Path(own.folder.parents[1] / "preprocessed" / OWN / geometry.configuration.data_identifier)
     for case_id in own.case_ids:

@@ -11,7 +11,6 @@ import numpy as np
 from fcas_nnunet.commands.generate.measurements import (
     bytes_per_voxel,
     estimate_time,
-    free_bytes,
     read_measurements,
 )
 from fcas_nnunet.commands.generate.workers import finished_cases, processes_for
@@ -22,6 +21,7 @@ from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.generator.plan import CasePlan
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.volumes import read_grid
+from fcas_nnunet.machine import free_disk_bytes
 
 #: Bytes a voxel takes uncompressed: int16 image, uint8 labels and confidence; a further channel, which may be floats.
 UNCOMPRESSED, FURTHER_CHANNEL = 4.0, 4.0
@@ -77,7 +77,7 @@ class Outlook:
 
         `training` says what the training that comes first will take; None where a generator exists.
         """
-        free = free_bytes(self.output)
+        free = free_disk_bytes(self.output)
         judged = "measured on this generator's cases" if self.is_measured else "judged by the labelled data set's files"
         where = f"one {self.device}" + ("" if self.processes == 1 else f", {self.processes} processes")
         if self.time is None and self.model is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.faults import InputError
+from fcas_nnunet.machine import free_disk_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -99,15 +99,10 @@ def bytes_per_voxel(measurements: Sequence[Measurement]) -> float | None:
 
 def check_disk(folder: Path, num_bytes: float, num_cases: int) -> None:
     """Raise an InputError if the disk of a folder, which need not exist, has too little free space."""
-    free = free_bytes(folder)
+    free = free_disk_bytes(folder)
     if num_bytes > free:
         raise InputError(
             f"{folder}: free disk space must be at least {num_bytes / 1e9:.1f} GB for {num_cases} cases, "
             f"got {free / 1e9:.1f} GB. Free some, ask for fewer cases (-n), "
             "or continue until it is full with --ignore_disk."
         )
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free space on the disk of a folder that need not exist."""
-    return shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free

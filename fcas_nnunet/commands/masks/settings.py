@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -13,7 +13,9 @@ from fcas_nnunet.commands.cli import Parser, case_count, finite, of_flags
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.faults import InputError
+from fcas_nnunet.integration.dataset.folders import KNOWN_FOLDER, preprocessed_file
 from fcas_nnunet.integration.dataset.library import CaseLibrary
+from fcas_nnunet.known_files import KnownFiles
 from fcas_nnunet.labels.anatomy import LabelRoles
 
 if TYPE_CHECKING:
@@ -105,8 +107,19 @@ def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:
 
     ids = [label_id for label_id in cases.source.labels.values() if label_id]
     names = list(dict.fromkeys([*cases.references, *cases.templates]))
-    masks = ((name, cases.load_mask(name)) for name in with_progress(names))
-    return {name: label_volumes_ml(case.mask, case.spacing_mm, ids) for name, case in masks}
+
+    def measured(missing: Sequence[str]) -> Iterator[tuple[str, dict[str, float]]]:
+        for name in with_progress(missing):
+            case = cases.load_mask(name)
+            volumes = label_volumes_ml(case.mask, case.spacing_mm, ids)
+            yield name, {str(label): ml for label, ml in volumes.items()}
+
+    labels = {name: dataset.dataset_json["labels"] for name, dataset in cases.others.items()}
+    known = KnownFiles(
+        preprocessed_file(cases.source.name, f"{KNOWN_FOLDER}/volumes.json"),
+        {name: [cases.mask_path(name)] for name in names}, [cases.source.dataset_json["labels"], labels],
+    )  # fmt: skip
+    return {name: {int(label): ml for label, ml in of_case.items()} for name, of_case in known.ask(measured).items()}
 
 
 def with_progress(case_ids: Sequence[str]) -> Iterable[str]:

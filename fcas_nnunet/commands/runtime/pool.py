@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +15,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.manifest import Manifest
+from fcas_nnunet.machine import end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -99,14 +98,6 @@ def _has_failed(future: Future[Any]) -> bool:
 
 
 def _start_process(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if initializer is not None:
         initializer(*initargs)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is killed, which a pool's processes do not notice by themselves."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child process"
-    parent.join()
-    os._exit(1)

@@ -14,10 +14,10 @@ from fcas_nnunet.config.generator import LATENT_CHANNELS
 from fcas_nnunet.config.schema import Positive, settings
 from fcas_nnunet.generator.autoencoder.network import Autoencoder
 from fcas_nnunet.generator.autoencoder.slabs import SLAB_ELEMENTS
-from fcas_nnunet.generator.data.variants import Variant, read_image, read_tensors, save_tensors
+from fcas_nnunet.generator.data.variants import Variant, open_tensors, read_image, save_tensors
 from fcas_nnunet.generator.optimisation.batches import local_share
 
-MEAN, LOG_STD = "mean", "log_std"
+MEAN, LOG_STD, SUMS = "mean", "log_std", "sums"
 _PER_CHANNEL = Field(min_length=LATENT_CHANNELS)
 
 
@@ -76,12 +76,9 @@ def cache_latents(
             image = read_image(folder / variant.image_file).to(accelerator.device).float()[None]
             with accelerator.autocast():
                 mean, std = autoencoder.encode(image, SLAB_ELEMENTS)
-            save_tensors({MEAN: mean[0].half().cpu(), LOG_STD: std[0].clamp_min(1e-6).log().half().cpu()}, path)
-        moments = read_tensors(path)
-        latents, variance = moments[MEAN].double().flatten(1), (2 * moments[LOG_STD].double()).exp().flatten(1)
-        sums[0] += latents.shape[1]
-        sums[1 : 1 + latent_channels] += latents.sum(dim=1)
-        sums[1 + latent_channels :] += (latents**2 + variance).sum(dim=1)
+            latents, log_std = mean[0].half().cpu(), std[0].clamp_min(1e-6).log().half().cpu()
+            save_tensors({MEAN: latents, LOG_STD: log_std, SUMS: _sums(latents, log_std)}, path)
+        sums += _saved_sums(path)
     accelerator.wait_for_everyone()
     count, total, total_squared = (
         accelerator.reduce(sums.to(accelerator.device), "sum").cpu().split([1, latent_channels, latent_channels])
@@ -89,3 +86,17 @@ def cache_latents(
     mean = total / count
     std = (total_squared / count - mean**2).clamp_min(1e-12).sqrt()
     return LatentScale(tuple(mean.float().tolist()), tuple((1 / std).float().tolist()))
+
+
+def _sums(latents: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+    """Number of positions, then sums of latents [4 · C, d, h, w] and of their expected squares; float64."""
+    latents, variance = latents.double().flatten(1), (2 * log_std.double()).exp().flatten(1)
+    return torch.cat([latents.new_tensor([latents.shape[1]]), latents.sum(1), (latents**2 + variance).sum(1)])
+
+
+def _saved_sums(path: Path) -> torch.Tensor:
+    """Read the sums of a file of latents, without these; files of earlier versions hold none."""
+    with open_tensors(path) as file:
+        if SUMS in file.keys():
+            return file.get_tensor(SUMS)
+        return _sums(file.get_tensor(MEAN), file.get_tensor(LOG_STD))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fcas_nnunet.case import NUM_BITS, NUM_CODES, Case
 from fcas_nnunet.config.generator import PairConfig
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.intensities import CT
+from fcas_nnunet.known_files import KnownFiles
 from fcas_nnunet.labels.anatomy import GivenRoles
 from fcas_nnunet.seeds import derive_seed
 
@@ -24,6 +26,7 @@ class TrainingData:
         surroundings: Surrounding name → id; empty where there are none.
         roles: Label name → roles that a user has given it.
         channel_names: Names of the scans' channels, by which their values are normalised.
+        known: Function that returns what is known of the cases' files, by settings that this depends on (JSON).
     """
 
     case_ids: Sequence[str]
@@ -32,6 +35,7 @@ class TrainingData:
     surroundings: Mapping[str, int]
     roles: GivenRoles = field(default_factory=dict)
     channel_names: tuple[str, ...] = (CT,)
+    known: Callable[[Any], KnownFiles] = lambda _: KnownFiles(None, {})
 
     def __post_init__(self) -> None:
         codes = max(self.labels.values()) + max(self.surroundings.values(), default=0)

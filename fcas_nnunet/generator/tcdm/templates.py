@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from fcas_nnunet.case import NUM_CODES, Case
-from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.config.generator import FCaSConfig, PairConfig
 from fcas_nnunet.generator.data.contrasts import add_contrast
 from fcas_nnunet.generator.data.grid import to_unit_range
 from fcas_nnunet.generator.data.training_data import TrainingData
@@ -75,6 +75,16 @@ def partners_of(case_id: str, training: Sequence[str], count: int) -> list[str]:
     return list(dict.fromkeys(ring[(place + step) % len(ring)] for step in steps))[:count]
 
 
+def templates_of(case_id: str, training: Sequence[str], pairs: PairConfig) -> list[RegisteredTemplate]:
+    """List the registered templates of a case's shapes; `training` holds the training cases."""
+    return [
+        RegisteredTemplate(case_id, shape, place, of_partner)
+        for place in range(len(partners_of(case_id, training, pairs.num_partners)))
+        for shape in range(pairs.num_shapes)
+        for of_partner in ([False] if pairs.self_pair_probability == 1 else [False, True])
+    ]
+
+
 def register_partners(data: TrainingData, folder: Path, config: FCaSConfig, accelerator: Accelerator) -> None:
     """Register every case to its partners and back, unless it is done; returns when all processes are ready."""
     training, _ = data.split()
@@ -109,15 +119,9 @@ def make_templates(
         config: Settings of the generator.
     """
     pairs, num_labels = config.tcdm.pairs, max(data.labels.values())
-    partners = partners_of(case_id, data.split()[0], pairs.num_partners)
-    kinds = [False] if pairs.self_pair_probability == 1 else [False, True]
-    missing = [
-        template
-        for place in range(len(partners))
-        for shape in range(pairs.num_shapes)
-        for of_partner in kinds
-        if not (folder / (template := RegisteredTemplate(case_id, shape, place, of_partner)).file).exists()
-    ]
+    training = data.split()[0]
+    partners = partners_of(case_id, training, pairs.num_partners)
+    missing = [template for template in templates_of(case_id, training, pairs) if not (folder / template.file).exists()]
     if not missing:
         return
     padded, whole = _padded_and_whole(data, case_id, working_spacing_mm, config)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from fcas_nnunet.faults import InputError
-from fcas_nnunet.integration.dataset.description import MAX_WEIGHT
-from fcas_nnunet.integration.dataset.folders import CONFIDENCE, IMAGES, LABELS, SURROUNDINGS
+from fcas_nnunet.files import file_sha256
+from fcas_nnunet.integration.dataset import headers, odd_files, synthetic_cases, volumes, whole_files
+from fcas_nnunet.integration.dataset.description import MAX_WEIGHT, reader_name
+from fcas_nnunet.integration.dataset.folders import (
+    CONFIDENCE,
+    IMAGES,
+    KNOWN_FOLDER,
+    LABELS,
+    SURROUNDINGS,
+    preprocessed_file,
+)
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.odd_files import Doubts, reader_faults, spelling_faults
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -35,6 +45,7 @@ from fcas_nnunet.integration.dataset.volumes import (
     shear_fault,
 )
 from fcas_nnunet.intensities import IntensityScale
+from fcas_nnunet.known_files import KnownFiles
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)
@@ -42,6 +53,10 @@ logger = logging.getLogger(__name__)
 #: Allowed length of a scan along its longest axis; outside of it, the spacing in the header is wrong.
 _EXTENT_MM = (1.0, 3000.0)
 _FEWEST_VOXELS = 4**3
+#: Entries of dataset.json that the checks of a case read, besides its files.
+_DESCRIPTION = ("labels", "channel_names", MAX_WEIGHT)
+#: Modules whose rules a case has passed; a change of one is a reason to check again.
+_RULES = (sys.modules[__name__], headers, odd_files, synthetic_cases, volumes, whole_files)
 
 
 def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
@@ -55,15 +70,16 @@ def check_dataset(dataset: RawDataset, *, min_cases: int = 1) -> None:
 
 
 def dataset_faults(
-    dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False, every_map: bool = False
+    dataset: RawDataset, *, min_cases: int = 1, any_grid: bool = False, every_map: bool = False, anew: bool = False
 ) -> list[str]:
-    """Read every case and list the faults, one sentence each, in order of the cases.
+    """Read every case that is new or has changed, and list the faults, one sentence each, in order of the cases.
 
     Args:
         dataset: the data set.
         min_cases: its least number of cases.
         any_grid: accept sheared grids: nnU-Net reads them, but no new case can be written on one.
         every_map: every case must have a confidence map; else those that the manifest calls synthetic.
+        anew: read all cases, also those that an earlier run found sound.
     """
     faults = []
     if len(dataset.case_ids) < min_cases:
@@ -80,18 +96,39 @@ def dataset_faults(
     faults += spelling_faults(dataset)
     synthetic, contents = dataset.synthetic_cases(), _written_contents(dataset)
     doubts = Doubts(dataset)
+    needy = set(dataset.case_ids) if every_map else synthetic
+    known = _sound_cases(dataset, any_grid, needy, contents)
+    sound = {} if anew else dict(known.found)
 
     def check(case_id: str) -> list[str]:
         doubts.look_at(case_id)
-        needs_map = every_map or case_id in synthetic
+        needs_map = case_id in needy
         return [
             *_case_faults(dataset, case_id, needs_map, contents.get(case_id, {}), any_grid, doubts),
             *reader_faults(dataset, case_id),
         ]
 
-    per_case = read_all(check, dataset.case_ids, f"checking {dataset.name}")
+    for case_id, noted in sound.items():
+        doubts.recall(case_id, noted)
+    unknown = [case_id for case_id in dataset.case_ids if case_id not in sound]
+    per_case = read_all(check, unknown, f"checking {dataset.name}") if unknown else []
+    known.save({i: doubts.of_case(i) for i, found in zip(unknown, per_case, strict=True) if not found})
     doubts.report()
     return faults + [fault for case in per_case for fault in case]
+
+
+def _sound_cases(
+    dataset: RawDataset, any_grid: bool, needy: Collection[str], contents: Mapping[str, Mapping[str, str]]
+) -> KnownFiles:
+    """Return the cases that these very checks found sound, with what was doubtful about them."""
+    rules = [file_sha256(Path(str(module.__file__))) for module in _RULES]
+    described = [reader_name(dataset.dataset_json), *(dataset.dataset_json.get(key) for key in _DESCRIPTION)]
+    return KnownFiles(
+        preprocessed_file(dataset.name, f"{KNOWN_FOLDER}/sound{'_on_any_grid' if any_grid else ''}.json"),
+        {case_id: dataset.files_of(case_id) for case_id in dataset.case_ids},
+        common=[rules, described, dataset.surroundings, (dataset.folder / f"{SURROUNDINGS}Tr").is_dir()],
+        settings={i: [i in needy, dict(contents.get(i, {}))] for i in dataset.case_ids},
+    )
 
 
 def stray_maps(dataset: RawDataset) -> list[str]:

@@ -22,6 +22,9 @@ FIRST_CHANNEL = "_0000"
 #: Folder of locks and journals in an unfinished data set.
 WORK_FOLDER = ".fcas_unfinished"
 
+#: Folder beside nnU-Net's preprocessed cases for what is known of the raw files, which need not be read again.
+KNOWN_FOLDER = "fcas_known"
+
 #: Files of a trained nnU-Net model: those that the predictor reads beside the folds, and the checkpoints of each fold.
 PLANS_JSON = "plans.json"
 MODEL_FILES = ("dataset.json", PLANS_JSON)
@@ -59,6 +62,12 @@ def root_folder(root: Root) -> Path:
     if not Path(value).is_dir():
         raise MissingFileError(f"{root.value}: folder must exist, got {value}. Run: mkdir -p {value}")
     return Path(value)
+
+
+def preprocessed_file(dataset: str, name: str) -> Path | None:
+    """Return the path of a file beside a data set's preprocessed cases; None without nnU-Net's folder for these."""
+    root = os.environ.get(Root.PREPROCESSED.value)
+    return Path(root) / dataset / name if root and Path(root).is_dir() else None
 
 
 @contextmanager

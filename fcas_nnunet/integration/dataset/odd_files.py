@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,29 +65,39 @@ class Doubts:
 
     def __init__(self, dataset: RawDataset) -> None:
         self._dataset = dataset
-        self._apart: dict[str, str] = {}
+        self._apart: dict[str, dict[str, str]] = {}
         self._without_air: set[str] = set()
 
     def look_at(self, case_id: str) -> None:
         """Note the files of a case that ITK and nibabel place differently, by their headers."""
         for path in (*self._dataset.image_paths(case_id), self._dataset.mask_path(case_id)):
             if path.name.endswith(NIFTI_ENDINGS) and (difference := position_difference(path)):
-                self._apart[f"{path.parent.name}/{path.name}"] = difference
+                self._apart.setdefault(case_id, {})[f"{path.parent.name}/{path.name}"] = difference
 
     def look_at_image(self, case_id: str, image: np.ndarray, channel_name: str) -> None:
         """Note a CT scan without a value below 0; image [D, H, W] as stored."""
         if is_ct(channel_name) and image.min() >= 0:
             self._without_air.add(case_id)
 
+    def of_case(self, case_id: str) -> dict[str, Any]:
+        """Return what was noted of a case, as JSON, for `recall`."""
+        return {"apart": self._apart.get(case_id, {}), "without_air": case_id in self._without_air}
+
+    def recall(self, case_id: str, noted: Mapping[str, Any]) -> None:
+        """Note of a case what `of_case` returned in an earlier run."""
+        self._apart[case_id] = noted["apart"]
+        if noted["without_air"]:
+            self._without_air.add(case_id)
+
     def report(self) -> None:
         """Log a sentence on each kind of doubt."""
         name = self._dataset.name
-        if self._apart:
+        if apart := {path: what for of_case in self._apart.values() for path, what in of_case.items()}:
             reader = reader_name(self._dataset.dataset_json)
             library = "nibabel" if reader in NIBABEL_READERS else "ITK"
-            shown = listed([f"{path} ({what})" for path, what in sorted(self._apart.items())])
+            shown = listed([f"{path} ({what})" for path, what in sorted(apart.items())])
             logger.warning(
-                f"{name}: {len(self._apart)} file(s) lie elsewhere for ITK than for nibabel: {shown}. Synthetic scans "
+                f"{name}: {len(apart)} file(s) lie elsewhere for ITK than for nibabel: {shown}. Synthetic scans "
                 f"lie where ITK says; nnU-Net reads this data set by {library} ({reader}). Write one position into "
                 "sform and qform if an overlay looks shifted (docs/files.md)."
             )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.listing import listed
@@ -23,6 +22,8 @@ def read_checkpoint(path: Path, needed: Iterable[str] = ("network_weights",)) ->
         MissingFileError: when there is none.
         InputError: when it is truncated, contains anything but weights and plain values, or lacks a key.
     """
+    import torch  # not at the top: pickles are read without it
+
     if not path.is_file():
         raise MissingFileError(f"{path}: checkpoint must exist, got none. Finish the pretraining, or fix the path.")
     try:
@@ -46,14 +47,16 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as stream:
-            return _PlainUnpickler(stream).load()
+            return PlainUnpickler(stream).load()
     except OSError:
         raise
     except Exception as error:  # the reader may raise any error for bytes that are no pickle
         raise _refusal(path, "file must hold numbers", error) from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
+    """Reads plain values and NumPy arrays; an `UnpicklingError` names anything else."""
+
     def find_class(self, module: str, name: str) -> Any:
         """Return one of NumPy's constructors, the only functions that a pickle may call."""
         if (found := _PLAIN.get(f"{module}.{name}")) is None:

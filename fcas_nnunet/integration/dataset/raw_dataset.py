@@ -221,6 +221,11 @@ class RawDataset:
         """Return the path of the case's surroundings, which need not exist."""
         return self.folder / f"{SURROUNDINGS}Tr" / f"{case_id}{self.file_ending}"
 
+    def files_of(self, case_id: str) -> list[Path]:
+        """Return the paths of all that `load_case` reads, some of which need not exist."""
+        maps = self.mask_path(case_id), self.surroundings_path(case_id), self.confidence_path(case_id)
+        return [*self.image_paths(case_id), *maps]
+
     def load_case(self, case_id: str) -> Case:
         """Read all volumes of a case.
 

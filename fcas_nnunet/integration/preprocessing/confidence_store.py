@@ -14,11 +14,13 @@ import numpy as np
 
 from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_write_json, file_sha256
+from fcas_nnunet.integration.dataset.folders import KNOWN_FOLDER
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import CONFIDENCE_STEPS
 from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
 from fcas_nnunet.integration.preprocessing.stamps import Stamps, file_state
 from fcas_nnunet.json_files import read_json
+from fcas_nnunet.known_files import KnownFiles
 from fcas_nnunet.listing import listed
 
 #: Subfolder of nnU-Net's preprocessed cases; nnU-Net would read a file beside the cases as a case.
@@ -113,9 +115,8 @@ class ConfidenceStore:
             InputError: listing all faults, one a line.
         """
         wanted = sorted(set(case_ids))
-        with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing releases the interpreter lock
-            hashes = list(pool.map(self._hash, wanted))
-        problems = [self._problem(i, sha256, shape_of) for i, sha256 in zip(wanted, hashes, strict=True)]
+        hashes = map_hashes(self.folder, wanted)
+        problems = [self._problem(i, hashes.get(i), shape_of) for i in wanted]
         found = {rule: [i for i, problem in zip(wanted, problems, strict=True) if problem == rule] for rule in _RULES}
         faults = [
             f"{self.folder}: {rule}, got {got} for {listed(found[rule])}. Run fcas_prepare again."
@@ -124,10 +125,6 @@ class ConfidenceStore:
         ]
         if faults:
             raise InputError("\n".join(faults))
-
-    def _hash(self, case_id: str) -> str | None:
-        path = preprocessed_confidence_path(self.folder, case_id)
-        return file_sha256(path) if path.is_file() else None
 
     def _problem(self, case_id: str, sha256: str | None, shape_of: Callable[[str], tuple[int, ...]]) -> str | None:
         """Return the rule that a case's map breaks, or None."""
@@ -139,6 +136,18 @@ class ConfidenceStore:
             return _PRESENT if sha256 is None else _UNCHANGED
         shape = open_confidence(preprocessed_confidence_path(self.folder, case_id)).shape
         return None if shape == shape_of(case_id) else _SHAPED
+
+
+def map_hashes(folder: Path, case_ids: Iterable[str]) -> dict[str, str]:
+    """Case id → hash of its preprocessed map, for the cases that have one; only new or changed maps are read."""
+    paths = {case_id: preprocessed_confidence_path(folder, case_id) for case_id in case_ids}
+    files = {case_id: [path] for case_id, path in paths.items() if path.is_file()}
+
+    def hashed(missing: list[str]) -> Iterable[tuple[str, str]]:
+        with ThreadPoolExecutor(_HASHING_THREADS) as pool:  # hashing releases the interpreter lock
+            return zip(missing, pool.map(file_sha256, [paths[case_id] for case_id in missing]), strict=True)
+
+    return KnownFiles(folder.parent / KNOWN_FOLDER / f"{folder.name}_maps.json", files).ask(hashed)
 
 
 def maps_step(data_identifier: str) -> str:
@@ -199,6 +208,10 @@ def write_index(
         raw: case id → size and time of change of its raw map, for the cases that have one.
         sums: case id → `label_sums`, for the same cases.
     """
-    hashes = {i: file_sha256(preprocessed_confidence_path(folder, i)) if i in raw else None for i in case_ids}
-    content = {"sha256": hashes, "raw": {i: list(state) for i, state in raw.items()}, "sums": dict(sums)}
+    hashes = map_hashes(folder, raw)
+    content = {
+        "sha256": {i: hashes[i] if i in raw else None for i in case_ids},
+        "raw": {i: list(state) for i, state in raw.items()},
+        "sums": dict(sums),
+    }
     atomic_write_json(index_path(folder), content)

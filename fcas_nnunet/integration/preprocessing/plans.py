@@ -118,14 +118,20 @@ def ensure_plans(real: RawDataset, plans_name: str, configurations: Sequence[str
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 
-    if not plans_path(real, plans_name).is_file():
+    path = plans_path(real, plans_name)
+    planning = path.with_name(f".{path.name}.unfinished")
+    if planning.is_file():  # nnU-Net was killed, perhaps while it wrote them
+        path.unlink(missing_ok=True)
+    if not path.is_file():
         if plans_name not in PLANNERS:
             raise InputError(
                 f"{real.name}: plans must exist or be one of {', '.join(PLANNERS)}, got {plans_name}. "
                 "Make them with nnUNetv2_plan_experiment first."
             )
+        planning.touch()
         with _planner_workers():
             plan_experiments([real.dataset_id], PLANNERS[plans_name])
+        planning.unlink()
     plans = read_plans(real, plans_name)
     missing = [name for name in configurations if name not in plans["configurations"]]
     if missing:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,21 +16,22 @@ import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from tqdm import tqdm
 
 from fcas_nnunet.faults import InputError
-from fcas_nnunet.files import atomic_path, atomic_write_json, file_sha256
+from fcas_nnunet.files import atomic_path, atomic_write_json
 from fcas_nnunet.integration.dataset.checks import dataset_faults
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.plain_files import read_pickle
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import quantise_confidence
+from fcas_nnunet.integration.preprocessing.cases import PreprocessedCases, for_every_case
 from fcas_nnunet.integration.preprocessing.confidence_store import (
     CONFIDENCE_ENDING,
     CONFIDENCE_FOLDER,
     ConfidenceStore,
     index_path,
     label_sums,
+    map_hashes,
     maps_step,
     open_confidence,
     preprocessed_confidence_path,
@@ -46,13 +47,13 @@ from fcas_nnunet.integration.preprocessing.plans import (
 )
 from fcas_nnunet.integration.preprocessing.stamps import (
     Stamps,
-    digest_of,
     file_state,
     newest_scan_change,
     preprocessing_digests,
     raw_digest,
     scans_digests,
 )
+from fcas_nnunet.known_files import digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +135,20 @@ def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing
 
     stamps, digests = Stamps.of(dataset), scans_digests(dataset)
     known = stamps.read().get(_FINGERPRINT_STEP)
-    exists = (preprocessed_folder(dataset) / FINGERPRINT).is_file()
+    exists = _is_json(preprocessed_folder(dataset) / FINGERPRINT)
     if exists and (known in digests or (known is None and keep_existing)):
         return
     extract_fingerprints([dataset.dataset_id], num_processes=num_processes, clean=True, verbose=False)
     stamps.put(_FINGERPRINT_STEP, digests[0])
+
+
+def _is_json(path: Path) -> bool:
+    """Return whether a file is there and whole: nnU-Net, if killed, leaves a part of what it was writing."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def ensure_narrow_plans(
@@ -167,7 +177,7 @@ def ensure_narrow_plans(
 def ensure_preprocessed(
     dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int, *, keep_existing: bool
 ) -> None:
-    """Run nnU-Net's own preprocessing of one configuration unless it is done and nothing has changed since.
+    """Run nnU-Net's own preprocessing of the cases of one configuration that are not whole or have changed since.
 
     Args:
         dataset: raw data set to preprocess.
@@ -175,40 +185,24 @@ def ensure_preprocessed(
         configuration: configuration of the plans.
         num_processes: number of nnU-Net's worker processes.
         keep_existing: keep what nnU-Net's own commands made if it is complete and younger than the raw files.
-
-    Raises:
-        InputError: listing the preprocessed files that are damaged, one a line.
     """
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
-
     geometry = Geometry.of(plans, configuration)
     step = geometry.configuration.data_identifier
-    folder = preprocessed_folder(dataset) / step
-    stamps = Stamps.of(dataset)
-    digests = preprocessing_digests(dataset, plans, geometry.configuration.configuration)
-    known = stamps.read().get(step)
-    complete = _is_complete(folder, dataset.case_ids)
-    is_current = complete and known in digests
-    if complete and known is None and keep_existing:  # nnU-Net's own commands made it
-        is_current = min(path.stat().st_mtime for path in folder.glob("*.pkl")) >= newest_scan_change(dataset)
-    if not is_current:
-        stamps.drop(step)
-        if not keep_existing:  # nnU-Net copies only younger labels there, so a half one would stay
-            shutil.rmtree(_ground_truth(dataset), ignore_errors=True)
-        preprocess([dataset.dataset_id], plans["plans_name"], [configuration], [num_processes])
-    if damaged := _damaged_files(dataset, folder):
-        raise InputError("\n".join(damaged))
-    if is_current:
+    now, earlier, settings = preprocessing_digests(dataset, plans, geometry.configuration.configuration)
+    cases = PreprocessedCases(dataset, plans, configuration, now, settings)
+    known, there = Stamps.of(dataset).read().get(step), cases.are_there()
+    are_current = there and known in (now, earlier)
+    if there and known is None and keep_existing:  # nnU-Net's own commands made it
+        are_current = min(path.stat().st_mtime for path in cases.folder.glob("*.pkl")) >= newest_scan_change(dataset)
+    if cases.ensure(num_processes, are_current=are_current):
         logger.info("%s %s: already preprocessed, skipped.", dataset.name, configuration)
-    if known not in digests or not is_current:  # an earlier version's stamp also vouches for the maps
-        stamps.put(step, digests[0])
 
 
 def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration: str, num_processes: int) -> None:
     """Write the confidence maps that are missing or outdated beneath a configuration's preprocessed cases, and their
     index, with the sums of weights that means need; without any raw map, remove those of an earlier run.
 
-    nnU-Net's preprocessing removes its whole folder first, so existing maps belong to the cases beside them. Cases
+    Preprocessing a case removes its map, so existing maps belong to the cases beside them. Cases
     without a raw map are real ones: `ensure_checked` has checked that every synthetic case has its map.
     """
     geometry = Geometry.of(plans, configuration)
@@ -223,14 +217,15 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
     resumed = stamps.read().get(maps_step(step)) == digest_of(raw)  # what a killed run wrote is of these raw maps
     stamps.put(maps_step(step), digest_of(raw))
     known = ConfidenceStore.read(folder) if index_path(folder).is_file() else None
-    missing = [case_id for case_id in raw if not _map_is_current(folder, case_id, raw[case_id], known, resumed)]
+    hashes = map_hashes(folder, raw)
+    missing = [i for i in raw if not _map_is_current(i, hashes.get(i), raw[i], known, resumed)]
     if missing:
         work = partial(_write_map, dataset, geometry, folder)
-        _for_every_case(work, missing, f"confidence maps, {configuration}", num_processes)
+        for_every_case(work, missing, f"confidence maps, {configuration}", num_processes)
     else:
         logger.info("%s %s: confidence maps are already present, skipped.", dataset.name, configuration)
     kept = {} if known is None else {i: known.sums[i] for i in set(raw).difference(missing) if i in known.sums}
-    summed = _for_every_case(
+    summed = for_every_case(
         partial(label_sums, folder), [i for i in raw if i not in kept], f"mean weights, {configuration}", num_processes
     )
     write_index(folder, dataset.case_ids, raw, {i: (kept | summed)[i] for i in raw})
@@ -240,25 +235,16 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
 
 
 def _map_is_current(
-    folder: Path, case_id: str, raw: Sequence[int], known: ConfidenceStore | None, resumed: bool
+    case_id: str, found: str | None, raw: Sequence[int], known: ConfidenceStore | None, resumed: bool
 ) -> bool:
-    """Return whether a map exists that was made from the present raw map: as the index says, or a run that resumes."""
-    path = preprocessed_confidence_path(folder, case_id)
+    """Return whether a map exists that was made from the present raw map: as the index says, or a run that resumes.
+
+    `found` is the hash of the map that is there, None without one.
+    """
     sha256 = known.sha256.get(case_id) if known else None
     if known is None or sha256 is None:
-        return resumed and path.is_file()
-    return path.is_file() and list(known.raw.get(case_id, raw)) == raw and sha256 == file_sha256(path)
-
-
-def _for_every_case(
-    work: Callable[[str], Result], case_ids: list[str], label: str, num_processes: int
-) -> dict[str, Result]:
-    """Case id → result of the work on it, which several processes share."""
-    processes = min(num_processes, len(case_ids))
-    if processes <= 1:
-        return {case_id: work(case_id) for case_id in tqdm(case_ids, label, disable=not case_ids)}
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return dict(zip(case_ids, tqdm(pool.imap(work, case_ids), label, len(case_ids)), strict=True))
+        return resumed and found is not None
+    return list(known.raw.get(case_id, raw)) == raw and sha256 == found
 
 
 def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: str) -> None:
@@ -273,39 +259,3 @@ def _write_map(dataset: RawDataset, geometry: Geometry, folder: Path, case_id: s
     layout = {"chunks": chunks, "blocks": blocks, "cparams": {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}}
     with atomic_path(preprocessed_confidence_path(folder, case_id)) as temporary:
         blosc2.asarray(np.ascontiguousarray(quantised), urlpath=str(temporary), mode="w", **layout)
-
-
-def _is_complete(folder: Path, case_ids: list[str]) -> bool:
-    """Return whether the folder contains exactly these cases; nnU-Net writes a case's `.pkl` last."""
-    done = {path.stem for path in folder.glob("*.pkl")}
-    return done == set(case_ids) and all(path.is_file() for path in _arrays(folder, case_ids))
-
-
-def _arrays(folder: Path, case_ids: Iterable[str]) -> Iterator[Path]:
-    return (folder / f"{case_id}{ending}" for case_id in case_ids for ending in (".b2nd", "_seg.b2nd"))
-
-
-def _damaged_files(dataset: RawDataset, folder: Path) -> list[str]:
-    """List the preprocessed arrays and copies of label maps that are truncated, a sentence each."""
-    faults = []
-    for path in _arrays(folder, dataset.case_ids):
-        try:
-            blosc2.open(str(path), mode="r")  # finds the end of the data by what the end of the file says
-        except (RuntimeError, ValueError):
-            faults.append(
-                f"{path}: preprocessed array must be whole, got one that was cut short or damaged. Delete the folder "
-                f"{folder.name}; the same command then makes it again."
-            )
-    for case_id in dataset.case_ids:
-        raw, copy = dataset.mask_path(case_id), _ground_truth(dataset) / f"{case_id}{dataset.file_ending}"
-        if copy.is_file() and copy.stat().st_size != raw.stat().st_size:
-            faults.append(
-                f"{copy}: copy of {raw} must have its {raw.stat().st_size} bytes, got {copy.stat().st_size}. "
-                "Copy the file again."
-            )
-    return faults
-
-
-def _ground_truth(dataset: RawDataset) -> Path:
-    """Return the folder of the label maps that nnU-Net validates with."""
-    return preprocessed_folder(dataset) / "gt_segmentations"

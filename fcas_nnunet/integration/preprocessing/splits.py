@@ -17,7 +17,8 @@ from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
-from fcas_nnunet.integration.preprocessing.stamps import Stamps, digest_of
+from fcas_nnunet.integration.preprocessing.stamps import Stamps
+from fcas_nnunet.known_files import digest_of
 from fcas_nnunet.listing import listed
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
+from fcas_nnunet.known_files import digest_of
 
 STAMPS_FILE = "fcas_prepared.json"
 
@@ -72,14 +72,17 @@ def scans_digests(dataset: RawDataset) -> tuple[str, str]:
     return _digest(dataset, _scan_paths(dataset), {}), raw_digest(dataset)
 
 
-def preprocessing_digests(dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]) -> tuple[str, str]:
-    """Hash `scans_digests` with the settings that affect preprocessed cases; second, as earlier versions did.
+def preprocessing_digests(
+    dataset: RawDataset, plans: dict[str, Any], configuration: dict[str, Any]
+) -> tuple[str, str, str]:
+    """Hash `scans_digests` with the settings that affect preprocessed cases; second, as earlier versions did; third,
+    these settings and the names of labels and channels alone.
 
     The configuration includes the settings that it inherits.
     """
     settings = [plans[key] for key in _PLANS_KEYS] + [configuration[key] for key in _CONFIGURATION_KEYS]
     now, earlier = (digest_of({"raw": digest, "settings": settings}) for digest in scans_digests(dataset))
-    return now, earlier
+    return now, earlier, digest_of([settings, _names(dataset)])
 
 
 def newest_scan_change(dataset: RawDataset) -> float:
@@ -94,8 +97,11 @@ def _scan_paths(dataset: RawDataset) -> list[Path]:
 
 def _digest(dataset: RawDataset, paths: Sequence[Path], more: Mapping[str, Any]) -> str:
     states = [(path.parent.name, path.name, *file_state(path)) for path in paths]
-    names = {"labels": dataset.dataset_json["labels"], "channels": dataset.dataset_json["channel_names"]}
-    return digest_of({"files": states} | names | dict(more))
+    return digest_of({"files": states} | _names(dataset) | dict(more))
+
+
+def _names(dataset: RawDataset) -> dict[str, Any]:
+    return {"labels": dataset.dataset_json["labels"], "channels": dataset.dataset_json["channel_names"]}
 
 
 def file_state(path: Path) -> tuple[int, int]:
@@ -105,8 +111,3 @@ def file_state(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return -1, -1
     return status.st_size, status.st_mtime_ns
-
-
-def digest_of(content: Any) -> str:
-    """Hash JSON content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

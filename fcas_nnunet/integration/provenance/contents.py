@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,16 +12,16 @@ from typing import Any
 
 from fcas_nnunet.files import atomic_write_json
 from fcas_nnunet.image_content import image_sha256
-from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, Root, resolve_dataset
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, IMAGES, preprocessed_file, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_all, read_volume
-from fcas_nnunet.integration.preprocessing.stamps import file_state
+from fcas_nnunet.known_files import file_stamp
 
 CONTENTS_FILE = "fcas_contents.json"
 
 _TRAINING, _TEST = f"{IMAGES}Tr", f"{IMAGES}Ts"
 _BAR_FROM = 10
-_HASH, _STATE = "image_sha256", ("size", "mtime_ns")
+_HASH, _STATE = "image_sha256", ("size", "mtime_ns", "ctime_ns")
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +65,8 @@ def known_contents(preprocessed: Path) -> dict[str, str]:
 def _contents(
     dataset: RawDataset, part: str, paths: Mapping[str, Path], *, skip_unreadable: bool = False
 ) -> dict[str, str]:
-    file = _file(dataset)
-    states = {name: dict(zip(_STATE, file_state(path), strict=True)) for name, path in paths.items()}
+    file = preprocessed_file(dataset.name, CONTENTS_FILE)
+    states = {name: dict(zip(_STATE, file_stamp(path), strict=True)) for name, path in paths.items()}
     saved = _read(file)[part]
     found = {name: saved[name] for name, state in states.items() if state.items() <= saved.get(name, {}).items()}
     missing = [name for name in states if name not in found]
@@ -91,12 +90,6 @@ def _hash(path: Path, skip_unreadable: bool) -> str | None:
         logger.warning(f"{error} Left out: whether it is a training scan is not known.")
         return None
     return image_sha256(volume.array, volume.affine)
-
-
-def _file(dataset: RawDataset) -> Path | None:
-    """Return the file of the hashes; None if nnU-Net's folder of preprocessed data does not exist."""
-    folder = os.environ.get(Root.PREPROCESSED.value)
-    return Path(folder) / dataset.name / CONTENTS_FILE if folder and Path(folder).is_dir() else None
 
 
 def _read(file: Path | None) -> dict[str, dict[str, Any]]:

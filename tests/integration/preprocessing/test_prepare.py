@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from nnunet_cases import MOVED_PLANS, PLANS, REAL, SYNTHETIC, Prepared, quick_nn
 
 from fcas_nnunet.commands.prepare import prepare
 from fcas_nnunet.integration.dataset.manifest import Manifest
-from fcas_nnunet.integration.dataset.raw_dataset import read_confidence, write_case
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, read_confidence, write_case
+from fcas_nnunet.integration.preprocessing import cases
 from fcas_nnunet.integration.preprocessing import prepare as preprocessing
 from fcas_nnunet.integration.preprocessing.confidence_store import ConfidenceStore, preprocessed_confidence_path
 from fcas_nnunet.integration.preprocessing.plans import read_plans
@@ -93,20 +93,22 @@ def test_both_data_sets_share_plans_and_normalisation(prepared: Prepared) -> Non
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the data sets that nnU-Net preprocesses or extracts a fingerprint of, in order."""
+    """The cases that nnU-Net preprocesses, and the data sets that it extracts a fingerprint of, in order."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
     calls: list[str] = []
+    extract, preprocess = api.extract_fingerprints, cases._preprocess
 
-    def counting(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        def run(dataset_ids: list[int], *args: Any, **kwargs: Any) -> Any:
-            calls.append(f"{name} {dataset_ids[0]}")
-            return step(dataset_ids, *args, **kwargs)
+    def extracting(dataset_ids: list[int], *args: Any, **kwargs: Any) -> Any:
+        calls.append(f"fingerprint {dataset_ids[0]}")
+        return extract(dataset_ids, *args, **kwargs)
 
-        return run
+    def preprocessing_case(dataset: RawDataset, *args: Any) -> None:
+        calls.append(f"preprocess {args[-1]}")
+        preprocess(dataset, *args)
 
-    monkeypatch.setattr(api, "preprocess", counting("preprocess", api.preprocess))
-    monkeypatch.setattr(api, "extract_fingerprints", counting("fingerprint", api.extract_fingerprints))
+    monkeypatch.setattr(cases, "_preprocess", preprocessing_case)
+    monkeypatch.setattr(api, "extract_fingerprints", extracting)
     return calls
 
 
@@ -170,39 +172,89 @@ def test_a_real_case_among_synthetic_ones_needs_no_map_and_a_synthetic_one_does(
         again(own_copy)
 
 
-def test_preprocessing_cut_short_is_redone(own_copy: Prepared, counted: list[str]) -> None:
+def test_a_case_whose_files_are_not_all_there_is_preprocessed_again_and_no_other(
+    own_copy: Prepared, counted: list[str]
+) -> None:
     folder = own_copy.preprocessed(SYNTHETIC) / f"{MOVED_PLANS}_3d_fullres"
+    again(own_copy)
     (folder / "syn_3.pkl").unlink()
     again(own_copy)
-    assert counted == ["preprocess 902"]
+    assert counted == ["preprocess syn_3"]
     assert sorted(path.stem for path in folder.glob("*.pkl")) == own_copy.synthetic.case_ids
     assert all(preprocessed_confidence_path(folder, i).is_file() for i in own_copy.synthetic.case_ids)
 
 
 @pytest.mark.parametrize("name", [REAL, SYNTHETIC])
-def test_preprocessed_files_that_lost_a_part_are_refused(own_copy: Prepared, counted: list[str], name: str) -> None:
+def test_cases_whose_preprocessed_files_are_damaged_are_made_again_and_no_others(
+    own_copy: Prepared, counted: list[str], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut short, overwritten in the middle, or a label map's copy that lost a part."""
+    again(own_copy)
     folder = own_copy.preprocessed(name)
-    case_id = own_copy.real.case_ids[1] if name == REAL else own_copy.synthetic.case_ids[1]
-    damaged = [next(folder.glob(f"*_3d_fullres/{case_id}{ending}")) for ending in (".b2nd", "_seg.b2nd")]
-    damaged.append(folder / "gt_segmentations" / f"{case_id}.nii.gz")
-    for path in damaged:
-        path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="must") as caught:
-        again(own_copy)
-    faults = str(caught.value).splitlines()
-    assert [fault.split(": ")[0] for fault in faults] == [str(path) for path in damaged]
-    assert "preprocessed array must be whole" in faults[0]
-    assert "bytes, got" in faults[2]
-    assert counted == [], "nothing is written over"
+    first, second, third, *_ = own_copy.real.case_ids if name == REAL else own_copy.synthetic.case_ids
+    prepared = next(folder.glob("*_3d_fullres"))
+    cut, overwritten = prepared / f"{first}_seg.b2nd", prepared / f"{second}.b2nd"
+    copied = folder / "gt_segmentations" / f"{third}.nii.gz"
+    before = {path: blosc2.open(str(path))[:] for path in prepared.rglob("*.b2nd")}
+    label, content = copied.read_bytes(), overwritten.read_bytes()
+    middle = len(content) // 2
+    cut.write_bytes(cut.read_bytes()[:-20])
+    overwritten.write_bytes(content[: middle - 500] + bytes(1000) + content[middle + 500 :])
+    copied.write_bytes(label[:-20])
+    again(own_copy)
+    assert sorted(counted) == [f"preprocess {first}", f"preprocess {second}"]
+    assert f"preprocessed cases are damaged and made again: {first}, {second}" in caplog.text
+    assert all((blosc2.open(str(path))[:] == array).all() for path, array in before.items())
+    assert copied.read_bytes() == label
+    counted.clear()
+    again(own_copy)
+    assert counted == []
+
+
+def test_what_a_killed_run_preprocessed_is_kept(
+    own_copy: Prepared, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it began because a raw file had changed; the other cases are kept as well."""
+    again(own_copy)
+    write_case(own_copy.synthetic.folder, random_case("syn_0", 999, confidence=True))
+    write_case(own_copy.synthetic.folder, random_case("syn_2", 998, confidence=True))
+    with monkeypatch.context() as patch:
+        count = cases._preprocess
+
+        def dies_at_the_second(dataset: RawDataset, *args: Any) -> None:
+            if args[-1] == "syn_2":
+                raise RuntimeError("killed")
+            count(dataset, *args)
+
+        patch.setattr(cases, "_preprocess", dies_at_the_second)
+        with pytest.raises(RuntimeError, match="killed"):
+            again(own_copy)
+    again(own_copy)
+    assert counted == ["fingerprint 902", "preprocess syn_0", "preprocess syn_2"]
+    folder = own_copy.preprocessed(SYNTHETIC) / f"{MOVED_PLANS}_3d_fullres"
+    store = ConfidenceStore.read(folder)
+    store.verify(own_copy.synthetic.case_ids, lambda i: blosc2.open(str(folder / f"{i}_seg.b2nd")).shape)
+
+
+def test_plans_that_nnunet_was_killed_at_are_made_again(own_copy: Prepared) -> None:
+    plans = own_copy.preprocessed(REAL) / f"{PLANS}.json"
+    content = plans.read_bytes()
+    plans.write_bytes(content[:1000])
+    plans.with_name(f".{plans.name}.unfinished").touch()
+    (own_copy.preprocessed(REAL) / "dataset_fingerprint.json").write_text('{"spacings": [')
+    again(own_copy)
+    assert plans.read_bytes() == content
+    assert not plans.with_name(f".{plans.name}.unfinished").exists()
 
 
 def test_a_changed_synthetic_data_set_is_not_taken_for_prepared(own_copy: Prepared, counted: list[str]) -> None:
     synthetic = own_copy.synthetic
+    again(own_copy)
     shutil.copyfile(synthetic.confidence_path("syn_0"), kept := own_copy.root / "old.nii.gz")
     write_case(synthetic.folder, random_case("syn_0", 999, confidence=True))
     assert kept.read_bytes() != synthetic.confidence_path("syn_0").read_bytes()
     again(own_copy)
-    assert counted == ["fingerprint 902", "preprocess 902"]
+    assert counted == ["fingerprint 902", "preprocess syn_0"]
     folder = own_copy.preprocessed(SYNTHETIC) / f"{MOVED_PLANS}_3d_fullres"
     shape = blosc2.open(str(folder / "syn_0_seg.b2nd")).shape
     assert blosc2.open(str(preprocessed_confidence_path(folder, "syn_0"))).shape == shape

@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop, Compose, Orientation, ScaleIntensityRange, Spacing, SpatialPad
 
-from fcas_nnunet.evaluation.images.frechet import frechet_distance
+from fcas_nnunet.evaluation.images.frechet import Moments, frechet_distance_of_moments
 from fcas_nnunet.evaluation.images.slice_extractor import SliceExtractor
 from fcas_nnunet.faults import InputError
 
@@ -71,9 +71,9 @@ def fid_2p5d(real: Iterable[dict[str, np.ndarray]], synthetic: Iterable[dict[str
     Raises:
         InputError: when a set is empty, or its features do not compare.
     """
-    sets = [_stacked(scans, name) for scans, name in ((real, "real"), (synthetic, "synthetic"))]
-    planes = {plane: frechet_distance(sets[0][plane], sets[1][plane]) for plane in PLANES}
-    fewest = [min(map(len, features.values())) for features in sets]
+    sets = [_moments(scans, name) for scans, name in ((real, "real"), (synthetic, "synthetic"))]
+    planes = {plane: frechet_distance_of_moments(sets[0][plane], sets[1][plane]) for plane in PLANES}
+    fewest = [min(moments.count for moments in of_planes.values()) for of_planes in sets]
     return Fid25d(float(np.mean(list(planes.values()))), planes, *fewest)
 
 
@@ -110,8 +110,12 @@ def prepared_slices(volume: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.stack([(shown if len(shown) else scaled) - mean for mean in MEAN], dim=1)
 
 
-def _stacked(scans: Iterable[dict[str, np.ndarray]], name: str) -> dict[str, np.ndarray]:
-    found = list(scans)
-    if not found:
+def _moments(scans: Iterable[dict[str, np.ndarray]], name: str) -> dict[str, Moments]:
+    """Mean and covariance of each plane's features over all scans, of which one is in memory at a time."""
+    found = {plane: Moments() for plane in PLANES}
+    for features in scans:
+        for plane, moments in found.items():
+            moments.add(features[plane])
+    if not all(moments.count for moments in found.values()):
         raise InputError(f"FID: the {name} set must have at least one scan, got none. Name a folder that has.")
-    return {plane: np.concatenate([features[plane] for features in found]) for plane in PLANES}
+    return found

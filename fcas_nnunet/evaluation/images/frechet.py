@@ -14,6 +14,9 @@ import numpy as np
 
 from fcas_nnunet.faults import InputError
 
+#: Samples that are reduced to a triangle together: the fewer, the more often.
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True)
 class KernelDistance:
@@ -23,11 +26,44 @@ class KernelDistance:
     standard_error: float  # NaN where there are too few samples to tell
 
 
-def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets, |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½).
+class Moments:
+    """Mean and covariance of features that come part by part, of which only a triangle [C + 1, C + 1] is kept.
 
-    With centred features X = QR, Σ₁ = RᵀR / (N − 1), and the last trace is the sum of the singular values of R₁R₂ᵀ:
-    no root of a matrix is taken, so singular covariances (fewer samples than features) do no harm.
+    For samples X with a column of ones in front, [1 X] = QR with R = [[√N, √N μ], [0, F]] (up to signs of rows), where
+    FᵀF = (X − μ)ᵀ(X − μ); and the R of two parts is that of their Rs, one above the other. So the covariance is never
+    squared out, and small singular values keep their digits.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._triangle: np.ndarray | None = None
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, features: np.ndarray) -> None:
+        """Add samples [N, C]; an InputError if any is not finite."""
+        if not np.isfinite(features).all():
+            raise InputError("features: must be finite, got NaN or infinite values. Check the scans.")
+        ones = np.ones((len(features), 1))
+        self._waiting.append(np.hstack([ones, features.astype(np.float64)]))
+        self.count += len(features)
+        if sum(map(len, self._waiting)) > _ROWS_AT_ONCE:
+            self._reduce()
+
+    def mean_and_factor(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean [C], and R [·, C] with RᵀR the samples' covariance (N − 1)."""
+        self._reduce()
+        assert self._triangle is not None, "samples were added"
+        first = self._triangle[0]
+        return first[1:] / first[0], self._triangle[1:, 1:] / math.sqrt(self.count - 1)
+
+    def _reduce(self) -> None:
+        parts = [*([] if self._triangle is None else [self._triangle]), *self._waiting]
+        if self._waiting:
+            self._triangle, self._waiting = np.asarray(np.linalg.qr(np.vstack(parts), mode="r")), []
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets of features; as `frechet_distance_of_moments`.
 
     Args:
         first: [N, C], N ≥ 2; covariances are the samples' (N − 1).
@@ -35,11 +71,28 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     Raises:
         InputError: see `feature_faults`.
+    """
+    _check(first, second)
+    moments = Moments(), Moments()
+    for each, features in zip(moments, (first, second), strict=True):
+        each.add(features)
+    return frechet_distance_of_moments(*moments)
+
+
+def frechet_distance_of_moments(first: Moments, second: Moments) -> float:
+    """Fréchet distance of two Gaussians, |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½).
+
+    With Σ₁ = R₁ᵀR₁, the last trace is the sum of the singular values of R₁R₂ᵀ: no root of a matrix is taken, so
+    singular covariances (fewer samples than features) do no harm.
+
+    Raises:
+        InputError: if a set has fewer than two samples.
 
     Source: Heusel et al., NeurIPS 2017, arXiv 1706.08500.
     """
-    _check(first, second)
-    (mean, factor), (other_mean, other_factor) = _moments(first), _moments(second)
+    if fewest := [moments.count for moments in (first, second) if moments.count < 2]:
+        raise InputError(f"features: both sets must have at least 2 samples, got {fewest[0]}. Add cases.")
+    (mean, factor), (other_mean, other_factor) = first.mean_and_factor(), second.mean_and_factor()
     root_trace = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
     spread = np.square(factor).sum() + np.square(other_factor).sum()
     return float(np.square(mean - other_mean).sum() + spread - 2 * root_trace)
@@ -115,13 +168,6 @@ def _check(first: np.ndarray, second: np.ndarray) -> None:
     faults = feature_faults(first, second)
     if faults:
         raise InputError("\n".join(faults))
-
-
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [C], and R [min(N, C), C] with RᵀR the covariance."""
-    samples = features.astype(np.float64)
-    mean = samples.mean(axis=0)
-    return mean, np.asarray(np.linalg.qr((samples - mean) / math.sqrt(len(samples) - 1), mode="r"))
 
 
 def _group_numbers(features: np.ndarray, cases: Sequence[object] | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monai.metrics import FIDMetric
 from scipy.linalg import sqrtm
 
+from fcas_nnunet.evaluation.images import frechet
 from fcas_nnunet.evaluation.images.frechet import frechet_distance, kernel_distance
 
 
@@ -60,6 +61,22 @@ def test_fid_of_fewer_samples_than_features() -> None:
     shift = first.mean(0) - second.mean(0)
     wanted = shift @ shift + (x**2).sum() / 4 + (y**2).sum() / 6 - 2 * root_trace
     assert frechet_distance(first, second) == pytest.approx(wanted, rel=1e-7)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 20, 4096])
+@pytest.mark.parametrize("size", [3, 40])
+def test_moments_of_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, rows_at_once: int, size: int) -> None:
+    """Far from zero, where sums of squares would lose their digits; `size` above the number of samples, too."""
+    monkeypatch.setattr(frechet, "_ROWS_AT_ONCE", rows_at_once)
+    features = 1e6 + np.random.default_rng(0).normal(size=(30, size))
+    moments = frechet.Moments()
+    for part in np.split(features, [1, 4, 18]):
+        moments.add(part)
+    mean, factor = moments.mean_and_factor()
+    assert moments.count == 30
+    np.testing.assert_allclose(mean, features.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(factor.T @ factor, np.cov(features.T), atol=1e-7)
+    assert len(factor) <= min(30, size)
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-5, 5))

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "fcas_export",
         "Write a trained model so that nnU-Net alone predicts with it (-i), or a data set's slices with boxes and "
-        "confidence as MedSAM's training script reads them (medsam).",
+        "confidence as MedSAM's training script reads them (medsam). Interrupted, it begins anew.",
         _EXAMPLE,
     )
     parser.add_argument("-i", type=Path, metavar="DIR", help="model: nnU-Net's <trainer>__<plans>__<configuration>")

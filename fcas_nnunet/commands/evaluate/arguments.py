@@ -30,14 +30,24 @@ _RANGE: dict[str, Any] = {"type": finite, "nargs": 2, "metavar": ("LOW", "HIGH")
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line of fcas_evaluate."""
     example = "\n".join(example.partition("\n")[0] for _, _, example in _PARTS.values())
-    parser = make_parser("fcas_evaluate", "Score segmentations, or synthetic scans, case by case.", example)
+    parser = make_parser(
+        "fcas_evaluate",
+        "Score segmentations, or synthetic scans, case by case. Interrupted, the same command with the same -o (or "
+        "--csv) computes only the cases that are left; without either, it begins anew.",
+        example,
+    )
     parts = parser.add_subparsers(dest="what", required=True, metavar=f"{{{','.join(_PARTS)}}}")
     for name, (add_options, description, example) in _PARTS.items():
         frame = make_parser(f"fcas_evaluate {name}", description, example)
         part: Parser = parts.add_parser(
             name, help=description, description=description, epilog=frame.epilog, formatter_class=frame.formatter_class
         )
-        part.add_argument("-o", type=Path, metavar="FILE.json", help="write the whole result here (docs/evaluation.md)")
+        part.add_argument(
+            "-o",
+            type=Path,
+            metavar="FILE.json",
+            help="write the whole result here (docs/evaluation.md)",
+        )
         part.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the cases' scores here as a table")
         if name != "compare":  # compare reads no volumes
             part.add_argument(

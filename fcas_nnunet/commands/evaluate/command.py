@@ -14,6 +14,7 @@ from importlib import import_module
 from fcas_nnunet.commands.cli import command
 from fcas_nnunet.commands.evaluate.arguments import build_parser
 from fcas_nnunet.commands.runtime.case_files import default_workers
+from fcas_nnunet.commands.runtime.kept_results import kept_results
 from fcas_nnunet.commands.runtime.outputs import (
     Output,
     check_outputs,
@@ -40,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     ])  # fmt: skip
     check_picture_folder(getattr(args, "pictures", None))
     workers = getattr(args, "np", None) or default_workers()
-    report = {**header(schema), **part.run(args, workers), "versions": versions()}
-    if args.o:
-        write_result(args.o, report)
-    if args.csv:
-        write_csv(args.csv, *part.csv_rows(report))
+    with kept_results(args.o or args.csv):
+        report = {**header(schema), **part.run(args, workers), "versions": versions()}
+        if args.o:
+            write_result(args.o, report)
+        if args.csv:
+            write_csv(args.csv, *part.csv_rows(report))
     print(format_table(*part.table(report)))
     print("\n".join(part.notes(report)))

@@ -68,7 +68,9 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     )
     workers = 1 if resolve_device(args.device).type == "cuda" else workers
     job = partial(DrawingJob, model, source.folder, confidence=confidence, device_name=args.device)
-    prior = _training_errors(source, templates, args.prior_cases, job, workers, args.seed)
+    weights = checkpoint.weights_sha256(model, confidence)
+    drawn_from = [weights, to_dict(record), _files(source, templates), _files(held_out, chosen)]
+    prior = _training_errors(source, templates, args.prior_cases, job, workers, args.seed, drawn_from)
     jobs = {}
     for renderings in patients:
         for draw in range(args.draws):
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
                 held_out.folder, renderings, template, seed, prior=prior, num_ensemble=args.ensemble,
                 random_weights=not args.no_random_weights, shown=source.shown,
             )  # fmt: skip
-    drawn = _run(drawings.evaluate_drawing, jobs, held_out, "drawing held-out cases", workers)
+    drawn = _run(drawings.evaluate_drawing, jobs, held_out, "drawing held-out cases", workers, drawn_from)
     cases = {name: case for name, (case, _) in drawn.items()}
     summary = summarise_cases(list(cases.values()), [jobs[n].renderings[0] for n in cases], JUDGED, EXPECTED)
     own = {EXPECTED} if confidence.estimator == ConfidenceEstimator.ERROR_MODEL else {EXPECTED, SPREAD}
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace, workers: int) -> dict[str, Any]:
             "sampling": to_dict(sampling),
             "draws": args.draws,
             "seed": args.seed,
-            "weights_sha256": checkpoint.weights_sha256(model, confidence),
+            "weights_sha256": weights,
         },
         "summary": summary,
         "verdict": verdict(summary, JUDGED, [name for name in summary["better_by"] if name not in own]),
@@ -163,6 +165,10 @@ def held_out_patients(
     return list(patients.values())
 
 
+def _files(dataset: RawDataset, case_ids: Sequence[str]) -> list[Path]:
+    return [path for case_id in case_ids for path in dataset.files_of(case_id)]
+
+
 def _training_errors(
     source: RawDataset,
     templates: Sequence[str],
@@ -170,6 +176,7 @@ def _training_errors(
     job: Callable[..., DrawingJob],
     workers: int,
     seed: int,
+    drawn_from: Sequence[Any],
 ) -> dict[int, float] | None:
     """Mean error of every structure over some drawings of training cases: the class prior."""
     if not count:
@@ -178,7 +185,7 @@ def _training_errors(
     for number in range(count):
         case_id, template = (templates[n % len(templates)] for n in (number, number + 1))
         jobs[f"{case_id}, {number}"] = job(source.folder, [case_id], template, derive_seed(seed, "class prior", number))
-    found = _run(drawings.training_error, jobs, source, "drawing training cases", workers)
+    found = _run(drawings.training_error, jobs, source, "drawing training cases", workers, drawn_from)
     return means_by_code(*zip(*found.values(), strict=True))
 
 
@@ -188,10 +195,11 @@ def _run(
     dataset: RawDataset,
     description: str,
     workers: int,
+    drawn_from: Sequence[Any],
 ) -> dict[str, Result]:
     per_voxel = drawings.BYTES_PER_VOXEL + drawings.CHANNEL_BYTES_PER_VOXEL * (dataset.num_channels - 1)
     need = MemoryNeed.of(map(dataset.mask_path, dataset.case_ids), per_voxel)
-    return run_cases(work, jobs, workers=workers, description=description, need=need)
+    return run_cases(work, jobs, workers=workers, description=description, need=need, depends_on=drawn_from)
 
 
 def _best_and_worst(drawn: Mapping[str, tuple[CaseEvaluation, PicturedCase]]) -> list[PicturedCase]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.commands.evaluate.scans import Scans
 from fcas_nnunet.commands.runtime.devices import resolve_device
+from fcas_nnunet.commands.runtime.kept_results import kept
 from fcas_nnunet.evaluation.images.embedding import LEAST_POINTS, embed
 from fcas_nnunet.evaluation.images.fid_2p5d import RECIPE, fid_2p5d, plane_features
 from fcas_nnunet.evaluation.images.frechet import feature_faults, frechet_distance, kernel_distance
@@ -146,8 +148,12 @@ def _measure_pairs(
         return {NOT_COMPUTED: f"every side must be at least {LEAST_SIDE} voxels, got {shape} ({case_id})"}
     cases = {}
     for case_id, paths in tqdm(pairs.items(), desc="LPIPS", unit="pair", disable=None):
-        real, synthetic = (read_scan(path, channel_name).array for path in paths)
-        cases[case_id] = vars(network.score(real, synthetic, intensity_range))
+
+        def score(paths: tuple[Path, Path] = paths) -> dict[str, float]:
+            real, synthetic = (read_scan(path, channel_name).array for path in paths)
+            return vars(network.score(real, synthetic, intensity_range))
+
+        cases[case_id] = kept(score, "LPIPS", network.name, paths, intensity_range, channel_name)
     return {
         "name": network.name,
         "slices_per_plane": SLICES_PER_PLANE,
@@ -162,8 +168,12 @@ def _measure_fid(
 ) -> dict[str, Any]:
     def features(scans: Files, what: str) -> Iterator[dict[str, np.ndarray]]:
         for path in tqdm(scans.values(), desc=f"FID 2.5D, {what}", unit="case", disable=None):
-            volume = read_scan(path, channel_name)
-            yield plane_features(volume.array, volume.affine, network, size)
+
+            def of_planes(path: Path = path) -> dict[str, np.ndarray]:
+                volume = read_scan(path, channel_name)
+                return plane_features(volume.array, volume.affine, network, size)
+
+            yield kept(of_planes, "FID 2.5D", network.name, path, channel_name, size)
 
     result = fid_2p5d(features(real, "real"), features(synthetic, "synthetic"))
     return {
@@ -201,7 +211,7 @@ def _measure_network_features(network: Any, real: Channels, synthetic: Channels)
 def _features(network: Any, scans: Channels, what: str) -> dict[str, np.ndarray]:
     found = {}
     for case_id, paths in tqdm(scans.items(), desc=f"features, {what}", unit="case", disable=None):
-        found[case_id] = network.features(paths)
+        found[case_id] = kept(partial(network.features, paths), "features", network.name, paths)
         if not np.isfinite(found[case_id]).all():
             raise InputError(f"{paths[0]}: features must be finite, got NaN or infinite ones. Check the scan's values.")
     return found

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fcas_nnunet.commands.evaluate.centred_files import Cases, CentredFiles, open_all
 from fcas_nnunet.commands.evaluate.images import real_intensity_range
 from fcas_nnunet.commands.runtime.case_files import stream_cases
+from fcas_nnunet.commands.runtime.kept_results import kept
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.evaluation.images import memorisation as copies
 from fcas_nnunet.evaluation.images.centred_scans import MARGIN_MM, CentredScan, centre_scan, centred_image
@@ -124,7 +125,12 @@ def _features(extractor: Any, sets: Sequence[Cases]) -> dict[Path, np.ndarray]:
     """Features of all scans, one after the other: the network is in this process."""
     scans = [files for cases in sets for files in cases.files.values()]
     bar = tqdm(scans, desc="features", unit="case", disable=None)
-    return {files.image: copies.mean_features(extractor.features(files.channels)) for files in bar}
+    return {
+        files.image: copies.mean_features(
+            kept(partial(extractor.features, files.channels), "features", extractor.name, files.channels)
+        )
+        for files in bar
+    }
 
 
 def _stream(cases: Cases, intensity_range: IntensityRange, workers: int) -> Iterator[tuple[str, CentredScan]]:

@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "fcas_report",
         "One self-contained HTML page about a synthetic data set: numbers, distributions, best and worst cases, and "
-        "every case to scroll through with its mask and confidence.",
+        "every case to scroll through with its mask and confidence. Interrupted, the same command measures and packs "
+        "only the cases that are left.",
         _EXAMPLE,
     )
     parser.add_argument("-d", required=True, metavar="SYN", help="synthetic data set: id, name or folder")

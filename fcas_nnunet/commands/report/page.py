@@ -24,6 +24,7 @@ from fcas_nnunet.commands.report.logs import find_curves
 from fcas_nnunet.commands.report.remake import remake_command, replay_command
 from fcas_nnunet.commands.runtime.case_files import default_workers, run_cases
 from fcas_nnunet.commands.runtime.channels import refuse_other_channels, showing
+from fcas_nnunet.commands.runtime.kept_results import kept_results
 from fcas_nnunet.commands.runtime.label_table import say_roles
 from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.commands.runtime.outputs import Output, check_outputs, is_page
@@ -79,6 +80,11 @@ def run(args: argparse.Namespace) -> None:
     check_outputs(argparse.Namespace(**vars(args) | {"o": output}), [Output("o", "page", ".html", is_page)])
     say_roles(sets.synthetic.name, sets.synthetic.labels, sets.synthetic.roles)
     results = [shown_result(read_result(path)) for path in args.results]
+    with kept_results(output):
+        _write(sets, results, output, args)
+
+
+def _write(sets: _Sets, results: Sequence[ShownResult], output: Path, args: argparse.Namespace) -> None:
     workers = args.np or default_workers()
 
     # Measure

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from fcas_nnunet.commands.runtime.kept_results import Kept, fingerprint
 from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.runtime.pool import as_finished
 from fcas_nnunet.faults import InputError, MissingFileError
@@ -19,6 +20,8 @@ from fcas_nnunet.machine import available_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+_MISSING = object()
 
 
 def case_files(folder: Path, channel: int = 0, num_channels: int = 1) -> dict[str, Path]:
@@ -78,8 +81,9 @@ def run_cases(
     workers: int,
     description: str,
     need: MemoryNeed | None = None,
+    depends_on: Any = None,
 ) -> dict[str, Result]:
-    """Call `work` for every case in several processes, with a progress bar.
+    """Call `work` for every case in several processes, with a progress bar; within `kept_results`, each only once.
 
     Args:
         work: A module-level function; its InputErrors are collected over all cases.
@@ -87,6 +91,7 @@ def run_cases(
         workers: Number of processes; with one, the work is done in the calling process.
         description: Text of the progress bar.
         need: Memory that a case takes; the number of processes is limited to those that fit into the free memory.
+        depends_on: What results depend on beside `work` and the files that a job names, as for `Kept`.
 
     Returns:
         Case id → result, in the order of `jobs`.
@@ -94,7 +99,8 @@ def run_cases(
     Raises:
         InputError: With every case's faults, one a line.
     """
-    results = dict(stream_cases(work, jobs, workers=workers, description=description, need=need))
+    found = stream_cases(work, jobs, workers=workers, description=description, need=need, depends_on=depends_on)
+    results = dict(found)
     return {case_id: results[case_id] for case_id in jobs}
 
 
@@ -105,13 +111,24 @@ def stream_cases(
     workers: int,
     description: str,
     need: MemoryNeed | None = None,
+    depends_on: Any = None,
 ) -> Iterator[tuple[str, Result]]:
     """Do the same as `run_cases`, but yield (case id, result) in the order in which they are finished."""
     faults: dict[str, list[str]] = {}
-    workers = workers if need is None else workers_carried(min(workers, max(1, len(jobs))), need)
-    settled = as_finished(partial(_settled, work), list(jobs.items()), workers)
-    for case_id, result, fault in tqdm(settled, total=len(jobs), desc=description, unit="case", disable=None):
+    common = fingerprint(depends_on)
+    places = {case_id: Kept(work, case_id, job, common) for case_id, job in jobs.items()}
+    missing = {}
+    for case_id, job in jobs.items():
+        if (result := places[case_id].read(_MISSING)) is _MISSING:
+            missing[case_id] = job
+        else:
+            yield case_id, result
+    workers = workers if need is None else workers_carried(min(workers, max(1, len(missing))), need)
+    settled = as_finished(partial(_settled, work), list(missing.items()), workers)
+    bar = tqdm(settled, description, len(jobs), initial=len(jobs) - len(missing), unit="case", disable=None)
+    for case_id, result, fault in bar:
         if fault is None:
+            places[case_id].write(result)
             yield case_id, result
         else:
             faults[case_id] = [f"{case_id}: {line}" for line in fault.splitlines()]

@@ -185,7 +185,7 @@ def _draw(
     noise_seed = derive_seed(seed, "noise")
     drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
     assert drawn.spread is not None, "SSV was requested"
-    scan = drawn.grid.image_to_working(real.standard_image).numpy().clip(low, high)
+    scan = drawn.grid.image_to_working(real.standard_image, accelerator.device).cpu().numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]
     structures = drawn.grid.labels_to_working(codes, label_roles(record.labels, record.roles).thin).numpy()
     chosen_from = drawn.codes.cpu().numpy()

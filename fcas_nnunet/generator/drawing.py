@@ -102,9 +102,9 @@ def draw_image(
     image = drawn.grid.image_to_native(drawn.image)
     return Drawing(
         np.clip(image, *record.config.grid.intensity_range),
-        drawn.grid.confidence_to_native(torch.from_numpy(confidence)),
+        drawn.grid.confidence_to_native(torch.from_numpy(confidence).to(device)),
         None if drawn.spread is None else drawn.grid.confidence_to_native(drawn.spread),
-        None if expected is None else drawn.grid.confidence_to_native(torch.from_numpy(expected)),
+        None if expected is None else drawn.grid.confidence_to_native(torch.from_numpy(expected).to(device)),
     )
 
 
@@ -264,7 +264,7 @@ def condition_on_grid(
     intensity_range, guess_labels = record.config.grid.intensity_range, num_labels if record.tcdm.prior else 0
     if isinstance(template, Registered):
         last_code = NUM_CODES - 1 if record.draws_surroundings else num_labels
-        seen = _seen_on_grid(template, to_draw.numpy(), last_code, grid, thin, intensity_range)
+        seen = _seen_on_grid(template, to_draw.numpy(), last_code, grid, thin, intensity_range, device)
         theirs, image, guess, origin = (part[None].to(device) for part in seen)
         condition = build_condition(
             to_draw[None, None].to(device), theirs, image, guess_labels, registered=(guess, origin)
@@ -291,12 +291,15 @@ def _seen_on_grid(
     grid: WorkingGrid,
     thin: Collection[int],
     intensity_range: Sequence[float],
+    device: torch.device,
 ) -> tuple[torch.Tensor, ...]:
     """What a mask's drawing sees of a registered template, as `read_template`; `codes` is the mask there."""
     brought = template.brought
     theirs = grid.labels_to_working(brought.codes, thin)
     inside = grid.labels_to_working(brought.inside.astype(np.uint8)).numpy() > 0
-    image, own = (to_unit_range(grid.image_to_working(of), intensity_range) for of in (brought.image, template.own))
+    image, own = (
+        to_unit_range(grid.image_to_working(of, device), intensity_range).cpu() for of in (brought.image, template.own)
+    )
     mended = mend(Brought(image.numpy(), theirs.numpy(), inside), codes, own.numpy(), last_code)
     guess = torch.from_numpy(mended.image).clamp(0, 1)
     return theirs[None], image, guess, torch.from_numpy(mended.origin)[None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from fcas_nnunet.generator.data.grid import GEOMETRY, orientation_known_to, work
 from fcas_nnunet.generator.data.training_data import TrainingData
 from fcas_nnunet.generator.data.variants import all_variants, make_variants
 from fcas_nnunet.generator.networks import check_networks
-from fcas_nnunet.generator.optimisation.batches import Shares, local_share
+from fcas_nnunet.generator.optimisation.batches import Shares, in_threads, local_share
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, read_run, run_faults
 from fcas_nnunet.generator.survey import case_hashes, survey, usual_means
 from fcas_nnunet.generator.tcdm import maisi
@@ -33,10 +34,13 @@ from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.templates import make_templates, register_partners
 from fcas_nnunet.generator.tcdm.training import train_tcdm
 from fcas_nnunet.geometry import triple
+from fcas_nnunet.machine import available_bytes, available_cores
 
 logger = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache"
+#: Memory of making a case's variants, for each voxel of its scan; and the cases to make at once at most.
+VARIANTS_BYTES, MOST_THREADS = 60.0, 16
 
 _MENTIONED_BYTES = 1e9
 
@@ -199,14 +203,26 @@ class _Training:
 
     def cache_variants(self) -> None:
         """Write the missing variants; return when all processes have written theirs."""
-        for case_id in local_share(self.data.case_ids, self.accelerator, "variants", "case"):
+
+        def make(case_id: str) -> None:
             make_variants(self.data, case_id, self.cache, self.spacing, self.config)
+
+        in_threads(make, self.data.case_ids, self._threads(), self.accelerator, "variants", "case")
         self.accelerator.wait_for_everyone()
         if self.config.tcdm.registers:
             register_partners(self.data, self.cache, self.config, self.accelerator)
             for case_id in local_share(self.data.case_ids, self.accelerator, "templates", "case"):
                 make_templates(self.data, case_id, self.cache, self.spacing, self.config)
             self.accelerator.wait_for_everyone()
+
+    def _threads(self) -> int:
+        """Cases whose variants are made at once: a GPU waits for them, and they leave it idle."""
+        if self.accelerator.device.type == "cpu":
+            return 1  # whose cores torch uses already
+        largest = max(math.prod(case.shape) for case in self.cases.values())
+        free = available_bytes()
+        carried = MOST_THREADS if free is None else int(free / 2 / (VARIANTS_BYTES * largest))
+        return max(1, min(carried, available_cores() // self.accelerator.num_processes, MOST_THREADS))
 
     def trained_autoencoder(self) -> Autoencoder:
         """Train the autoencoder on the variants, and save it."""

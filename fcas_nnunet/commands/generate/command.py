@@ -89,7 +89,8 @@ def build_parser() -> Parser:
     add_generator_arguments(parser)
     parser.add_argument(
         "-np", type=processes, metavar="P",
-        help="processes, one CPU thread each (default: one per core; 1 on a GPU). The result does not depend on it",
+        help="processes, one CPU thread each (default: one per core, if memory allows, a GPU's too). The result does "
+        "not depend on it",
     )  # fmt: skip
     parser.add_argument(
         "--part", metavar="K/N",

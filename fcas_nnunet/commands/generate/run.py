@@ -32,7 +32,7 @@ from fcas_nnunet.commands.generate.sampling_settings import (
 )
 from fcas_nnunet.commands.generate.sources import shares_record
 from fcas_nnunet.commands.generate.varied import traits_of, variety_record
-from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate
+from fcas_nnunet.commands.generate.workers import Job, cost_settings, finish, generate, processes_on_gpu
 from fcas_nnunet.commands.masks.settings import given_volumes, mask_config, refuse_hopeless_ranges
 from fcas_nnunet.commands.runtime.costs import refuse_small_card, training_forecast
 from fcas_nnunet.commands.runtime.label_table import roles_to_json, say_roles, settled_roles
@@ -118,7 +118,9 @@ def run(request: Request) -> None:
         logger.info("masks of warped scans have no local changes: there is no field to warp the scan by")
     settings = cost_settings(plan.sampling, plan.confidence)
     model = request.model if request.draws else None
-    outlook = Outlook(plan.cases, share, plan.library, request.output, model, settings, _device(request), args.np)
+    config = record.config if record else request.config
+    processes = args.np or processes_on_gpu(_device(request), config, plan.library)
+    outlook = Outlook(plan.cases, share, plan.library, request.output, model, settings, _device(request), processes)
     if args.dry_run:
         if record is not None or not request.draws:
             check_output(plan.cases, _job(request, record, plan, volumes))
@@ -136,7 +138,7 @@ def run(request: Request) -> None:
         report_changes(record, source)
     if share.count > 1:
         logger.info(f"{share}: {len(share.of(plan.cases))} of {len(plan.cases)} cases")
-    left = generate(plan.cases, share, job, args.np)
+    left = generate(plan.cases, share, job, processes)
     if left:
         left_over = f"{left} of {len(plan.cases)} cases are left to other parts"
         print(f"{share}: done. {left_over}; the last to end finishes {request.output}")

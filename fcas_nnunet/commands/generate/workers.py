@@ -20,12 +20,13 @@ from tqdm import tqdm
 from fcas_nnunet.case import Case
 from fcas_nnunet.commands.generate.measurements import KEPT_PER_RUN, Measurement, append_measurement
 from fcas_nnunet.commands.masks.settings import narrowing
+from fcas_nnunet.commands.runtime.costs import drawings_on_card
 from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
 from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
 from fcas_nnunet.commands.runtime.pool import as_finished
 from fcas_nnunet.commands.runtime.shares import Share, local_size
 from fcas_nnunet.config.files import to_dict
-from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
+from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, MaskConfig, SamplingConfig
 from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.sources import PaintConfig, WarpConfig
 from fcas_nnunet.generator.checkpoint import load_generator
@@ -109,6 +110,17 @@ def processes_for(device: torch.device, requested: int | None, cases: CaseLibrar
     if requested or device.type == "cuda":
         return requested or 1
     return workers_carried(max(1, available_cores() // local_size(os.environ)), _need(cases))
+
+
+def processes_on_gpu(device_name: str, config: FCaSConfig, cases: CaseLibrary) -> int | None:
+    """Return the number of processes that keep a GPU busy, None on a CPU: as many as card, cores and memory carry.
+
+    A card draws one case while the masks of others are made, and others are written. `config` is the generator's.
+    """
+    device = resolve_device(device_name)
+    if device.type != "cuda":
+        return None
+    return min(drawings_on_card(config, device), processes_for(torch.device("cpu"), None, cases))
 
 
 def kept_cases(cases: CaseLibrary) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
 from fcas_nnunet.commands.runtime.durations import format_duration
+from fcas_nnunet.commands.runtime.memory import USED_SHARE
 from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, FCaSConfig, TCDMConfig
 from fcas_nnunet.config.options import ItemsPerEpoch
 from fcas_nnunet.config.presets import PRESETS
@@ -63,8 +64,7 @@ def refuse_small_card(config: FCaSConfig, device_name: str, trains: bool) -> Non
     cost, device = _cost_of(config), resolve_device(device_name)
     if cost is None or device.type != "cuda":
         return
-    live = max(cost.drawing_gb, cost.training_gb if trains else 0.0)
-    needed = CONTEXT_GB + (1 + WORKSPACE_SHARE) * live
+    needed = _on_card(max(cost.drawing_gb, cost.training_gb if trains else 0.0))
     card, what = torch.cuda.get_device_properties(device), "train" if trains else "draw with"
     if card.total_memory < needed * 1e9:
         raise InputError(
@@ -72,6 +72,15 @@ def refuse_small_card(config: FCaSConfig, device_name: str, trains: bool) -> Non
             f"preset {config.preset}, got {card.total_memory / 1e9:.1f} GB. Take --preset cpu, whose grid is coarser, "
             "or a --config of your own with smaller tcdm.optimisation.micro_batch_size and grid.crop_size."
         )
+
+
+def drawings_on_card(config: FCaSConfig, device: torch.device) -> int:
+    """Return how many processes can draw on a GPU at once, by its memory; 1 for settings of which nothing is known."""
+    cost = _cost_of(config)
+    if cost is None:
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return max(1, int(USED_SHARE * memory / _on_card(cost.drawing_gb)))
 
 
 def training_forecast(config: FCaSConfig, grids: Grids, num_channels: int, device_name: str) -> str:
@@ -115,6 +124,11 @@ def operations_per_second(device: torch.device) -> float:
         float(product[0, 0])  # waits for it
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def _on_card(live_gb: float) -> float:
+    """Return the memory that a process takes on a card, in GB."""
+    return CONTEXT_GB + (1 + WORKSPACE_SHARE) * live_gb
 
 
 def _cost_of(config: FCaSConfig) -> PresetCost | None:

@@ -19,7 +19,7 @@ from fcas_nnunet.faults import InputError
 from fcas_nnunet.seeds import derive_seed
 
 _KEPT_ORDERS = 8
-#: Micro-batches that are read while one is computed.
+#: Micro-batches that are read while one is computed, at least.
 READ_AHEAD = 2
 
 BatchT = TypeVar("BatchT", bound="Batch")
@@ -118,14 +118,35 @@ def local_share(items: Sequence[ItemT], accelerator: Accelerator, what: str, uni
     return tqdm(share, desc=what, unit=unit, disable=not accelerator.is_main_process)
 
 
-def read_ahead(read: Callable[[Request], BatchT], requests: Iterable[Request]) -> Generator[BatchT, None, None]:
-    """Read a batch for each request, in order, in a separate thread while others are computed; close it at the end."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+def in_threads(
+    work: Callable[[ItemT], object],
+    items: Sequence[ItemT],
+    threads: int,
+    accelerator: Accelerator,
+    what: str,
+    unit: str,
+) -> None:
+    """Do the work for this process's share of some items, several at once, with a progress bar in the main process."""
+    share = items[accelerator.process_index :: accelerator.num_processes]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=what)
+    try:
+        finished = pool.map(work, share)
+        for _ in tqdm(finished, total=len(share), desc=what, unit=unit, disable=not accelerator.is_main_process):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(
+    read: Callable[[Request], BatchT], requests: Iterable[Request], readers: int = 1
+) -> Generator[BatchT, None, None]:
+    """Read a batch for each request while others are computed, in separate threads; in order. Close it at the end."""
+    pool, ahead = ThreadPoolExecutor(readers, thread_name_prefix="read-ahead"), max(READ_AHEAD, readers)
     pending: deque[Future[BatchT]] = deque()
     try:
         for request in requests:
             pending.append(pool.submit(read, request))
-            if len(pending) > READ_AHEAD:
+            if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

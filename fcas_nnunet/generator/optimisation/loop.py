@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "training_state/state.pt"
 #: Steps whose losses are read from the device at once.
 LOSSES_AT_ONCE = 20
+READERS_FOR_GPU = 4
 
 #: A function that draws volumes with an objective's networks, without torch's global random generators.
 Sample = Callable[[nn.Module], Sequence[Panel]]
@@ -112,7 +113,7 @@ class Training(Generic[BatchT]):
         micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
         with (
             closing(progress),
-            closing(read_ahead(self._reader(training), micro_batches)) as batches,
+            closing(read_ahead(self._reader(training), micro_batches, self._readers)) as batches,
             tqdm(
                 total=num_steps, initial=self.step, desc=self.name, unit="step",
                 disable=not self.accelerator.is_main_process,
@@ -162,6 +163,11 @@ class Training(Generic[BatchT]):
         """The module to validate and to save as the best: the average, if there is one."""
         evaluated = self._unwrapped if self.average is None else self.average.module
         return evaluated.eval()
+
+    @property
+    def _readers(self) -> int:
+        """Threads that read batches: a fast GPU is done with one before a thread has read the next."""
+        return READERS_FOR_GPU if self.accelerator.device.type == "cuda" else 1
 
     def _reader(self, items: Items[BatchT]) -> Callable[[Sequence[int]], BatchT]:
         if self.accelerator.device.type == "cuda":

@@ -1,17 +1,20 @@
 """How many worker processes the memory carries."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pretend_card import pretend_card
 
 from fcas_nnunet.commands.generate import workers as generation
 from fcas_nnunet.commands.runtime import memory
 from fcas_nnunet.commands.runtime.case_files import run_cases
 from fcas_nnunet.commands.runtime.memory import WORKER_BYTES, MemoryNeed, available_bytes, workers_carried
+from fcas_nnunet.config.presets import GPU, TINY
 from fcas_nnunet.integration.dataset.volumes import write_volume
 
 
@@ -80,6 +83,13 @@ def test_generation_keeps_few_large_cases_and_starts_few_processes(
     assert generation.processes_for(cpu, None, cases) == 2  # 8.6 GB each
     assert [generation.processes_for(device, 5, cases) for device in (cpu, gpu)] == [5, 5]
     assert generation.processes_for(gpu, None, cases) == 1
+    assert generation.processes_on_gpu("cpu", GPU, cases) is None
+    pretend_card(monkeypatch, 24)
+    assert generation.processes_on_gpu("cuda", GPU, cases) == 2  # that memory of the machine carries
+    monkeypatch.setattr(memory, "available_bytes", lambda: 256e9)
+    assert generation.processes_on_gpu("auto", GPU, cases) == 6  # 0.8 · 24 / (1 + 1.15 · 1.7)
+    assert generation.processes_on_gpu("auto", replace(GPU, tcdm=TINY.tcdm), cases) == 1  # nobody has counted that
+    monkeypatch.setattr(memory, "available_bytes", lambda: 32e9)
     source.num_channels = 4
     assert generation.kept_cases(cases) == 1  # 1.3 GB each
     assert generation.processes_for(cpu, None, cases) == 1  # 16.6 GB each

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from hostile_files import Payload
 from small_training import CONFIG, HeldOut, Killed, NumberedPoints, Points, SumOfCoordinates
 
-from fcas_nnunet.generator.optimisation.batches import Shares, read_ahead
+from fcas_nnunet.generator.optimisation.batches import Shares, in_threads, read_ahead
 from fcas_nnunet.generator.optimisation.loop import Training, learning_rate, total_steps
 from fcas_nnunet.generator.optimisation.progress import History, Panel
 
@@ -190,9 +190,22 @@ def test_reading_ahead_keeps_the_order_and_hands_errors_on():
             raise Killed
         return number**2
 
-    assert list(read_ahead(read, range(30))) == [n**2 for n in range(30)]
+    for readers in (1, 4):
+        assert list(read_ahead(read, range(30), readers)) == [n**2 for n in range(30)]
+        with pytest.raises(Killed):
+            list(read_ahead(read, range(40), readers))
+
+
+def test_threads_do_a_processs_share_once_and_hand_errors_on():
+    done = []
+    in_threads(done.append, range(9), 3, Accelerator(cpu=True), "numbers", "number")
+    assert sorted(done) == [*range(9)]
+
+    def fail(number):
+        raise Killed
+
     with pytest.raises(Killed):
-        list(read_ahead(read, range(40)))
+        in_threads(fail, range(9), 3, Accelerator(cpu=True), "numbers", "number")
 
 
 def test_sample_pictures_change_nothing(tmp_path):

@@ -50,6 +50,8 @@ COSTS = {
 CONTEXT_GB, WORKSPACE_SHARE = 1.0, 0.15
 #: Part of the speed of a large matrix product that training reaches, by device type.
 REACHED = {"cuda": 0.1, "cpu": 0.4}
+#: Seconds that a step takes at least: an H200 took as long for the smallest networks.
+LEAST_STEP_S = {"cuda": 0.05, "cpu": 0.0}
 #: Seconds of one core (AMD EPYC) for 10⁶ working voxels of a shape's and of a contrast's variant.
 SHAPE_S, CONTRAST_S = 0.6, 0.1
 _MATRIX = {"cuda": 8192, "cpu": 1024}
@@ -100,9 +102,11 @@ def training_forecast(config: FCaSConfig, grids: Grids, num_channels: int, devic
         return f"training: time and memory are not counted for settings of your own; {disk}"
     pairs, held_out = config.tcdm.pairs, held_out_count(len(grids))
     variants = pairs.num_shapes * pairs.num_contrasts * (len(grids) - held_out)
-    tflop = cost.autoencoder_tflop * total_steps(config.autoencoder.optimisation, variants)
-    tflop += cost.tcdm_tflop * total_steps(config.tcdm.optimisation, _items(config.tcdm, len(grids) - held_out))
+    autoencoder_steps = total_steps(config.autoencoder.optimisation, variants)
+    tcdm_steps = total_steps(config.tcdm.optimisation, _items(config.tcdm, len(grids) - held_out))
+    tflop = cost.autoencoder_tflop * autoencoder_steps + cost.tcdm_tflop * tcdm_steps
     seconds = 1e12 * tflop / (REACHED[device.type] * operations_per_second(device))
+    seconds = max(seconds, (autoencoder_steps + tcdm_steps) * LEAST_STEP_S[device.type])
     shapes_s = SHAPE_S + pairs.num_contrasts * CONTRAST_S
     preparing = sum(voxels) / 1e6 * pairs.num_shapes * shapes_s
     memory = f", {cost.training_gb:.0f} GB of GPU memory" if device.type == "cuda" else ""

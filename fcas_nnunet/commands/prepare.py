@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fcas_nnunet.commands.cli import command, make_parser, processes
+from fcas_nnunet.commands.runtime.memory import MemoryNeed, workers_carried
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.checks import stray_maps
@@ -53,6 +54,9 @@ fcas_prepare -d 902 --for 901 -f 0 1
 fcas_prepare -d 902 --for 901 -c 3d_fullres 2d -p nnUNetResEncUNetMPlans
 fcas_prepare -d 101   # real scans whose confidenceTr holds maps of your own (docs/weights.md)
 """
+#: Peak memory of nnU-Net's preprocessing, a voxel of the raw scan: measured at 128³, resampled to 1.2 times as many
+#: voxels along each axis (14 without resampling).
+_BYTES_PER_VOXEL = 70.0
 _PRETRAIN, _FINETUNE, _MIXED = "nnUNetTrainerCAL", "nnUNetTrainerCALFinetune", "nnUNetTrainerCALMixed"
 
 
@@ -84,7 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
         "SYN was not made from)",
     )  # fmt: skip
     parser.add_argument(
-        "-np", type=processes, metavar="N", help="worker processes (default: nnU-Net's number, at most one per core)"
+        "-np",
+        type=processes,
+        metavar="N",
+        help="worker processes (default: nnU-Net's number, at most one per core; fewer where memory is short)",
     )
     return parser
 
@@ -125,6 +132,7 @@ def prepare(
     if faults := [*pair_faults(synthetic, real), *stray_maps(real), *_fold_faults(folds, splits)]:
         raise InputError("\n".join(faults))
     _warn_of_missing_maps(real)
+    processes = num_processes or _carried(processes, real, synthetic)
     with ExitStack() as locks:
         for folder in sorted(map(preprocessed_folder, (real, synthetic))):  # two runs must not wait for each other
             locks.enter_context(exclusive(folder))
@@ -177,6 +185,7 @@ def prepare_weighted(
     if faults := [*_weighted_faults(real), *stray_maps(real), *_fold_faults(folds, splits)]:
         raise InputError("\n".join(faults))
     _warn_of_missing_maps(real)
+    processes = num_processes or _carried(processes, real)
     with exclusive(preprocessed_folder(real)):
         remove_strays(preprocessed_folder(real), deep=True)
         preprocessing.ensure_checked(real)
@@ -189,6 +198,13 @@ def prepare_weighted(
     known = list(dict.fromkeys(folds or map(str, range(len(splits))))) or ["all"]
     steps = [weighted_commands(real, plans_name, name, known) for name in configurations]
     return "\n\n".join(["\n".join(_shell_lines()), *steps])
+
+
+def _carried(processes: int, *datasets: RawDataset) -> int:
+    """Return the number of processes whose largest case fits into the free memory; at most so many."""
+    volumes = (dataset.mask_path(case_id) for dataset in datasets for case_id in dataset.case_ids)
+    per_voxel = _BYTES_PER_VOXEL * max(dataset.num_channels for dataset in datasets)
+    return workers_carried(processes, MemoryNeed.of(volumes, per_voxel))
 
 
 def _weighted_faults(real: RawDataset) -> list[str]:

@@ -27,6 +27,7 @@ from fcas_nnunet.commands.prepare import main, training_commands
 from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 from fcas_nnunet.integration.dataset import locks
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
+from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import read_volume
 from fcas_nnunet.integration.environment.checks import PLANNING_NOTE
 
@@ -188,3 +189,16 @@ def test_from_raw_data_to_a_prediction_with_the_commands_as_printed(
         "nnUNetTrainerCALFinetune_demo__nnUNetPlansNarrow__3d_fullres",
         "nnUNetTrainerCAL_demo__nnUNetPlansNarrowFrom901__3d_fullres",
     ]
+
+
+def test_as_many_processes_as_the_memory_carries_unless_a_number_is_given(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cases of at most 43³ voxels at 70 bytes, and half a gigabyte a process: 1.2 GB carry one, of 80 % of them."""
+    from fcas_nnunet.commands import prepare
+    from fcas_nnunet.commands.runtime import memory
+
+    real, synthetic = (RawDataset.open(root / "raw" / name) for name in (REAL, SYNTHETIC))
+    for free, carried in ((1.2e9, 1), (3.0e9, 4), (1e12, 8)):
+        monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
+        assert prepare._carried(8, real, synthetic) == carried

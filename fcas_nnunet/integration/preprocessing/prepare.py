@@ -50,14 +50,13 @@ from fcas_nnunet.integration.preprocessing.stamps import (
     file_state,
     newest_scan_change,
     preprocessing_digests,
-    raw_digest,
     scans_digests,
 )
 from fcas_nnunet.known_files import digest_of
 
 logger = logging.getLogger(__name__)
 
-_CHECK_STEP, _FINGERPRINT_STEP = "checked", "fingerprint"
+_FINGERPRINT_STEP = "fingerprint"
 
 Resampling = Callable[..., Any]
 Result = TypeVar("Result")
@@ -105,25 +104,19 @@ class Geometry:
 
 
 def ensure_checked(real: RawDataset, synthetic: RawDataset | None = None) -> None:
-    """Read every case and refuse broken data sets; skip those that passed before and have not changed.
+    """Read every case that is new or has changed, and refuse broken data sets.
 
     Real cases may lack a confidence map; without a manifest, every case of the synthetic data set needs one.
 
     Raises:
         InputError: listing all faults of both data sets, one a line.
     """
-    faults, passed = [], []
-    for dataset in (real, synthetic) if synthetic else (real,):
-        every_map = dataset is synthetic and not Manifest(dataset.folder).path.is_file()
-        digest = raw_digest(dataset)
-        stamp = digest_of([digest, "every map"]) if every_map else digest
-        if Stamps.of(dataset).read().get(_CHECK_STEP) != stamp:
-            faults += dataset_faults(dataset, any_grid=True, every_map=every_map)
-            passed.append((dataset, stamp))
+    faults = dataset_faults(real, any_grid=True)
+    if synthetic is not None:
+        every_map = not Manifest(synthetic.folder).path.is_file()
+        faults += dataset_faults(synthetic, any_grid=True, every_map=every_map)
     if faults:
         raise InputError("\n".join(faults))
-    for dataset, stamp in passed:
-        Stamps.of(dataset).put(_CHECK_STEP, stamp)
 
 
 def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:

@@ -26,13 +26,16 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_command_is_killed_once_and_started_twice_at_once(tmp_path: Path) -> None:
     result = tmp_path / "kills.json"
     argv = [sys.executable, str(SCRIPT), "--folder", str(tmp_path / "work"), "-o", str(result), "--crowds", "2"]
-    for kills in (1, 2):
-        run = subprocess.run([*argv, "--kills", str(kills)], capture_output=True, text=True, check=False)
+    for more in (["--kills", "1"], ["--kills", "2", "--commands", "convert"]):
+        run = subprocess.run([*argv, *more], capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads(result.read_text())
-    assert len(report) == 7
+    assert {name: len(entry["kills"]) for name, entry in report.items()} == {
+        name: 1 + (name == "convert") for name in ("train", "generate", "prepare", "convert", "evaluate images",
+                                                   "evaluate confidence", "report")
+    }  # fmt: skip
     for entry in report.values():
-        assert [len(entry["kills"]), len(entry["crowds"])] == [2, 1]
+        assert [trial["runs"] for trial in entry["crowds"]] == [2]
         assert not [trial["fault"] for trial in (*entry["kills"], *entry["crowds"]) if trial["fault"]]
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.commands.confidence.judges import check_planned
-from fcas_nnunet.commands.confidence.run import judge
 from fcas_nnunet.commands.generate.checks import check_model, check_output, report_changes, report_lacking_templates
 from fcas_nnunet.commands.generate.command import Request
 from fcas_nnunet.commands.generate.dry_run import Outlook
@@ -148,6 +146,8 @@ def run(request: Request) -> None:
 
 def _check_judges(request: Request, plan: _Plan) -> None:
     """Check that the network of `--network` can judge the planned cases."""
+    from fcas_nnunet.commands.confidence.judges import check_planned  # nnU-Net's imports take seconds
+
     of_all = {"source": request.source.name, "fold": request.args.fold}
     records = {case.case_id: {**of_all, **case.to_record()} for case in plan.cases}
     labels = single_ids(request.labels.entries, request.labels.more.get(NAMES))
@@ -306,6 +306,8 @@ def _finish(request: Request, plan: _Plan) -> None:
             "Look at fcas_report, or take another --confidence."
         )
     if request.args.network:
+        from fcas_nnunet.commands.confidence.run import judge
+
         print(judge(RawDataset.open(request.output), request.args))
         if _changed(request, plan):
             run(request)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from fcas_nnunet.commands.confidence.maps import GENERATED_FOLDER
 from fcas_nnunet.config.options import SEGMENTER
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json
@@ -80,6 +79,8 @@ def discard_outdated(output: Path, plans: Sequence[CasePlan], num_channels: int)
     old = outdated_cases(records, plans)
     if not old:
         return
+    from fcas_nnunet.commands.confidence.maps import GENERATED_FOLDER  # nnU-Net's imports take seconds
+
     with exclusive(output):
         reopen_dataset(output)
         for case_id in old:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -109,7 +110,9 @@ class Training(Generic[BatchT]):
         num_steps = total_steps(self.config, len(training))
         if self.step < num_steps and self.step:
             logger.info(f"{self.name}: resuming from step {self.step}")
+        rate_of = partial(learning_rate, self.config, num_steps=num_steps)
         progress = ProgressFolder(self.folder, self.name, self.step, self.accelerator.is_main_process)
+        progress.catch_up(self.history, self.config.validate_every, rate_of)
         micro_batches = (numbers for step in range(self.step, num_steps) for numbers in self.shares.micro_batches(step))
         with (
             closing(progress),
@@ -134,10 +137,7 @@ class Training(Generic[BatchT]):
                 if validates:
                     self._validate(validation, num_validation)
                     self._save()
-                    progress.validated(
-                        self.step, self.history, self.config.validate_every,
-                        lambda step: learning_rate(self.config, step, num_steps),
-                    )  # fmt: skip
+                    progress.validated(self.history, self.config.validate_every, rate_of)
                     recent = self.history.recent_loss(self.config.validate_every)
                     bar.set_postfix(loss=f"{recent:.4f}", val=f"{self.history.validation_losses[-1]:.4f}")
         if self._out_of_patience():

@@ -13,7 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import atomic_path, atomic_write_text
 
 PROGRESS_FILE, LOG_FILE = "progress.png", "training.log"
 SAMPLES_FOLDER, TENSORBOARD_FOLDER = "samples", "tensorboard"
@@ -38,9 +38,9 @@ class History:
             return 0
         return len(self.validation_losses) - 1 - self.validation_losses.index(min(self.validation_losses))
 
-    def recent_loss(self, steps: int) -> float:
-        """Mean training loss of the last steps."""
-        recent = self.train_losses[-steps:]
+    def recent_loss(self, steps: int, end: int | None = None) -> float:
+        """Mean training loss of the last steps, or of those before the step `end`."""
+        recent = self.train_losses[:end][-steps:]
         return sum(recent) / len(recent)
 
 
@@ -99,24 +99,27 @@ class ProgressFolder:
             self._board.add_scalar("loss/training", loss, step)
             self._board.add_scalar("learning rate", learning_rate, step)
 
-    def validated(
-        self, step: int, history: History, validate_every: int, learning_rate: Callable[[int], float]
-    ) -> None:
+    def validated(self, history: History, validate_every: int, learning_rate: Callable[[int], float]) -> None:
         """Record the last validation of `history`; the log averages the training loss over `validate_every` steps."""
-        if not self.writes:
-            return
-        validation = history.validation_losses[-1]
-        if self._board is not None:
-            self._board.add_scalar("loss/validation", validation, step)
+        if self.writes and self._board is not None:
+            self._board.add_scalar("loss/validation", history.validation_losses[-1], history.validation_steps[-1])
             self._board.flush()
+        self.catch_up(history, validate_every, learning_rate)
+
+    def catch_up(self, history: History, validate_every: int, learning_rate: Callable[[int], float]) -> None:
+        """Write the log and the picture anew if the log is not that of `history`, as after a kill before its line."""
+        lines = [
+            f"step {step}: loss {history.recent_loss(validate_every, step):.5f}, validation {validation:.5f}, "
+            f"learning rate {learning_rate(step - 1):.2e}\n"
+            for step, validation in zip(history.validation_steps, history.validation_losses, strict=True)
+        ]
+        log, text = self.folder / LOG_FILE, "".join(lines)
+        if not self.writes or not lines or (log.is_file() and log.read_text(encoding="utf-8") == text):
+            return
         figure = plot_progress(history, learning_rate, self._panels, self.name)
         with atomic_path(self.folder / PROGRESS_FILE) as temporary:
             figure.savefig(temporary, format="png", dpi=PIXELS_PER_INCH)
-        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
-            log.write(
-                f"step {step}: loss {history.recent_loss(validate_every):.5f}, validation {validation:.5f}, "
-                f"learning rate {learning_rate(step - 1):.2e}\n"
-            )
+        atomic_write_text(log, text)
 
     def sampled(self, step: int, panels: Sequence[Panel]) -> None:
         """Write samples to samples/step_<step>.png; progress.png shows the last ones, too."""

@@ -13,7 +13,7 @@ from small_training import CONFIG, HeldOut, Killed, NumberedPoints, Points, SumO
 
 from fcas_nnunet.generator.optimisation.batches import Shares, in_threads, read_ahead
 from fcas_nnunet.generator.optimisation.loop import Training, learning_rate, total_steps
-from fcas_nnunet.generator.optimisation.progress import History, Panel
+from fcas_nnunet.generator.optimisation.progress import History, Panel, ProgressFolder
 
 STATE = "training_state/state.pt"
 
@@ -52,6 +52,28 @@ def test_resumed_equals_uninterrupted(tmp_path, killed_at, micro_batch_size):
         run(tmp_path / "killed", config, dies_at=4 * killed_at + 2)
     assert (tmp_path / "killed" / STATE).exists() == (killed_at >= 4)
     assert_same(run(tmp_path / "killed", config), whole)
+
+
+@pytest.mark.parametrize("validation", [1, 3])
+def test_a_kill_between_state_and_log_leaves_no_gap_in_the_log(tmp_path, monkeypatch, validation):
+    """The last validation is the third; after it, nothing is left to train."""
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        written = iter(range(1, 10))
+        validated = ProgressFolder.validated
+
+        def killed(self, *args):
+            if next(written) == validation:
+                raise Killed
+            validated(self, *args)
+
+        patch.setattr(ProgressFolder, "validated", killed)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed")
+    run(tmp_path / "killed")
+    logs = [(tmp_path / name / "training.log").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert [line.split(":")[0] for line in logs[0].splitlines()] == ["step 4", "step 8", "step 12"]
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])

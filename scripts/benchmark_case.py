@@ -60,7 +60,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
 
 
 class Clock:
-    """Seconds of the stages; on a GPU, until it has finished each."""
+    """Seconds of the stages: on a GPU until it has finished each; on a CPU those of the processor, in one thread."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -77,7 +77,8 @@ class Clock:
         """The time when the device has done all that was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+            return time.perf_counter()
+        return time.process_time()
 
     @contextmanager
     def on_stages(self) -> Iterator[None]:
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("-device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     source, device, config = RawDataset.open(resolve_dataset(args.d)), torch.device(args.device), PRESETS[args.preset]
+    torch.set_num_threads(1)  # as fcas_generate
     generator = random_generator(config, source, device)
     clock = Clock(device)
     maker = CaseMaker.of_generator(
@@ -149,14 +151,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, clock.on_stages():
         for plan in plans:
             clock.seconds.clear()
-            start = clock.now()
+            start, begun = clock.now(), time.perf_counter()
             case, _ = maker.make(plan)
             clock.call("write", write_case, Path(folder), case)
             whole = clock.now() - start
+            wall = time.perf_counter() - begun
             stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items())
-            print(
-                f"{plan.case_id}, {'×'.join(map(str, case.shape))}: {whole:.1f} s; {stages}; {pieces(case, generator)}"
-            )
+            size, kept = "×".join(map(str, case.shape)), pieces(case, generator)
+            print(f"{plan.case_id}, {size}: {whole:.1f} s ({wall:.1f} s of the clock); {stages}; {kept}", flush=True)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB", end="")
     print(f", GPU {torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if device.type == "cuda" else "")
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from fcas_nnunet.generator.data.variants import in_new_shape, new_shape_of, read
 from fcas_nnunet.generator.drawing import draw_on_grid, guide
 from fcas_nnunet.generator.mgm.deformation import Deformation
 from fcas_nnunet.generator.mgm.resampling import deform_labels
-from fcas_nnunet.generator.optimisation.batches import local_share
+from fcas_nnunet.generator.optimisation.batches import in_threads
 from fcas_nnunet.generator.optimisation.precision import drawing_precision
 from fcas_nnunet.intensities import IntensityScale
 from fcas_nnunet.labels.anatomy import label_roles
@@ -74,21 +75,30 @@ def plan_drawings(record: GeneratorRecord, config: CalibrationConfig) -> list[Pl
 
 
 def calibrate(
-    generator: Generator, data: TrainingData, config: CalibrationConfig, cache: Path, accelerator: Accelerator
+    generator: Generator,
+    data: TrainingData,
+    config: CalibrationConfig,
+    cache: Path,
+    accelerator: Accelerator,
+    threads: int = 1,
 ) -> tuple[Calibration, ErrorModel]:
     """Learn a trained generator's errors from drawings of the cases it was trained on.
 
     Every process makes its share of the drawings, and writes them into `cache`; if it is killed, the same call skips
-    the finished ones.
+    the finished ones. In several threads, one draws while cases of others are read and deformed.
 
     Returns:
         The scale and the error model, on the CPU; the same in every process.
     """
     planned = plan_drawings(generator.record, config)
-    for drawing in local_share(planned, accelerator, "calibration", "drawing"):
+    device_is_free = Lock()
+
+    def draw(drawing: PlannedDrawing) -> None:
         path = drawing.path(cache)
         if not path.is_file():
-            _draw(generator, data, drawing, config, path, accelerator)
+            _draw(generator, data, drawing, config, path, accelerator, device_is_free)
+
+    in_threads(draw, planned, threads, accelerator, "calibration", "drawing")
     accelerator.wait_for_everyone()
     record = generator.record
     learnt = [drawing.read(cache) for drawing in planned if not drawing.held_out]
@@ -171,6 +181,7 @@ def _draw(
     config: CalibrationConfig,
     path: Path,
     accelerator: Accelerator,
+    device_is_free: Lock,
 ) -> None:
     """Draw a case in a new shape, and save some voxels' measures, errors and spread."""
     record = generator.record
@@ -183,7 +194,8 @@ def _draw(
     low, high = record.config.grid.intensity_range
     precision = drawing_precision(accelerator.device)
     noise_seed = derive_seed(seed, "noise")
-    drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
+    with device_is_free:  # whose memory may hold one drawing alone
+        drawn = draw_on_grid(generator, reference, template, noise_seed, accelerator.device, precision, _ssv(record))
     assert drawn.spread is not None, "SSV was requested"
     scan = drawn.grid.image_to_working(real.standard_image, accelerator.device).cpu().numpy().clip(low, high)
     codes = label_codes(real, max(record.labels.values()))[1]

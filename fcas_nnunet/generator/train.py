@@ -28,7 +28,7 @@ from fcas_nnunet.generator.data.variants import all_variants, make_variants
 from fcas_nnunet.generator.networks import check_networks
 from fcas_nnunet.generator.optimisation.batches import Shares, in_threads, local_share
 from fcas_nnunet.generator.run_file import RUN_FILE, Run, read_run, run_faults
-from fcas_nnunet.generator.survey import case_hashes, survey, usual_means
+from fcas_nnunet.generator.survey import SurveyedCase, case_hashes, survey, usual_means
 from fcas_nnunet.generator.tcdm import maisi
 from fcas_nnunet.generator.tcdm.maisi import PretrainedFiles
 from fcas_nnunet.generator.tcdm.templates import make_templates, register_partners
@@ -39,8 +39,8 @@ from fcas_nnunet.machine import available_bytes, available_cores
 logger = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache"
-#: Memory of making a case's variants, for each voxel of its scan; and the cases to make at once at most.
-VARIANTS_BYTES, MOST_THREADS = 60.0, 16
+#: Memory of deforming a case, for each voxel of its scan; and the cases to deform at once at most.
+DEFORMING_BYTES, MOST_THREADS = 60.0, 16
 
 _MENTIONED_BYTES = 1e9
 
@@ -84,7 +84,7 @@ def train_generator(
         record = run.record(autoencoder, scale)
         accelerator.wait_for_everyone()  # the weights are written
         if config.calibration is not None:
-            _calibrate(data, record, config.calibration, folder, accelerator)
+            _calibrate(data, record, config.calibration, folder, accelerator, _threads(run.cases, accelerator))
         accelerator.wait_for_everyone()  # the calibration is, too
         if accelerator.is_main_process:
             checkpoint.save_record(folder, record)
@@ -100,12 +100,22 @@ def add_calibration(
         InputError: If the cases are not those it was trained on.
     """
     record = checkpoint.load_record(folder)
-    if case_hashes(survey(data, accelerator, orientation_known_to(record.tcdm))) != record.cases:
+    cases = survey(data, accelerator, orientation_known_to(record.tcdm))
+    if case_hashes(cases) != record.cases:
         raise InputError(
             f"{folder}: the cases must be those the generator was trained on, got others. Restore them, or train anew."
         )
     with _cache(folder, accelerator, keep_cache):
-        _calibrate(data, record, config, folder, accelerator)
+        _calibrate(data, record, config, folder, accelerator, _threads(cases, accelerator))
+
+
+def _threads(cases: Mapping[str, SurveyedCase], accelerator: Accelerator) -> int:
+    """Cases that are deformed at once: a GPU waits for them. A CPU's cores are torch's already."""
+    if accelerator.device.type == "cpu":
+        return 1
+    largest, free = max(math.prod(case.shape) for case in cases.values()), available_bytes()
+    carried = MOST_THREADS if free is None else int(free / 2 / (DEFORMING_BYTES * largest))
+    return max(1, min(carried, available_cores() // accelerator.num_processes, MOST_THREADS))
 
 
 @contextmanager
@@ -124,6 +134,7 @@ def _calibrate(
     config: CalibrationConfig,
     folder: Path,
     accelerator: Accelerator,
+    threads: int,
 ) -> None:
     """Calibrate a trained generator, unless its calibration exists already."""
     finished = checkpoint.calibration_exists(folder)
@@ -131,7 +142,8 @@ def _calibrate(
     if finished:
         return
     generator = checkpoint.load_networks(folder, record, accelerator.device)
-    learnt = calibrate(generator, data, config, folder / CACHE_FOLDER / checkpoint.CALIBRATION, accelerator)
+    cache = folder / CACHE_FOLDER / checkpoint.CALIBRATION
+    learnt = calibrate(generator, data, config, cache, accelerator, threads)
     if accelerator.is_main_process:
         checkpoint.save_calibration(folder, *learnt)
 
@@ -207,22 +219,14 @@ class _Training:
         def make(case_id: str) -> None:
             make_variants(self.data, case_id, self.cache, self.spacing, self.config)
 
-        in_threads(make, self.data.case_ids, self._threads(), self.accelerator, "variants", "case")
+        threads = _threads(self.cases, self.accelerator)
+        in_threads(make, self.data.case_ids, threads, self.accelerator, "variants", "case")
         self.accelerator.wait_for_everyone()
         if self.config.tcdm.registers:
             register_partners(self.data, self.cache, self.config, self.accelerator)
             for case_id in local_share(self.data.case_ids, self.accelerator, "templates", "case"):
                 make_templates(self.data, case_id, self.cache, self.spacing, self.config)
             self.accelerator.wait_for_everyone()
-
-    def _threads(self) -> int:
-        """Cases whose variants are made at once: a GPU waits for them, and they leave it idle."""
-        if self.accelerator.device.type == "cpu":
-            return 1  # whose cores torch uses already
-        largest = max(math.prod(case.shape) for case in self.cases.values())
-        free = available_bytes()
-        carried = MOST_THREADS if free is None else int(free / 2 / (VARIANTS_BYTES * largest))
-        return max(1, min(carried, available_cores() // self.accelerator.num_processes, MOST_THREADS))
 
     def trained_autoencoder(self) -> Autoencoder:
         """Train the autoencoder on the variants, and save it."""

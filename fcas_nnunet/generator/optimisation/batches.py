@@ -127,6 +127,10 @@ def in_threads(
     unit: str,
 ) -> None:
     """Do the work for this process's share of some items, several at once, with a progress bar in the main process."""
+    if threads == 1:
+        for item in local_share(items, accelerator, what, unit):
+            work(item)
+        return
     share = items[accelerator.process_index :: accelerator.num_processes]
     pool = ThreadPoolExecutor(threads, thread_name_prefix=what)
     try:

@@ -219,15 +219,15 @@ def test_reading_ahead_keeps_the_order_and_hands_errors_on():
 
 
 def test_threads_do_a_processs_share_once_and_hand_errors_on():
-    done = []
-    in_threads(done.append, range(9), 3, Accelerator(cpu=True), "numbers", "number")
-    assert sorted(done) == [*range(9)]
-
     def fail(number):
         raise Killed
 
-    with pytest.raises(Killed):
-        in_threads(fail, range(9), 3, Accelerator(cpu=True), "numbers", "number")
+    for threads in (1, 3):
+        done = []
+        in_threads(done.append, range(9), threads, Accelerator(cpu=True), "numbers", "number")
+        assert sorted(done) == [*range(9)]
+        with pytest.raises(Killed):
+            in_threads(fail, range(9), threads, Accelerator(cpu=True), "numbers", "number")
 
 
 def test_sample_pictures_change_nothing(tmp_path):

@@ -118,6 +118,8 @@ def parts(folder: Path, device: str) -> list[Part]:
              name="generate gpu"),
         beside_maisi("gpu", 256, 512, 512),
         part("costs", 120, __file__, "--child", "costs", "--device", device),
+        part("stages of a case", 60, "scripts/benchmark_case.py", "-d", 901, "--preset", "tiny" if small else "gpu",
+             "-device", device, "-n", 2),
         *([part("small plans", 60, __file__, "--child", "small_plans")] if small else []),
         fcas("prepare", 90, "-d", 902, "--for", 901, "-c", CONFIGURATION, "-p", plans),
         cal(""),

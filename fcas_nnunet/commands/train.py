@@ -120,7 +120,8 @@ def add_generator_choice(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of fcas_train."""
     args = build_parser().parse_args(argv)
-    config = generator_config(args)
+    calibrates = args.calibrate and not args.show_config  # what is trained, perhaps
+    config = generator_config(args, _dataset(args) if calibrates else None)
     if args.calibrate and config.calibration is None:
         config = replace(config, calibration=CalibrationConfig())
     if args.show_config:
@@ -130,9 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from fcas_nnunet.generator.checkpoint import calibration_exists, generator_exists, load_record
     from fcas_nnunet.generator.run_file import generator_faults
 
-    dataset = training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
+    dataset = _dataset(args)
     folder = model_folder(dataset, config, args.fold)
-    if named_config(args) is None:
+    if named_config(args) is None and not calibrates:
         name_others(dataset, config.preset, args.fold)
     if generator_exists(folder):
         files = pretrained_files(args).identity()
@@ -151,6 +152,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.info(training_forecast(config, turned_grids(dataset), dataset.num_channels, args.device))
     train(dataset, config, args, keep_cache=args.keep_cache)
     say(f"done: the generator is in {folder}")
+
+
+def _dataset(args: argparse.Namespace) -> RawDataset:
+    return training_fold(RawDataset.open(resolve_dataset(args.d, by="-d")), args.fold)
 
 
 def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, keep_cache: bool = False) -> None:

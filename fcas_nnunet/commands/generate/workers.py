@@ -120,7 +120,9 @@ def processes_on_gpu(device_name: str, config: FCaSConfig, cases: CaseLibrary) -
     device = resolve_device(device_name)
     if device.type != "cuda":
         return None
-    return min(drawings_on_card(config, device), processes_for(torch.device("cpu"), None, cases))
+    beside, need = local_size(os.environ), _need(cases)
+    need = replace(need, bytes_per_voxel=need.bytes_per_voxel * beside)  # the machine's memory is for all its GPUs
+    return workers_carried(max(1, min(drawings_on_card(config, device), available_cores() // beside)), need)
 
 
 def kept_cases(cases: CaseLibrary) -> int:

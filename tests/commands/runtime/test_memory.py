@@ -88,6 +88,12 @@ def test_generation_keeps_few_large_cases_and_starts_few_processes(
     assert generation.processes_on_gpu("cuda", GPU, cases) == 2  # that memory of the machine carries
     monkeypatch.setattr(memory, "available_bytes", lambda: 256e9)
     assert generation.processes_on_gpu("auto", GPU, cases) == 6  # 0.8 · 24 / (1 + 1.15 · 1.7)
+    with monkeypatch.context() as patch:  # the cores and the memory are four processes'
+        patch.setenv("RANK", "0")
+        patch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert generation.processes_on_gpu("auto", GPU, cases) == 4
+        patch.setattr(memory, "available_bytes", lambda: 96e9)
+        assert generation.processes_on_gpu("auto", GPU, cases) == 2
     assert generation.processes_on_gpu("auto", replace(GPU, tcdm=TINY.tcdm), cases) == 1  # nobody has counted that
     monkeypatch.setattr(memory, "available_bytes", lambda: 32e9)
     source.num_channels = 4

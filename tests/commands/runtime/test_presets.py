@@ -14,6 +14,7 @@ from pretend_card import CARD, pretend_card
 from fcas_nnunet.commands.generate.command import main as generate
 from fcas_nnunet.commands.runtime.presets import generator_config
 from fcas_nnunet.commands.train import build_parser
+from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.generator.run_file import RUN_FILE
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
@@ -76,6 +77,21 @@ def test_a_trained_generator_goes_before_one_to_train(
     caplog.clear()
     args = build_parser().parse_args(["-d", "901"])
     assert generator_config(args).preset == "gpu"  # fcas_train, which takes none that is trained
+
+
+def test_a_training_names_what_is_trained_and_a_calibration_takes_it(
+    source: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pretend_card(monkeypatch, 2)
+    train_in_name(tmp_path, "cpu")
+    with pytest.raises(SystemExit, match="^2$"):
+        train(["-d", "901"])
+    assert f"trained for {SOURCE}, too: cpu" in caplog.text
+    assert "GB of memory to train preset gpu, got 2.0 GB" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="^2$"):  # the pretended record is empty
+        train(["-d", "901", "--calibrate"])
+    assert "fcas__cpu" in capsys.readouterr().err
 
 
 def test_a_set_that_was_begun_is_continued_with_its_preset(

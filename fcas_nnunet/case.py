@@ -46,7 +46,10 @@ class Case:
         for name in ("image", "surroundings", "confidence", "ignored"):
             array, shape = getattr(self, name), shapes.get(name, self.mask.shape)
             if array is not None and array.shape != shape:
-                raise InputError(f"{self.case_id}: shape of {name} must be {shape}, got {array.shape}.")
+                raise InputError(
+                    f"{self.case_id}: shape of {name} must be {shape}, got {array.shape}. "
+                    "Resample it onto the mask's grid."
+                )
 
     @property
     def standard_image(self) -> np.ndarray:

@@ -57,6 +57,8 @@ def _of_a_file(error: OSError) -> str:
         return f"{where}: must be a file, got a folder. Name a file, or move the folder away."
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{where}: must be a folder or be new, {got}. Name another, or move the file away."
+    if error.errno == errno.ELOOP:
+        return f"{where}: must be a file of its own, got a link, which is not followed to write. Remove the link."
     return f"{where}: must be a path that can be used, {got}. Check it, and the disk that it is on."
 
 

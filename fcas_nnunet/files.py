@@ -27,6 +27,7 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_NAME = 50  # characters of a file's name in its temporary name: file systems take 255 bytes
 _NO_FILE_NAME = re.compile(r"^\.|[/\\:\x00-\x1f]|^$")
 _SAFETENSORS_ERROR = re.compile(r"\(os error (\d+)\)")
+_SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written")
 _FULL_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 
@@ -40,6 +41,11 @@ def free_path(path: Path) -> Path:
     """Return the path if nothing exists there, else the first free one: `dice_2.json` for `dice.json`."""
     others = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in count(2))
     return next(name for name in chain([path], others) if not name.exists())
+
+
+def own_file(path: str | Path, flags: int) -> int:
+    """Open a file that is written in place (an `opener`); a link is refused, since it could lead anywhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 @contextmanager
@@ -130,6 +136,8 @@ def _system_error(error: BaseException, temporary: Path, path: Path) -> OSError 
     number = None
     if isinstance(error, OSError):
         number = error.errno if error.filename in (None, str(temporary)) else None
+        if _SHORT_WRITE.search(str(error)):  # numpy's, without a number
+            number = errno.ENOSPC
     elif match := _SAFETENSORS_ERROR.search(str(error)):
         number = int(match[1])
     elif isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < _FULL_BYTES:

@@ -23,7 +23,7 @@ def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dic
         raise MissingFileError(f"{path}: file must exist, got none. {advice}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # invalid JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # invalid JSON, not UTF-8, nested without an end
         raise InputError(f"{path}: content must be JSON, got an error: {error}. {advice}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: content must be a JSON object, got a {type(content).__name__}. {advice}")

@@ -52,7 +52,9 @@ def check_working_directory() -> None:
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        raise MissingFileError("working directory: must exist, got one that was removed. cd into another.") from error
+        raise MissingFileError(
+            "working directory: must exist, got one that was removed. Change into another."
+        ) from error
 
 
 def available_bytes(meminfo: Path = _MEMINFO, container: Path = _CONTAINER) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from fcas_nnunet_small import LABELS, SURROUNDINGS, load_small_case, set_roots, short_config, write_small_set
+from fcas_nnunet_small import LABELS, SURROUNDINGS, generate_small, load_small_case, set_roots, short_config
 from hypothesis import settings
 from nnunet_cases import PLANS, REAL, SYNTHETIC, Prepared, make_root, quick_nnunet, write_set
 from shared_folders import own_copy
@@ -84,19 +84,10 @@ def small_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """nnU-Net's folders with 901, four labelled cases; its generator of four training steps, without calibration; 902,
     four cases that it drew; and `short.yaml`, its configuration. A copy for a module's tests to change, with nnU-Net's
     environment variables set."""
-    folder = own_copy(tmp_path_factory, "small", _generate_small)
+    folder = own_copy(tmp_path_factory, "small", generate_small)
     with pytest.MonkeyPatch.context() as patch:
         set_roots(patch, folder)
         yield folder
-
-
-def _generate_small(folder: Path) -> None:
-    from fcas_nnunet.commands.generate.command import main as generate
-
-    write_small_set(folder, 4)
-    with pytest.MonkeyPatch.context() as patch:
-        set_roots(patch, folder)
-        generate(["-d", "901", "-o", "902", "-n", "4", "--config", str(folder / "short.yaml"), "-np", "1"])
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,16 @@ def write_small_set(folder: Path, num_cases: int) -> None:
     save_config(short_config(), folder / "short.yaml")
 
 
+def generate_small(folder: Path) -> None:
+    """`write_small_set` of four cases, the generator trained on them, and 902, four cases that it drew."""
+    from fcas_nnunet.commands.generate.command import main as generate
+
+    write_small_set(folder, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        set_roots(patch, folder)
+        generate(["-d", "901", "-o", "902", "-n", "4", "--config", str(folder / "short.yaml"), "-np", "1"])
+
+
 def set_roots(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """nnU-Net's environment variables for its three folders, which are made where they are missing."""
     for name in ROOTS:

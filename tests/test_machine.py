@@ -26,5 +26,5 @@ def test_a_working_directory_that_was_removed(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(MissingFileError, match="working directory: must exist, got one that was removed. cd into"):
+    with pytest.raises(MissingFileError, match="working directory: must exist, got one that was removed. Change into"):
         check_working_directory()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fcas_nnunet.faults import InputError, in_words, report_request
 from fcas_nnunet.integration.environment.checks import checked_processes
@@ -22,6 +22,7 @@ Settings = TypeVar("Settings")
 
 EXIT_BAD_INPUT = InputError.exit_code
 MOST_CASES = 1_000_000  # largest number of cases in a data set that a command writes
+MOST_OF_ANYTHING = 10**15
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +54,10 @@ class Parser(argparse.ArgumentParser):
             raise InputError("\n".join(faults))
         return found, rest
 
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2, and say where it stands what the command takes."""
+        super().error(f"{message}{'' if message.endswith('.') else '.'} See {self.prog} --help.")
+
     def _has(self, found: argparse.Namespace, flag: str, value: str | None = None) -> bool:
         action = self._option_string_actions[flag]
         got = getattr(found, action.dest)
@@ -70,22 +75,27 @@ def make_parser(prog: str, description: str, example: str) -> Parser:
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Make an argument's type: whole numbers from `least`, up to `most` if it is given."""
+    """Make an argument's type: whole numbers from `least`, up to `most`, or to what nothing exceeds."""
     rule = f"a whole number of {least} or more" if most is None else f"{least} to {most:,}"
+    ceiling = MOST_OF_ANYTHING if most is None else most
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}. Give another number.")
+        if not least <= value <= ceiling:
+            words = rule if value < least else f"at most {ceiling:,}"
+            raise argparse.ArgumentTypeError(f"must be {words}, got {text}. Give another number.")
         return value
 
     return parse
 
 
 positive, count, case_count = whole_number(1), whole_number(0), whole_number(1, MOST_CASES)
+#: Voxels or pixels along an axis, and times that a measurement repeats something.
+voxels, repeats = whole_number(1, 8192), whole_number(0, 1000)
+seed_number = whole_number(-(2**63), 2**63 - 1)
 
 
 def processes(text: str) -> int:
@@ -127,6 +137,18 @@ def share(text: str) -> float:
     if value > 1:
         raise argparse.ArgumentTypeError(f"must be 1 or less, got {text}")
     return value
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Make an argument's type: numbers from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        value = finite(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be {least:g} to {most:g}, got {text}. Give another number.")
+        return value
+
+    return parse
 
 
 def given(flags: Mapping[str, str], args: argparse.Namespace) -> dict[str, Any]:

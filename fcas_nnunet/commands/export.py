@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import add_channel_argument, command, finite, make_parser, positive
+from fcas_nnunet.commands.cli import add_channel_argument, command, finite, make_parser, voxels
 from fcas_nnunet.commands.runtime.channels import showing
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.listing import listed
 
 _EXAMPLE = """
 fcas_export -i $nnUNet_results/Dataset901_Heart/nnUNetTrainerCALFinetune__nnUNetPlans__3d_fullres -o plain_model
@@ -38,9 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     medsam.add_argument("-d", required=True, metavar="DATASET", help="id or name of a raw data set")
     medsam.add_argument("-o", dest="slices", type=Path, required=True, metavar="DIR", help="MedSAM's data_root")
     add_channel_argument(medsam)
-    medsam.add_argument(
-        "--size", type=positive, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM"
-    )
+    medsam.add_argument("--size", type=voxels, default=256, help="pixels an edge: 256 for LiteMedSAM, 1024 for MedSAM")
     medsam.add_argument("--window", type=finite, nargs=2, metavar=("LOW", "HIGH"), default=argparse.SUPPRESS,
                         help="values mapped to [0, 1] (default: -160 640 HU for CT; for other modalities 0.5 and "
                         "99.5 %% of what is not 0)")  # fmt: skip
@@ -79,6 +78,12 @@ def _export_medsam(arguments: argparse.Namespace) -> None:
     from fcas_nnunet.integration.models.export import SliceSettings, export_slices
 
     dataset = showing(RawDataset.open(resolve_dataset(arguments.d, by="-d"), any_kind=True), arguments.channel)
+    lacking = sorted(dataset.synthetic_cases() - set(dataset.mapped_cases()))
+    if lacking:  # of a real case, a missing map means that it counts fully
+        raise InputError(
+            f"{dataset.name}: every synthetic case must have a confidence map, got none for {listed(lacking)}. "
+            "Make these cases again: fcas_generate with the same arguments."
+        )
     number = export_slices(dataset, arguments.slices, SliceSettings(arguments.size, window))
     print(f"{number} slices in {arguments.slices}")
 

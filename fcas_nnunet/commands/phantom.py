@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, positive, processes
+from fcas_nnunet.commands.cli import MOST_CASES, command, count, make_parser, positive, processes, seed_number
 from fcas_nnunet.commands.runtime.pool import write_missing
 from fcas_nnunet.datasets.phantom import LABELS, MODALITIES, SURROUNDINGS, patient_seed, phantom_case
 from fcas_nnunet.faults import InputError
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="voxels; the field of view stays about 14 cm (64 64 64)",
     )  # fmt: skip
     parser.add_argument("--modality", choices=MODALITIES, default=CT, help="what the patients are scanned in (CT)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the population (0)")
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="S", help="seed of the population (0)")
     parser.add_argument(
         "--start", type=count, default=0, metavar="I",
         help="number of the first patient; sets whose numbers do not overlap share no patient (0)",
@@ -197,6 +197,12 @@ def _check_arguments(args: argparse.Namespace) -> None:
             faults.append(f"{flag}: must be at least {least}, got {min(values)}. Give a higher number.")
         if max(values) > most:
             faults.append(f"{flag}: must be at most {most:,}, got {max(values)}. Give a lower number.")
+    scans = (args.n + args.num_test) * args.acquisitions
+    if not faults and scans > MOST_CASES:
+        faults.append(
+            f"-n, --num-test, --acquisitions: must make at most {MOST_CASES:,} scans together, got {scans:,}. Give "
+            "lower numbers."
+        )
     if faults:
         raise InputError("\n".join(faults))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.environment.checks import PLANNING_NOTE, cpu_settings, preprocessing_processes
 from fcas_nnunet.integration.preprocessing.plans import (
+    WORKERS_VARIABLE,
     ensure_plans,
     move_plans,
     moved_plans_name,
@@ -45,6 +47,7 @@ from fcas_nnunet.integration.provenance.parents import (
     unknown_origins,
 )
 from fcas_nnunet.listing import listed
+from fcas_nnunet.machine import number_in
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +124,8 @@ def prepare(
         InputError: If the data sets are broken or do not fit together, or the synthetic one was made from validation
             cases of a fold or test scans of the real one; every fault is listed.
     """
-    processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variable
+    processes = num_processes or preprocessing_processes()  # before nnU-Net reads its variables
+    number_in(os.environ, WORKERS_VARIABLE, 0)
     from fcas_nnunet.integration.preprocessing import prepare as preprocessing
 
     synthetic, real = (

@@ -42,6 +42,7 @@ from fcas_nnunet.integration.dataset.folders import (
     root_folder,
 )
 from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.dataset.ownership import refuse_links
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.splits import training_fold
 from fcas_nnunet.known_files import KnownFiles
@@ -218,7 +219,9 @@ def _sole_training(folder: Path) -> Iterator[None]:
     if process_number() > 0:
         yield
         return
-    with exclusive(folder, wait=process_count() == 1):  # the others could not wait for a main process that waits
+    with exclusive(
+        folder, refuse=partial(refuse_links, folder), wait=process_count() == 1
+    ):  # the others could not wait for a main process that waits
         remove_strays(folder, deep=True)
         yield
 

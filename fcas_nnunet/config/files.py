@@ -19,7 +19,17 @@ _ANY = TypeAdapter(Any)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, as YAML 1.2 wants it: 1e-3 is a number and no text, and a key may be there once."""
+    """PyYAML's safe loader, as YAML 1.2 wants it: 1e-3 is a number and no text, and a key may be there once.
+
+    Aliases are refused: some hundred bytes of them can stand for more entries than any memory holds.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse an alias, which stands for a node that is written elsewhere."""
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not read: write it out", event.start_mark)
+        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that comes twice, of which PyYAML takes the last one without a word."""
@@ -56,7 +66,11 @@ def load_config(config_type: type[T], path: Path) -> T:
         MissingFileError: If there is no such file.
         InputError: If it is not YAML, or keys or values are wrong; every fault is named, a line each.
     """
-    return from_dict(config_type, read_yaml(path), where=f"{path}: ")
+    content = read_yaml(path)
+    try:
+        return from_dict(config_type, content, where=f"{path}: ")
+    except InputError as error:
+        raise InputError("\n".join(f"{line} Correct it." for line in str(error).splitlines())) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -60,6 +60,7 @@ PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_le
 Removed = Mapping[str, tuple[object, ...] | None]
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_FORM = ConfigDict(strict=True, extra="ignore")
 #: Wording of pydantic's rules in messages to users.
 _RULES = {
     "unexpected_keyword_argument": "left out, since there is no such setting",
@@ -70,6 +71,7 @@ _RULES = {
     "string_type": "text",
     "tuple_type": "a list",
     "dict_type": "a mapping",
+    "list_type": "a list",
     "string_pattern_mismatch": "a plain name of letters, digits, dots, dashes and underscores that begins with one of "
     "the first two",
 }
@@ -146,6 +148,35 @@ def from_dict(config_type: type[T], values: Any, where: str = "") -> T:
 def _type_hints(block: Any) -> dict[str, Any]:
     """Return the types of a block's settings; they are kept, since a manifest has thousands of lines."""
     return get_type_hints(block)
+
+
+def form(cls: type[T]) -> type[T]:
+    """Decorate a class as the fields that code reads of a file; the file may have more, which `check_form` ignores."""
+    return pydantic_dataclass(config=_FORM)(cls)  # type: ignore[return-value]
+
+
+def check_form(form_type: type, content: Any, where: str, advice: str) -> None:
+    """Check that plain values have the fields of a `form`, in the types that it says.
+
+    Args:
+        form_type: Class decorated with `form`, or any type that pydantic knows.
+        content: What JSON or YAML held, or JSON that was not read yet.
+        where: Prefix of every fault: the file, and the line in it.
+        advice: End of every fault: what to do.
+
+    Raises:
+        InputError: If a field is missing or of another type; the message names every one, a line each.
+    """
+    try:
+        _adapter(form_type).validate_json(content if isinstance(content, bytes) else json.dumps(content))
+    except ValidationError as error:
+        lines = [f"{where}{sentence} {advice}" for sentence in _sentences(error)]
+        raise InputError("\n".join(lines)) from None
+
+
+@functools.cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def up_to_date(config_type: Any, values: Any) -> Any:

@@ -29,6 +29,7 @@ IMAGECHD = PublicSet.of_structures(
     ),
 )  # fmt: skip
 
+SMALLEST_VOXEL_MM = 0.01
 LARGEST_VOXEL_MM = 100.0
 
 _COLUMNS = ("case", "x", "y", "z")
@@ -82,7 +83,7 @@ def _read_spacings(path: Path) -> Mapping[str, Triple[float]]:
             x, y, z = map(float, sizes)
         except ValueError:
             x = y = z = float("nan")
-        if name is None or not all(0 < size < LARGEST_VOXEL_MM for size in (x, y, z)):
+        if name is None or not all(SMALLEST_VOXEL_MM < size < LARGEST_VOXEL_MM for size in (x, y, z)):
             faults.append(
                 f"{path}: a line must be a case and three voxel sizes in mm, got {', '.join([case, *sizes])}. "
                 "Correct it."

@@ -102,7 +102,7 @@ def table_in_header(path: Path) -> dict[int, str] | None:
         return None
     try:
         extensions = nibabel.Nifti1Image.from_filename(str(path)).header.extensions
-    except (OSError, EOFError, nibabel.filebasedimages.ImageFileError, ValueError):
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError, nibabel.wrapstruct.WrapStructError):
         return None  # whoever reads the voxels says what is wrong with the file
     for extension in extensions:
         content = extension.get_content()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.config.schema import check_form, form
 from fcas_nnunet.earlier_names import present_names
 from fcas_nnunet.files import atomic_path, atomic_write_json, free_path
 from fcas_nnunet.json_files import SCHEMA, SCHEMA_VERSION, check_schema, read_json
@@ -38,6 +40,26 @@ def header(schema: str) -> dict[str, Any]:
 def write_result(path: Path, report: dict[str, Any]) -> None:
     """Write a result as JSON; a score that does not exist (NaN) becomes null."""
     atomic_write_json(path, _without_nan(report))
+
+
+@form
+class _SegmentationSettings:
+    labels: dict[str, Any]
+    rdice_radii_voxels: list[int]
+    overlap_only: bool
+    empty_masks: str
+
+
+@form
+class _Segmentations:
+    """What other commands read of the scores of segmentations."""
+
+    references: str
+    predictions: str
+    settings: _SegmentationSettings
+    summary: dict[str, Any]
+    cases: dict[str, dict[str, dict[str, Any]]]
+    references_sha256: dict[str, str] = field(default_factory=dict)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -75,4 +97,7 @@ def read_result(path: Path, schemas: Sequence[str] = tuple(VERSIONS)) -> dict[st
     if isinstance(schema, str) and schema in schemas:  # a result of the same part may be overwritten
         advice = f"Make it again with this version of fcas_evaluate: fcas_evaluate {parts[schema]} ... -o {path}"
     check_schema(path, content, {schema: VERSIONS[schema] for schema in schemas}, advice)
-    return dict(present_names(content)) if content[SCHEMA] in _RENAMED else content
+    content = dict(present_names(content)) if content[SCHEMA] in _RENAMED else content
+    if content[SCHEMA] == SEGMENTATIONS:
+        check_form(_Segmentations, content, f"{path}: ", advice)
+    return content

@@ -102,7 +102,7 @@ class Generator:
 
 def generator_exists(folder: Path) -> bool:
     """Return whether `folder` (fcas__<preset>) holds a finished generator."""
-    return (folder / TCDM_FOLDER / CONFIG_FILE).is_file()
+    return (folder / TCDM_FOLDER / CONFIG_FILE).exists()
 
 
 def save_record(folder: Path, record: GeneratorRecord) -> None:
@@ -192,7 +192,7 @@ def load_autoencoder(folder: Path, optimisation: OptimisationConfig) -> Autoenco
 
 def calibration_exists(folder: Path) -> bool:
     """Return whether `folder` (fcas__<preset>) holds a finished calibration."""
-    return (folder / CALIBRATION / CONFIG_FILE).is_file()
+    return (folder / CALIBRATION / CONFIG_FILE).exists()
 
 
 def save_calibration(folder: Path, calibration: Calibration, error_model: ErrorModel) -> None:

@@ -52,7 +52,7 @@ def read_run(folder: Path) -> Run | None:
         InputError: If the file is damaged.
     """
     path = folder / RUN_FILE
-    return load_config(Run, path) if path.is_file() else None
+    return load_config(Run, path) if path.exists() else None
 
 
 def run_faults(before: Run, now: Run) -> list[str]:

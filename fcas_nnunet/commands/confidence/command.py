@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fcas_nnunet.commands.cli import Parser, command, make_parser, not_negative, processes
+from fcas_nnunet.commands.cli import Parser, command, make_parser, number, processes
 from fcas_nnunet.commands.confidence.rules import Combination, Rule, Weighing
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import FINAL_CHECKPOINT
@@ -61,11 +61,11 @@ def add_judge_arguments(parser: Parser, group: argparse._ActionsContainer, role:
         f"voxels in the whole set, else 1 (default: {usual.rule})",
     )  # fmt: skip
     group.add_argument(
-        "--power", type=not_negative, default=usual.power, metavar="P",
+        "--power", type=number(0, 100), default=usual.power, metavar="P",
         help=f"soft: raise the probability to this power (default: {usual.power:g})",
     )  # fmt: skip
     group.add_argument(
-        "--alpha", type=not_negative, default=usual.alpha, metavar="A", help=f"freemask (default: {usual.alpha:g})"
+        "--alpha", type=number(0, 1000), default=usual.alpha, metavar="A", help=f"freemask (default: {usual.alpha:g})"
     )
     parser.idle("--power", beside=f"--rule {Rule.FREEMASK}")
     parser.idle("--alpha", beside=f"--rule {Rule.SOFT}")
@@ -75,7 +75,7 @@ def add_judge_arguments(parser: Parser, group: argparse._ActionsContainer, role:
         f"voxels from beyond the real one (default: {usual.combination})",
     )  # fmt: skip
     group.add_argument(
-        "--drop-below", type=not_negative, metavar="T",
+        "--drop-below", type=number(0, 1), metavar="T",
         help="confidence 0 everywhere in cases whose labels' mean probability inside the structures is lower",
     )  # fmt: skip
     group.add_argument(

@@ -35,6 +35,7 @@ from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_json, files_sha256
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
+from fcas_nnunet.integration.dataset.ownership import refuse_links
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset, open_dataset
 from fcas_nnunet.integration.models.cross_fitting import Judges
 from fcas_nnunet.integration.models.own_labels import Members, members_of, predict_own_probabilities
@@ -105,7 +106,7 @@ def judge(synthetic: RawDataset, args: argparse.Namespace) -> str:
     run_cases(check_generated, maps, workers=workers, description="checking the maps")
     cases = _predicted(plan, args, workers)
     need = MemoryNeed.of(map(plan.synthetic.mask_path, cases), BYTES_PER_VOXEL)
-    with exclusive(plan.synthetic.folder):
+    with exclusive(plan.synthetic.folder, refuse=partial(refuse_links, plan.synthetic.folder)):
         scores = run_cases(score_case, cases, workers=workers, description="scores", need=need)
         means = mean_losses(score.sums for score in scores.values())
         _name_judges(plan.synthetic, plan.learnt)
@@ -118,7 +119,7 @@ def judge(synthetic: RawDataset, args: argparse.Namespace) -> str:
 def restore(args: argparse.Namespace) -> str:
     """Put the generated maps back, and return what was done."""
     synthetic = open_dataset(args.d, by="-d")
-    with exclusive(synthetic.folder):
+    with exclusive(synthetic.folder, refuse=partial(refuse_links, synthetic.folder)):
         records = Manifest(synthetic.folder).read()
         judged = {i: record for i, record in records.items() if was_judged(synthetic, i, record)}
         jobs = {case_id: (synthetic, case_id, record) for case_id, record in judged.items()}

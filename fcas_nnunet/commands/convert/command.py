@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import command, count, make_parser, processes
+from fcas_nnunet.commands.cli import command, make_parser, processes, whole_number
 from fcas_nnunet.commands.convert.cases import label_values
 from fcas_nnunet.commands.convert.conversion import convert
 from fcas_nnunet.datasets import acdc, asoca, imagealcapa, imagecas, imagechd, la2018, mmwhs
@@ -97,8 +97,9 @@ def _add_set(sets: Any, key: str, description: str, example: str) -> Any:
 
 def _add_offset(part: Any) -> None:
     part.add_argument(
-        "--offset", type=count, default=1024, metavar="N", help="what stored values exceed HU by (default: 1024)"
-    )
+        "--offset", type=whole_number(0, 100_000), default=1024, metavar="N",
+        help="what stored values exceed HU by (default: 1024)",
+    )  # fmt: skip
 
 
 def find(args: argparse.Namespace) -> tuple[PublicSet, Layout]:
@@ -138,7 +139,7 @@ def _spacing(words: Sequence[str] | None) -> Triple[float] | Path | None:
         return Path(words[0])
     try:
         x, y, z = map(float, words)
-        if all(0 < size < imagechd.LARGEST_VOXEL_MM for size in (x, y, z)):
+        if all(imagechd.SMALLEST_VOXEL_MM < size < imagechd.LARGEST_VOXEL_MM for size in (x, y, z)):
             return triple((z, y, x))
     except ValueError:
         pass

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from fcas_nnunet.commands.cli import command, make_parser
 from fcas_nnunet.commands.demo.scale import DemoSize, Names
+from fcas_nnunet.config.schema import check_form
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import atomic_write_text
 from fcas_nnunet.integration.dataset.folders import Root
 from fcas_nnunet.integration.dataset.locks import exclusive
 from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
+from fcas_nnunet.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,12 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         """Finished stage → seconds."""
-        return json.loads(self.path.read_text()) if self.path.is_file() else {}
+        if not self.path.is_file():
+            return {}
+        advice = "Delete it: the stages are then done again."
+        content = read_json(self.path, advice)
+        check_form(dict[str, float], content, f"{self.path}: ", advice)
+        return content
 
     def run(self, name: str, estimate_s: float, left_s: float, stage: Callable[[], None]) -> None:
         """Run a stage unless it is done."""

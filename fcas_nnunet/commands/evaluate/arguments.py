@@ -9,12 +9,14 @@ from typing import Any
 from fcas_nnunet.commands.cli import (
     Parser,
     add_channel_argument,
-    count,
     finite,
     make_parser,
     not_negative,
-    positive,
     processes,
+    repeats,
+    seed_number,
+    voxels,
+    whole_number,
 )
 from fcas_nnunet.commands.train import add_generator_choice
 from fcas_nnunet.config.options import ConfidenceChoice
@@ -66,7 +68,7 @@ def _add_segmentations(part: Parser) -> None:
         help="file that names the labels (default: beside the predictions, or in the references' data set)",
     )  # fmt: skip
     part.add_argument(
-        "--radii", type=positive, nargs="+", default=[1, 2, 3], metavar="N", help="RDice radii (voxels; default: 1 2 3)"
+        "--radii", type=voxels, nargs="+", default=[1, 2, 3], metavar="N", help="RDice radii (voxels; default: 1 2 3)"
     )
     part.add_argument(
         "--tolerance_mm", type=not_negative, default=1.0, metavar="MM", help="tolerance of surface Dice (default: 1)"
@@ -105,7 +107,7 @@ def _add_images(part: Parser) -> None:
         help="data set of these weights (default: radimagenet_resnet50, MAISI's)",
     )  # fmt: skip
     group.add_argument(
-        "--fid_size", type=positive, default=512, metavar="N", help="voxels of 1 mm along each axis (default: 512)"
+        "--fid_size", type=voxels, default=512, metavar="N", help="voxels of 1 mm along each axis (default: 512)"
     )
     group.add_argument(
         "--network", help="trained nnU-Net, <trainer>__<plans>__<configuration>: FID and KID of its features", **_FOLDER
@@ -165,13 +167,15 @@ def _add_confidence(part: Parser) -> None:
         help="data set of patients that the generator has not seen (default: with --fold, the fold's validation cases)",
     )  # fmt: skip
     part.add_argument("--cases", nargs="+", metavar="CASE", help="only these of them")
-    part.add_argument("--draws", type=positive, default=2, metavar="N", help="templates and seeds for each case (2)")
-    part.add_argument("--seed", type=int, default=0, help="seed of templates and noise (0)")
+    part.add_argument(
+        "--draws", type=whole_number(1, 1000), default=2, metavar="N", help="templates and seeds for each case (2)"
+    )
+    part.add_argument("--seed", type=seed_number, default=0, help="seed of templates and noise (0)")
     part.add_argument(
         "--confidence", type=ConfidenceChoice, choices=list(ConfidenceChoice), default=ConfidenceChoice.OWN,
         help="the map that is judged, as in fcas_generate (default: own)",
     )  # fmt: skip
-    numbers: dict[str, Any] = {"type": count, "default": 4, "metavar": "N"}
+    numbers: dict[str, Any] = {"type": repeats, "default": 4, "metavar": "N"}
     part.add_argument("--ensemble", help="control: spread over N seeds; 0 = without (4)", **numbers)
     part.add_argument("--prior_cases", help="training cases behind the class prior; 0 = without (4)", **numbers)
     part.add_argument("--no_random_weights", action="store_true", help="leave out the control with random weights")

@@ -16,7 +16,7 @@ from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.folders import IMAGES, LABELS
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, open_dataset
-from fcas_nnunet.integration.dataset.volumes import read_label_map, read_scan
+from fcas_nnunet.integration.dataset.volumes import read_labelled_scan
 from fcas_nnunet.labels.matching import match_labels
 
 
@@ -44,7 +44,7 @@ class CentredFiles:
         Raises:
             InputError: when a file cannot be read, or the mask has ids that `becomes` does not name.
         """
-        image, mask = read_scan(self.image, self.channel_name), read_label_map(self.mask).array
+        image, mask = read_labelled_scan(self.image, self.mask, self.channel_name)
         return image.array, translate_labels(mask, self.becomes, self.mask, "Run fcas_doctor -d on it."), image.affine
 
 

@@ -105,8 +105,8 @@ def _unknown(measure: str, result: Mapping[str, Any], path: Path) -> list[str]:
     known += [] if settings["overlap_only"] else FURTHER_MEASURES
     if measure in known:
         return []
-    remedy = " Score without --overlap_only." if measure in FURTHER_MEASURES else ""
-    return [f"--measure: must be one of {', '.join(known)} of {path}, got {measure}.{remedy}"]
+    remedy = "Score without --overlap_only." if measure in FURTHER_MEASURES else "Name one of these."
+    return [f"--measure: must be one of {', '.join(known)} of {path}, got {measure}. {remedy}"]
 
 
 def _relevant(result: Mapping[str, Any], measure: str) -> dict[str, Any]:

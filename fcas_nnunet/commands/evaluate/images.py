@@ -25,7 +25,7 @@ from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.library import name_in
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, bare_folder, is_dataset, open_dataset
-from fcas_nnunet.integration.dataset.volumes import read_label_map, read_scan
+from fcas_nnunet.integration.dataset.volumes import read_label_map, read_labelled_scan, read_scan
 from fcas_nnunet.intensities import is_ct, unit_name
 from fcas_nnunet.labels.matching import compare_labels, id_table
 from fcas_nnunet.listing import listed
@@ -224,16 +224,13 @@ def _structures(real: Scans, synthetic: Scans, workers: int) -> dict[str, Intens
 def _structure_histograms(
     becomes: Mapping[int, int], labels: Mapping[str, int], channel_name: str, paths: tuple[Path, Path]
 ) -> dict[str, np.ndarray]:
-    image, mask = read_scan(paths[0], channel_name).array, read_label_map(paths[1]).array
-    return structure_histograms(image, id_table(becomes)[mask], labels)
+    image, mask = read_labelled_scan(*paths, channel_name)
+    return structure_histograms(image.array, id_table(becomes)[mask], labels)
 
 
 def _foreground_histogram(channel_name: str, ignore_id: int | None, paths: tuple[Path, Path]) -> np.ndarray:
-    image, mask = read_scan(paths[0], channel_name).array, read_label_map(paths[1]).array
-    mask = mask * (mask != ignore_id)
-    if image.shape != mask.shape:
-        raise InputError(f"mask: shape must be the scan's {image.shape}, got {mask.shape}. Run fcas_doctor -d on it.")
-    return quality.foreground_histogram(image, mask)
+    image, mask = read_labelled_scan(*paths, channel_name)
+    return quality.foreground_histogram(image.array, mask * (mask != ignore_id))
 
 
 def _score(intensity_range: quality.IntensityRange, channel_name: str, pair: _Pair) -> quality.ImageScores | None:

@@ -6,11 +6,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fcas_nnunet.config.schema import Count, CountOrZero, NotNegative, from_dict, settings
 from fcas_nnunet.faults import InputError
+from fcas_nnunet.files import own_file
 from fcas_nnunet.machine import free_disk_bytes
 
 logger = logging.getLogger(__name__)
@@ -20,17 +23,17 @@ MEASUREMENTS_FILE = "measurements.jsonl"
 KEPT_PER_RUN, LATEST = 20, 100
 
 
-@dataclass(frozen=True)
+@settings
 class Measurement:
     """Time and disk space that one case took."""
 
     device: str  # model of the GPU or CPU
-    processes: int  # number of processes that ran in parallel
+    processes: Count  # number of processes that ran in parallel
     masks: str  # where the mask came from
-    settings: Mapping[str, Any]  # settings of the reverse diffusion and the confidence
-    voxels: int
-    seconds: float  # from reading its reference to its last file
-    num_bytes: int  # size on disk
+    settings: dict[str, Any]  # settings of the reverse diffusion and the confidence
+    voxels: Count
+    seconds: NotNegative  # from reading its reference to its last file
+    num_bytes: CountOrZero  # size on disk
     first: bool  # True for the first case of a process, whose time includes what happens once
 
 
@@ -38,7 +41,7 @@ def append_measurement(model: Path, measurement: Measurement) -> None:
     """Record a case; does nothing if the model's folder cannot be written."""
     line = json.dumps(asdict(measurement), sort_keys=True) + "\n"
     try:  # one short write at the end of the file: processes that share it do not mix their lines
-        with (model / MEASUREMENTS_FILE).open("ab", buffering=0) as stream:
+        with open(model / MEASUREMENTS_FILE, "ab", buffering=0, opener=own_file) as stream:
             stream.write(line.encode())
     except OSError as error:
         logger.debug(f"{model}: measurements are not saved: {error}")
@@ -48,11 +51,9 @@ def read_measurements(model: Path) -> list[Measurement]:
     """Read all records, oldest first; broken lines are skipped."""
     path = model / MEASUREMENTS_FILE
     measurements = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            measurements.append(Measurement(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(ValueError, RecursionError):
+            measurements.append(from_dict(Measurement, json.loads(line)))
     return measurements
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import make_parser, positive
+from fcas_nnunet.commands.cli import make_parser, processes
 from fcas_nnunet.commands.generate.checks import check_output
 from fcas_nnunet.commands.generate.sources import TOLD
 from fcas_nnunet.commands.generate.varied import VARIETY_CONFIG
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-device", default="auto", choices=["auto", "cpu", "cuda"], help="device to run on (default: auto)"
     )
-    parser.add_argument("-np", type=positive, metavar="P", help="processes (default: one per core; 1 on a GPU)")
+    parser.add_argument("-np", type=processes, metavar="P", help="processes (default: one per core; 1 on a GPU)")
     return parser
 
 

@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fcas_nnunet.commands.cli import count, finite, given, of_flags, positive, said_of_flags
+from fcas_nnunet.commands.cli import finite, given, of_flags, positive, said_of_flags, voxels, whole_number
 from fcas_nnunet.config.generator import ConfidenceConfig, FCaSConfig, SamplingConfig
 from fcas_nnunet.config.options import ConfidenceChoice, ConfidenceNorm, Solver
 from fcas_nnunet.faults import InputError
@@ -41,7 +41,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "more of the template's realism, less time",
     )  # fmt: skip
     group.add_argument(
-        "--window", type=positive, nargs=3, metavar=("D", "H", "W"),
+        "--window", type=voxels, nargs=3, metavar=("D", "H", "W"),
         help="latents (4³ working voxels each) that are denoised at once; less memory, but seams are blended",
     )  # fmt: skip
     group.add_argument("--overlap", type=finite, metavar="SHARE", help="overlap of windows, in [0, 1)")
@@ -53,7 +53,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "ssv with either of the next two)",
     )  # fmt: skip
     group.add_argument(
-        "--snapshots", dest="num_snapshots", type=positive, metavar="N",
+        "--snapshots", dest="num_snapshots", type=whole_number(1, 1000), metavar="N",
         help="intermediate images the confidence comes from",
     )  # fmt: skip
     group.add_argument(
@@ -128,4 +128,4 @@ def resolved_confidence(
 
 
 def _margin(text: str) -> int | str:
-    return EVERYWHERE if text == EVERYWHERE else count(text)
+    return EVERYWHERE if text == EVERYWHERE else whole_number(0, 8192)(text)

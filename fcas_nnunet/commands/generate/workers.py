@@ -38,7 +38,7 @@ from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.locks import Workplace
 from fcas_nnunet.integration.dataset.manifest import Manifest
-from fcas_nnunet.integration.dataset.ownership import COMMAND, GENERATE, refuse_foreign_cases
+from fcas_nnunet.integration.dataset.ownership import COMMAND, GENERATE, nothing_left, refuse_foreign_cases
 from fcas_nnunet.integration.dataset.raw_dataset import reopen_dataset, training_cases, write_case
 from fcas_nnunet.integration.dataset.synthetic_cases import (
     CONTENTS,
@@ -161,7 +161,8 @@ def generate(plans: Sequence[CasePlan], share: Share, job: Job, num_processes: i
     Returns:
         Number of cases of the plan that are not complete yet.
     """
-    with Workplace(job.output) as workplace:
+    is_new = not job.output.exists()
+    with Workplace(job.output) as workplace, nothing_left(workplace, job.output, is_new):
         refuse_foreign_cases(job.output, GENERATE)  # again: training may have taken days
         Manifest(job.output).begin()
         done = finished_cases(job.output, job.num_channels)

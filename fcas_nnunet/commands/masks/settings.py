@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from fcas_nnunet.case import Case
-from fcas_nnunet.commands.cli import Parser, case_count, finite, of_flags
+from fcas_nnunet.commands.cli import Parser, case_count, finite, of_flags, seed_number
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.faults import InputError
@@ -44,7 +44,7 @@ def add_mask_arguments(parser: Parser, count: int, of_what: str) -> None:
         help="source of the masks: the data set's own, deformed ones, or both, each own mask once before deformed ones "
         "(default: mgm)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="seed of the whole set (default: 0)")
     group = parser.add_argument_group("local changes of new masks, off unless given")
     for name, (flag, meaning) in _RANGES.items():
         group.add_argument(flag, dest=name, type=finite, nargs=2, metavar=("LOW", "HIGH"), help=meaning)

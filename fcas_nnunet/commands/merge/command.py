@@ -23,7 +23,7 @@ from fcas_nnunet.commands.runtime.memory import MemoryNeed
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import new_dataset_folder, parse_name
 from fcas_nnunet.integration.dataset.locks import exclusive
-from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
+from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder, refuse_links
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for run in sorted(runs, key=lambda run: not run.is_licensed):
         run.do()
     sources += [run.source() for run in runs]
-    refuse = partial(refuse_foreign_folder, folder, MERGE, RECORD_FILE) if folder != scans.folder else lambda: None
+    is_new = folder != scans.folder
+    refuse = partial(refuse_foreign_folder, folder, MERGE, RECORD_FILE) if is_new else partial(refuse_links, folder)
     with exclusive(folder, refuse=refuse):
         print("\n".join(merge(scans, folder, sources, args)))
 

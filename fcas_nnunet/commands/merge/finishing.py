@@ -14,7 +14,7 @@ from typing import Any
 from fcas_nnunet.commands.merge.jobs import FINGERPRINT, SHA256
 from fcas_nnunet.commands.merge.scans import Target
 from fcas_nnunet.faults import InputError
-from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256, remove_strays
+from fcas_nnunet.files import atomic_write_json, atomic_write_text, file_sha256, own_file, remove_strays
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, Journal
 from fcas_nnunet.integration.dataset.raw_dataset import (
@@ -45,7 +45,7 @@ class Stage:
 
     def begin(self) -> None:
         """Mark the folder as one that this command writes, and clear what a killed run left."""
-        self.record.touch()
+        os.close(own_file(self.record, os.O_WRONLY | os.O_CREAT))
         remove_strays(self.record.parent, deep=True)
 
     def path(self, case_id: str, part: Part, ending: str) -> Path:

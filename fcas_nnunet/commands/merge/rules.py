@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from fcas_nnunet.config.files import read_yaml
 from fcas_nnunet.datasets.totalsegmentator import CLASSES
 from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.description import NAMES
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.labels.anatomy import BACKGROUND, IGNORE, GivenRoles
 from fcas_nnunet.labels.merging import Part, Structure, usual_priority
 from fcas_nnunet.labels.regions import single_ids
@@ -170,15 +170,15 @@ def names_of_dataset(path: Path) -> dict[int, str]:
     Raises:
         InputError: when it is none.
     """
+    advice = "Correct it, or say with `names` and `structures` of a map.yaml what the ids are."
+    content = read_json(path, advice)
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
         labels = content["labels"]
         named = {**single_ids(labels, content.get(NAMES)), **{name: labels[name] for name in labels if name == IGNORE}}
         return {int(value): str(name) for name, value in named.items() if int(value)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: it must be a dataset.json with labels, got an error: {error!r}. Correct it, or say with `names` "
-            "and `structures` of a map.yaml what the ids are."
+            f"{path}: labels must be an object of name and id, got {content.get('labels')}. {advice}"
         ) from error
 
 

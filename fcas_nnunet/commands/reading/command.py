@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fcas_nnunet.commands.cli import add_channel_argument, finite, make_parser, positive, processes
+from fcas_nnunet.commands.cli import add_channel_argument, make_parser, number, positive, processes, seed_number
 
 _EXAMPLE = """
 fcas_report reading prepare --methods FCaS=902 MAISI=903 --real 901 -n 20 -o reading
@@ -49,12 +49,14 @@ def _add_prepare(parts: Any) -> None:
     )
     add_channel_argument(part)
     part.add_argument("-n", type=positive, default=20, metavar="N", help="references at most, a bag each (default: 20)")
-    part.add_argument("--seed", type=int, metavar="S", help="seed of all shuffling (default: new, recorded in the key)")
+    part.add_argument(
+        "--seed", type=seed_number, metavar="S", help="seed of all shuffling (default: new, recorded in the key)"
+    )
     part.add_argument(
         "--criteria", type=Path, metavar="FILE.yaml", help="other criteria, scale or words (docs/reading.md)"
     )
     part.add_argument(
-        "--megabytes", type=finite, default=55.0, metavar="MB", help="size of the page, about (default: 55)"
+        "--megabytes", type=number(0.1, 2000), default=55.0, metavar="MB", help="size of the page, about (default: 55)"
     )
     part.add_argument("-o", type=Path, default=Path("reading"), metavar="DIR", help="default: reading")
     part.add_argument(

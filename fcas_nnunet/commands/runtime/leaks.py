@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.splits import read_splits
@@ -24,6 +25,7 @@ from fcas_nnunet.integration.provenance.parents import (
     refuse_leaks,
     to_json,
 )
+from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
 if TYPE_CHECKING:
@@ -52,8 +54,13 @@ def weights_parents(weights: Path) -> list[Parent]:
 
     recorded, path = read_metadata(weights).get(PARENTS_KEY), weights.with_name(EARLIER_PARENTS)
     if recorded is not None:
-        return from_json({PARENTS_KEY: json.loads(recorded)}) or []
-    return (from_json(json.loads(path.read_text(encoding="utf-8"))) or []) if path.is_file() else []
+        try:
+            return from_json({PARENTS_KEY: json.loads(recorded)}) or []
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{weights}: {PARENTS_KEY} in its metadata must be JSON, got an error: {error}. Train it again."
+            ) from error
+    return (from_json(read_json(path)) or []) if path.is_file() else []
 
 
 def weights_metadata(parents: Sequence[Parent]) -> dict[str, str]:

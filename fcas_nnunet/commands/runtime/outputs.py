@@ -42,7 +42,7 @@ def holds_result(schema: str) -> Callable[[Path], bool]:
     def is_earlier(path: Path) -> bool:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # from the JSON, or from its encoding
+        except (ValueError, RecursionError):  # from the JSON, or from its encoding
             return False
         return isinstance(content, dict) and content.get(SCHEMA) == schema
 

@@ -12,6 +12,7 @@ from fcas_nnunet.machine import number_in
 
 Item = TypeVar("Item")
 
+_MOST_PARTS = 1_000_000
 _PART = re.compile(r"(\d+)/(\d+)")
 
 
@@ -76,7 +77,7 @@ def local_size(environment: Mapping[str, str]) -> int:
 def _named(part: str) -> Share:
     match = _PART.fullmatch(part)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= count:
+    if not 1 <= number <= count <= _MOST_PARTS:
         raise InputError(
             f"--part: must be K/N with K from 1 to N, got {part}. The second of four workers takes --part 2/4."
         )

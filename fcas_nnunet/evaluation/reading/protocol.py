@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fcas_nnunet.config.files import load_config, to_dict
-from fcas_nnunet.config.schema import from_dict, settings
+from fcas_nnunet.config.schema import check_form, form, from_dict, settings
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.json_files import check_schema, read_json
 from fcas_nnunet.seeds import derive_seed
@@ -188,6 +189,29 @@ class Key:
     case_ids: dict[str, dict[str, str]]  # bag id → letter → case id of the image
 
 
+@form
+class _KeyLetter:
+    method: str
+    case_id: str
+
+
+@form
+class _KeyBag:
+    reference: str
+    letters: dict[str, _KeyLetter]
+
+
+@form
+class _KeyFile:
+    """What `prepare` writes into key.json."""
+
+    reading_id: str
+    seed: int
+    protocol: dict[str, Any]
+    methods: dict[str, str]
+    bags: dict[str, _KeyBag]
+
+
 def load_key(path: Path) -> Key:
     """Read the `key.json` that `prepare` wrote.
 
@@ -198,6 +222,7 @@ def load_key(path: Path) -> Key:
     advice = "Name the key.json of this reading."
     content = read_json(path, advice)
     check_schema(path, content, {KEY_SCHEMA: KEY_VERSION}, advice)
+    check_form(_KeyFile, content, f"{path}: ", "Take the file as it was written.")
     try:
         bags = {
             bag_id: Bag(bag_id, bag["reference"], {letter: entry["method"] for letter, entry in bag["letters"].items()})
@@ -206,7 +231,7 @@ def load_key(path: Path) -> Key:
         return Key(
             reading_id=content["reading_id"],
             seed=content["seed"],
-            protocol=from_dict(Protocol, content["protocol"]),
+            protocol=from_dict(Protocol, content["protocol"], f"{path}: protocol."),
             methods=content["methods"],
             bags=tuple(bags.values()),
             case_ids={

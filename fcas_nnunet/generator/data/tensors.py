@@ -127,4 +127,7 @@ def check_fit(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> 
         if needed[key].shape != state[key].shape
     ]
     if faults:
-        raise InputError(f"{path}: weights must fit the network, got: {listed(sorted(faults), separator='; ')}.")
+        got = listed(sorted(faults), separator="; ")
+        raise InputError(
+            f"{path}: weights must fit the network, got: {got}. Name the file of another one, or train it."
+        )

@@ -34,6 +34,7 @@ from fcas_nnunet.integration.dataset.synthetic_cases import (
 )
 from fcas_nnunet.integration.dataset.volumes import (
     CONFIDENCE_TOLERANCE,
+    FINITE_REMEDY,
     LARGEST_WEIGHT,
     READABLE_FILE_ENDINGS,
     Volume,
@@ -225,10 +226,7 @@ def _read(path: Path, case_id: str, what: str, faults: list[str]) -> Volume | No
         faults.append(f"{case_id}: {error}")
         return None
     if bad:
-        faults.append(
-            f"{case_id}: {what} must be finite, got {bad} NaN or infinite voxels. "
-            "Replace them by numbers, air's -1024 HU in an image say."
-        )
+        faults.append(f"{case_id}: {what} must be finite, got {bad} NaN or infinite voxels. {FINITE_REMEDY}")
     return volume
 
 

@@ -14,6 +14,7 @@ from fcas_nnunet.listing import MOST_NAMES, listed
 
 _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
 _MAX_ID = 999
+_LONGEST_NAME = 100
 
 #: Folders within a raw data set; "Tr" or "Ts" is appended.
 IMAGES, LABELS, CONFIDENCE, SURROUNDINGS = "images", "labels", "confidence", "surroundings"
@@ -135,15 +136,23 @@ def new_dataset_folder(identifier: str | None, *, default_name: str, by: str = D
                 f"--name: must begin with a letter, a digit or '_', followed by such, '-' and '.', got "
                 f"{default_name!r}. Take another name."
             )
+        _check_length("--name", default_name)
         if identifier is None:
             begun = sorted(raw.glob(f"Dataset[0-9][0-9][0-9]_{default_name}"))
             return begun[-1] if begun else raw / f"Dataset{_free_id():03d}_{default_name}"
         dataset_id = _parse_id(identifier, by)
         return raw / (_name_of_id(dataset_id) or f"Dataset{dataset_id:03d}_{default_name}")
+    _check_length(by, full_name[2])
     taken = _name_of_id(int(full_name.group(1)))
     if taken not in (None, full_name[0]):
         raise InputError(f"{by} {identifier}: its id must be free, got one that belongs to {taken}. Take another id.")
     return raw / full_name[0]
+
+
+def _check_length(flag: str, name: str) -> None:
+    """Refuse a name with which paths of nnU-Net's and ours would be longer than file systems take."""
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"{flag}: name must have at most {_LONGEST_NAME} characters, got {len(name)}. Shorten it.")
 
 
 def model_name(preset: str, fold: int | None) -> str:

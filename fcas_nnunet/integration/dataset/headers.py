@@ -19,6 +19,7 @@ _ORTHONORMAL = "orthonormal"  # in ITK's refusal of a header
 _UNREADABLE = (
     OSError, EOFError, ValueError, zlib.error,
     nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError,
+    nibabel.wrapstruct.WrapStructError,
 )  # fmt: skip
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Shift that nobody sees, in voxels: `same_grid` takes grids that are so close for the same.

@@ -20,6 +20,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from fcas_nnunet.faults import InputError
+from fcas_nnunet.files import own_file
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
 try:
@@ -66,7 +67,7 @@ class _LockFile:
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # a process that finished has removed it
-                self._file = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+                self._file = own_file(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
                 return
 
     def close(self) -> None:
@@ -184,7 +185,7 @@ def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: 
     """Lock a folder for this process; no other process trains or writes there meanwhile.
 
     Args:
-        folder: the folder; created if needed, and removed again if it stays empty.
+        folder: the folder; created with its parents if needed, and those removed again that stay empty.
         refuse: raises if the folder must not be written into; called before the lock is taken and again after it,
             because the process that was waited for may have begun something.
         wait: True waits for a process that is there, with a message that names it; False refuses.
@@ -195,7 +196,7 @@ def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: 
     refuse()
     folder = folder.resolve()
     assert folder not in _held, "to lock a folder twice would unlock it"
-    is_new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     lock, announced = _LockFile(folder), ""
     while True:
         lock.open()
@@ -217,6 +218,6 @@ def exclusive(folder: Path, *, refuse: Callable[[], None] = lambda: None, wait: 
     finally:
         _held.remove(folder)
         lock.remove()
-        if is_new:
-            with suppress(OSError):  # it holds something, as a rule
-                folder.rmdir()
+        with suppress(OSError):  # it holds something, as a rule
+            for path in new:
+                path.rmdir()

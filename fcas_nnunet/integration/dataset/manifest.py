@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 from fcas_nnunet import __version__
 from fcas_nnunet.config.confidence import ConfidenceConfig
 from fcas_nnunet.config.masks import MaskConfig
-from fcas_nnunet.config.options import ScanSource
-from fcas_nnunet.config.schema import up_to_date
+from fcas_nnunet.config.options import ReferenceSource, ScanSource
+from fcas_nnunet.config.schema import check_form, form, up_to_date
 from fcas_nnunet.earlier_names import RENAMED
 from fcas_nnunet.faults import InputError
-from fcas_nnunet.files import atomic_write_text, is_file_name
+from fcas_nnunet.files import atomic_write_text, is_file_name, own_file
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
 
 MANIFEST_FILE = "fcas_manifest.jsonl"
@@ -28,6 +28,36 @@ CASE_ID = "case_id"
 _PACKAGES = ("torch", "monai", "diffusers", "nnunetv2", "numpy", "scipy", "SimpleITK", "nibabel")
 _JOURNAL_ENDING = ".jsonl"
 _SETTINGS: dict[str, type] = {"confidence": ConfidenceConfig, "mask_config": MaskConfig}
+
+
+@form
+class _Record:
+    """Fields of a record that are read back, of whatever command."""
+
+    case_id: str
+    seed: int | None = None
+    run_seed: int | None = None
+    source: str | None = None
+    reference: str | None = None
+    template: str | None = None
+    masks: ReferenceSource | None = None
+    preset: str | None = None
+    fold: int | None = None
+    mgm: dict[str, Any] | None = None
+    sampling: dict[str, Any] | None = None
+    confidence: dict[str, Any] | None = None
+    mask_config: dict[str, Any] | None = None
+    expected_error: dict[str, float] | None = None
+    versions: dict[str, str] | None = None
+    contents: dict[str, str] | None = None
+    parents_sha256: dict[str, str | None] | None = None
+    label_map: dict[str, Any] | None = None
+    shares: dict[str, float] | None = None
+    weights_sha256: str | None = None
+    mean_confidence_in_structures: float | None = None
+    std_confidence_in_structures: float | None = None
+    patient: str | None = None
+    split: str | None = None
 
 
 class Manifest:
@@ -56,7 +86,7 @@ class Manifest:
     def begin(self) -> None:
         """Create an empty manifest if there is none; it marks the folder as one that this package writes into."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
+        os.close(own_file(self.path, os.O_WRONLY | os.O_CREAT))
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record to the manifest itself, as `Journal.append` does; for folders that one process writes."""
@@ -113,14 +143,15 @@ class Journal:
                 case_id = record[CASE_ID]
                 if not is_file_name(case_id):
                     raise InputError(f"{case_id!r} cannot name a file")
+                check_form(_Record, line, "", "")
                 for name in _SETTINGS.keys() & record.keys():
                     record[name] = up_to_date(_SETTINGS[name], record[name])
                 ScanSource.of(record)
                 records[case_id] = record
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise InputError(
                     f"{self.path}: line {number} must be a JSON record with a case_id, got {line[:60]!r} "
-                    f"({error}). Remove that line; its case is then made again."
+                    f"({' '.join(str(error).split())}). Remove that line; its case is then made again."
                 ) from error
         return records
 
@@ -128,7 +159,7 @@ class Journal:
         """Add a record that JSON can hold and that has a `case_id`; it is on disk when this returns."""
         line = _line(record)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as stream:
+        with open(self.path, "a+b", opener=own_file) as stream:
             _drop_partial_line(stream)
             stream.write(line)
             stream.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
-from fcas_nnunet.integration.dataset.locks import exclusive
+from fcas_nnunet.integration.dataset.locks import Workplace, exclusive
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.listing import listed
 
@@ -40,6 +40,43 @@ def sole_writer(folder: Path, command: str) -> Iterator[None]:
                     manifest.path.unlink()
 
 
+@contextmanager
+def nothing_left(workplace: Workplace, folder: Path, is_new: bool) -> Iterator[None]:
+    """Take away what was begun in a folder of cases if the work fails before the first of them, in all runs there.
+
+    Args:
+        workplace: this process' presence in the folder.
+        folder: the folder.
+        is_new: whether it did not exist before; it is removed then.
+    """
+    try:
+        yield
+    except BaseException:
+        manifest = Manifest(folder)
+        with suppress(OSError), workplace.alone() as alone:
+            if alone and _visible(folder) == [MANIFEST_FILE] and not manifest.read():
+                for path in (manifest.path, *(journal.path for journal in manifest.journals())):
+                    path.unlink()
+                workplace.remove()
+                if is_new:
+                    folder.rmdir()
+        raise
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse to write into a folder, which may be a link itself, if links in it could lead the files elsewhere.
+
+    Raises:
+        InputError: when there are any.
+    """
+    links = sorted(name for name in os.listdir(folder) if (folder / name).is_symlink()) if folder.is_dir() else []
+    if links:
+        raise InputError(
+            f"{folder}: what is written must lie in the folder itself, got links: {listed(links)}. Put what they lead "
+            "to in their place, or remove them."
+        )
+
+
 def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
     """Refuse a folder with files that this command did not write; the folder need not exist.
 
@@ -50,6 +87,7 @@ def refuse_foreign_folder(folder: Path, command: str, mark: str) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: must be a folder, or be new, got a file. Choose another folder.")
+    refuse_links(folder)
     there = _visible(folder) if folder.is_dir() else []
     if there and mark not in there:
         raise InputError(
@@ -67,6 +105,7 @@ def refuse_foreign_cases(folder: Path, command: str) -> None:
     Raises:
         InputError: when it is no folder, or belongs to another command.
     """
+    refuse_links(folder)
     manifest = Manifest(folder)
     if not manifest.journals():  # runs of earlier versions leave journals without a manifest
         refuse_foreign_folder(folder, command, MANIFEST_FILE)

@@ -43,8 +43,9 @@ from fcas_nnunet.integration.dataset.volumes import (
     dequantise_confidence,
     quantise_confidence,
     read_channels,
+    read_finite,
     read_label_map,
-    read_volume,
+    refuse_other_place,
     write_confidence,
     write_labels,
     write_volume,
@@ -227,23 +228,21 @@ class RawDataset:
         return [*self.image_paths(case_id), *maps]
 
     def load_case(self, case_id: str) -> Case:
-        """Read all volumes of a case.
-
-        Returns:
-            Image float32 in its own values with their scales, all channels; mask uint8 (0 where it is to be ignored),
-            surroundings uint8, confidence float32 in [0, max_weight] and ignored voxels where present.
+        """Read all volumes of a case: image float32 in its own values with their scales, all channels; mask uint8 (0
+        where it is to be ignored), surroundings uint8, confidence float32 in [0, max_weight], ignored voxels.
 
         Raises:
             MissingFileError: if image or mask is missing.
             InputError: if a file is unreadable or the shapes differ.
         """
         path = self.confidence_path(case_id)
-        channels, names = read_channels(case_id, self.image_paths(case_id)), self.channel_names.values()
+        case, names = self.load_mask(case_id), self.channel_names.values()
+        channels = read_channels(case_id, self.image_paths(case_id), case.affine)
         return replace(
-            self.load_mask(case_id),
+            case,
             image=np.stack(channels, dtype=np.float32, casting="unsafe"),
             scales=tuple(IntensityScale.of(image, name) for image, name in zip(channels, names, strict=True)),
-            confidence=read_confidence(path, self.max_weight).array if path.is_file() else None,
+            confidence=read_confidence(path, self.max_weight, case.affine).array if path.is_file() else None,
         )
 
     def load_mask(self, case_id: str) -> Case:
@@ -282,9 +281,11 @@ def is_dataset(folder: Path) -> bool:
     return (folder / DATASET_JSON).is_file()
 
 
-def read_confidence(path: Path, max_weight: float = 1) -> Volume:
-    """Read a confidence map as exact multiples of 1/255, float32 in [0, max_weight]."""
-    volume = read_volume(path)
+def read_confidence(path: Path, max_weight: float = 1, affine: np.ndarray | None = None) -> Volume:
+    """Read a confidence map as exact multiples of 1/255, float32 in [0, max_weight]; `affine` is where it must lie."""
+    volume = read_finite(path)
+    if affine is not None:
+        refuse_other_place(path, volume, affine)
     return Volume(dequantise_confidence(quantise_confidence(volume.array, max_weight)), volume.affine)
 
 

@@ -34,6 +34,8 @@ CONFIDENCE_TOLERANCE = 1e-4
 #: Distance from a whole number that labels may have which are stored as floats, or scaled.
 WHOLE_TOLERANCE = 1e-3
 
+FINITE_REMEDY = "Replace them by numbers, air's -1024 HU in an image say."
+
 _COMPRESSION_LEVEL = 3
 _MAX_SHEAR = 1e-4
 _MAX_THREADS = 4
@@ -105,16 +107,41 @@ def without_rounding(labels: np.ndarray) -> np.ndarray:
     return np.where(np.abs(labels - whole) <= WHOLE_TOLERANCE, whole, labels)
 
 
-def read_channels(case_id: str, paths: Sequence[Path]) -> list[np.ndarray]:
-    """Read the channels of a case, [D, H, W] each in its stored data type; raises what `read_volume` does.
+def read_channels(case_id: str, paths: Sequence[Path], affine: np.ndarray) -> list[np.ndarray]:
+    """Read the channels of a case, [D, H, W] each in its stored data type; raises what `read_finite` does.
 
     Raises:
-        InputError: if their shapes differ.
+        InputError: if their shapes differ, or their places from that of the label map, its `affine`.
     """
-    channels = [read_volume(path).array for path in paths]
-    if len(shapes := {channel.shape for channel in channels}) > 1:
+    channels = [read_finite(path) for path in paths]
+    if len(shapes := {channel.array.shape for channel in channels}) > 1:
         raise InputError(f"{case_id}: channels must have one shape, got {sorted(shapes)}. Resample them onto one grid.")
-    return channels
+    for path, channel in zip(paths, channels, strict=True):
+        refuse_other_place(path, channel, affine)
+    return [channel.array for channel in channels]
+
+
+def refuse_other_place(path: Path, volume: Volume, affine: np.ndarray) -> None:
+    """Raise an InputError if a volume lies elsewhere than its label map, whose affine is given."""
+    if not same_grid(volume.affine, affine, volume.array.shape):
+        raise InputError(
+            f"{path}: place must be that of its label map, got another origin, spacing or direction. Run fcas_doctor "
+            "-d on the data set."
+        )
+
+
+def read_labelled_scan(image: Path, mask: Path, channel_name: str) -> tuple[Volume, np.ndarray]:
+    """Read a scan in standard units, and its label map [D, H, W]; raises what `read_scan` and `read_label_map` do.
+
+    Raises:
+        InputError: if their shapes or places differ.
+    """
+    scan, labels = read_scan(image, channel_name), read_label_map(mask)
+    if scan.array.shape != labels.array.shape:
+        got = f"{scan.array.shape}, got {labels.array.shape}"
+        raise InputError(f"{mask}: shape must be that of {image.name}, {got}. Run fcas_doctor -d on the data set.")
+    refuse_other_place(image, scan, labels.affine)
+    return scan, labels.array
 
 
 def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, bar_from: int = 0) -> list[Result]:
@@ -127,9 +154,21 @@ def read_all(work: Callable[[Key], Result], keys: Sequence[Key], label: str, *, 
         return list(tqdm(pool.map(work, keys), label, len(keys), leave=False, disable=hidden))
 
 
-def read_scan(path: Path, channel_name: str) -> Volume:
-    """Read a scan in standard units: CT as stored, else float32 (`IntensityScale`). Raises what `read_volume` does."""
+def read_finite(path: Path) -> Volume:
+    """Read a volume whose voxels are all numbers; raises what `read_volume` does.
+
+    Raises:
+        InputError: if a voxel is NaN or infinite.
+    """
     volume = read_volume(path)
+    if bad := count_non_finite(path, volume.array):
+        raise InputError(f"{path}: voxels must be finite, got {bad} NaN or infinite. {FINITE_REMEDY}")
+    return volume
+
+
+def read_scan(path: Path, channel_name: str) -> Volume:
+    """Read a scan in standard units: CT as stored, else float32 (`IntensityScale`). Raises what `read_finite` does."""
+    volume = read_finite(path)
     if is_ct(channel_name):
         return volume
     return Volume(IntensityScale.of(volume.array, channel_name).to_standard(volume.array), volume.affine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.dataset.volumes import quantise_confidence
 from fcas_nnunet.integration.models.trained_models import check_model_files
 from fcas_nnunet.intensities import is_ct
+from fcas_nnunet.json_files import read_json
 
 PLAIN_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = (FINAL_CHECKPOINT, "checkpoint_best.pth")
@@ -52,6 +52,8 @@ def export_model(model: Path, target: Path) -> list[Path]:
         InputError: when the target exists; a result must not be overwritten.
     """
     check_model_files(model)
+    for name in MODEL_FILES:
+        read_json(model / name, "Take the folder as nnU-Net has left it.")
     found = [path for name in CHECKPOINTS for path in sorted(model.glob(f"fold_*/{name}"))]
     if not found:
         raise MissingFileError(
@@ -139,8 +141,8 @@ def _finished_cases(dataset: RawDataset, target: Path) -> dict[str, Boxes]:
     finished = {}
     there = [case_id for case_id in dataset.case_ids if (target / CASES / f"{case_id}.json").is_file()]
     for case_id in tqdm(there, desc="checking", unit="case", leave=False, disable=None):
-        content = json.loads((target / CASES / f"{case_id}.json").read_text(encoding="utf-8"))
-        if content.get("sha256") == _files_sha256(dataset, case_id):
+        content = read_json(target / CASES / f"{case_id}.json", "Delete it: its slices are then cut again.")
+        if content.get("sha256") == _files_sha256(dataset, case_id) and isinstance(content.get("boxes"), dict):
             finished[case_id] = content["boxes"]
     return finished
 
@@ -172,7 +174,7 @@ def _claim(target: Path, dataset: RawDataset, settings: SliceSettings) -> None:
     if dataset.num_channels > 1:
         own["channel"] = dataset.shown
     if path.is_file():
-        there = present_names(json.loads(path.read_text(encoding="utf-8")))
+        there = present_names(read_json(path, "Choose another folder with -o."))
         if there != own:
             raise InputError(f"{target}: export must be one of {own}, got {there}. Choose another folder with -o.")
     atomic_write_json(path, own)

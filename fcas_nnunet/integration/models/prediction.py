@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
+from fcas_nnunet.config.schema import check_form, form
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import file_sha256, temporary_folder
 from fcas_nnunet.integration.dataset.description import NAMES
 from fcas_nnunet.integration.dataset.folders import MODEL_FILES
 from fcas_nnunet.integration.dataset.manifest import Journal
+from fcas_nnunet.integration.dataset.ownership import refuse_foreign_folder
 from fcas_nnunet.integration.dataset.raw_dataset import DATASET_JSON, RawDataset
 from fcas_nnunet.integration.models.trained_models import channel_faults, checkpoint_path, open_predictor, preprocess
 from fcas_nnunet.json_files import read_json
@@ -32,6 +34,15 @@ JOURNAL_FILE = "fcas_predictions.jsonl"
 Properties = dict[str, Any]
 Record = dict[str, Any]
 Output = Callable[[nnUNetPredictor, str, torch.Tensor, Properties], np.ndarray]
+
+
+@form
+class _Description:
+    """What is read of the dataset.json of a trained nnU-Net."""
+
+    labels: dict[str, int | list[int]]
+    file_ending: str | None = None
+    channel_names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,10 @@ class TrainedModel:
     @property
     def dataset_json(self) -> dict[str, Any]:
         """The dataset.json of the data set that it was trained on."""
-        return read_json(self.folder / DATASET_JSON)
+        path, advice = self.folder / DATASET_JSON, "Take the folder as nnU-Net has left it."
+        content = read_json(path, advice)
+        check_form(_Description, content, f"{path}: ", advice)
+        return content
 
     @property
     def labels(self) -> dict[str, int]:
@@ -119,6 +133,7 @@ def outdated_cases(folder: Path, wanted: Mapping[str, Record], ending: str, reme
     foreign = [case_id for case_id in present if case_id not in records]
     if foreign:
         raise InputError(f"{folder}: predictions must be this command's own, got others of {listed(foreign)}. {remedy}")
+    refuse_foreign_folder(folder, "fcas_evaluate or fcas_confidence", JOURNAL_FILE)
     return [case_id for case_id, record in wanted.items() if case_id not in present or records[case_id] != record]
 
 

@@ -17,9 +17,9 @@ from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.integration.dataset.description import CT_CHANNEL
 from fcas_nnunet.integration.dataset.folders import MODEL_FILES, PLANS_JSON, nnunet_variable
 from fcas_nnunet.integration.dataset.plain_files import read_checkpoint
-from fcas_nnunet.integration.dataset.volumes import last_line, read_volume
+from fcas_nnunet.integration.dataset.volumes import last_line, read_finite
 from fcas_nnunet.integration.environment.trainer_lookup import EXT_TRAINER_VARIABLE, all_shim_folders, ext_trainer_value
-from fcas_nnunet.json_files import read_json
+from fcas_nnunet.integration.preprocessing.plans import plans_in
 
 STEP_SIZE = 0.5  # step between windows as a part of the patch size; nnU-Net's default
 #: Keys of a checkpoint that nnU-Net's predictor reads.
@@ -74,7 +74,7 @@ def preprocess(predictor: nnUNetPredictor, image_paths: Sequence[Path]) -> tuple
         InputError: when it cannot be read.
     """
     for path in image_paths:
-        read_volume(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
+        read_finite(path)  # refuses a damaged file, whose missing part nnU-Net reads as 0
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     managers = (predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json)
     try:
@@ -138,7 +138,7 @@ def channel_faults(description: dict[str, Any], channel_names: Sequence[str]) ->
 
 def _refuse_unfit(model: Path, configuration: str) -> None:
     """Refuse, before the network is built, a model that needs more input than a scan."""
-    plans = read_json(model / PLANS_JSON)
+    plans = plans_in(model / PLANS_JSON, "Take the folder as nnU-Net has left it.")
     if PlansManager(plans).get_configuration(configuration).previous_stage_name is not None:
         raise InputError(
             f"{model}: configuration must be no second stage of a cascade, got one. Name 3d_fullres, 2d or 3d_lowres."

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
 
+from fcas_nnunet.config.schema import check_form, form
 from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_write_json, file_sha256
 from fcas_nnunet.integration.dataset.folders import KNOWN_FOLDER
@@ -32,6 +33,7 @@ INDEX_FILE = "index.json"
 LabelSums = Mapping[str, Sequence[int]]
 
 _HASHING_THREADS = 4
+_AGAIN = "Run fcas_prepare again."
 _SLAB = 32  # slices that are summed at once
 _LISTED = "every case must be in the index of confidence maps"
 _PRESENT = "every confidence map of the index must exist"
@@ -39,6 +41,15 @@ _UNCHANGED = "confidence maps must be those written for their cases"
 _SHAPED = "confidence maps must have the shape of their segmentations"
 #: Rules that `verify` checks → what the message says was found instead.
 _RULES = {_LISTED: "no entry", _PRESENT: "none", _UNCHANGED: "truncated, swapped or altered ones", _SHAPED: "others"}
+
+
+@form
+class _Index:
+    """What `write_index` writes."""
+
+    sha256: dict[str, str | None]
+    raw: dict[str, list[int]] = field(default_factory=dict)
+    sums: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
 
 def preprocessed_confidence_path(preprocessed_folder: Path, case_id: str) -> Path:
@@ -78,7 +89,8 @@ class ConfidenceStore:
                 "alone (-d ID) if its scans are real and have maps of your own; without maps, train with "
                 "nnUNetTrainer, and to fine-tune on real scans use nnUNetTrainerCALFinetune."
             )
-        content = read_json(path, "Run fcas_prepare again.")
+        content = read_json(path, _AGAIN)
+        check_form(_Index, content, f"{path}: ", _AGAIN)
         return cls(folder, content["sha256"], content.get("raw", {}), content.get("sums", {}))
 
     def open(self, case_id: str) -> Any | None:

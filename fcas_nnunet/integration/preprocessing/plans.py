@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fcas_nnunet.config.schema import check_form, form
 from fcas_nnunet.faults import InputError, MissingFileError
 from fcas_nnunet.files import atomic_write_json, is_file_name
 from fcas_nnunet.integration.dataset.description import (
@@ -33,7 +34,25 @@ PLANNERS = {
     "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
 }
 
-_WORKERS_VARIABLE = "nnUNet_n_proc_DA"
+_AGAIN = "Make the plans again with nnUNetv2_plan_experiment."
+WORKERS_VARIABLE = "nnUNet_n_proc_DA"
+
+
+@form
+class _Named:
+    dataset_name: str
+
+
+@form
+class _Plans(_Named):
+    """What this package reads of nnU-Net's plans itself."""
+
+    plans_name: str
+    image_reader_writer: str
+    transpose_forward: list[int]
+    transpose_backward: list[int]
+    configurations: dict[str, dict[str, Any]]
+    foreground_intensity_properties_per_channel: dict[str, dict[str, float]]
 
 
 def preprocessed_folder(dataset: RawDataset) -> Path:
@@ -64,7 +83,7 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
         raise MissingFileError(
             f"{path}: plans must exist, got none. Make them with nnUNetv2_plan_experiment, or leave out -p."
         )
-    plans = read_json(path, "Make the plans again with nnUNetv2_plan_experiment.")
+    plans = plans_in(path, _AGAIN)
     named = {"plans_name": plans["plans_name"]} | {
         f"data_identifier of {name}": settings["data_identifier"]
         for name, settings in plans["configurations"].items()
@@ -74,6 +93,29 @@ def read_plans(dataset: RawDataset, plans_name: str) -> dict[str, Any]:
     if unfit:  # nnU-Net clears the folder of that name before it writes
         raise InputError(f"{path}: names must be those of files or folders there, got {listed(unfit)}. Fix them.")
     return plans
+
+
+def plans_in(path: Path, advice: str) -> dict[str, Any]:
+    """Read nnU-Net's plans from any file; `advice` ends the messages.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        InputError: if it lacks what is read of it.
+    """
+    plans = read_json(path, advice)
+    check_form(_Plans, plans, f"{path}: ", advice)
+    for key in ("transpose_forward", "transpose_backward"):
+        if sorted(plans[key]) != [0, 1, 2]:
+            raise InputError(f"{path}: {key} must hold 0, 1 and 2, got {plans[key]}. {advice}")
+    return plans
+
+
+def dataset_of_plans(path: Path) -> str:
+    """Read the name of the data set that nnU-Net's plans belong to; raises as `plans_in`."""
+    advice = "Take the folder as nnU-Net has left it."
+    plans = read_json(path, advice)
+    check_form(_Named, plans, f"{path}: ", advice)
+    return str(plans["dataset_name"])
 
 
 def pair_faults(synthetic: RawDataset, real: RawDataset) -> list[str]:
@@ -228,5 +270,5 @@ def shrink_plans(
 
 def _planner_workers() -> AbstractContextManager[None]:
     """Set nnUNet_n_proc_DA to 2 if it is 0: training on a CPU wants 0, but nnU-Net's planner fails under it."""
-    fails = os.environ.get(_WORKERS_VARIABLE) == "0"
-    return nnunet_variable(_WORKERS_VARIABLE, "2") if fails else nullcontext()
+    fails = os.environ.get(WORKERS_VARIABLE) == "0"
+    return nnunet_variable(WORKERS_VARIABLE, "2") if fails else nullcontext()

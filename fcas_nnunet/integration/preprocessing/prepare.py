@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,6 @@ from fcas_nnunet.integration.preprocessing.confidence_store import (
     CONFIDENCE_ENDING,
     CONFIDENCE_FOLDER,
     ConfidenceStore,
-    index_path,
     label_sums,
     map_hashes,
     maps_step,
@@ -51,6 +51,7 @@ from fcas_nnunet.integration.preprocessing.stamps import (
     newest_scan_change,
     preprocessing_digests,
     scans_digests,
+    unreadable_faults,
 )
 from fcas_nnunet.known_files import digest_of
 
@@ -111,12 +112,36 @@ def ensure_checked(real: RawDataset, synthetic: RawDataset | None = None) -> Non
     Raises:
         InputError: listing all faults of both data sets, one a line.
     """
-    faults = dataset_faults(real, any_grid=True)
+    faults = [*dataset_faults(real, any_grid=True), *unreadable_faults(real)]
     if synthetic is not None:
         every_map = not Manifest(synthetic.folder).path.is_file()
         faults += dataset_faults(synthetic, any_grid=True, every_map=every_map)
+        faults += unreadable_faults(synthetic)
     if faults:
         raise InputError("\n".join(faults))
+
+
+@contextmanager
+def _nnunet_at_work(dataset: RawDataset, plans: str = "") -> Iterator[None]:
+    """Say in a sentence that a worker of nnU-Net has died, or that it cannot work by these plans."""
+    try:
+        yield
+    except InputError:
+        raise
+    except RuntimeError as error:
+        if "background worker" not in str(error):
+            raise
+        raise InputError(
+            f"{dataset.name}: nnU-Net's workers must run to their end, got one that died, most likely for lack of "
+            "memory. Take fewer processes (-np); what it said stands above."
+        ) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if not plans:
+            raise
+        raise InputError(
+            f"{plans}: plans must be such as nnU-Net can work by, got an error: {error!r}. Make them again with "
+            "nnUNetv2_plan_experiment."
+        ) from error
 
 
 def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing: bool) -> None:
@@ -131,7 +156,8 @@ def ensure_fingerprint(dataset: RawDataset, num_processes: int, *, keep_existing
     exists = _is_json(preprocessed_folder(dataset) / FINGERPRINT)
     if exists and (known in digests or (known is None and keep_existing)):
         return
-    extract_fingerprints([dataset.dataset_id], num_processes=num_processes, clean=True, verbose=False)
+    with _nnunet_at_work(dataset):
+        extract_fingerprints([dataset.dataset_id], num_processes=num_processes, clean=True, verbose=False)
     stamps.put(_FINGERPRINT_STEP, digests[0])
 
 
@@ -187,7 +213,9 @@ def ensure_preprocessed(
     are_current = there and known in (now, earlier)
     if there and known is None and keep_existing:  # nnU-Net's own commands made it
         are_current = min(path.stat().st_mtime for path in cases.folder.glob("*.pkl")) >= newest_scan_change(dataset)
-    if cases.ensure(num_processes, are_current=are_current):
+    with _nnunet_at_work(dataset, plans["plans_name"]):
+        is_done = cases.ensure(num_processes, are_current=are_current)
+    if is_done:
         logger.info("%s %s: already preprocessed, skipped.", dataset.name, configuration)
 
 
@@ -209,7 +237,9 @@ def ensure_confidence(dataset: RawDataset, plans: dict[str, Any], configuration:
     (folder / CONFIDENCE_FOLDER).mkdir(exist_ok=True)
     resumed = stamps.read().get(maps_step(step)) == digest_of(raw)  # what a killed run wrote is of these raw maps
     stamps.put(maps_step(step), digest_of(raw))
-    known = ConfidenceStore.read(folder) if index_path(folder).is_file() else None
+    known = None
+    with suppress(InputError):  # no index, or a broken one: all maps are written again
+        known = ConfidenceStore.read(folder)
     hashes = map_hashes(folder, raw)
     missing = [i for i in raw if not _map_is_current(i, hashes.get(i), raw[i], known, resumed)]
     if missing:

@@ -132,7 +132,7 @@ def load_splits(path: Path) -> list[Split]:
     """
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: content must be JSON, got an error: {error}. Fix or delete it.") from error
     if not isinstance(splits, list) or not splits or not all(map(_is_fold, splits)):
         raise InputError(

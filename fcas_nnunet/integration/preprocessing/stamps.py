@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Stamps:
         """Read every stamp; none if the file is missing or broken, in which case the steps are repeated."""
         try:
             content = json.loads(self.path.read_text())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -58,6 +58,15 @@ class Stamps:
         stamps = self.read()
         if stamps.pop(step, None) is not None:
             atomic_write_json(self.path, stamps)
+
+
+def unreadable_faults(dataset: RawDataset) -> Iterator[str]:
+    """List the scans, label maps and confidence maps that this user may not read."""
+    for path in (*_scan_paths(dataset), *map(dataset.confidence_path, dataset.mapped_cases())):
+        try:
+            path.open("rb").close()
+        except PermissionError as error:
+            yield f"{path}: file must be yours to read, got '{error.strerror}'. Have its rights changed."
 
 
 def raw_digest(dataset: RawDataset) -> str:

@@ -97,7 +97,7 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     empty: dict[str, dict[str, Any]] = {_TRAINING: {}, _TEST: {}}
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file else empty
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return empty
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in empty):
         return empty

@@ -20,6 +20,7 @@ from fcas_nnunet.integration.dataset.folders import PLANS_JSON, Root
 from fcas_nnunet.integration.dataset.library import split_name
 from fcas_nnunet.integration.dataset.manifest import CASE_ID, MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
+from fcas_nnunet.integration.preprocessing.plans import dataset_of_plans
 from fcas_nnunet.integration.preprocessing.splits import SPLITS_FILE, splits_of
 from fcas_nnunet.integration.provenance.contents import (
     CONTENTS_FILE,
@@ -28,7 +29,6 @@ from fcas_nnunet.integration.provenance.contents import (
     known_contents,
     training_contents,
 )
-from fcas_nnunet.json_files import read_json
 from fcas_nnunet.listing import listed
 
 #: Key in dataset.json: data set → case id → hash and roles of the parent.
@@ -300,7 +300,7 @@ def learnt_cases(model: Path, folds: Sequence[str]) -> list[Parent]:
 
     The model is nnU-Net's folder `<trainer>__<plans>__<configuration>`.
     """
-    name = str(read_json(model / PLANS_JSON)["dataset_name"])
+    name = dataset_of_plans(model / PLANS_JSON)
     preprocessed = Path(os.environ.get(Root.PREPROCESSED.value, os.devnull)) / name
     contents = known_contents(preprocessed) | (contents_of(name) or {})  # saved hashes, in case the scans are gone
     splits = splits_of(preprocessed / SPLITS_FILE, list(contents))

@@ -191,6 +191,7 @@ class Bench:
             time.sleep(moment_s * 0.97**tries)
             (os.killpg if group else os.kill)(pid, signal.SIGKILL)  # not waited for yet, its id is still its own
             code, tries = self._wait(pid), tries + 1
+            assert code in (0, -signal.SIGKILL), f"{name} ends with {code}: {self.logs}"
         left = sum(path.is_file() for path in self.work.rglob("*"))
         start = time.monotonic()
         code = self._wait(self._start(command.module, command.arguments, self.work, f"{name} again"))
@@ -286,6 +287,7 @@ def _import_all() -> None:
         setattr(import_module(f"fcas_nnunet.{module}"), name, 0.05)
     import_module("fcas_nnunet.integration.preprocessing.prepare")
     import_module("fcas_nnunet.integration.cal.trainers")
+    import_module("fcas_nnunet.generator.train")
     forked = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: forked  # type: ignore[assignment,misc]
     begin = DatasetFingerprintExtractor.__init__

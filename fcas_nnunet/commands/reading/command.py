@@ -38,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_prepare(parts: Any) -> None:
-    description = "Write reading.html, which goes to the readers, and key.json, which does not. Interrupted, begin anew."
+    description = (
+        "Write reading.html, which goes to the readers, and key.json, which does not. If killed, it begins anew."
+    )
     part = _add_part(parts, "prepare", description, _PREPARE_EXAMPLE)
     part.add_argument(
         "--methods", required=True, nargs="+", metavar="NAME=DATASET",

@@ -26,6 +26,8 @@ MAX_INJECTIVE_FRACTION = 0.403
 _UNCHANGED = {"chamber_size_mm": 0.0, "wall_thickness_mm": 0.0, "vessel_calibre": 1.0, "stenosis": 0.0}
 
 ShearInterval = Annotated[Interval, rule("between -1 and 1", lambda pair: max(map(abs, pair)) < 1)]
+#: A distance within a heart.
+LengthInterval = Annotated[Interval, rule("between -100 and 100 mm", lambda pair: max(map(abs, pair)) <= 100)]
 ShareInterval = Annotated[Interval, rule("in [0, 1)", lambda pair: pair[0] >= 0 and pair[1] < 1)]
 
 
@@ -72,8 +74,8 @@ class MaskConfig:
     max_tunnel_change: CountOrZero = 0
     max_tries: Annotated[int, Field(ge=1, le=10_000)] = 10
     milder: Annotated[float, Field(gt=0, le=1)] = 0.85
-    chamber_size_mm: Interval = (0.0, 0.0)
-    wall_thickness_mm: Interval = (0.0, 0.0)
+    chamber_size_mm: LengthInterval = (0.0, 0.0)
+    wall_thickness_mm: LengthInterval = (0.0, 0.0)
     vessel_calibre: PositiveInterval = (1.0, 1.0)
     stenosis: ShareInterval = (0.0, 0.0)
     stenosis_length_mm: PositiveInterval = (4.0, 12.0)

@@ -60,6 +60,7 @@ PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_le
 Removed = Mapping[str, tuple[object, ...] | None]
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_LONGEST_VALUE = 120  # characters of a value in a message
 _FORM = ConfigDict(strict=True, extra="ignore")
 #: Wording of pydantic's rules in messages to users.
 _RULES = {
@@ -215,7 +216,9 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 def _sentence(name: str, words: str, value: object) -> str:
-    shown = repr(value) if type(value) is str else value  # 'no' is not no
+    shown = repr(value) if type(value) is str else str(value)  # 'no' is not no
+    if len(shown) > _LONGEST_VALUE:
+        shown = f"{shown[:_LONGEST_VALUE]} …"
     return f"{name}: must be {words}, got {shown}."
 
 

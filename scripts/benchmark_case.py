@@ -152,12 +152,13 @@ def main() -> None:
         for plan in plans:
             clock.seconds.clear()
             start, begun = clock.now(), time.perf_counter()
-            case, _ = maker.make(plan)
+            case, record = maker.make(plan)
             clock.call("write", write_case, Path(folder), case)
             whole = clock.now() - start
             wall = time.perf_counter() - begun
             stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in clock.seconds.items())
             size, kept = "×".join(map(str, case.shape)), pieces(case, generator)
+            kept += f"; {len(record['mgm']['rejections'])} masks rejected before"
             print(f"{plan.case_id}, {size}: {whole:.1f} s ({wall:.1f} s of the clock); {stages}; {kept}", flush=True)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB", end="")
     print(f", GPU {torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if device.type == "cuda" else "")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from fcas_nnunet.commands.generate import measurements as module
 from fcas_nnunet.commands.generate.measurements import (
     LATEST,
     MEASUREMENTS_FILE,
@@ -75,7 +74,7 @@ def test_nothing_is_made_up(tmp_path: Path, case: str, device: str, settings: di
 
 def test_a_disk_too_small_is_refused_before_the_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage(5e9 if folder == tmp_path else 0))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(5e9 if folder == tmp_path else 0))
     check_disk(tmp_path / "a" / "b", 4.9e9, 7)
     with pytest.raises(ValueError, match=r"must be at least 5\.1 GB for 7 cases, got 5\.0 GB"):
         check_disk(tmp_path / "a" / "b", 5.1e9, 7)

@@ -33,7 +33,7 @@ READ = [
 QUICK = {
     ("masks", "dataset.json"), ("medsam", "dataset.json"), ("dry", "measurements.jsonl"), ("prepare", "index.json"),
     ("prepare", "nnUNetPlans.json"), ("compare", "a.json"), ("results_of", "a.json"), ("results", "ada.json"),
-    ("replay", "fcas_manifest.jsonl"),
+    ("confidence", "fcas_manifest.jsonl"),
 }  # fmt: skip
 VALUES = (5, None, "text", [], {}, [5], {"a": 5}, -1.5)
 

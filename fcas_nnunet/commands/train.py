@@ -34,10 +34,9 @@ from fcas_nnunet.faults import InputError
 from fcas_nnunet.files import remove_strays
 from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.folders import (
-    KNOWN_FOLDER,
     Root,
+    known_file,
     model_name,
-    preprocessed_file,
     resolve_dataset,
     root_folder,
 )
@@ -208,7 +207,7 @@ def train(dataset: RawDataset, config: FCaSConfig, args: argparse.Namespace, kee
 
 def _known_cases(dataset: RawDataset, settings: Any) -> KnownFiles:
     """Return what trainings have found in the cases' files, so that they need not be read again."""
-    path = preprocessed_file(dataset.name, f"{KNOWN_FOLDER}/surveyed.json")
+    path = known_file(dataset.name, "surveyed")
     files = {case_id: dataset.files_of(case_id) for case_id in dataset.case_ids}
     return KnownFiles(path, files, [settings, dataset.label_ids, dataset.ignore_id, dataset.channel_names])
 

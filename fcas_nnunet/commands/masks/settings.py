@@ -13,7 +13,7 @@ from fcas_nnunet.commands.cli import Parser, case_count, finite, of_flags, seed_
 from fcas_nnunet.config.generator import MaskConfig
 from fcas_nnunet.config.options import ReferenceSource
 from fcas_nnunet.faults import InputError
-from fcas_nnunet.integration.dataset.folders import KNOWN_FOLDER, preprocessed_file
+from fcas_nnunet.integration.dataset.folders import known_file
 from fcas_nnunet.integration.dataset.library import CaseLibrary
 from fcas_nnunet.known_files import KnownFiles
 from fcas_nnunet.labels.anatomy import LabelRoles
@@ -116,7 +116,7 @@ def given_volumes(cases: CaseLibrary) -> dict[str, dict[int, float]]:
 
     labels = {name: dataset.dataset_json["labels"] for name, dataset in cases.others.items()}
     known = KnownFiles(
-        preprocessed_file(cases.source.name, f"{KNOWN_FOLDER}/volumes.json"),
+        known_file(cases.source.name, "volumes"),
         {name: [cases.mask_path(name)] for name in names}, [cases.source.dataset_json["labels"], labels],
     )  # fmt: skip
     return {name: {int(label): ml for label, ml in of_case.items()} for name, of_case in known.ask(measured).items()}

@@ -17,10 +17,9 @@ from fcas_nnunet.integration.dataset.description import MAX_WEIGHT, reader_name
 from fcas_nnunet.integration.dataset.folders import (
     CONFIDENCE,
     IMAGES,
-    KNOWN_FOLDER,
     LABELS,
     SURROUNDINGS,
-    preprocessed_file,
+    known_file,
 )
 from fcas_nnunet.integration.dataset.manifest import MANIFEST_FILE, Manifest
 from fcas_nnunet.integration.dataset.odd_files import Doubts, reader_faults, spelling_faults
@@ -125,7 +124,7 @@ def _sound_cases(
     rules = [file_sha256(Path(str(module.__file__))) for module in _RULES]
     described = [reader_name(dataset.dataset_json), *(dataset.dataset_json.get(key) for key in _DESCRIPTION)]
     return KnownFiles(
-        preprocessed_file(dataset.name, f"{KNOWN_FOLDER}/sound{'_on_any_grid' if any_grid else ''}.json"),
+        known_file(dataset.name, "sound_on_any_grid" if any_grid else "sound"),
         {case_id: dataset.files_of(case_id) for case_id in dataset.case_ids},
         common=[rules, described, dataset.surroundings, (dataset.folder / f"{SURROUNDINGS}Tr").is_dir()],
         settings={i: [i in needy, dict(contents.get(i, {}))] for i in dataset.case_ids},

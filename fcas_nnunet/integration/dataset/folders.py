@@ -23,8 +23,8 @@ FIRST_CHANNEL = "_0000"
 #: Folder of locks and journals in an unfinished data set.
 WORK_FOLDER = ".fcas_unfinished"
 
-#: Folder beside nnU-Net's preprocessed cases for what is known of the raw files, which need not be read again.
-KNOWN_FOLDER = "fcas_known"
+#: Hidden folder, in nnU-Net's folder of preprocessed data sets and in each of these, for what is known of their files.
+KNOWN_FOLDER = ".fcas_known"
 
 #: Files of a trained nnU-Net model: those that the predictor reads beside the folds, and the checkpoints of each fold.
 PLANS_JSON = "plans.json"
@@ -69,6 +69,14 @@ def preprocessed_file(dataset: str, name: str) -> Path | None:
     """Return the path of a file beside a data set's preprocessed cases; None without nnU-Net's folder for these."""
     root = os.environ.get(Root.PREPROCESSED.value)
     return Path(root) / dataset / name if root and Path(root).is_dir() else None
+
+
+def known_file(dataset: str, what: str) -> Path | None:
+    """Return the path of what is known of a raw data set's files; None without nnU-Net's folder of preprocessed data.
+
+    It is not in a folder of the data set's name, which would take its id though nothing is preprocessed.
+    """
+    return preprocessed_file(KNOWN_FOLDER, f"{dataset}/{what}.json")
 
 
 @contextmanager

@@ -119,9 +119,9 @@ def run(request: Request) -> None:
     config = record.config if record else request.config
     processes = args.np or processes_on_gpu(_device(request), config, plan.library)
     outlook = Outlook(plan.cases, share, plan.library, request.output, model, settings, _device(request), processes)
+    if args.dry_run or (record is None and request.draws):  # before hours of training, without the generator's settings
+        check_output(plan.cases, _job(request, record, plan, volumes, makes=False))
     if args.dry_run:
-        if record is not None or not request.draws:
-            check_output(plan.cases, _job(request, record, plan, volumes))
         print(outlook.describe(None if record is not None or not request.draws else _forecast(request)))
         return
     if not args.ignore_disk:
@@ -232,9 +232,13 @@ def _device(request: Request) -> str:
 
 
 def _job(
-    request: Request, record: GeneratorRecord | None, plan: _Plan, volumes: Mapping[str, Mapping[int, float]]
+    request: Request,
+    record: GeneratorRecord | None,
+    plan: _Plan,
+    volumes: Mapping[str, Mapping[int, float]],
+    makes: bool = True,
 ) -> Job:
-    """Collect the settings of the workers."""
+    """Collect the settings of the workers; `makes`: they will make cases."""
     args, library, real = request.args, plan.library, request.real
     of_scan: dict[ScanSource, dict[str, Any]] = {
         ScanSource.WARPED: {"warp": to_dict(plan.warp)}, ScanSource.PAINTED: {"paint": to_dict(plan.paint)},
@@ -253,7 +257,7 @@ def _job(
         sampling=plan.sampling, confidence=plan.confidence, masks=plan.masks, warp=plan.warp, paint=plan.paint,
         bounds_ml=volume_bounds_ml([volumes[name] for name in library.references]),
         label_map=request.labels.becomes, ignore_id=request.labels.ignore_id,
-        roles=plan.roles, device_name=_device(request), of_scan=of_scan, variety=_variety(plan, args.dry_run),
+        roles=plan.roles, device_name=_device(request), of_scan=of_scan, variety=_variety(plan) if makes else None,
         shared={
             "source": library.source.name, "for": real.name if real else None, "fold": args.fold,
             **{key: entries and list(entries) for key, entries in named.items()},
@@ -265,9 +269,9 @@ def _job(
     )  # fmt: skip
 
 
-def _variety(plan: _Plan, dry_run: bool) -> Variety | None:
-    """The traits that scans take on of others; of a dry run none."""
-    if dry_run or not plan.variety.any:
+def _variety(plan: _Plan) -> Variety | None:
+    """The traits that scans take on of others."""
+    if not plan.variety.any:
         return None
     return Variety(plan.variety, traits_of(plan.library))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fcas_nnunet.config.files import load_config
 from fcas_nnunet.config.generator import FCaSConfig
+from fcas_nnunet.config.options import ScanSource
 from fcas_nnunet.config.presets import PRESETS, preset
 from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.folders import Root, model_name, root_folder
@@ -104,6 +105,12 @@ def _is_begun(dataset: RawDataset, name: str, fold: int | None) -> bool:
 
 
 def _begun_with(output: Path) -> str | None:
-    """Return the preset that a folder's scans have been made with; None without any, or if it is no preset's."""
+    """Return the preset that a folder's scans are drawn with; None where none is drawn, or if it is no preset's."""
     records: Mapping[str, Mapping[str, Any]] = Manifest(output).read()
-    return next((record["preset"] for record in records.values() if record.get("preset") in PRESETS), None)
+    presets = (record["preset"] for record in records.values() if record.get("preset") in PRESETS and _draws(record))
+    return next(presets, None)
+
+
+def _draws(record: Mapping[str, Any]) -> bool:
+    """Return whether the scan of a manifest's line is drawn, or others of its mixed set are."""
+    return ScanSource.DRAWN in (ScanSource.of(record), *record.get("shares", {}))

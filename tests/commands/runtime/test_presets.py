@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,36 @@ def test_a_set_that_was_begun_is_continued_with_its_preset(
     assert chosen(source) == "gpu"
     assert chosen(source, output=output) == "cpu"
     assert "preset cpu: cases of Dataset902_SmallFCaS were made with it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [({"scan": "warped"}, "gpu"), ({"scan": "warped", "shares": {"drawn": 1.0, "warped": 1.0}}, "cpu"),
+     ({"scan": "painted", "shares": {"painted": 1.0, "warped": 1.0}}, "gpu"), ({"scan": "drawn"}, "cpu")],
+)  # fmt: skip
+def test_the_preset_of_a_set_is_that_of_its_drawn_scans(
+    source: RawDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: dict[str, Any], expected: str
+) -> None:
+    """A set without drawn scans records a preset, too, whose generator nobody has trained."""
+    output = tmp_path / "nnUNet_raw" / "Dataset902_SmallFCaS"
+    output.mkdir()
+    Manifest(output).append({"case_id": "fcas_00000", "preset": "cpu", **line})
+    pretend_card(monkeypatch, 24)
+    assert chosen(source, output=output) == expected
+
+
+def test_a_set_of_other_cases_is_refused_before_a_generator_is_trained(
+    source: RawDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(["-d", "901", "-o", "911", "-n", "2", "--source", "warped", "--masks", "given"])
+    capsys.readouterr()
+    monkeypatch.setattr("fcas_nnunet.commands.generate.run.train", lambda *_, **__: pytest.fail("it trains"))
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(SystemExit, match="^2$"):
+            generate(["-d", "901", "-o", "911", "-n", "2", "--masks", "given", "--seed", "3", *more])
+        message = capsys.readouterr().err
+        assert "its cases must have been made with the same generator, seed, masks and labels" in message
+        assert "run_seed 3 instead of 0" in message
 
 
 def test_generate_takes_gpu_prints_its_grid_and_refuses_a_small_card(

@@ -11,6 +11,7 @@ counted. On an H200, stages of the `maisi` preset took 0.94 to 1.00 times the me
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
@@ -58,6 +59,11 @@ class PresetCount:
     def drawing_gb(self) -> float:
         """Live tensors while a scan is drawn, at most."""
         return max(part.gigabytes for part in (self.step, self.encode, self.decode, self.resampling))
+
+    def tflop_of_megavoxel(self) -> tuple[float, float, float]:
+        """Operations of encoding 10⁶ voxels of the grid, of a step of the reverse diffusion, and of decoding."""
+        per_mega = 1e6 / math.prod(self.grid)
+        return self.encode.tflop * per_mega, self.step.tflop * per_mega, self.decode.tflop * per_mega
 
     def drawing_tflop(self, steps: int) -> float:
         """Operations of an image, without intermediate ones."""
@@ -140,7 +146,9 @@ def main() -> None:
         ]
         print(f"| `{name}` | {'×'.join(map(str, count.grid))} | " + " | ".join(map(str, row)) + " |")
     for name, count in counts.items():
-        values = (count.autoencoder.tflop, count.tcdm.tflop, count.training_gb, count.drawing_gb)
+        values = (
+            count.autoencoder.tflop, count.tcdm.tflop, *count.tflop_of_megavoxel(), count.training_gb, count.drawing_gb
+        )  # fmt: skip
         print(f'    "{name}": PresetCost(' + ", ".join(f"{value:.3g}" for value in values) + "),")
 
 

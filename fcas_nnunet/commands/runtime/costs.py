@@ -29,22 +29,28 @@ class PresetCost:
     Attributes:
         autoencoder_tflop: Operations of a training step of the autoencoder, in 10¹².
         tcdm_tflop: The same of TCDM.
+        encode_tflop: Operations of encoding 10⁶ working voxels, counted on the preset's largest working grid.
+        step_tflop: The same of a step of the reverse diffusion.
+        decode_tflop: The same of decoding.
         training_gb: Live tensors of either, at most.
         drawing_gb: Live tensors while a scan is drawn on the preset's largest working grid, at most.
     """
 
     autoencoder_tflop: float
     tcdm_tflop: float
+    encode_tflop: float
+    step_tflop: float
+    decode_tflop: float
     training_gb: float
     drawing_gb: float
 
 
 COSTS = {
-    "tiny": PresetCost(0.01, 0.00502, 0.066, 0.838),
-    "cpu": PresetCost(0.00667, 0.0367, 0.211, 0.907),
-    "gpu": PresetCost(2.99, 9.17, 5.64, 1.7),
-    "maisi": PresetCost(14.9, 138, 41.5, 20.9),
-    "paper": PresetCost(14.9, 138, 41.5, 20.9),
+    "tiny": PresetCost(0.01, 0.00502, 0.0121, 0.0112, 0.039, 0.066, 0.838),
+    "cpu": PresetCost(0.00667, 0.0367, 0.0176, 0.0445, 0.0176, 0.211, 0.907),
+    "gpu": PresetCost(2.99, 9.17, 0.167, 0.119, 0.31, 5.64, 1.7),
+    "maisi": PresetCost(14.9, 138, 1.52, 0.174, 3.23, 41.5, 20.9),
+    "paper": PresetCost(14.9, 138, 1.52, 0.343, 3.23, 41.5, 20.9),
 }
 #: A card's need beyond live tensors: CUDA's context; kernels' workspaces and gaps between tensors, as a share.
 CONTEXT_GB, WORKSPACE_SHARE = 1.0, 0.15
@@ -66,14 +72,32 @@ def refuse_small_card(config: FCaSConfig, device_name: str, trains: bool) -> Non
     cost, device = _cost_of(config), resolve_device(device_name)
     if cost is None or device.type != "cuda":
         return
-    needed = _on_card(max(cost.drawing_gb, cost.training_gb if trains else 0.0))
+    needed = _needed_gb(cost, trains)
     card, what = torch.cuda.get_device_properties(device), "train" if trains else "draw with"
     if card.total_memory < needed * 1e9:
         raise InputError(
             f"-device: {card.name} must have at least {needed:.1f} GB of memory to {what} "
-            f"preset {config.preset}, got {card.total_memory / 1e9:.1f} GB. Take --preset cpu, whose grid is coarser, "
-            "or a --config of your own with smaller tcdm.optimisation.micro_batch_size and grid.crop_size."
+            f"preset {config.preset}, got {card.total_memory / 1e9:.1f} GB. "
+            + _remedy(config, card.total_memory / 1e9, trains)
         )
+
+
+def _needed_gb(cost: PresetCost, trains: bool) -> float:
+    """Return the memory of a card that draws, and trains first or not."""
+    return _on_card(max(cost.drawing_gb, cost.training_gb if trains else 0.0))
+
+
+def _remedy(config: FCaSConfig, card_gb: float, trains: bool) -> str:
+    """Say what a card of this memory can do instead: the largest smaller preset that it holds, or less at once."""
+    fits = [name for name in ("gpu", "cpu") if name != config.preset and _needed_gb(COSTS[name], True) <= card_gb]
+    instead = f"Take --preset {fits[0]}, whose grid is coarser" if fits else "Take -device cpu"
+    if not trains:
+        return f"{instead}."
+    micro = config.tcdm.optimisation.micro_batch_size
+    smaller = "" if micro == 1 else "tcdm.optimisation.micro_batch_size: 1, "
+    return (
+        f"{instead}, or a --config of your own with {smaller}tcdm.gradient_checkpointing: true or less grid.crop_size."
+    )
 
 
 def drawings_on_card(config: FCaSConfig, device: torch.device) -> int:
@@ -86,7 +110,7 @@ def drawings_on_card(config: FCaSConfig, device: torch.device) -> int:
 
 
 def training_forecast(config: FCaSConfig, grids: Grids, num_channels: int, device_name: str) -> str:
-    """Forecast time, memory and disk of a training.
+    """Forecast time, memory and disk of a training: its steps, the latents and the calibration; not its validation.
 
     Args:
         config: Configuration to train.
@@ -105,6 +129,8 @@ def training_forecast(config: FCaSConfig, grids: Grids, num_channels: int, devic
     autoencoder_steps = total_steps(config.autoencoder.optimisation, variants)
     tcdm_steps = total_steps(config.tcdm.optimisation, _items(config.tcdm, len(grids) - held_out))
     tflop = cost.autoencoder_tflop * autoencoder_steps + cost.tcdm_tflop * tcdm_steps
+    tflop += num_channels * cost.encode_tflop * sum(voxels) / 1e6 * pairs.num_shapes * pairs.num_contrasts
+    tflop += _calibration_tflop(config, cost, sum(voxels) / len(voxels) / 1e6, num_channels)
     seconds = 1e12 * tflop / (REACHED[device.type] * operations_per_second(device))
     seconds = max(seconds, (autoencoder_steps + tcdm_steps) * LEAST_STEP_S[device.type])
     shapes_s = SHAPE_S + pairs.num_contrasts * CONTRAST_S
@@ -112,9 +138,26 @@ def training_forecast(config: FCaSConfig, grids: Grids, num_channels: int, devic
     memory = f", {cost.training_gb:.0f} GB of GPU memory" if device.type == "cuda" else ""
     return (
         f"training: about {format_duration(seconds)} on one {device_label(device)} ({tflop:,.0f} TFLOP counted, at "
-        f"{REACHED[device.type]:.0%} of the speed of its matrix product), after about {format_duration(preparing)} of "
-        f"one core for the variants{memory}, {disk}"
+        f"{REACHED[device.type]:.0%} of the speed of its matrix product; {_what_is_counted(config)}), after about "
+        f"{format_duration(preparing)} of one core for the variants{memory}, {disk}"
     )
+
+
+def _calibration_tflop(config: FCaSConfig, cost: PresetCost, megavoxels: float, num_channels: int) -> float:
+    """Return the operations of the calibration's drawings with SSV, by the mean size of a working grid."""
+    if config.calibration is None:
+        return 0.0
+    sampling = config.sampling.for_model(config.tcdm.prediction_type)
+    assert sampling.num_inference_steps is not None, "for_model fills it in"
+    steps = sampling.strength * sampling.num_inference_steps
+    decodes = num_channels * min(config.confidence.num_snapshots, sampling.num_inference_steps)
+    of_one = steps * cost.step_tflop + decodes * cost.decode_tflop
+    return config.calibration.num_drawings * megavoxels * of_one
+
+
+def _what_is_counted(config: FCaSConfig) -> str:
+    calibration = "without" if config.calibration is None else f"with {config.calibration.num_drawings} drawings of"
+    return f"{calibration} calibration; validation, deforming the calibration's scans and waiting for files come on top"
 
 
 def operations_per_second(device: torch.device) -> float:

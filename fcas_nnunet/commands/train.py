@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         EXAMPLE,
     )
     parser.add_argument("-d", metavar="ID", required=True, help="data set to train on: an id or DatasetXXX_Name")
-    add_generator_arguments(parser)
+    add_generator_arguments(parser, unless="with --calibrate, the one that is trained")
     parser.add_argument(
         "--calibrate", action="store_true",
         help="fit the error model, also for a generator trained without it; confidence then means expected error",
@@ -82,9 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
+def add_generator_arguments(parser: argparse.ArgumentParser, unless: str = "or the one that is trained") -> None:
     """Add the arguments that fcas_train and fcas_generate share: the generator, its training, and its device."""
-    add_generator_choice(parser)
+    add_generator_choice(parser, unless)
     parser.add_argument(
         "--autoencoder", metavar="FILE",
         help="load this autoencoder, MAISI's or one that fcas_train made, and train none: a path or hf:OWNER/REPO/PATH",
@@ -99,11 +99,11 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_generator_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that select the generator and its device."""
+def add_generator_choice(parser: argparse.ArgumentParser, unless: str = "or the one that is trained") -> None:
+    """Add the arguments that select the generator and its device; `unless` says when the default is another preset."""
     parser.add_argument(
         "--preset", choices=sorted(PRESETS),
-        help="size of the networks and the run (default: gpu with a GPU, else cpu; or the one that is trained)",
+        help=f"size of the networks and the run (default: gpu with a GPU, else cpu; {unless})",
     )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="YAML", help="your own configuration instead of a preset's")
     parser.add_argument(

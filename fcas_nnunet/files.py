@@ -25,7 +25,9 @@ STRAY_AGE_S = 24 * 3600.0
 
 _BLOCK_BYTES = 1 << 20
 _LONGEST_NAME = 50  # characters of a file's name in its temporary name: file systems take 255 bytes
-_NO_FILE_NAME = re.compile(r"^\.|[/\\:\x00-\x1f]|^$")
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # line breaks of any kind among them
+_NO_FILE_NAME = re.compile(rf"^\.|[/\\:{_CONTROL}]|^$")
+_NO_LINE = re.compile(rf"[{_CONTROL}]")
 _SAFETENSORS_ERROR = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written")
 _FULL_BYTES = 1 << 20
@@ -35,6 +37,20 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 def is_file_name(name: object) -> bool:
     """Return whether text can name a file inside a folder, and none elsewhere, on every operating system."""
     return isinstance(name, str) and _NO_FILE_NAME.search(name) is None
+
+
+def is_one_line(name: str) -> bool:
+    """Return whether a name has no line breaks or other control characters, which would break messages and lists."""
+    return _NO_LINE.search(name) is None
+
+
+def what_is_at(path: Path) -> str:
+    """Return what is at the path of a file that cannot be read, for messages; `none` if nothing is."""
+    if path.is_dir():
+        return "a folder"
+    if path.exists():
+        return "a pipe or device"
+    return "a link that leads to no file" if path.is_symlink() else "none"
 
 
 def free_path(path: Path) -> Path:

@@ -142,6 +142,11 @@ GONE: dict[str, Damage] = {"missing": missing, "a link to nothing": dangling}
 JSON: dict[str, Damage] = ANY | {"a list": text("[1]"), "null": text("null"), "text": text('"a"')}
 #: The same without a folder of that name, where a file of that name is one of several that are looked for.
 CONTENT = {name: damage for name, damage in JSON.items() if damage is not folder}
+FOLDS: dict[str, Damage] = JSON | {
+    "an unknown case": json_with(0, "val", value=["nobody"]),
+    "a case twice": json_with(0, "train", value=["p0", "p1", "p0"]),
+    "a case in both lists": json_with(0, "val", value=["p1"]),
+}
 YAML: dict[str, Damage] = {
     "empty": empty, "garbage": garbage, "a folder": folder, "a list": text("- a\n- b\n"), "null": text("null\n"),
     "not YAML": text("a: [1,\nb: }"), "an object to build": text("a: !!python/object/apply:os.mkdir [unpickled]\n"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from damages import CHECKPOINT, CONTENT, GONE, JSON, LABEL, SCAN, WEIGHTS, YAML, Damage, cut, folder
+from damages import CHECKPOINT, CONTENT, FOLDS, GONE, JSON, LABEL, SCAN, WEIGHTS, YAML, Damage, cut, folder
 from fault_world import GENERATOR, NETWORK, PLANS, REAL, SYNTHETIC, write
 
 #: A file, or a file and what is named instead of it; ways to damage it; lines that read it.
@@ -40,7 +40,7 @@ READ: list[tuple[str, dict[str, Damage], str]] = [
     (f"{GENERATOR}/tcdm/ema.safetensors", WEIGHTS, "generate"),
     (f"{GENERATOR}/autoencoder/model.safetensors", WEIGHTS, "generate"),
     (PLANS, CONTENT, "prepare"),
-    ("nnUNet_preprocessed/Dataset901_Small/splits_final.json", CONTENT, "prepare"),
+    ("nnUNet_preprocessed/Dataset901_Small/splits_final.json", FOLDS, "fold prepare"),
     ("a.json", JSON, "compare"),
     ("predictions/p1.nii.gz", LABEL, "segmentations merge"),
     ("predictions/dataset.json", CONTENT, "segmentations merge"),

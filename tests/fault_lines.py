@@ -10,6 +10,7 @@ LINES = {
     "merge": "merge -d 901 -o 905 --masks predictions -np 1",
     "train": "train -d 901 --config other.yaml",
     "masks": "masks -d 901 -o masks -n 2 -np 1",
+    "fold": "masks -d 901 -o masks -n 2 --fold 0 -np 1",
     "generate": "generate -d 901 -o 903 -n 1 --config short.yaml -np 1",
     "more": "generate -d 901 -o 902 -n 5 --config short.yaml -np 1 --dry-run",
     "dry": "generate -d 901 -o 903 -n 1 --config short.yaml -np 1 --dry-run",

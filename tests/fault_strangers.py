@@ -21,6 +21,10 @@ def add(line: str) -> Callable[[Path], None]:
     return lambda path: write(path, path.read_text() + line + "\n")
 
 
+def renamed(name: str) -> Callable[[Path], None]:
+    return lambda path: write(path.with_name(name), path.read_bytes())
+
+
 #: Line, file, what a stranger has done to it, and what the sentence names.
 HOSTILE: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("train", "other.yaml", text(BOMB), "other.yaml"),
@@ -30,6 +34,8 @@ HOSTILE: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("train", "other.yaml", text("!!python/name:os.system\n"), "other.yaml"),
     ("train", f"{REAL}/dataset.json", text(DEEP), "dataset.json"),
     ("train", f"{REAL}/dataset.json", json_with("dataset", value={UP: {"images": ["a"], "label": "b"}}), "evil"),
+    ("train", f"{REAL}/labelsTr/p1.nii.gz", renamed("p\n1.nii.gz"), r"'p\\n1'"),
+    ("medsam", f"{SYNTHETIC}/imagesTr/fcas_00001_0000.nii.gz", renamed("a\u2028b_0000.nii.gz"), r"'a\\u2028b'"),
     ("masks", f"{REAL}/dataset.json", json_with("dataset", value={"a": {"images": [5], "label": {}}}), "dataset.json"),
     ("medsam", f"{SYNTHETIC}/dataset.json", json_with("dataset", value={UP: {"images": ["a"], "label": "b"}}), "evil"),
     ("report", f"{SYNTHETIC}/fcas_manifest.jsonl", add(json.dumps({"case_id": UP})), "fcas_manifest.jsonl"),

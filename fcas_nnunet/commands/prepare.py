@@ -132,6 +132,7 @@ def prepare(
         RawDataset.open(resolve_dataset(identifier, by=by), any_kind=True)
         for by, identifier in (("-d", synthetic_id), ("--for", real_id))
     )
+    check_splits(real, feeds_cascade=False)
     splits = read_splits(real)
     if faults := [*pair_faults(synthetic, real), *stray_maps(real), *_fold_faults(folds, splits)]:
         raise InputError("\n".join(faults))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from fcas_nnunet.faults import InputError, MissingFileError
+from fcas_nnunet.files import is_one_line
 from fcas_nnunet.listing import MOST_NAMES, listed
 
 _FULL_NAME = re.compile(r"Dataset(\d{3})_(\w[\w.-]*)")
@@ -53,16 +55,42 @@ def root_folder(root: Root) -> Path:
 
     Raises:
         InputError: if the variable is not set.
-        MissingFileError: if its folder does not exist.
+        MissingFileError: if its folder does not exist, or is a file.
     """
     value = os.environ.get(root.value)
     if not value:
         raise InputError(
             f"{root.value}: environment variable must name a folder, got nothing. Run: export {root.value}=/your/folder"
         )
+    if Path(value).exists() and not Path(value).is_dir():
+        raise MissingFileError(f"{root.value}: must be a folder, got the file {value}. Name a folder.")
     if not Path(value).is_dir():
         raise MissingFileError(f"{root.value}: folder must exist, got {value}. Run: mkdir -p {value}")
     return Path(value)
+
+
+def list_cases(folder: Path, content: Mapping[str, Any], ending: str) -> list[str]:
+    """Return the sorted ids of the cases that have an image or a label; `check_dataset` names those without the other.
+
+    Args:
+        folder: the raw data set folder.
+        content: of its `dataset.json`, which may name the cases itself.
+        ending: file ending of images and labels.
+
+    Raises:
+        InputError: if an id has line breaks, which would break messages and lists.
+    """
+    images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{FIRST_CHANNEL}{ending}"))
+    labels = (path.name for path in (folder / f"{LABELS}Tr").glob(f"*{ending}"))
+    named = {name[: -len(FIRST_CHANNEL + ending)] for name in images if not name.startswith(".")}
+    named |= {name[: -len(ending)] for name in labels if not name.startswith(".")}
+    case_ids = sorted(content.get("dataset", named))
+    if unfit := [case_id for case_id in case_ids if not is_one_line(case_id)]:
+        raise InputError(
+            f"{folder.name}: case ids must be of one line, without control characters, got "
+            f"{listed(map(repr, unfit))}. Rename image and label alike."
+        )
+    return case_ids
 
 
 def preprocessed_file(dataset: str, name: str) -> Path | None:

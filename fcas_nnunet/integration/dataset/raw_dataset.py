@@ -26,13 +26,13 @@ from fcas_nnunet.integration.dataset.description import (
 from fcas_nnunet.integration.dataset.folders import (
     CONFIDENCE,
     DATA_SET,
-    FIRST_CHANNEL,
     IMAGES,
     LABELS,
     SURROUNDINGS,
     WORK_FOLDER,
     channel_suffix,
     is_identifier,
+    list_cases,
     parse_name,
     resolve_dataset,
 )
@@ -96,7 +96,7 @@ class RawDataset:
 
         Raises:
             MissingFileError: if `dataset.json` is missing.
-            InputError: if it is broken, or of a kind that is not accepted.
+            InputError: if it is broken, of a kind that is not accepted, or names a case over several lines.
         """
         parse_name(folder.name)
         content = read_json(folder / DATASET_JSON, _ADVICE)
@@ -108,7 +108,7 @@ class RawDataset:
             folder=folder,
             labels=single_ids(content["labels"], content.get(NAMES)),
             surroundings=read_surroundings(folder / SURROUNDINGS_JSON),
-            case_ids=_case_ids(folder, content, ending),
+            case_ids=list_cases(folder, content, ending),
             dataset_json=content,
             file_ending=ending,
             roles=given_roles(content),
@@ -387,14 +387,4 @@ def reopen_dataset(folder: Path) -> None:
 
 def training_cases(folder: Path) -> list[str]:
     """Return the sorted ids of all training cases in a folder that this package writes, finished or not."""
-    return _case_ids(folder, {}, FILE_ENDING)
-
-
-def _case_ids(folder: Path, content: dict[str, Any], ending: str) -> list[str]:
-    """Return the cases that have an image or a label; `check_dataset` names those that lack the other."""
-    if "dataset" in content:
-        return sorted(content["dataset"])
-    images = (path.name for path in (folder / f"{IMAGES}Tr").glob(f"*{FIRST_CHANNEL}{ending}"))
-    labels = (path.name for path in (folder / f"{LABELS}Tr").glob(f"*{ending}"))
-    named = {name[: -len(FIRST_CHANNEL + ending)] for name in images if not name.startswith(".")}
-    return sorted(named | {name[: -len(ending)] for name in labels if not name.startswith(".")})
+    return list_cases(folder, {}, FILE_ENDING)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fcas_nnunet.faults import InputError
-from fcas_nnunet.files import atomic_write_json
+from fcas_nnunet.files import atomic_write_json, what_is_at
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 from fcas_nnunet.integration.preprocessing.plans import preprocessed_folder
 from fcas_nnunet.integration.preprocessing.stamps import Stamps
@@ -44,7 +46,7 @@ def ensure_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
         InputError: when the user's own folds are broken, name other cases, or are unfit for a cascade.
     """
     path, stamps, case_ids = splits_path(dataset), Stamps.of(dataset), dataset.case_ids
-    splits = load_splits(path) if path.is_file() else None
+    splits = load_splits(path) if os.path.lexists(path) else None
     if splits is None or stamps.read().get(_STEP) == digest_of(splits):
         wanted = make_splits(case_ids, feeds_cascade) if len(case_ids) >= NUM_FOLDS else splits
         if wanted is not None and wanted != splits:
@@ -61,13 +63,10 @@ def check_splits(dataset: RawDataset, feeds_cascade: bool) -> None:
         InputError: when the folds are broken, name other cases, or are unfit for a cascade.
     """
     path, case_ids = splits_path(dataset), dataset.case_ids
-    if not path.is_file():
+    if not os.path.lexists(path):
         return
     splits = load_splits(path)
-    if faults := _faults(splits, set(case_ids), feeds_cascade):
-        raise InputError(
-            "\n".join(f"{path}: {fault} Correct the file, or delete it for new folds." for fault in faults)
-        )
+    _refuse_unfit(path, splits, case_ids, feeds_cascade)
     if left_out := len(set(case_ids) - _named(splits, "train", "val")):
         logger.warning(
             f"{path}: your own folds are kept; {left_out} of {len(case_ids)} cases are in none of them. Delete the "
@@ -90,7 +89,7 @@ def splits_of(path: Path, case_ids: Sequence[str]) -> list[Split]:
 
     Fewer than five cases without a file have none: nnU-Net refuses to make them.
     """
-    if path.is_file():
+    if os.path.lexists(path):
         return load_splits(path)
     return make_splits(case_ids, feeds_cascade=True) if len(case_ids) >= NUM_FOLDS else []
 
@@ -99,7 +98,7 @@ def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
     """Return the raw data set with the training cases of one fold alone; with all cases for None.
 
     Raises:
-        InputError: When there is no such fold, or it names cases that the data set does not have.
+        InputError: When there is no such fold, or the folds are broken or name cases that the data set does not have.
     """
     if fold is None:
         return dataset
@@ -113,12 +112,8 @@ def training_fold(dataset: RawDataset, fold: int | None) -> RawDataset:
         raise InputError(
             f"{dataset.name}: fold must be 0 to {len(splits) - 1}, got {fold}. Name one of these, or add it to {path}."
         )
-    training = sorted(set(splits[fold]["train"]))
-    if unknown := sorted(set(training) - set(dataset.case_ids)):
-        raise InputError(
-            f"{path}: cases of fold {fold} must be in {dataset.name}, got {listed(unknown)}. "
-            "Correct the file, or delete it for nnU-Net's own folds."
-        )
+    _refuse_unfit(path, splits, dataset.case_ids, feeds_cascade=False)
+    training = sorted(splits[fold]["train"])
     origin = str(path) if path.is_file() else "nnU-Net's own split, which it makes when it first trains"
     logger.info(f"fold {fold} of {dataset.name}: {len(training)} of {len(dataset.case_ids)} cases ({origin})")
     return dataset.only(training)
@@ -128,8 +123,10 @@ def load_splits(path: Path) -> list[Split]:
     """Read the folds of a `splits_final.json`.
 
     Raises:
-        InputError: when it is not JSON, or not a list of folds with train and val.
+        InputError: when it is no file, not JSON, or not a list of folds with train and val.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: folds must be a file, got {what_is_at(path)}. Move it away for new folds.")
     try:
         splits = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -161,17 +158,31 @@ def _is_fold(fold: Any) -> bool:
     )
 
 
-def _faults(splits: list[Split], case_ids: set[str], feeds_cascade: bool) -> list[str]:
-    """List the faults of folds that cannot be trained, a sentence each."""
+def _refuse_unfit(path: Path, splits: list[Split], case_ids: Sequence[str], feeds_cascade: bool) -> None:
+    """Raise an `InputError` with a line for each fault of folds that cannot be trained."""
     faults = []
-    if unknown := sorted(_named(splits, "train", "val") - case_ids):
+    if unknown := sorted(_named(splits, "train", "val") - set(case_ids)):
         faults.append(f"folds must name cases of the data set, got {listed(unknown)}.")
-    if twice := [str(number) for number, fold in enumerate(splits) if set(fold["train"]) & set(fold["val"])]:
-        faults.append(f"no case must be both in train and in val of a fold, got one in fold {', '.join(twice)}.")
+    parts = [(number, key, fold[key]) for number, fold in enumerate(splits) for key in ("train", "val")]
+    if twice := [
+        f"{name} twice in {key} of fold {number}"
+        for number, key, names in parts
+        for name, count in Counter(names).items()
+        if count > 1
+    ]:
+        faults.append(f"no case must be there twice in a list, got {listed(twice)}.")
+    if both := [
+        f"{name} in fold {number}"
+        for number, fold in enumerate(splits)
+        for name in sorted(set(fold["train"]) & set(fold["val"]))
+    ]:
+        faults.append(f"no case must be both in train and in val of a fold, got {listed(both)}.")
     unpredicted = sorted(_named(splits, "train") - _named(splits, "val"))
     if feeds_cascade and unpredicted:
         faults.append(f"a cascade needs every case in val of some fold, got none for {listed(unpredicted)}.")
-    return faults
+    if faults:
+        remedy = "Correct the file, or delete it for new folds."
+        raise InputError("\n".join(f"{path}: {fault} {remedy}" for fault in faults))
 
 
 def _named(splits: list[Split], *keys: str) -> set[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fcas_nnunet.integration.dataset.folders import new_dataset_folder, resolve_dataset
+from fcas_nnunet.integration.dataset.folders import FIRST_CHANNEL, new_dataset_folder, resolve_dataset
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset
 
 
@@ -32,6 +34,20 @@ def test_of_many_data_sets_some_are_named(dataset: RawDataset) -> None:
 def test_an_id_with_two_names_is_refused(dataset: RawDataset) -> None:
     (dataset.folder.parents[1] / "results" / "Dataset901_Old").mkdir()
     with pytest.raises(ValueError, match="got Dataset901_Heart, Dataset901_Old"):
+        resolve_dataset("901")
+
+
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_a_case_whose_name_has_several_lines_is_refused(dataset: RawDataset, part: str) -> None:
+    (dataset.folder / part / f"a\nb{FIRST_CHANNEL if part == 'imagesTr' else ''}.nii.gz").touch()
+    with pytest.raises(ValueError, match=r"Dataset901_Heart: case ids must be of one line, .*, got 'a\\nb'\. Rename"):
+        RawDataset.open(dataset.folder)
+
+
+def test_a_file_in_the_place_of_a_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError, match=r"nnUNet_raw: must be a folder, got the file .*/file\. Name a folder"):
         resolve_dataset("901")
 
 

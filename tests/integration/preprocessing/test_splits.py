@@ -92,7 +92,14 @@ def test_folds_made_for_other_cases_are_made_anew(folder: Path, made_for: int, c
         ('[{"train": ["fcas_00000"]}]', r"content must be a list of folds .*, got \[\{\"train\": \["),
         ('[{"train": [1], "val": [2]}]', "content must be a list of folds"),
         ('[{"train": ["fcas_00000", "a"], "val": ["b"]}]', "folds must name cases of the data set, got a, b"),
-        ('[{"train": ["fcas_00000"], "val": ["fcas_00000"]}]', "both in train and in val of a fold, got one in fold 0"),
+        (
+            '[{"train": ["fcas_00000"], "val": ["fcas_00000"]}]',
+            "both in train and in val of a fold, got fcas_00000 in fold 0",
+        ),
+        (
+            '[{"train": ["fcas_00000", "fcas_00000"], "val": []}]',
+            "no case must be there twice in a list, got fcas_00000 twice in train of fold 0",
+        ),
     ],
 )
 def test_broken_folds_are_refused_and_left_as_they_are(folder: Path, content: str, message: str) -> None:
@@ -101,6 +108,12 @@ def test_broken_folds_are_refused_and_left_as_they_are(folder: Path, content: st
     with pytest.raises(ValueError, match=rf"splits_final\.json: .*{message}"):
         ensure(folder, 6, feeds_cascade=False)
     assert path.read_text() == content
+
+
+def test_a_folder_in_the_place_of_the_folds_is_refused(folder: Path) -> None:
+    (folder / "splits_final.json").mkdir()
+    with pytest.raises(ValueError, match=r"splits_final\.json: folds must be a file, got a folder"):
+        ensure(folder, 6, feeds_cascade=False)
 
 
 def test_own_folds_must_predict_what_a_cascade_trains_on(folder: Path) -> None:
@@ -146,7 +159,13 @@ def test_a_fold_of_the_users_split_is_taken(real: RawDataset, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"fold must be 0 to 0, got 1\. Name one of these, or add it to"):
         training_fold(real, 1)
     path.write_text(json.dumps([{"train": [*real_cases(6), "gone"], "val": []}]))
-    with pytest.raises(ValueError, match="cases of fold 0 must be in Dataset901_Heart, got gone"):
+    with pytest.raises(ValueError, match=r"splits_final\.json: folds must name cases of the data set, got gone"):
+        training_fold(real, 0)
+    path.write_text(json.dumps([{"train": real_cases(6), "val": ["nobody"]}]))
+    with pytest.raises(ValueError, match=r"splits_final\.json: folds must name cases of the data set, got nobody"):
+        training_fold(real, 0)
+    path.write_text(json.dumps([{"train": real_cases(6), "val": real_cases(1)}]))
+    with pytest.raises(ValueError, match="both in train and in val of a fold, got case_00000 in fold 0"):
         training_fold(real, 0)
     path.write_text('{"0": 1}')
     with pytest.raises(ValueError, match="content must be a list of folds"):

@@ -3,7 +3,8 @@
 Runs the tests that need a GPU, then `tiny` and a short training of `gpu` (trained, calibrated, scans drawn), measures a
 whole scan beside MAISI's classes and steps of all presets, then goes on with nnU-Net: preparation, both trainers,
 prediction, and the bench for as long as there is time. A part that fails or takes too long does not keep the others
-from running; the report is written anew after each.
+from running: nnU-Net takes the scans of `gpu` if `tiny` drew none. The report is written anew after each. The exit code
+is 1 if a part failed, 0 if parts were only cut short or skipped for want of time.
 
     python scripts/gpu_check.py -o gpu_check.json
     python scripts/gpu_check.py -o rehearsal.json --device cpu    # the same parts, small, without a GPU
@@ -33,7 +34,9 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL, SYNTHETIC = "Dataset901_Phantom", "Dataset902_PhantomFCaS"
+REAL = "Dataset901_Phantom"
+#: Ids of the sets that `tiny` and `gpu` draw; nnU-Net goes on with the first that is finished.
+TINY_SET, GPU_SET = 902, 903
 CONFIGURATION, SMALL_PLANS = "3d_fullres", "nnUNetPlansSmall"
 PACKAGES = ("torch", "nnunetv2", "monai", "diffusers", "accelerate", "numpy", "scipy", "SimpleITK")
 PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder as main; main()"
@@ -62,12 +65,13 @@ class Part:
     environment: dict[str, str]
 
 
-def parts(folder: Path, device: str) -> list[Part]:
+def parts(folder: Path, device: str, synthetic: int = TINY_SET) -> list[Part]:
     """All parts, the most important first.
 
     Args:
         folder: everything is written below it.
         device: `cuda` or `cpu`.
+        synthetic: id of the set that nnU-Net goes on with.
     """
     from fcas_nnunet.config.files import save_config
     from fcas_nnunet.integration.environment.trainer_lookup import all_shim_folders, ext_trainer_value
@@ -83,7 +87,7 @@ def parts(folder: Path, device: str) -> list[Part]:
     small_gpu = folder / "gpu.yaml"
     save_config(small_gpu_config(narrow=small), small_gpu)
     results, test_set, predictions = folder / "results", folder / "raw" / REAL, folder / "predictions"
-    pretrained = results / SYNTHETIC / f"nnUNetTrainerCAL_demo__{moved}__{CONFIGURATION}"
+    pretrained = results / set_name(synthetic) / f"nnUNetTrainerCAL_demo__{moved}__{CONFIGURATION}"
     tuned = results / REAL / f"nnUNetTrainerCALFinetune_demo__{plans}__{CONFIGURATION}"
 
     def part(name: str, limit_s: float, *command: object, **environment: str) -> Part:
@@ -103,8 +107,8 @@ def parts(folder: Path, device: str) -> list[Part]:
                     "-device", device)  # fmt: skip
 
     def cal(note: str, **environment: str) -> Part:
-        return part(f"a step of CAL beside nnU-Net's{note}", 60, "scripts/benchmark_cal.py", "-d", 902, "-p", moved,
-                    "-device", device, "--steps", 2 if small else 20, **environment)  # fmt: skip
+        return part(f"a step of CAL beside nnU-Net's{note}", 60, "scripts/benchmark_cal.py", "-d", synthetic,
+                    "-p", moved, "-device", device, "--steps", 2 if small else 20, **environment)  # fmt: skip
 
     bench = ("--experiment", "phantom", "--scale", "smoke" if small else "gpu", "-o", folder / "bench")
     return [
@@ -112,18 +116,18 @@ def parts(folder: Path, device: str) -> list[Part]:
              "tests/test_gpu.py", "tests/generator/mgm/test_deformation.py"),
         fcas("phantom", 60, "-d", 901, "--name", "Phantom", "-n", 4, "--num-test", 2, "--shape", size, size, size),
         fcas("train", 120, "-d", 901, "--preset", "tiny", "-device", device),
-        fcas("generate", 90, "-d", 901, "-o", 902, "-n", 4, "--preset", "tiny", "-device", device),
+        fcas("generate", 90, "-d", 901, "-o", TINY_SET, "-n", 4, "--preset", "tiny", "-device", device),
         fcas("train", 120, "-d", 901, "--config", small_gpu, "-device", device, name="train gpu"),
-        fcas("generate", 90, "-d", 901, "-o", 903, "-n", 2, "--config", small_gpu, "-device", device,
+        fcas("generate", 90, "-d", 901, "-o", GPU_SET, "-n", 2, "--config", small_gpu, "-device", device,
              name="generate gpu"),
         beside_maisi("gpu", 256, 512, 512),
         part("costs", 120, __file__, "--child", "costs", "--device", device),
         part("stages of a case", 60, "scripts/benchmark_case.py", "-d", 901, "--preset", "tiny" if small else "gpu",
              "-device", device, "-n", 2),
         *([part("small plans", 60, __file__, "--child", "small_plans")] if small else []),
-        fcas("prepare", 90, "-d", 902, "--for", 901, "-c", CONFIGURATION, "-p", plans),
+        fcas("prepare", 90, "-d", synthetic, "--for", 901, "-c", CONFIGURATION, "-p", plans),
         cal(""),
-        training("nnUNetTrainerCAL_demo", 902, moved),
+        training("nnUNetTrainerCAL_demo", synthetic, moved),
         training("nnUNetTrainerCALFinetune_demo", 901, plans, "-pretrained_weights",
                  pretrained / "fold_all" / "checkpoint_final.pth"),
         cal(", compiled", nnUNet_compile="t"),
@@ -134,10 +138,23 @@ def parts(folder: Path, device: str) -> list[Part]:
              "-device", device, "--disable_tta", "-npp", 1, "-nps", 1),
         fcas("evaluate", 40, "segmentations", "-r", test_set / "labelsTs", "-p", predictions,
              "-o", folder / "scores.json"),
-        fcas("train", 90, "-d", 902, "--preset", "tiny", "-device", device, "--precision", "bf16" if small else "fp16",
-             name="train in half precision"),
+        fcas("train", 90, "-d", synthetic, "--preset", "tiny", "-device", device,
+             "--precision", "bf16" if small else "fp16", name="train in half precision"),
         part("bench", 400, "scripts/experiments/run.py", *bench),
     ]  # fmt: skip
+
+
+def set_name(synthetic: int) -> str:
+    """Name of the data set of this id that is drawn after the phantoms."""
+    return f"Dataset{synthetic}_PhantomFCaS"
+
+
+def finished_set(folder: Path) -> int:
+    """Id of the set that nnU-Net can go on with: that of `tiny`, unless only that of `gpu` is finished."""
+    finished = [
+        number for number in (TINY_SET, GPU_SET) if (folder / "raw" / set_name(number) / "dataset.json").is_file()
+    ]
+    return finished[0] if finished else TINY_SET
 
 
 def small_gpu_config(narrow: bool) -> Any:
@@ -310,8 +327,13 @@ def about(device: str) -> dict[str, Any]:
     return card | {"python": platform.python_version(), "cores": os.cpu_count(), "versions": versions}
 
 
+def save(report: dict[str, Any], path: Path) -> None:
+    """Write the report."""
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Run the check; exit code 1 when a part failed."""
+    """Run the check; exit code 1 when a part failed, not when time ran out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", type=Path, default=Path("gpu_check.json"), help="report (gpu_check.json)")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: a rehearsal (cuda)")
@@ -328,21 +350,31 @@ def main() -> None:
     deadline = time.monotonic() + 60 * arguments.minutes - RESERVE_S
     report = about(arguments.device) | {"parts": {}}
     print(json.dumps(report), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for kind in ("raw", "preprocessed", "results", "compiled"):
-            (Path(folder) / kind).mkdir()
-        for part in parts(Path(folder), arguments.device):
-            if arguments.only and not part.name.startswith(tuple(arguments.only)):
-                continue
+            (folder / kind).mkdir()
+        names = [part.name for part in parts(folder, arguments.device)]
+        begin = tuple(arguments.only or ("",))
+        if strange := [word for word in begin if not any(name.startswith(word) for name in names)]:
+            parser.error(f"--only: must begin names of parts, got {', '.join(strange)}. Take {'; '.join(names)}.")
+        try:
+            save(report, arguments.o)
+        except OSError as error:
+            parser.error(f"-o: must be a file that can be written, got {error}. Name another.")
+        for name in (name for name in names if name.startswith(begin)):
+            synthetic = finished_set(folder)
+            report["synthetic"] = set_name(synthetic)
+            part = next(part for part in parts(folder, arguments.device, synthetic) if part.name == name)
             found = run(part, arguments.device, deadline)
-            report["parts"][part.name] = found
-            arguments.o.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-            print(f"{part.name}: {found['status']}, {found.get('seconds', 0)} s", flush=True)
+            report["parts"][name] = found
+            save(report, arguments.o)
+            print(f"{name}: {found['status']}, {found.get('seconds', 0)} s", flush=True)
             for result in found.get("results", []):
                 print(f"    {result}", flush=True)
             if found["status"] == "failed":
                 print(found["tail"][-1500:], flush=True)
-    sys.exit(any(found["status"] != "ok" for found in report["parts"].values()))
+    sys.exit(any(found["status"] == "failed" for found in report["parts"].values()))
 
 
 if __name__ == "__main__":

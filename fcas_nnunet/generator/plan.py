@@ -83,6 +83,11 @@ class Changes:
         return self.hard[place] if 0 <= place < len(self.hard) else None
 
 
+def case_name(number: int) -> str:
+    """Name of the case of a number, from 0."""
+    return f"fcas_{number:05d}"
+
+
 def plan_cases(
     num_cases: int,
     references: Sequence[str],
@@ -115,7 +120,7 @@ def plan_cases(
         order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references))
         reference = references[int(order[place])]
         given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
-        case_id = f"fcas_{number:05d}"
+        case_id = case_name(number)
         hard, attempt = changes.hard_reference(number), changes.attempts.get(case_id, 0)
         reference = hard or reference
         case_seed, template = derive_seed(seed, "case", number, *([attempt] if attempt else [])), reference

@@ -109,7 +109,8 @@ def check_output(plans: Sequence[CasePlan], job: Job) -> None:
                 f"{job.output}: cases to be made must be new, got some there without a line in the manifest: "
                 f"{listed(unknown)}. Restore their lines, move them away, or choose another -o."
             )
-    records = {case_id: records[case_id] for case_id in records.keys() - set(outdated_cases(records, plans))}
+    old = set(outdated_cases(records, plans))  # of an earlier attempt, and so of another seed
+    plans = [plan for plan in plans if plan.case_id not in old]
     rule = "its cases must have been made with the same generator, seed, masks and labels and the same sampling"
     refuse_made_otherwise(records, plans, job.shared, f"{job.output}: {rule}", job.of_scan)
 

@@ -123,7 +123,6 @@ def _add_redraw_arguments(parser: Parser, group: argparse._ActionsContainer) -> 
     )  # fmt: skip
     for flag in ("--redraw-below", "--hard"):
         parser.idle(flag, without="--network")
-        parser.idle(flag, beside="--part")
 
 
 @command
@@ -162,6 +161,8 @@ class Request:
 def _requested(args: argparse.Namespace) -> Request:
     """Open what the command line names; an InputError lists what does not fit, or must not be written into."""
     part, shares = share_of(args.part, os.environ), shares_of(args)
+    if args.redraw_below is not None or args.hard is not None:
+        import_module("fcas_nnunet.commands.generate.redraw").check_redraw_arguments(args, part)
     draws, has_templates = ScanSource.DRAWN in shares, any(scan.has_template for scan in shares)
     config = named_config(args) or preset(ON_CPU)
     confidence_config(config.confidence, args)  # raises if the flags are wrong

@@ -17,10 +17,10 @@ from fcas_nnunet.commands.generate.dry_run import Outlook
 from fcas_nnunet.commands.generate.measurements import check_disk
 from fcas_nnunet.commands.generate.redraw import (
     discard_outdated,
-    next_changes,
     note_changes,
     planned_number,
     read_changes,
+    redraws,
 )
 from fcas_nnunet.commands.generate.sampling_settings import (
     check_drawing,
@@ -45,7 +45,7 @@ from fcas_nnunet.commands.train import pretrained_files, train
 from fcas_nnunet.config.confidence import FLAT_CONFIDENCE_STD
 from fcas_nnunet.config.files import to_dict
 from fcas_nnunet.config.generator import ConfidenceConfig, MaskConfig, SamplingConfig
-from fcas_nnunet.config.options import Precision, ScanSource, Solver
+from fcas_nnunet.config.options import SEGMENTER, Precision, ScanSource, Solver
 from fcas_nnunet.config.sources import PaintConfig, VarietyConfig, WarpConfig
 from fcas_nnunet.evaluation.report.checks import Level, check_expected_error
 from fcas_nnunet.faults import InputError
@@ -89,6 +89,11 @@ class _Plan:
     variety: VarietyConfig
     changes: Changes
 
+    @property
+    def varies(self) -> bool:
+        """Whether some scans take on traits of others."""
+        return self.variety.any and any(case.scan != ScanSource.PAINTED for case in self.cases)
+
 
 def run(request: Request) -> None:
     """Run a checked command line of fcas_generate."""
@@ -130,8 +135,8 @@ def run(request: Request) -> None:
         record = _trained(request)
         plan = _plan(request, record, volumes)
     job = _job(request, record, plan, volumes)
-    discard_outdated(request.output, plan.cases, job.num_channels)
     check_output(plan.cases, job)
+    discard_outdated(request.output, plan.cases, job.num_channels)
     if record is not None:
         report_changes(record, source)
     if share.count > 1:
@@ -194,10 +199,10 @@ def _plan(request: Request, record: GeneratorRecord | None, volumes: Mapping[str
         learnt_from = [case_id for case_id in source.case_ids if case_id in record.cases]
         library = replace(library, templates=learnt_from or source.case_ids)
     labels_of = {name: [label for label, ml in of_case.items() if ml > 0] for name, of_case in volumes.items()}
-    changes = read_changes(request.output)
+    changes = read_changes(request.output, library.references)
     cases = plan_cases(
-        planned_number(args, changes), library.references, library.templates, args.masks, args.seed, labels_of,
-        request.shares, changes,
+        planned_number(args, changes, request.output), library.references, library.templates, args.masks, args.seed,
+        labels_of, request.shares, changes,
     )  # fmt: skip
     report_lacking_templates(cases, labels_of, source.labels, record, _unit(request))
     if record is not None:
@@ -263,7 +268,7 @@ def _job(
             **{key: entries and list(entries) for key, entries in named.items()},
             "run_seed": args.seed, "mask_config": to_dict(plan.masks), **shares_record(request.shares),
             "preset": (record.config if record else request.config).preset,
-            "label_map": request.labels.to_record(), **variety_record(plan.variety),
+            "label_map": request.labels.to_record(), **(variety_record(plan.variety) if plan.varies else {}),
             "roles": roles_to_json(plan.roles), "versions": versions(),
         },
     )  # fmt: skip
@@ -271,7 +276,7 @@ def _job(
 
 def _variety(plan: _Plan) -> Variety | None:
     """The traits that scans take on of others."""
-    if not plan.variety.any:
+    if not plan.varies:
         return None
     return Variety(plan.variety, traits_of(plan.library))
 
@@ -290,6 +295,9 @@ def _finish(request: Request, plan: _Plan) -> None:
         print(f"all {len(plan.cases)} cases are there. {unfinished}")
         return
     records = Manifest(request.output).read()
+    if redraws(request.args) and any(case.case_id not in records for case in plan.cases):
+        run(request)  # another run has begun to make some of them again
+        return
     made = {case.case_id: records[case.case_id] for case in plan.cases}
     means = [record["mean_confidence_in_structures"] for record in made.values()]
     spread = float(np.mean([record["std_confidence_in_structures"] for record in made.values()]))
@@ -313,16 +321,12 @@ def _finish(request: Request, plan: _Plan) -> None:
         from fcas_nnunet.commands.confidence.run import judge
 
         print(judge(RawDataset.open(request.output), request.args))
-        if _changed(request, plan):
+        if redraws(request.args) and note_changes(request.args, request.output, plan.cases, plan.changes):
             run(request)
             return
+    elif 0 < (judged := sum(SEGMENTER in record for record in made.values())) < len(made):
+        print(f"warning: {len(made) - judged} cases are not judged as the others are: run fcas_confidence again")
     print(f"next: fcas_prepare -d {request.output.name} --for {request.args.real or name}")
-
-
-def _changed(request: Request, plan: _Plan) -> bool:
-    """Whether the judge's scores ask for cases to be made again, or besides; they are planned so from now on."""
-    records = Manifest(request.output).read()
-    return note_changes(request.output, plan.changes, next_changes(request.args, plan.cases, plan.changes, records))
 
 
 def _unit(request: Request) -> str:

@@ -22,12 +22,14 @@ def variety_record(config: VarietyConfig) -> dict[str, Any]:
 
 
 def traits_of(library: CaseLibrary) -> list[Traits]:
-    """Measure the templates' scans, evenly chosen where there are many.
+    """Measure the templates' scans, or the references' where a set has no templates; some evenly chosen ones of many.
+
+    They are parents of the set, as all its templates and references are.
 
     Raises:
         InputError: If none has a scan.
     """
-    names = list(dict.fromkeys(library.templates))
+    names = list(dict.fromkeys(library.templates or library.references))
     num_labels = max(library.source.labels.values())
     found = [
         measure(case, num_labels)

@@ -145,16 +145,61 @@ def test_a_damaged_file_of_changes_is_named(raw: Path, model: Path, capsys: pyte
     (made / "fcas_redrawn.json").write_text('{"attempts": {"fcas_00000": "often"}}')
     with pytest.raises(SystemExit, match="^2$"):
         generate(flags)
-    assert f"{made / 'fcas_redrawn.json'}: it must hold attempts, first_hard and hard" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    for field in ("attempts.fcas_00000", "first_hard", "hard"):
+        assert f"{made / 'fcas_redrawn.json'}: {field}" in error
+    (made / "fcas_redrawn.json").write_text('{"attempts": {}, "first_hard": 1, "hard": ["nobody"]}')
     with pytest.raises(SystemExit, match="^2$"):
-        generate([*flags, "--redraw-below", "0.5"])
-    assert "--redraw-below: must go with --network" in capsys.readouterr().err
+        generate(flags)
+    assert "the references that it names must be there, got none of nobody" in capsys.readouterr().err
+
+
+def test_what_cannot_follow_from_a_judgement_is_refused_at_once(
+    raw: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = raw / "Dataset905_Hard"
+    flags = [*WARP, "--references", f"901:{HELD_OUT['0']},{HELD_OUT['1']}", "-n", "5", "-o", made.name]
+    judged = [*flags, "--network", str(model)]
+
+    def refused(*arguments: str) -> str:
+        with pytest.raises(SystemExit, match="^2$"):
+            generate([*arguments])
+        return capsys.readouterr().err
+
+    assert "--redraw-below: must go with --network" in refused(*flags, "--redraw-below", "0.5")
+    assert "--hard: it must leave some of -n cases, and take at least one, got 0.1 of 5" in refused(
+        *judged, "--hard", "0.1"
+    )
+    assert "got 1 of 5" in refused(*judged, "--hard", "1")
+    assert "--redraw-below: must go without --both" in refused(*judged, "--both", "--redraw-below", "0.5")
+    assert "--redraw-below: the set must be made by one run, got part 1 of 2" in refused(
+        *judged, "--redraw-below", "0.5", "--part", "1/2"
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "0")
+        patch.setenv("WORLD_SIZE", "2")
+        assert "--hard: the set must be made by one run" in refused(*judged, "--hard", "0.4")
+    assert not made.exists()
+    generate(flags)
+    before = files(made)
+    later = refused(*judged, "--hard", "0.4")
+    assert "--hard: the last 2 of 5 cases must not be made yet, got fcas_00003, fcas_00004" in later
+    assert files(made) == before
+    (made / "fcas_redrawn.json").write_text('{"attempts": {"fcas_00001": 1}, "first_hard": 0, "hard": []}')
+    before = files(made)
+    assert "run_seed" in refused(*flags, "--seed", "7"), "before anything is discarded"
+    assert files(made) == before
+    generate([*flags[:-4], "-n", "2", "-o", made.name])
+    assert "1 cases are not judged" not in capsys.readouterr().out
 
 
 def test_chances_follow_doubt() -> None:
     """References are drawn in proportion to the mean improbability of their cases' labels."""
     plans = plan_cases(20, ["easy", "hard"], ["easy"], ReferenceSource.MGM, 0)
-    records = {plan.case_id: {SEGMENTER: {"score": 0.9 if plan.reference == "easy" else 0.6}} for plan in plans}
+    records = {
+        plan.case_id: {SEGMENTER: {"score": 0.9 if plan.reference == "easy" else 0.6}, "reference": plan.reference}
+        for plan in plans
+    }
     args = Namespace(n=2020, seed=0, hard=0.99, redraw_below=None)
     changes = next_changes(args, plans, Changes(), records)
     assert (changes.first_hard, len(changes.hard), changes.attempts) == (20, 2000, {})

@@ -20,6 +20,7 @@ from fcas_nnunet.evaluation.report.provenance import common_fields
 from fcas_nnunet.generator.sources.variety import noise_of
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
+from fcas_nnunet.integration.provenance.parents import parents_of
 
 OTHERS = ("warped", "registered", "painted")
 VARIETY = VarietyConfig(contrast=1, noise=1, resolution=1, field_of_view=1)
@@ -91,6 +92,20 @@ def test_scans_without_a_generator_vary_as_the_labelled_ones_do(home: Path) -> N
     arguments = ["-d", "931", *varied]
     assert "variety_config" in differing_settings(arguments, short_config(), common, 0)
     assert "variety_config" not in differing_settings(arguments, replace(short_config(), variety=VARIETY), common, 0)
+
+
+def test_sets_without_templates_vary_by_their_references(home: Path) -> None:
+    raw, varied = home / "nnUNet_raw", ["--config", str(home / "varied.yaml"), "-np", "1"]
+    flags = ["-d", "931", "-n", "2", *varied, "--masks", "given", "--references", "931:p0,p1"]
+    generate([*flags, "--source", "warped", "-o", "Dataset932_Warped"])
+    made = RawDataset.open(raw / "Dataset932_Warped")
+    for record in Manifest(made.folder).read().values():
+        assert record["variety"]["thickness_mm"] in (2, 5)
+        assert record["variety_config"]["contrast"] == 1
+    assert {parent.case_id for parent in parents_of(made)} == {"p0", "p1"}, "p2 is measured by nobody"
+    generate([*flags, "--source", "painted", "-o", "Dataset933_Painted"])
+    for record in Manifest(raw / "Dataset933_Painted").read().values():
+        assert not {"variety", "variety_config"} & record.keys()
 
 
 def test_drawn_scans_take_on_the_contrast_of_others(small_home: Path) -> None:

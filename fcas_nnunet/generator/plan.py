@@ -115,10 +115,13 @@ def plan_cases(
         changes: What a judge of earlier cases has changed; None = nothing.
     """
     plans, changes = [], changes or Changes()
+    order: list[int] = []
+    guides: dict[tuple[str, bool], list[str]] = {}  # found once, since a plan may have a million cases
     for number, scan in enumerate(scan_sources(num_cases, shares or {ScanSource.DRAWN: 1}, seed)):
         turn, place = divmod(number, len(references))
-        order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references))
-        reference = references[int(order[place])]
+        if place == 0:
+            order = np.random.default_rng(derive_seed(seed, "references", turn)).permutation(len(references)).tolist()
+        reference = references[order[place]]
         given = masks == ReferenceSource.GIVEN or (masks == ReferenceSource.BOTH and turn == 0)
         case_id = case_name(number)
         hard, attempt = changes.hard_reference(number), changes.attempts.get(case_id, 0)
@@ -126,15 +129,25 @@ def plan_cases(
         case_seed, template = derive_seed(seed, "case", number, *([attempt] if attempt else [])), reference
         if scan.has_template:  # a registered scan of the reference itself would be a warped one
             another = given or scan == ScanSource.REGISTERED
-            others = ([t for t in templates if t != reference] if another else []) or list(templates)
-            if labels_of is not None:
-                lacking = [len(set(labels_of[reference]).difference(labels_of[t])) for t in others]
-                others = [t for t, count in zip(others, lacking, strict=True) if count == min(lacking)]
+            if (reference, another) not in guides:
+                guides[reference, another] = _guides(reference, templates, another, labels_of)
+            others = guides[reference, another]
             rng = np.random.default_rng(derive_seed(case_seed, "template"))
             template = others[int(rng.integers(len(others)))]
         source = ReferenceSource.GIVEN if given else ReferenceSource.MGM
         plans.append(CasePlan(case_id, case_seed, reference, template, source, scan, attempt, hard is not None))
     return plans
+
+
+def _guides(
+    reference: str, templates: Sequence[str], another: bool, labels_of: Mapping[str, Collection[int]] | None
+) -> list[str]:
+    """The templates among which a reference's is drawn; `another`: others than itself, if there are any."""
+    others = ([t for t in templates if t != reference] if another else []) or list(templates)
+    if labels_of is None:
+        return others
+    lacking = [len(set(labels_of[reference]).difference(labels_of[t])) for t in others]
+    return [t for t, count in zip(others, lacking, strict=True) if count == min(lacking)]
 
 
 def scan_sources(num_cases: int, shares: Mapping[ScanSource, float], seed: int) -> list[ScanSource]:

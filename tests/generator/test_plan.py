@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fcas_nnunet.config.options import ReferenceSource, ScanSource
-from fcas_nnunet.generator.plan import CasePlan, plan_cases, scan_sources
+from fcas_nnunet.generator.plan import CasePlan, Changes, plan_cases, scan_sources
 
 SOURCES = (ScanSource.DRAWN, ScanSource.WARPED, ScanSource.PAINTED)
 SHARE = st.one_of(st.integers(1, 9).map(float), st.floats(0.01, 10))
@@ -51,6 +55,28 @@ def test_the_template_of_a_scan_that_is_not_drawn_follows_its_reference() -> Non
     assert drawn.of_reference("b").template == "t"
     with pytest.raises(ValueError, match="'sketched' is not a valid ScanSource"):
         CasePlan.from_record(drawn.to_record() | {"scan": "sketched"})
+
+
+@pytest.mark.parametrize(
+    ("masks", "seed", "plain", "mixed", "changed"),
+    [
+        (ReferenceSource.GIVEN, 0, "c377ab7ef0bdf9e1", "8efa874424a8f9c8", "c24033e8e828946f"),
+        (ReferenceSource.MGM, 7, "57fcf72bb259dd24", "90b19bc302974964", "338909a857982134"),
+        (ReferenceSource.BOTH, 0, "eb55418d60ad6eef", "bbf342bef6153c5c", "c155104abada4c23"),
+    ],
+)
+def test_plans_stay_as_they_were(masks: ReferenceSource, seed: int, plain: str, mixed: str, changed: str) -> None:
+    """Sets that were begun go on with their plan, so it may never change."""
+
+    def digest(*args: Any, templates: Sequence[str] = tuple("abcde")) -> str:
+        records = [plan.to_record() for plan in plan_cases(40, [*"abcde"], templates, masks, seed, *args)]
+        return hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]
+
+    labels_of = {"a": [1, 2, 3], "b": [1, 2], "c": [1], "d": [1, 2, 3], "e": [2, 3]}
+    shares = {ScanSource.DRAWN: 2, ScanSource.WARPED: 1, ScanSource.REGISTERED: 1}
+    assert digest() == plain
+    assert digest(labels_of, shares, templates=["b", "c", "d", "e"]) == mixed
+    assert digest(labels_of, None, Changes({"fcas_00003": 2}, 10, ("b", "b", "c"))) == changed
 
 
 def test_templates_that_have_the_masks_structures_are_taken():

@@ -80,7 +80,9 @@ class Outlook:
         free = free_disk_bytes(self.output)
         judged = "measured on this generator's cases" if self.is_measured else "judged by the labelled data set's files"
         where = f"one {self.device}" + ("" if self.processes == 1 else f", {self.processes} processes")
-        if self.time is None and self.model is None:
+        if not self.left:
+            time = "none, since no case is left to be made"
+        elif self.time is None and self.model is None:
             time = f"about what fcas_masks takes for as many masks, on {where}"
         elif self.time is None:
             time = f"not measured yet on {where} with these settings; run a few cases first"

@@ -45,16 +45,18 @@ def share_of(part: str | None, environment: Mapping[str, str]) -> Share:
     processes of torchrun (RANK of WORLD_SIZE) or, without it, the tasks of a job step (srun).
 
     Raises:
-        InputError: If `part` is malformed, or the array's numbers have gaps.
+        InputError: If `part` is malformed, a process is none of its launcher's, or the array's numbers have gaps.
     """
     if part is not None:
         return _named(part)
     rank, size, origins = 0, 1, []
     if {"RANK", "WORLD_SIZE"} <= environment.keys():
-        rank, size = number_in(environment, "RANK", 0), number_in(environment, "WORLD_SIZE", 1, least=1)
+        size = number_in(environment, "WORLD_SIZE", 1, least=1)
+        rank = number_in(environment, "RANK", 0, most=size - 1)
         origins = ["torchrun"] if size > 1 else []
     elif _step_tasks(environment) > 1:
-        rank, size = number_in(environment, "SLURM_PROCID", 0), _step_tasks(environment)
+        size = _step_tasks(environment)
+        rank = number_in(environment, "SLURM_PROCID", 0, most=size - 1)
         origins = ["srun"]
     place, tasks = _array_place(environment)
     if tasks > 1:
@@ -96,9 +98,9 @@ def _array_place(environment: Mapping[str, str]) -> tuple[int, int]:
         return 0, 1
     number, count, lowest, highest = (number_in(environment, name, 0) for name in names)
     step = number_in(environment, "SLURM_ARRAY_TASK_STEP", 1, least=1)
-    if (highest - lowest) // step + 1 != count:
+    if (highest - lowest) // step + 1 != count or not lowest <= number <= highest:
         raise InputError(
             f"SLURM array: its numbers must be evenly spaced to tell a task's part, got {count} from {lowest} to "
-            f"{highest}. Give --part K/N."
+            f"{highest}, of which this is {number}. Give --part K/N."
         )
     return (number - lowest) // step, count

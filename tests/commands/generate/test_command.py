@@ -242,6 +242,11 @@ def test_dry_run_prints_plan_disk_and_time_and_writes_nothing(home, capsys):
     assert not list((home / "nnUNet_raw").glob("Dataset907*"))
 
 
+def test_a_dry_run_of_a_share_without_cases_estimates_no_time(home, capsys):
+    generate(command(home, "907", "--dry-run", "-np", "1", "--part", "9/9"))
+    assert "time: none, since no case is left to be made\n" in capsys.readouterr().out
+
+
 def test_structures_too_thin_for_the_working_grid_are_named_before_anything_is_done(home, caplog, monkeypatch):
     """By a dry run, and by a training before it begins."""
     monkeypatch.setattr(resolution, "FEW_VOXELS", 30.0)

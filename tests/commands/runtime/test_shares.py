@@ -61,7 +61,25 @@ def test_malformed_parts_are_refused(part: str) -> None:
 
 def test_an_array_with_gaps_is_refused() -> None:
     environment = array(3, range(1, 8)) | {"SLURM_ARRAY_TASK_COUNT": "3"}  # --array=1,3,7
-    with pytest.raises(ValueError, match="evenly spaced to tell a task's part, got 3 from 1 to 7. Give --part"):
+    with pytest.raises(
+        ValueError, match="evenly spaced to tell a task's part, got 3 from 1 to 7, of which this is 3. Give --part"
+    ):
+        share_of(None, environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        (
+            {"RANK": "2", "WORLD_SIZE": "2"},
+            "RANK: the environment variable must be a whole number from 0 to 1, got '2'",
+        ),
+        (SRUN | {"SLURM_PROCID": "3"}, "SLURM_PROCID: the environment variable must be a whole number from 0 to 2"),
+        (array(1, range(1, 5)) | {"SLURM_ARRAY_TASK_ID": "5"}, "got 4 from 1 to 4, of which this is 5"),
+    ],
+)
+def test_a_process_that_its_launcher_does_not_have_is_refused(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
         share_of(None, environment)
 
 

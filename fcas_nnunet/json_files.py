@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcas_nnunet.faults import InputError, MissingFileError
+from fcas_nnunet.files import what_is_at
 
 SCHEMA, SCHEMA_VERSION = "schema", "schema_version"
 
@@ -20,7 +21,7 @@ def read_json(path: Path, advice: str = "Take the file as it was saved.") -> dic
         InputError: If it holds no JSON object.
     """
     if not path.is_file():
-        raise MissingFileError(f"{path}: file must exist, got none. {advice}")
+        raise MissingFileError(f"{path}: file must exist, got {what_is_at(path)}. {advice}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # invalid JSON, not UTF-8, nested without an end

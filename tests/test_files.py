@@ -11,6 +11,7 @@ from peers import Peer
 from safetensors import SafetensorError
 
 from fcas_nnunet import files
+from fcas_nnunet.config.files import read_yaml
 from fcas_nnunet.files import (
     STRAY_AGE_S,
     atomic_path,
@@ -18,11 +19,28 @@ from fcas_nnunet.files import (
     file_sha256,
     remove_strays,
     temporary_folder,
+    what_is_at,
 )
+from fcas_nnunet.integration.dataset.volumes import read_volume
+from fcas_nnunet.json_files import read_json
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match="file must exist, got a folder"):
+        read_json(tmp_path)
+    with pytest.raises(FileNotFoundError, match="the file must exist, got a pipe or device"):
+        read_yaml(Path("/dev/null"))
+    with pytest.raises(FileNotFoundError, match="file must exist, got a pipe or device"):
+        read_volume(tmp_path / "pipe")
+    found = [what_is_at(tmp_path / name) for name in ("circle", "link", "gone")]
+    assert found == ["a link that leads to no file", "a link that leads to no file", "none"]
 
 
 def test_a_file_is_replaced_as_a_whole_and_left_alone_where_it_would_not_change(tmp_path: Path) -> None:

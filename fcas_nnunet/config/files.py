@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from fcas_nnunet.config.schema import from_dict
 from fcas_nnunet.faults import InputError, MissingFileError
-from fcas_nnunet.files import atomic_write_text
+from fcas_nnunet.files import atomic_write_text, what_is_at
 
 T = TypeVar("T")
 _ANY = TypeAdapter(Any)
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: If it is not YAML, empty, or no mapping.
     """
     if not path.is_file():
-        raise MissingFileError(f"{path}: the file must exist, got none. Check the path.")
+        raise MissingFileError(f"{path}: the file must exist, got {what_is_at(path)}. Check the path.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fcas_nnunet.case import NUM_CODES, spacing_of
 from fcas_nnunet.faults import InputError, MissingFileError
-from fcas_nnunet.files import atomic_path
+from fcas_nnunet.files import atomic_path, what_is_at
 from fcas_nnunet.integration.dataset.headers import NIFTI_ENDINGS, lps_affine, reading_fault
 from fcas_nnunet.integration.dataset.whole_files import file_fault
 from fcas_nnunet.intensities import IntensityScale, is_ct
@@ -198,7 +198,7 @@ _Opened = TypeVar("_Opened", sitk.Image, sitk.ImageFileReader)
 def _opened(path: Path, read: Callable[[], _Opened]) -> _Opened:
     """Return what ITK reads of a 3D file, or raise a sentence."""
     if not path.is_file():
-        raise MissingFileError(f"{path}: file must exist, got none. Put it there or fix the path.")
+        raise MissingFileError(f"{path}: file must exist, got {what_is_at(path)}. Put it there or fix the path.")
     try:  # before ITK, which takes such a file for a damaged one
         path.open("rb").close()
     except PermissionError as error:

@@ -138,6 +138,7 @@ MISSING = [
     ("phantom -d abc", "-d"),
     ("train -d 999", "-d"),
     ("train -d 901 --config gone.yaml", "gone.yaml"),
+    ("train -d 901 --config /dev/null", "got a pipe or device"),
     (f"{TRAIN} --autoencoder gone.pt", "gone.pt"),
     (f"{TRAIN} --denoiser gone.pt", "gone.pt|--autoencoder"),
     (f"{MASKS} -n 1 --config gone.yaml", "gone.yaml"),

@@ -256,7 +256,7 @@ def test_structures_too_thin_for_the_working_grid_are_named_before_anything_is_d
     caplog.clear()
 
     def begins(*_, **__):
-        raise ValueError("begun")
+        raise InputError("begun")
 
     monkeypatch.setattr("fcas_nnunet.generator.train.train_generator", begins)
     with pytest.raises(SystemExit, match="^2$"):
@@ -332,7 +332,7 @@ def test_every_fault_of_the_data_is_listed_before_anything_is_made(home, capsys)
     [
         (["-d", "899"], "-d 899: it must be a folder in nnUNet_raw"),
         (["-d", "901", "-n", "0"], "-n: must be 1 to 1,000,000, got 0"),
-        (["-d", "901", "-n", "1000000000000", "--dry-run"], "-n: must be 1 to 1,000,000, got 1000000000000"),
+        (["-d", "901", "-n", "1000000000000", "--dry-run"], "-n: must be at most 1,000,000, got 1000000000000"),
         (["-d", "901", "-o", "901"], "-o: must be another data set"),
     ],
 )

@@ -20,6 +20,7 @@ from fcas_nnunet.commands.runtime.leaks import weights_parents
 from fcas_nnunet.commands.train import main as train
 from fcas_nnunet.config.files import save_config
 from fcas_nnunet.evaluation.report.provenance import common_fields
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.dataset.checks import check_dataset
 from fcas_nnunet.integration.dataset.manifest import Manifest
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json

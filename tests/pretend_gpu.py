@@ -173,7 +173,8 @@ def register() -> None:
 @contextmanager
 def pretend_gpu() -> Iterator[torch.device]:
     """While it lasts, `pretend:0` is a device like another."""
-    with mock.patch("torch.tensor", _tensor_then_moved(torch.tensor)), _Mode():
+    threads = mock.patch("fcas_nnunet.generator.train._threads", return_value=1)  # a mode is its thread's alone
+    with mock.patch("torch.tensor", _tensor_then_moved(torch.tensor)), threads, _Mode():
         yield torch.device(DEVICE_TYPE, 0)
 
 

@@ -45,20 +45,20 @@ def write_result(path: Path, report: dict[str, Any]) -> None:
 @form
 class _SegmentationSettings:
     labels: dict[str, Any]
-    rdice_radii_voxels: list[int]
-    overlap_only: bool
-    empty_masks: str
+    rdice_radii_voxels: list[int] = field(default_factory=list)
+    overlap_only: bool = False
+    empty_masks: str = ""
 
 
 @form
 class _Segmentations:
     """What other commands read of the scores of segmentations."""
 
-    references: str
-    predictions: str
     settings: _SegmentationSettings
-    summary: dict[str, Any]
     cases: dict[str, dict[str, dict[str, Any]]]
+    references: str = ""
+    predictions: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
     references_sha256: dict[str, str] = field(default_factory=dict)
 
 

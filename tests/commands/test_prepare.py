@@ -24,6 +24,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from peers import Peer
 
 from fcas_nnunet.commands.prepare import main, training_commands
+from fcas_nnunet.faults import InputError
 from fcas_nnunet.integration.cal.trainers import nnUNetTrainerCAL, nnUNetTrainerCALFinetune
 from fcas_nnunet.integration.dataset import locks
 from fcas_nnunet.integration.dataset.folders import WORK_FOLDER
@@ -71,7 +72,7 @@ def test_two_runs_on_one_data_set_wait_for_each_other(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def wait(_: float) -> None:
-        raise ValueError("seen to wait")
+        raise InputError("seen to wait")
 
     peer = Peer(root / "preprocessed" / name, "stack.enter_context(exclusive(folder))")
     peer.ask("None")

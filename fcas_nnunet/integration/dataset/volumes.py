@@ -34,7 +34,7 @@ CONFIDENCE_TOLERANCE = 1e-4
 #: Distance from a whole number that labels may have which are stored as floats, or scaled.
 WHOLE_TOLERANCE = 1e-3
 
-FINITE_REMEDY = "Replace them by numbers, air's -1024 HU in an image say."
+FINITE_REMEDY = "Replace them by numbers, in an image by the value of air, say."
 
 _COMPRESSION_LEVEL = 3
 _MAX_SHEAR = 1e-4

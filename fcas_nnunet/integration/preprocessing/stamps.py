@@ -67,6 +67,8 @@ def unreadable_faults(dataset: RawDataset) -> Iterator[str]:
             path.open("rb").close()
         except PermissionError as error:
             yield f"{path}: file must be yours to read, got '{error.strerror}'. Have its rights changed."
+        except OSError:
+            continue  # `dataset_faults` names what is missing
 
 
 def raw_digest(dataset: RawDataset) -> str:

@@ -85,7 +85,7 @@ def test_a_scan_without_contrast_is_refused_before_anything_is_made(
     message = capsys.readouterr().err
     assert f"p1: image must have more than one grey value, got 0.5 in every voxel of {scan}. Export it" in message
     made = [path for path in tmp_path.rglob("*") if path.is_file() and source not in path.parents]
-    assert [path for path in made if not path.name.startswith(".")] == []
+    assert [path for path in made if not any(part.startswith(".") for part in path.relative_to(tmp_path).parts)] == []
 
 
 def hashes(folder: Path) -> dict[str, str]:

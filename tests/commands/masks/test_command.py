@@ -180,7 +180,7 @@ def test_a_path_through_a_file_is_named(source: RawDataset, tmp_path: Path, caps
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="^2$"):
         command.main(["-d", "901", "-n", "1", "-o", str(tmp_path / "file" / "out")])
-    assert "must be a path that can be used, got 'Not a directory'" in capsys.readouterr().err
+    assert "must be a folder or be new, got 'Not a directory'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", [".", "labelsTr"])

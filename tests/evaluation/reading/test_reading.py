@@ -272,7 +272,7 @@ def test_a_partial_reading_counts_what_is_there(tmp_path: Path) -> None:
 def test_a_broken_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key.json"
     path.write_text(json.dumps({"schema": "fcas-nnunet/reading-key", "schema_version": 1, "bags": {"b": {}}}))
-    with pytest.raises(ValueError, match="key.json: key must be whole, got an error at 'reference'"):
+    with pytest.raises(ValueError, match="key.json: reading_id: must be given, got nothing"):
         load_key(path)
     path.write_text("[]")
     with pytest.raises(ValueError, match="content must be a JSON object, got a list"):

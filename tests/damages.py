@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,34 +54,26 @@ def text(content: str) -> Damage:
 
 def json_with(*keys: str | int, value: Any) -> Damage:
     """Replace a value within a JSON file; an ellipsis removes it."""
-
-    def damage(path: Path) -> None:
-        content = found = json.loads(path.read_text())
-        for key in keys[:-1]:
-            found = found[key]
-        if value is ...:
-            del found[keys[-1]]
-        else:
-            found[keys[-1]] = value
-        write(path, json.dumps(content))
-
-    return damage
+    return lambda path: write(path, json.dumps(_changed(json.loads(path.read_text()), keys, value)))
 
 
 def yaml_with(*keys: str, value: Any) -> Damage:
     """Replace a value within a YAML file; an ellipsis removes it."""
+    return lambda path: write(
+        path, yaml.safe_dump(_changed(yaml.safe_load(path.read_text()), keys, value), sort_keys=False)
+    )
 
-    def damage(path: Path) -> None:
-        content = found = yaml.safe_load(path.read_text())
-        for key in keys[:-1]:
-            found = found[key]
-        if value is ...:
-            del found[keys[-1]]
-        else:
-            found[keys[-1]] = value
-        write(path, yaml.safe_dump(content, sort_keys=False))
 
-    return damage
+def _changed(content: Any, keys: Sequence[str | int], value: Any) -> Any:
+    """Content with another value at a place; without the place if the value is an ellipsis."""
+    found = content
+    for key in keys[:-1]:
+        found = found[key]
+    if value is ...:
+        del found[keys[-1]]
+    else:
+        found[keys[-1]] = value
+    return content
 
 
 def line_with(key: str, value: Any) -> Damage:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +12,6 @@ from fcas_nnunet_small import LABELS, SURROUNDINGS, set_roots, small_case
 
 from fcas_nnunet.integration.dataset.raw_dataset import RawDataset, write_case, write_dataset_json
 from fcas_nnunet.integration.preprocessing.splits import splits_path
-
-SCRIPTS = Path(__file__).parents[2] / "scripts" / "experiments"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield
-    for name in ("stages", "design", "plan", "results", "sets", "network", "tables", "run", "trainers"):
-        sys.modules.pop(name, None)
 
 
 def test_changed_sets_keep_what_they_do_not_change(small_home: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fcas_nnunet.commands.cli import Parser, command, make_parser, processes, share
 from fcas_nnunet.commands.confidence.command import add_judge_arguments
+from fcas_nnunet.commands.generate.redraw import HARD, REDRAW, check_redraw_arguments
 from fcas_nnunet.commands.generate.sampling_settings import add_sampling_arguments, confidence_config
 from fcas_nnunet.commands.generate.sources import add_source_arguments, shares_of
 from fcas_nnunet.commands.masks.settings import add_mask_arguments
@@ -112,16 +113,16 @@ def build_parser() -> Parser:
 def _add_redraw_arguments(parser: Parser, group: argparse._ActionsContainer) -> None:
     """Add what follows from a judgement to the group of the judge's arguments."""
     group.add_argument(
-        "--redraw-below", type=share, metavar="T",
+        REDRAW, type=share, metavar="T",
         help="make cases again, up to twice and from another seed, whose labels' mean probability inside the "
         "structures is lower",
     )  # fmt: skip
     group.add_argument(
-        "--hard", type=share, metavar="S",
+        HARD, type=share, metavar="S",
         help="make the last cases, this share of -n, when the others were judged, from references whose labels were "
         "hard to find: a reference's chance is its cases' mean improbability",
     )  # fmt: skip
-    for flag in ("--redraw-below", "--hard"):
+    for flag in (REDRAW, HARD):
         parser.idle(flag, without="--network")
 
 
@@ -161,8 +162,7 @@ class Request:
 def _requested(args: argparse.Namespace) -> Request:
     """Open what the command line names; an InputError lists what does not fit, or must not be written into."""
     part, shares = share_of(args.part, os.environ), shares_of(args)
-    if args.redraw_below is not None or args.hard is not None:
-        import_module("fcas_nnunet.commands.generate.redraw").check_redraw_arguments(args, part)
+    check_redraw_arguments(args, part)
     draws, has_templates = ScanSource.DRAWN in shares, any(scan.has_template for scan in shares)
     config = named_config(args) or preset(ON_CPU)
     confidence_config(config.confidence, args)  # raises if the flags are wrong

@@ -11,10 +11,17 @@ import torch
 from fcas_nnunet.commands.runtime.devices import device_label, resolve_device
 from fcas_nnunet.commands.runtime.durations import format_duration
 from fcas_nnunet.commands.runtime.memory import USED_SHARE
-from fcas_nnunet.config.generator import LATENT_DOWNSAMPLING, FCaSConfig, TCDMConfig
+from fcas_nnunet.config.generator import FCaSConfig, TCDMConfig
 from fcas_nnunet.config.options import ItemsPerEpoch
 from fcas_nnunet.config.presets import PRESETS
 from fcas_nnunet.faults import InputError
+from fcas_nnunet.generator.cache_size import (
+    IMAGE_BYTES,
+    LATENTS_BYTES,
+    SHAPE_BYTES,
+    TEMPLATE_BYTES,
+    TEMPLATE_IMAGES_BYTES,
+)
 from fcas_nnunet.generator.data.grid import WorkingGrid, working_spacing
 from fcas_nnunet.generator.data.training_data import held_out_count
 from fcas_nnunet.generator.optimisation.loop import total_steps
@@ -205,7 +212,7 @@ def _working_voxels(
 def _bytes_per_voxel(config: FCaSConfig, num_channels: int) -> float:
     """Return the bytes of a case's variants for each working voxel: masks, images and latents, registered templates."""
     pairs = config.tcdm.pairs
-    latents = 2 * 2 * config.tcdm.latent_channels * num_channels / LATENT_DOWNSAMPLING**3
-    per_shape = 2 + pairs.num_contrasts * (2 * num_channels + latents)
-    registered = 7 * pairs.num_partners if config.tcdm.registers else 0
+    per_shape = SHAPE_BYTES + pairs.num_contrasts * (IMAGE_BYTES + LATENTS_BYTES) * num_channels
+    template = TEMPLATE_BYTES + TEMPLATE_IMAGES_BYTES * num_channels
+    registered = template * pairs.num_partners if config.tcdm.registers else 0.0
     return pairs.num_shapes * (per_shape + registered)
